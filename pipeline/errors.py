@@ -1,0 +1,31 @@
+"""Messages that name the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+
+class SpecError(ValueError):
+    """Input that cannot be run. Commands print its message and exit with code 2."""
+
+
+def first_message(error: ValidationError) -> str:
+    """The first problem as `key=value: what is wrong`; pydantic's own text names the bound."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{key}: required; give it a value"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if first["type"] == "extra_forbidden":
+        message = "unknown key; check its spelling or remove it"
+    return f"{key}={shown(first['input'])}: {message}"
+
+
+def shown(value: object) -> str:
+    """A value as JSON, cut to 200 characters."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,169 @@
+"""What crosses a process border: states, step and evaluation records, and the Sink protocol.
+
+Shape suffixes: S steps, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int32]
+Biases = NDArray[np.float32]
+
+
+class SweepState(StrEnum):
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+class TrialState(StrEnum):
+    QUEUED = "queued"  # waits for a train actor
+    TRAINING = "training"
+    TRAINED = "trained"  # its checkpoint waits for an eval actor
+    EVALUATING = "evaluating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (TrialState.COMPLETED, TrialState.FAILED, TrialState.CANCELLED)
+
+    @property
+    def is_held(self) -> bool:
+        """A worker holds a lease on it."""
+        return self in (TrialState.TRAINING, TrialState.EVALUATING)
+
+
+class WorkKind(StrEnum):
+    """The two kinds of work, done by separate pools of actors."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step. Counts cover the whole step: all ranks, all micro-batches, no padding."""
+
+    step: int  # from 1
+    loss: float  # mean next-token loss of the language model, nats per token
+    balance_loss: float  # what the balancing rule added to the objective
+    grad_norm: float  # before clipping
+    learning_rate: float
+    tokens: int  # trained so far, this step included
+    seconds: float  # wall clock of this step
+    count_LE: Counts  # assignments per expert
+    bias_LE: Biases  # the bias that routed this step
+    max_vio_micro: float  # mean over micro-batches and layers of MaxVio within a micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecord:
+    """Held-out evaluation of one checkpoint, biases frozen."""
+
+    step: int
+    loss: float  # nats per token
+    bits_per_byte: float
+    perplexity: float  # exp(loss), per token
+    tokens: int
+    text_bytes: float
+    count_LE: NDArray[np.int64]  # summed over the whole evaluation set
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Which run a sink records."""
+
+    digest: str
+    name: str
+    sweep_id: str | None
+    attempt: int
+    spec: dict[str, Any]  # TrialSpec.model_dump(mode="json")
+    tags: dict[str, str] = field(default_factory=dict)
+    parent_run_id: str | None = None
+    resumed_from_step: int = 0
+
+
+class Sink(Protocol):
+    """Receives what a run produces.
+
+    `start` may raise: a sink that cannot start is fatal. Everything after it must not raise for an
+    outage; a sink counts what it could not deliver in `errors` and delivers it later where it can.
+    """
+
+    errors: int
+
+    def start(self, run: RunIdentity) -> None: ...
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None: ...
+
+    def log_eval(self, record: EvalRecord) -> None: ...
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        """A checkpoint at `step` is complete: everything up to it must be durable now."""
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        """The attempt ended and left its trial in `state`. Called once, also after an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running trial says of itself; the heartbeat carries it to the store."""
+
+    step: int
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    loss: float
+    max_vio: float
+
+
+class Command(StrEnum):
+    """What the store answers to a heartbeat."""
+
+    CONTINUE = "continue"
+    STOP = "stop"  # write a checkpoint and give the trial back
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial as the store knows it. Times are UTC of the database's clock."""
+
+    digest: str
+    label: str  # the balancing rule in short
+    spec: dict[str, Any]
+    state: TrialState
+    attempt: int  # number of claims so far; fences writes
+    failures: int  # attempts that ended without a verdict: worker lost, lease expired
+    progress: Progress | None
+    result: dict[str, float]  # final figures under their fixed names; train and eval merged
+    error: str | None  # traceback of a failed trial
+    worker: str | None
+    run_id: str | None  # MLflow
+    checkpoint_uri: str | None
+    lease_until: datetime | None
+    heartbeat_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    sweep_id: str
+    name: str
+    spec: dict[str, Any]
+    state: SweepState
+    parent_run_id: str | None  # MLflow
+    created_at: datetime
+    finished_at: datetime | None

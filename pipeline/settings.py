@@ -1,0 +1,52 @@
+"""Where things are: flags first, then EVENLOAD_* environment variables, then these defaults.
+
+The defaults need no server: SQLite, MLflow on SQLite and files, all under `./.evenload/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="EVENLOAD_", frozen=True)
+
+    home: Path = Path(".evenload")
+    database_url: str | None = None
+    tracking_uri: str | None = None
+    artifact_root: str | None = None
+    mlflow_ui_url: str = "http://127.0.0.1:5000"
+    lease_seconds: PositiveFloat = 20.0
+    heartbeat_seconds: PositiveFloat = 4.0
+    train_slots: PositiveInt | None = None
+
+    @property
+    def root(self) -> Path:
+        """Absolute home: Ray workers run in another working directory."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def store_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.root / 'evenload.db'}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> str | None:
+        """Artifact root of experiments made here; a tracking server decides for itself."""
+        if self.artifact_root is not None or self.tracking_uri is not None:
+            return self.artifact_root
+        return (self.root / "artifacts").as_uri()
+
+    def trial_dir(self, digest: str) -> Path:
+        """Checkpoints, logs, step and load shards of one trial."""
+        return self.root / "trials" / digest
+
+    @property
+    def corpus_dir(self) -> Path:
+        return self.root / "corpora"

@@ -1,0 +1,376 @@
+"""What a user may ask for. Frozen, checked once here, trusted everywhere behind this border.
+
+A sweep is a base trial and axes; `SweepSpec.expand` gives the ordered, duplicate-free trials.
+Letters: T tokens, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from pipeline.balancers import BALANCERS, BalancerSpec, parse_balancer
+from pipeline.errors import SpecError, first_message, shown
+from pipeline.presets import PRESETS
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Frozen):
+    """A DeepSeekMoE language model (Dai et al. 2024, arXiv:2401.06066).
+
+    `preset` fills in the fields that are not given; it is not kept: equal models, equal specs.
+    """
+
+    vocab_size: PositiveInt
+    num_layers: PositiveInt
+    d_model: PositiveInt
+    num_heads: PositiveInt
+    num_dense_layers: NonNegativeInt = Field(
+        default=1, description="leading layers with a dense FFN; the rest have experts"
+    )
+    d_dense: PositiveInt
+    num_experts: PositiveInt
+    top_k: PositiveInt
+    num_shared: NonNegativeInt = 1
+    d_expert: PositiveInt
+    gate: Literal["sigmoid", "softmax"] = "sigmoid"
+    renormalise: bool = Field(
+        default=True, description="gate weights of the chosen experts sum to 1"
+    )
+    route_scale: PositiveFloat = 1.0
+    rope_theta: PositiveFloat = 10000.0
+    norm_eps: PositiveFloat = 1e-6
+    init_std: PositiveFloat = 0.02
+    tie_embeddings: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "preset" not in value:
+            return value
+        given = {key: field for key, field in value.items() if key != "preset"}
+        if value["preset"] not in PRESETS:
+            raise ValueError(
+                f"preset={value['preset']!r} is unknown; choose one of {', '.join(PRESETS)}"
+            )
+        return PRESETS[value["preset"]] | given
+
+    @model_validator(mode="after")
+    def _dimensions_fit(self) -> Self:
+        if self.top_k > self.num_experts:
+            raise ValueError(
+                f"top_k={self.top_k} exceeds num_experts={self.num_experts}; "
+                f"lower top_k to at most {self.num_experts} or add experts"
+            )
+        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+            raise ValueError(
+                f"d_model={self.d_model} must be an even multiple of num_heads={self.num_heads}"
+            )
+        if self.num_dense_layers >= self.num_layers:
+            raise ValueError(
+                f"num_dense_layers={self.num_dense_layers} leaves no expert layer of "
+                f"num_layers={self.num_layers}; lower it below {self.num_layers}"
+            )
+        return self
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_layers - self.num_dense_layers
+
+
+class BytesTokenizer(Frozen):
+    kind: Literal["bytes"] = "bytes"
+
+
+class BpeTokenizer(Frozen):
+    """Byte-level BPE trained on the training part of the corpus itself."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[int, Field(ge=257, le=65535)] = 8192
+
+
+class FileTokenizer(Frozen):
+    """A `tokenizer.json` of the Hugging Face tokenizers library."""
+
+    kind: Literal["file"] = "file"
+    path: Path
+
+
+Tokenizer = Annotated[BytesTokenizer | BpeTokenizer | FileTokenizer, Field(discriminator="kind")]
+
+
+class TextData(Frozen):
+    """What all corpora of text share."""
+
+    tokenizer: Tokenizer = BytesTokenizer()
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class PythonStdlib(TextData):
+    """Source text of the running Python's standard library: real English and code, no download."""
+
+    kind: Literal["python_stdlib"] = "python_stdlib"
+
+
+class Files(TextData):
+    """Files that match a glob: .txt, .md and .py whole, .jsonl and .parquet by `column`."""
+
+    kind: Literal["files"] = "files"
+    glob: str
+    column: str = "text"
+
+
+class HuggingFace(TextData):
+    """A data set of the Hugging Face hub, streamed until `max_documents`."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str
+    split: str = "train"
+    config: str | None = None
+    column: str = "text"
+    max_documents: PositiveInt = 100_000
+
+
+class Shards(Frozen):
+    """Pre-tokenised files of little-endian uint16 or uint32, memory-mapped."""
+
+    kind: Literal["shards"] = "shards"
+    train_glob: str
+    validation_glob: str
+    dtype: Literal["uint16", "uint32"] = "uint16"
+    bytes_per_token: PositiveFloat = Field(
+        default=1.0, description="mean bytes of text a token stands for; scales bits per byte"
+    )
+
+
+class Synthetic(Frozen):
+    """Tokens of a labelled mixture of domains, each a Markov chain of its own."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    num_domains: PositiveInt = 4
+    vocab_size: Annotated[int, Field(ge=2, le=65535)] = 256
+    num_tokens: PositiveInt = 2_000_000
+    seed: NonNegativeInt = 0
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+DataSpec = Annotated[
+    PythonStdlib | Files | HuggingFace | Shards | Synthetic, Field(discriminator="kind")
+]
+
+
+class TrainSpec(Frozen):
+    """How one trial trains. One step is one optimizer step over `batch_sequences` sequences."""
+
+    steps: PositiveInt
+    batch_sequences: PositiveInt
+    seq_len: Annotated[int, Field(ge=2)]
+    micro_batch_sequences: PositiveInt | None = Field(
+        default=None, description="sequences per forward pass; None is the whole batch"
+    )
+    learning_rate: PositiveFloat = 3e-3
+    min_lr_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    decay_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="share of the steps in which wsd decays, at the end"
+    )
+    weight_decay: NonNegativeFloat = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    grad_clip: PositiveFloat = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    compile: bool = False
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        micro = self.micro_batch_sequences
+        if micro is not None and self.batch_sequences % micro:
+            raise ValueError(
+                f"batch_sequences={self.batch_sequences} is no multiple of "
+                f"micro_batch_sequences={micro}; choose a divisor"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_sequences * self.seq_len
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.batch_sequences // (self.micro_batch_sequences or self.batch_sequences)
+
+
+class EvalSpec(Frozen):
+    """Held-out evaluation: the first `tokens` of the validation part, in order."""
+
+    tokens: PositiveInt = 65536
+    batch_sequences: PositiveInt = 16
+
+
+class RuntimeSpec(Frozen):
+    """Where and how it runs. `auto` is resolved once, printed and stored with the trial."""
+
+    backend: Literal["auto", "reference", "torch", "triton"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = Field(
+        default=1, description="CPU threads of a trial; part of its identity"
+    )
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = 50
+
+
+class TrialSpec(Frozen):
+    """One training run, complete: with the corpus digest and the core's version its identity."""
+
+    model: ModelSpec
+    data: DataSpec = PythonStdlib()
+    balancer: Annotated[SerializeAsAny[BalancerSpec], BeforeValidator(parse_balancer)]
+    train: TrainSpec
+    eval: EvalSpec = EvalSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        target = self.balancer.target
+        if target is not None and len(target) != self.model.num_experts:
+            raise ValueError(
+                f"balancer.target has {len(target)} shares for "
+                f"model.num_experts={self.model.num_experts}; give one share per expert"
+            )
+        tokenizer_vocab = {"bytes": 256, "synthetic": None}
+        needed: int | None = None
+        if isinstance(self.data, Synthetic):
+            needed = self.data.vocab_size
+        elif isinstance(self.data, TextData):
+            tokenizer = self.data.tokenizer
+            needed = getattr(tokenizer, "vocab_size", tokenizer_vocab.get(tokenizer.kind))
+        if needed is not None and needed > self.model.vocab_size:
+            raise ValueError(
+                f"model.vocab_size={self.model.vocab_size} is smaller than the "
+                f"{needed} tokens of the data; raise it to at least {needed}"
+            )
+        return self
+
+    def digest(self, corpus_digest: str, core_version: str) -> str:
+        """16 hex digits over everything that can change the trial's numbers.
+
+        Telemetry cadence is left out: it changes what is recorded, never what is computed.
+        """
+        content = self.model_dump(
+            mode="json", exclude={"runtime": {"log_every", "checkpoint_every"}}
+        )
+        return _sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
+
+
+class SweepSpec(Frozen):
+    """A base trial and the axes to vary.
+
+    `axes` maps a dotted key of the trial to its values, e.g. `model.num_experts: [16, 32]` or
+    `balancer: [{kind: none}, {kind: sign, step_size: 0.01}]`. Later axes vary fastest.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    base: dict[str, Any]
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    max_retries: NonNegativeInt = 2
+
+    @model_validator(mode="after")
+    def _every_trial_is_valid(self) -> Self:
+        self.expand()
+        return self
+
+    def expand(self) -> list[TrialSpec]:
+        """The trials in axis order, without duplicates.
+
+        Raises:   ValueError: a combination that is no valid trial, with its axis values
+        """
+        unique: dict[str, TrialSpec] = {}
+        for values in itertools.product(*self.axes.values()):
+            point = dict(zip(self.axes, values, strict=True))
+            tree = self.base
+            for key, value in point.items():
+                tree = _with_value(tree, key.split("."), value, key)
+            try:
+                trial = TrialSpec.model_validate(tree)
+            except ValidationError as error:
+                raise ValueError(f"at {shown(point)}: {first_message(error)}") from None
+            unique.setdefault(_sha256(trial.model_dump(mode="json")), trial)
+        return list(unique.values())
+
+    def sweep_id(self) -> str:
+        """The name and six hex digits of the content: submitting the same sweep twice is once."""
+        return f"{self.name}-{_sha256(self.model_dump(mode='json'))[:6]}"
+
+
+def load_trial(path: Path) -> TrialSpec:
+    """The trial that a YAML file describes.  Raises: SpecError"""
+    return _validated(TrialSpec, _read_yaml(path), path)
+
+
+def load_sweep(path: Path) -> SweepSpec:
+    """The sweep that a YAML file describes.  Raises: SpecError"""
+    return _validated(SweepSpec, _read_yaml(path), path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: holds a {type(content).__name__}; it must hold a mapping of keys")
+    return content
+
+
+def _validated(kind: type[Spec], content: dict[str, Any], path: Path) -> Spec:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise SpecError(f"{path}: {first_message(error)}") from None
+
+
+def _with_value(tree: Any, path: list[str], value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise ValueError(f"axes.{key}: {path[0]!r} lies inside a value that holds no keys")
+    head, rest = path[0], path[1:]
+    return tree | {head: _with_value(tree.get(head, {}), rest, value, key) if rest else value}
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def balancer_kinds() -> Iterator[tuple[str, str]]:
+    """Every rule's kind and summary, for help texts and forms."""
+    return ((kind, rule.summary) for kind, rule in BALANCERS.items())

@@ -1,0 +1,1 @@
+"""Computes: the MoE core in torch and the Ray actors that host it."""

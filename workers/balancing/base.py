@@ -1,0 +1,123 @@
+"""The contract of a balancing rule: a value of pure functions over a state of tensors.
+
+Letters: T tokens, E experts, K top-k, L expert layers.
+
+Every rule is deterministic, leaves its inputs unmodified, does not wait for the device in
+`update`, and treats stacked layers bit for bit like single ones: layers are independent, so a
+simulation may stack seeds where training stacks layers. Counts may be zero, a step size may be
+zero. Biases are float32 with zero mean over the experts of a layer (rules with `centred=False`
+excepted). Gate weights always come from the unadjusted score; no gradient passes through a bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class State(Protocol):
+    """A NamedTuple of tensors, each stacked over layers first; `bias_LE` is always there."""
+
+    @property
+    def bias_LE(self) -> Tensor: ...
+
+
+class Observation(NamedTuple):
+    """What one optimizer step saw, summed over its micro-batches and over all ranks."""
+
+    count_LE: Tensor  # int64, assignments per expert
+    target_LE: Tensor  # float32, wanted assignments per expert; sums to the sum of count_LE
+    progress: float  # share of the training that is done, in (0, 1]
+    statistic: Tensor | None = None  # sum (or concatenation) of the rule's own `measure`
+
+
+class Measure(NamedTuple):
+    """A statistic that a rule needs beyond the counts.
+
+    `of(score_TE, bias_E, top_k)` gives a tensor per layer and micro-batch, under no_grad. With
+    reduction "sum" the parts are added over micro-batches and ranks; with "concat" they are
+    joined along the first dimension, on one rank only.
+    """
+
+    of: Callable[[Tensor, Tensor, int], Tensor]
+    reduction: Literal["sum", "concat"]
+
+
+class RoutedBatch(NamedTuple):
+    """What a loss may look at: one micro-batch of one layer. Tokens lie sequence after sequence."""
+
+    score_TE: Tensor  # gate scores, with gradient
+    expert_TK: Tensor  # chosen experts
+    count_E: Tensor  # assignments of this micro-batch
+    step_count_E: Tensor  # assignments of the step so far, this micro-batch included, all ranks
+    num_sequences: int
+
+
+def add_bias(score_TE: Tensor, bias_E: Tensor) -> Tensor:
+    """The score used to select: the plain biased one."""
+    return score_TE + bias_E
+
+
+def no_loss(batch: RoutedBatch) -> Tensor:
+    """What a rule without a loss adds to the objective: exactly nothing."""
+    return batch.score_TE.new_zeros(())
+
+
+class Balancer(NamedTuple):
+    """A balancing rule.
+
+    init(num_layers, num_experts, device) -> state
+    update(observation, state)            -> state, with the bias of the next step
+    adjust(score_TE, bias_E)              -> the score that selects, in training
+    loss(batch)                           -> scalar added to the objective, summed over layers
+    """
+
+    init: Callable[[int, int, torch.device], Any]
+    update: Callable[[Observation, Any], Any]
+    adjust: Callable[[Tensor, Tensor], Tensor] = add_bias
+    loss: Callable[[RoutedBatch], Tensor] | None = None
+    measure: Measure | None = None
+    causal: bool = True  # a token's adjusted score depends on that token alone
+    selects: Literal["tokens", "experts"] = "tokens"  # "experts": each expert takes its top tokens
+    trains_router: bool = True
+
+
+class BiasState(NamedTuple):
+    """State of a rule that remembers nothing but the bias and the number of updates."""
+
+    bias_LE: Tensor  # float32
+    updates: Tensor  # int64 scalar, for schedules in the number of updates
+
+    @staticmethod
+    def zeros(num_layers: int, num_experts: int, device: torch.device) -> BiasState:
+        return BiasState(
+            torch.zeros(num_layers, num_experts, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+
+def centre(value_LE: Tensor) -> Tensor:
+    """The value minus its mean over experts: D(p + c) = D(p), so the shift carries nothing."""
+    return value_LE - value_LE.mean(dim=-1, keepdim=True)
+
+
+def load_error(observation: Observation) -> Tensor:
+    """L - A in assignments, float32: positive for starved experts. Shape (L, E)."""
+    return observation.target_LE - observation.count_LE.to(torch.float32)
+
+
+def scheduled(step_size: float, schedule: str, updates: Tensor) -> Tensor:
+    """Step size of the coming update: u, u/sqrt(n) or u/n, with n = updates + 1."""
+    n = (updates + 1).to(torch.float32)
+    match schedule:
+        case "constant":
+            return torch.full_like(n, step_size)
+        case "inverse_sqrt":
+            return step_size / n.sqrt()
+        case "inverse":
+            return step_size / n
+        case _:
+            raise ValueError(f"schedule={schedule!r}: use constant, inverse_sqrt or inverse")
