@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.spec import (
+    BpeTokenizer,
+    DataSpec,
+    Files,
+    FileTokenizer,
+    PythonStdlib,
+    Shards,
+    Synthetic,
+    TrialSpec,
+)
+from workers.data.corpus import check_fits, prepare
+from workers.data.documents import is_validation
+from workers.data.synthetic import synthetic_documents
+
+TEXT = "The quick brown fox jumps over the lazy dog. Zwölf Boxkämpfer.\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(TEXT * (number + 1))
+    return tmp_path
+
+
+def files(folder: Path, **changes: Any) -> Files:
+    return Files(glob=str(folder / "*.txt"), **({"validation_share": 0.3} | changes))
+
+
+def test_every_byte_lands_in_exactly_one_part(folder: Path, tmp_path: Path) -> None:
+    corpus = prepare(files(folder), tmp_path / "corpora")
+    whole = sum(path.stat().st_size + 1 for path in folder.glob("*.txt"))
+    assert len(corpus.train) + len(corpus.validation) == whole
+    assert 0 < len(corpus.validation) < len(corpus.train)
+    assert bytes(corpus.train[:20].astype(np.uint8)).decode() == TEXT[:20]
+
+
+def test_a_document_keeps_its_part_when_others_come(folder: Path, tmp_path: Path) -> None:
+    shares = [is_validation(f"file{number}", 0.2) for number in range(5000)]
+    assert 0.18 < np.mean(shares) < 0.22
+    before = prepare(files(folder), tmp_path / "corpora")
+    (folder / "extra.txt").write_text("new")
+    after = prepare(files(folder), tmp_path / "corpora")
+    assert after.digest != before.digest
+    assert 0 <= len(after.validation) - len(before.validation) <= 4
+
+
+def test_the_second_time_nothing_is_tokenised(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(files(folder), tmp_path / "corpora")
+    monkeypatch.setattr("workers.data.corpus.make_encoder", None)
+    assert prepare(files(folder), tmp_path / "corpora").digest == first.digest
+
+
+def test_bpe_is_shorter_than_bytes_and_counts_bytes_per_token(folder: Path, tmp_path: Path) -> None:
+    plain = prepare(files(folder), tmp_path / "corpora")
+    bpe = prepare(files(folder, tokenizer=BpeTokenizer(vocab_size=300)), tmp_path / "corpora")
+    assert bpe.vocab_size == 300
+    assert len(bpe.validation) < len(plain.validation) / 2
+    assert bpe.bytes_per_token * len(bpe.validation) == pytest.approx(len(plain.validation))
+
+
+def test_jsonl_and_parquet_read_the_named_column(tmp_path: Path) -> None:
+    rows = [f"row {number} {TEXT}" for number in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"body": row}) for row in rows))
+    pq.write_table(pa.table({"body": rows}), tmp_path / "b.parquet")
+    lengths = [
+        sum(len(part) for part in prepare(spec, tmp_path / "corpora")[:2])
+        for spec in (
+            Files(glob=str(tmp_path / "a.jsonl"), column="body", validation_share=0.3),
+            Files(glob=str(tmp_path / "b.parquet"), column="body", validation_share=0.3),
+        )
+    ]
+    assert lengths == [sum(len(row.encode()) + 1 for row in rows)] * 2
+
+
+def test_the_standard_library_is_large_and_splits_by_share(tmp_path: Path) -> None:
+    corpus = prepare(PythonStdlib(), tmp_path)
+    assert len(corpus.train) > 5_000_000
+    assert 0.01 < len(corpus.validation) / len(corpus.train) < 0.12
+
+
+def test_synthetic_domains_have_their_own_successors(tmp_path: Path) -> None:
+    spec = Synthetic(num_domains=2, vocab_size=64, num_tokens=200_000)
+    document_NT, domain_N = synthetic_documents(spec)
+    pairs = [
+        {tuple(pair) for row in document_NT[domain_N == domain] for pair in pairwise(row)}
+        for domain in (0, 1)
+    ]
+    assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 4
+    assert prepare(spec, tmp_path).digest == prepare(spec, tmp_path).digest
+
+
+def test_shards_are_mapped_and_differ_by_content(tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("validation", 5)):
+        (np.arange(start, start + 500) % 251).astype("<u4").tofile(tmp_path / f"{name}.bin")
+    spec = Shards(
+        train_glob=str(tmp_path / "train*.bin"),
+        validation_glob=str(tmp_path / "val*.bin"),
+        dtype="uint32",
+    )
+    corpus = prepare(spec, tmp_path)
+    assert corpus.train[:3].tolist() == [0, 1, 2]
+    assert corpus.vocab_size == 251
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (Files(glob="/nowhere/*.txt"), ["/nowhere/*.txt", "matches no file"]),
+        (Shards(train_glob="/nowhere/a", validation_glob="b"), ["train_glob", "matches no file"]),
+        (
+            PythonStdlib(tokenizer=FileTokenizer(path=Path("/nowhere/t.json"))),
+            ["/nowhere/t.json", "no such file"],
+        ),
+    ],
+)
+def test_missing_sources_are_named(spec: DataSpec, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as error:
+        prepare(spec, tmp_path)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_one_document_cannot_be_split(tmp_path: Path) -> None:
+    (tmp_path / "only.txt").write_text(TEXT)
+    with pytest.raises(SpecError, match="leave none for"):
+        prepare(files(tmp_path), tmp_path / "corpora")
+
+
+def test_a_jsonl_row_without_the_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"body": "y"}\n')
+    with pytest.raises(SpecError, match=r"a\.jsonl:2.*data\.column"):
+        prepare(Files(glob=str(tmp_path / "a.jsonl")), tmp_path / "corpora")
+
+
+def test_a_corpus_too_small_for_one_batch_is_refused(folder: Path, tmp_path: Path) -> None:
+    spec = TrialSpec.model_validate(
+        {
+            "model": {"preset": "tiny"},
+            "train": {"steps": 1, "batch_sequences": 512, "seq_len": 512},
+            "balancer": {"kind": "none"},
+        }
+    )
+    with pytest.raises(SpecError, match=r"training tokens are too few.*batch_sequences=512"):
+        check_fits(spec, prepare(files(folder), tmp_path / "corpora"))

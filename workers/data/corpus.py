@@ -1,0 +1,184 @@
+"""A data spec becomes two token streams on disk, made once and found again by content.
+
+The digest covers the tokens themselves: equal digests mean equal training and validation data.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import SpecError
+from pipeline.spec import DataSpec, FileTokenizer, Shards, Synthetic, TrialSpec
+from workers.data.documents import Document, TextSource, is_validation, read_documents
+from workers.data.shards import TokenArray, open_tokens
+from workers.data.synthetic import synthetic_documents
+from workers.data.tokenizer import make_encoder
+
+
+class Corpus(NamedTuple):
+    train: TokenArray
+    validation: TokenArray
+    bytes_per_token: float  # mean over the validation part
+    vocab_size: int  # ids lie below this
+    digest: str  # 16 hex digits
+
+
+def prepare(spec: DataSpec, root: Path) -> Corpus:
+    """The corpus of a spec, tokenised under `root` on first use.
+
+    Two processes may prepare the same corpus at once: both write, one rename wins.
+
+    Raises:   SpecError: missing or empty sources
+    """
+    match spec:
+        case Shards():
+            return _open_shards(spec)
+        case Synthetic():
+            return _cached(spec, root, content="", build=lambda: _synthetic_parts(spec))
+        case _:
+            documents = read_documents(spec)
+            return _cached(
+                spec,
+                root,
+                _content_digest(documents) + _tokenizer_digest(spec),
+                build=lambda: _text_parts(spec, documents),
+            )
+
+
+def check_fits(spec: TrialSpec, corpus: Corpus) -> None:
+    """Raises: SpecError: the corpus is too small for one batch or has ids the model lacks."""
+    train, model = spec.train, spec.model
+    needed = train.tokens_per_step + 2 * train.seq_len
+    if len(corpus.train) < needed:
+        raise SpecError(
+            f"data: {len(corpus.train)} training tokens are too few for one batch of "
+            f"train.batch_sequences={train.batch_sequences} x train.seq_len={train.seq_len} "
+            f"({needed} needed); lower either or name a larger corpus"
+        )
+    if len(corpus.validation) <= train.seq_len:
+        raise SpecError(
+            f"data: {len(corpus.validation)} validation tokens are too few for one sequence of "
+            f"train.seq_len={train.seq_len}; raise data.validation_share or lower train.seq_len"
+        )
+    if corpus.vocab_size > model.vocab_size:
+        raise SpecError(
+            f"model.vocab_size={model.vocab_size} is smaller than the {corpus.vocab_size} tokens "
+            f"of the data; raise it to at least {corpus.vocab_size}"
+        )
+
+
+class _Parts(NamedTuple):
+    train: TokenArray
+    validation: TokenArray
+    bytes_per_token: float
+    vocab_size: int
+
+
+def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
+    held_out = [document.text for document in documents if _held_out(spec, document)]
+    train = [document.text for document in documents if not _held_out(spec, document)]
+    if not held_out or not train:
+        raise SpecError(
+            f"data: {len(documents)} documents leave none for "
+            f"{'training' if held_out else 'validation'} at "
+            f"data.validation_share={spec.validation_share:g}; split the text into more files "
+            "or change the share"
+        )
+    encoder = make_encoder(spec.tokenizer, train)
+    validation = encoder.encode(held_out)
+    text_bytes = sum(len(text.encode()) + 1 for text in held_out)
+    return _Parts(
+        encoder.encode(train), validation, text_bytes / len(validation), encoder.vocab_size
+    )
+
+
+def _held_out(spec: TextSource, document: Document) -> bool:
+    return is_validation(document.key, spec.validation_share)
+
+
+def _synthetic_parts(spec: Synthetic) -> _Parts:
+    document_NT, _ = synthetic_documents(spec)
+    held_out = max(1, round(len(document_NT) * spec.validation_share))
+    return _Parts(
+        document_NT[held_out:].ravel(), document_NT[:held_out].ravel(), 1.0, spec.vocab_size
+    )
+
+
+def _content_digest(documents: list[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(f"{document.key}\0{len(document.text)}\0{document.text}".encode())
+    return digest.hexdigest()
+
+
+def _tokenizer_digest(spec: TextSource) -> str:
+    tokenizer = spec.tokenizer
+    if isinstance(tokenizer, FileTokenizer) and tokenizer.path.is_file():
+        return hashlib.sha256(tokenizer.path.read_bytes()).hexdigest()
+    return ""
+
+
+def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
+    key = hashlib.sha256(f"{spec.model_dump_json()}\0{content}".encode()).hexdigest()[:16]
+    directory = root / key
+    if not (directory / "corpus.json").is_file():
+        _write(directory, build())
+    meta = json.loads((directory / "corpus.json").read_text())
+    return Corpus(
+        open_tokens(directory / "train.bin", "uint16"),
+        open_tokens(directory / "validation.bin", "uint16"),
+        **meta,
+    )
+
+
+def _write(directory: Path, parts: _Parts) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".making-", dir=directory.parent))
+    digest = hashlib.sha256()
+    for name, tokens in (("train", parts.train), ("validation", parts.validation)):
+        content = np.ascontiguousarray(tokens, dtype="<u2").tobytes()
+        digest.update(content)
+        (staging / f"{name}.bin").write_bytes(content)
+    meta = {
+        "bytes_per_token": parts.bytes_per_token,
+        "vocab_size": parts.vocab_size,
+        "digest": digest.hexdigest()[:16],
+    }
+    (staging / "corpus.json").write_text(json.dumps(meta))
+    try:
+        staging.rename(directory)
+    except OSError:
+        if not (directory / "corpus.json").is_file():
+            raise
+        shutil.rmtree(staging)  # another process was first with the same content
+
+
+def _open_shards(spec: Shards) -> Corpus:
+    train = _concatenated("train_glob", spec.train_glob, spec.dtype)
+    validation = _concatenated("validation_glob", spec.validation_glob, spec.dtype)
+    edges = np.concatenate([_edges(train), _edges(validation)])
+    digest = hashlib.sha256(f"{len(train)} {len(validation)}".encode() + edges.tobytes())
+    return Corpus(
+        train, validation, spec.bytes_per_token, int(edges.max()) + 1, digest.hexdigest()[:16]
+    )
+
+
+def _edges(tokens: TokenArray) -> TokenArray:
+    """The first and last 2**20 tokens: shards may be larger than anyone wants to read at start."""
+    return np.concatenate([tokens[: 2**20], tokens[-(2**20) :]])
+
+
+def _concatenated(key: str, pattern: str, dtype: str) -> TokenArray:
+    paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    if not paths:
+        raise SpecError(f"data.{key}={pattern!r} matches no file; check the path")
+    parts = [open_tokens(path, dtype) for path in paths]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,96 @@
+"""Text to token ids. Id 0 ends a document under the bytes and bpe tokenisers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, assert_never
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from pipeline.errors import SpecError
+from pipeline.spec import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
+
+Tokens = NDArray[np.uint16]
+END_OF_DOCUMENT = "<|end|>"
+UINT16_LIMIT = 65536
+
+
+class Encoder(Protocol):
+    vocab_size: int
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """The texts in order, each closed by its end-of-document token."""
+
+
+class BytesEncoder:
+    """UTF-8 bytes; the zero byte, which text does not hold, ends a document."""
+
+    vocab_size = 256
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        joined = b"".join(text.encode() + b"\0" for text in texts)
+        return np.frombuffer(joined, dtype=np.uint8).astype(np.uint16)
+
+
+class LibraryEncoder:
+    """A tokenizer of the `tokenizers` library."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, end_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._end_id = end_id
+        self.vocab_size = tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ids = [np.array([*encoding.ids, self._end_id], dtype=np.uint16) for encoding in encodings]
+        return np.concatenate(ids) if ids else np.zeros(0, dtype=np.uint16)
+
+
+def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
+    """The encoder of a spec; only `bpe` reads the training texts.
+
+    Raises:   SpecError: a tokenizer file that is missing, unreadable or too large for uint16
+    """
+    match spec:
+        case BytesTokenizer():
+            return BytesEncoder()
+        case BpeTokenizer():
+            return _trained_bpe(spec.vocab_size, training_texts)
+        case FileTokenizer():
+            return _from_file(spec.path)
+        case _:
+            assert_never(spec)
+
+
+def _trained_bpe(vocab_size: int, texts: Iterable[str]) -> LibraryEncoder:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return LibraryEncoder(tokenizer, end_id=0)
+
+
+def _from_file(path: Path) -> LibraryEncoder:
+    if not path.is_file():
+        raise SpecError(f"data.tokenizer.path={str(path)!r}: no such file; give a tokenizer.json")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a bad file
+        raise SpecError(f"data.tokenizer.path={str(path)!r}: not a tokenizer: {error}") from None
+    if tokenizer.get_vocab_size() > UINT16_LIMIT:
+        raise SpecError(
+            f"data.tokenizer.path={str(path)!r} has {tokenizer.get_vocab_size()} tokens; "
+            f"at most {UINT16_LIMIT} fit: tokenise it beforehand and use data.kind=shards, uint32"
+        )
+    vocabulary = tokenizer.get_vocab()
+    ends = [vocabulary[name] for name in ("<|endoftext|>", "</s>", "<eos>") if name in vocabulary]
+    return LibraryEncoder(tokenizer, end_id=ends[0] if ends else 0)
