@@ -8,6 +8,7 @@ nothing was counted the figure is NaN, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-Target = NDArray[np.floating[Any]] | None
+Target = NDArray[np.floating[Any]] | Sequence[float] | None
 
 
 def utilisation(count_E: NDArray[Any], target_E: Target = None) -> Array:

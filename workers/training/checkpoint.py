@@ -1,0 +1,79 @@
+"""Checkpoints: complete or absent, tensors and plain values only, loaded without pickle's powers.
+
+A checkpoint holds everything that a run needs to go on as if it had never stopped: model,
+optimizer, balancer state, random generators and the step, from which the data cursor follows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+KEPT = 2
+
+
+class Checkpoint(NamedTuple):
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    balancer: dict[str, Any]  # field name -> tensor
+    cpu_rng: torch.Tensor
+    cuda_rng: list[torch.Tensor]
+
+
+def capture(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, balancer_state: Any
+) -> Checkpoint:
+    return Checkpoint(
+        step=step,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        balancer=balancer_state._asdict(),
+        cpu_rng=torch.get_rng_state(),
+        cuda_rng=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
+
+
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balancer_state: Any,
+) -> Any:
+    """Puts model, optimizer and random generators back; returns the balancer state."""
+    model.load_state_dict(checkpoint.model)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    torch.set_rng_state(checkpoint.cpu_rng.cpu())
+    if checkpoint.cuda_rng:
+        torch.cuda.set_rng_state_all([state.cpu() for state in checkpoint.cuda_rng])
+    return type(balancer_state)(**checkpoint.balancer)
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> Path:
+    """Writes `step-<n>.pt` under a temporary name and renames it; older ones but one go."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step-{checkpoint.step:08d}.pt"
+    staging = path.with_suffix(f".{os.getpid()}.tmp")
+    with staging.open("wb") as file:
+        torch.save(checkpoint._asdict(), file)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.rename(path)
+    for old in sorted(directory.glob("step-*.pt"))[:-KEPT]:
+        old.unlink(missing_ok=True)
+    for abandoned in directory.glob("step-*.tmp"):
+        abandoned.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path, device: torch.device) -> Checkpoint:
+    return Checkpoint(**torch.load(path, map_location=device, weights_only=True))
+
+
+def newest(directory: Path) -> Path | None:
+    """The last complete checkpoint, None where there is none."""
+    return max(directory.glob("step-*.pt"), default=None)

@@ -1,0 +1,61 @@
+"""What makes a trial that trial: its spec, its data, and the code that computes its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import SpecError
+from pipeline.settings import Settings
+from pipeline.spec import DataSpec, TrialSpec
+from workers.data.corpus import prepare
+from workers.kernels.ops import resolve_backend
+
+WORKERS = Path(__file__).parent.parent
+CORE = ("kernels", "model", "data", "training")
+
+
+def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
+    """The spec with every `auto` replaced by what it stands for here.
+
+    Args:     has_cuda: whether the workers have a GPU; None asks this process
+    Raises:   SpecError: a device or back end that cannot run here
+    """
+    cuda = torch.cuda.is_available() if has_cuda is None else has_cuda
+    device = spec.runtime.device
+    if device == "cuda" and not cuda:
+        raise SpecError("runtime.device='cuda': no CUDA device here; use cpu or auto")
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
+    backend = resolve_backend(spec.runtime.backend, device)
+    runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
+    return spec.model_copy(update={"runtime": runtime})
+
+
+def trial_digest(spec: TrialSpec, settings: Settings) -> str:
+    """The identity of a resolved trial; tokenises its corpus on first use."""
+    return spec.digest(
+        _corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
+    )
+
+
+@lru_cache(maxsize=32)
+def _corpus_digest(data: DataSpec, root: Path) -> str:
+    return prepare(data, root).digest
+
+
+@cache
+def core_version(balancer_kind: str) -> str:
+    """12 hex digits over the sources of the numerical core and of one rule, and torch's version.
+
+    Other rules stay out: adding one does not make finished trials new.
+    """
+    paths = sorted(path for room in CORE for path in (WORKERS / room).glob("*.py"))
+    rule = [WORKERS / "balancing" / name for name in ("base.py", f"{balancer_kind}.py")]
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in [*paths, *rule]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,182 @@
+"""Trains one trial from its newest checkpoint to its end, or until told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pipeline.tracking.load_log import read_history
+
+from pipeline.load_metrics import max_vio, summarise
+from pipeline.records import Command, Progress, RunIdentity, Sink, StepRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from workers.data.corpus import check_fits, prepare
+from workers.data.shards import Batches
+from workers.training import checkpoint
+from workers.training.schedule import learning_rate
+from workers.training.setup import Assembly, assemble
+from workers.training.step import train_step
+from workers.training.telemetry import Telemetry
+
+
+class TrainOutcome(NamedTuple):
+    state: TrialState  # TRAINED, or QUEUED when told to stop
+    result: dict[str, float]  # final figures; empty when told to stop
+    checkpoint_uri: str
+
+
+def checkpoint_dir(settings: Settings, digest: str) -> Path:
+    return settings.trial_dir(digest) / "checkpoints"
+
+
+def resume_step(settings: Settings, digest: str) -> int:
+    """The step that a next attempt goes on from; 0 is the beginning."""
+    path = checkpoint.newest(checkpoint_dir(settings, digest))
+    return int(path.stem.removeprefix("step-")) if path else 0
+
+
+def train(
+    spec: TrialSpec,
+    *,
+    settings: Settings,
+    digest: str,
+    sink: Sink,
+    report: Callable[[Progress], Command],
+    run: RunIdentity,
+) -> TrainOutcome:
+    """Trains a resolved trial. On CPU a resumed run equals an uninterrupted one bit for bit.
+
+    `report` is called after every step with the newest figures and may answer STOP: then a
+    checkpoint is written and the outcome's state is QUEUED.
+
+    Args:     sink: started here with `run`; the caller closes it
+    Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite
+    """
+    corpus = prepare(spec.data, settings.corpus_dir)
+    check_fits(spec, corpus)
+    trainer = _Trainer(spec, settings, digest, sink, report)
+    sink.start(run)
+    batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
+    for step in range(trainer.step + 1, spec.train.steps + 1):
+        trainer.train_one(batches)
+        command = trainer.report_progress()
+        last = step == spec.train.steps
+        if last or command is Command.STOP or step % spec.runtime.checkpoint_every == 0:
+            trainer.write_checkpoint()
+        if command is Command.STOP and not last:
+            return TrainOutcome(TrialState.QUEUED, {}, trainer.checkpoint_uri)
+    return TrainOutcome(TrialState.TRAINED, trainer.result(), trainer.checkpoint_uri)
+
+
+class _Trainer:
+    """The moving parts of one run: what a step reads and writes between two checkpoints."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        settings: Settings,
+        digest: str,
+        sink: Sink,
+        report: Callable[[Progress], Command],
+    ) -> None:
+        self._spec = spec
+        self._sink = sink
+        self._report = report
+        self._trial_dir = settings.trial_dir(digest)
+        self._directory = checkpoint_dir(settings, digest)
+        self._telemetry = Telemetry(spec.train.tokens_per_step)
+        self._last: StepRecord | None = None
+        assembly = assemble(spec)
+        self._trainee, self._device = assembly.trainee, assembly.device
+        self.step, self._state = self._resumed(assembly)
+        self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
+
+    def _resumed(self, assembly: Assembly) -> tuple[int, Any]:
+        path = checkpoint.newest(self._directory)
+        if path is None:
+            return 0, assembly.state
+        saved = checkpoint.load(path, assembly.device)
+        trainee = assembly.trainee
+        state = checkpoint.restore(saved, trainee.model, trainee.optimizer, assembly.state)
+        return saved.step, state
+
+    def train_one(self, batches: Batches) -> None:
+        train, self.step = self._spec.train, self.step + 1
+        rate = learning_rate(train, self.step)
+        for group in self._trainee.optimizer.param_groups:
+            group["lr"] = rate
+        token_BS = torch.from_numpy(
+            batches.take((self.step - 1) * train.batch_sequences, train.batch_sequences)
+        ).to(self._device)
+        micro_batches = token_BS.chunk(train.num_micro_batches)
+        output, self._state = train_step(
+            self._trainee, self._state, micro_batches, self.step / train.steps
+        )
+        self._telemetry.add(self.step, rate, output)
+        if self.step % self._spec.runtime.log_every == 0 or self.step == train.steps:
+            self._flush()
+
+    def report_progress(self) -> Command:
+        last = self._last
+        if last is None:
+            return self._report(Progress(self.step, self._spec.train.steps, 0, 0.0, 0.0, 0.0))
+        return self._report(
+            Progress(
+                step=self.step,
+                steps=self._spec.train.steps,
+                tokens=self.step * self._spec.train.tokens_per_step,
+                tokens_per_second=self._spec.train.tokens_per_step / last.seconds,
+                loss=last.loss,
+                max_vio=float(max_vio(last.count_LE, self._spec.balancer.target).mean()),
+            )
+        )
+
+    def write_checkpoint(self) -> None:
+        """Records first, then the checkpoint: what a resumed run skips is surely recorded."""
+        self._flush()
+        saved = checkpoint.capture(
+            self.step, self._trainee.model, self._trainee.optimizer, self._state
+        )
+        self.checkpoint_uri = self._uri(checkpoint.save(self._directory, saved))
+        self._sink.checkpoint(self.step, self.checkpoint_uri)
+        self._telemetry.restart_clock()
+
+    def result(self) -> dict[str, float]:
+        """Final figures, from the counts as recorded: also those of earlier attempts."""
+        train = self._spec.train
+        history = read_history(self._trial_dir)
+        if len(history.step_S) != train.steps:
+            raise RuntimeError(
+                f"{self._trial_dir} holds {len(history.step_S)} of {train.steps} steps; "
+                "its shards were removed or written by another run: delete the folder and retry"
+            )
+        seconds_S = history.scalars["seconds"]
+        tail = max(1, train.steps // 10)
+        return {
+            **summarise(
+                history.count_SLE,
+                tokens_per_step=train.tokens_per_step,
+                top_k=self._spec.model.top_k,
+                target_E=self._spec.balancer.target,
+            ),
+            "train_loss": float(history.scalars["loss"][-tail:].mean()),
+            "tokens": float(train.steps * train.tokens_per_step),
+            "steps": float(train.steps),
+            "train_seconds": float(seconds_S.sum()),
+            "tokens_per_second": float(train.steps * train.tokens_per_step / seconds_S.sum()),
+            "tracking_errors": float(self._sink.errors),
+        }
+
+    def _flush(self) -> None:
+        records = self._telemetry.drain()
+        if records:
+            self._last = records[-1]
+            self._sink.log_steps(records)
+            self._telemetry.restart_clock()
+
+    @staticmethod
+    def _uri(path: Path | None) -> str:
+        return path.as_uri() if path else ""

@@ -1,0 +1,24 @@
+"""Learning rate by step: warm-up, then cosine, warmup-stable-decay or constant."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.spec import TrainSpec
+
+
+def learning_rate(train: TrainSpec, step: int) -> float:
+    """The rate of optimizer step `step`, counted from 1; the last step has the lowest rate."""
+    if step <= train.warmup_steps:
+        return train.learning_rate * step / train.warmup_steps
+    done = (step - train.warmup_steps) / (train.steps - train.warmup_steps)
+    floor = train.min_lr_share
+    match train.schedule:
+        case "cosine":
+            share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+        case "wsd":
+            decayed = max(0.0, (done - (1 - train.decay_share)) / train.decay_share)
+            share = 1 - (1 - floor) * decayed
+        case "constant":
+            share = 1.0
+    return train.learning_rate * share

@@ -1,0 +1,66 @@
+"""A trial spec becomes the objects that train: model, optimizer, balancer, target."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline.spec import TrialSpec
+from workers.balancing import make_balancer
+from workers.model.transformer import MoELanguageModel
+from workers.training.step import Trainee
+
+NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
+
+
+class Assembly(NamedTuple):
+    trainee: Trainee
+    state: Any  # initial balancer state
+    device: torch.device
+
+
+def assemble(spec: TrialSpec) -> Assembly:
+    """Everything a trial needs, freshly seeded: the same spec gives the same weights."""
+    device = torch.device(spec.runtime.device)
+    torch.set_num_threads(spec.runtime.threads)
+    torch.manual_seed(spec.train.seed)
+    model = MoELanguageModel(spec.model, spec.runtime.backend, recompute=spec.train.recompute)
+    model.to(device)
+    balancer = make_balancer(spec.balancer)
+    if not balancer.trains_router:
+        model.freeze_routers()
+    trainee = Trainee(
+        model=model,
+        optimizer=_optimizer(spec, model, device),
+        balancer=balancer,
+        target_E=target_share(spec, device),
+        grad_clip=spec.train.grad_clip,
+        autocast_dtype=torch.bfloat16 if spec.train.precision == "bfloat16" else None,
+    )
+    if spec.train.compile:
+        model.compile()
+    state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
+    return Assembly(trainee, state, device)
+
+
+def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:
+    """Wanted share of the load per expert, float32, sums to 1."""
+    num_experts = spec.model.num_experts
+    share = spec.balancer.target or (1 / num_experts,) * num_experts
+    return torch.tensor(share, dtype=torch.float32, device=device)
+
+
+def _optimizer(
+    spec: TrialSpec, model: MoELanguageModel, device: torch.device
+) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > NO_DECAY_NDIM]
+    plain = [parameter for parameter in trained if parameter.ndim <= NO_DECAY_NDIM]
+    return torch.optim.AdamW(
+        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+        lr=spec.train.learning_rate,
+        betas=(spec.train.beta1, spec.train.beta2),
+        weight_decay=spec.train.weight_decay,
+        fused=True,
+    )

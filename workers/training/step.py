@@ -1,0 +1,152 @@
+"""One optimizer step: the only place that updates a balancer.
+
+Letters: B sequences, S tokens of a sequence, V vocabulary, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from workers.balancing.base import Balancer, Observation, RoutedBatch
+from workers.model.transformer import ModelOutput, MoELanguageModel
+
+
+class Trainee(NamedTuple):
+    """What a step changes, besides the balancer state that it returns."""
+
+    model: MoELanguageModel
+    optimizer: torch.optim.Optimizer
+    balancer: Balancer
+    target_E: Tensor  # wanted share of the load
+    grad_clip: float
+    autocast_dtype: torch.dtype | None
+
+
+class StepOutput(NamedTuple):
+    """Tensors on the device: nothing here waits for it."""
+
+    loss: Tensor  # nats per token
+    balance_loss: Tensor
+    grad_norm: Tensor
+    count_LE: Tensor  # int64, the whole step
+    bias_LE: Tensor  # the bias that routed this step
+    max_vio_micro: Tensor
+
+
+def train_step(
+    trainee: Trainee, state: Any, micro_batches: Sequence[Tensor], progress: float
+) -> tuple[StepOutput, Any]:
+    """Trains on the micro-batches, then updates the balancer once, from the whole step's counts.
+
+    Args:
+        state:         balancer state; its bias routes this step, the returned one the next
+        micro_batches: token ids, each (B, S + 1)
+        progress:      share of the training that is done after this step
+    """
+    sums = _Sums(state.bias_LE)
+    trainee.optimizer.zero_grad(set_to_none=True)
+    for token_BS in micro_batches:
+        output = _forward(trainee, state, token_BS)
+        sums.add_counts(output)
+        lm_loss = next_token_loss(output.logits_BSV, token_BS[:, 1:])
+        balance_loss = _balance_loss(trainee.balancer, output, sums.count_LE, len(token_BS))
+        sums.add_losses(lm_loss, balance_loss)
+        sums.add_statistic(trainee.balancer, output, state)
+        ((lm_loss + balance_loss) / len(micro_batches)).backward()
+    grad_norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
+    trainee.optimizer.step()
+    observation = sums.observation(trainee, progress)
+    return sums.output(state, grad_norm, len(micro_batches)), trainee.balancer.update(
+        observation, state
+    )
+
+
+def next_token_loss(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
+    """Mean cross entropy in nats per token, in float32."""
+    return functional.cross_entropy(logits_BSV.float().flatten(0, 1), target_BS.flatten())
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """bf16 autocast where a dtype is given, else nothing."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
+    with autocast(token_BS.device, trainee.autocast_dtype):
+        return trainee.model(
+            token_BS[:, :-1], state.bias_LE, trainee.balancer.adjust, trainee.balancer.selects
+        )
+
+
+def _balance_loss(
+    balancer: Balancer, output: ModelOutput, step_count_LE: Tensor, num_sequences: int
+) -> Tensor:
+    loss = output.logits_BSV.new_zeros((), dtype=torch.float32)
+    if balancer.loss is None:
+        return loss
+    for routed, step_count_E in zip(output.routed, step_count_LE, strict=True):
+        loss = loss + balancer.loss(
+            RoutedBatch(
+                routed.score_TE, routed.expert_TK, routed.count_E, step_count_E, num_sequences
+            )
+        )
+    return loss
+
+
+class _Sums:
+    """What accumulates over the micro-batches of a step."""
+
+    def __init__(self, bias_LE: Tensor) -> None:
+        self.count_LE = torch.zeros_like(bias_LE, dtype=torch.int64)
+        self._loss = bias_LE.new_zeros(())
+        self._balance_loss = bias_LE.new_zeros(())
+        self._vio_micro = bias_LE.new_zeros(())
+        self._statistic: Tensor | None = None
+
+    def add_counts(self, output: ModelOutput) -> None:
+        count_LE = torch.stack([routed.count_E for routed in output.routed])
+        self.count_LE = self.count_LE + count_LE
+        load_LE = count_LE.float()
+        self._vio_micro += (load_LE.amax(dim=-1) / load_LE.mean(dim=-1) - 1).mean()
+
+    def add_losses(self, lm_loss: Tensor, balance_loss: Tensor) -> None:
+        self._loss += lm_loss.detach()
+        self._balance_loss += balance_loss.detach()
+
+    @torch.no_grad()
+    def add_statistic(self, balancer: Balancer, output: ModelOutput, state: Any) -> None:
+        if balancer.measure is None:
+            return
+        part = torch.stack(
+            [
+                balancer.measure.of(routed.score_TE.detach(), bias_E, routed.expert_TK.shape[-1])
+                for routed, bias_E in zip(output.routed, state.bias_LE, strict=True)
+            ]
+        )
+        if self._statistic is None:
+            self._statistic = part
+        elif balancer.measure.reduction == "sum":
+            self._statistic = self._statistic + part
+        else:
+            self._statistic = torch.cat([self._statistic, part], dim=1)
+
+    def observation(self, trainee: Trainee, progress: float) -> Observation:
+        total_L1 = self.count_LE.sum(dim=-1, keepdim=True)
+        target_LE = trainee.target_E * total_L1.to(torch.float32)
+        return Observation(self.count_LE, target_LE, progress, self._statistic)
+
+    def output(self, state: Any, grad_norm: Tensor, num_micro_batches: int) -> StepOutput:
+        return StepOutput(
+            loss=self._loss / num_micro_batches,
+            balance_loss=self._balance_loss / num_micro_batches,
+            grad_norm=grad_norm.detach(),
+            count_LE=self.count_LE,
+            bias_LE=state.bias_LE,
+            max_vio_micro=self._vio_micro / num_micro_batches,
+        )

@@ -1,0 +1,72 @@
+"""Step outputs stay on the device until a batch of them crosses to the host in one copy each."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from pipeline.records import StepRecord
+from workers.training.step import StepOutput
+
+
+class Telemetry:
+    """Collects step outputs and turns them into records."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self._pending: list[tuple[int, float, StepOutput]] = []
+        self._since = time.perf_counter()
+
+    def add(self, step: int, learning_rate: float, output: StepOutput) -> None:
+        self._pending.append((step, learning_rate, output))
+
+    def restart_clock(self) -> None:
+        """Leaves out what happened since the last drain: a checkpoint is not a step."""
+        self._since = time.perf_counter()
+
+    def drain(self) -> list[StepRecord]:
+        """Records of all steps since the last drain; `seconds` is their mean.
+
+        Raises:   FloatingPointError: the loss is not finite
+        """
+        if not self._pending:
+            return []
+        outputs = [output for _, _, output in self._pending]
+        scalar_S4 = torch.stack(
+            [torch.stack([o.loss, o.balance_loss, o.grad_norm, o.max_vio_micro]) for o in outputs]
+        ).tolist()
+        count_SLE = torch.stack([o.count_LE for o in outputs]).to(torch.int32).cpu().numpy()
+        bias_SLE = torch.stack([o.bias_LE for o in outputs]).float().cpu().numpy()
+        seconds = (time.perf_counter() - self._since) / len(outputs)
+        records = [
+            StepRecord(
+                step=step,
+                loss=scalars[0],
+                balance_loss=scalars[1],
+                grad_norm=scalars[2],
+                learning_rate=rate,
+                tokens=step * self._tokens_per_step,
+                seconds=seconds,
+                count_LE=count_LE,
+                bias_LE=bias_LE,
+                max_vio_micro=scalars[3],
+            )
+            for (step, rate, _), scalars, count_LE, bias_LE in zip(
+                self._pending, scalar_S4, count_SLE, bias_SLE, strict=True
+            )
+        ]
+        self._pending.clear()
+        self.restart_clock()
+        _check_finite(records)
+        return records
+
+
+def _check_finite(records: list[StepRecord]) -> None:
+    for record in records:
+        if not math.isfinite(record.loss) or not math.isfinite(record.grad_norm):
+            raise FloatingPointError(
+                f"step {record.step}: loss={record.loss}, grad_norm={record.grad_norm}; "
+                "lower train.learning_rate or raise train.warmup_steps"
+            )
