@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes or updates .venv: the one place that decides between a CPU and a CUDA build of torch.
+#
+#   bash infra/install.sh [dev]     "dev" adds what infra/test.sh needs
+#
+# EVENLOAD_TORCH   auto (default: cuda where nvidia-smi answers), cpu, cuda
+# PYTHON           the interpreter to build .venv with; 3.11 or 3.12
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+extras="workers,dashboard${1:+,$1}"
+torch_version=2.13.0
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.12 python3.11 python3; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+      2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "evenload needs Python 3.11 or 3.12 with venv; set PYTHON to one" >&2
+  exit 1
+}
+
+torch_build() {
+  local wanted=${EVENLOAD_TORCH:-auto}
+  if [ "$wanted" = auto ]; then
+    if nvidia-smi >/dev/null 2>&1; then wanted=cuda; else wanted=cpu; fi
+  fi
+  echo "$wanted"
+}
+
+# A CPU build has the local version +cpu where pip can see one. The plain version runs on a CPU
+# too, it only carries the CUDA libraries along.
+install_torch() {
+  if [ "$(torch_build)" = cpu ] && "${pip[@]}" install "torch==$torch_version+cpu" 2>/dev/null; then
+    return
+  fi
+  "${pip[@]}" install "torch==$torch_version"
+}
+
+stamp=$({ cat pyproject.toml infra/constraints.txt infra/install.sh; torch_build; pwd; } | sha256sum | cut -d' ' -f1)
+if [ -f ".venv/stamp-$extras" ] && [ "$(cat ".venv/stamp-$extras")" = "$stamp" ]; then
+  exit 0
+fi
+
+[ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
+pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
+echo "installing evenload into .venv (torch: $(torch_build)) ..." >&2
+install_torch
+"${pip[@]}" install --constraint infra/constraints.txt --editable ".[$extras]"
+echo "$stamp" >".venv/stamp-$extras"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that must hold: format, lint, types, import contracts, tests. Runs on a fresh clone.
+# Arguments go to pytest, e.g.  bash infra/test.sh -k store
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash infra/install.sh dev
+
+step() { printf '\n== %s\n' "$1"; shift; "$@"; }
+step "format" .venv/bin/ruff format --check .
+step "lint" .venv/bin/ruff check .
+step "types" .venv/bin/mypy
+step "import contracts" .venv/bin/lint-imports --no-cache
+step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q "$@"
