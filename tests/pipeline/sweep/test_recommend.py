@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from pipeline.records import TrialRecord, TrialState
+from pipeline.sweep.recommend import recommend
+
+
+def trial(
+    label: str, experts: int, loss: float, max_vio: float, state: TrialState = TrialState.COMPLETED
+) -> TrialRecord:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return TrialRecord(
+        digest=f"{label}-{experts}",
+        label=label,
+        spec={
+            "balancer": {"kind": label.split()[0]},
+            "model": {"num_experts": experts},
+            "train": {"seed": 0},
+        },
+        state=state,
+        attempt=1,
+        failures=0,
+        progress=None,
+        result={
+            "val_bits_per_byte": loss,
+            "max_vio": max_vio,
+            "max_vio_floor": 0.1,
+            "idle_frac": 0.0,
+            "effective_util": 1 / (1 + max_vio),
+        },
+        error=None,
+        worker=None,
+        run_id=None,
+        checkpoint_uri=None,
+        lease_until=None,
+        heartbeat_at=None,
+        created_at=now,
+        started_at=now,
+        finished_at=now,
+    )
+
+
+NONE = [trial("none", experts, 2.50, 3.0) for experts in (16, 32)]
+EVEN = [trial("sign 0.01", experts, 2.51, 0.2) for experts in (16, 32)]
+EVENEST_BUT_WORSE = [trial("sign 0.1", experts, 2.60, 0.1) for experts in (16, 32)]
+
+
+def test_the_most_even_setting_that_costs_no_loss_wins() -> None:
+    answer = recommend([*NONE, *EVEN, *EVENEST_BUT_WORSE])
+    assert answer.best is not None
+    assert answer.best.label == "sign 0.01"
+    assert "Take sign 0.01: MaxVio 0.20" in answer.sentence
+    assert "without balancing MaxVio is 3.00" in answer.sentence
+    assert "one seed" in answer.sentence
+
+
+def test_yardsticks_never_win() -> None:
+    assert recommend(NONE).best is None
+    assert "2 of 2 trials are complete" in recommend(NONE).sentence
+
+
+def test_a_setting_that_failed_somewhere_does_not_compete() -> None:
+    broken = replace(EVEN[1], state=TrialState.FAILED)
+    answer = recommend([*NONE, EVEN[0], broken, *EVENEST_BUT_WORSE])
+    assert answer.best is not None
+    assert answer.best.label == "sign 0.1"
+
+
+def test_averages_run_over_the_expert_counts() -> None:
+    trials = [trial("sign 0.01", 16, 2.4, 0.1), trial("sign 0.01", 32, 2.6, 0.3)]
+    best = recommend(trials).best
+    assert best is not None
+    assert (best.trials, best.bits_per_byte, best.max_vio) == (2, 2.5, 0.2)
