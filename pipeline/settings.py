@@ -5,6 +5,7 @@ The defaults need no server: SQLite, MLflow on SQLite and files, all under `./.e
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import PositiveFloat, PositiveInt
@@ -50,3 +51,8 @@ class Settings(BaseSettings):
     @property
     def corpus_dir(self) -> Path:
         return self.root / "corpora"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: a password in it becomes ***."""
+    return re.sub(r"(://[^:/@]+):[^@/]*@", r"\1:***@", url)
