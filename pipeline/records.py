@@ -101,7 +101,8 @@ class Sink(Protocol):
     outage; a sink counts what it could not deliver in `errors` and delivers it later where it can.
     """
 
-    errors: int
+    @property
+    def errors(self) -> int: ...
 
     def start(self, run: RunIdentity) -> None: ...
 

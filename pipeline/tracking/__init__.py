@@ -1,0 +1,20 @@
+"""Where measurements go: shards on disk, runs in MLflow."""
+
+from __future__ import annotations
+
+import os
+
+# Read by mlflow when it is imported: quiet, nothing sent to its makers, no git binary asked for,
+# and one short try a request, because the outbox does the retrying.
+_MLFLOW_ENVIRONMENT = {
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+for _name, _value in _MLFLOW_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
