@@ -14,17 +14,38 @@ from pipeline.errors import first_message
 
 Step = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Iterations = Annotated[int, Field(ge=1, le=1000)]
 Schedule = Literal["constant", "inverse_sqrt", "inverse"]
 
 
 class Rule(NamedTuple):
-    """What the table says of a rule: a summary, parameters as (type, default), labels."""
+    """What the table says of a rule.
+
+    summary:       one line for help texts
+    params:        name -> (type, default), as the rule's factory takes them
+    context:       what its factory needs besides: "top_k", "target"
+    takes_target:  works with a wanted load that is not uniform
+    leaks_future:  later tokens influence earlier ones: shown, never recommended
+    control:       a yardstick, never recommended
+    """
 
     summary: str
     params: dict[str, tuple[Any, Any]]
-    leaks_future: bool = False  # later tokens influence earlier ones: shown, never recommended
-    control: bool = False  # a yardstick, never recommended
+    context: tuple[Literal["top_k", "target"], ...] = ()
+    takes_target: bool = True
+    leaks_future: bool = False
+    control: bool = False
 
+
+# When a rule with a step size moves: the step's decay in the number of updates, the share of the
+# training over which it grows from 0, and the share after which the bias stands still.
+PACE: dict[str, tuple[Any, Any]] = {
+    "schedule": (Schedule, "constant"),
+    "warm_until": (Share, 0.0),
+    "freeze_from": (Share, 1.0),
+}
 
 BALANCERS: dict[str, Rule] = {
     "none": Rule("no balancing", {}, control=True),
@@ -34,15 +55,68 @@ BALANCERS: dict[str, Rule] = {
             "coefficient": (Step, 1e-2),
             "scope": (Literal["local", "sequence", "global"], "local"),
         },
+        context=("target",),
     ),
     "sign": Rule(
         "bias += u * sign(L - A) (loss-free balancing, DeepSeek-V3)",
+        {"step_size": (Step, 1e-3), "centred": (bool, True), **PACE},
+    ),
+    "proportional": Rule(
+        "bias += u * (L - A) / L, or over the root mean square of L - A",
+        {"step_size": (Step, 1e-2), "normalise": (Literal["target", "rms"], "target"), **PACE},
+    ),
+    "smebu": Rule(
+        "bias += momentum of u * tanh(kappa * (L - A) / L) (Trinity)",
+        {"step_size": (Step, 5e-4), "kappa": (Positive, 2.0), "momentum": (Momentum, 0.5)},
+    ),
+    "ema": Rule(
+        "bias += u * relative error of an average of past loads, capped (axolotl)",
+        {"step_size": (Step, 1e-3), "momentum": (Momentum, 0.9), "cap": (Positive, 2.0)},
+    ),
+    "quantile": Rule(
+        "bias = the quantile of each expert's scores that gives it its load; no step size",
         {
-            "step_size": (Step, 1e-3),
-            "centred": (bool, True),
-            "schedule": (Schedule, "constant"),
-            "decay_from": (Share, 1.0),
+            "method": (Literal["histogram", "exact"], "histogram"),
+            "bins": (Annotated[int, Field(ge=10, le=100_000)], 1000),
+            "memory": (Momentum, 0.0),
         },
+    ),
+    "sinkhorn": Rule(
+        "routes the batch by its entropic transport plan",
+        {"iterations": (Iterations, 30)},
+        context=("target",),
+        leaks_future=True,
+    ),
+    "bip": Rule(
+        "routes the batch by a few iterations of a clipped primal-dual method",
+        {"iterations": (Iterations, 4)},
+        context=("top_k", "target"),
+        leaks_future=True,
+    ),
+    "kalman": Rule(
+        "bias += gain * Newton step, gain from a noise and drift model; no step size", {}
+    ),
+    "self_tuned": Rule(
+        "bias += gain * Newton step, gain that makes successive errors uncorrelated; no step size",
+        {},
+    ),
+    "random_router": Rule(
+        "experts drawn at random for every token",
+        {},
+        context=("top_k", "target"),
+        control=True,
+    ),
+    "frozen_router": Rule(
+        "router weights as initialised; `step_size` moves a proportional bias",
+        {"step_size": (Step, 0.0)},
+        control=True,
+    ),
+    "expert_choice": Rule(
+        "each expert takes its top tokens; sees later tokens, so its loss is not comparable",
+        {},
+        takes_target=False,
+        leaks_future=True,
+        control=True,
     ),
 }
 
@@ -85,8 +159,12 @@ class BalancerSpec(BaseModel):
         return " ".join([self.kind, *steps, *others])
 
     @model_validator(mode="after")
-    def _target_sums_to_one(self) -> Self:
-        if self.target is not None and abs(sum(self.target) - 1) > 1e-6:
+    def _target_is_legal(self) -> Self:
+        if self.target is None:
+            return self
+        if not self.rule.takes_target:
+            raise ValueError(f"kind={self.kind!r} takes no target: its load is uniform by design")
+        if abs(sum(self.target) - 1) > 1e-6:
             raise ValueError(f"target sums to {sum(self.target):g}; the shares must sum to 1")
         return self
 

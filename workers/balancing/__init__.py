@@ -12,7 +12,17 @@ from pipeline.balancers import BalancerSpec
 from workers.balancing.base import Balancer
 
 
-def make_balancer(spec: BalancerSpec) -> Balancer:
-    """The rule that a spec describes."""
-    rule: Balancer = import_module(f"workers.balancing.{spec.kind}").make(**spec.params)
+def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
+    """The rule that a spec describes, for a model that picks `top_k` experts a token.
+
+    Raises:   ValueError: a target that no routing can meet
+    """
+    if spec.target is not None and max(spec.target) * top_k > 1:
+        raise ValueError(
+            f"target has a share of {max(spec.target):g}, but an expert can take at most "
+            f"1/top_k={1 / top_k:g} of the assignments; lower it"
+        )
+    context = {"top_k": top_k, "target": spec.target}
+    needed = {name: context[name] for name in spec.rule.context}
+    rule: Balancer = import_module(f"workers.balancing.{spec.kind}").make(**spec.params, **needed)
     return rule

@@ -1,37 +1,39 @@
-"""The auxiliary loss: alpha * sum_k f_k P_k pushes the router itself towards even load.
+"""The auxiliary loss: alpha * sum_k f_k P_k pushes the router itself towards the wanted load.
 
-f_k = E/(K T) * A_k carries no gradient, P_k is the mean over tokens of the score normalised over
-experts; at uniform routing the value is alpha for any E, K and T.
-Source: Fedus et al. 2021, arXiv:2101.03961, eq. (4); Qiu et al. 2025, arXiv:2501.11873 (scope).
+f_k = A_k / L_k carries no gradient, P_k is the mean over tokens of the score normalised over
+experts; at the wanted load the value is alpha for any E, K, T and number of micro-batches.
+Source: Fedus et al. 2021, arXiv:2101.03961, eq. (4); DeepSeek-AI 2024, arXiv:2412.19437, eq. (17)
+(sequence); Qiu et al. 2025, arXiv:2501.11873 (global).
+
+Letters: T tokens, E experts, K top-k, N parts of a micro-batch that have a loss of their own.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from workers.balancing.base import Balancer, BiasState, RoutedBatch
-from workers.balancing.none import keep
+from workers.balancing.base import Balancer, BiasState, RoutedBatch, keep_bias
 
 
-def make(*, coefficient: float, scope: str) -> Balancer:
+def make(*, coefficient: float, scope: str, target: tuple[float, ...] | None) -> Balancer:
     """Args:
     scope: "local" takes f and P over one micro-batch, "sequence" averages the loss of single
            sequences, "global" takes f over the step so far on all ranks and P over the micro-batch
     """
 
     def loss(batch: RoutedBatch) -> Tensor:
-        num_experts = batch.score_TE.shape[-1]
         prob_TE = batch.score_TE / batch.score_TE.sum(dim=-1, keepdim=True)
         if scope == "sequence":
-            prob_NE = prob_TE.view(batch.num_sequences, -1, num_experts).mean(dim=1)
+            prob_NE = prob_TE.unflatten(0, (batch.num_sequences, -1)).mean(dim=1)
             count_NE = _counts_by_sequence(batch)
         else:
             prob_NE = prob_TE.mean(dim=0, keepdim=True)
             count_NE = (batch.step_count_E if scope == "global" else batch.count_E)[None]
         share_NE = count_NE / count_NE.sum(dim=-1, keepdim=True)
-        return coefficient * num_experts * (share_NE * prob_NE).sum(dim=-1).mean()
+        wanted = 1 / prob_NE.shape[-1] if target is None else prob_NE.new_tensor(target)
+        return coefficient * (share_NE / wanted * prob_NE).sum(dim=-1).mean()
 
-    return Balancer(init=BiasState.zeros, update=keep, loss=loss)
+    return Balancer(init=BiasState.zeros, update=keep_bias, loss=loss)
 
 
 def _counts_by_sequence(batch: RoutedBatch) -> Tensor:

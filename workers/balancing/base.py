@@ -39,7 +39,8 @@ class Measure(NamedTuple):
 
     `of(score_TE, bias_E, top_k)` gives a tensor per layer and micro-batch, under no_grad. With
     reduction "sum" the parts are added over micro-batches and ranks; with "concat" they are
-    joined along the first dimension, on one rank only.
+    joined along the first dimension, on one rank only. Padding tokens are not to be passed.
+    Leading dimensions are free: (..., T, E) with a bias of (..., 1, E) gives (..., result).
     """
 
     of: Callable[[Tensor, Tensor, int], Tensor]
@@ -107,6 +108,17 @@ def centre(value_LE: Tensor) -> Tensor:
 def load_error(observation: Observation) -> Tensor:
     """L - A in assignments, float32: positive for starved experts. Shape (L, E)."""
     return observation.target_LE - observation.count_LE.to(torch.float32)
+
+
+def relative_error(observation: Observation) -> Tensor:
+    """(L - A) / L, float32; 0 where nothing is wanted, as in a step without tokens."""
+    target_LE = observation.target_LE
+    return torch.where(target_LE > 0, load_error(observation) / target_LE, 0.0)
+
+
+def keep_bias(observation: Observation, state: BiasState) -> BiasState:
+    """The update of a rule that moves no bias."""
+    return state._replace(updates=state.updates + 1)
 
 
 def scheduled(step_size: float, schedule: str, updates: Tensor) -> Tensor:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from workers.balancing.base import Balancer, BiasState, Observation
-
-
-def keep(observation: Observation, state: BiasState) -> BiasState:
-    """The update of a rule that moves no bias."""
-    return state._replace(updates=state.updates + 1)
+from workers.balancing.base import Balancer, BiasState, keep_bias
 
 
 def make() -> Balancer:
-    return Balancer(init=BiasState.zeros, update=keep)
+    return Balancer(init=BiasState.zeros, update=keep_bias)

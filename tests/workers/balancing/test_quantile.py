@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from workers.balancing.base import Observation, centre
+from workers.balancing.quantile import shortfall
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_with_thresholds_fixed_every_expert_gets_exactly_its_load(
+    lab: SimpleNamespace, top_k: int
+) -> None:
+    rule = lab.make("quantile", top_k, method="exact")
+    state = rule.init(1, 8, torch.device("cpu"))
+    score = lab.scores(0, layers=1)
+    seen = lab.observe(rule, state, score, top_k)
+    r_TE = shortfall(score[0], torch.zeros(8), top_k)
+    # The rule centres, so its bias is known up to a shift that the median expert fixes.
+    bias_E = rule.update(seen, state).bias_LE[0]
+    order = r_TE.sort(dim=0).values[256 * top_k // 8]
+    assert torch.allclose(bias_E, centre(order), atol=1e-6)
+    # r is 0 for every token whose threshold is the expert itself: those tie.
+    assert ((r_TE < order).sum(dim=0) <= 256 * top_k // 8).all()
+    assert ((r_TE <= order).sum(dim=0) > 256 * top_k // 8).all()
+
+
+@pytest.mark.parametrize("bins", [100, 1000])
+def test_histogram_is_within_a_bin_of_the_exact_quantile(lab: SimpleNamespace, bins: int) -> None:
+    exact, histogram = lab.make("quantile", method="exact"), lab.make("quantile", bins=bins)
+    state = exact.init(2, 8, torch.device("cpu"))
+    for step in range(3):
+        score = lab.scores(step, tokens=2000)
+        ours = histogram.update(lab.observe(histogram, state, score), state).bias_LE
+        width = (state.bias_LE.amax() - state.bias_LE.amin() + 2) / bins
+        state = exact.update(lab.observe(exact, state, score), state)
+        gap_to_next_token = 0.02
+        assert (ours - state.bias_LE).abs().max() < 2 * width + gap_to_next_token
+
+
+def test_memory_keeps_a_share_of_the_old_bias(lab: SimpleNamespace) -> None:
+    plain, slow = lab.make("quantile"), lab.make("quantile", memory=0.75)
+    state = plain.init(2, 8, torch.device("cpu"))
+    seen = lab.observe(plain, state, lab.scores(0))
+    fast = plain.update(seen, state).bias_LE
+    assert torch.allclose(slow.update(seen, state).bias_LE, fast / 4, atol=1e-6)
+
+
+def test_one_step_almost_balances(lab: SimpleNamespace) -> None:
+    load_SLE, _ = lab.run(lab.make("quantile"), 3, tokens=4096)
+    assert load_SLE[0].amax() > 2.5
+    assert load_SLE[2].amax() < 1.25
+
+
+def test_a_histogram_over_two_ranks_is_the_sum_of_theirs(lab: SimpleNamespace) -> None:
+    rule = lab.make("quantile")
+    state = rule.init(2, 8, torch.device("cpu"))
+    score = lab.scores(0)
+    left, right = (lab.observe(rule, state, part) for part in score.chunk(2, dim=1))
+    both = Observation(
+        left.count_LE + right.count_LE,
+        left.target_LE + right.target_LE,
+        0.5,
+        left.statistic + right.statistic,
+    )
+    whole = lab.observe(rule, state, score)
+    assert torch.equal(rule.update(both, state).bias_LE, rule.update(whole, state).bias_LE)

@@ -1,0 +1,65 @@
+"""Rules made from rules: centring, clipping, warm-up and freezing of the bias.
+
+Each takes a balancer and returns one with the same state; they compose in any order, the last one
+applied acts last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.balancing.base import Balancer, Observation, centre
+
+
+def centred(rule: Balancer) -> Balancer:
+    """Keeps the mean of the bias over experts at zero: the selection does not depend on it."""
+
+    def update(observation: Observation, state: Any) -> Any:
+        after = rule.update(observation, state)
+        return after._replace(bias_LE=centre(after.bias_LE))
+
+    return rule._replace(update=update)
+
+
+def clipped(rule: Balancer, cap: float) -> Balancer:
+    """Keeps every bias within `cap` of zero, in units of the score.
+
+    To be centred as well, centre the result: the mean then stays zero and the cap holds up to it.
+    """
+
+    def update(observation: Observation, state: Any) -> Any:
+        after = rule.update(observation, state)
+        return after._replace(bias_LE=after.bias_LE.clamp(-cap, cap))
+
+    return rule._replace(update=update)
+
+
+def warmed_up(rule: Balancer, until: float) -> Balancer:
+    """Scales each change of the bias by a ramp from 0 to 1 over the share `until` of training."""
+    if until <= 0:
+        return rule
+
+    def update(observation: Observation, state: Any) -> Any:
+        after = rule.update(observation, state)
+        ramp = min(1.0, observation.progress / until)
+        return after._replace(bias_LE=state.bias_LE + ramp * (after.bias_LE - state.bias_LE))
+
+    return rule._replace(update=update)
+
+
+def frozen_from(rule: Balancer, share: float) -> Balancer:
+    """Holds the bias still once more than `share` of the training is done; 1 is never.
+
+    Source: DeepSeek-AI 2024, arXiv:2412.19437, section 4.2 (step size 0 for the last tokens).
+    """
+
+    def update(observation: Observation, state: Any) -> Any:
+        after = rule.update(observation, state)
+        return after if observation.progress <= share else after._replace(bias_LE=state.bias_LE)
+
+    return rule._replace(update=update)
+
+
+def paced(rule: Balancer, warm_until: float, freeze_from: float) -> Balancer:
+    """A rule that warms up, then moves, then stands still."""
+    return frozen_from(warmed_up(rule, warm_until), freeze_from)

@@ -1,0 +1,105 @@
+"""How far every token is from changing its mind about every expert, as counts in log-spaced bins.
+
+The margin of expert k for token i is the biased score less the score that decides: v_ik minus the
+largest score that was not chosen where k was chosen, else v_ik minus the smallest that was. So k is
+chosen iff its margin is positive, and A_k(delta) = #{i: m_ik > -delta} is the load that a change of
+b_k by delta alone would give. Bins spaced by a ratio fit every gate and need no width to choose.
+
+Letters: T tokens, E experts, L layers, K top-k, B bins by distance from the boundary, outward.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from workers.balancing.base import Measure
+
+SMALLEST = 2.0**-22  # units of the score; below it a margin counts as a tie
+BINS_PER_OCTAVE = 2
+OCTAVES = 27  # up to a margin of 32; what lies farther counts in the last bin
+NUM_BINS = OCTAVES * BINS_PER_OCTAVE + 1
+
+
+def margins(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
+    """Signed margin of every token and expert, shape (..., T, E); positive iff chosen.
+
+    Where every expert is chosen no boundary exists and the margins are infinite.
+    """
+    biased_TE = score_TE + bias_E
+    if top_k == biased_TE.shape[-1]:
+        return torch.full_like(biased_TE, torch.inf)
+    top_TK = biased_TE.topk(top_k + 1, dim=-1).values
+    last_in_T1, first_out_T1 = top_TK[..., -2:-1], top_TK[..., -1:]
+    chosen_TE = biased_TE >= last_in_T1
+    return biased_TE - torch.where(chosen_TE, first_out_T1, last_in_T1)
+
+
+def margin_counts(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
+    """Tokens by distance from the boundary: int64 (..., E, 2, B), chosen ones first.
+
+    Exact sums over micro-batches and ranks. Summed over everything but E they give the number of
+    tokens; over B of the chosen half, the load.
+    """
+    margin_TE = margins(score_TE.float(), bias_E, top_k)
+    num_experts = margin_TE.shape[-1]
+    octave_TE = (margin_TE.abs() / SMALLEST).log2() * BINS_PER_OCTAVE
+    # A tie has distance 0 and logarithm -inf, an infinite margin +inf: clamp before the cast.
+    bin_TE = (octave_TE.floor() + 1).clamp(0, NUM_BINS - 1).long()
+    expert_E = torch.arange(num_experts, device=margin_TE.device)
+    cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
+    cell_N = cell_TE.flatten(-2)
+    count_N = cell_N.new_zeros(*cell_N.shape[:-1], num_experts * 2 * NUM_BINS)
+    count_N.scatter_add_(-1, cell_N, cell_N.new_ones(()).expand_as(cell_N))
+    return count_N.unflatten(-1, (num_experts, 2, NUM_BINS))
+
+
+MARGIN_COUNTS = Measure(margin_counts, "sum")
+
+
+def edges(device: torch.device) -> Tensor:
+    """Distances between which the bins lie, from 0 outward, float32, shape (B + 1,)."""
+    exponent = torch.arange(NUM_BINS, device=device) / BINS_PER_OCTAVE + math.log2(SMALLEST)
+    return torch.cat([exponent.new_zeros(1), exponent.exp2()])
+
+
+def num_tokens(count_LE2B: Tensor) -> Tensor:
+    """Tokens of the step, float32, shape (L, 1): every token has one margin per expert."""
+    return count_LE2B[:, :1].sum(dim=(-1, -2)).to(torch.float32)
+
+
+def crossing(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
+    """The change of each bias that alone would bring in `wanted_LE` assignments, shape (L, E).
+
+    Positive where more are wanted: so many tokens that are not chosen lie closer to the boundary.
+    Linear within a bin; where the tokens do not suffice, the outermost edge.
+    """
+    gain_LE1 = (wanted_LE > 0).unsqueeze(-1)
+    count_LEB = torch.where(gain_LE1, count_LE2B[..., 1, :], count_LE2B[..., 0, :])
+    within_LEB = count_LEB.to(torch.float32).cumsum(dim=-1)
+    edge_B = edges(count_LEB.device)
+    need_LE1 = wanted_LE.abs().unsqueeze(-1)
+    last_LE1 = (within_LEB < need_LE1).sum(dim=-1, keepdim=True).clamp_max(NUM_BINS - 1)
+    upper_LE1, inside_LE1 = within_LEB.gather(-1, last_LE1), count_LEB.gather(-1, last_LE1)
+    part_LE1 = (need_LE1 - (upper_LE1 - inside_LE1)) / inside_LE1.clamp_min(1)
+    near_LE1, far_LE1 = edge_B[last_LE1], edge_B[last_LE1 + 1]
+    distance_LE1 = near_LE1 + part_LE1.clamp(0, 1) * (far_LE1 - near_LE1)
+    return torch.where(gain_LE1, distance_LE1, -distance_LE1).squeeze(-1)
+
+
+def curvature(count_LE2B: Tensor, band: float) -> Tensor:
+    """Tokens per unit of bias at the boundary of each expert, h = near / 2w, shape (L, E).
+
+    w is one per layer: the smallest edge within which lie `band` times as many margins as there
+    are assignments. Measured this way it follows the scale of the scores, whatever the gate.
+    Experts without a token nearby get a twentieth of the mean, so that they can be moved.
+    """
+    near_LEB = count_LE2B.sum(dim=-2).cumsum(dim=-1).to(torch.float32)
+    enough_L1 = band * count_LE2B[..., 0, :].sum(dim=(-1, -2)).unsqueeze(-1)
+    edge_L1 = (near_LEB.sum(dim=-2) < enough_L1).sum(dim=-1, keepdim=True).clamp_max(NUM_BINS - 1)
+    width_L1 = edges(count_LE2B.device)[edge_L1 + 1]
+    near_LE = near_LEB.gather(-1, edge_L1.unsqueeze(-1).expand_as(near_LEB[..., :1])).squeeze(-1)
+    h_LE = near_LE / (2 * width_L1)
+    return torch.maximum(h_LE, 0.05 * h_LE.mean(dim=-1, keepdim=True) + 1e-9)

@@ -1,0 +1,44 @@
+"""The proportional rule: the bias moves by the load error, so its steps shrink near balance.
+
+    normalise="target"   b += u * (L - A) / L
+    normalise="rms"      b += u * (L - A) / sqrt(mean (L - A)^2)
+
+Stable for u < 2 (K/E) / lambda_max of the curvature; `workers.simulation.advice` estimates it.
+Source: Wang et al. 2024, arXiv:2408.15664, table 3 (its normalisation is not stated; a relative
+error is what makes u = 1e-2 stable); Su 2025, kexue.fm/archives/10757 (RMS).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.balancing.base import (
+    Balancer,
+    BiasState,
+    Observation,
+    load_error,
+    relative_error,
+    scheduled,
+)
+from workers.balancing.combinators import centred, paced
+
+
+def make(
+    *, step_size: float, normalise: str, schedule: str, warm_until: float, freeze_from: float
+) -> Balancer:
+    error_of = {"target": relative_error, "rms": _unit_error}[normalise]
+
+    def update(observation: Observation, state: BiasState) -> BiasState:
+        step = scheduled(step_size, schedule, state.updates)
+        bias_LE = state.bias_LE + step * error_of(observation)
+        return BiasState(bias_LE, state.updates + 1)
+
+    return paced(centred(Balancer(init=BiasState.zeros, update=update)), warm_until, freeze_from)
+
+
+def _unit_error(observation: Observation) -> Tensor:
+    """The load error over its root mean square; zero at exact balance."""
+    error_LE = load_error(observation)
+    rms_L1 = error_LE.square().mean(dim=-1, keepdim=True).sqrt()
+    return torch.where(rms_L1 > 0, error_LE / rms_L1, 0.0)

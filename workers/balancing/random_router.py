@@ -1,0 +1,37 @@
+"""Experts drawn at random for every token: shows the sampling floor and the loss without routing.
+
+The draws come from torch's global generator, which checkpoints keep, so a resumed run goes on with
+the same ones. Gate weights are those of the drawn experts.
+
+Letters: T tokens, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.balancing.base import Balancer, BiasState, keep_bias
+
+
+def make(*, top_k: int, target: tuple[float, ...] | None) -> Balancer:
+    def adjust(score_TE: Tensor, bias_E: Tensor) -> Tensor:
+        if target is None:
+            return torch.rand_like(score_TE)
+        return _systematic_sample(score_TE, score_TE.new_tensor(target) * top_k)
+
+    return Balancer(init=BiasState.zeros, update=keep_bias, adjust=adjust)
+
+
+def _systematic_sample(score_TE: Tensor, chance_E: Tensor) -> Tensor:
+    """1 for `sum(chance_E)` experts of each token, 0 for the others; expert k is drawn with
+    probability chance_E[k] exactly.
+
+    Experts lie in random order on a line, each as long as its chance; the integers, shifted by a
+    random offset, hit those that are drawn (Madow 1949, systematic sampling).
+    """
+    order_TE = torch.rand_like(score_TE).argsort(dim=-1)
+    end_TE = chance_E[order_TE].cumsum(dim=-1) + torch.rand_like(score_TE[..., :1])
+    start_TE = torch.cat([end_TE[..., -1:] - chance_E.sum().round(), end_TE[..., :-1]], dim=-1)
+    drawn_TE = (end_TE.floor() > start_TE.floor()).to(score_TE.dtype)
+    return torch.zeros_like(score_TE).scatter(-1, order_TE, drawn_TE)

@@ -1,0 +1,39 @@
+"""Sinkhorn: routes by the entropic transport plan between the batch's tokens and the experts.
+
+    start d0 = d1 = 1;  d0_i = 1 / (T sum_k d1_k c_ik);  d1_k = tau_k / sum_i d0_i c_ik
+    route by the top-k of d0 c d1
+
+Sees the whole batch, so later tokens; at inference plain top-k takes over.
+Source: Megatron-LM, core/transformer/moe/moe_utils.py; Lewis et al. 2021, arXiv:2103.16716.
+Differs: a fixed number of iterations instead of a tolerance, so the device is never waited for;
+c is the odds s / (1 - s) of the gate score: exp(logit) for a sigmoid gate, close to it for softmax.
+
+Letters: T tokens, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.balancing.base import Balancer, BiasState, keep_bias
+
+SATURATED = 1e-6
+
+
+def make(*, iterations: int, target: tuple[float, ...] | None) -> Balancer:
+    @torch.no_grad()
+    def adjust(score_TE: Tensor, bias_E: Tensor) -> Tensor:
+        num_tokens, num_experts = score_TE.shape[-2:]
+        share = 1 / num_experts if target is None else score_TE.new_tensor(target)
+        # Saturated gates would give odds of 0 or infinity.
+        safe_TE = score_TE.clamp(SATURATED, 1 - SATURATED)
+        cost_TE = safe_TE / (1 - safe_TE)
+        expert_1E = torch.ones_like(cost_TE[..., :1, :])
+        token_T1 = torch.ones_like(cost_TE[..., :1])
+        for _ in range(iterations):
+            token_T1 = 1 / (num_tokens * (expert_1E * cost_TE).sum(dim=-1, keepdim=True))
+            expert_1E = share / (token_T1 * cost_TE).sum(dim=-2, keepdim=True)
+        return expert_1E * cost_TE * token_T1
+
+    return Balancer(init=BiasState.zeros, update=keep_bias, adjust=adjust, causal=False)
