@@ -260,25 +260,39 @@ class TrialSpec(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        target = self.balancer.target
-        if target is not None and len(target) != self.model.num_experts:
+        self._target_fits()
+        self._vocabulary_fits()
+        return self
+
+    def _target_fits(self) -> None:
+        target, model = self.balancer.target, self.model
+        if target is None:
+            return
+        if len(target) != model.num_experts:
             raise ValueError(
                 f"balancer.target has {len(target)} shares for "
-                f"model.num_experts={self.model.num_experts}; give one share per expert"
+                f"model.num_experts={model.num_experts}; give one share per expert"
             )
-        tokenizer_vocab = {"bytes": 256, "synthetic": None}
-        needed: int | None = None
-        if isinstance(self.data, Synthetic):
-            needed = self.data.vocab_size
-        elif isinstance(self.data, TextData):
-            tokenizer = self.data.tokenizer
-            needed = getattr(tokenizer, "vocab_size", tokenizer_vocab.get(tokenizer.kind))
-        if needed is not None and needed > self.model.vocab_size:
+        if max(target) * model.top_k > 1:
+            raise ValueError(
+                f"balancer.target has a share of {max(target):g}, but with "
+                f"model.top_k={model.top_k} an expert takes at most {1 / model.top_k:g} of the "
+                "assignments; lower it"
+            )
+
+    def _vocabulary_fits(self) -> None:
+        match self.data:
+            case Synthetic(vocab_size=needed) | TextData(tokenizer=BpeTokenizer(vocab_size=needed)):
+                pass
+            case TextData(tokenizer=BytesTokenizer()):
+                needed = 256
+            case _:  # known only once the corpus is read
+                return
+        if needed > self.model.vocab_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is smaller than the "
                 f"{needed} tokens of the data; raise it to at least {needed}"
             )
-        return self
 
     def digest(self, corpus_digest: str, core_version: str) -> str:
         """16 hex digits over everything that can change the trial's numbers.
