@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.balancers import BALANCERS
 from pipeline.errors import SpecError
 from pipeline.settings import Settings
 from pipeline.spec import DataSpec, TrialSpec
@@ -16,6 +17,7 @@ from workers.kernels.ops import resolve_backend
 
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
+BUILDS_ON = {"frozen_router": ("proportional",)}
 
 
 def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
@@ -53,9 +55,19 @@ def core_version(balancer_kind: str) -> str:
 
     Other rules stay out: adding one does not make finished trials new.
     """
-    paths = sorted(path for room in CORE for path in (WORKERS / room).glob("*.py"))
-    rule = [WORKERS / "balancing" / name for name in ("base.py", f"{balancer_kind}.py")]
+    paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
+    paths += _rule_sources(balancer_kind)
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in [*paths, *rule]:
+    for path in sorted(paths):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _rule_sources(kind: str) -> list[Path]:
+    """A rule's file, the files that are no rule, and what the rule builds on."""
+    own = {kind, *BUILDS_ON.get(kind, ())}
+    return [
+        path
+        for path in (WORKERS / "balancing").glob("*.py")
+        if path.stem in own or path.stem not in BALANCERS
+    ]

@@ -27,7 +27,7 @@ def assemble(spec: TrialSpec) -> Assembly:
     torch.manual_seed(spec.train.seed)
     model = MoELanguageModel(spec.model, spec.runtime.backend, recompute=spec.train.recompute)
     model.to(device)
-    balancer = make_balancer(spec.balancer)
+    balancer = make_balancer(spec.balancer, spec.model.top_k)
     if not balancer.trains_router:
         model.freeze_routers()
     trainee = Trainee(
