@@ -11,6 +11,14 @@ class SpecError(ValueError):
     """Input that cannot be run. Commands print its message and exit with code 2."""
 
 
+class StoreUnavailable(SpecError):
+    """The database does not answer. Who can wait tries again."""
+
+
+class LeaseLost(Exception):
+    """The attempt is no longer the trial's current one: stop, and write nothing."""
+
+
 def first_message(error: ValidationError) -> str:
     """The first problem as `key=value: what is wrong`; pydantic's own text names the bound."""
     first = error.errors(include_url=False)[0]

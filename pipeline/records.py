@@ -168,3 +168,81 @@ class SweepRecord:
     parent_run_id: str | None  # MLflow
     created_at: datetime
     finished_at: datetime | None
+    is_expanded: bool = True  # False: submitted, its trials not yet listed
+
+
+class AttemptState(StrEnum):
+    RUNNING = "running"  # the attempt that holds the trial's lease
+    DONE = "done"
+    FAILED = "failed"  # the trial's own code raised
+    RELEASED = "released"  # given back with a checkpoint
+    LOST = "lost"  # ended without a verdict: worker died, lease expired
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One claim of a trial, from its start to how it ended. Times as in TrialRecord."""
+
+    digest: str
+    number: int  # from 1, over both kinds
+    kind: WorkKind
+    worker: str
+    state: AttemptState
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_until: datetime
+    ended_at: datetime | None
+    exit_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a trial, and what the work needs to know.
+
+    It holds until the lease runs out and somebody notices; the attempt number fences every write.
+    """
+
+    digest: str
+    kind: WorkKind
+    attempt: int
+    worker: str
+    label: str
+    spec: dict[str, Any]
+    checkpoint_uri: str | None
+    sweep_id: str | None
+    parent_run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStanding:
+    """What the coordinator must know of an unfinished trial and its newest attempt."""
+
+    digest: str
+    state: TrialState
+    attempt: int
+    failures: int
+    is_wanted: bool  # an active sweep lists it
+    max_retries: int  # as that sweep wants it
+    attempt_state: AttemptState | None  # None before the first attempt
+    worker: str | None
+    lease_until: datetime | None
+    exit_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStanding:
+    """What the coordinator must know of a sweep."""
+
+    sweep_id: str
+    state: SweepState
+    is_expanded: bool
+    unfinished: int  # trials that are not final
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where sweeps stand, read in one transaction."""
+
+    taken_at: datetime  # by the database's clock
+    sweeps: tuple[SweepStanding, ...]  # oldest first
+    trials: tuple[TrialStanding, ...]  # the unfinished ones, in the order in which they start

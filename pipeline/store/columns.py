@@ -1,0 +1,77 @@
+"""Column types and the clock that SQLite and PostgreSQL share."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Float, Text, literal
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, read as UTC. Written by the database only, see `db_time`."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Json(TypeDecorator[dict[str, Any]]):
+    """A mapping as JSON text. Text, because the JSON type of PostgreSQL refuses NaN and inf."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else json.loads(value)
+
+
+class AnyText(TypeDecorator[str]):
+    """Text of any origin, such as a traceback.
+
+    PostgreSQL refuses NUL and both databases refuse lone surrogates; a trial must be able to fail
+    with either, so they are written out as escapes.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class db_time(FunctionElement[datetime]):
+    """The database's clock, `after_seconds` ahead. No worker's clock decides about a lease."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, after_seconds: float = 0.0) -> None:
+        super().__init__(literal(after_seconds, Float))
+
+
+@compiles(db_time, "sqlite")
+def _on_sqlite(element: db_time, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', printf('%.3f seconds', {offset}))"
+
+
+@compiles(db_time, "postgresql")
+def _on_postgresql(element: db_time, compiler: SQLCompiler, **options: Any) -> str:
+    # Not now(): that is the start of the transaction, which may have waited for a lock since.
+    offset = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + make_interval(secs => {offset}))"

@@ -1,0 +1,53 @@
+"""Opens SQLite and PostgreSQL so that both behave alike under concurrent writers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from pipeline.errors import SpecError
+from pipeline.settings import without_password
+
+BUSY_MILLISECONDS = 30_000
+WRITES = "writes"  # execution option of a connection that will write
+
+
+def open_engine(url: str) -> Engine:
+    """An engine that has not connected yet.  Raises: SpecError: a URL of no known database"""
+    parsed = _known(url)
+    engine = create_engine(parsed, pool_pre_ping=True)
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _known(url: str) -> URL:
+    remedy = "use sqlite:///<path> or postgresql+psycopg://<user>:<password>@<host>/<database>"
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+        raise SpecError(
+            f"database_url={without_password(url)!r} cannot be opened; {remedy}"
+        ) from None
+    in_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql") or in_memory:
+        raise SpecError(f"database_url={without_password(url)!r} cannot hold sweeps; {remedy}")
+    return parsed
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers take the lock at once: a reader that turns writer can fail without waiting."""
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

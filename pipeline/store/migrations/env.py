@@ -1,0 +1,15 @@
+"""Run by alembic inside the transaction that `schema.migrate` opened."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from pipeline.store.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

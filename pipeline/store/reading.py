@@ -1,0 +1,176 @@
+"""Rows become the frozen records of `pipeline.records`; nothing else of the store gets out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
+
+from pipeline.errors import SpecError
+from pipeline.records import (
+    AttemptRecord,
+    AttemptState,
+    Progress,
+    Snapshot,
+    SweepRecord,
+    SweepStanding,
+    SweepState,
+    TrialRecord,
+    TrialStanding,
+)
+from pipeline.store.columns import db_time
+from pipeline.store.models import Attempt, Sweep, SweepTrial, Trial
+from pipeline.store.standing import FINAL
+from pipeline.store.verbs import unknown_sweep
+
+# The newest attempt of a trial; its columns are NULL before the first.
+NEWEST_ATTEMPT = and_(Attempt.digest == Trial.digest, Attempt.number == Trial.attempt)
+ATTEMPT_COLUMNS = (
+    Attempt.state.label("attempt_state"),
+    Attempt.worker,
+    Attempt.lease_until,
+    Attempt.heartbeat_at,
+    Attempt.exit_reason,
+)
+
+
+def sweeps(connection: Connection) -> list[SweepRecord]:
+    newest_first = (Sweep.created_at.desc(), Sweep.sweep_id)
+    return [_sweep(row) for row in connection.execute(select(Sweep).order_by(*newest_first))]
+
+
+def sweep(connection: Connection, sweep_id: str) -> SweepRecord:
+    row = connection.execute(select(Sweep).where(Sweep.sweep_id == sweep_id)).one_or_none()
+    if row is None:
+        raise unknown_sweep(sweep_id)
+    return _sweep(row)
+
+
+def trials(connection: Connection, sweep_id: str) -> list[TrialRecord]:
+    listed = (
+        _trials()
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .where(SweepTrial.sweep_id == sweep(connection, sweep_id).sweep_id)
+        .order_by(SweepTrial.position)
+    )
+    return [_trial(row) for row in connection.execute(listed)]
+
+
+def trial(connection: Connection, digest: str) -> TrialRecord:
+    row = connection.execute(_trials().where(Trial.digest == digest)).one_or_none()
+    if row is None:
+        raise SpecError(f"digest={digest!r} is no trial of this store")
+    return _trial(row)
+
+
+def attempts(connection: Connection, digest: str) -> list[AttemptRecord]:
+    rows = connection.execute(
+        select(Attempt).where(Attempt.digest == digest).order_by(Attempt.number)
+    )
+    return [AttemptRecord(**row._mapping) for row in rows]
+
+
+def snapshot(connection: Connection, sweep_ids: Sequence[str] | None) -> Snapshot:
+    chosen = Sweep.sweep_id.in_(sweep_ids) if sweep_ids is not None else Sweep.sweep_id.is_not(None)
+    return Snapshot(
+        taken_at=connection.execute(select(db_time())).scalar_one(),
+        sweeps=_sweep_standings(connection, chosen),
+        trials=_trial_standings(connection, chosen),
+    )
+
+
+def _sweep_standings(
+    connection: Connection, chosen: ColumnElement[bool]
+) -> tuple[SweepStanding, ...]:
+    unfinished = func.count(Trial.digest)
+    rows = connection.execute(
+        select(Sweep.sweep_id, Sweep.state, Sweep.is_expanded, unfinished.label("unfinished"))
+        .outerjoin(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
+        .outerjoin(Trial, and_(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL)))
+        .where(chosen)
+        .group_by(Sweep.sweep_id)
+        .order_by(Sweep.created_at, Sweep.sweep_id)
+    )
+    return tuple(SweepStanding(**row._mapping) for row in rows)
+
+
+def _trial_standings(
+    connection: Connection, chosen: ColumnElement[bool]
+) -> tuple[TrialStanding, ...]:
+    """A trial that several sweeps list stands where the oldest active one puts it."""
+    active_first = case((Sweep.state == SweepState.ACTIVE, 0), else_=1)
+    rows = connection.execute(
+        select(
+            Trial.digest,
+            Trial.state,
+            Trial.attempt,
+            Trial.failures,
+            Sweep.state.label("sweep_state"),
+            Sweep.max_retries,
+            *ATTEMPT_COLUMNS,
+        )
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
+        .outerjoin(Attempt, NEWEST_ATTEMPT)
+        .where(chosen, Trial.state.not_in(FINAL))
+        .order_by(active_first, Sweep.created_at, Sweep.sweep_id, SweepTrial.position)
+    )
+    standings: dict[str, TrialStanding] = {}
+    for row in rows:
+        standings.setdefault(row.digest, _standing(row))
+    return tuple(standings.values())
+
+
+def _standing(row: Row[*tuple[Any, ...]]) -> TrialStanding:
+    return TrialStanding(
+        digest=row.digest,
+        state=row.state,
+        attempt=row.attempt,
+        failures=row.failures,
+        is_wanted=row.sweep_state is SweepState.ACTIVE,
+        max_retries=row.max_retries,
+        attempt_state=row.attempt_state,
+        worker=row.worker,
+        lease_until=row.lease_until,
+        exit_reason=row.exit_reason,
+    )
+
+
+def _trials() -> Select[*tuple[Any, ...]]:
+    return select(Trial, *ATTEMPT_COLUMNS).outerjoin(Attempt, NEWEST_ATTEMPT)
+
+
+def _sweep(row: Row[*tuple[Any, ...]]) -> SweepRecord:
+    return SweepRecord(
+        sweep_id=row.sweep_id,
+        name=row.name,
+        spec=row.spec,
+        state=row.state,
+        parent_run_id=row.parent_run_id,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        is_expanded=row.is_expanded,
+    )
+
+
+def _trial(row: Row[*tuple[Any, ...]]) -> TrialRecord:
+    return TrialRecord(
+        digest=row.digest,
+        label=row.label,
+        spec=row.spec,
+        state=row.state,
+        attempt=row.attempt,
+        failures=row.failures,
+        progress=Progress(**row.progress) if row.progress else None,
+        result=row.result,
+        error=row.error,
+        worker=row.worker,
+        run_id=row.run_id,
+        checkpoint_uri=row.checkpoint_uri,
+        lease_until=row.lease_until if row.attempt_state is AttemptState.RUNNING else None,
+        heartbeat_at=row.heartbeat_at,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

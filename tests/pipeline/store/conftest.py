@@ -1,0 +1,130 @@
+"""Every test of the store runs on SQLite and on PostgreSQL; a server is started for the session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
+
+BASE: dict[str, Any] = {
+    "model": {"preset": "tiny"},
+    "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+    "balancer": {"kind": "sign", "step_size": 0.01},
+}
+Listed = list[tuple[str, TrialSpec]]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of our own on a Unix socket: no port, no password, nothing kept."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not binaries:
+        pytest.skip("no PostgreSQL server in /usr/lib/postgresql")
+    as_postgres = _as_postgres()
+    folder = Path(tempfile.mkdtemp(prefix="evenload-pg-"))
+    if as_postgres:
+        shutil.chown(folder, "postgres", "postgres")
+    initdb = [binaries[-1] / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=trust"]
+    subprocess.run(
+        [*as_postgres, *initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
+        check=True,
+        capture_output=True,
+    )
+    postgres = [binaries[-1] / "postgres", "-D", folder / "data", "-k", folder, "-h", "", "-F"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([*as_postgres, *postgres], stdout=log, stderr=log)
+    try:
+        _wait_until_ready(folder, server)
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL needs a user other than root and setpriv is missing")
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+def _wait_until_ready(folder: Path, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
+            return
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return url
+
+
+@pytest.fixture
+def open_store() -> Iterator[Callable[[str], SweepStore]]:
+    """Opens stores that are closed with the test."""
+    with ExitStack() as opened:
+
+        def open_one(url: str) -> SweepStore:
+            store = SweepStore(url)
+            opened.callback(store.close)
+            return store
+
+        yield open_one
+
+
+@pytest.fixture
+def url(empty_url: str, open_store: Callable[[str], SweepStore]) -> str:
+    """A database with the current schema."""
+    open_store(empty_url).migrate()
+    return empty_url
+
+
+@pytest.fixture
+def store(url: str, open_store: Callable[[str], SweepStore]) -> SweepStore:
+    return open_store(url)
+
+
+@pytest.fixture
+def make_sweep() -> Callable[..., tuple[SweepSpec, Listed]]:
+    """A sweep of `count` trials with digests `<prefix>000`, ..."""
+
+    def make(
+        count: int = 2, name: str = "demo", prefix: str = "t", max_retries: int = 2
+    ) -> tuple[SweepSpec, Listed]:
+        axes: dict[str, list[Any]] = {"train.seed": list(range(count))}
+        spec = SweepSpec(name=name, base=BASE, axes=axes, max_retries=max_retries)
+        return spec, [(f"{prefix}{at:03}", trial) for at, trial in enumerate(spec.expand())]
+
+    return make
+
+
+@pytest.fixture
+def sweep_id(store: SweepStore, make_sweep: Callable[..., tuple[SweepSpec, Listed]]) -> str:
+    return store.add_sweep(*make_sweep(2))

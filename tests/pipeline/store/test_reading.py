@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.records import (
+    AttemptState,
+    Claim,
+    TrialState,
+    WorkKind,
+)
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+OVER = -1.0  # a lease that has run out when it begins
+MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
+
+
+def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
+    claim = store.claim(digest, kind, "w", LEASE)
+    assert claim is not None
+    return claim
+
+
+def complete(store: SweepStore, digest: str) -> None:
+    store.finish(claimed(store, digest), TrialState.TRAINED)
+    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+
+
+def test_an_unknown_sweep_is_named_with_a_remedy(store: SweepStore) -> None:
+    for ask in (store.sweep, store.trials, store.pause, store.cancel, store.retry_failed):
+        with pytest.raises(SpecError, match="'nope' is unknown; `evenload sweep list`"):
+            ask("nope")
+
+
+def test_times_are_utc_of_the_database_and_in_order(store: SweepStore, sweep_id: str) -> None:
+    store.heartbeat(claimed(store), None, LEASE)
+    held = store.trial("t000")
+    assert held.started_at is not None
+    assert held.heartbeat_at is not None
+    assert held.lease_until is not None
+    assert held.created_at.tzinfo is UTC
+    assert held.created_at <= held.started_at <= held.heartbeat_at
+    assert held.lease_until - held.heartbeat_at == pytest.approx(
+        timedelta(seconds=LEASE), abs=timedelta(seconds=1)
+    )
+    assert abs(datetime.now(UTC) - held.created_at) < timedelta(minutes=1)
+
+
+def test_nan_and_inf_and_any_unicode_survive(store: SweepStore, sweep_id: str) -> None:
+    error = "Fehler: größer als 3 \N{SNOWMAN} \N{ELEPHANT} \0 \udcff"
+    result = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "tiny": 5e-324}
+    store.finish(claimed(store), TrialState.FAILED, result, error=error)
+    found = store.trial("t000")
+    assert found.error == "Fehler: größer als 3 \N{SNOWMAN} \N{ELEPHANT} \\x00 \\udcff"
+    assert math.isnan(found.result.pop("nan"))
+    assert found.result == {"inf": math.inf, "-inf": -math.inf, "tiny": 5e-324}
+
+
+def test_a_snapshot_holds_the_unfinished_trials_of_the_chosen_sweeps(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(2, name="first", max_retries=5))
+    second = store.add_sweep(*make_sweep(3, name="second", prefix="u"))
+    complete(store, "t000")
+    store.claim("t001", TRAIN, "w", OVER)
+    store.expire()
+    store.pause(second)
+    found = store.snapshot([first])
+    assert [(sweep.sweep_id, sweep.unfinished) for sweep in found.sweeps] == [(first, 1)]
+    (trial,) = found.trials
+    assert (trial.digest, trial.state, trial.failures) == ("t001", TrialState.QUEUED, 1)
+    assert (trial.is_wanted, trial.max_retries, trial.worker) == (True, 5, "w")
+    assert (trial.attempt_state, trial.exit_reason) == (AttemptState.LOST, "lease expired")
+    everything = store.snapshot()
+    assert [trial.digest for trial in everything.trials] == ["t001", "u000", "u001", "u002"]
+    assert not everything.trials[1].is_wanted
+
+
+def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    store.pause(store.add_sweep(*make_sweep(1, name="paused")))
+    store.add_sweep(*make_sweep(1, name="active", max_retries=7))
+    (trial,) = store.snapshot().trials
+    assert (trial.is_wanted, trial.max_retries) == (True, 7)

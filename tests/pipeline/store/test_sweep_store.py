@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pipeline.records import (
+    AttemptState,
+    Claim,
+    SweepState,
+    TrialState,
+    WorkKind,
+)
+from pipeline.store.sweep_store import SweepStore
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+
+
+def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
+    claim = store.claim(digest, kind, "w", LEASE)
+    assert claim is not None
+    return claim
+
+
+def complete(store: SweepStore, digest: str) -> None:
+    store.finish(claimed(store, digest), TrialState.TRAINED)
+    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+
+
+def test_a_trial_lives_from_queued_to_completed(store: SweepStore, sweep_id: str) -> None:
+    claim = claimed(store)
+    assert (claim.attempt, claim.sweep_id) == (1, sweep_id)
+    assert store.trial("t000").state is TrialState.TRAINING
+    store.finish(
+        claim, TrialState.TRAINED, {"max_vio": 0.5, "x": 1.0}, checkpoint_uri="file:/c", run_id="r"
+    )
+    assert store.trial("t000").state is TrialState.TRAINED
+    second = claimed(store, kind=EVAL)
+    assert (second.attempt, second.checkpoint_uri) == (2, "file:/c")
+    store.finish(second, TrialState.COMPLETED, {"val_loss": 2.0, "x": 3.0})
+    done = store.trial("t000")
+    assert done.state is TrialState.COMPLETED
+    assert done.result == {"max_vio": 0.5, "x": 3.0, "val_loss": 2.0}
+    assert (done.run_id, done.checkpoint_uri, done.lease_until) == ("r", "file:/c", None)
+    assert [attempt.state for attempt in store.attempts("t000")] == [AttemptState.DONE] * 2
+    assert [attempt.kind for attempt in store.attempts("t000")] == [TRAIN, EVAL]
+
+
+def test_a_sweep_is_finished_only_when_all_its_trials_are(store: SweepStore, sweep_id: str) -> None:
+    complete(store, "t000")
+    assert not store.finish_sweep(sweep_id)
+    complete(store, "t001")
+    assert store.finish_sweep(sweep_id)
+    assert not store.finish_sweep(sweep_id)
+    assert store.sweep(sweep_id).state is SweepState.FINISHED
+
+
+def test_run_ids_are_remembered(store: SweepStore, sweep_id: str) -> None:
+    store.set_parent_run(sweep_id, "parent")
+    store.set_run_id("t000", "child")
+    assert store.sweep(sweep_id).parent_run_id == claimed(store).parent_run_id == "parent"
+    assert store.trial("t000").run_id == "child"

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.records import (
+    Claim,
+    Command,
+    SweepState,
+    TrialState,
+    WorkKind,
+)
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+OVER = -1.0  # a lease that has run out when it begins
+MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
+
+
+def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
+    claim = store.claim(digest, kind, "w", LEASE)
+    assert claim is not None
+    return claim
+
+
+def states(store: SweepStore, sweep_id: str) -> list[TrialState]:
+    return [trial.state for trial in store.trials(sweep_id)]
+
+
+def complete(store: SweepStore, digest: str) -> None:
+    store.finish(claimed(store, digest), TrialState.TRAINED)
+    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+
+
+def test_a_paused_sweep_starts_nothing_and_tells_its_workers_to_stop(
+    store: SweepStore, sweep_id: str
+) -> None:
+    claim = claimed(store)
+    store.pause(sweep_id)
+    store.pause(sweep_id)
+    assert store.heartbeat(claim, None, LEASE) is Command.STOP
+    assert store.claim("t001", TRAIN, "w", LEASE) is None
+    assert store.claim_next(TRAIN, "w", LEASE) is None
+    assert store.release(claim) is TrialState.QUEUED
+    store.resume(sweep_id)
+    assert store.heartbeat(claimed(store), None, LEASE) is Command.CONTINUE
+
+
+def test_cancel_ends_waiting_trials_now_and_running_ones_when_given_back(
+    store: SweepStore, sweep_id: str
+) -> None:
+    claim = claimed(store)
+    store.cancel(sweep_id)
+    assert states(store, sweep_id) == [TrialState.TRAINING, TrialState.CANCELLED]
+    assert store.heartbeat(claim, None, LEASE) is Command.STOP
+    assert store.release(claim) is TrialState.CANCELLED
+    assert store.sweep(sweep_id).finished_at is not None
+    with pytest.raises(SpecError, match="is cancelled, it cannot become active"):
+        store.resume(sweep_id)
+
+
+def test_what_finishes_after_a_cancel_keeps_its_figures_and_goes_no_further(
+    store: SweepStore, sweep_id: str
+) -> None:
+    claim = claimed(store)
+    store.cancel(sweep_id)
+    assert store.finish(claim, TrialState.TRAINED, {"max_vio": 0.2}) is TrialState.CANCELLED
+    assert store.trial("t000").result == {"max_vio": 0.2}
+
+
+def test_a_worker_lost_after_a_cancel_leaves_a_cancelled_trial(
+    store: SweepStore, sweep_id: str
+) -> None:
+    store.claim("t000", TRAIN, "w", OVER)
+    store.cancel(sweep_id)
+    store.expire()
+    assert store.trial("t000").state is TrialState.CANCELLED
+
+
+def test_cancel_leaves_trials_that_another_sweep_wants(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(2, name="first"))
+    store.add_sweep(*make_sweep(1, name="second"))
+    store.cancel(first)
+    assert states(store, first) == [TrialState.QUEUED, TrialState.CANCELLED]
+
+
+def test_retry_queues_failed_trials_only_and_reopens_the_sweep(
+    store: SweepStore, sweep_id: str
+) -> None:
+    store.finish(claimed(store, "t000"), TrialState.FAILED, error="boom")
+    complete(store, "t001")
+    assert store.finish_sweep(sweep_id)
+    assert store.retry_failed(sweep_id) == 1
+    assert store.retry_failed(sweep_id) == 0
+    assert states(store, sweep_id) == [TrialState.QUEUED, TrialState.COMPLETED]
+    assert store.trial("t000").error is None
+    assert store.sweep(sweep_id).state is SweepState.ACTIVE
