@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from workers.balancing.base import Balancer, Observation, centre, load_error
-from workers.balancing.margins import MARGIN_COUNTS, curvature, num_tokens
+from workers.balancing.margins import MARGIN_COUNTS, boundary, num_tokens
 
 BAND = 1.0  # margins used for the curvature, in units of the assignments
 CURVATURE_MEMORY = 0.9
@@ -58,7 +58,7 @@ def _zeros(num_layers: int, num_experts: int, device: torch.device) -> KalmanSta
 def _update(observation: Observation, state: KalmanState) -> KalmanState:
     assert observation.statistic is not None
     first = state.updates == 0
-    now_LE = curvature(observation.statistic, BAND)
+    now_LE = boundary(observation.statistic, BAND).density_LE
     memory_LE = CURVATURE_MEMORY * state.curvature_LE + (1 - CURVATURE_MEMORY) * now_LE
     memory_LE = torch.where(first, now_LE, memory_LE)
     h_LE = torch.where(state.updates < YOUNG, torch.maximum(now_LE, memory_LE), memory_LE)

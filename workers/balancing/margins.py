@@ -11,6 +11,7 @@ Letters: T tokens, E experts, L layers, K top-k, B bins by distance from the bou
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,8 +90,15 @@ def crossing(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
     return torch.where(gain_LE1, distance_LE1, -distance_LE1).squeeze(-1)
 
 
-def curvature(count_LE2B: Tensor, band: float) -> Tensor:
-    """Tokens per unit of bias at the boundary of each expert, h = near / 2w, shape (L, E).
+class Boundary(NamedTuple):
+    """How densely tokens lie at the boundary, and how far from it that was looked at."""
+
+    density_LE: Tensor  # h, tokens per unit of bias
+    width_L1: Tensor  # w, units of the score
+
+
+def boundary(count_LE2B: Tensor, band: float) -> Boundary:
+    """The curvature h = near / 2w of every expert: the load it gains per unit of bias.
 
     w is one per layer: the smallest edge within which lie `band` times as many margins as there
     are assignments. Measured this way it follows the scale of the scores, whatever the gate.
@@ -102,4 +110,5 @@ def curvature(count_LE2B: Tensor, band: float) -> Tensor:
     width_L1 = edges(count_LE2B.device)[edge_L1 + 1]
     near_LE = near_LEB.gather(-1, edge_L1.unsqueeze(-1).expand_as(near_LEB[..., :1])).squeeze(-1)
     h_LE = near_LE / (2 * width_L1)
-    return torch.maximum(h_LE, 0.05 * h_LE.mean(dim=-1, keepdim=True) + 1e-9)
+    floor_L1 = 0.05 * h_LE.mean(dim=-1, keepdim=True) + 1e-9
+    return Boundary(torch.maximum(h_LE, floor_L1), width_L1)

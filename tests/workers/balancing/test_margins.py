@@ -8,8 +8,8 @@ import torch
 from workers.balancing.margins import (
     NUM_BINS,
     SMALLEST,
+    boundary,
     crossing,
-    curvature,
     edges,
     margin_counts,
     margins,
@@ -87,7 +87,7 @@ def test_crossing_brings_in_the_wanted_number_of_tokens(wanted: float) -> None:
 @pytest.mark.parametrize("gate", ["sigmoid", "softmax"])
 def test_curvature_is_the_slope_of_the_load(lab: SimpleNamespace, gate: str) -> None:
     score = lab.scores(0, layers=1, tokens=100_000, gate=gate)[0]
-    slope = curvature(margin_counts(score, torch.zeros(8), 2)[None], 0.1)[0]
+    slope = boundary(margin_counts(score, torch.zeros(8), 2)[None], 0.1).density_LE[0]
     width = 0.02 if gate == "sigmoid" else 0.005
     for expert in range(6):
         loads = []
@@ -102,13 +102,13 @@ def test_curvature_is_the_slope_of_the_load(lab: SimpleNamespace, gate: str) -> 
 def test_curvature_follows_the_scale_of_the_scores() -> None:
     torch.manual_seed(0)
     score = torch.rand(5000, 8)
-    unit = curvature(margin_counts(score, torch.zeros(8), 2)[None], 0.5)
-    small = curvature(margin_counts(score / 1024, torch.zeros(8), 2)[None], 0.5)
+    unit = boundary(margin_counts(score, torch.zeros(8), 2)[None], 0.5).density_LE
+    small = boundary(margin_counts(score / 1024, torch.zeros(8), 2)[None], 0.5).density_LE
     assert (small / unit).flatten().tolist() == pytest.approx([1024] * 8, rel=1e-3)
 
 
 def test_an_expert_without_a_token_nearby_can_still_be_moved() -> None:
     score = torch.rand(500, 8)
     score[:, 0] = -30
-    slope = curvature(margin_counts(score, torch.zeros(8), 2)[None], 0.5)[0]
+    slope = boundary(margin_counts(score, torch.zeros(8), 2)[None], 0.5).density_LE[0]
     assert float(slope[0]) == pytest.approx(0.05 * float(slope[1:].sum()) / 8, rel=0.01)
