@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.simulation_spec import SimulationSpec, load_simulation
+
+SMALL: dict[str, Any] = {"streams": {"still": {"kind": "gaussian"}}, "rules": [{"kind": "none"}]}
+
+
+def test_a_list_for_a_parameter_stands_for_each_value() -> None:
+    rules = [{"kind": "sign", "step_size": [0.001, 0.01], "schedule": ["constant", "inverse"]}]
+    spec = SimulationSpec.model_validate(SMALL | {"rules": rules})
+    assert [rule.label for rule in spec.rules] == [
+        "sign 0.001",
+        "sign 0.001 schedule=inverse",
+        "sign 0.01",
+        "sign 0.01 schedule=inverse",
+    ]
+
+
+def test_a_target_is_one_value_and_no_axis() -> None:
+    rules = [{"kind": "sign", "target": [0.5, 0.25, 0.25]}]
+    spec = SimulationSpec.model_validate(SMALL | {"num_experts": 3, "top_k": 1, "rules": rules})
+    assert [rule.target for rule in spec.rules] == [(0.5, 0.25, 0.25)]
+
+
+def test_the_spec_survives_json() -> None:
+    spec = SimulationSpec.model_validate(SMALL | {"rules": [{"kind": "sign", "step_size": [1, 2]}]})
+    assert SimulationSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rules": [{"kind": "aux_loss"}]}, "'aux_loss' has no effect here"),
+        ({"rules": [{"kind": "sign"}, {"kind": "sign"}]}, "'sign 0.001' is named twice"),
+        ({"top_k": 64}, "top_k=64 leaves nothing to balance"),
+        ({"rules": [{"kind": "sign", "target": [0.5, 0.5]}]}, "give one share per expert"),
+        ({"rules": [{"kind": "sign", "stepsize": 1}]}, "unknown key"),
+        ({"streams": {"odd": {"kind": "gaussian", "drifts": 1}}}, "unknown key"),
+        ({"streams": {}}, "streams"),
+    ],
+)
+def test_bad_input_names_key_and_remedy(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "sim.yaml"
+    path.write_text(str(SMALL | change))
+    with pytest.raises(SpecError, match=message):
+        load_simulation(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"gone\.yaml: No such file"):
+        load_simulation(tmp_path / "gone.yaml")

@@ -1,0 +1,134 @@
+"""What a simulation found: one row per stream and rule, and the history behind it.
+
+Letters: S seeds, N steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.balancers import BalancerSpec
+from pipeline.simulation_spec import SimulationSpec
+
+BALANCED = 2.0  # times the sampling floor
+
+COLUMNS = {
+    "stream": "stream",
+    "rule": "rule",
+    "max_vio": "steady MaxVio",
+    "max_vio_error": "±",
+    "floor": "floor",
+    "ratio": "of the floor",
+    "worst_step": "worst steady step",
+    "idle_frac": "idle",
+    "steps_to_balance": "steps to 2x floor",
+    "recovery_steps": "after the jump",
+    "over_best": "over the best",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One rule on one stream."""
+
+    stream: str
+    rule: BalancerSpec
+    load_NS3: NDArray[np.float32]  # max A/L, min A/L, share of empty experts
+    floor: float  # MaxVio of a fair coin at this size, independent tokens
+    jump: int | None  # step, from 0, whose preferences are new
+
+    @property
+    def max_vio_NS(self) -> NDArray[np.float32]:
+        return self.load_NS3[..., 0] - 1
+
+    def row(self, steady_steps: int) -> dict[str, Any]:
+        """The figures of COLUMNS but the comparison; None where something never happened."""
+        steady_NS = self.max_vio_NS[-steady_steps:]
+        by_seed_S = steady_NS.mean(axis=0)
+        mean = float(by_seed_S.mean())
+        return {
+            "stream": self.stream,
+            "rule": self.rule.label,
+            "kind": self.rule.kind,
+            "max_vio": mean,
+            "max_vio_error": _standard_error(by_seed_S),
+            "floor": self.floor,
+            "ratio": mean / self.floor,
+            "worst_step": float(steady_NS.max()),
+            "idle_frac": float(self.load_NS3[-steady_steps:, :, 2].mean()),
+            "steps_to_balance": steps_until(self.max_vio_NS[: self.jump], BALANCED * self.floor),
+            "recovery_steps": (
+                None
+                if self.jump is None
+                else steps_until(self.max_vio_NS[self.jump :], BALANCED * self.floor)
+            ),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    spec: SimulationSpec
+    runs: tuple[Run, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per stream and rule, in the spec's order; `over_best` compares within a stream.
+
+        `over_best` is MaxVio over the smallest one of the other rules, less 1: 0.05 is 5 % worse
+        than the best of them, negative is better than all of them.
+        """
+        rows = [run.row(self.spec.steady_steps) for run in self.runs]
+        for row in rows:
+            others = [
+                other["max_vio"]
+                for other in rows
+                if other["stream"] == row["stream"] and other["kind"] != row["kind"]
+            ]
+            row["over_best"] = row["max_vio"] / min(others) - 1 if others else None
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec and the rows, ready for JSON."""
+        return {"spec": self.spec.model_dump(mode="json"), "rows": self.rows()}
+
+    def write_parquet(self, path: Path) -> None:
+        """The whole history: one row per stream, rule, seed and step."""
+        tables = [_history(run) for run in self.runs]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+
+
+def steps_until(max_vio_NS: NDArray[np.float32], limit: float) -> int | None:
+    """Steps until MaxVio is below the limit, median over seeds; None if most never get there."""
+    below_NS = max_vio_NS < limit
+    never = len(max_vio_NS) + 1
+    first_S = np.where(below_NS.any(axis=0), below_NS.argmax(axis=0) + 1, never)
+    median = float(np.median(first_S))
+    return None if median >= never else round(median)
+
+
+def _standard_error(value_S: NDArray[np.float32]) -> float | None:
+    count = len(value_S)
+    return float(value_S.std(ddof=1) / count**0.5) if count > 1 else None
+
+
+def _history(run: Run) -> pa.Table:
+    steps, seeds, _ = run.load_NS3.shape
+    rows = steps * seeds
+    return pa.table(
+        {
+            "stream": pa.array([run.stream] * rows).dictionary_encode(),
+            "rule": pa.array([run.rule.label] * rows).dictionary_encode(),
+            "step": np.repeat(np.arange(1, steps + 1, dtype=np.int32), seeds),
+            "seed": np.tile(np.arange(seeds, dtype=np.int32), steps),
+            "max_vio": run.max_vio_NS.ravel(),
+            "min_vio": (run.load_NS3[..., 1] - 1).ravel(),
+            "idle_frac": run.load_NS3[..., 2].ravel(),
+        }
+    )

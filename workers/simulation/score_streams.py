@@ -1,0 +1,135 @@
+"""Streams of gate scores without a model: what routers give, in kinds that stress a rule.
+
+Letters: S seeds (stacked where training stacks layers), T tokens, E experts, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import SpecError
+from pipeline.simulation_spec import (
+    Adversarial,
+    Correlated,
+    Gaussian,
+    HeavyTailed,
+    Recorded,
+    StreamSpec,
+    Zipf,
+)
+
+Moving = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
+Noise = Callable[[], Tensor]  # the tokens' own part of the logits, (S, T, E), anew each step
+
+
+class Size(NamedTuple):
+    """Shape of a stream: `seeds` independent copies of `tokens` x `experts`, for `steps` steps."""
+
+    seeds: int
+    tokens: int
+    experts: int
+    steps: int
+
+
+def score_stream(stream: StreamSpec, size: Size, generator: torch.Generator) -> Iterator[Tensor]:
+    """Scores of every step, float32 (S, T, E), on the generator's device.
+
+    A function of the generator's state alone, so every rule can be shown the same scores.
+    """
+    if isinstance(stream, Recorded):
+        return iter(recorded_scores(stream, generator.device))
+    return _moving_scores(stream, size, generator)
+
+
+def recorded_scores(stream: Recorded, device: torch.device) -> Tensor:
+    """The scores in a recording, float32 (N, S, T, E), layers as seeds.
+
+    Raises:   SpecError: no such file, or no recording
+    """
+    try:
+        with np.load(stream.path) as content:
+            score = content["score_NLTE"]
+    except (OSError, KeyError, ValueError) as error:
+        raise SpecError(f"path={str(stream.path)!r}: no recording of scores: {error}") from None
+    return torch.from_numpy(score).to(device, torch.float32)
+
+
+def _moving_scores(stream: Moving, size: Size, generator: torch.Generator) -> Iterator[Tensor]:
+    device = generator.device
+    shape = (size.seeds, 1, size.experts)
+    preference_S1E = stream.skew * torch.randn(shape, generator=generator, device=device)
+    noise = _noise(stream, size, generator)
+    jump = None if stream.jump_at is None else round(stream.jump_at * size.steps)
+    for step in range(size.steps):
+        if step == jump:
+            preference_S1E = stream.skew * torch.randn(shape, generator=generator, device=device)
+        logit_STE = noise() + _sign(stream, step) * preference_S1E
+        yield torch.sigmoid(logit_STE) if stream.gate == "sigmoid" else logit_STE.softmax(dim=-1)
+        step_S1E = torch.randn(shape, generator=generator, device=device)
+        preference_S1E = preference_S1E + stream.drift * step_S1E
+
+
+def _sign(stream: Moving, step: int) -> int:
+    flips = isinstance(stream, Adversarial) and (step // stream.period) % 2
+    return -1 if flips else 1
+
+
+def _noise(stream: Moving, size: Size, generator: torch.Generator) -> Noise:
+    shape = (size.seeds, size.tokens, size.experts)
+
+    def normal(shape: tuple[int, ...] = shape) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    if isinstance(stream, HeavyTailed):
+        return lambda: _student(normal(), stream.degrees, generator)
+    if isinstance(stream, Correlated):
+        return lambda: _by_sequence(stream, size, normal)
+    if isinstance(stream, Zipf):
+        return _by_type(stream, size, normal, generator)
+    return normal
+
+
+def _student(normal_STE: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Student's t by Bailey's polar formula: a normal over the root of a chi-square, in law.
+
+    Source: Bailey 1994, Math. Comp. 62, 779; the sign and angle come from the normal draw.
+    """
+    uniform_STE = torch.rand(normal_STE.shape, generator=generator, device=normal_STE.device)
+    radius_STE = (degrees * (uniform_STE.clamp_min(1e-30).pow(-2 / degrees) - 1)).sqrt()
+    angle_STE = torch.pi * torch.special.ndtr(normal_STE)
+    return radius_STE * angle_STE.cos()
+
+
+def _by_sequence(
+    stream: Correlated, size: Size, normal: Callable[[tuple[int, ...]], Tensor]
+) -> Tensor:
+    sequences = -(-size.tokens // stream.seq_len)
+    shared_SNE = normal((size.seeds, sequences, size.experts))
+    shared_STE = shared_SNE.repeat_interleave(stream.seq_len, dim=1)[:, : size.tokens]
+    own_STE = normal((size.seeds, size.tokens, size.experts))
+    return stream.share**0.5 * shared_STE + (1 - stream.share) ** 0.5 * own_STE
+
+
+def _by_type(
+    stream: Zipf,
+    size: Size,
+    normal: Callable[[tuple[int, ...]], Tensor],
+    generator: torch.Generator,
+) -> Noise:
+    device = generator.device
+    rank_V = torch.arange(1, stream.vocab_size + 1, device=device, dtype=torch.float32)
+    weight_V = rank_V.pow(-stream.exponent)
+    type_VE = normal((stream.vocab_size, size.experts))
+
+    def draw() -> Tensor:
+        count = size.seeds * size.tokens
+        token_N = torch.multinomial(weight_V, count, replacement=True, generator=generator)
+        type_STE = type_VE[token_N].view(size.seeds, size.tokens, size.experts)
+        return type_STE + stream.context * normal((size.seeds, size.tokens, size.experts))
+
+    return draw
