@@ -1,0 +1,181 @@
+"""Runs sweeps: reads where they stand, lets `plan` decide, applies it. Holds no state of its own.
+
+It can be killed at any line: whoever runs the same sweep next reads the same truth from SQL.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from pipeline.errors import StoreUnavailable
+from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.plan import (
+    Action,
+    Crew,
+    Expire,
+    Fail,
+    FinishSweep,
+    Launch,
+    Lose,
+    StopWorker,
+    plan,
+)
+from pipeline.sweep.worker_id import is_dead_here, name_of
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[Sequence[TrialRecord]], None]
+OVER = (SweepState.FINISHED, SweepState.CANCELLED)
+
+
+class Executor(Protocol):
+    """Has workers that claim trials, and says how they are. Workers go by name."""
+
+    def launch(self, kind: WorkKind, digest: str) -> None:
+        """Lets a free worker claim this trial and work on it. Returns at once."""
+
+    def free(self) -> Mapping[WorkKind, int]:
+        """How many more launches of each kind can be served now."""
+
+    def busy(self) -> Mapping[str, str]:
+        """Workers that were launched and have not returned, with the digest."""
+
+    def gone(self) -> Mapping[str, str]:
+        """Workers that died since the last call, with the reason. Each is told once."""
+
+    def wait(self, seconds: float) -> None:
+        """Returns after this time, or sooner where a worker returned or died."""
+
+    def kill(self, worker: str) -> None: ...
+
+    def close(self) -> None:
+        """Tells workers to stop, waits until they gave their trials back, ends them."""
+
+
+class Coordinator:
+    """Brings sweeps to their end with an executor's workers.
+
+    Args:     observer: gets the trials of the sweep after every round
+              outage_seconds: how long the database may be away before `run` gives up
+    """
+
+    def __init__(
+        self,
+        store: SweepStore,
+        executor: Executor,
+        *,
+        observer: Observer | None = None,
+        poll_seconds: float = 0.5,
+        outage_seconds: float = 600.0,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._observer = observer
+        self._poll_seconds = poll_seconds
+        self._outage_seconds = outage_seconds
+        self._stopping = threading.Event()
+
+    def run(self, *sweep_ids: str) -> bool:
+        """Works until these sweeps are over, or on all sweeps until told to stop.
+
+        SIGINT and SIGTERM tell it to stop: workers write checkpoints and give their trials back. A
+        second signal does not wait for them.
+
+        Returns:  whether the sweeps are over; False: it was told to stop
+        """
+        for sweep_id in sweep_ids:
+            self._store.sweep(sweep_id)
+        with self._stopping_on_signals():
+            try:
+                return self._run(sweep_ids)
+            finally:
+                self._executor.close()
+
+    def stop(self) -> None:
+        """Ends `run` as a signal does."""
+        self._stopping.set()
+
+    def _run(self, sweep_ids: tuple[str, ...]) -> bool:
+        answered = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                if self.round(sweep_ids):
+                    return True
+                answered = time.monotonic()
+            except StoreUnavailable as error:
+                if time.monotonic() - answered > self._outage_seconds:
+                    raise
+                logger.warning("%s; trying again", error)
+            self._executor.wait(self._poll_seconds)
+        return False
+
+    def round(self, sweep_ids: tuple[str, ...] = ()) -> bool:
+        """Looks once and does what is to do; returns whether these sweeps are over."""
+        gone = self._executor.gone()
+        snapshot = self._store.snapshot(sweep_ids or None)
+        crew = self._crew(snapshot, gone)
+        for action in plan(snapshot, snapshot.taken_at, crew):
+            self._apply(action)
+        self._observe(sweep_ids)
+        all_over = all(sweep.state in OVER for sweep in snapshot.sweeps)
+        return bool(sweep_ids) and all_over and not crew.busy
+
+    def _crew(self, snapshot: Snapshot, gone: Mapping[str, str]) -> Crew:
+        busy = dict(self._executor.busy())
+        strangers = (
+            trial.worker
+            for trial in snapshot.trials
+            if trial.state.is_held and trial.worker and name_of(trial.worker) not in {*busy, *gone}
+        )
+        orphans = frozenset(worker for worker in strangers if is_dead_here(worker))
+        return Crew(free=self._executor.free(), busy=busy, gone=gone, orphans=orphans)
+
+    def _apply(self, action: Action) -> None:
+        match action:
+            case Lose(worker_id, reason, counts):
+                self._store.lose(worker_id, reason, counts=counts)
+            case Expire():
+                self._store.expire()
+            case StopWorker(worker):
+                self._executor.kill(worker)
+            case Fail(digest, attempt, reason):
+                self._store.fail(digest, attempt, reason)
+            case Launch(kind, digest):
+                self._executor.launch(kind, digest)
+            case FinishSweep(sweep_id):
+                self._store.finish_sweep(sweep_id)
+
+    def _observe(self, sweep_ids: tuple[str, ...]) -> None:
+        if self._observer is not None:
+            self._observer(
+                [trial for sweep_id in sweep_ids for trial in self._store.trials(sweep_id)]
+            )
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        logger.warning("%s: waiting for workers to write checkpoints", signal.Signals(number).name)
+        self._stopping.set()

@@ -1,0 +1,162 @@
+"""What to do next, decided from what was read. Pure: the same facts give the same actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pipeline.records import (
+    AttemptState,
+    Snapshot,
+    SweepState,
+    TrialStanding,
+    TrialState,
+    WorkKind,
+)
+from pipeline.sweep.worker_id import name_of
+
+KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKind.EVAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """What is known of the workers. They go by name, see `worker_id`."""
+
+    free: Mapping[WorkKind, int] = field(default_factory=dict)  # how many more can be launched
+    busy: Mapping[str, str] = field(default_factory=dict)  # worker -> digest it was launched for
+    gone: Mapping[str, str] = field(default_factory=dict)  # worker that just died -> reason
+    orphans: frozenset[str] = frozenset()  # dead workers of a coordinator that is no more
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """Take from a dead worker what it held. `counts`: it costs the trial a retry."""
+
+    worker_id: str
+    reason: str
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Take trials from workers whose lease ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """End a worker whose trial is not its own any more: it hangs, or it would have noticed."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Give a trial up."""
+
+    digest: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Let a worker claim this trial."""
+
+    kind: WorkKind
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishSweep:
+    """All its trials are final."""
+
+    sweep_id: str
+
+
+Action = Lose | Expire | StopWorker | Fail | Launch | FinishSweep
+
+
+def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
+    """The actions in the order to apply them.
+
+    Each is safe to apply late, twice or never: the store compares before it writes, and what was
+    not applied is planned again.
+    """
+    return [
+        *_lost_workers(snapshot, crew),
+        *_expiry(snapshot, now),
+        *_stranded_workers(snapshot, crew),
+        *_hopeless_trials(snapshot),
+        *_launches(snapshot, crew),
+        *_finished_sweeps(snapshot),
+    ]
+
+
+def _lost_workers(snapshot: Snapshot, crew: Crew) -> Iterator[Lose]:
+    for worker_id in dict.fromkeys(_holders(snapshot)):
+        name = name_of(worker_id)
+        if name in crew.gone:
+            yield Lose(worker_id, crew.gone[name], counts=True)
+        elif worker_id in crew.orphans:
+            # Whoever kills the coordinator does not say that the trial is bad.
+            yield Lose(worker_id, "its coordinator ended", counts=False)
+
+
+def _expiry(snapshot: Snapshot, now: datetime) -> Iterator[Expire]:
+    leases = (trial.lease_until for trial in snapshot.trials if trial.state.is_held)
+    if any(lease is not None and lease < now for lease in leases):
+        yield Expire()
+
+
+def _stranded_workers(snapshot: Snapshot, crew: Crew) -> Iterator[StopWorker]:
+    trials = {trial.digest: trial for trial in snapshot.trials}
+    for worker, digest in crew.busy.items():
+        trial = trials.get(digest)
+        if trial is None or trial.worker is None:
+            continue
+        holds_it = name_of(trial.worker) == worker
+        lost_it = holds_it and trial.attempt_state is AttemptState.LOST
+        if lost_it or (trial.state.is_held and not holds_it):
+            yield StopWorker(worker)
+
+
+def _hopeless_trials(snapshot: Snapshot) -> Iterator[Fail]:
+    for trial in snapshot.trials:
+        if trial.state in KIND_OF_WAITING and _is_hopeless(trial):
+            reason = f"given up after {trial.failures} lost attempts; the last: {trial.exit_reason}"
+            yield Fail(trial.digest, trial.attempt, reason)
+
+
+def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
+    """Evaluations first: they end a trial, and a worker that waits for them is idle."""
+    launched = set(crew.busy.values())
+    for kind in (WorkKind.EVAL, WorkKind.TRAIN):
+        runnable = (
+            trial.digest
+            for trial in snapshot.trials
+            if KIND_OF_WAITING.get(trial.state) is kind
+            and trial.is_wanted
+            and not _is_hopeless(trial)
+            and trial.digest not in launched
+        )
+        for _, digest in zip(range(crew.free.get(kind, 0)), runnable, strict=False):
+            yield Launch(kind, digest)
+
+
+def _finished_sweeps(snapshot: Snapshot) -> Iterator[FinishSweep]:
+    for sweep in snapshot.sweeps:
+        if sweep.state is SweepState.ACTIVE and sweep.is_expanded and sweep.unfinished == 0:
+            yield FinishSweep(sweep.sweep_id)
+
+
+def _holders(snapshot: Snapshot) -> Iterator[str]:
+    return (
+        trial.worker
+        for trial in snapshot.trials
+        if trial.state.is_held and trial.worker is not None
+    )
+
+
+def _is_hopeless(trial: TrialStanding) -> bool:
+    return trial.failures > trial.max_retries

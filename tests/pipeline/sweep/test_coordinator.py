@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pipeline.errors import LeaseLost, SpecError, StoreUnavailable
+from pipeline.records import (
+    AttemptState,
+    Command,
+    SweepState,
+    TrialRecord,
+    TrialState,
+    WorkKind,
+)
+from pipeline.spec import SweepSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep import coordinator as coordinator_module
+from pipeline.sweep import plan as plan_module
+from pipeline.sweep.coordinator import Coordinator
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+VERDICT = {TRAIN: TrialState.TRAINED, EVAL: TrialState.COMPLETED}
+Work = Generator[None, None, None]
+
+
+class FakeExecutor:
+    """Workers as generators: each `wait` takes every one a step further.
+
+    Args:     pid: of the process in which the workers seem to live
+              dies_at: digest -> how many workers die over it
+    """
+
+    def __init__(
+        self, store: SweepStore, *, pid: int, name: str = "w", dies_at: dict[str, int] | None = None
+    ) -> None:
+        self._store = store
+        self._place = f"@{socket.gethostname()}:{pid}"
+        self._name = name
+        self._dies_at = dies_at or {}
+        self._work: dict[str, tuple[str, Work]] = {}
+        self._gone: dict[str, str] = {}
+        self._stopping = False
+        self.launched: list[tuple[WorkKind, str]] = []
+        self.killed: list[str] = []
+        self.is_closed = False
+
+    def launch(self, kind: WorkKind, digest: str) -> None:
+        self.launched.append((kind, digest))
+        worker = f"{self._name}{len(self.launched)}"
+        self._work[worker] = (digest, self._working(worker, kind, digest))
+
+    def free(self) -> Mapping[WorkKind, int]:
+        return {TRAIN: 2 - len(self._work), EVAL: 2 - len(self._work)}
+
+    def busy(self) -> Mapping[str, str]:
+        return {worker: digest for worker, (digest, _) in self._work.items()}
+
+    def gone(self) -> Mapping[str, str]:
+        gone, self._gone = self._gone, {}
+        return gone
+
+    def wait(self, seconds: float) -> None:
+        for worker, (_, work) in list(self._work.items()):
+            try:
+                next(work)
+            except (StopIteration, LeaseLost):
+                self._work.pop(worker, None)
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+        del self._work[worker]
+
+    def close(self) -> None:
+        self._stopping = True
+        while self._work:
+            self.wait(0)
+        self.is_closed = True
+
+    def _working(self, worker: str, kind: WorkKind, digest: str) -> Work:
+        claim = self._store.claim(digest, kind, worker + self._place, LEASE)
+        if claim is None:
+            return
+        yield
+        if self._dies_at.get(digest, 0) > 0:
+            self._dies_at[digest] -= 1
+            self._gone[worker] = "killed"
+            return
+        yield
+        told = self._store.heartbeat(claim, None, LEASE)
+        if self._stopping or told is Command.STOP:
+            self._store.release(claim)
+        else:
+            self._store.finish(claim, VERDICT[kind], {kind: 1.0})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SweepStore]:
+    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def add_sweep(store: SweepStore) -> Callable[[int], str]:
+    def add(count: int) -> str:
+        base = {
+            "model": {"preset": "tiny"},
+            "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+            "balancer": {"kind": "sign"},
+        }
+        spec = SweepSpec(name="s", base=base, axes={"train.seed": list(range(count))})
+        trials = [(f"t{at}", trial) for at, trial in enumerate(spec.expand())]
+        return store.add_sweep(spec, trials)
+
+    return add
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def run(store: SweepStore, executor: FakeExecutor, sweep_id: str, **options: Any) -> bool:
+    return Coordinator(store, executor, poll_seconds=0, **options).run(sweep_id)
+
+
+def states(store: SweepStore, sweep_id: str) -> Counter[TrialState]:
+    return Counter(trial.state for trial in store.trials(sweep_id))
+
+
+def verdicts(store: SweepStore, digest: str) -> list[WorkKind]:
+    return [a.kind for a in store.attempts(digest) if a.state is AttemptState.DONE]
+
+
+def test_a_sweep_runs_to_its_end_and_every_trial_once(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(5)
+    executor = FakeExecutor(store, pid=os.getpid())
+    assert run(store, executor, sweep_id)
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 5}
+    assert Counter(executor.launched) == {
+        (kind, f"t{n}"): 1 for kind in (TRAIN, EVAL) for n in range(5)
+    }
+    assert store.sweep(sweep_id).state is SweepState.FINISHED
+    assert executor.is_closed
+
+
+def test_evaluations_do_not_wait_for_all_training(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    executor = FakeExecutor(store, pid=os.getpid())
+    run(store, executor, add_sweep(4))
+    assert executor.launched.index((EVAL, "t0")) < executor.launched.index((TRAIN, "t3"))
+
+
+def test_running_a_finished_sweep_again_starts_nothing(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(2)
+    run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
+    again = FakeExecutor(store, pid=os.getpid())
+    assert run(store, again, sweep_id)
+    assert again.launched == []
+
+
+def test_a_worker_that_dies_is_replaced_and_costs_a_retry(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(2)
+    run(store, FakeExecutor(store, pid=os.getpid(), dies_at={"t0": 2}), sweep_id)
+    assert [trial.failures for trial in store.trials(sweep_id)] == [2, 0]
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
+
+
+def test_a_trial_that_kills_every_worker_fails_with_the_reason_and_the_sweep_goes_on(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(2)
+    assert run(store, FakeExecutor(store, pid=os.getpid(), dies_at={"t0": 99}), sweep_id)
+    first, second = store.trials(sweep_id)
+    assert (first.state, first.failures) == (TrialState.FAILED, 3)
+    assert first.error == "given up after 3 lost attempts; the last: killed"
+    assert second.state is TrialState.COMPLETED
+
+
+def test_a_worker_that_hangs_beyond_its_lease_is_ended(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(1)
+    executor = FakeExecutor(store, pid=os.getpid())
+    coordinator = Coordinator(store, executor)
+    coordinator.round((sweep_id,))
+    claim = store.claim("t0", TRAIN, f"w1@{socket.gethostname()}:{os.getpid()}", -1.0)
+    assert claim is not None
+    coordinator.round((sweep_id,))
+    assert executor.killed == []
+    coordinator.round((sweep_id,))
+    assert executor.killed == ["w1"]
+    assert store.trial("t0").failures == 1
+
+
+def test_the_observer_sees_the_trials_after_every_round(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    seen: list[int] = []
+
+    def observe(trials: Any) -> None:
+        assert all(isinstance(trial, TrialRecord) for trial in trials)
+        seen.append(sum(trial.state.is_final for trial in trials))
+
+    run(store, FakeExecutor(store, pid=os.getpid()), add_sweep(2), observer=observe)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 2)
+
+
+def test_a_cancelled_sweep_ends_once_its_workers_gave_back(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(3)
+
+    def cancel(_: object) -> None:
+        if store.sweep(sweep_id).state is SweepState.ACTIVE:
+            store.cancel(sweep_id)
+
+    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, observer=cancel)
+    assert states(store, sweep_id) == {TrialState.CANCELLED: 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_workers_give_back_and_restores_the_handler(
+    store: SweepStore, add_sweep: Callable[[int], str], number: signal.Signals
+) -> None:
+    sweep_id = add_sweep(3)
+    before = signal.getsignal(number)
+
+    def interrupt(trials: Any) -> None:
+        if any(trial.state is TrialState.TRAINING for trial in trials):
+            os.kill(os.getpid(), number)
+
+    assert not run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, observer=interrupt)
+    assert signal.getsignal(number) is before
+    assert states(store, sweep_id) == {TrialState.QUEUED: 3}
+    assert [trial.failures for trial in store.trials(sweep_id)] == [0, 0, 0]
+    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
+
+
+def test_without_names_it_serves_all_sweeps_until_told_to_stop(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(2)
+    coordinator = Coordinator(store, FakeExecutor(store, pid=os.getpid()), poll_seconds=0)
+    serving = threading.Thread(target=coordinator.run)
+    serving.start()
+    while store.sweep(sweep_id).state is not SweepState.FINISHED:
+        assert serving.is_alive()
+    coordinator.stop()
+    serving.join()
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
+
+
+def test_an_unknown_sweep_starts_nothing(store: SweepStore) -> None:
+    with pytest.raises(SpecError, match="'nope' is unknown"):
+        run(store, FakeExecutor(store, pid=os.getpid()), "nope")
+
+
+def test_a_database_that_is_away_for_a_while_is_waited_for(
+    store: SweepStore, add_sweep: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = add_sweep(1)
+    snapshot, calls = store.snapshot, iter(range(1000))
+
+    def sometimes(sweep_ids: Any) -> Any:
+        if next(calls) % 2:
+            raise StoreUnavailable("away")
+        return snapshot(sweep_ids)
+
+    monkeypatch.setattr(store, "snapshot", sometimes)
+    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
+
+
+def test_a_database_that_stays_away_ends_the_run(
+    store: SweepStore, add_sweep: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(sweep_ids: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    sweep_id = add_sweep(1)
+    monkeypatch.setattr(store, "snapshot", away)
+    with pytest.raises(StoreUnavailable):
+        run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, outage_seconds=0)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the code under test catches it."""
+
+
+COORDINATOR = (coordinator_module.__file__, plan_module.__file__)
+Line = tuple[str, int]
+
+
+def lines_of(
+    call: Callable[[], object], files: tuple[str, ...], kill_at: tuple[Line, int] | None = None
+) -> Counter[Line]:
+    """How often a call runs each line of these files.
+
+    Args:     kill_at: a line, and before which of its executions Killed is raised
+    """
+    executed: Counter[Line] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            executed[line] += 1
+            if (line, executed[line]) == kill_at:
+                raise Killed
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return executed
+
+
+@pytest.mark.parametrize("workers_survive", [False, True])
+def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
+    tmp_path: Path,
+    store: SweepStore,
+    add_sweep: Callable[[int], str],
+    dead_pid: int,
+    workers_survive: bool,
+) -> None:
+    """`workers_survive`: the workers of the killed coordinator go on, or they die with it."""
+    sweep_id = add_sweep(2)
+    store.close()  # moves everything into the one file that is copied
+    files = COORDINATOR if workers_survive else (*COORDINATOR, __file__)
+    pid = os.getpid() if workers_survive else dead_pid
+
+    def killed_and_started_again(at: tuple[Line, int] | None) -> Counter[Line]:
+        shutil.copy(tmp_path / "store.db", tmp_path / "copy.db")
+        store = SweepStore(f"sqlite:///{tmp_path / 'copy.db'}")
+        first = FakeExecutor(store, pid=pid, name="first")
+        coordinator = Coordinator(store, first, poll_seconds=0)
+        executed: Counter[Line] = Counter()
+        with contextlib.suppress(Killed):
+            executed = lines_of(lambda: coordinator._run((sweep_id,)), files, at)
+        second = FakeExecutor(store, pid=os.getpid(), name="second")
+        go_on = first.wait if workers_survive else lambda seconds: None
+        assert run(store, second, sweep_id, observer=lambda _: go_on(0))
+        for trial in store.trials(sweep_id):
+            assert (trial.state, trial.failures) == (TrialState.COMPLETED, 0), at
+            assert verdicts(store, trial.digest) == [TRAIN, EVAL], at
+        store.close()
+        (tmp_path / "copy.db").unlink()
+        return executed
+
+    uninterrupted = killed_and_started_again(None)
+    assert len(uninterrupted) > 60
+    for line, times in uninterrupted.items():
+        for time in {(1 + times) // 2} if workers_survive else {1, times}:
+            killed_and_started_again((line, time))

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipeline.records import (
+    AttemptState,
+    Snapshot,
+    SweepStanding,
+    SweepState,
+    TrialStanding,
+    TrialState,
+    WorkKind,
+)
+from pipeline.sweep.plan import (
+    Action,
+    Crew,
+    Expire,
+    Fail,
+    FinishSweep,
+    Launch,
+    Lose,
+    StopWorker,
+    plan,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+ONE_EACH = {TRAIN: 1, EVAL: 1}
+
+
+def trial(digest: str, state: TrialState = TrialState.QUEUED, **changes: Any) -> TrialStanding:
+    values: dict[str, Any] = {
+        "attempt": 0,
+        "failures": 0,
+        "is_wanted": True,
+        "max_retries": 2,
+        "attempt_state": None,
+        "worker": None,
+        "lease_until": None,
+        "exit_reason": None,
+    }
+    return TrialStanding(digest, state, **values | changes)
+
+
+def held(
+    digest: str, worker: str = "w@host:1", seconds: float = 9, **changes: Any
+) -> TrialStanding:
+    return trial(
+        digest,
+        **{
+            "state": TrialState.TRAINING,
+            "attempt": 1,
+            "attempt_state": AttemptState.RUNNING,
+            "worker": worker,
+            "lease_until": NOW + timedelta(seconds=seconds),
+            **changes,
+        },
+    )
+
+
+def lost(digest: str, worker: str = "w@host:1", failures: int = 1) -> TrialStanding:
+    return trial(
+        digest,
+        attempt=1,
+        failures=failures,
+        attempt_state=AttemptState.LOST,
+        worker=worker,
+        exit_reason="lease expired",
+    )
+
+
+def snapshot(*trials: TrialStanding, state: SweepState = SweepState.ACTIVE) -> Snapshot:
+    sweep = SweepStanding("s", state, is_expanded=True, unfinished=len(trials))
+    return Snapshot(NOW, (sweep,), trials)
+
+
+TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
+    "waiting trials go to free workers, in order": (
+        snapshot(trial("a"), trial("b"), trial("c")),
+        Crew(free={TRAIN: 2}),
+        [Launch(TRAIN, "a"), Launch(TRAIN, "b")],
+    ),
+    "no free worker, no launch": (
+        snapshot(trial("a"), trial("b", TrialState.TRAINED)),
+        Crew(free={TRAIN: 0}),
+        [],
+    ),
+    "evaluation comes before new training": (
+        snapshot(trial("a"), trial("b", TrialState.TRAINED)),
+        Crew(free=ONE_EACH),
+        [Launch(EVAL, "b"), Launch(TRAIN, "a")],
+    ),
+    "a launched trial is not launched again before it is claimed": (
+        snapshot(trial("a"), trial("b")),
+        Crew(free={TRAIN: 1}, busy={"w": "a"}),
+        [Launch(TRAIN, "b")],
+    ),
+    "a trial of a paused sweep waits": (
+        snapshot(trial("a", is_wanted=False), state=SweepState.PAUSED),
+        Crew(free=ONE_EACH),
+        [],
+    ),
+    "a held trial with a valid lease is left alone": (
+        snapshot(held("a")),
+        Crew(free=ONE_EACH, busy={"w": "a"}),
+        [],
+    ),
+    "a lease that ran out expires": (
+        snapshot(held("a", seconds=-1), held("b", seconds=-1)),
+        Crew(free=ONE_EACH),
+        [Expire()],
+    ),
+    "a dead worker loses its trial at once, and it costs a retry": (
+        snapshot(held("a")),
+        Crew(free=ONE_EACH, gone={"w": "killed"}),
+        [Lose("w@host:1", "killed", counts=True)],
+    ),
+    "what a former coordinator's worker held costs no retry": (
+        snapshot(held("a"), held("b", worker="v@host:2")),
+        Crew(orphans=frozenset({"w@host:1"})),
+        [Lose("w@host:1", "its coordinator ended", counts=False)],
+    ),
+    "a worker that lost its lease and hangs is ended before another gets it": (
+        snapshot(lost("a")),
+        Crew(free=ONE_EACH, busy={"w": "a"}),
+        [StopWorker("w")],
+    ),
+    "a worker whose trial another one holds is ended": (
+        snapshot(held("a", worker="other@host:2")),
+        Crew(busy={"w": "a"}),
+        [StopWorker("w")],
+    ),
+    "a worker that was launched for a retry is not taken for the one that lost it": (
+        snapshot(lost("a", worker="former@host:2")),
+        Crew(busy={"w": "a"}),
+        [],
+    ),
+    "a worker that gave a trial back may be launched for it again": (
+        snapshot(trial("a", attempt=1, attempt_state=AttemptState.RELEASED, worker="w@host:1")),
+        Crew(busy={"w": "a"}),
+        [],
+    ),
+    "a worker that still closes its sinks after the verdict is left alone": (
+        snapshot(trial("b")),
+        Crew(busy={"w": "a"}),
+        [],
+    ),
+    "a lost trial is tried again up to max_retries times": (
+        snapshot(lost("a", failures=2)),
+        Crew(free=ONE_EACH),
+        [Launch(TRAIN, "a")],
+    ),
+    "one more lost attempt, and it is given up with the reason": (
+        snapshot(lost("a", failures=3)),
+        Crew(free=ONE_EACH),
+        [Fail("a", 1, "given up after 3 lost attempts; the last: lease expired")],
+    ),
+    "a sweep without unfinished trials is finished": (snapshot(), Crew(), [FinishSweep("s")]),
+    "a finished sweep is not finished again": (
+        snapshot(state=SweepState.FINISHED),
+        Crew(),
+        [],
+    ),
+    "a sweep whose trials are not listed yet is not finished": (
+        Snapshot(NOW, (SweepStanding("s", SweepState.ACTIVE, False, 0),), ()),
+        Crew(),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_plan(case: str) -> None:
+    facts, crew, actions = TABLE[case]
+    assert plan(facts, NOW, crew) == actions
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_planning_twice_is_planning_once(case: str) -> None:
+    facts, crew, _ = TABLE[case]
+    assert plan(facts, NOW, crew) == plan(facts, NOW, crew)
