@@ -305,6 +305,23 @@ class TrialSpec(Frozen):
         return _sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
 
 
+class GridSearch(Frozen):
+    """Every combination, later axes fastest."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class RandomSearch(Frozen):
+    """Combinations in random order, without repetition."""
+
+    kind: Literal["random"] = "random"
+    trials: PositiveInt | None = Field(default=None, description="how many; None is all of them")
+    seed: NonNegativeInt = 0
+
+
+SearchSpec = Annotated[GridSearch | RandomSearch, Field(discriminator="kind")]
+
+
 class SweepSpec(Frozen):
     """A base trial and the axes to vary.
 
@@ -315,7 +332,10 @@ class SweepSpec(Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     base: dict[str, Any]
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
-    max_retries: NonNegativeInt = 2
+    search: SearchSpec = GridSearch()
+    max_retries: NonNegativeInt = Field(
+        default=2, description="workers that a trial may lose before it is given up"
+    )
 
     @model_validator(mode="after")
     def _every_trial_is_valid(self) -> Self:
