@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -64,6 +65,7 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@cache
 def _newest_revision() -> str | None:
     return ScriptDirectory.from_config(_config()).get_current_head()
 
