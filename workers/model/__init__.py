@@ -1,0 +1,1 @@
+"""A DeepSeekMoE language model. A bias is an argument of it, counts are a result of it."""

@@ -1,0 +1,39 @@
+"""Letters: B sequences, S positions, H heads, P width of a head."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from workers.model.attention import rotate, rotation
+
+CPU = torch.device("cpu")
+
+
+def test_products_depend_on_the_distance_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
+    turned_query = rotate(query.expand(1, 50, 1, 8), rotation(50, 8, 10000.0, CPU))[0, :, 0]
+    turned_key = rotate(key.expand(1, 50, 1, 8), rotation(50, 8, 10000.0, CPU))[0, :, 0]
+    product_SS = turned_query @ turned_key.T
+    for distance in (0, 1, 7, 30):
+        along = product_SS.diagonal(-distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), rtol=1e-4, atol=1e-4)
+    assert abs(product_SS[7, 0] - product_SS[0, 0]) > 0.1
+
+
+def test_pairs_turn_by_position_times_their_frequency() -> None:
+    x = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(1, 4, 1, 4)
+    turned_SP = rotate(x, rotation(4, 4, 100.0, CPU))[0, :, 0]
+    for position in range(4):
+        fast, slow = position * 1.0, position * 100.0**-0.5
+        expected = [math.cos(fast), math.cos(slow), math.sin(fast), math.sin(slow)]
+        torch.testing.assert_close(turned_SP[position], torch.tensor(expected))
+
+
+def test_turning_keeps_lengths_and_dtype() -> None:
+    x = torch.randn(2, 9, 3, 16, generator=torch.Generator().manual_seed(0))
+    turn = rotation(9, 16, 10000.0, CPU)
+    torch.testing.assert_close(rotate(x, turn).norm(dim=-1), x.norm(dim=-1))
+    assert rotate(x.bfloat16(), turn).dtype == torch.bfloat16

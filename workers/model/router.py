@@ -1,0 +1,99 @@
+"""Scores, selection and gate weights, in float32 whatever the precision around them.
+
+In bf16 scores tie often, and then the tie rule decides the load.
+Letters: T tokens, E experts, K top-k, D width, R rows (assignments), C rows of one expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.spec import ModelSpec
+from workers.kernels.rows import (
+    Rows,
+    count_experts,
+    rows_of_experts,
+    rows_of_tokens,
+    rows_per_expert,
+)
+
+Adjust = Callable[[Tensor, Tensor], Tensor]
+Selects = Literal["tokens", "experts"]
+
+TINY = 1e-20  # sigmoid scores may all underflow to 0
+
+
+class Routed(NamedTuple):
+    """What one expert layer decided. Where experts choose tokens, row t of expert_TK is not token
+    t's: the T*K assignments are listed expert after expert."""
+
+    score_TE: Tensor  # float32 gate scores, with gradient
+    expert_TK: Tensor  # int64
+    weight_TK: Tensor  # float32 gate weights, with gradient
+    count_E: Tensor  # int64; sums to T*K
+
+
+class Router(nn.Module):
+    """Gate scores of a linear layer; the biased score selects, the plain one weighs.
+
+    Source: Wang et al. 2024, arXiv:2408.15664, eq. (3); DeepSeek-AI 2024, arXiv:2412.19437,
+    eqs. (12)-(16); Zhou et al. 2022, arXiv:2202.09368, eqs. (1)-(2) (experts choose tokens).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.weight_ED = nn.Parameter(torch.empty(spec.num_experts, spec.d_model))
+        self._softmax = spec.gate == "softmax"
+        self._top_k = spec.top_k
+        self._renormalise = spec.renormalise
+        self._route_scale = spec.route_scale
+
+    def forward(
+        self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
+    ) -> tuple[Routed, Rows]:
+        """Args:
+        adjust: (score_TE, bias_E) -> the score that selects; called without gradient
+        """
+        with torch.autocast(x_TD.device.type, enabled=False):
+            score_TE = self._score(x_TD)
+            with torch.no_grad():
+                adjusted_TE = adjust(score_TE.detach(), bias_E)
+            choose = self._tokens_choose if selects == "tokens" else self._experts_choose
+            return choose(score_TE, adjusted_TE)
+
+    def _score(self, x_TD: Tensor) -> Tensor:
+        logit_TE = functional.linear(x_TD.float(), self.weight_ED.float())
+        return logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
+
+    def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
+        expert_TK = adjusted_TE.topk(self._top_k, dim=-1).indices
+        weight_TK = score_TE.gather(-1, expert_TK)
+        if self._renormalise:
+            weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + TINY)
+        weight_TK = weight_TK * self._route_scale
+        count_E = count_experts(expert_TK, score_TE.shape[-1])
+        rows = rows_of_tokens(expert_TK, weight_TK, count_E)
+        return Routed(score_TE, expert_TK, weight_TK, count_E), rows
+
+    def _experts_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
+        num_tokens, num_experts = score_TE.shape
+        room = rows_per_expert(num_tokens * self._top_k, num_experts)
+        choice_EC = adjusted_TE.mT.topk(room[0], dim=-1).indices
+        token_R = torch.cat([choice_EC[expert, :rows] for expert, rows in enumerate(room)])
+        count_E = torch.tensor(room, device=score_TE.device)
+        expert_R = torch.arange(num_experts, device=score_TE.device).repeat_interleave(
+            count_E, output_size=len(token_R)
+        )
+        weight_R = score_TE[token_R, expert_R]
+        if self._renormalise:
+            sum_T = weight_R.new_zeros(num_tokens).index_add(0, token_R, weight_R)
+            weight_R = weight_R / (sum_T[token_R] + TINY)
+        weight_R = weight_R * self._route_scale
+        shape = (num_tokens, self._top_k)
+        routed = Routed(score_TE, expert_R.view(shape), weight_R.view(shape), count_E)
+        return routed, rows_of_experts(token_R, weight_R, count_E)

@@ -1,0 +1,114 @@
+"""The language model: tokens in, logits and the decisions of every expert layer out.
+
+Letters: B sequences, S positions, V vocabulary, D width, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.spec import ModelSpec
+from workers.model.attention import Attention, rotation
+from workers.model.moe import MoE, SwiGLU
+from workers.model.router import Adjust, Routed, Router, Selects
+
+
+class ModelOutput(NamedTuple):
+    logits_BSV: Tensor
+    routed: tuple[Routed, ...]  # one per expert layer
+
+
+class DenseBlock(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.attention = Attention(spec)
+        self.ffn_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.ffn = SwiGLU(spec.d_model, spec.d_dense)
+
+    def forward(self, x_BSD: Tensor, rotation: Tensor) -> Tensor:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
+        out_BSD: Tensor = x_BSD + self.ffn(self.ffn_norm(x_BSD))
+        return out_BSD
+
+
+class ExpertBlock(nn.Module):
+    def __init__(self, spec: ModelSpec, backend: str) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.attention = Attention(spec)
+        self.ffn_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.ffn = MoE(spec, backend)
+
+    def forward(
+        self, x_BSD: Tensor, rotation: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
+    ) -> tuple[Tensor, Routed]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
+        y_TD, routed = self.ffn(self.ffn_norm(x_BSD).flatten(0, 1), bias_E, adjust, selects)
+        return x_BSD + y_TD.view_as(x_BSD), routed
+
+
+class MoELanguageModel(nn.Module):
+    """DeepSeekMoE (Dai et al. 2024, arXiv:2401.06066): leading dense layers, then expert layers.
+
+    Nothing of the routing is kept in the model: biases come in, counts go out, so recomputation,
+    evaluation and compilation cannot count twice. All weights start normal with `init_std`.
+
+    Raises:   SpecError: a back end that is unknown or not in this version
+    """
+
+    def __init__(self, spec: ModelSpec, backend: str, recompute: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
+        self.dense_blocks = nn.ModuleList(DenseBlock(spec) for _ in range(spec.num_dense_layers))
+        self.expert_blocks = nn.ModuleList(
+            ExpertBlock(spec, backend) for _ in range(spec.num_moe_layers)
+        )
+        self.norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
+        if spec.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self._head_width = spec.d_model // spec.num_heads
+        self._rope_theta = spec.rope_theta
+        self._recompute = recompute
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=spec.init_std)
+
+    def forward(
+        self,
+        token_BS: Tensor,
+        bias_LE: Tensor,
+        adjust: Adjust = torch.add,
+        selects: Selects = "tokens",
+    ) -> ModelOutput:
+        """Args:
+        bias_LE: float32, one row per expert layer; no gradient passes through it
+        adjust:  (score_TE, bias_E) -> the score that selects
+        selects: "experts": each expert takes its top T*K/E tokens, later ones included
+        """
+        turn = rotation(token_BS.shape[1], self._head_width, self._rope_theta, token_BS.device)
+        x_BSD = self.embedding(token_BS)
+        routed = []
+        for block in self.dense_blocks:
+            x_BSD = self._run(block, x_BSD, turn)
+        for block, bias_E in zip(self.expert_blocks, bias_LE.unbind(), strict=True):
+            x_BSD, decision = self._run(block, x_BSD, turn, bias_E, adjust, selects)
+            routed.append(decision)
+        return ModelOutput(self.head(self.norm(x_BSD)), tuple(routed))
+
+    def freeze_routers(self) -> None:
+        """Router weights stay as they are; what lies below still learns through the scores."""
+        for module in self.modules():
+            if isinstance(module, Router):
+                module.requires_grad_(False)
+
+    def _run(self, block: nn.Module, *args: object) -> Any:
+        """The block; with recomputation its activations are computed again in the backward pass."""
+        if self._recompute and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
