@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, int | float | str | bool]] = {
         "top_k": 2,
         "num_shared": 1,
         "d_expert": 48,
-        "init_std": 0.02,
+        "init_std": 0.06,  # about 0.6 / sqrt(d_model): 0.02 learns half as fast at this width
     },
     # About 30M parameters: one CPU evening or one GPU minute.
     "small": {
