@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.records import Command, Progress, RunIdentity, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.tracking.load_log import LoadLogSink
+from workers.training.identity import resolve
+from workers.training.loop import TrainOutcome, resume_step, train
+
+Report = Callable[[Progress], Command]
+DIGEST = "0123456789abcdef"
+
+
+def always(_: Progress) -> Command:
+    return Command.CONTINUE
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def make_spec() -> Callable[..., TrialSpec]:
+    """A resolved trial that trains in under a second; keyword arguments override parts."""
+
+    def make(**changes: dict[str, Any]) -> TrialSpec:
+        parts: dict[str, dict[str, Any]] = {
+            "model": {
+                "preset": "tiny",
+                "vocab_size": 32,
+                "num_layers": 3,
+                "d_model": 32,
+                "num_heads": 2,
+                "d_dense": 64,
+                "num_experts": 8,
+                "top_k": 2,
+                "d_expert": 16,
+            },
+            "data": {"kind": "synthetic", "num_tokens": 60_000, "vocab_size": 32, "num_domains": 2},
+            "train": {"steps": 20, "batch_sequences": 4, "seq_len": 32},
+            "balancer": {"kind": "sign", "step_size": 0.01},
+            "eval": {"tokens": 1024, "batch_sequences": 4},
+            "runtime": {"device": "cpu", "backend": "torch", "log_every": 4, "checkpoint_every": 7},
+        }
+        merged = {key: part | changes.get(key, {}) for key, part in parts.items()}
+        return resolve(
+            TrialSpec.model_validate(
+                merged | {"balancer": changes.get("balancer", parts["balancer"])}
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def run_trial(settings: Settings) -> Callable[..., TrainOutcome]:
+    """Trains as one attempt: from the newest checkpoint on, recorded in shards."""
+
+    def run(spec: TrialSpec, report: Report = always, digest: str = DIGEST) -> TrainOutcome:
+        sink = LoadLogSink(settings.trial_dir(digest))
+        identity = RunIdentity(
+            digest=digest,
+            name=spec.balancer.label,
+            sweep_id=None,
+            attempt=1,
+            spec=spec.model_dump(mode="json"),
+            resumed_from_step=resume_step(settings, digest),
+        )
+        outcome = train(
+            spec, settings=settings, digest=digest, sink=sink, report=report, run=identity
+        )
+        sink.close(TrialState.TRAINED, outcome.result)
+        return outcome
+
+    return run

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.spec import TrialSpec
+from workers.training import checkpoint
+from workers.training.setup import Assembly, assemble
+
+
+@pytest.fixture
+def assembly(make_spec: Callable[..., TrialSpec]) -> Assembly:
+    return assemble(make_spec())
+
+
+def captured(assembly: Assembly, step: int) -> checkpoint.Checkpoint:
+    trainee = assembly.trainee
+    return checkpoint.capture(step, trainee.model, trainee.optimizer, assembly.state)
+
+
+def test_what_is_loaded_is_what_was_saved(assembly: Assembly, tmp_path: Path) -> None:
+    saved = captured(assembly, 3)
+    loaded = checkpoint.load(checkpoint.save(tmp_path, saved), torch.device("cpu"))
+    assert loaded.step == 3
+    assert torch.equal(loaded.cpu_rng, saved.cpu_rng)
+    assert loaded.balancer["bias_LE"].dtype is torch.float32
+    for name, tensor in saved.model.items():
+        assert torch.equal(tensor, loaded.model[name]), name
+
+
+def test_a_half_written_checkpoint_is_none(assembly: Assembly, tmp_path: Path) -> None:
+    complete = checkpoint.save(tmp_path, captured(assembly, 3))
+    (tmp_path / "step-00000009.77.tmp").write_bytes(b"half")
+    assert checkpoint.newest(tmp_path) == complete
+
+
+def test_old_checkpoints_go(assembly: Assembly, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, captured(assembly, step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002.pt",
+        "step-00000003.pt",
+    ]
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return (print, ("owned",))
+
+    torch.save({"step": Evil()}, tmp_path / "step-00000001.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.load(tmp_path / "step-00000001.pt", torch.device("cpu"))

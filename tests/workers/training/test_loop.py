@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import SpecError
+from pipeline.records import Command, Progress, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.tracking.load_log import read_history
+from workers.training import checkpoint
+from workers.training.loop import TrainOutcome, resume_step
+
+MakeSpec = Callable[..., TrialSpec]
+RunTrial = Callable[..., TrainOutcome]
+DIGEST = "0123456789abcdef"
+
+
+def stop_at(step: int) -> Callable[[Progress], Command]:
+    return lambda progress: Command.STOP if progress.step == step else Command.CONTINUE
+
+
+def saved(outcome: TrainOutcome) -> checkpoint.Checkpoint:
+    path = Path(urlparse(outcome.checkpoint_uri).path)
+    return checkpoint.load(path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "balancer",
+    [
+        {"kind": "none"},
+        {"kind": "sign", "step_size": 0.01},
+        {"kind": "aux_loss", "coefficient": 0.01, "scope": "global"},
+    ],
+    ids=lambda balancer: balancer["kind"],
+)
+def test_a_run_cut_at_step_10_equals_the_uninterrupted_one_bit_for_bit(
+    make_spec: MakeSpec,
+    run_trial: RunTrial,
+    settings: Settings,
+    balancer: dict[str, object],
+) -> None:
+    spec = make_spec(balancer=balancer, train={"micro_batch_sequences": 2})
+    whole = run_trial(spec, digest="whole")
+    cut = run_trial(spec, report=stop_at(10), digest="cut")
+    assert (cut.state, cut.result, resume_step(settings, "cut")) == (TrialState.QUEUED, {}, 10)
+    resumed = run_trial(spec, digest="cut")
+
+    assert resumed.state is TrialState.TRAINED
+    first, second = saved(whole), saved(resumed)
+    for name, tensor in first.model.items():
+        assert torch.equal(tensor, second.model[name]), name
+    assert torch.equal(first.balancer["bias_LE"], second.balancer["bias_LE"])
+    histories = [read_history(settings.trial_dir(name)) for name in ("whole", "cut")]
+    assert histories[0].step_S.tolist() == histories[1].step_S.tolist() == list(range(1, 21))
+    assert (histories[0].count_SLE == histories[1].count_SLE).all()
+    assert (histories[0].bias_SLE == histories[1].bias_SLE).all()
+    assert (histories[0].scalars["loss"] == histories[1].scalars["loss"]).all()
+    timed = {"train_seconds", "tokens_per_second"}
+    assert {k: v for k, v in whole.result.items() if k not in timed} == {
+        k: v for k, v in resumed.result.items() if k not in timed
+    }
+
+
+def test_a_run_killed_between_checkpoints_repeats_only_the_lost_steps(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill_at_12(progress: Progress) -> Command:
+        if progress.step == 12:
+            raise Killed
+        return Command.CONTINUE
+
+    spec = make_spec()
+    whole = run_trial(spec, digest="whole")
+    with pytest.raises(Killed):
+        run_trial(spec, report=kill_at_12)
+    assert resume_step(settings, DIGEST) == 7
+    resumed = run_trial(spec)
+    assert resumed.result["max_vio"] == whole.result["max_vio"]
+    steps = read_history(settings.trial_dir(DIGEST)).step_S
+    assert steps.tolist() == list(range(1, 21))
+
+
+def test_every_assignment_is_counted_once(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    spec = make_spec(train={"micro_batch_sequences": 2, "recompute": True})
+    outcome = run_trial(spec)
+    count_SL = read_history(settings.trial_dir(DIGEST)).count_SLE.sum(axis=-1)
+    assert np.unique(count_SL).tolist() == [4 * 32 * 2]
+    assert outcome.result["count_check"] == 1.0
+
+
+def test_recomputation_and_micro_batches_change_no_count(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    plain = make_spec(train={"steps": 3})
+    run_trial(plain, digest="plain")
+    run_trial(make_spec(train={"steps": 3, "recompute": True}), digest="recomputed")
+    run_trial(make_spec(train={"steps": 1, "micro_batch_sequences": 1}), digest="split")
+    counts = {
+        name: read_history(settings.trial_dir(name)).count_SLE
+        for name in ("plain", "recomputed", "split")
+    }
+    assert (counts["plain"] == counts["recomputed"]).all()
+    assert (counts["plain"][0] == counts["split"][0]).all()
+
+
+def test_the_loss_falls_and_the_sign_rule_evens_the_load(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    train = {"steps": 60, "learning_rate": 0.01}
+    balanced = run_trial(make_spec(train=train, balancer={"kind": "sign", "step_size": 0.01}))
+    plain = run_trial(make_spec(train=train, balancer={"kind": "none"}), digest="none")
+    loss_S = read_history(settings.trial_dir(DIGEST)).scalars["loss"]
+    assert loss_S[-5:].mean() < loss_S[:5].mean() - 0.5
+    assert balanced.result["max_vio"] < 0.6 * plain.result["max_vio"]
+
+
+def test_a_diverging_run_says_at_which_step_and_what_to_do(
+    make_spec: MakeSpec, run_trial: RunTrial
+) -> None:
+    with pytest.raises(FloatingPointError, match=r"step \d+: .*lower train.learning_rate"):
+        run_trial(make_spec(train={"learning_rate": 1e30, "grad_clip": 1e30}))
+
+
+def test_a_corpus_that_is_too_small_starts_nothing(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    with pytest.raises(SpecError, match="too few for one batch"):
+        run_trial(make_spec(train={"batch_sequences": 4096}))
+    assert not settings.trial_dir(DIGEST).exists()
