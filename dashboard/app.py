@@ -1,0 +1,30 @@
+"""The entry file: navigation and frame. A page is a file in app_pages and a line in PAGES."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.frame import ICON, LOGO, STYLE, readable_errors
+
+# File in app_pages (and its address): title, icon. The first one is what opens.
+PAGES: dict[str, tuple[str, str]] = {
+    "sweeps": ("Sweeps", ":material/stacks:"),
+    "sweep": ("Sweep", ":material/grid_view:"),
+    "run": ("Run", ":material/monitoring:"),
+}
+
+
+def main() -> None:
+    st.set_page_config(page_title="evenload", page_icon=ICON, layout="wide")
+    st.logo(LOGO, size="large")
+    st.html(STYLE)
+    pages = [
+        st.Page(f"app_pages/{name}.py", title=title, icon=icon, url_path=name, default=not position)
+        for position, (name, (title, icon)) in enumerate(PAGES.items())
+    ]
+    page = st.navigation(pages, position="top")
+    with readable_errors():
+        page.run()
+
+
+main()

@@ -1,0 +1,140 @@
+"""What the pages read: sweeps and trials from the store, loads from the shards. Cached, read-only.
+
+MLflow is not asked: the store and the shards hold every number, so the pages work without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.frames import spec_of
+from dashboard.load_series import LoadSeries, percent_of_fair
+from pipeline.load_metrics import utilisation
+from pipeline.records import AttemptRecord, SweepRecord, TrialRecord
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.tracking.load_log import iter_history, read_eval_counts, read_history
+
+FRESH_SECONDS = 2.0  # several viewers of a live page share one read
+LOG_TAIL_BYTES, LOG_TAIL_LINES = 32_000, 40
+
+
+class Window(NamedTuple):
+    """Loads of some neighbouring steps of a run, summed before any ratio is formed."""
+
+    first: int
+    last: int
+    percent_LE: NDArray[np.int16]  # of the fair share; no rows where no step is recorded
+
+
+def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
+    """Every sweep with its trials.  Raises: SpecError: no store, or one of another version"""
+    return _sweeps(Settings().store_url)
+
+
+def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
+    """Raises: SpecError: no store, unknown sweep"""
+    return _sweep(Settings().store_url, sweep_id)
+
+
+def trial(digest: str) -> TrialRecord:
+    """Raises: SpecError: no store, unknown trial"""
+    return _trial(Settings().store_url, digest)
+
+
+def attempts(digest: str) -> list[AttemptRecord]:
+    """First to newest."""
+    return _attempts(Settings().store_url, digest)
+
+
+def load_series(trial: TrialRecord) -> LoadSeries:
+    """The run's history so far, reduced for the screen. Reads only what is new since last time."""
+    folder = Settings().trial_dir(trial.digest)
+    series, lock = _load_series(folder, trial)
+    with lock:
+        for chunk in iter_history(folder, first=series.last_step + 1):
+            series.extend(chunk)
+    return series
+
+
+def load_window(trial: TrialRecord, last: int, steps: int) -> Window:
+    """The `steps` steps up to and including `last`."""
+    return _load_window(Settings().trial_dir(trial.digest), trial, last, steps)
+
+
+def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
+    """Load over the whole evaluation set, percent of the fair share; None before it."""
+    count_LE = read_eval_counts(Settings().trial_dir(trial.digest))
+    if count_LE is None:
+        return None
+    return percent_of_fair(utilisation(count_LE, spec_of(trial).balancer.target))
+
+
+def log_tail(digest: str) -> tuple[str, str] | None:
+    """Name and last lines of the newest log file of a trial; None where it has none."""
+    files = _newest_first(Settings().trial_dir(digest).rglob("*.log"))
+    if not files:
+        return None
+    with files[0].open("rb") as file:
+        file.seek(max(0, files[0].stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+        return files[0].name, "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def mlflow_run_url(trial: TrialRecord) -> str | None:
+    """None for a trial without a run."""
+    return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
+
+
+@st.cache_resource(max_entries=4)
+def _store(url: str) -> SweepStore:
+    return SweepStore(url)
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
+def _sweeps(url: str) -> list[tuple[SweepRecord, list[TrialRecord]]]:
+    store = _store(url)
+    return [(sweep, store.trials(sweep.sweep_id)) for sweep in store.sweeps()]
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _sweep(url: str, sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
+    store = _store(url)
+    return store.sweep(sweep_id), store.trials(sweep_id)
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
+def _trial(url: str, digest: str) -> TrialRecord:
+    return _store(url).trial(digest)
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _attempts(url: str, digest: str) -> list[AttemptRecord]:
+    return _store(url).attempts(digest)
+
+
+@st.cache_resource(ttl=3600, max_entries=32, show_spinner=False)
+def _load_series(folder: Path, _trial: TrialRecord) -> tuple[LoadSeries, Lock]:
+    return LoadSeries(spec_of(_trial)), Lock()
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
+def _load_window(folder: Path, _trial: TrialRecord, last: int, steps: int) -> Window:
+    history = read_history(folder, first=max(1, last - steps + 1), last=last, columns=["load"])
+    if not len(history.step_S):
+        return Window(last, last, np.zeros((0, 0), np.int16))
+    util_LE = utilisation(
+        history.count_SLE.sum(axis=0, dtype=np.int64), spec_of(_trial).balancer.target
+    )
+    return Window(int(history.step_S[0]), int(history.step_S[-1]), percent_of_fair(util_LE))
+
+
+def _newest_first(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)

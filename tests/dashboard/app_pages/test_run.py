@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from pipeline.load_metrics import utilisation
+from pipeline.settings import Settings
+from pipeline.tracking.load_log import read_history
+
+Open = Callable[..., AppTest]
+
+
+def _charts(page: AppTest) -> list[list[dict[str, Any]]]:
+    return [json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart")]
+
+
+def _array(sent: dict[str, str]) -> Any:
+    kinds = {"i2": np.int16, "f4": np.float32, "f8": np.float64, "i4": np.int32}
+    flat = np.frombuffer(base64.b64decode(sent["bdata"]), kinds[sent["dtype"]])
+    shape = [int(n) for n in sent.get("shape", str(len(flat))).split(",")]
+    return flat.reshape(shape)
+
+
+def _metrics(page: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in page.metric}
+
+
+@pytest.fixture
+def finished(demo: Any) -> Any:
+    return demo.trial("finished", "sign 0.01", 16)
+
+
+def test_load_maps_hold_the_recorded_loads(open_page: Open, demo: Any, finished: Any) -> None:
+    page = open_page("run", run=finished.digest)
+    assert not page.exception
+    (by_layer,), (over_time,) = _charts(page)
+    history = read_history(Settings(home=demo.home).trial_dir(finished.digest))
+    last_ten_LE = utilisation(history.count_SLE[-10:].sum(axis=0))
+    np.testing.assert_allclose(_array(by_layer["z"]), 100 * last_ten_LE, atol=1)
+    layer_SE = utilisation(history.count_SLE[:, 0])
+    np.testing.assert_allclose(_array(over_time["z"]).T, 100 * layer_SE, atol=1)
+
+
+def test_slider_and_window_choose_the_steps_of_the_map(
+    open_page: Open, demo: Any, finished: Any
+) -> None:
+    page = open_page("run", run=finished.digest)
+    page.slider[0].set_value(20)
+    page.get("button_group")[1].set_value("1 step")
+    page.run()
+    history = read_history(Settings(home=demo.home).trial_dir(finished.digest), first=20, last=20)
+    expected_LE = 100 * utilisation(history.count_SLE[0])
+    np.testing.assert_allclose(_array(_charts(page)[0][0]["z"]), expected_LE, atol=1)
+    assert "Steps 20 to 20." in page.caption[1].value
+
+
+def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest)
+    page.get("button_group")[1].set_value("evaluation")
+    page.run()
+    assert not page.exception
+    assert "whole evaluation set" in page.caption[1].value
+
+
+def test_summary_tells_the_trials_figures(open_page: Open, finished: Any) -> None:
+    shown = _metrics(open_page("run", run=finished.digest))
+    assert shown["Steps"] == "300 / 300"
+    assert shown["Loss, held out"] == f"{finished.result['val_bits_per_byte']:.3f}"
+    assert shown["MaxVio"] == f"{finished.result['max_vio']:.2f}"
+    assert shown["Sampling floor"] == f"{finished.result['max_vio_floor']:.2f}"
+    assert shown["Count check"] == "passed"
+
+
+def test_balance_view_has_max_vio_idle_experts_and_biases(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Balance")
+    assert not page.exception
+    max_vio, idle, bias = _charts(page)
+    assert [trace["name"] for trace in max_vio[:4]] == [f"layer {n}" for n in range(1, 5)]
+    assert max_vio[4]["name"].startswith("sampling floor")
+    assert idle[4]["name"].startswith("by chance")
+    assert len(bias) == 16
+
+
+def test_training_view_has_loss_and_throughput(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Training")
+    loss, throughput = _charts(page)
+    assert len(_array(loss[0]["y"])) == 300
+    assert _array(throughput[0]["y"]).mean() == pytest.approx(
+        finished.result["tokens_per_second"], rel=0.02
+    )
+
+
+def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Record")
+    assert not page.exception
+    figures, attempts = (frame.value for frame in page.dataframe)
+    assert "val_bits_per_byte" in figures.Figure.tolist()
+    assert attempts.Work.tolist() == ["train", "eval"]
+    spec, log = (code.value for code in page.code)
+    assert "step_size: 0.01" in spec
+    assert log.endswith("step  300/300  loss 1.626")
+
+
+def test_failed_run_shows_its_error_and_what_it_recorded(open_page: Open, demo: Any) -> None:
+    failed = demo.trial("finished", "sign 0.1", 32)
+    page = open_page("run", run=failed.digest)
+    assert not page.exception
+    assert page.error[0].value.startswith("FloatingPointError: step 141")
+    assert "train_one" in page.expander[0].code[0].value
+    assert _metrics(page)["Steps"] == "140 / 300"
+    assert _array(_charts(page)[1][0]["z"]).shape == (32, 140)
+
+
+def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
+    running = demo.trial("running", "sign 0.05", 16)
+    page = open_page("run", run=running.digest)
+    assert not page.exception
+    assert _metrics(page)["Steps"] == "180 / 300"
+    assert "Steps 171 to 180." in page.caption[1].value
+
+
+def test_queued_run_waits_without_charts(open_page: Open, demo: Any) -> None:
+    queued = demo.trial("running", "sign 0.05", 32)
+    page = open_page("run", run=queued.digest)
+    assert not page.exception
+    assert "No step is recorded yet" in page.info[0].value
+    assert not page.get("plotly_chart")
+
+
+def test_run_page_without_an_address_opens_a_trial_and_says_which(
+    open_page: Open, demo: Any
+) -> None:
+    page = open_page("run")
+    assert not page.exception
+    assert page.query_params["run"] == demo.trials("running")[0].digest
+
+
+def test_run_leads_back_to_its_sweep_and_to_mlflow(
+    open_page: Open, demo: Any, finished: Any
+) -> None:
+    sweep, mlflow = open_page("run", run=finished.digest).get("page_link")
+    assert sweep.proto.query_string == f"sweep={demo.ids['finished']}"
+    assert mlflow.proto.page == f"http://127.0.0.1:5000/#/runs/{finished.run_id}"

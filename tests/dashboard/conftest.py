@@ -1,0 +1,94 @@
+"""A home with finished, running, cancelled and submitted sweeps, and the app over it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+import dashboard
+from pipeline.records import TrialRecord
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+
+APP = Path(str(dashboard.__file__)).parent / "app.py"
+
+
+class Demo(NamedTuple):
+    home: Path
+    ids: Mapping[str, str]  # sweep ids by what they show
+
+    def trials(self, sweep: str) -> list[TrialRecord]:
+        store = SweepStore(Settings(home=self.home).store_url)
+        try:
+            return store.trials(self.ids[sweep])
+        finally:
+            store.close()
+
+    def trial(self, sweep: str, label: str, experts: int) -> TrialRecord:
+        return next(
+            trial
+            for trial in self.trials(sweep)
+            if (trial.label, trial.spec["model"]["num_experts"]) == (label, experts)
+        )
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    place = Path(__file__).parent / "demo_home.py"
+    spec = importlib.util.spec_from_file_location("demo_home", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    home = tmp_path_factory.mktemp("dashboard") / "home"
+    return Demo(home, module.build(home))
+
+
+@pytest.fixture
+def demo_home(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> Demo:
+    """The same, as the home that this process and its caches use."""
+    use_home(demo.home, monkeypatch)
+    return demo
+
+
+@pytest.fixture
+def open_page(demo_home: Demo) -> Callable[..., AppTest]:
+    def opened(page: str, **query: str) -> AppTest:
+        return render(page, **query)
+
+    return opened
+
+
+def use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLOAD_HOME", str(home))
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def render(page: str, **query: str) -> AppTest:
+    """A page of the app as a viewer with this address gets it."""
+    app = AppTest.from_file(str(APP), default_timeout=30)
+    app.switch_page(f"app_pages/{page}.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(home=tmp_path / "home")
+    settings.root.mkdir()
+    return settings
+
+
+@pytest.fixture
+def render_in(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Pages over a home of the test's own."""
+    use_home(settings.root, monkeypatch)
+    return render

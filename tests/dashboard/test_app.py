@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import streamlit as st
+
+import dashboard
+from dashboard.__main__ import APP, OPTIONS, command
+
+ROOM = Path(str(dashboard.__file__)).parent
+
+
+def _pages() -> list[str]:
+    for node in ast.parse(APP.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "PAGES":
+            assert node.value is not None
+            return list(ast.literal_eval(node.value))
+    raise AssertionError("app.py has no literal PAGES")
+
+
+def test_every_page_is_one_file_and_one_line() -> None:
+    files = {path.stem for path in (ROOM / "app_pages").glob("*.py")} - {"__init__"}
+    assert set(_pages()) == files
+
+
+def test_pages_are_imported_under_one_name() -> None:
+    """`streamlit run` puts dashboard/ first on sys.path: `import queries` would work, twice."""
+    own = {path.stem for path in ROOM.glob("*.py")}
+    for path in ROOM.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in own, path
+            elif isinstance(node, ast.Import):
+                assert not own & {alias.name.split(".")[0] for alias in node.names}, path
+
+
+def test_no_file_is_named_like_a_library() -> None:
+    own = {path.stem for path in ROOM.glob("*.py")} - {"__init__", "__main__"}
+    assert not own & set(sys.stdlib_module_names)
+    probe = f"import importlib.util as u; print([n for n in {sorted(own)} if u.find_spec(n)])"
+    found = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
+    modules = "dashboard.queries, dashboard.charts, dashboard.frame, pipeline.sweep.recommend"
+    probe = f"import sys, {modules}; print({{'torch', 'ray', 'mlflow'}} & set(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "set()"
+
+
+def test_command_serves_the_app_where_it_is_told_to() -> None:
+    arguments = command(8777, "127.0.0.1")
+    assert arguments[1:5] == ["-m", "streamlit", "run", str(APP)]
+    assert {"--server.port=8777", "--server.address=127.0.0.1", "--server.headless=true"} <= set(
+        arguments
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("client.showErrorDetails", "none"), ("browser.gatherUsageStats", "false")],
+)
+def test_viewers_get_no_source_and_nobody_is_counted(option: str, value: str) -> None:
+    assert OPTIONS[option] == value
+
+
+def test_every_option_is_known_to_streamlit() -> None:
+    for option in OPTIONS:
+        st.get_option(option)
