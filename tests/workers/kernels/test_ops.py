@@ -150,3 +150,17 @@ def test_triton_is_refused_by_name_and_with_the_remedy(device: str) -> None:
 def test_an_unknown_back_end_names_the_known_ones() -> None:
     with pytest.raises(SpecError, match=r"'cutlass' is unknown; choose one of reference, torch"):
         resolve_backend("cutlass", "cpu")
+
+
+@pytest.mark.parametrize("backend", RUNNABLE)
+def test_bf16_activations_are_weighted_in_float32_and_rounded_once(backend: str) -> None:
+    """With identities for matrices the output is silu(x) x w: a weight rounded to bf16 shows."""
+    generator = torch.Generator().manual_seed(0)
+    x_TD = torch.randn(500, 8, generator=generator).bfloat16()
+    weight_TK = torch.rand(500, 1, generator=generator)
+    identity = torch.eye(8, dtype=torch.bfloat16)[None]
+    expert_TK = torch.zeros(500, 1, dtype=torch.int64)
+    rows = rows_of_tokens(expert_TK, weight_TK, count_experts(expert_TK, 1))
+    y_TD = experts_of(backend)(x_TD, torch.cat([identity, identity], dim=1), identity, rows)
+    exact_TD = torch.nn.functional.silu(x_TD.double()) * x_TD.double() * weight_TK
+    assert (y_TD == exact_TD.bfloat16()).float().mean() > 0.999

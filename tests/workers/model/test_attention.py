@@ -1,12 +1,15 @@
-"""Letters: B sequences, S positions, H heads, P width of a head."""
+"""Letters: B sequences, S positions, D width, H heads, P width of a head."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from workers.model.attention import rotate, rotation
+from pipeline.spec import ModelSpec
+from workers.model.attention import Attention, rotate, rotation
 
 CPU = torch.device("cpu")
 
@@ -37,3 +40,31 @@ def test_turning_keeps_lengths_and_dtype() -> None:
     turn = rotation(9, 16, 10000.0, CPU)
     torch.testing.assert_close(rotate(x, turn).norm(dim=-1), x.norm(dim=-1))
     assert rotate(x.bfloat16(), turn).dtype == torch.bfloat16
+
+
+def one_head(layer: Attention, x_SD: Tensor, head: int) -> Tensor:
+    """Softmax over the positions up to each, of turned queries and keys; (S, P)."""
+    width = x_SD.shape[-1] // 2
+    q, k, v = (
+        (x_SD @ weight.T)[:, head * width : (head + 1) * width]
+        for weight in layer.qkv.weight.chunk(3)
+    )
+    turn = rotation(len(x_SD), width, 10000.0, CPU)
+    q, k = (rotate(side[None, :, None], turn)[0, :, 0] for side in (q, k))
+    seen = []
+    for position in range(len(x_SD)):
+        score = k[: position + 1] @ q[position] / math.sqrt(width)
+        seen.append(score.softmax(dim=0) @ v[: position + 1])
+    return torch.stack(seen)
+
+
+def test_attention_is_the_softmax_over_earlier_turned_keys(
+    spec_of: Callable[..., ModelSpec],
+) -> None:
+    torch.manual_seed(0)
+    layer = Attention(spec_of())
+    x_BSD = torch.randn(2, 11, 32) * 3
+    actual_BSD = layer(x_BSD, rotation(11, 16, 10000.0, CPU))
+    for x_SD, actual_SD in zip(x_BSD, actual_BSD, strict=True):
+        heads_SD = torch.cat([one_head(layer, x_SD, head) for head in (0, 1)], dim=-1)
+        torch.testing.assert_close(actual_SD, heads_SD @ layer.out.weight.T, rtol=1e-4, atol=1e-5)
