@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import streamlit as st
@@ -62,7 +61,8 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
 
 def _body(digest: str) -> None:
     trial = queries.trial(digest)
-    series = queries.load_series(trial)
+    with st.spinner("Reading the run's steps", show_time=True):
+        series = queries.load_series(trial)
     _summary(trial, series)
     view = st.segmented_control(
         "View",
@@ -87,21 +87,30 @@ def _body(digest: str) -> None:
 
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     spec = spec_of(trial)
-    steps = spec.train.steps
     floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
-    newest = float(series.max_vio_BL[-1].mean()) if not series.is_empty else math.nan
-    steady = trial.result.get("max_vio", newest)
+    when, vio, idle, busy = _balance_figures(trial, series)
     wrong = series.miscounted_steps
     check = "–" if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
     metrics(
-        ("Steps", f"{series.last_step:,} / {steps:,}", ""),
+        ("Steps", f"{series.last_step:,} / {spec.train.steps:,}", ""),
         ("Loss, held out", number(figure(trial, "val_bits_per_byte"), 3), "bits per byte"),
-        ("MaxVio", number(steady, 2), f"steady; chance alone gives {floor:.3f} at these tokens"),
+        ("MaxVio", number(vio, 2), f"largest load over fair share, minus 1; {when}"),
         ("Sampling floor", number(floor, 2), "MaxVio of a fair router, by chance alone"),
-        ("Idle experts", number(figure(trial, "idle_frac"), 1, " %"), "in one step; steady"),
-        ("Utilisation", number(figure(trial, "effective_util"), 0, " %"), "mean over largest load"),
+        ("Idle experts", number(idle, 1, " %"), f"without a token in one step; {when}"),
+        ("Utilisation", number(busy, 0, " %"), f"mean over largest load; {when}"),
         ("Count check", check, "tokens × top-k assignments in every layer of every step"),
     )
+
+
+def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, float, float, float]:
+    """Over what, MaxVio, idle and utilisation: the steady figures, before them the newest ones."""
+    if "max_vio" in trial.result or series.is_empty:
+        vio, idle = figure(trial, "max_vio"), figure(trial, "idle_frac")
+        return "mean of the last quarter", vio, idle, figure(trial, "effective_util")
+    vio_L = series.max_vio_BL[-1]
+    newest = "newest step" if series.bin_steps == 1 else f"newest {series.bin_steps} steps"
+    idle, busy = float(series.idle_BL[-1].mean()), float((1 / (1 + vio_L)).mean())
+    return newest, float(vio_L.mean()), 100 * idle, 100 * busy
 
 
 def _load(trial: TrialRecord, series: LoadSeries) -> None:

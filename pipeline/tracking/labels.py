@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.records import RunIdentity
 from pipeline.spec import TrialSpec
 
 MAX_VALUE = 6000  # characters, MLflow's limit
+COMPUTES = ("evenload", "torch", "triton", "ray", "numpy")
 
 
 def params(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -35,6 +38,15 @@ def identity_tags(run: RunIdentity, spec: TrialSpec) -> dict[str, str]:
 
 
 def attempt_tags(run: RunIdentity) -> dict[str, str]:
-    """What the newest attempt says of itself, and the tags it was given."""
+    """What the newest attempt says of itself: versions, and the tags it was given."""
     attempt = {"attempt": str(run.attempt), "resumed_from_step": str(run.resumed_from_step)}
-    return attempt | run.tags
+    return attempt | _versions() | run.tags
+
+
+def _versions() -> dict[str, str]:
+    """Of what computes, without importing it."""
+    versions = {}
+    for name in COMPUTES:
+        with suppress(PackageNotFoundError):
+            versions[f"version.{name}"] = version(name)
+    return versions

@@ -28,6 +28,7 @@ from pipeline.records import (
     StepRecord,
     SweepRecord,
     SweepState,
+    TrialRecord,
     TrialState,
 )
 from pipeline.settings import Settings
@@ -248,15 +249,18 @@ def ensure_parent(settings: Settings, sweep: SweepRecord) -> str:
     return found.info.run_id
 
 
-def close_parent(settings: Settings, sweep: SweepRecord) -> None:
-    """Ends the sweep's run the way the sweep ended; a sweep that goes on keeps it running."""
-    status = PARENT_STATUS.get(sweep.state, "RUNNING")
+def settle(settings: Settings, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Ends the runs of a sweep and of its trials the way the store says they ended.
+
+    A worker ends its own trial's run; this is for those that no worker could end: cancelled while
+    they waited, given up after lost workers, finished during an outage.
+    """
     client = MlflowClient(tracking_uri=settings.mlflow_uri)
-    run_id = sweep.parent_run_id or ensure_parent(settings, sweep)
-    if status == "RUNNING":
-        client.update_run(run_id, status=status)
-    else:
-        client.set_terminated(run_id, status)
+    parent_id = sweep.parent_run_id or ensure_parent(settings, sweep)
+    wanted = {trial.run_id: RUN_STATUS.get(trial.state) for trial in trials if trial.run_id}
+    for run_id, status in (wanted | {parent_id: PARENT_STATUS.get(sweep.state)}).items():
+        if status and client.get_run(run_id).info.status != status:
+            client.set_terminated(run_id, status)
 
 
 def _experiment_id(client: MlflowClient, settings: Settings) -> str:

@@ -73,7 +73,7 @@ def use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def render(page: str, **query: str) -> AppTest:
     """A page of the app as a viewer with this address gets it."""
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=60)
     app.switch_page(f"app_pages/{page}.py")
     for name, value in query.items():
         app.query_params[name] = value

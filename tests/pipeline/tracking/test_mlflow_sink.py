@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import math
 import os
 import shutil
@@ -26,6 +28,7 @@ from pipeline.records import (
     StepRecord,
     SweepRecord,
     SweepState,
+    TrialRecord,
     TrialState,
 )
 from pipeline.settings import Settings
@@ -33,10 +36,10 @@ from pipeline.tracking.load_log import LoadLogSink
 from pipeline.tracking.mlflow_sink import (
     EXPERIMENT,
     MlflowSink,
-    close_parent,
     ensure_parent,
     prepare,
     probe,
+    settle,
 )
 
 Identity = Callable[..., RunIdentity]
@@ -131,6 +134,7 @@ def test_tags_name_the_trial_its_rule_and_the_attempt(
         "mlflow.runName": "sign 0.01",
     }
     assert expected.items() <= tags.items()
+    assert tags["version.torch"] == importlib.metadata.version("torch")
 
 
 def test_corpus_is_the_runs_dataset(
@@ -281,11 +285,31 @@ def test_sweep_has_one_parent_that_ends_with_it(settings: Settings, client: Mlfl
     sweep = _sweep(SweepState.ACTIVE)
     run_id = ensure_parent(settings, sweep)
     assert ensure_parent(settings, sweep) == run_id
-    close_parent(settings, sweep)
+    settle(settings, sweep, [])
     assert client.get_run(run_id).info.status == "RUNNING"
-    close_parent(settings, _sweep(SweepState.FINISHED))
+    settle(settings, _sweep(SweepState.FINISHED), [])
     assert client.get_run(run_id).info.status == "FINISHED"
     assert client.get_run(run_id).data.tags["sweep"] == "demo-1a2b3c"
+
+
+def test_runs_that_no_worker_could_end_are_ended_as_the_store_says(
+    settings: Settings, client: MlflowClient, identity: Identity
+) -> None:
+    states = {
+        "a" * 16: TrialState.CANCELLED,
+        "b" * 16: TrialState.FAILED,
+        "c" * 16: TrialState.QUEUED,
+    }
+    run_ids = {digest: _start(settings, identity(digest)).run_id for digest in states}
+    trials = [_trial(digest, state, run_ids[digest]) for digest, state in states.items()]
+    settle(settings, _sweep(SweepState.CANCELLED), [*trials, _trial("d" * 16, TrialState.FAILED)])
+    found = [client.get_run(str(run_id)).info.status for run_id in run_ids.values()]
+    assert found == ["KILLED", "FAILED", "RUNNING"]
+
+
+def _trial(digest: str, state: TrialState, run_id: str | None = None) -> TrialRecord:
+    blank = {field.name: None for field in dataclasses.fields(TrialRecord)}
+    return TrialRecord(**(blank | {"digest": digest, "state": state, "run_id": run_id}))
 
 
 def _sweep(state: SweepState) -> SweepRecord:
