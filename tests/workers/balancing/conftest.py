@@ -17,6 +17,8 @@ from pipeline.balancers import parse_balancer
 from workers.balancing import make_balancer
 from workers.balancing.base import Balancer, Observation
 
+torch.set_num_threads(1)  # tests run beside each other, and tensors here are too small to share
+
 
 def make(kind: str, top_k: int = 2, **params: Any) -> Balancer:
     return make_balancer(parse_balancer({"kind": kind, **params}), top_k)

@@ -1,0 +1,102 @@
+"""Regret, its growth and its bounds. Letters: N steps, T tokens, E experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.balancers import parse_balancer
+from pipeline.simulation_spec import Gaussian
+from workers.balancing import make_balancer
+from workers.simulation.regret import Play, Regret, best_fixed_bias, fitted_growth, regret
+from workers.simulation.run import observe
+from workers.simulation.score_streams import Size, score_stream
+
+STEPS, TOKENS, EXPERTS, TOP_K = 600, 256, 8, 2
+EVEN = torch.full((EXPERTS,), TOKENS * TOP_K / EXPERTS)
+
+
+@pytest.fixture(scope="module")
+def scores() -> Tensor:
+    size = Size(1, TOKENS, EXPERTS, STEPS)
+    stream = score_stream(Gaussian(), size, torch.Generator().manual_seed(0))
+    return torch.stack([score[0] for score in stream])
+
+
+@pytest.fixture(scope="module")
+def best(scores: Tensor) -> Tensor:
+    return best_fixed_bias(scores, EVEN, TOP_K)
+
+
+def played(scores: Tensor, best: Tensor, **rule: Any) -> Regret:
+    spec = parse_balancer(rule)
+    balancer = make_balancer(spec, TOP_K)
+    state = balancer.init(1, EXPERTS, torch.device("cpu"))
+    share_E = torch.full((EXPERTS,), 1 / EXPERTS)
+    biases = []
+    for score in scores:
+        biases.append(state.bias_LE[0])
+        seen = observe(balancer, state, score[None], TOP_K, share_E, 0.5)
+        state = balancer.update(seen, state)
+    return regret(Play(scores, torch.stack(biases), EVEN, TOP_K), spec, best)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "proportional", "step_size": 0.02},
+        {"kind": "proportional", "step_size": 0.2, "schedule": "inverse_sqrt"},
+        {"kind": "proportional", "step_size": 0.5, "schedule": "inverse"},
+    ],
+    ids=["constant", "inverse_sqrt", "inverse"],
+)
+def test_regret_of_gradient_steps_is_positive_and_below_its_bound(
+    scores: Tensor, best: Tensor, rule: dict[str, Any]
+) -> None:
+    result = played(scores, best, **rule)
+    assert result.bound is not None
+    assert 0 < result.total <= result.bound
+    assert "below the bound" in result.finding
+
+
+def test_a_decaying_step_regrets_less_than_a_constant_one(scores: Tensor, best: Tensor) -> None:
+    inverse = played(scores, best, kind="proportional", step_size=0.5, schedule="inverse")
+    constant = played(scores, best, kind="proportional", step_size=0.1)
+    assert inverse.total < constant.total
+    assert constant.growth == "N"
+
+
+def test_no_balancing_regrets_linearly(scores: Tensor, best: Tensor) -> None:
+    result = played(scores, best, kind="none")
+    assert result.growth == "N"
+    assert result.total > 10 * played(scores, best, kind="self_tuned").total
+
+
+def test_the_best_fixed_bias_is_best_over_the_whole_run(scores: Tensor, best: Tensor) -> None:
+    spec = parse_balancer({"kind": "none"})
+    own = Play(scores, best.float().expand(STEPS, -1), EVEN, TOP_K)
+    assert regret(own, spec, best).total == pytest.approx(0, abs=1e-4)
+    nearby = own._replace(bias_NE=own.bias_NE + 0.02 * torch.randn(EXPERTS))
+    assert regret(nearby, spec, best).total > 0
+
+
+def test_a_schedule_too_small_for_the_modulus_is_told_the_needed_step(
+    scores: Tensor, best: Tensor
+) -> None:
+    result = played(scores, best, kind="proportional", step_size=0.01, schedule="inverse")
+    assert result.bound is None
+    assert "a 1/n step needs u >= 0." in result.bound_name
+
+
+@pytest.mark.parametrize(
+    ("law", "name"),
+    [(np.zeros_like, "a constant"), (np.log, "log N"), (np.sqrt, "sqrt N"), (np.positive, "N")],
+)
+def test_growth_laws_are_told_apart(law: Any, name: str) -> None:
+    n = np.arange(1, 1001, dtype=np.float64)
+    noise = np.random.default_rng(0).normal(0, 0.01, 1000)
+    assert fitted_growth(3 + 2 * law(n) + noise)[0] == name

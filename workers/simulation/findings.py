@@ -1,0 +1,107 @@
+"""The theory's statements and every rule's regret on the streams of a simulation.
+
+Looks at the first seed, at a sample of the steps and, for the regret, at the first tokens of every
+step: an unbiased estimate that fits into memory.
+
+Letters: N steps, T tokens, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.simulation_spec import SimulationSpec, StreamSpec
+from workers.simulation.regret import Play, Regret, best_fixed_bias, regret
+from workers.simulation.run import Frame, ProgressCallback, play
+from workers.simulation.theory import Transition, Verdict, check
+
+SAMPLED_STEPS = 20
+REGRET_TOKENS = 256
+CHECKED_TOKENS = 1024
+
+
+class Finding(NamedTuple):
+    """What theory says of one rule on one stream."""
+
+    stream: str
+    rule: str
+    verdicts: tuple[Verdict, ...]
+    regret: Regret
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row a statement: stream, rule, statement, finding, figure."""
+        told = [(v.statement, v.finding, v.figure) for v in self.verdicts]
+        told.append(("regret against the best fixed bias", self.regret.finding, ""))
+        names = ("statement", "finding", "figure")
+        head = {"stream": self.stream, "rule": self.rule}
+        return [head | dict(zip(names, entry, strict=True)) for entry in told]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream,
+            "rule": self.rule,
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "regret": self.regret.to_dict(),
+        }
+
+
+def check_theory(
+    spec: SimulationSpec, progress: ProgressCallback | None = None
+) -> tuple[Finding, ...]:
+    """A finding per stream and rule of the spec, in its order."""
+    findings: list[Finding] = []
+    for index, (name, stream) in enumerate(spec.streams.items()):
+        findings += _findings(spec, name, stream)
+        if progress is not None:
+            progress(index + 1, len(spec.streams), name)
+    return tuple(findings)
+
+
+def _findings(spec: SimulationSpec, name: str, stream: StreamSpec) -> list[Finding]:
+    histories: dict[str, _History] = {rule.label: _History() for rule in spec.rules}
+    scores: list[Tensor] = []
+    every = max(1, spec.steps // SAMPLED_STEPS)
+    for step, frames in enumerate(play(spec, stream)):
+        scores.append(next(iter(frames.values())).score_STE[0, :REGRET_TOKENS])
+        for label, frame in frames.items():
+            histories[label].add(frame, spec.top_k, sampled=step % every == 0)
+    score_NTE = torch.stack(scores)
+    best_of: dict[tuple[float, ...] | None, Tensor] = {}
+    found = []
+    for rule in spec.rules:
+        history = histories[rule.label]
+        load_E = history.share_E * score_NTE.shape[1] * spec.top_k
+        if rule.target not in best_of:
+            best_of[rule.target] = best_fixed_bias(score_NTE, load_E, spec.top_k)
+        played = Play(score_NTE, torch.stack(history.biases), load_E, spec.top_k)
+        verdicts = tuple(check(history.transitions))
+        result = regret(played, rule, best_of[rule.target])
+        found.append(Finding(name, rule.label, verdicts, result))
+    return found
+
+
+class _History:
+    """What one rule did, as the checks want it."""
+
+    def __init__(self) -> None:
+        self.biases: list[Tensor] = []
+        self.transitions: list[Transition] = []
+        self.share_E = torch.empty(0)  # wanted share of the load
+        self._open: Transition | None = None
+
+    def add(self, frame: Frame, top_k: int, *, sampled: bool) -> None:
+        """Closes the update that led to this frame, and opens one where the step is sampled."""
+        bias_E = frame.bias_SE[0]
+        if self._open is not None:
+            self.transitions.append(self._open._replace(next_bias_E=bias_E))
+        self.biases.append(bias_E)
+        self._open = None
+        if sampled:
+            score_TE = frame.score_STE[0, :CHECKED_TOKENS]
+            target_E = frame.observation.target_LE[0]
+            self.share_E = target_E / target_E.sum()
+            load_E = self.share_E * len(score_TE) * top_k
+            self._open = Transition(score_TE, bias_E, bias_E, load_E, top_k)
