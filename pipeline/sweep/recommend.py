@@ -47,7 +47,7 @@ def recommend(trials: Sequence[TrialRecord]) -> Recommendation:
     settings = sorted(_settings(trials), key=lambda setting: setting.max_vio)
     control = next((setting for setting in settings if setting.kind == "none"), None)
     rivals = [setting for setting in settings if not _is_yardstick(setting.kind)]
-    if not rivals:
+    if not rivals or len(settings) == 1:
         return Recommendation(None, control, tuple(settings), _no_answer(trials))
     limit = min(setting.bits_per_byte for setting in rivals) * (1 + LOSS_TOLERANCE)
     best = next(setting for setting in rivals if setting.bits_per_byte <= limit)
@@ -83,7 +83,10 @@ def _is_yardstick(kind: str) -> bool:
 
 def _no_answer(trials: Sequence[TrialRecord]) -> str:
     done = sum(trial.state is TrialState.COMPLETED for trial in trials)
-    return f"No recommendation: {done} of {len(trials)} trials are complete."
+    return (
+        f"No recommendation: {done} of {len(trials)} trials are complete, and it takes two "
+        "settings, one of them no control, that are complete at every point of the grid."
+    )
 
 
 def _sentence(best: Setting, control: Setting | None, trials: Sequence[TrialRecord]) -> str:

@@ -1,0 +1,110 @@
+"""`evenload sweep run` on a real Ray, a real store and a real MLflow."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ray
+TIMED = {"train_seconds", "tokens_per_second"}
+Sweep = Callable[..., dict[str, Any]]
+
+
+def figures(document: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Every trial's result without what depends on the clock."""
+    return {
+        trial["digest"]: {k: v for k, v in trial["result"].items() if k not in TIMED}
+        for trial in document["trials"]
+    }
+
+
+def mlflow_rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(home / ".evenload" / "mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+def test_a_sweep_ends_with_figures_and_runs_once(evenload: Any, sweep: Sweep) -> None:
+    path = evenload.write("sweep.yaml", sweep())
+    first = evenload("sweep", "run", path, "--json", "--slots", "2")
+    assert first.code == 0, first.err
+    trials = first.document["trials"]
+    assert [trial["state"] for trial in trials] == ["completed"] * 2
+    for trial in trials:
+        result = trial["result"]
+        assert result["count_check"] == 1
+        assert result["steps"] == 24
+        assert 0 < result["val_bits_per_byte"] < 5.1
+        assert result["max_vio_floor"] > 0
+        assert result["tracking_errors"] == 0
+    assert first.document["recommended"]["label"] == "sign 0.01"
+
+    again = evenload("sweep", "run", path, "--json")
+    assert figures(again.document) == figures(first.document)
+    assert [trial["attempt"] for trial in again.document["trials"]] == [
+        trial["attempt"] for trial in trials
+    ]
+    runs = mlflow_rows(evenload.folder, "SELECT status FROM runs")
+    assert runs == [("FINISHED",)] * 3, "one parent and one child a trial"
+
+
+def test_a_sweep_killed_half_way_goes_on_and_repeats_nothing(evenload: Any, sweep: Sweep) -> None:
+    long = sweep(train={"steps": 400}, runtime={"checkpoint_every": 20})
+    path = evenload.write("sweep.yaml", long)
+    process = evenload.start("sweep", "run", path, "--slots", "1")
+    checkpoints = evenload.folder / ".evenload" / "trials"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/checkpoints/step-*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    resumed = evenload("sweep", "run", path, "--json", "--slots", "1")
+    assert resumed.code == 0, resumed.err
+    undisturbed = evenload(
+        "sweep", "run", path, "--json", "--slots", "2", "--home", str(evenload.folder / "other")
+    )
+    assert figures(resumed.document) == figures(undisturbed.document)
+    assert max(trial["attempt"] for trial in resumed.document["trials"]) > 2
+    doubled = mlflow_rows(
+        evenload.folder,
+        "SELECT key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1",
+    )
+    assert doubled == []
+
+
+def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: Sweep) -> None:
+    axes = {"train.learning_rate": [0.003, 1e30]}
+    tree = sweep(axes=axes, train={"grad_clip": 1e30}, balancer={"kind": "sign"})
+    ended = evenload("sweep", "run", evenload.write("sweep.yaml", tree), "--json")
+    assert ended.code == 1
+    good, bad = ended.document["trials"]
+    assert (good["state"], bad["state"]) == ("completed", "failed")
+    assert "Traceback" in bad["error"]
+    assert "lower train.learning_rate" in bad["error"]
+    assert "lower train.learning_rate" in ended.err
+    statuses = mlflow_rows(evenload.folder, "SELECT status FROM runs ORDER BY status")
+    assert ("FAILED",) in statuses
+
+
+def test_status_and_list_show_what_is_there(evenload: Any, sweep: Sweep) -> None:
+    path = evenload.write("sweep.yaml", sweep(train={"steps": 4}))
+    sweep_id = evenload("sweep", "run", path, "--json").document["sweep_id"]
+    assert evenload("sweep", "status", sweep_id, "--json").document["state"] == "finished"
+    listed = evenload("sweep", "list", "--json").document
+    assert [(row["sweep_id"], row["trials"]) for row in listed] == [(sweep_id, {"completed": 2})]
+    shown = evenload("sweep", "status", sweep_id)
+    assert "sign 0.01" in shown.out
+    assert "bits per byte" in shown.out
+
+
+def test_a_plan_starts_nothing(evenload: Any, sweep: Sweep) -> None:
+    ended = evenload("sweep", "plan", evenload.write("sweep.yaml", sweep()), "--json")
+    assert ended.code == 0, ended.err
+    plan = ended.document["trials"]
+    assert [row["tokens"] for row in plan] == [24 * 4 * 32] * 2
+    assert all(row["train_flops"] > 6 * row["active_parameters"] for row in plan)
+    assert not (evenload.folder / ".evenload" / "evenload.db").exists()

@@ -1,0 +1,88 @@
+"""`evenload dashboard` and the servers that `evenload quickstart` ends with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import SpecError
+from pipeline.settings import Settings
+from workers.cli.session import load_settings, log, open_store
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(help="port of the dashboard")] = 8501,
+    address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Serve the dashboard until Ctrl-C."""
+    settings = load_settings(home)
+    open_store(settings)
+    with start_dashboard(settings, free_port(port), address) as server:
+        log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends)")
+        raise typer.Exit(_wait(server))
+
+
+def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.Popen[bytes]:
+    """The Streamlit app as a process of its own."""
+    command = [sys.executable, "-m", "dashboard", "--port", str(port), "--address", address]
+    return subprocess.Popen(command, env=environment(settings))
+
+
+def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
+    """MLflow's server and UI over the same runs."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", settings.mlflow_uri]
+    if settings.mlflow_artifacts:
+        command += ["--default-artifact-root", settings.mlflow_artifacts]
+    return subprocess.Popen(
+        command,
+        env=environment(settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a child process that must see the same store and the same runs."""
+    return os.environ | {
+        "EVENLOAD_HOME": str(settings.root),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def free_port(port: int) -> int:
+    """The port itself.  Raises: SpecError: somebody listens there"""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise SpecError(f"--port {port} is in use; choose another one") from None
+    return port
+
+
+def next_free_port(port: int) -> int:
+    """The first free port from `port` on, of the next 50."""
+    for candidate in range(port, port + 50):
+        try:
+            return free_port(candidate)
+        except SpecError:
+            continue
+    raise SpecError(f"no free port from {port} to {port + 49}; end some of those servers")
+
+
+def _wait(server: subprocess.Popen[bytes]) -> int:
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return 0

@@ -1,0 +1,125 @@
+"""`evenload doctor`: what is installed, reachable and usable here, and the remedy where not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import psutil
+import torch
+import typer
+from rich.table import Table
+
+from pipeline.errors import SpecError
+from pipeline.settings import Settings, without_password
+from pipeline.tracking import mlflow_sink
+from workers.actors.ray_cluster import probe_ray
+from workers.cli.session import load_settings, log, open_store, out, print_json
+from workers.kernels.ops import resolve_backend
+
+GIB = 2**30
+
+
+class Check(NamedTuple):
+    part: str
+    usable: bool
+    detail: str
+    remedy: str = ""
+    required: bool = True
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Say what works here. Exit code 1 where something required does not."""
+    settings = load_settings(home)
+    with log.status("looking around"):
+        checks = [probe(settings) for probe in PROBES]
+    if as_json:
+        print_json({"checks": [check._asdict() for check in checks]})
+    else:
+        out.print(_table(checks))
+    if any(check.required and not check.usable for check in checks):
+        raise typer.Exit(1)
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table("part", "", "what", "remedy")
+    for check in checks:
+        mark = "[green]ok" if check.usable else "[red]no" if check.required else "[yellow]no"
+        table.add_row(check.part, mark, check.detail, "" if check.usable else check.remedy)
+    return table
+
+
+def _python(_: Settings) -> Check:
+    memory = psutil.virtual_memory().total / GIB
+    cores = psutil.cpu_count(logical=True)
+    detail = f"{platform.python_version()} on {platform.system()}, {cores} cores, {memory:.0f} GiB"
+    return Check("machine", True, detail)
+
+
+def _disk(settings: Settings) -> Check:
+    folder = settings.root if settings.root.exists() else settings.root.parent
+    free = shutil.disk_usage(folder).free / GIB
+    return Check("disk", free > 1, f"{free:.0f} GiB free at {settings.root}", "free some space")
+
+
+def _torch(_: Settings) -> Check:
+    return Check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _gpu(_: Settings) -> Check:
+    if not torch.cuda.is_available():
+        remedy = "optional; EVENLOAD_TORCH=cuda bash infra/install.sh"
+        return Check("GPU", False, "no CUDA device", remedy, required=False)
+    names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    return Check("GPU", True, f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
+
+
+def _backend(name: str) -> Callable[[Settings], Check]:
+    def probe(_: Settings) -> Check:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return Check(f"backend {name}", True, f"runs on {resolve_backend(name, device)}")
+        except SpecError as error:
+            return Check(f"backend {name}", False, str(error), "optional", required=False)
+
+    return probe
+
+
+def _ray(_: Settings) -> Check:
+    usable, detail = probe_ray()
+    return Check("ray", usable, detail, "unset RAY_ADDRESS or start that cluster")
+
+
+def _store(settings: Settings) -> Check:
+    try:
+        sweeps = len(open_store(settings).sweeps())
+    except SpecError as error:
+        return Check("store", False, str(error), "check EVENLOAD_DATABASE_URL")
+    return Check("store", True, f"{sweeps} sweeps in {without_password(settings.store_url)}")
+
+
+def _mlflow(settings: Settings) -> Check:
+    version = importlib.metadata.version("mlflow")
+    problem = mlflow_sink.probe(settings)
+    where = without_password(settings.mlflow_uri)
+    return Check("mlflow", problem is None, problem or f"{version} at {where}", "start the server")
+
+
+PROBES: tuple[Callable[[Settings], Check], ...] = (
+    _python,
+    _disk,
+    _torch,
+    _gpu,
+    _backend("torch"),
+    _backend("triton"),
+    _ray,
+    _store,
+    _mlflow,
+)

@@ -1,0 +1,115 @@
+"""Progress of trials and sweeps, drawn on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline.records import TrialRecord, TrialState
+
+
+class SweepProgress:
+    """Trials finished, tokens trained, tokens per second over all workers, and the time left."""
+
+    def __init__(self, console: Console, total_tokens: int) -> None:
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._sweep = self._bars.add_task("sweep", total=total_tokens, note="starting workers")
+        self._running: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, trials: Sequence[TrialRecord]) -> None:
+        """Draws the sweep as the store knows it."""
+        done = sum(trial.state.is_final for trial in trials)
+        tokens = sum(_tokens(trial) for trial in trials)
+        speed = sum(
+            trial.progress.tokens_per_second
+            for trial in trials
+            if trial.state is TrialState.TRAINING and trial.progress is not None
+        )
+        note = f"{done}/{len(trials)} trials  {tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s"
+        self._bars.update(self._sweep, completed=tokens, note=note)
+        for trial in trials:
+            self._show_running(trial)
+
+    def _show_running(self, trial: TrialRecord) -> None:
+        if not trial.state.is_held:
+            task = self._running.pop(trial.digest, None)
+            if task is not None:
+                self._bars.remove_task(task)
+            return
+        if trial.digest not in self._running:
+            name = f"{trial.label}, {trial.spec['model']['num_experts']} experts"
+            self._running[trial.digest] = self._bars.add_task(name, total=None, note="")
+        self._bars.update(
+            self._running[trial.digest],
+            completed=trial.progress.step if trial.progress else 0,
+            total=trial.spec["train"]["steps"],
+            note=_note(trial),
+        )
+
+
+def _tokens(trial: TrialRecord) -> int:
+    train = trial.spec["train"]
+    if trial.state in (TrialState.TRAINED, TrialState.EVALUATING) or trial.state.is_final:
+        return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
+    return trial.progress.tokens if trial.progress else 0
+
+
+def _note(trial: TrialRecord) -> str:
+    if trial.state is TrialState.EVALUATING:
+        return "evaluating"
+    if trial.progress is None or trial.progress.step == 0:
+        return "starting"
+    return f"loss {trial.progress.loss:.3f}  MaxVio {trial.progress.max_vio:.2f}"
+
+
+class StepProgress:
+    """One trial's steps, for training in this process."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=steps, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, note: str) -> None:
+        self._bar.update(self._task, completed=step, note=note)

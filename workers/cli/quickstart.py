@@ -1,0 +1,59 @@
+"""`evenload quickstart`: a small real sweep on this machine, then the dashboard."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.settings import Settings
+from pipeline.spec import load_sweep
+from workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
+from workers.cli.running import run_sweep
+from workers.cli.session import load_settings, log
+from workers.cli.sweep import finish
+
+
+def quickstart(
+    serve: Annotated[
+        bool, typer.Option(help="serve the dashboard and MLflow when the figures are there")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Train a small real sweep on this machine and say which balancing keeps experts busy.
+
+    Bytes of the Python standard library's source, ten small models, about three minutes on two
+    cores. A second call finds the trials done and goes straight to the figures.
+    """
+    settings = load_settings(home)
+    with as_file(files("workers.cli") / "quickstart.yaml") as path:
+        spec = load_sweep(path)
+    run_sweep(spec, settings)
+    finish(settings, spec.sweep_id(), as_json)
+    if serve:
+        _serve(settings, spec.sweep_id())
+
+
+def _serve(settings: Settings, sweep_id: str) -> None:
+    port, mlflow_port = next_free_port(8501), next_free_port(5000)
+    servers = [start_dashboard(settings, port, "127.0.0.1"), start_mlflow(settings, mlflow_port)]
+    log.print(f"\ndashboard: http://127.0.0.1:{port}/?sweep={sweep_id}")
+    log.print(f"MLflow:    http://127.0.0.1:{mlflow_port}")
+    log.print("Ctrl-C ends both.")
+    try:
+        servers[0].wait()
+    except KeyboardInterrupt:
+        log.print("ending")
+    finally:
+        _end(servers)
+
+
+def _end(servers: list[subprocess.Popen[bytes]]) -> None:
+    for server in servers:
+        server.terminate()
+    for server in servers:
+        server.wait(timeout=20)

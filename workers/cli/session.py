@@ -1,0 +1,88 @@
+"""What commands share: settings, a migrated store, resolved trials, JSON output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from pipeline.errors import SpecError, first_message
+from pipeline.records import TrialRecord
+from pipeline.settings import Settings
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.recommend import recommend
+from workers.data.corpus import check_fits, prepare
+from workers.training.identity import resolve, trial_digest
+
+PIPE_WIDTH = 120  # of tables that go to a file or a pipe
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+log = Console(stderr=True)
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Flags, then the environment, then defaults.  Raises: SpecError"""
+    try:
+        return Settings() if home is None else Settings(home=home)
+    except ValidationError as error:
+        raise SpecError(f"environment: EVENLOAD_{first_message(error).upper()}") from None
+
+
+def open_store(settings: Settings) -> SweepStore:
+    """The store, created or upgraded first."""
+    settings.root.mkdir(parents=True, exist_ok=True)
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    return store
+
+
+def identified(spec: SweepSpec, settings: Settings) -> list[tuple[str, TrialSpec]]:
+    """The sweep's trials, resolved for this machine and checked against their data.
+
+    Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
+    """
+    trials = [resolve(trial) for trial in spec.expand()]
+    for trial in trials:
+        check_fits(trial, prepare(trial.data, settings.corpus_dir))
+    return [(trial_digest(trial, settings), trial) for trial in trials]
+
+
+def sweep_document(sweep_id: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """A sweep's outcome as one JSON value."""
+    answer = recommend(trials)
+    return {
+        "sweep_id": sweep_id,
+        "trials": [trial_document(trial) for trial in trials],
+        "recommendation": answer.sentence,
+        "recommended": answer.best._asdict() if answer.best else None,
+        "settings": [setting._asdict() for setting in answer.settings],
+    }
+
+
+def trial_document(trial: TrialRecord) -> dict[str, Any]:
+    return {"num_experts": trial.spec["model"]["num_experts"], **dataclasses.asdict(trial)}
+
+
+def print_json(document: Any) -> None:
+    """Exactly one document on standard output; NaN, which JSON lacks, becomes null."""
+    sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime | Path):
+        return str(value)
+    return value

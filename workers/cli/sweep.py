@@ -1,0 +1,225 @@
+"""`evenload sweep ...`: plan, run, status, list and the verbs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from pipeline.model_size import model_size
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from pipeline.records import SweepRecord, TrialRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec, load_sweep
+from pipeline.sweep.recommend import recommend
+from workers.cli.running import run_sweep
+from workers.cli.session import (
+    identified,
+    load_settings,
+    log,
+    open_store,
+    out,
+    print_json,
+    sweep_document,
+)
+from workers.cli.tables import sweep_table, trial_table
+
+sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True)
+
+SweepFile = Annotated[Path, typer.Argument(help="YAML file of a sweep")]
+SweepId = Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+Home = Annotated[Path | None, typer.Option(help="folder with store, shards and checkpoints")]
+
+
+@sweep_app.command()
+def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
+    """Dry run: the grid with its tokens, FLOPs, memory and disk. Starts nothing."""
+    settings = load_settings(home)
+    spec = load_sweep(sweep_file)
+    plans = [_plan(trial) for _, trial in identified(spec, settings)]
+    if as_json:
+        print_json({"sweep_id": spec.sweep_id(), "trials": [plan._asdict() for plan in plans]})
+    else:
+        out.print(_plan_table(spec.sweep_id(), plans))
+
+
+@sweep_app.command()
+def run(
+    sweep_file: SweepFile,
+    as_json: AsJson = False,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster; none: this machine")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="trials trained at once; default: one a core or GPU")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Run a sweep to its end. Run it again after a crash and it goes on where it stood."""
+    settings = load_settings(home)
+    spec = load_sweep(sweep_file)
+    run_sweep(spec, settings, address=address, slots=slots)
+    finish(settings, spec.sweep_id(), as_json)
+
+
+def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
+    """Prints a sweep's figures.  Raises: Exit(1): a trial failed"""
+    trials = open_store(settings).trials(sweep_id)
+    if as_json:
+        print_json(sweep_document(sweep_id, trials))
+    else:
+        out.print(trial_table(trials))
+        out.print(f"\n[bold]{recommend(trials).sentence}")
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    for trial in failed:
+        last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
+        log.print(f"[red]failed:[/] {trial.label} ({trial.digest}): {last_line[0]}", soft_wrap=True)
+    if failed:
+        log.print(f"Full tracebacks: evenload sweep status {sweep_id} --json, or the dashboard.")
+        raise typer.Exit(1)
+
+
+@sweep_app.command()
+def status(sweep_id: SweepId, as_json: AsJson = False, home: Home = None) -> None:
+    """Where a sweep stands: a row a trial."""
+    store = open_store(load_settings(home))
+    sweep, trials = store.sweep(sweep_id), store.trials(sweep_id)
+    if as_json:
+        print_json({"state": sweep.state.value, **sweep_document(sweep_id, trials)})
+        return
+    out.print(sweep_table([(sweep, trials)]))
+    out.print(trial_table(trials))
+    out.print(f"\n{recommend(trials).sentence}")
+
+
+@sweep_app.command(name="list")
+def list_sweeps(as_json: AsJson = False, home: Home = None) -> None:
+    """All sweeps, newest first."""
+    store = open_store(load_settings(home))
+    rows = [(sweep, store.trials(sweep.sweep_id)) for sweep in store.sweeps()]
+    if not as_json:
+        out.print(sweep_table(rows))
+        return
+    print_json([_listed(sweep, trials) for sweep, trials in rows])
+
+
+def _listed(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, object]:
+    return {
+        "sweep_id": sweep.sweep_id,
+        "state": sweep.state.value,
+        "created_at": sweep.created_at,
+        "trials": dict(Counter(trial.state.value for trial in trials)),
+    }
+
+
+@sweep_app.command()
+def pause(sweep_id: SweepId, home: Home = None) -> None:
+    """Start nothing new; running trials write a checkpoint and wait."""
+    open_store(load_settings(home)).pause(sweep_id)
+
+
+@sweep_app.command()
+def resume(sweep_id: SweepId, home: Home = None) -> None:
+    """Go on with a paused sweep. It runs where `evenload sweep run` runs."""
+    open_store(load_settings(home)).resume(sweep_id)
+
+
+@sweep_app.command()
+def cancel(sweep_id: SweepId, home: Home = None) -> None:
+    """End a sweep for good; finished trials keep their figures."""
+    open_store(load_settings(home)).cancel(sweep_id)
+
+
+@sweep_app.command()
+def retry(sweep_id: SweepId, home: Home = None) -> None:
+    """Queue the failed trials of a sweep again; the next `evenload sweep run` trains them."""
+    count = open_store(load_settings(home)).retry_failed(sweep_id)
+    log.print(f"{count} trials queued again")
+
+
+class TrialPlan(NamedTuple):
+    """What one trial will take."""
+
+    label: str
+    num_experts: int
+    seed: int
+    parameters: int
+    active_parameters: int
+    tokens: int
+    train_flops: float
+    memory_bytes: int
+    disk_bytes: int
+    backend: str
+    device: str
+
+
+PLAN_TITLES = (
+    "rule",
+    "experts",
+    "seed",
+    "parameters",
+    "active",
+    "tokens",
+    "TFLOP",
+    "memory",
+    "disk",
+)
+
+
+def _plan(trial: TrialSpec) -> TrialPlan:
+    train, size = trial.train, model_size(trial.model)
+    tokens = train.steps * train.tokens_per_step
+    return TrialPlan(
+        label=trial.balancer.label,
+        num_experts=trial.model.num_experts,
+        seed=train.seed,
+        parameters=size.parameters,
+        active_parameters=size.active_parameters,
+        tokens=tokens,
+        train_flops=size.train_flops_per_token(train.seq_len) * tokens,
+        memory_bytes=size.train_memory_bytes(train),
+        disk_bytes=size.disk_bytes(train.steps),
+        backend=trial.runtime.backend,
+        device=trial.runtime.device,
+    )
+
+
+def _plan_table(sweep_id: str, plans: list[TrialPlan]) -> Table:
+    table = Table(title=f"{sweep_id}: {len(plans)} trials, nothing started", show_footer=True)
+    sums = {
+        "tokens": f"{sum(plan.tokens for plan in plans) / 1e6:,.1f}M",
+        "TFLOP": f"{sum(plan.train_flops for plan in plans) / 1e12:,.1f}",
+        "disk": f"{sum(plan.disk_bytes for plan in plans) / 1e6:,.0f} MB",
+        "rule": "all",
+    }
+    titles = (
+        "rule",
+        "experts",
+        "seed",
+        "parameters",
+        "active",
+        "tokens",
+        "TFLOP",
+        "memory",
+        "disk",
+    )
+    for title in titles:
+        align: JustifyMethod = "left" if title == "rule" else "right"
+        table.add_column(title, footer=sums.get(title, ""), justify=align)
+    for plan in plans:
+        table.add_row(
+            plan.label,
+            str(plan.num_experts),
+            str(plan.seed),
+            f"{plan.parameters / 1e6:,.2f}M",
+            f"{plan.active_parameters / 1e6:,.2f}M",
+            f"{plan.tokens / 1e6:,.2f}M",
+            f"{plan.train_flops / 1e12:,.2f}",
+            f"{plan.memory_bytes / 1e6:,.0f} MB",
+            f"{plan.disk_bytes / 1e6:,.0f} MB",
+        )
+    return table

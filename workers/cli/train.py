@@ -1,0 +1,87 @@
+"""`evenload train`: one trial in this process, by the same actors that sweeps use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.load_metrics import max_vio
+from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import SweepSpec, TrialSpec, load_trial
+from pipeline.tracking import mlflow_sink
+from pipeline.tracking.sinks import SinkGroup, default_sinks
+from workers.actors.eval_actor import EvalActor
+from workers.actors.train_actor import TrainActor
+from workers.cli.progress import StepProgress
+from workers.cli.session import identified, load_settings, log, open_store
+from workers.cli.sweep import finish
+
+
+def train(
+    trial_file: Annotated[Path, typer.Argument(help="YAML file of a trial")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Train one trial in this process, score it on held-out text and print its figures.
+
+    It is stored like a sweep of one trial: the dashboard and MLflow show it, a second call goes on
+    from its checkpoint, and a finished one is not trained again.
+    """
+    settings = load_settings(home)
+    spec = as_sweep(load_trial(trial_file), trial_file.stem)
+    store = open_store(settings)
+    with log.status("reading the corpus"):
+        trials = identified(spec, settings)
+    sweep_id = store.add_sweep(spec, trials)
+    mlflow_sink.prepare(settings)
+    mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
+    ((digest, trial),) = trials
+    with StepProgress(log, trial.train.steps) as progress:
+
+        def sinks(settings: Settings, run: RunIdentity) -> Sink:
+            return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
+
+        TrainActor("here", settings, sinks).work(digest)
+        EvalActor("here", settings, sinks).work(digest)
+    store.finish_sweep(sweep_id)
+    finish(settings, sweep_id, as_json)
+
+
+def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
+    """A sweep of just this trial, named after its file."""
+    name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem)
+    return SweepSpec(
+        name=f"train-{name}"[:64],
+        base=trial.model_dump(mode="json"),
+        axes={"train.seed": [trial.train.seed]},
+    )
+
+
+class ProgressSink:
+    """Draws what is recorded."""
+
+    def __init__(self, progress: StepProgress) -> None:
+        self._progress = progress
+        self.errors = 0
+
+    def start(self, run: RunIdentity) -> None:
+        self._progress.show(run.resumed_from_step, "starting")
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        last = records[-1]
+        speed = last.tokens / last.step / last.seconds
+        note = f"loss {last.loss:.3f}  MaxVio {max_vio(last.count_LE).mean():.2f}"
+        self._progress.show(last.step, f"{note}  {speed:,.0f} tokens/s")
+
+    def log_eval(self, record: EvalRecord) -> None:
+        self._progress.show(record.step, f"{record.bits_per_byte:.3f} bits per byte held out")
+
+    def checkpoint(self, step: int, uri: str) -> None: ...
+
+    def close(
+        self, state: TrialState, result: dict[str, Any], error: str | None = None
+    ) -> None: ...
