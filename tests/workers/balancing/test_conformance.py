@@ -45,6 +45,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("frozen_router", {"step_size": 0.03}),
     ("expert_choice", {}),
 ]
+# A rule that is new in the table runs through the suite with its defaults.
+VARIANTS += [
+    (kind, {name: default for name, (_, default) in rule.params.items()})
+    for kind, rule in BALANCERS.items()
+    if kind not in {known for known, _ in VARIANTS}
+]
 STILL = ("none", "aux_loss", "sinkhorn", "bip", "random_router", "expert_choice")
 MOVING = [
     (kind, params)
