@@ -40,12 +40,12 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
 def trial_digest(spec: TrialSpec, settings: Settings) -> str:
     """The identity of a resolved trial; tokenises its corpus on first use."""
     return spec.digest(
-        _corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
+        corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
     )
 
 
 @lru_cache(maxsize=32)
-def _corpus_digest(data: DataSpec, root: Path) -> str:
+def corpus_digest(data: DataSpec, root: Path) -> str:
     return prepare(data, root).digest
 
 

@@ -1,0 +1,59 @@
+"""Tiny real trials on a labelled synthetic corpus, and a store to run them from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.settings import Settings
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
+
+BASE: dict[str, Any] = {
+    "model": {
+        "preset": "tiny",
+        "vocab_size": 32,
+        "num_layers": 2,
+        "d_model": 16,
+        "num_heads": 2,
+        "d_dense": 32,
+        "num_experts": 4,
+        "d_expert": 8,
+    },
+    "data": {"kind": "synthetic", "vocab_size": 32, "num_tokens": 20_000},
+    "balancer": {"kind": "sign", "step_size": 0.01},
+    "train": {"steps": 6, "batch_sequences": 4, "seq_len": 16},
+    "eval": {"tokens": 256, "batch_sequences": 4},
+    "runtime": {"device": "cpu", "backend": "torch", "checkpoint_every": 10, "log_every": 10},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, lease_seconds=30, heartbeat_seconds=0.2)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[SweepStore]:
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def add_sweep(store: SweepStore) -> Callable[..., str]:
+    """Stores the trials under the digests t0, t1, ...; `values` are those of one axis."""
+
+    def add(values: list[Any], axis: str = "train.seed", **train: Any) -> str:
+        base = BASE | {"train": BASE["train"] | train}
+        spec = SweepSpec(name="s", base=base, axes={axis: values})
+        trials: list[tuple[str, TrialSpec]] = [
+            (f"t{at}", trial) for at, trial in enumerate(spec.expand())
+        ]
+        return store.add_sweep(spec, trials)
+
+    return add

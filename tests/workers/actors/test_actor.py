@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.records import Progress, RunIdentity, TrialState, WorkKind
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.tracking.load_log import LoadLogSink
+from workers.actors.actor import Assignment, Verdict
+from workers.actors.eval_actor import EvalActor
+from workers.actors.train_actor import TrainActor
+
+PROGRESS = Progress(step=1, steps=6, tokens=64, tokens_per_second=1.0, loss=2.0, max_vio=0.5)
+
+
+class RecordingSink:
+    """Remembers how it was closed, and where the trial stood in the store then."""
+
+    errors = 0
+    run_id = "run-1"
+
+    def __init__(self, store: SweepStore, run: RunIdentity) -> None:
+        self._store = store
+        self.run = run
+        self.closed: list[tuple[Any, ...]] = []
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        self.closed.append((state, result, error, self._store.trial(self.run.digest).state))
+
+
+class FakeTrainActor(TrainActor):
+    """Computes what a test tells it to."""
+
+    def __init__(self, settings: Settings, store: SweepStore, behave: Callable[..., Any]) -> None:
+        self.sinks: list[RecordingSink] = []
+        self.behave = behave
+
+        def sink_factory(_: Settings, run: RunIdentity) -> Any:
+            self.sinks.append(RecordingSink(store, run))
+            return self.sinks[-1]
+
+        super().__init__("train-1", settings, sink_factory)
+
+    def compute(self, assignment: Assignment) -> Verdict:
+        return self.behave(assignment)
+
+
+@pytest.fixture
+def make_actor(settings: Settings, store: SweepStore) -> Callable[..., FakeTrainActor]:
+    return lambda behave: FakeTrainActor(settings, store, behave)
+
+
+def log_of(settings: Settings, name: str = "attempt-001-train.log") -> str:
+    return (settings.trial_dir("t0") / "logs" / name).read_text(encoding="utf-8")
+
+
+def test_a_real_trial_is_trained_and_scored(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        return LoadLogSink(settings.trial_dir(run.digest))
+
+    assert TrainActor("train-1", settings, sink_factory).work("t0") is TrialState.TRAINED
+    assert EvalActor("eval-1", settings, sink_factory).work("t0") is TrialState.COMPLETED
+    trial = store.trial("t0")
+    assert trial.result["steps"] == 6
+    assert trial.result["count_check"] == 1.0
+    assert 0 < trial.result["val_loss"] < 5
+    assert [attempt.kind for attempt in store.attempts("t0")] == [WorkKind.TRAIN, WorkKind.EVAL]
+    assert "the trial is trained" in log_of(settings)
+    assert "the trial is completed" in log_of(settings, "attempt-002-eval.log")
+
+
+def test_the_verdict_is_in_the_store_before_the_sink_hears_of_it(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:/c"))
+    assert actor.work("t0") is TrialState.TRAINED
+    (sink,) = actor.sinks
+    assert sink.closed == [(TrialState.TRAINED, {"max_vio": 0.5}, None, TrialState.TRAINED)]
+    trial = store.trial("t0")
+    assert (trial.result, trial.checkpoint_uri) == ({"max_vio": 0.5}, "file:/c")
+    assert trial.run_id == "run-1"
+
+
+def test_a_trial_that_raises_is_failed_with_its_traceback(
+    settings: Settings,
+    store: SweepStore,
+    add_sweep: Callable[..., str],
+    make_actor: Callable[..., FakeTrainActor],
+) -> None:
+    add_sweep([0])
+
+    def explode(_: Assignment) -> Verdict:
+        raise ZeroDivisionError("größer als \N{SNOWMAN}")
+
+    actor = make_actor(explode)
+    assert actor.work("t0") is TrialState.FAILED
+    error = store.trial("t0").error
+    assert error is not None
+    assert "in explode" in error
+    assert error.endswith("ZeroDivisionError: größer als \N{SNOWMAN}\n")
+    assert actor.sinks[0].closed == [(TrialState.FAILED, {}, error, TrialState.FAILED)]
+    assert "ZeroDivisionError: größer" in log_of(settings)
+
+
+def test_a_sink_that_cannot_be_made_fails_the_trial(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+
+    def no_sink(_: Settings, run: RunIdentity) -> Any:
+        raise OSError("disk full")
+
+    assert TrainActor("train-1", settings, no_sink).work("t0") is TrialState.FAILED
+    assert "disk full" in str(store.trial("t0").error)
+
+
+def test_a_trial_that_is_told_to_stop_is_given_back(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        threading.Thread(target=actor.request_stop).start()
+        while assignment.heartbeat.report(PROGRESS) == "continue":
+            pass
+        return Verdict(TrialState.QUEUED, {}, "file:/c")
+
+    actor = make_actor(train)
+    assert actor.work("t0") is TrialState.QUEUED
+    assert actor.sinks[0].closed[0][0] is TrialState.QUEUED
+    assert (store.trial("t0").failures, store.trial("t0").attempt) == (0, 1)
+    assert actor.work("t0") is None
+    assert store.trial("t0").attempt == 1
+
+
+def test_a_cancelled_trial_is_stopped_by_its_heartbeat_and_its_sink_told_so(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    sweep_id = add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        store.cancel(sweep_id)
+        while assignment.heartbeat.report(PROGRESS) == "continue":
+            pass
+        return Verdict(TrialState.QUEUED, {}, "file:/c")
+
+    actor = make_actor(train)
+    assert actor.work("t0") is TrialState.CANCELLED
+    assert actor.sinks[0].closed[0][0] is TrialState.CANCELLED
+
+
+def test_a_step_longer_than_the_lease_keeps_the_trial_and_shows_progress_and_run(
+    settings: Settings,
+    store: SweepStore,
+    add_sweep: Callable[..., str],
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        assignment.heartbeat.report(PROGRESS)
+        time.sleep(0.6)
+        assert store.expire() == []
+        assert store.trial("t0").progress == PROGRESS
+        assert store.trial("t0").run_id == "run-1"
+        return Verdict(TrialState.TRAINED, {})
+
+    brief = settings.model_copy(update={"lease_seconds": 0.3, "heartbeat_seconds": 0.05})
+    assert FakeTrainActor(brief, store, train).work("t0") is TrialState.TRAINED
+
+
+def run_until_lease_lost(assignment: Assignment) -> Verdict:
+    while True:
+        assignment.heartbeat.report(PROGRESS)
+
+
+def finish_all_the_same(_: Assignment) -> Verdict:
+    return Verdict(TrialState.TRAINED, {"max_vio": 9.0}, "file:/wrong")
+
+
+@pytest.mark.parametrize("behave", [run_until_lease_lost, finish_all_the_same])
+def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(
+    store: SweepStore,
+    add_sweep: Callable[..., str],
+    make_actor: Callable[..., FakeTrainActor],
+    behave: Callable[[Assignment], Verdict],
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        store.lose(assignment.claim.worker, "taken for dead")
+        return behave(assignment)
+
+    actor = make_actor(train)
+    assert actor.work("t0") is None
+    assert actor.sinks[0].closed == []
+    trial = store.trial("t0")
+    assert (trial.state, trial.result, trial.failures) == (TrialState.QUEUED, {}, 1)
+    assert (trial.checkpoint_uri, trial.error) == (None, None)
+
+
+def test_what_a_trial_prints_and_warns_is_in_the_log_of_its_attempt(
+    settings: Settings, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+
+    def train(_: Assignment) -> Verdict:
+        print("schön")
+        return Verdict(TrialState.TRAINED, {})
+
+    make_actor(train).work("t0")
+    assert "schön\n" in log_of(settings)
+    assert "attempt 1 by train-1@" in log_of(settings)
+
+
+def test_a_trial_that_another_worker_holds_is_left_alone(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+    store.claim("t0", WorkKind.TRAIN, "other", 60)
+    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {}))
+    assert actor.work("t0") is None
+    assert actor.sinks == []

@@ -1,0 +1,140 @@
+"""The coordinator, the store and real actors together, on one local cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.coordinator import Coordinator
+from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors.ray_executor import RayExecutor
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def executor(settings: Settings) -> Iterator[RayExecutor]:
+    # Local to a function, so that Ray ships it by value: tests are no package on the workers.
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        return LoadLogSink(settings.trial_dir(run.digest))
+
+    with RayExecutor(settings, sink_factory, train_slots=2) as executor:
+        yield executor
+
+
+Look = Callable[[Sequence[TrialRecord]], None]
+
+
+def run(store: SweepStore, executor: RayExecutor, sweep_id: str, look: Look | None = None) -> bool:
+    return Coordinator(store, executor, observer=look, poll_seconds=0.1).run(sweep_id)
+
+
+def pid_of(worker: str | None) -> int:
+    assert worker is not None
+    return int(worker.rpartition(":")[2])
+
+
+def log_of(settings: Settings, digest: str, attempt: str) -> str:
+    return (settings.trial_dir(digest) / "logs" / f"attempt-{attempt}.log").read_text()
+
+
+def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
+    store: SweepStore, executor: RayExecutor, add_sweep: Callable[..., str]
+) -> None:
+    sweep_id = add_sweep([3e-3, 1e-3, 2e-3, 1e30], axis="train.learning_rate")
+    assert run(store, executor, sweep_id)
+    *good, bad = store.trials(sweep_id)
+    assert [trial.state for trial in good] == [TrialState.COMPLETED] * 3
+    assert len({trial.result["val_loss"] for trial in good}) == 3
+    assert bad.state is TrialState.FAILED
+    assert "Traceback" in str(bad.error)
+    assert "FloatingPointError" in str(bad.error)
+    assert (bad.attempt, bad.failures) == (1, 0)
+    workers = [attempt.worker for trial in good for attempt in store.attempts(trial.digest)]
+    assert len(workers) == 6
+    assert len({pid_of(worker) for worker in workers}) <= 3, "actors are used again"
+    assert executor.busy() == {}
+
+
+def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
+    store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
+) -> None:
+    """The second trial is the same one, a step longer and undisturbed: equal step for step."""
+    sweep_id = add_sweep([300, 301], axis="train.steps", schedule="constant")
+    killed: list[int] = []
+
+    def kill(trials: Sequence[TrialRecord]) -> None:
+        checkpoints = settings.trial_dir("t0") / "checkpoints"
+        if not killed and any(checkpoints.glob("step-*.pt")):
+            killed.append(pid_of(trials[0].worker))
+            os.kill(killed[0], signal.SIGKILL)
+
+    assert run(store, executor, sweep_id, kill)
+    first, second = store.trials(sweep_id)
+    assert (first.state, first.failures) == (TrialState.COMPLETED, 1)
+    assert (second.state, second.failures) == (TrialState.COMPLETED, 0)
+    lost, retried, _ = store.attempts("t0")
+    assert (lost.state, retried.state) == (AttemptState.LOST, AttemptState.DONE)
+    assert "worker lost" in str(lost.exit_reason)
+    assert "starts after step 0\n" in log_of(settings, "t0", "001-train")
+    assert "starts after step 0\n" not in log_of(settings, "t0", "002-train")
+    disturbed, undisturbed = (read_history(settings.trial_dir(d)) for d in ("t0", "t1"))
+    assert list(disturbed.step_S) == list(range(1, 301))
+    assert (disturbed.count_SLE == undisturbed.count_SLE[:300]).all()
+    assert (disturbed.scalars["loss"] == undisturbed.scalars["loss"][:300]).all()
+
+
+def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
+    store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
+) -> None:
+    sweep_id = add_sweep([0], steps=3000)
+    coordinator: Coordinator
+
+    def stop(trials: Sequence[TrialRecord]) -> None:
+        if trials[0].progress is not None:
+            coordinator.stop()
+
+    coordinator = Coordinator(store, executor, observer=stop, poll_seconds=0.1)
+    assert not coordinator.run(sweep_id)
+    (trial,) = store.trials(sweep_id)
+    assert (trial.state, trial.failures) == (TrialState.QUEUED, 0)
+    assert store.attempts("t0")[0].state is AttemptState.RELEASED
+    newest = max((settings.trial_dir("t0") / "checkpoints").glob("step-*.pt"))
+    assert 0 < int(newest.stem.removeprefix("step-")) < 3000
+
+
+def test_workers_that_cannot_start_end_the_run_with_the_reason(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    class Unloadable:
+        """Stands for a cluster whose workers lack the package."""
+
+        def __reduce__(self) -> Any:
+            return os.mkdir, ("/proc/no",)
+
+    sweep_id = add_sweep([0])
+    with (
+        RayExecutor(settings, Unloadable(), train_slots=1) as executor,  # type: ignore[arg-type]
+        pytest.raises(RuntimeError, match="workers die before they take a trial"),
+    ):
+        run(store, executor, sweep_id)
+    assert store.trial("t0").attempt == 0

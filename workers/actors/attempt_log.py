@@ -1,0 +1,39 @@
+"""One log file an attempt: what its trial logs, prints and warns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from pipeline.records import Claim
+from pipeline.settings import Settings
+
+OURS = ("pipeline", "workers")  # others log from warnings on
+
+
+def log_path(settings: Settings, claim: Claim) -> Path:
+    name = f"attempt-{claim.attempt:03}-{claim.kind}.log"
+    return settings.trial_dir(claim.digest) / "logs" / name
+
+
+@contextmanager
+def attempt_log(path: Path) -> Iterator[None]:
+    """Everything that this process logs or prints goes to `path`.
+
+    Of the process, not of the thread: an actor works on one trial at a time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        for name in OURS:
+            logging.getLogger(name).setLevel(logging.INFO)
+        try:
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            root.removeHandler(handler)

@@ -1,0 +1,26 @@
+"""Scores the checkpoints that train actors left: TRAINED trials become COMPLETED."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pipeline.records import TrialState, WorkKind
+from workers.actors.actor import Actor, Assignment, Verdict
+from workers.training.evaluate import evaluate
+
+
+class EvalActor(Actor):
+    kind: ClassVar[WorkKind] = WorkKind.EVAL
+
+    def compute(self, assignment: Assignment) -> Verdict:
+        claim = assignment.claim
+        assert claim.checkpoint_uri is not None, claim.digest
+        result = evaluate(
+            assignment.spec,
+            settings=self._settings,
+            digest=claim.digest,
+            checkpoint_uri=claim.checkpoint_uri,
+            sink=assignment.sink,
+            run=assignment.run,
+        )
+        return Verdict(TrialState.COMPLETED, result)

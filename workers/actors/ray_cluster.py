@@ -1,0 +1,52 @@
+"""A Ray cluster to work on: a private one on this machine, or one that is running."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.metadata import version
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 100 * 2**20  # results go through the store and files; Ray's minimum is 75 MiB
+QUIET = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
+
+
+def connect(address: str | None) -> bool:
+    """Joins a cluster, or starts one here; returns whether it is ours to shut down.
+
+    A cluster that this process has joined already is used as it is.
+
+    Raises:   ConnectionError: nothing answers at `address`
+    """
+    if ray.is_initialized():
+        return False
+    if address is not None:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        return True
+    ray.init("local", object_store_memory=OBJECT_STORE_BYTES, **QUIET)
+    return True
+
+
+def num_slots() -> int:
+    """How many trials can train at once by default: one a GPU, one a core where there is none."""
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+
+
+def probe_ray() -> tuple[bool, str]:
+    """Whether the cluster that RAY_ADDRESS names can be used, and what it offers."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return True, f"{version('ray')}, a cluster of its own on this machine"
+    try:
+        ours = connect(address)
+    except (ConnectionError, RuntimeError) as error:
+        return False, f"{version('ray')}, {address} does not answer: {error}"
+    resources = ray.cluster_resources()
+    if ours:
+        ray.shutdown()
+    cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    return True, f"{version('ray')}, {address} with {cores:.0f} cores and {gpus:.0f} GPUs"

@@ -1,0 +1,222 @@
+"""Hosts train and eval actors on Ray, which executes only: what must last is in the store."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+
+from pipeline.records import TrialState, WorkKind
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.worker_id import name_of
+from workers.actors.actor import SinkFactory
+from workers.actors.eval_actor import EvalActor
+from workers.actors.ray_cluster import connect, num_slots
+from workers.actors.train_actor import TrainActor
+
+logger = logging.getLogger(__name__)
+
+ACTORS = {WorkKind.TRAIN: TrainActor, WorkKind.EVAL: EvalActor}
+# Of its device: beside a training there is room for an evaluation, but not for another training.
+SHARE = {WorkKind.TRAIN: 0.9, WorkKind.EVAL: 0.1}
+MAX_STILLBORN = 3
+
+
+class Need(NamedTuple):
+    """What an actor must have to serve a trial."""
+
+    kind: WorkKind
+    device: str
+    threads: int
+
+
+@dataclass
+class _Worker:
+    """An actor, and what it was launched for last."""
+
+    actor: Any
+    need: Need
+    digest: str | None = None
+    returned: Any = None  # the reference to what `work` will return
+
+
+class RayExecutor:
+    """Two pools of long-lived actors: importing torch for every trial would cost more than some.
+
+    An actor serves trials of the same need; one for another need takes the place of an idle one.
+    Actors are never restarted and calls never retried by Ray: a lost attempt is the store's affair.
+
+    Args:     sink_factory: importable on the workers
+              train_slots: trials trained at once; None is one a GPU, or one a core without GPUs
+              address: of a running cluster; None starts one on this machine
+              grace_seconds: how long `close` waits for checkpoints
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink_factory: SinkFactory,
+        train_slots: int | None = None,
+        eval_slots: int = 1,
+        *,
+        address: str | None = None,
+        grace_seconds: float = 120.0,
+    ) -> None:
+        # Workers may live in another working directory.
+        self._settings = settings.model_copy(update={"home": settings.root})
+        self._sink_factory = sink_factory
+        self._grace_seconds = grace_seconds
+        self._store = SweepStore(settings.store_url)
+        self._names = (f"{secrets.token_hex(3)}-{number}" for number in count(1))
+        self._workers: dict[str, _Worker] = {}
+        self._stillborn = 0  # workers in a row that died before they claimed a trial
+        self._owns_cluster = connect(address)
+        self._is_local = address is None
+        train_slots = train_slots or settings.train_slots or num_slots()
+        self._slots = {WorkKind.TRAIN: train_slots, WorkKind.EVAL: eval_slots}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def launch(self, kind: WorkKind, digest: str) -> None:
+        worker = self._worker_for(self._need(kind, digest))
+        worker.digest = digest
+        worker.returned = worker.actor.work.remote(digest)
+
+    def free(self) -> Mapping[WorkKind, int]:
+        busy = [worker.need.kind for worker in self._workers.values() if worker.digest]
+        return {kind: slots - busy.count(kind) for kind, slots in self._slots.items()}
+
+    def busy(self) -> Mapping[str, str]:
+        return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
+
+    def gone(self) -> Mapping[str, str]:
+        """Raises: RuntimeError: workers die before they take a trial, one after the other"""
+        gone = {}
+        for name in self._returned():
+            if reason := self._death_of(name):
+                gone[name] = reason
+        return gone
+
+    def wait(self, seconds: float) -> None:
+        pending = [worker.returned for worker in self._workers.values() if worker.digest]
+        if pending:
+            ray.wait(pending, timeout=seconds)
+        else:
+            time.sleep(seconds)
+
+    def kill(self, worker: str) -> None:
+        ray.kill(self._workers.pop(worker).actor)
+
+    def close(self) -> None:
+        """Returns once every worker gave its trial back or the grace is over. Safe to repeat."""
+        busy = [worker for worker in self._workers.values() if worker.digest]
+        try:
+            for worker in busy:
+                worker.actor.request_stop.remote()
+            if busy:
+                pending = [worker.returned for worker in busy]
+                ray.wait(pending, num_returns=len(pending), timeout=self._grace_seconds)
+        finally:
+            for name in list(self._workers):
+                self.kill(name)
+            self._store.close()
+            if self._owns_cluster:
+                self._owns_cluster = False
+                ray.shutdown()
+
+    def _returned(self) -> list[str]:
+        names = {worker.returned: name for name, worker in self._workers.items() if worker.digest}
+        if not names:
+            return []
+        ready, _ = ray.wait(list(names), num_returns=len(names), timeout=0)
+        return [names[reference] for reference in ready]
+
+    def _death_of(self, name: str) -> str | None:
+        """Frees a worker that returned; where it did not end well, drops it and says why."""
+        worker = self._workers[name]
+        try:
+            left_in = ray.get(worker.returned)
+        except (ActorDiedError, ActorUnavailableError, RayTaskError) as error:
+            # One that is unavailable may still run. Killing it is tried; its attempt number keeps
+            # it from writing to the store where that does not reach it.
+            self.kill(name)
+            logger.warning("%s: %s", name, error)
+            self._stop_where_no_worker_lives(name, worker, error)
+            return f"worker lost: {str(error).strip().splitlines()[0]}"
+        worker.digest, self._stillborn = None, 0
+        if left_in is TrialState.FAILED:
+            # A failed kernel leaves a CUDA context that fails every trial after it.
+            self.kill(name)
+        return None
+
+    def _stop_where_no_worker_lives(self, name: str, worker: _Worker, error: RayError) -> None:
+        """No trial counts a worker that died before it claimed one, so somebody else must."""
+        assert worker.digest is not None
+        holder = self._store.trial(worker.digest).worker
+        if holder is not None and name_of(holder) == name:
+            self._stillborn = 0
+            return
+        self._stillborn += 1
+        if self._stillborn >= MAX_STILLBORN or getattr(error, "actor_init_failed", False):
+            raise RuntimeError(f"workers die before they take a trial: {error}") from error
+
+    def _need(self, kind: WorkKind, digest: str) -> Need:
+        runtime = TrialSpec.model_validate(self._store.trial(digest).spec).runtime
+        return Need(kind, runtime.device, runtime.threads)
+
+    def _worker_for(self, need: Need) -> _Worker:
+        idle = [name for name in self._of_kind(need.kind) if not self._workers[name].digest]
+        fitting = (name for name in idle if self._workers[name].need == need)
+        name = next(fitting, None)
+        if name is not None:
+            return self._workers[name]
+        if idle and len(list(self._of_kind(need.kind))) >= self._slots[need.kind]:
+            self.kill(idle[0])
+        return self._hire(need)
+
+    def _of_kind(self, kind: WorkKind) -> Iterator[str]:
+        return (name for name, worker in self._workers.items() if worker.need.kind is kind)
+
+    def _hire(self, need: Need) -> _Worker:
+        name = f"{need.kind}-{next(self._names)}"
+        actor = ray.remote(ACTORS[need.kind]).options(name=name, **self._options(need))
+        worker = _Worker(actor.remote(name, self._settings, self._sink_factory), need)
+        self._workers[name] = worker
+        return worker
+
+    def _options(self, need: Need) -> dict[str, Any]:
+        threads = str(need.threads)
+        # Read by libraries as they are imported, so it must be there before the actor starts.
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        on_gpu = need.device == "cuda"
+        if not on_gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 alone hides no GPU (ray #54928)
+        share = SHARE[need.kind]
+        return {
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": 2,  # request_stop must get through while work runs
+            # On this machine alone the slots are the limit, also where they exceed the cores.
+            "num_cpus": 0 if self._is_local else share * need.threads,
+            "num_gpus": share if on_gpu else 0,
+            "runtime_env": {"env_vars": environment},
+        }

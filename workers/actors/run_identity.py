@@ -1,0 +1,26 @@
+"""A claim becomes the run that sinks record."""
+
+from __future__ import annotations
+
+from pipeline.records import Claim, RunIdentity, WorkKind
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from workers.training.identity import corpus_digest
+from workers.training.loop import resume_step
+
+
+def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdentity:
+    training = claim.kind is WorkKind.TRAIN
+    return RunIdentity(
+        digest=claim.digest,
+        name=f"{claim.label}, {spec.model.num_experts} experts, seed {spec.train.seed}",
+        sweep_id=claim.sweep_id,
+        attempt=claim.attempt,
+        spec=claim.spec,
+        tags={
+            "worker": claim.worker,
+            "corpus": corpus_digest(spec.data, settings.corpus_dir),
+        },
+        parent_run_id=claim.parent_run_id,
+        resumed_from_step=resume_step(settings, claim.digest) if training else 0,
+    )
