@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from pipeline.errors import SpecError
 from pipeline.settings import without_password
 from pipeline.store.engine import WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+REVISIONS = ("0001",)  # oldest first; here as well, so that readers start without alembic
 MIGRATION_LOCK = 7_305_811  # any number, the same in every evenload
 
 
 def check(connection: Connection) -> None:
     """Raises: SpecError: the schema is missing, older or newer, with the remedy"""
-    found, newest = _revision(connection), _newest_revision()
-    if found == newest:
+    found = _revision(connection)
+    if found == REVISIONS[-1]:
         return
     where = without_password(connection.engine.url.render_as_string(hide_password=True))
     if found is None:
         raise SpecError(f"{where} holds no sweeps yet; `evenload sweep list` sets it up")
-    if not _is_known(found):
+    if found not in REVISIONS:
         raise SpecError(f"{where} was written by a newer evenload ({found}); upgrade evenload")
     raise SpecError(
-        f"{where} was written by an older evenload ({found}, not {newest}); "
+        f"{where} was written by an older evenload ({found}, not {REVISIONS[-1]}); "
         "`evenload sweep list` upgrades it"
     )
 
 
-def migrate(engine: Engine, revision: str = "head") -> None:
+def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
     """Creates or upgrades the schema. Safe to repeat, and safe in several processes at once.
 
     Raises:   SpecError: the schema is newer than this evenload
@@ -47,12 +43,20 @@ def migrate(engine: Engine, revision: str = "head") -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         found = _revision(connection)
-        if found is not None and not _is_known(found):
+        if found not in (None, *REVISIONS):
             check(connection)
-        if found != _newest_revision():
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+        if found != REVISIONS[-1]:
+            _upgrade(connection, revision)
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    from alembic import command  # slow to import, and rarely needed
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
@@ -62,20 +66,6 @@ def _use_write_ahead_log(engine: Engine) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-@cache
-def _newest_revision() -> str | None:
-    return ScriptDirectory.from_config(_config()).get_current_head()
-
-
-def _is_known(revision: str) -> bool:
-    scripts = ScriptDirectory.from_config(_config())
-    return any(script.revision == revision for script in scripts.walk_revisions())
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from pipeline.errors import SpecError
@@ -54,7 +55,7 @@ def test_a_newer_schema_is_refused_by_readers_and_by_migrate(
 def test_an_older_schema_is_refused_with_the_remedy(
     url: str, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "_newest_revision", lambda: "0002")
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
     with pytest.raises(
         SpecError, match=r"older evenload \(0001, not 0002\); `evenload sweep list`"
     ):
@@ -73,6 +74,11 @@ def test_the_first_schema_upgrades_and_keeps_its_rows(
     (trial,) = store.trials("s-1")
     assert (trial.digest, trial.state, trial.spec) == ("d", TrialState.QUEUED, {"a": 1})
     assert store.sweep("s-1").created_at.isoformat() == "2026-01-02T03:04:05.678000+00:00"
+
+
+def test_the_revisions_named_are_those_that_there_are() -> None:
+    scripts = ScriptDirectory(str(schema.MIGRATIONS)).walk_revisions()
+    assert [script.revision for script in scripts] == list(reversed(schema.REVISIONS))
 
 
 def test_migrations_build_exactly_the_tables_of_the_models(url: str) -> None:
