@@ -220,7 +220,8 @@ class TrainSpec(Frozen):
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         if self.compile and self.precision == "float32":
             raise ValueError(
-                "compile=True needs precision=bfloat16: torch traces its grouped product in bf16 only"
+                "compile=True needs precision=bfloat16: torch traces its grouped product "
+                "in bf16 only"
             )
         return self
 
