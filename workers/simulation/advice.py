@@ -1,0 +1,224 @@
+"""What theory recommends for a recorded run: step sizes and schedules, with their limits.
+
+From a few hundred recorded steps it estimates the curvature of the dual, its modulus, the noise of
+a load and the drift of the best bias; then, for every family of rules, the step that balances lag
+against noise, whether it is stable, and whether it can travel as far as the biases must.
+
+Letters: N steps, L expert layers, T tokens, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.balancers import BalancerSpec
+from workers.balancing.base import centre
+from workers.balancing.margins import boundary, crossing, margin_counts
+from workers.simulation.dual import narrow_width, spectrum, tie_density
+
+BAND = 0.3
+LAGS = (1, 2, 4, 8, 16, 32)
+COLD_START = 4  # a cold start may take this fraction of the run
+
+
+class Estimate(NamedTuple):
+    """What was seen of one layer. Biases in units of the score, loads in assignments."""
+
+    tokens: int
+    num_experts: int
+    top_k: int
+    density: float  # h, tokens per unit of bias at the boundary, mean over experts
+    modulus: float  # smallest eigenvalue of the dual's curvature per token, but the zero one
+    largest: float  # largest one
+    noise: float  # variance of one step's estimate of a best bias
+    drift: float  # variance of the best bias's change in one step
+    travel: float  # largest distance from 0 of a best bias
+
+    @property
+    def gain(self) -> float:
+        """The share of a full step that balances lag and noise: steady state of a scalar filter."""
+        ratio = self.drift / self.noise if self.noise > 0 else 0.0
+        variance = (ratio + math.sqrt(ratio * ratio + 4 * ratio)) / 2
+        return variance / (variance + 1)
+
+
+class Advice(NamedTuple):
+    """A recommended setting of one family, or the reason against it."""
+
+    rule: dict[str, Any]  # as a spec takes it
+    reason: str
+    refused: bool = False
+
+
+def estimate(score_NTE: NDArray[np.float32], top_k: int) -> Estimate:
+    """Measured on one layer's recorded scores (N, T, E), tokens of all steps alike in number.
+
+    Raises:   ValueError: too few steps to tell drift from noise
+    """
+    num_steps, tokens, num_experts = score_NTE.shape
+    if num_steps < 2 * LAGS[-1]:
+        raise ValueError(
+            f"{num_steps} recorded steps are too few to tell drift from noise; "
+            f"record at least {2 * LAGS[-1]}"
+        )
+    best_NE, density = _best_biases(torch.from_numpy(score_NTE), top_k)
+    noise, drift = _noise_and_drift(best_NE)
+    last_E = best_NE[-LAGS[-1] :].mean(dim=0).double()
+    pooled = torch.from_numpy(score_NTE[-LAGS[-1] :]).double().flatten(0, 1)
+    eigen = spectrum(tie_density(pooled, last_E, top_k, narrow_width(pooled, last_E, top_k)))
+    travel = float(best_NE[LAGS[-1] :].abs().max())
+    return Estimate(
+        tokens, num_experts, top_k, density, eigen.modulus, eigen.largest, noise, drift, travel
+    )
+
+
+def advise(seen: Estimate, steps: int) -> list[Advice]:
+    """A setting for every family, for a run of `steps` optimizer steps."""
+    return [
+        _proportional(seen, steps),
+        _proportional_inverse(seen, steps),
+        _sign(seen, steps),
+        _sign_inverse(seen, steps),
+        _quantile(seen),
+        Advice(
+            {"kind": "self_tuned"},
+            f"sets its own step; here it should settle near gain {seen.gain:.3f}",
+        ),
+    ]
+
+
+def judge(rule: BalancerSpec, seen: Estimate, steps: int) -> Advice:
+    """Whether a setting of the sign or proportional rule is stable and can get where it must."""
+    setting = {"kind": rule.kind, **rule.params}
+    if rule.kind not in ("sign", "proportional"):
+        return Advice(setting, "has no limit that theory knows")
+    step_size, schedule = rule.params["step_size"], rule.params["schedule"]
+    reach = travel_limit(step_size, schedule, steps)
+    # A starved expert has a relative error of at most 1, so both rules climb no faster than u.
+    if reach < seen.travel:
+        why = f"can move a bias by {reach:.2g} in {steps} steps, but must reach {seen.travel:.2g}"
+        return Advice(setting, why, refused=True)
+    if rule.kind == "proportional" and schedule == "constant" and step_size > _limit(seen):
+        why = f"above the stability limit {_limit(seen):.3g}: loads would oscillate"
+        return Advice(setting, why, refused=True)
+    return Advice(setting, f"can travel {reach:.2g}, needs {seen.travel:.2g}")
+
+
+def travel_limit(step_size: float, schedule: str, steps: int) -> float:
+    """The farthest that `steps` sign steps can move a bias: u ln N + 0.58 u for 1/n."""
+    n = np.arange(1, steps + 1, dtype=np.float64)
+    decay = {"constant": n * 0 + 1, "inverse_sqrt": n**-0.5, "inverse": 1 / n}[schedule]
+    return float(step_size * decay.sum())
+
+
+def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:
+    """Every step's own estimate of the best bias, (N, E), and the mean density h.
+
+    Each is one damped full step from a running average, so estimates of different steps have
+    errors of their own.
+    """
+    num_tokens, num_experts = score_NTE.shape[1:]
+    wanted_E = torch.full((num_experts,), num_tokens * top_k / num_experts)
+    average_E, found, densities = torch.zeros(num_experts), [], []
+    for step, score_TE in enumerate(score_NTE, start=1):
+        count_1E2B = margin_counts(score_TE, average_E, top_k)[None]
+        error_1E = wanted_E - count_1E2B[..., 0, :].sum(dim=-1)
+        near = boundary(count_1E2B, BAND)
+        exact_1E = crossing(count_1E2B, error_1E)
+        far_1E = exact_1E.abs() > near.width_L1
+        step_1E = torch.where(far_1E, exact_1E, error_1E / near.density_LE)
+        own_E = average_E + centre((1 - 1 / num_experts) * step_1E)[0]
+        found.append(own_E)
+        densities.append(float(near.density_LE.mean()))
+        average_E = torch.lerp(average_E, own_E, max(0.1, 1 / step))
+    return torch.stack(found), float(np.mean(densities[LAGS[-1] :]))
+
+
+def _noise_and_drift(best_NE: Tensor) -> tuple[float, float]:
+    """r and q from the growth of differences with their lag: E(o_n - o_{n-m})^2 = 2 r + q m."""
+    settled_NE = best_NE[LAGS[-1] // 2 :]
+    growth = [float((settled_NE[lag:] - settled_NE[:-lag]).square().mean()) for lag in LAGS]
+    slope, offset = np.polyfit(LAGS, growth, 1)
+    return max(float(offset) / 2, 1e-12), max(float(slope), 0.0)
+
+
+def _share(seen: Estimate) -> float:
+    return seen.top_k / seen.num_experts
+
+
+def _limit(seen: Estimate) -> float:
+    """Largest stable step of the proportional rule: u < 2 (K/E) / lambda_max."""
+    return 2 * _share(seen) / seen.largest
+
+
+def _newton(seen: Estimate) -> float:
+    """The proportional step that is a full Newton step for the mean expert: L / h."""
+    return seen.tokens * _share(seen) / seen.density
+
+
+def _proportional(seen: Estimate, steps: int) -> Advice:
+    gain = _usable_gain(seen, steps)
+    step = min(gain * _newton(seen), 0.75 * _limit(seen))
+    reason = f"gain {gain:.3f} of a full step; stable below {_limit(seen):.3g}"
+    return Advice({"kind": "proportional", "step_size": _rounded(step)}, reason)
+
+
+def _proportional_inverse(seen: Estimate, steps: int) -> Advice:
+    step = _share(seen) / seen.modulus if seen.modulus > 0 else math.inf
+    rule = {"kind": "proportional", "step_size": _rounded(step), "schedule": "inverse"}
+    if not math.isfinite(step):
+        return Advice(rule, "the modulus is 0: groups of experts never compete", refused=True)
+    if _outdrifts_inverse(seen, steps):
+        return Advice(rule, _lag_of_inverse(seen, steps), refused=True)
+    return Advice(rule, f"K/E over the modulus {seen.modulus:.3g}: logarithmic regret")
+
+
+def _sign(seen: Estimate, steps: int) -> Advice:
+    """Under noise sigma the mean sign of an error is 2 phi(0) / sigma times it: a gain."""
+    sigma = math.sqrt(seen.noise) * seen.density
+    gain = _usable_gain(seen, steps)
+    steady = gain * sigma / (2 * 0.3989 * seen.density)
+    travelling = seen.travel / (steps / COLD_START)
+    rule = {"kind": "sign", "step_size": _rounded(max(steady, travelling))}
+    if travelling > steady:
+        reason = f"reaches {seen.travel:.3g} in 1/{COLD_START} of the run; {steady:.2g} is steadier"
+    else:
+        reason = f"gain {gain:.3f} near balance; {seen.travel / steady:.0f} steps from a cold start"
+    return Advice(rule, reason)
+
+
+def _sign_inverse(seen: Estimate, steps: int) -> Advice:
+    # Half of what it can travel must suffice: the later steps come too late.
+    step = 2 * seen.travel / travel_limit(1.0, "inverse", steps)
+    rule = {"kind": "sign", "step_size": _rounded(step), "schedule": "inverse"}
+    if _outdrifts_inverse(seen, steps):
+        return Advice(rule, _lag_of_inverse(seen, steps), refused=True)
+    return Advice(rule, f"can travel {2 * seen.travel:.3g}, biases must reach {seen.travel:.3g}")
+
+
+def _usable_gain(seen: Estimate, steps: int) -> float:
+    """The steady gain, but large enough that a cold start is over early in the run."""
+    return max(seen.gain, 3 * COLD_START / steps)
+
+
+def _outdrifts_inverse(seen: Estimate, steps: int) -> bool:
+    return seen.gain > 5 / steps
+
+
+def _lag_of_inverse(seen: Estimate, steps: int) -> str:
+    return f"the best bias drifts (gain {seen.gain:.3f}); a gain of 1/{steps} lags behind"
+
+
+def _quantile(seen: Estimate) -> Advice:
+    memory = round(min(max(1 - seen.gain, 0.0), 0.98), 2)
+    return Advice({"kind": "quantile", "memory": memory}, f"memory of gain {seen.gain:.3f}")
+
+
+def _rounded(step: float) -> float:
+    return float(f"{step:.2g}")
