@@ -89,12 +89,13 @@ class Coordinator:
         SIGINT and SIGTERM tell it to stop: workers write checkpoints and give their trials back. A
         second signal does not wait for them.
 
-        Returns:  whether the sweeps are over; False: it was told to stop
+        Returns:  whether the sweeps are over; False: it was told to stop. The executor is closed.
+        Raises:   SpecError: an unknown sweep; StoreUnavailable: for longer than `outage_seconds`
         """
-        for sweep_id in sweep_ids:
-            self._store.sweep(sweep_id)
         with self._stopping_on_signals():
             try:
+                for sweep_id in sweep_ids:
+                    self._store.sweep(sweep_id)
                 return self._run(sweep_ids)
             finally:
                 self._executor.close()
