@@ -27,11 +27,11 @@ def test_products_depend_on_the_distance_alone() -> None:
 
 
 def test_pairs_turn_by_position_times_their_frequency() -> None:
-    x = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(1, 4, 1, 4)
+    x = torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(1, 4, 1, 4)
     turned_SP = rotate(x, rotation(4, 4, 100.0, CPU))[0, :, 0]
     for position in range(4):
         fast, slow = position * 1.0, position * 100.0**-0.5
-        expected = [math.cos(fast), math.cos(slow), math.sin(fast), math.sin(slow)]
+        expected = [math.cos(fast), math.sin(fast), math.cos(slow), math.sin(slow)]
         torch.testing.assert_close(turned_SP[position], torch.tensor(expected))
 
 

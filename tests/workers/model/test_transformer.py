@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.spec import ModelSpec
+from workers.model.attention import rotation
 from workers.model.transformer import ModelOutput, MoELanguageModel
 
 Model = Callable[..., ModelSpec]
@@ -114,7 +115,7 @@ def test_reentrant_recomputation_gives_the_same_counts_and_gradients(
 ) -> None:
     spec = spec_of()
     block = make_model(spec).expert_blocks[0]
-    turn = torch.randn(2, 16, 1, 8)
+    turn = rotation(16, 16, 10000.0, torch.device("cpu"))
     results = []
     for recompute in (False, True):
         x_BSD = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(2)).requires_grad_()
