@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec
+from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
 from pipeline.tracking import mlflow_sink
 from pipeline.tracking.sinks import default_sinks
@@ -14,27 +17,42 @@ from workers.cli.progress import SweepProgress
 from workers.cli.session import identified, log, open_store
 
 
+def register(
+    store: SweepStore, settings: Settings, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
+) -> str:
+    """Stores the sweep and gives it its run in MLflow; doing it twice is once. Returns its id."""
+    sweep_id = store.add_sweep(spec, trials)
+    with log.status("preparing MLflow"):
+        mlflow_sink.prepare(settings)
+        run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
+    store.set_parent_run(sweep_id, run_id)
+    return sweep_id
+
+
+def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Closes a sweep whose trials are final, in the store and in MLflow."""
+    store.finish_sweep(sweep_id)
+    mlflow_sink.settle(settings, store.sweep(sweep_id), store.trials(sweep_id))
+
+
 def run_sweep(
     spec: SweepSpec, settings: Settings, *, address: str | None = None, slots: int | None = None
 ) -> None:
     """Submits the sweep, if it is new, and coordinates it until every trial is final.
 
     Raises:   SpecError: a trial that cannot run here; nothing is started then
+              typer.Exit(1): told to stop before the end
     """
-    store = open_store(settings)
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
-    sweep_id = store.add_sweep(spec, trials)
-    with log.status("preparing MLflow"):
-        mlflow_sink.prepare(settings)
-        mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
-    tokens = sum(trial.train.steps * trial.train.tokens_per_step for _, trial in trials)
-    if all(trial.state.is_final for trial in store.trials(sweep_id)):
-        store.finish_sweep(sweep_id)
-        return
-    with SweepProgress(log, tokens) as progress:
-        executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
-        is_over = Coordinator(store, executor, observer=progress.show).run(sweep_id)
-    if not is_over:
-        log.print("stopped; the same command goes on from the checkpoints")
-        raise typer.Exit(1)
+    store = open_store(settings)
+    sweep_id = register(store, settings, spec, trials)
+    if not all(trial.state.is_final for trial in store.trials(sweep_id)):
+        tokens = sum(trial.train.steps * trial.train.tokens_per_step for _, trial in trials)
+        with SweepProgress(log, tokens) as progress:
+            executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
+            is_over = Coordinator(store, executor, observer=progress.show).run(sweep_id)
+        if not is_over:
+            log.print("stopped; the same command goes on from the checkpoints")
+            raise typer.Exit(1)
+    settle(store, settings, sweep_id)

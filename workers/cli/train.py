@@ -12,11 +12,11 @@ from pipeline.load_metrics import max_vio
 from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import SweepSpec, TrialSpec, load_trial
-from pipeline.tracking import mlflow_sink
 from pipeline.tracking.sinks import SinkGroup, default_sinks
 from workers.actors.eval_actor import EvalActor
 from workers.actors.train_actor import TrainActor
 from workers.cli.progress import StepProgress
+from workers.cli.running import register, settle
 from workers.cli.session import identified, load_settings, log, open_store
 from workers.cli.sweep import finish
 
@@ -33,12 +33,10 @@ def train(
     """
     settings = load_settings(home)
     spec = as_sweep(load_trial(trial_file), trial_file.stem)
-    store = open_store(settings)
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
-    sweep_id = store.add_sweep(spec, trials)
-    mlflow_sink.prepare(settings)
-    mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
+    store = open_store(settings)
+    sweep_id = register(store, settings, spec, trials)
     ((digest, trial),) = trials
     with StepProgress(log, trial.train.steps) as progress:
 
@@ -47,7 +45,7 @@ def train(
 
         TrainActor("here", settings, sinks).work(digest)
         EvalActor("here", settings, sinks).work(digest)
-    store.finish_sweep(sweep_id)
+    settle(store, settings, sweep_id)
     finish(settings, sweep_id, as_json)
 
 

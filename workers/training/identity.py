@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import subprocess
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -71,3 +74,16 @@ def _rule_sources(kind: str) -> list[Path]:
         for path in (WORKERS / "balancing").glob("*.py")
         if path.stem in own or path.stem not in BALANCERS
     ]
+
+
+@cache
+def source_commit() -> str:
+    """The git commit of the code that runs; EVENLOAD_COMMIT where it was installed without git."""
+    if stated := os.environ.get("EVENLOAD_COMMIT"):
+        return stated
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "-C", str(WORKERS), "describe", "--always", "--dirty", "--abbrev=12"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pipeline.tracking.load_log import read_history
 
 from pipeline.load_metrics import max_vio, summarise
 from pipeline.records import Command, Progress, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
+from pipeline.tracking.load_log import read_history
 from workers.data.corpus import check_fits, prepare
 from workers.data.shards import Batches
 from workers.training import checkpoint
@@ -147,7 +147,7 @@ class _Trainer:
     def result(self) -> dict[str, float]:
         """Final figures, from the counts as recorded: also those of earlier attempts."""
         train = self._spec.train
-        history = read_history(self._trial_dir)
+        history = read_history(self._trial_dir, columns=["load"])
         if len(history.step_S) != train.steps:
             raise RuntimeError(
                 f"{self._trial_dir} holds {len(history.step_S)} of {train.steps} steps; "

@@ -57,8 +57,9 @@ def _optimizer(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if parameter.ndim > NO_DECAY_NDIM]
     plain = [parameter for parameter in trained if parameter.ndim <= NO_DECAY_NDIM]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+        groups,
         lr=spec.train.learning_rate,
         betas=(spec.train.beta1, spec.train.beta2),
         weight_decay=spec.train.weight_decay,
