@@ -8,44 +8,18 @@ Letters: N steps, T tokens, E experts.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
 from pipeline.simulation_spec import SimulationSpec, StreamSpec
-from workers.simulation.regret import Play, Regret, best_fixed_bias, regret
-from workers.simulation.run import Frame, ProgressCallback, play
-from workers.simulation.theory import Transition, Verdict, check
+from workers.simulation.play import Frame, ProgressCallback, play
+from workers.simulation.regret import Play, best_fixed_bias, regret
+from workers.simulation.result import Finding
+from workers.simulation.theory import Transition, check
 
 SAMPLED_STEPS = 20
 REGRET_TOKENS = 256
 CHECKED_TOKENS = 1024
-
-
-class Finding(NamedTuple):
-    """What theory says of one rule on one stream."""
-
-    stream: str
-    rule: str
-    verdicts: tuple[Verdict, ...]
-    regret: Regret
-
-    def rows(self) -> list[dict[str, str]]:
-        """One row a statement: stream, rule, statement, finding, figure."""
-        told = [(v.statement, v.finding, v.figure) for v in self.verdicts]
-        told.append(("regret against the best fixed bias", self.regret.finding, ""))
-        names = ("statement", "finding", "figure")
-        head = {"stream": self.stream, "rule": self.rule}
-        return [head | dict(zip(names, entry, strict=True)) for entry in told]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "stream": self.stream,
-            "rule": self.rule,
-            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
-            "regret": self.regret.to_dict(),
-        }
 
 
 def check_theory(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.balancers import BalancerSpec
 from pipeline.simulation_spec import SimulationSpec
+from workers.simulation.regret import Regret
+from workers.simulation.theory import Verdict
 
 BALANCED = 2.0  # times the sampling floor
 
@@ -72,10 +74,36 @@ class Run:
         }
 
 
+class Finding(NamedTuple):
+    """What theory says of one rule on one stream."""
+
+    stream: str
+    rule: str
+    verdicts: tuple[Verdict, ...]
+    regret: Regret
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row a statement: stream, rule, statement, finding, figure."""
+        told = [(v.statement, v.finding, v.figure) for v in self.verdicts]
+        told.append(("regret against the best fixed bias", self.regret.finding, ""))
+        names = ("statement", "finding", "figure")
+        head = {"stream": self.stream, "rule": self.rule}
+        return [head | dict(zip(names, entry, strict=True)) for entry in told]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream,
+            "rule": self.rule,
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "regret": self.regret.to_dict(),
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
     spec: SimulationSpec
     runs: tuple[Run, ...]
+    findings: tuple[Finding, ...] = ()  # of the theory, where it was asked for
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per stream and rule, in the spec's order; `over_best` compares within a stream.
@@ -93,9 +121,17 @@ class SimulationResult:
             row["over_best"] = row["max_vio"] / min(others) - 1 if others else None
         return rows
 
+    def finding_rows(self) -> list[dict[str, str]]:
+        """One row per stream, rule and statement of the theory, ready for a table."""
+        return [row for finding in self.findings for row in finding.rows()]
+
     def to_dict(self) -> dict[str, Any]:
-        """The spec and the rows, ready for JSON."""
-        return {"spec": self.spec.model_dump(mode="json"), "rows": self.rows()}
+        """The spec, the rows and the theory's findings, ready for JSON."""
+        return {
+            "spec": self.spec.model_dump(mode="json"),
+            "rows": self.rows(),
+            "theory": [finding.to_dict() for finding in self.findings],
+        }
 
     def write_parquet(self, path: Path) -> None:
         """The whole history: one row per stream, rule, seed and step."""

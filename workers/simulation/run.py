@@ -1,114 +1,59 @@
-"""Plays balancing rules on streams of scores and says how even and how fast each was.
+"""Runs a simulation: how even and how fast every rule was, and what theory says of it.
 
-Every rule sees the same scores. Seeds are stacked where training stacks layers, so one update
-serves all of them.
-
-Letters: S seeds, T tokens, E experts, K top-k, N steps.
+Letters: S seeds, N steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
-from pipeline.balancers import BalancerSpec
 from pipeline.load_metrics import max_vio_floor
 from pipeline.simulation_spec import Recorded, SimulationSpec, StreamSpec
-from workers.balancing import make_balancer
-from workers.balancing.base import Balancer, Observation
+from workers.balancing.base import Observation
+from workers.simulation.findings import check_theory
+from workers.simulation.play import ProgressCallback, play, size_of
 from workers.simulation.result import Run, SimulationResult
-from workers.simulation.score_streams import Size, recorded_scores, score_stream
-
-ProgressCallback = Callable[[int, int, str], None]  # done, total, stream
+from workers.simulation.score_streams import Size
 
 
-class Frame(NamedTuple):
-    """One step of one rule."""
+def simulate(
+    spec: SimulationSpec, progress: ProgressCallback | None = None, *, theory: bool = False
+) -> SimulationResult:
+    """Every rule on every stream of the spec. The same spec gives the same result, bit for bit.
 
-    score_STE: Tensor
-    observation: Observation
-    bias_SE: Tensor  # the bias that routed this step
-
-
-def simulate(spec: SimulationSpec, progress: ProgressCallback | None = None) -> SimulationResult:
-    """Every rule on every stream of the spec. The same spec gives the same result, bit for bit."""
-    runs = []
-    total = spec.steps * len(spec.streams)
-    for index, (name, stream) in enumerate(spec.streams.items()):
-        size = size_of(spec, stream)
-        counts: dict[str, list[Tensor]] = {rule.label: [] for rule in spec.rules}
-        for step, frames in enumerate(play(spec, stream), start=1):
-            for label, frame in frames.items():
-                counts[label].append(_utilisation(frame.observation))
-            if progress is not None and (step % 10 == 0 or step == size.steps):
-                progress(index * spec.steps + step, total, name)
-        floor = max_vio_floor(size.tokens, size.experts, spec.top_k)
-        runs += [
-            Run(
-                name,
-                rule,
-                torch.stack(counts[rule.label]).cpu().numpy(),
-                floor,
-                _jump(stream, size),
-            )
-            for rule in spec.rules
-        ]
-    return SimulationResult(spec, tuple(runs))
+    Args:
+        progress: told (steps done, steps in all, name of the stream); with `theory`, then
+                  (streams checked, streams in all, name)
+        theory:   also check the statements of theory.py and the regret of every rule
+    Raises:   SpecError: a recording that is missing or does not fit
+    """
+    runs: list[Run] = []
+    for index in range(len(spec.streams)):
+        runs += _runs(spec, index, progress)
+    findings = check_theory(spec, progress) if theory else ()
+    return SimulationResult(spec, tuple(runs), findings)
 
 
-def play(spec: SimulationSpec, stream: StreamSpec) -> Iterator[dict[str, Frame]]:
-    """What every rule meets at every step of a stream, by label."""
-    device = torch.device(spec.device)
+def _runs(spec: SimulationSpec, index: int, progress: ProgressCallback | None) -> list[Run]:
+    """All rules on the stream of that place."""
+    name, stream = list(spec.streams.items())[index]
     size = size_of(spec, stream)
-    generator = torch.Generator(device).manual_seed(spec.first_seed)
-    torch.manual_seed(spec.first_seed)  # random_router draws from the global generator
-    rules = {rule.label: make_balancer(rule, spec.top_k) for rule in spec.rules}
-    shares = {rule.label: _share(rule, size.experts, device) for rule in spec.rules}
-    states = {label: rule.init(size.seeds, size.experts, device) for label, rule in rules.items()}
-    for step, score_STE in enumerate(score_stream(stream, size, generator), start=1):
-        frames = {}
-        for label, rule in rules.items():
-            progress = step / size.steps
-            seen = observe(rule, states[label], score_STE, spec.top_k, shares[label], progress)
-            frames[label] = Frame(score_STE, seen, states[label].bias_LE)
-            states[label] = rule.update(seen, states[label])
-        yield frames
+    loads: dict[str, list[Tensor]] = {rule.label: [] for rule in spec.rules}
+    for step, frames in enumerate(play(spec, stream), start=1):
+        for label, frame in frames.items():
+            loads[label].append(_load_figures(frame.observation))
+        if progress is not None and (step % 10 == 0 or step == size.steps):
+            progress(index * spec.steps + step, len(spec.streams) * spec.steps, name)
+    floor = max_vio_floor(size.tokens, size.experts, spec.top_k)
+    jump = _jump(stream, size)
+    return [
+        Run(name, rule, torch.stack(loads[rule.label]).cpu().numpy(), floor, jump)
+        for rule in spec.rules
+    ]
 
 
-def observe(
-    rule: Balancer, state: Any, score_STE: Tensor, top_k: int, share_E: Tensor, progress: float
-) -> Observation:
-    """Routes one step and returns what the rule may know of it."""
-    bias_S1E = state.bias_LE.unsqueeze(1)
-    expert_SN = rule.adjust(score_STE, bias_S1E).topk(top_k, dim=-1).indices.flatten(1)
-    count_SE = torch.zeros_like(state.bias_LE, dtype=torch.int64)
-    count_SE.scatter_add_(1, expert_SN, torch.ones_like(expert_SN))
-    statistic = None if rule.measure is None else rule.measure.of(score_STE, bias_S1E, top_k)
-    target_SE = share_E * count_SE.sum(dim=-1, keepdim=True)
-    return Observation(count_SE, target_SE, progress, statistic)
-
-
-def size_of(spec: SimulationSpec, stream: StreamSpec) -> Size:
-    """The spec's size; a recording has its own.  Raises: ValueError: another number of experts"""
-    if not isinstance(stream, Recorded):
-        return Size(spec.seeds, spec.tokens, spec.num_experts, spec.steps)
-    steps, layers, tokens, experts = recorded_scores(stream, torch.device("cpu")).shape
-    if experts != spec.num_experts:
-        raise ValueError(
-            f"num_experts={spec.num_experts}, but {str(stream.path)!r} recorded {experts} experts; "
-            f"set num_experts={experts}"
-        )
-    return Size(layers, tokens, experts, steps)
-
-
-def _share(rule: BalancerSpec, num_experts: int, device: torch.device) -> Tensor:
-    return torch.tensor(rule.target or (1 / num_experts,) * num_experts, device=device)
-
-
-def _utilisation(observation: Observation) -> Tensor:
+def _load_figures(observation: Observation) -> Tensor:
     """max and min of A / L and the share of empty experts, (S, 3)."""
     load_SE = observation.count_LE / observation.target_LE
     idle_S = (observation.count_LE == 0).float().mean(dim=-1)

@@ -12,7 +12,7 @@ from pipeline.balancers import parse_balancer
 from pipeline.simulation_spec import Gaussian, StreamSpec
 from workers.balancing import make_balancer
 from workers.balancing.base import Observation
-from workers.simulation.run import observe
+from workers.simulation.play import observe
 from workers.simulation.score_streams import Size, score_stream
 
 

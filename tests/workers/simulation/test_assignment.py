@@ -16,7 +16,7 @@ from workers.simulation.assignment import (
     capped_assignment,
     optimality_gap,
 )
-from workers.simulation.run import observe
+from workers.simulation.play import observe
 
 
 def scores(tokens: int, experts: int, seed: int = 0) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from pipeline.balancers import parse_balancer
 from pipeline.simulation_spec import Gaussian
 from workers.balancing import make_balancer
+from workers.simulation.play import observe
 from workers.simulation.regret import Play, Regret, best_fixed_bias, fitted_growth, regret
-from workers.simulation.run import observe
 from workers.simulation.score_streams import Size, score_stream
 
 STEPS, TOKENS, EXPERTS, TOP_K = 600, 256, 8, 2

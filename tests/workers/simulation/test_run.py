@@ -13,8 +13,9 @@ import yaml
 
 from pipeline.load_metrics import max_vio
 from pipeline.simulation_spec import SimulationSpec, load_simulation
+from workers.simulation.play import play
 from workers.simulation.result import steps_until
-from workers.simulation.run import play, simulate
+from workers.simulation.run import simulate
 
 SMALL: dict[str, Any] = {
     "tokens": 512,
