@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pipeline.records import WorkKind
-from workers.actors.actor import Actor, Assignment, Verdict
+from pipeline.settings import Settings
+from workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
 from workers.training.loop import train
+from workers.training.step import Watch
 
 
 class TrainActor(Actor):
     kind: ClassVar[WorkKind] = WorkKind.TRAIN
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        sink_factory: SinkFactory,
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__(name, settings, sink_factory)
+        self._watch = watch
 
     def compute(self, assignment: Assignment) -> Verdict:
         outcome = train(
@@ -20,5 +32,6 @@ class TrainActor(Actor):
             sink=assignment.sink,
             report=assignment.heartbeat.report,
             run=assignment.run,
+            watch=self._watch,
         )
         return Verdict(outcome.state, outcome.result, outcome.checkpoint_uri)

@@ -14,6 +14,8 @@ from pipeline.errors import SpecError
 from workers.cli.dashboard import dashboard
 from workers.cli.doctor import doctor
 from workers.cli.quickstart import quickstart
+from workers.cli.simulate import advise_command, simulate
+from workers.cli.serve import serve
 from workers.cli.sweep import sweep_app
 from workers.cli.train import train
 
@@ -26,6 +28,9 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(train)
 app.add_typer(sweep_app, name="sweep")
+app.command()(simulate)
+app.command(name="advise")(advise_command)
+app.command()(serve)
 app.command()(dashboard)
 app.command()(doctor)
 

@@ -18,7 +18,7 @@ from workers.data.shards import Batches
 from workers.training import checkpoint
 from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
-from workers.training.step import train_step
+from workers.training.step import Watch, train_step
 from workers.training.telemetry import Telemetry
 
 
@@ -46,18 +46,21 @@ def train(
     sink: Sink,
     report: Callable[[Progress], Command],
     run: RunIdentity,
+    watch: Watch | None = None,
 ) -> TrainOutcome:
     """Trains a resolved trial. On CPU a resumed run equals an uninterrupted one bit for bit.
 
     `report` is called after every step with the newest figures and may answer STOP: then a
     checkpoint is written and the outcome's state is QUEUED.
 
-    Args:     sink: started here with `run`; the caller closes it
+    Args:
+        sink:  started here with `run`; the caller closes it
+        watch: sees what the model gives in every micro-batch, with the bias that routed it
     Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite
     """
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
-    trainer = _Trainer(spec, settings, digest, sink, report)
+    trainer = _Trainer(spec, settings, digest, sink, report, watch)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
     for step in range(trainer.step + 1, spec.train.steps + 1):
@@ -81,6 +84,7 @@ class _Trainer:
         digest: str,
         sink: Sink,
         report: Callable[[Progress], Command],
+        watch: Watch | None,
     ) -> None:
         self._spec = spec
         self._sink = sink
@@ -90,7 +94,7 @@ class _Trainer:
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
         assembly = assemble(spec)
-        self._trainee, self._device = assembly.trainee, assembly.device
+        self._trainee, self._device = assembly.trainee._replace(watch=watch), assembly.device
         self.step, self._state = self._resumed(assembly)
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
 

@@ -5,7 +5,7 @@ Letters: B sequences, S tokens of a sequence, V vocabulary, L expert layers, E e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from workers.balancing.base import Balancer, Observation, RoutedBatch
 from workers.model.transformer import ModelOutput, MoELanguageModel
+
+Watch = Callable[[ModelOutput, Tensor], None]  # sees each micro-batch's output and its bias_LE
 
 
 class Trainee(NamedTuple):
@@ -26,6 +28,7 @@ class Trainee(NamedTuple):
     target_E: Tensor  # wanted share of the load
     grad_clip: float
     autocast_dtype: torch.dtype | None
+    watch: Watch | None = None
 
 
 class StepOutput(NamedTuple):
@@ -53,6 +56,8 @@ def train_step(
     trainee.optimizer.zero_grad(set_to_none=True)
     for token_BS in micro_batches:
         output = _forward(trainee, state, token_BS)
+        if trainee.watch is not None:
+            trainee.watch(output, state.bias_LE)
         sums.add_counts(output)
         lm_loss = next_token_loss(output.logits_BSV, token_BS[:, 1:])
         balance_loss = _balance_loss(trainee.balancer, output, sums.count_LE, len(token_BS))

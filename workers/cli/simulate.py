@@ -1,0 +1,136 @@
+"""`evenload simulate` and `evenload advise`: rules on score streams, and what theory recommends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.errors import SpecError
+from pipeline.simulation_spec import load_simulation
+from workers.cli.session import log, out, print_json
+from workers.simulation.advice import Advice, Estimate, advise, estimate
+from workers.simulation.recording import read_recording
+from workers.simulation.result import COLUMNS, SimulationResult
+from workers.simulation.run import simulate as run_simulation
+
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+
+
+def simulate(
+    simulation_file: Annotated[Path, typer.Argument(help="YAML file of a simulation")],
+    as_json: AsJson = False,
+    check: Annotated[
+        Literal["theory"] | None, typer.Option(help="also check the theory's statements")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="folder for history.parquet: every step")
+    ] = None,
+) -> None:
+    """Run balancing rules on streams of router scores, without a model.
+
+    MaxVio of the steady state beside the sampling floor, steps to balance, recovery after a jump.
+    A hundred step sizes are screened here before a GPU hour goes to ten of them.
+    """
+    spec = load_simulation(simulation_file)
+    with _progress() as bar:
+        task = bar.add_task("simulate", total=None, stream="")
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, stream=name)
+
+        result = run_simulation(spec, show, theory=check == "theory")
+    if out_folder is not None:
+        result.write_parquet(out_folder / "history.parquet")
+        log.print(f"every step of every seed: {out_folder / 'history.parquet'}")
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+
+
+def advise_command(
+    recording_file: Annotated[
+        Path, typer.Argument(help="scores that `evenload train --record-scores` wrote")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the run to advise")] = 1000,
+    layer: Annotated[int, typer.Option(min=0, help="expert layer, counted from 0")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say which step size and schedule theory recommends for a recorded run."""
+    if not recording_file.is_file():
+        raise SpecError(f"{recording_file}: no such file; make it with train --record-scores")
+    recording = read_recording(recording_file)
+    num_layers = recording.score_NLTE.shape[1]
+    if layer >= num_layers:
+        raise SpecError(f"--layer {layer}: the recording has {num_layers} layers, counted from 0")
+    try:
+        seen = estimate(recording.score_NLTE[:, layer], recording.top_k)
+    except ValueError as error:
+        raise SpecError(f"{recording_file}: {error}") from None
+    advice = advise(seen, steps)
+    if as_json:
+        print_json({"seen": seen._asdict(), "advice": [entry._asdict() for entry in advice]})
+    else:
+        _print_advice(seen, advice, steps)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[stream]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=log,
+        transient=True,
+    )
+
+
+def _print(result: SimulationResult) -> None:
+    out.print(_table(COLUMNS, result.rows()))
+    out.print(
+        f"T={result.spec.tokens} tokens a step, E={result.spec.num_experts} experts, "
+        f"K={result.spec.top_k}, {result.spec.steps} steps, {result.spec.seeds} seeds. max_vio: "
+        f"mean of the last {result.spec.steady_steps} steps; error: standard error over seeds.",
+        style="dim",
+    )
+    if result.findings:
+        columns = {name: name for name in result.finding_rows()[0]}
+        out.print(_table(columns, result.finding_rows()))
+
+
+def _table(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for title in columns.values():
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "never"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _print_advice(seen: Estimate, advice: Sequence[Advice], steps: int) -> None:
+    out.print(
+        f"{seen.tokens} tokens a step, {seen.num_experts} experts, top-{seen.top_k}: "
+        f"{seen.density:.0f} tokens per unit of bias, modulus {seen.modulus:.3g}, "
+        f"noise {seen.noise:.2g}, drift {seen.drift:.2g} a step, travel {seen.travel:.2g}"
+    )
+    table = Table(title=f"for {steps} steps", box=SIMPLE_HEAD, title_justify="left")
+    for title in ("rule", "verdict", "why"):
+        table.add_column(title)
+    for entry in advice:
+        rule = " ".join(f"{name}={value}" for name, value in entry.rule.items())
+        table.add_row(rule, "[red]refused" if entry.refused else "[green]use", entry.reason)
+    out.print(table)
