@@ -1,0 +1,127 @@
+"""Writes the blocks of README.md that follow from the code and from recorded results.
+
+    python infra/readme.py            rewrites them
+    python infra/readme.py --check    exit code 1 where one is out of date
+
+Results are JSON documents as commands print them, kept in infra/results:
+    evenload quickstart --no-serve --json > infra/results/quickstart.json
+    evenload simulate infra/sweeps/rules.yaml --json > infra/results/rules.json
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.balancers import BALANCERS
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "infra" / "results"
+ROOMS = ("pipeline", "workers", "dashboard")
+INFRA = {
+    "install.sh": "Makes or updates .venv; decides between a CPU and a CUDA build of torch",
+    "quickstart.sh": "From a fresh clone to a finished sweep and its dashboard",
+    "test.sh": "Everything that must hold",
+    "constraints.txt": "The versions that the tests ran with",
+    "readme.py": "Writes this tree and the tables of this page",
+    "results/": "The recorded figures of this page, as commands printed them",
+    "sweeps/": "Example sweeps, a trial and simulations",
+}
+
+
+def tree() -> str:
+    """Every source file with the first sentence of its docstring."""
+    lines: list[str] = []
+    for room in ROOMS:
+        _add_folder(lines, ROOT / room, depth=0)
+    lines += [_line(0, "infra/", ""), *(_line(1, name, note) for name, note in INFRA.items())]
+    return "\n".join(lines)
+
+
+def _add_folder(lines: list[str], folder: Path, depth: int) -> None:
+    lines.append(_line(depth, f"{folder.name}/", ""))
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        if path.is_dir() and any(path.glob("*.py")) and path.name != "versions":
+            _add_folder(lines, path, depth + 1)
+        elif path.suffix == ".py" and path.name != "__init__.py":
+            lines.append(_line(depth + 1, path.name, _phrase(path)))
+
+
+def _phrase(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=[a-z)`])\.(?: |$)", paragraph)[0].rstrip(".")
+
+
+def _line(depth: int, name: str, note: str) -> str:
+    return f"    {'  ' * depth}{name:<{26 - 2 * depth}}{note}".rstrip()
+
+
+def rules() -> str:
+    rows = [
+        (
+            f"`{kind}`",
+            f"{rule.summary}{' (control)' if rule.control else ''}",
+            ", ".join(f"{name} {default}" for name, (_, default) in rule.params.items()) or "none",
+        )
+        for kind, rule in BALANCERS.items()
+    ]
+    return _table(("rule", "what it does", "parameters and defaults"), rows)
+
+
+def quickstart() -> str:
+    document = json.loads((RESULTS / "quickstart.json").read_text())
+    rows = [_trial_row(trial) for trial in document["trials"]]
+    titles = ("rule", "experts", "val bits/byte", "MaxVio global", "MaxVio batch", "floor")
+    table = _table((*titles, "idle", "dead", "utilisation", "tokens/s"), rows)
+    return f"{table}\n\n> {document['recommendation']}"
+
+
+def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
+    result = trial["result"]
+    return (
+        trial["label"],
+        str(trial["num_experts"]),
+        f"{result['val_bits_per_byte']:.3f}",
+        *(f"{result[name]:.2f}" for name in ("max_vio_global", "max_vio", "max_vio_floor")),
+        *(f"{result[name]:.1%}" for name in ("idle_frac", "dead_tenth")),
+        f"{result['effective_util']:.0%}",
+        f"{result['tokens_per_second']:,.0f}",
+    )
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"tree": tree, "rules": rules, "quickstart": quickstart}
+
+
+def updated(readme: str) -> str:
+    """The README with every block between its two markers written anew."""
+    for name, write in BLOCKS.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        before, rest = readme.split(begin)
+        _, after = rest.split(end)
+        readme = f"{before}{begin}\n\n{write()}\n\n{end}{after}"
+    return readme
+
+
+def main() -> int:
+    path = ROOT / "README.md"
+    current = path.read_text(encoding="utf-8")
+    wanted = updated(current)
+    if "--check" in sys.argv:
+        return int(wanted != current)
+    path.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
