@@ -23,9 +23,9 @@ from workers.simulation.result import BALANCED, steps_until
 from workers.simulation.score_streams import Size, score_stream
 
 STEADY = 0.4  # last share of the steps
-TUNED_STEPS = (1e-3, 2e-3, 4e-3, 8e-3, 0.015, 0.03, 0.06, 0.12, 0.25)
-TUNED_MEMORIES = (0.0, 0.5, 0.75, 0.9)
-SIGN_STEPS = (1e-3, 3e-3, 1e-2, 3e-2)
+TUNED_STEPS = (1e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2)
+TUNED_MEMORIES = (0.0, 0.5, 0.9)
+SIGN_STEPS = (1e-3, 3e-3, 1e-2)
 
 
 class Score(NamedTuple):

@@ -25,6 +25,7 @@ from workers.balancing.base import Balancer, Observation
 from workers.data.corpus import prepare
 from workers.data.shards import Batches
 from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.simulation.theory import Transition
 
 
 class TrainedStep(NamedTuple):
@@ -103,3 +104,15 @@ def _observe(
     share_E = torch.tensor(trial.balancer.target or (1 / experts,) * experts)
     target_LE = share_E * count_LE.sum(dim=-1, keepdim=True)
     return Observation(count_LE, target_LE, progress, statistic), score_LTE
+
+
+def transitions(recording: Recording, layer: int, every: int = 1) -> list[Transition]:
+    """The updates of one layer as theory.py checks them: every so many steps, even target."""
+    score_NTE = torch.from_numpy(recording.score_NLTE[:, layer])
+    bias_NE = torch.from_numpy(recording.bias_NLE[:, layer])
+    _, tokens, experts = score_NTE.shape
+    load_E = torch.full((experts,), tokens * recording.top_k / experts)
+    return [
+        Transition(score_NTE[n], bias_NE[n], bias_NE[n + 1], load_E, recording.top_k)
+        for n in range(0, len(bias_NE) - 1, every)
+    ]
