@@ -6,6 +6,7 @@ It can be killed at any line: whoever runs the same sweep next reads the same tr
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -65,6 +66,8 @@ class Coordinator:
 
     Args:     observer: gets the trials of the sweep after every round
               outage_seconds: how long the database may be away before `run` gives up
+              recovery_seconds: no lease expires for this long after the database came back, as no
+                  worker could renew one while it was away
     """
 
     def __init__(
@@ -75,12 +78,15 @@ class Coordinator:
         observer: Observer | None = None,
         poll_seconds: float = 0.5,
         outage_seconds: float = 600.0,
+        recovery_seconds: float = 20.0,
     ) -> None:
         self._store = store
         self._executor = executor
         self._observer = observer
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
+        self._recovery_seconds = recovery_seconds
+        self._recovers_until = -math.inf
         self._stopping = threading.Event()
 
     def run(self, *sweep_ids: str) -> bool:
@@ -115,6 +121,7 @@ class Coordinator:
                 if time.monotonic() - answered > self._outage_seconds:
                     raise
                 logger.warning("%s; trying again", error)
+                self._recovers_until = time.monotonic() + self._recovery_seconds
             self._executor.wait(self._poll_seconds)
         return False
 
@@ -124,10 +131,20 @@ class Coordinator:
         snapshot = self._store.snapshot(sweep_ids or None)
         crew = self._crew(snapshot, gone)
         for action in plan(snapshot, snapshot.taken_at, crew):
-            self._apply(action)
+            if not isinstance(action, Expire) or time.monotonic() >= self._recovers_until:
+                self._apply(action)
         self._observe(sweep_ids)
-        all_over = all(sweep.state in OVER for sweep in snapshot.sweeps)
-        return bool(sweep_ids) and all_over and not crew.busy
+        if not sweep_ids or any(sweep.state not in OVER for sweep in snapshot.sweeps):
+            return False
+        self._dismiss_latecomers(crew.busy)
+        return not self._executor.busy()
+
+    def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:
+        """Ends workers that still wait to start on a trial that another coordinator's finished."""
+        for worker, digest in busy.items():
+            holder = self._store.trial(digest).worker
+            if holder is None or name_of(holder) != worker:
+                self._executor.kill(worker)
 
     def _crew(self, snapshot: Snapshot, gone: Mapping[str, str]) -> Crew:
         busy = dict(self._executor.busy())

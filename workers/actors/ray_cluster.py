@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import ray
@@ -11,6 +17,8 @@ import ray
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 2**20  # results go through the store and files; Ray's minimum is 75 MiB
+JOIN_SECONDS = 60.0
+NODE_HEALTH = "http://127.0.0.1:52365/api/local_raylet_healthz"
 QUIET = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
 
 
@@ -28,6 +36,40 @@ def connect(address: str | None) -> bool:
         return True
     ray.init("local", object_store_memory=OBJECT_STORE_BYTES, **QUIET)
     return True
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """This host as a node of the cluster, without cores or GPUs: drivers run on nodes only.
+
+    Raises:   ConnectionError: the node did not come up
+    """
+    script = "from ray.scripts.scripts import main; main()"
+    options = [f"--address={address}", "--num-cpus=0", "--num-gpus=0", "--block"]
+    # Of its own session: who tells the coordinator to stop must not take its node away.
+    node = subprocess.Popen(
+        [sys.executable, "-c", script, "start", *options],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _await_node(node, address)
+        yield
+        ray.shutdown()
+    finally:
+        node.terminate()
+        node.wait()
+
+
+def _await_node(node: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + JOIN_SECONDS
+    while node.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(NODE_HEALTH, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(1)
+    raise ConnectionError(f"this host did not become a node of {address}; is that cluster there?")
 
 
 def num_slots() -> int:

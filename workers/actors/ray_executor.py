@@ -30,6 +30,7 @@ ACTORS = {WorkKind.TRAIN: TrainActor, WorkKind.EVAL: EvalActor}
 # Of its device: beside a training there is room for an evaluation, but not for another training.
 SHARE = {WorkKind.TRAIN: 0.9, WorkKind.EVAL: 0.1}
 MAX_STILLBORN = 3
+IDLE_SECONDS = 20.0
 
 
 class Need(NamedTuple):
@@ -48,6 +49,7 @@ class _Worker:
     need: Need
     digest: str | None = None
     returned: Any = None  # the reference to what `work` will return
+    idle_since: float = 0.0  # of the monotonic clock; without a meaning while it has a digest
 
 
 class RayExecutor:
@@ -57,7 +59,8 @@ class RayExecutor:
     Actors are never restarted and calls never retried by Ray: a lost attempt is the store's affair.
 
     Args:     sink_factory: importable on the workers
-              train_slots: trials trained at once; None is one a GPU, or one a core without GPUs
+              train_slots: trials trained at once; None is one a GPU, or one a core without GPUs,
+                  as the cluster grows and shrinks
               address: of a running cluster; None starts one on this machine
               grace_seconds: how long `close` waits for checkpoints
     """
@@ -82,8 +85,8 @@ class RayExecutor:
         self._stillborn = 0  # workers in a row that died before they claimed a trial
         self._owns_cluster = connect(address)
         self._is_local = address is None
-        train_slots = train_slots or settings.train_slots or num_slots()
-        self._slots = {WorkKind.TRAIN: train_slots, WorkKind.EVAL: eval_slots}
+        self._train_slots = train_slots or settings.train_slots
+        self._eval_slots = eval_slots
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +106,7 @@ class RayExecutor:
 
     def free(self) -> Mapping[WorkKind, int]:
         busy = [worker.need.kind for worker in self._workers.values() if worker.digest]
-        return {kind: slots - busy.count(kind) for kind, slots in self._slots.items()}
+        return {kind: self._slots(kind) - busy.count(kind) for kind in ACTORS}
 
     def busy(self) -> Mapping[str, str]:
         return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
@@ -117,6 +120,8 @@ class RayExecutor:
         return gone
 
     def wait(self, seconds: float) -> None:
+        if not self._is_local:
+            self._let_idle_workers_go()
         pending = [worker.returned for worker in self._workers.values() if worker.digest]
         if pending:
             ray.wait(pending, timeout=seconds)
@@ -143,6 +148,18 @@ class RayExecutor:
                 self._owns_cluster = False
                 ray.shutdown()
 
+    def _slots(self, kind: WorkKind) -> int:
+        if kind is WorkKind.EVAL:
+            return self._eval_slots
+        return self._train_slots or num_slots()
+
+    def _let_idle_workers_go(self) -> None:
+        """A cluster is shared: another coordinator may wait for what an idle worker reserves."""
+        overdue = time.monotonic() - IDLE_SECONDS
+        for name, worker in list(self._workers.items()):
+            if worker.digest is None and worker.idle_since < overdue:
+                self.kill(name)
+
     def _returned(self) -> list[str]:
         names = {worker.returned: name for name, worker in self._workers.items() if worker.digest}
         if not names:
@@ -162,7 +179,7 @@ class RayExecutor:
             logger.warning("%s: %s", name, error)
             self._stop_where_no_worker_lives(name, worker, error)
             return f"worker lost: {str(error).strip().splitlines()[0]}"
-        worker.digest, self._stillborn = None, 0
+        worker.digest, worker.idle_since, self._stillborn = None, time.monotonic(), 0
         if left_in is TrialState.FAILED:
             # A failed kernel leaves a CUDA context that fails every trial after it.
             self.kill(name)
@@ -189,7 +206,7 @@ class RayExecutor:
         name = next(fitting, None)
         if name is not None:
             return self._workers[name]
-        if idle and len(list(self._of_kind(need.kind))) >= self._slots[need.kind]:
+        if idle and len(list(self._of_kind(need.kind))) >= self._slots(need.kind):
             self.kill(idle[0])
         return self._hire(need)
 

@@ -14,8 +14,8 @@ from pipeline.errors import SpecError
 from workers.cli.dashboard import dashboard
 from workers.cli.doctor import doctor
 from workers.cli.quickstart import quickstart
-from workers.cli.simulate import advise_command, simulate
 from workers.cli.serve import serve
+from workers.cli.simulate import advise_command, simulate
 from workers.cli.sweep import sweep_app
 from workers.cli.train import train
 

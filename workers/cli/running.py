@@ -20,13 +20,16 @@ from workers.cli.session import identified, log, open_store
 def register(
     store: SweepStore, settings: Settings, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
 ) -> str:
-    """Stores the sweep and gives it its run in MLflow; doing it twice is once. Returns its id."""
-    sweep_id = store.add_sweep(spec, trials)
+    """Stores the sweep and gives it its run in MLflow; doing it twice is once. Returns its id.
+
+    Trials are listed last: once they are, any coordinator may start them.
+    """
+    sweep_id = store.submit(spec)
     with log.status("preparing MLflow"):
         mlflow_sink.prepare(settings)
         run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
     store.set_parent_run(sweep_id, run_id)
-    return sweep_id
+    return store.add_sweep(spec, trials)
 
 
 def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:

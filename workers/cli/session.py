@@ -44,12 +44,15 @@ def open_store(settings: Settings) -> SweepStore:
     return store
 
 
-def identified(spec: SweepSpec, settings: Settings) -> list[tuple[str, TrialSpec]]:
-    """The sweep's trials, resolved for this machine and checked against their data.
+def identified(
+    spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
+) -> list[tuple[str, TrialSpec]]:
+    """The sweep's trials, resolved for where they will run and checked against their data.
 
+    Args:     has_cuda: whether the workers have GPUs; None: they are here
     Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
     """
-    trials = [resolve(trial) for trial in spec.expand()]
+    trials = [resolve(trial, has_cuda) for trial in spec.expand()]
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return [(trial_digest(trial, settings), trial) for trial in trials]

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-from pipeline.model_size import model_size
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from pipeline.model_size import model_size
 from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec, load_sweep
 from pipeline.sweep.recommend import recommend
+from workers.actors.ray_job import run_as_job
 from workers.cli.running import run_sweep
 from workers.cli.session import (
     identified,
@@ -48,11 +49,26 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
 
 
 @sweep_app.command()
+def submit(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
+    """Leave a sweep in the store for `evenload serve`, which runs it. Doing it twice is once."""
+    settings = load_settings(home)
+    sweep_id = open_store(settings).submit(load_sweep(sweep_file))
+    if as_json:
+        print_json({"sweep_id": sweep_id})
+    else:
+        out.print(sweep_id)
+
+
+@sweep_app.command()
 def run(
     sweep_file: SweepFile,
     as_json: AsJson = False,
     address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster; none: this machine")
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="Ray cluster; http://...: run there as a Ray job; none: this machine",
+        ),
     ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="trials trained at once; default: one a core or GPU")
@@ -62,6 +78,8 @@ def run(
     """Run a sweep to its end. Run it again after a crash and it goes on where it stood."""
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
+    if address is not None and address.startswith("http"):
+        raise typer.Exit(run_as_job(address, spec.sweep_id(), sweep_file, as_json, slots))
     run_sweep(spec, settings, address=address, slots=slots)
     finish(settings, spec.sweep_id(), as_json)
 

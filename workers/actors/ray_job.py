@@ -1,0 +1,52 @@
+"""`evenload sweep run` as a job of a Ray cluster, through its Jobs API."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+STOP_SECONDS = 150  # Ray's own 3 s are too short for checkpoints
+
+
+def run_as_job(
+    address: str, sweep_id: str, sweep_file: Path, as_json: bool, slots: int | None
+) -> int:
+    """Runs the sweep file there and follows the job's output; returns the command's exit code.
+
+    The cluster's own settings and code count; only the file travels. Ending this process does not
+    end the job: `ray job stop` does, and waits for checkpoints.
+
+    Raises:   ConnectionError: nothing answers at `address`; RuntimeError: wrong token
+    """
+    client = JobSubmissionClient(address)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(sweep_file, Path(folder) / "sweep.yaml")
+        job_id = client.submit_job(
+            entrypoint=_entrypoint(as_json, slots),
+            submission_id=f"{sweep_id}-{secrets.token_hex(3)}",  # no id can be used twice
+            runtime_env={
+                "working_dir": folder,
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+            },
+        )
+    print(f"job {job_id} at {address}", file=sys.stderr)
+    asyncio.run(_follow(client, job_id))
+    return 0 if client.get_job_status(job_id) is JobStatus.SUCCEEDED else 1
+
+
+def _entrypoint(as_json: bool, slots: int | None) -> str:
+    # The job's log holds both streams; progress bars would make lines of it.
+    options = [*(["--json"] if as_json else []), *([f"--slots {slots}"] if slots else [])]
+    silence = "2>/dev/null" if as_json else ""
+    return " ".join(["evenload sweep run sweep.yaml", *options, silence]).strip()
+
+
+async def _follow(client: JobSubmissionClient, job_id: str) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        print(lines, end="")

@@ -1,0 +1,90 @@
+"""`evenload serve`: the coordinator as a service that runs what was submitted to the store."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline.errors import StoreUnavailable
+from pipeline.settings import Settings, without_password
+from pipeline.store.sweep_store import SweepStore
+from workers.cli.admission import Admission
+from workers.cli.coordination import Cluster, Coordination
+from workers.cli.session import load_settings, open_store
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+
+
+def serve(
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster; none: this machine")
+    ] = None,
+    join: Annotated[
+        bool, typer.Option(help="be a node without cores of that cluster: drivers run on nodes")
+    ] = False,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="trials trained at once; default: one a core or GPU")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(envvar="EVENLOAD_DEVICE", help="what `device: auto` of a sweep stands for"),
+    ] = "auto",
+    health_file: Annotated[
+        Path, typer.Option(help="touched after every round in which the store and Ray answered")
+    ] = Path("/tmp/evenload-serve.healthy"),
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Run submitted sweeps until told to stop.
+
+    The store, MLflow and Ray may go and come back: what cannot be done now is done later. SIGTERM
+    lets running trials write checkpoints; the next `evenload serve` goes on from them.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = load_settings(home)
+    cluster = Cluster(address, join, slots)
+    stop = StopSignal()
+    store = _awaited_store(settings, stop)
+    if store is None:
+        return
+    has_cuda = None if device == "auto" else device == "cuda"
+    admission = Admission(store, settings, has_cuda)
+    logger.info("serving the sweeps in %s", without_password(settings.store_url))
+    with Coordination(settings, cluster, health_file) as coordination:
+        while not stop.wait(POLL_SECONDS):
+            coordination.revive()
+            admission.round()
+
+
+class StopSignal:
+    """Set by SIGTERM and SIGINT."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._set)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the signal came, at the latest after this time."""
+        return self._event.wait(seconds)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self._event.set()
+
+
+def _awaited_store(settings: Settings, stop: StopSignal) -> SweepStore | None:
+    """The store, as soon as the database answers; None where the signal came first."""
+    while True:
+        try:
+            return open_store(settings)
+        except StoreUnavailable as error:
+            logger.warning("%s; trying again", error)
+            if stop.wait(POLL_SECONDS):
+                return None
