@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import SpecError
@@ -21,11 +22,12 @@ RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
 class Backend(NamedTuple):
     run_experts: RunExperts | None  # None: known by name, not in this version
     devices: tuple[str, ...]
+    check_widths: Callable[[int, int, torch.dtype], None] | None = None  # None: takes every width
 
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.run_experts, ("cpu", "cuda")),
-    "torch": Backend(torch_experts.run_experts, ("cpu", "cuda")),
+    "torch": Backend(torch_experts.run_experts, ("cpu", "cuda"), torch_experts.check_widths),
     "triton": Backend(None, ("cuda",)),
 }
 
@@ -44,6 +46,13 @@ def resolve_backend(name: str, device: str) -> str:
             f"use runtime.device: {devices[0]} or runtime.backend: auto"
         )
     return resolved
+
+
+def check_widths(backend: str, d_model: int, d_expert: int, dtype: torch.dtype) -> None:
+    """Raises: SpecError: a resolved back end cannot take these widths in this dtype"""
+    check = BACKENDS[backend].check_widths
+    if check is not None:
+        check(d_model, d_expert, dtype)
 
 
 def experts_of(backend: str) -> RunExperts:

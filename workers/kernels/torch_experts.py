@@ -28,7 +28,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
     Raises:   SpecError: d_model or d_expert that grouped_mm cannot take
     """
     dtype = _compute_dtype(x_TD)
-    _check_alignment(down_EDF, dtype)
+    check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
     offset_E = rows.count_E.cumsum(0, dtype=torch.int32)
     x_RD = _Spread.apply(x_TD.to(dtype), rows.token_R, rows.row_TK)
     gate_up_RG = functional.grouped_mm(x_RD, gate_up_EGD.to(dtype).mT, offs=offset_E)
@@ -94,9 +94,10 @@ def _compute_dtype(x_TD: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
 
 
-def _check_alignment(down_EDF: Tensor, dtype: torch.dtype) -> None:
+def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
+    """Raises: SpecError: grouped_mm cannot take a width in this dtype"""
     step = ALIGNMENT_BYTES // dtype.itemsize
-    for name, width in zip(("d_model", "d_expert"), down_EDF.shape[1:], strict=True):
+    for name, width in (("d_model", d_model), ("d_expert", d_expert)):
         if width % step:
             raise SpecError(
                 f"model.{name}={width}: the torch back end needs a multiple of {step} in "

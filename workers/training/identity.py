@@ -16,7 +16,7 @@ from pipeline.errors import SpecError
 from pipeline.settings import Settings
 from pipeline.spec import DataSpec, TrialSpec
 from workers.data.corpus import prepare
-from workers.kernels.ops import resolve_backend
+from workers.kernels.ops import check_widths, resolve_backend
 
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
@@ -27,7 +27,7 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     """The spec with every `auto` replaced by what it stands for here.
 
     Args:     has_cuda: whether the workers have a GPU; None asks this process
-    Raises:   SpecError: a device or back end that cannot run here
+    Raises:   SpecError: a device or back end that cannot run here, or not with these widths
     """
     cuda = torch.cuda.is_available() if has_cuda is None else has_cuda
     device = spec.runtime.device
@@ -36,6 +36,8 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     if device == "auto":
         device = "cuda" if cuda else "cpu"
     backend = resolve_backend(spec.runtime.backend, device)
+    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
+    check_widths(backend, spec.model.d_model, spec.model.d_expert, dtype)
     runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
     return spec.model_copy(update={"runtime": runtime})
 

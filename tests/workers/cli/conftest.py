@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from workers.cli import main
+
 SWEEP: dict[str, Any] = {
     "name": "small",
     "base": {
@@ -81,6 +83,25 @@ def evenload(tmp_path: Path) -> Iterator[Command]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The same command within this process: for what starts nothing."""
+    command = Command(tmp_path)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["evenload", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return Ended(int(exit_.value.code or 0), captured.out, captured.err)
+
+    monkeypatch.setattr(Command, "__call__", lambda _, *arguments: run(*arguments))
+    return command
 
 
 @pytest.fixture

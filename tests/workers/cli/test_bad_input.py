@@ -22,7 +22,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_sweep_is_refused_before_anything_starts(
-    case: str, evenload: Any, sweep: Callable[..., dict[str, Any]]
+    case: str, here: Any, sweep: Callable[..., dict[str, Any]]
 ) -> None:
     changes, words = CASES[case]
     tree = sweep(**{key: part for key, part in changes.items() if key not in ("axes", "base")})
@@ -31,11 +31,11 @@ def test_a_bad_sweep_is_refused_before_anything_starts(
         tree["base"]["model"]["vocab_size"] = 256
     tree["axes"] = changes.get("axes", tree["axes"])
     tree["base"] |= changes.get("base", {})
-    ended = evenload("sweep", "run", evenload.write("bad.yaml", tree))
+    ended = here("sweep", "run", here.write("bad.yaml", tree))
     assert ended.code == 2
     assert [word for word in words if word not in ended.err] == [], ended.err
     assert ended.err.strip().count("\n") == 0, "one message, no traceback"
-    listed = evenload("sweep", "list", "--json")
+    listed = here("sweep", "list", "--json")
     assert (listed.code, listed.document) == (0, [])
 
 
@@ -51,9 +51,9 @@ def test_a_bad_sweep_is_refused_before_anything_starts(
     ],
 )
 def test_bad_arguments_exit_with_2_and_say_why(
-    arguments: list[str], words: list[str], evenload: Any
+    arguments: list[str], words: list[str], here: Any
 ) -> None:
-    ended = evenload(*arguments)
+    ended = here(*arguments)
     assert ended.code == 2
     assert [word for word in words if word not in ended.err] == [], ended.err
     assert "Traceback" not in ended.err

@@ -99,12 +99,3 @@ def test_status_and_list_show_what_is_there(evenload: Any, sweep: Sweep) -> None
     shown = evenload("sweep", "status", sweep_id)
     assert "sign 0.01" in shown.out
     assert "bits per byte" in shown.out
-
-
-def test_a_plan_starts_nothing(evenload: Any, sweep: Sweep) -> None:
-    ended = evenload("sweep", "plan", evenload.write("sweep.yaml", sweep()), "--json")
-    assert ended.code == 0, ended.err
-    plan = ended.document["trials"]
-    assert [row["tokens"] for row in plan] == [24 * 4 * 32] * 2
-    assert all(row["train_flops"] > 6 * row["active_parameters"] for row in plan)
-    assert not (evenload.folder / ".evenload" / "evenload.db").exists()

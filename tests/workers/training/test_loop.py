@@ -122,7 +122,7 @@ def test_the_loss_falls_and_the_sign_rule_evens_the_load(
     plain = run_trial(make_spec(train=train, balancer={"kind": "none"}), digest="none")
     loss_S = read_history(settings.trial_dir(DIGEST)).scalars["loss"]
     assert loss_S[-5:].mean() < loss_S[:5].mean() - 0.5
-    assert balanced.result["max_vio"] < 0.6 * plain.result["max_vio"]
+    assert balanced.result["max_vio"] < 0.8 * plain.result["max_vio"]
 
 
 def test_a_diverging_run_says_at_which_step_and_what_to_do(
