@@ -91,7 +91,8 @@ def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
         print_json(sweep_document(sweep_id, trials))
     else:
         out.print(trial_table(trials))
-        out.print(f"\n[bold]{recommend(trials).sentence}")
+        if len(trials) > 1:
+            out.print(f"\n[bold]{recommend(trials).sentence}")
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     for trial in failed:
         last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]

@@ -19,11 +19,16 @@ from workers.cli.progress import StepProgress
 from workers.cli.running import register, settle
 from workers.cli.session import identified, load_settings, log, open_store
 from workers.cli.sweep import finish
+from workers.simulation.recording import ScoreRecorder, write_recording
 
 
 def train(
     trial_file: Annotated[Path, typer.Argument(help="YAML file of a trial")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
+    record_scores: Annotated[
+        Path | None,
+        typer.Option(help="file for the router's scores: replay them with simulate, ask advise"),
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Train one trial in this process, score it on held-out text and print its figures.
@@ -38,15 +43,28 @@ def train(
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
     ((digest, trial),) = trials
+    recorder = ScoreRecorder(trial.model.top_k) if record_scores else None
     with StepProgress(log, trial.train.steps) as progress:
 
         def sinks(settings: Settings, run: RunIdentity) -> Sink:
             return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
 
-        TrainActor("here", settings, sinks).work(digest)
+        TrainActor("here", settings, sinks, watch=recorder).work(digest)
         EvalActor("here", settings, sinks).work(digest)
+    if recorder is not None and record_scores is not None:
+        _write_scores(recorder, record_scores)
     settle(store, settings, sweep_id)
     finish(settings, sweep_id, as_json)
+
+
+def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
+    recording = recorder.recording()
+    if recording is None:
+        log.print(f"{path}: nothing recorded, the trial was trained before; change train.seed")
+        raise typer.Exit(1)
+    write_recording(path, recording)
+    steps, layers, tokens, _ = recording.score_NLTE.shape
+    log.print(f"{path}: scores of {steps} steps, {layers} layers, {tokens} tokens a step")
 
 
 def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:

@@ -41,16 +41,52 @@ class Recording(NamedTuple):
     top_k: int
 
 
+class ScoreRecorder:
+    """Listens to a training loop: the scores of every step's first `tokens` tokens, and the bias.
+
+    Of a step with several micro-batches the first one is kept.
+    """
+
+    def __init__(self, top_k: int, tokens: int = 1024) -> None:
+        self._top_k = top_k
+        self._tokens = tokens
+        self._score_NLTE: list[NDArray[np.float32]] = []
+        self._bias_NLE: list[NDArray[np.float32]] = []
+
+    def __call__(self, place: int, output: ModelOutput, bias_LE: Tensor) -> None:
+        if place > 0:
+            return
+        score_LTE = torch.stack([routed.score_TE[: self._tokens] for routed in output.routed])
+        self._score_NLTE.append(score_LTE.detach().float().cpu().numpy())
+        self._bias_NLE.append(bias_LE.float().cpu().numpy())
+
+    def recording(self) -> Recording | None:
+        """What was heard; None where no step was trained."""
+        if not self._score_NLTE:
+            return None
+        return Recording(np.stack(self._score_NLTE), np.stack(self._bias_NLE), self._top_k)
+
+
 def record(trial: TrialSpec, path: Path, *, corpus_dir: Path, tokens: int = 1024) -> Path:
     """Trains the trial's model and writes the scores of every step's first `tokens` tokens."""
     steps = list(train_steps(trial, corpus_dir))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path,
-        score_NLTE=np.stack([step.score_LTE[:, :tokens].numpy() for step in steps]),
-        bias_NLE=np.stack([step.bias_LE.numpy() for step in steps]),
-        top_k=np.array(trial.model.top_k),
+    recording = Recording(
+        np.stack([step.score_LTE[:, :tokens].numpy() for step in steps]),
+        np.stack([step.bias_LE.numpy() for step in steps]),
+        trial.model.top_k,
     )
+    return write_recording(path, recording)
+
+
+def write_recording(path: Path, recording: Recording) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            score_NLTE=recording.score_NLTE,
+            bias_NLE=recording.bias_NLE,
+            top_k=np.array(recording.top_k),
+        )
     return path
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from workers.balancing.base import Balancer, Observation, RoutedBatch
 from workers.model.transformer import ModelOutput, MoELanguageModel
 
-Watch = Callable[[ModelOutput, Tensor], None]  # sees each micro-batch's output and its bias_LE
+# Sees every micro-batch: its place in the step, the model's output, the bias_LE that routed it.
+Watch = Callable[[int, ModelOutput, Tensor], None]
 
 
 class Trainee(NamedTuple):
@@ -54,10 +55,10 @@ def train_step(
     """
     sums = _Sums(state.bias_LE)
     trainee.optimizer.zero_grad(set_to_none=True)
-    for token_BS in micro_batches:
+    for place, token_BS in enumerate(micro_batches):
         output = _forward(trainee, state, token_BS)
         if trainee.watch is not None:
-            trainee.watch(output, state.bias_LE)
+            trainee.watch(place, output, state.bias_LE)
         sums.add_counts(output)
         lm_loss = next_token_loss(output.logits_BSV, token_BS[:, 1:])
         balance_loss = _balance_loss(trainee.balancer, output, sums.count_LE, len(token_BS))
