@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Everything that must hold: format, lint, types, import contracts, tests. Runs on a fresh clone.
 # Arguments go to pytest, e.g.  bash infra/test.sh -k store
+# bash infra/test.sh --compose  tests docker-compose.yml instead; it needs a Docker engine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash infra/install.sh dev
+if [ "${1:-}" = --compose ]; then
+  shift
+  exec .venv/bin/python -m pytest -v -m compose tests/compose "$@"
+fi
 
 step() { printf '\n== %s\n' "$1"; shift; "$@"; }
 step "format" .venv/bin/ruff format --check .

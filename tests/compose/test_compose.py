@@ -1,0 +1,158 @@
+"""The stack as a user has it. The tests build on each other, in this order."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.compose.compose_stack import Stack, figures, sweep, until
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+SERVICES = ("postgres", "mlflow", "ray-head", "ray-worker", "coordinator", "dashboard")
+Local = Callable[[dict[str, Any]], dict[str, Any]]
+SHORT = sweep("short", steps=24)
+BIN = Path(sys.executable).parent
+
+
+def test_everything_becomes_healthy_from_nothing(stack: Stack) -> None:
+    stack.compose("up", "-d")
+    stack.healthy(*SERVICES)
+
+
+def test_a_sweep_submitted_inside_ends_as_it_does_on_sqlite(stack: Stack, local: Local) -> None:
+    inside = stack.finished(stack.submit(SHORT))
+    assert [trial["state"] for trial in inside["trials"]] == ["completed"] * 2
+    assert figures(inside) == figures(local(SHORT))
+
+
+def test_mlflow_shows_the_sweep_through_its_api(stack: Stack) -> None:
+    sweep_id = stack.submit(SHORT)
+
+    def all_finished() -> list[dict[str, Any]]:
+        runs = stack.mlflow_runs(sweep_id)
+        return runs if {run["info"]["status"] for run in runs} == {"FINISHED"} else []
+
+    runs = until(all_finished, 60, "every run is FINISHED")
+    assert len(runs) == 3, "one parent and one child a trial"
+    trials = {trial["run_id"]: trial["result"] for trial in stack.status(sweep_id)["trials"]}
+    for run in runs:
+        if run["info"]["run_id"] in trials:
+            shown = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
+            assert shown["val_loss"] == trials[run["info"]["run_id"]]["val_loss"]
+            path = f"/api/2.0/mlflow/artifacts/list?run_id={run['info']['run_id']}"
+            with urllib.request.urlopen(stack.url("MLFLOW_PORT", path), timeout=30) as answer:
+                files = {file["path"] for file in json.load(answer)["files"]}
+            assert {"expert_load", "steps", "spec.json"} <= files
+
+
+@pytest.mark.browser
+def test_the_dashboard_shows_the_sweep(stack: Stack) -> None:
+    from playwright.sync_api import sync_playwright
+
+    sweep_id = stack.submit(SHORT)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.goto(stack.url("DASHBOARD_PORT", f"/sweep?sweep={sweep_id}"))
+        page.get_by_text("sign 0.01").first.wait_for(timeout=60_000)
+        browser.close()
+
+
+def test_ray_refuses_jobs_without_the_token(stack: Stack) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(stack.url("RAY_PORT", "/api/jobs/"), timeout=30)
+    assert refused.value.code == 401
+
+
+def test_a_job_submitted_from_outside_runs_a_sweep(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep("job", steps=16)))
+    submit = ["job", "submit", "--address", stack.url("RAY_PORT", "")]
+    entrypoint = ["--working-dir", str(tmp_path), "--", "evenload", "sweep", "run", "sweep.yaml"]
+    ended = _outside(stack, [str(BIN / "ray"), *submit, *entrypoint])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "sign 0.01" in ended.stdout
+
+
+def test_sweep_run_with_an_address_follows_its_job(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep("followed", steps=16)))
+    command = [str(BIN / "evenload"), "sweep", "run", str(path), "--json"]
+    ended = _outside(stack, [*command, "--address", stack.url("RAY_PORT", "")])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    document = json.loads(ended.stdout)
+    assert figures(document) == figures(stack.finished(document["sweep_id"]))
+
+
+def test_every_service_may_crash_during_a_sweep(stack: Stack, local: Local) -> None:
+    tree = sweep("crashes", steps=6000, seeds=2, max_retries=20)
+    sweep_id = stack.submit(tree)
+    for service in ("postgres", "mlflow", "dashboard", "ray-worker", "coordinator", "ray-head"):
+        done = stack.progress(sweep_id)
+        until(lambda at=done: stack.progress(sweep_id) > at, 240, f"training goes on: {service}")
+        assert stack.status(sweep_id)["state"] == "active", "the sweep outlasts the crashes"
+        stack.crash(service)
+        stack.healthy(*SERVICES)
+    ended = stack.finished(sweep_id, seconds=600)
+    assert [trial["state"] for trial in ended["trials"]] == ["completed"] * 4
+    assert figures(ended) == figures(local(tree))
+    runs = stack.mlflow_runs(sweep_id)
+    assert len(runs) == 5, "one parent and one child a trial, whatever died"
+
+
+def test_workers_come_and_go(stack: Stack) -> None:
+    stack.compose("up", "-d", "--no-recreate", "--scale", "ray-worker=2")
+    stack.healthy("ray-worker")
+    assert len(stack.containers("ray-worker")) == 2
+    sweep_id = stack.submit(sweep("scaled", steps=1500, seeds=2, max_retries=5))
+    until(lambda: _hosts(stack, sweep_id) == 2, 120, "both workers train")
+    stack.compose("up", "-d", "--no-recreate", "--scale", "ray-worker=1")
+    ended = stack.finished(sweep_id, seconds=300)
+    assert [trial["state"] for trial in ended["trials"]] == ["completed"] * 4
+
+
+def test_data_survives_down_and_up(stack: Stack) -> None:
+    before = figures(stack.status(stack.submit(SHORT)))
+    listed = json.loads(stack.evenload("sweep", "list", "--json"))
+    running = stack.submit(sweep("interrupted", steps=3000))
+    until(lambda: stack.progress(running) > 0, 120, "training started")
+    stack.compose("down")
+    stack.compose("up", "-d")
+    stack.healthy(*SERVICES)
+    assert figures(stack.status(stack.submit(SHORT))) == before
+    after = json.loads(stack.evenload("sweep", "list", "--json"))
+    assert [row["sweep_id"] for row in after][1:] == [row["sweep_id"] for row in listed]
+    ended = stack.finished(running)
+    assert [trial["failures"] for trial in ended["trials"]] == [0, 0], "given back, not lost"
+    assert len(stack.mlflow_runs(running)) == 3
+
+
+def _outside(stack: Stack, command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": stack.settings["RAY_AUTH_TOKEN"]}
+    return subprocess.run(
+        command,
+        env=environment | token,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def _hosts(stack: Stack, sweep_id: str) -> int:
+    """On how many hosts the sweep's trials are held now."""
+    trials = stack.status(sweep_id)["trials"]
+    held = [trial for trial in trials if trial["state"] in ("training", "evaluating")]
+    return len({trial["worker"].partition("@")[2].rpartition(":")[0] for trial in held})

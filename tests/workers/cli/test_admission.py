@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import StoreUnavailable
+from pipeline.records import SweepState
+from pipeline.settings import Settings
+from pipeline.spec import SweepSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.tracking import mlflow_sink
+from workers.cli.admission import Admission
+
+Sweep = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[SweepStore]:
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What MLflow was told, in order; the real one is under test elsewhere."""
+    told: list[str] = []
+    monkeypatch.setattr(mlflow_sink, "prepare", lambda settings: None)
+
+    def ensure_parent(settings: Settings, sweep: Any) -> str:
+        told.append(f"parent of {sweep.name}")
+        return "run-of-the-sweep"
+
+    def settle(settings: Settings, sweep: Any, trials: Any) -> None:
+        told.append(f"{sweep.name} is {sweep.state}")
+
+    monkeypatch.setattr(mlflow_sink, "ensure_parent", ensure_parent)
+    monkeypatch.setattr(mlflow_sink, "settle", settle)
+    return told
+
+
+def test_a_submitted_sweep_gets_its_trials_and_its_run(
+    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
+) -> None:
+    sweep_id = store.submit(SweepSpec.model_validate(sweep()))
+    Admission(store, settings, has_cuda=False).round()
+    assert store.sweep(sweep_id).is_expanded
+    assert store.sweep(sweep_id).parent_run_id == "run-of-the-sweep"
+    assert [trial.label for trial in store.trials(sweep_id)] == ["none", "sign 0.01"]
+    assert mlflow == ["parent of small"]
+
+
+def test_auto_stands_for_the_device_of_the_workers(
+    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
+) -> None:
+    sweep_id = store.submit(SweepSpec.model_validate(sweep(runtime={"device": "auto"})))
+    Admission(store, settings, has_cuda=True).round()
+    devices = {trial.spec["runtime"]["device"] for trial in store.trials(sweep_id)}
+    assert devices == {"cuda"}
+
+
+def test_what_cannot_run_is_paused_and_runs_once_it_is_resumed_and_repaired(
+    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep, tmp_path: Path
+) -> None:
+    tree = sweep(model={"vocab_size": 256})
+    texts = str(tmp_path / "texts" / "*.txt")
+    tree["base"]["data"] = {"kind": "files", "glob": texts, "validation_share": 0.3}
+    sweep_id = store.submit(SweepSpec.model_validate(tree))
+    admission = Admission(store, settings, has_cuda=False)
+    admission.round()
+    assert store.sweep(sweep_id).state is SweepState.PAUSED
+    (tmp_path / "texts").mkdir()
+    for number in range(20):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 500)
+    store.resume(sweep_id)
+    admission.round()
+    assert store.sweep(sweep_id).state is SweepState.ACTIVE
+    assert len(store.trials(sweep_id)) == 2
+
+
+def test_without_mlflow_nothing_is_listed_until_it_is_back(
+    store: SweepStore,
+    settings: Settings,
+    mlflow: list[str],
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep_id = store.submit(SweepSpec.model_validate(sweep()))
+    admission = Admission(store, settings, has_cuda=False)
+    with monkeypatch.context() as away:
+
+        def refuse(settings: Settings) -> None:
+            raise ConnectionError("refused")
+
+        away.setattr(mlflow_sink, "prepare", refuse)
+        admission.round()
+    assert not store.sweep(sweep_id).is_expanded
+    admission.round()
+    assert store.sweep(sweep_id).is_expanded
+
+
+def test_a_database_that_is_away_is_asked_again(
+    store: SweepStore, settings: Settings, mlflow: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store, "sweeps", away)
+    Admission(store, settings, has_cuda=False).round()
+    assert mlflow == []
+
+
+def test_a_sweep_that_is_over_is_closed_in_mlflow_once(
+    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
+) -> None:
+    sweep_id = store.submit(SweepSpec.model_validate(sweep()))
+    store.cancel(sweep_id)
+    admission = Admission(store, settings, has_cuda=False)
+    admission.round()
+    admission.round()
+    assert mlflow == ["small is cancelled"]
