@@ -80,7 +80,8 @@ class _Collect(torch.autograd.Function):
 
 
 def _sum_rows(y_RD: Tensor, token_R: Tensor, row_TK: Tensor | None, num_tokens: int) -> Tensor:
-    """(T, D); every sum is taken in float32 and in a fixed order, so reruns are bit-equal."""
+    """(T, D); sums are taken in float32, those of a token choice in a fixed order: reruns are
+    bit-equal. An expert choice on CUDA adds in any order."""
     if row_TK is not None:
         # An embedding bag is a gather and a sum in one pass: 5x faster than y_RD[row_TK].sum(1).
         return functional.embedding_bag(row_TK, y_RD, mode="sum")
