@@ -20,6 +20,7 @@ from pipeline.settings import Settings
 from pipeline.spec import SweepSpec, TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import recommend
+from pipeline.sweep.search import propose
 from workers.data.corpus import check_fits, prepare
 from workers.training.identity import resolve, trial_digest
 
@@ -52,7 +53,7 @@ def identified(
     Args:     has_cuda: whether the workers have GPUs; None: they are here
     Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
     """
-    trials = [resolve(trial, has_cuda) for trial in spec.expand()]
+    trials = [resolve(trial, has_cuda) for trial in propose(spec)]
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return [(trial_digest(trial, settings), trial) for trial in trials]
