@@ -12,7 +12,8 @@ they drift, and opens after a jump, without a noise model: what counts is the pr
     e_j   o - b_j;  b_j += max(g_j, 1/n) e_j             n steps since the start or a restart
     c_j   discounted mean of h e_j^2;  b = sum_j w_j b_j,  w_j ~ c_j^-SHARPNESS
     An average that is LOST times worse than the best takes the place of b.
-    Restart: b was wrong by far more than usual, and the last estimate alone right. Where both
+    Restart: b was wrong by far more than usual, and the last estimate alone right; and again
+    after each restart while that halves the error. Where both
     were wrong the batch was odd: its c_j count as the usual ones.
 
 Ours. The bank is prediction with expert advice (Vovk 1990) over step sizes; judging a gain by the
@@ -72,6 +73,8 @@ def _update(observation: Observation, state: SelfTunedState) -> SelfTunedState:
     now = boundary(observation.statistic, BAND)
     h_LE = CURVATURE_MEMORY * state.curvature_LE + (1 - CURVATURE_MEMORY) * now.density_LE
     h_LE = torch.where(state.age_L1 > 0, h_LE, now.density_LE)
+    # On the way from afar an expert may come into a crowd that its average does not know of yet.
+    h_LE = torch.maximum(h_LE, now.density_LE / 2)
     step_LE = _full_step(observation, h_LE, now)
     miss_LJE = (state.bias_LE + step_LE).unsqueeze(1) - state.estimate_LJE
     error_LJ = (miss_LJE.square() * h_LE.unsqueeze(1)).mean(dim=-1)
@@ -79,7 +82,8 @@ def _update(observation: Observation, state: SelfTunedState) -> SelfTunedState:
     # How unusual this step is, at least 1; the first two steps have nothing to compare with.
     usual_L1 = state.error_LJ.amin(dim=-1, keepdim=True)
     odds_L1 = torch.where(state.age_L1 > 1, own_L1 / (SURPRISE * usual_L1 + 1e-30), 1.0)
-    restart_L1 = (state.age_L1 == 0) | ((odds_L1 > 1) & _was_right(error_LJ, own_L1, step_LE))
+    surprised_L1 = (odds_L1 > 1) & _was_right(error_LJ, own_L1, step_LE)
+    restart_L1 = _is_approaching(own_L1, state) | surprised_L1
     age_L1 = torch.where(restart_L1, 1.0, state.age_L1 + 1)
     # An odd batch is as bad for all averages and would hide how they differ: it weighs less.
     mixed = _mixed(state, miss_LJE, error_LJ / odds_L1.clamp_min(1), age_L1)
@@ -96,6 +100,15 @@ def _full_step(observation: Observation, h_LE: Tensor, now: Boundary) -> Tensor:
     step_LE = torch.where(exact_LE.abs() > now.width_L1, exact_LE, newton_LE)
     # All experts move at once: a diagonal step overshoots by E/(E-1) where they compete evenly.
     return centre((1 - 1 / h_LE.shape[-1]) * step_LE)
+
+
+def _is_approaching(own_L1: Tensor, state: SelfTunedState) -> Tensor:
+    """The first step, and every one after a restart as long as each halves the error.
+
+    Estimates from afar are rough, as all experts move at once: they are followed, not averaged.
+    """
+    before_L1 = state.error_LJ.amax(dim=-1, keepdim=True)
+    return (state.age_L1 == 0) | ((state.age_L1 == 1) & (own_L1 < before_L1 / 2))
 
 
 def _was_right(error_LJ: Tensor, own_L1: Tensor, step_LE: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ class Regret(NamedTuple):
 
     @property
     def finding(self) -> str:
+        if self.total < 0:
+            return f"regret {self.total:.3g}: better than any fixed bias, as scores moved"
         grows = f"regret {self.total:.3g}, grows like {self.growth} (residual {self.fit_error:.0%})"
         if self.bound is None:
             return f"{grows}; {self.bound_name}"

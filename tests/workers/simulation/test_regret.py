@@ -92,6 +92,15 @@ def test_a_schedule_too_small_for_the_modulus_is_told_the_needed_step(
     assert "a 1/n step needs u >= 0." in result.bound_name
 
 
+def test_tracking_moving_scores_beats_every_fixed_bias() -> None:
+    size = Size(1, TOKENS, EXPERTS, 300)
+    stream = score_stream(Gaussian(drift=0.05), size, torch.Generator().manual_seed(0))
+    scores = torch.stack([score[0] for score in stream])
+    result = played(scores, best_fixed_bias(scores, EVEN, TOP_K), kind="self_tuned")
+    assert result.total < 0
+    assert "better than any fixed bias" in result.finding
+
+
 @pytest.mark.parametrize(
     ("law", "name"),
     [(np.zeros_like, "a constant"), (np.log, "log N"), (np.sqrt, "sqrt N"), (np.positive, "N")],
