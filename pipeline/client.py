@@ -1,0 +1,94 @@
+"""What evenload knows, for notebooks and scripts: sweeps, trials, expert loads.
+
+    from pipeline.client import Client
+
+    client = Client()                          # as EVENLOAD_* says, or ./.evenload
+    client = Client(home="runs", database_url="postgresql+psycopg://...")
+    client.trials_frame("step-sizes-1a2b3c")   # a pandas DataFrame, a row a trial
+
+Shape suffixes: S steps, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import SweepRecord, TrialRecord
+from pipeline.settings import Settings
+from pipeline.spec import SweepSpec, load_sweep
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Client:
+    """Reads the store and the shards; `submit` and the verbs of `store` are all that writes.
+
+    Args:     home: folder with the shards; database_url: the store, see `pipeline.settings`
+    Raises:   SpecError: an unknown id, no store; StoreUnavailable: the database does not answer
+    """
+
+    def __init__(self, home: Path | str | None = None, database_url: str | None = None) -> None:
+        given = {"home": home, "database_url": database_url}
+        self.settings = Settings.model_validate(
+            Settings().model_dump() | {key: value for key, value in given.items() if value}
+        )
+        self.store = SweepStore(self.settings.store_url)
+
+    def submit(self, sweep: SweepSpec | Path | str) -> str:
+        """Leaves a sweep, or the one in a YAML file, to `evenload serve`; returns its id."""
+        spec = sweep if isinstance(sweep, SweepSpec) else load_sweep(Path(sweep))
+        return self.store.submit(spec)
+
+    def sweeps(self) -> list[SweepRecord]:
+        """Newest first."""
+        return self.store.sweeps()
+
+    def trials(self, sweep_id: str) -> list[TrialRecord]:
+        """In sweep order."""
+        return self.store.trials(sweep_id)
+
+    def recommendation(self, sweep_id: str) -> Recommendation:
+        """The setting to take, with what speaks for it."""
+        return recommend(self.trials(sweep_id))
+
+    def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
+        """Loads `count_SLE` and biases `bias_SLE` of a trial's steps, both ends included."""
+        return read_history(self._folder(digest), first=first, last=last)
+
+    def eval_loads(self, digest: str) -> NDArray[np.int64] | None:
+        """Loads (L, E) over the whole evaluation set; None before it."""
+        return read_eval_counts(self._folder(digest))
+
+    def trials_frame(self, sweep_id: str) -> pd.DataFrame:
+        """A row a trial: digest, label, state, experts, seed, and its figures.  Needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(trial) for trial in self.trials(sweep_id)])
+
+    def steps_frame(self, digest: str) -> pd.DataFrame:
+        """A row a step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(read_scalars(self._folder(digest))).astype({"step": int})
+
+    def _folder(self, digest: str) -> Path:
+        return self.settings.trial_dir(self.store.trial(digest).digest)
+
+
+def _row(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "digest": trial.digest,
+        "label": trial.label,
+        "state": trial.state.value,
+        "num_experts": trial.spec["model"]["num_experts"],
+        "seed": trial.spec["train"]["seed"],
+        **trial.result,
+    }

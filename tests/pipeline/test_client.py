@@ -1,0 +1,55 @@
+"""The client as a notebook uses it, on the demonstration home of the dashboard's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.client import Client
+from pipeline.errors import SpecError
+from tests.dashboard.demo_home import STEPS, build
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("client")
+    return folder, build(folder)
+
+
+def test_a_notebook_gets_from_a_sweep_to_its_loads(home: tuple[Path, dict[str, str]]) -> None:
+    folder, ids = home
+    client = Client(home=folder)
+    assert {sweep.sweep_id for sweep in client.sweeps()} == set(ids.values())
+
+    best = client.recommendation(ids["finished"]).best
+    assert best is not None
+    frame = client.trials_frame(ids["finished"])
+    chosen = frame[(frame["label"] == best.label) & (frame["state"] == "completed")]
+    assert best.max_vio_floor <= best.max_vio
+    assert len(chosen) == best.trials
+
+    digest = str(chosen.iloc[0]["digest"])
+    loads = client.loads(digest, first=2, last=5)
+    assert loads.step_S.tolist() == [2, 3, 4, 5]
+    per_step = loads.count_SLE.sum(axis=(1, 2))
+    assert np.all(per_step == per_step[0]), "every step routes as many tokens"
+    steps = client.steps_frame(digest)
+    assert steps["step"].tolist() == list(range(1, STEPS + 1))
+    assert steps["loss"].iloc[-1] < steps["loss"].iloc[0]
+
+
+def test_unknown_trials_are_named(home: tuple[Path, dict[str, str]]) -> None:
+    with pytest.raises(SpecError, match="no-such-trial"):
+        Client(home=home[0]).loads("no-such-trial")
+
+
+def test_a_sweep_file_is_submitted_once(home: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nbase: {model: {preset: tiny}, balancer: {kind: sign}}\naxes: {train.seed: [0, 1]}\n"
+    )
+    client = Client(home=home[0])
+    assert client.submit(path) == client.submit(path)
+    assert client.trials(client.submit(path)) == [], "whoever serves it lists its trials"
