@@ -11,15 +11,15 @@ PRESETS: dict[str, dict[str, int | float | str | bool]] = {
     "tiny": {
         "vocab_size": 256,
         "num_layers": 3,
-        "d_model": 96,
-        "num_heads": 4,
+        "d_model": 64,
+        "num_heads": 2,
         "num_dense_layers": 1,
-        "d_dense": 256,
+        "d_dense": 192,
         "num_experts": 16,
         "top_k": 2,
         "num_shared": 1,
-        "d_expert": 48,
-        "init_std": 0.06,  # about 0.6 / sqrt(d_model): 0.02 learns half as fast at this width
+        "d_expert": 32,
+        "init_std": 0.075,  # 0.6 / sqrt(d_model): 0.02 learns half as fast at this width
     },
     # About 30M parameters: one CPU evening or one GPU minute.
     "small": {

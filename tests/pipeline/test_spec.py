@@ -75,7 +75,7 @@ def test_sweep_id_names_the_content() -> None:
         ({"model": {"preset": "tiny", "top_k": 17}}, ["top_k=17", "num_experts=16", "lower"]),
         ({"model": {"preset": "tiny", "width": 3}}, ["model.width=3", "unknown key"]),
         ({"model": {"preset": "tony"}}, ["preset='tony'", "tiny"]),
-        ({"model": {"preset": "tiny", "num_heads": 7}}, ["d_model=96", "num_heads=7"]),
+        ({"model": {"preset": "tiny", "num_heads": 7}}, ["d_model=64", "num_heads=7"]),
         ({"model": {"preset": "tiny", "vocab_size": 99}}, ["vocab_size=99", "at least 256"]),
         ({"train": BASE["train"] | {"steps": "ten"}}, ["train.steps", '"ten"', "integer"]),
         ({"train": BASE["train"] | {"micro_batch_sequences": 3}}, ["batch_sequences=4", "divisor"]),
