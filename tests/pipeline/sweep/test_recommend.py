@@ -70,6 +70,12 @@ def test_a_setting_that_failed_somewhere_does_not_compete() -> None:
 
 def test_averages_run_over_the_expert_counts() -> None:
     trials = [trial("sign 0.01", 16, 2.4, 0.1), trial("sign 0.01", 32, 2.6, 0.3)]
-    best = recommend(trials).best
+    best = recommend([*NONE, *trials]).best
     assert best is not None
     assert (best.trials, best.bits_per_byte, best.max_vio) == (2, 2.5, 0.2)
+
+
+def test_one_setting_alone_is_no_comparison() -> None:
+    answer = recommend(EVEN)
+    assert answer.best is None
+    assert "it takes two settings" in answer.sentence

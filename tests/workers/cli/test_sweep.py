@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,30 +49,6 @@ def test_a_sweep_ends_with_figures_and_runs_once(evenload: Any, sweep: Sweep) ->
     ]
     runs = mlflow_rows(evenload.folder, "SELECT status FROM runs")
     assert runs == [("FINISHED",)] * 3, "one parent and one child a trial"
-
-
-def test_a_sweep_killed_half_way_goes_on_and_repeats_nothing(evenload: Any, sweep: Sweep) -> None:
-    long = sweep(train={"steps": 400}, runtime={"checkpoint_every": 20})
-    path = evenload.write("sweep.yaml", long)
-    process = evenload.start("sweep", "run", path, "--slots", "1")
-    checkpoints = evenload.folder / ".evenload" / "trials"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("*/checkpoints/step-*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    resumed = evenload("sweep", "run", path, "--json", "--slots", "1")
-    assert resumed.code == 0, resumed.err
-    undisturbed = evenload(
-        "sweep", "run", path, "--json", "--slots", "2", "--home", str(evenload.folder / "other")
-    )
-    assert figures(resumed.document) == figures(undisturbed.document)
-    assert max(trial["attempt"] for trial in resumed.document["trials"]) > 2
-    doubled = mlflow_rows(
-        evenload.folder,
-        "SELECT key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1",
-    )
-    assert doubled == []
 
 
 def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: Sweep) -> None:
