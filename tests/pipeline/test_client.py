@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.client import Client
 from pipeline.errors import SpecError
@@ -47,9 +48,12 @@ def test_unknown_trials_are_named(home: tuple[Path, dict[str, str]]) -> None:
 
 def test_a_sweep_file_is_submitted_once(home: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text(
-        "name: s\nbase: {model: {preset: tiny}, balancer: {kind: sign}}\naxes: {train.seed: [0, 1]}\n"
-    )
+    base = {
+        "model": {"preset": "tiny"},
+        "balancer": {"kind": "sign"},
+        "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+    }
+    path.write_text(yaml.safe_dump({"name": "s", "base": base, "axes": {"train.seed": [0, 1]}}))
     client = Client(home=home[0])
     assert client.submit(path) == client.submit(path)
     assert client.trials(client.submit(path)) == [], "whoever serves it lists its trials"
