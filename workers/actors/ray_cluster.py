@@ -45,7 +45,8 @@ def joined(address: str) -> Iterator[None]:
     Raises:   ConnectionError: the node did not come up
     """
     script = "from ray.scripts.scripts import main; main()"
-    options = [f"--address={address}", "--num-cpus=0", "--num-gpus=0", "--block"]
+    nothing = ["--num-cpus=0", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    options = [f"--address={address}", *nothing, "--block"]
     # Of its own session: who tells the coordinator to stop must not take its node away.
     node = subprocess.Popen(
         [sys.executable, "-c", script, "start", *options],
