@@ -1,0 +1,143 @@
+"""The manifests fit together and say what docker-compose.yml says. No API server is asked."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+K8S = REPOSITORY / "infra" / "k8s"
+COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+API_VERSIONS = {
+    "ConfigMap": "v1",
+    "Deployment": "apps/v1",
+    "Job": "batch/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "PersistentVolumeClaim": "v1",
+    "RayCluster": "ray.io/v1",
+    "RayJob": "ray.io/v1",
+    "Service": "v1",
+    "StatefulSet": "apps/v1",
+}
+
+
+def documents(folder: Path = K8S) -> list[dict[str, Any]]:
+    """The resources that kustomization.yaml lists."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    files = [folder / name for name in kustomization["resources"] if name.endswith(".yaml")]
+    return [tree for path in files for tree in yaml.safe_load_all(path.read_text())]
+
+
+def named(kind: str) -> dict[str, dict[str, Any]]:
+    return {tree["metadata"]["name"]: tree for tree in documents() if tree["kind"] == kind}
+
+
+def templates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod template with the name of its owner."""
+    for tree in documents():
+        name, spec = tree["metadata"]["name"], tree["spec"]
+        if tree["kind"] == "RayCluster":
+            yield f"{name} head", spec["headGroupSpec"]["template"]
+            for group in spec["workerGroupSpecs"]:
+                yield f"{name} {group['groupName']}", group["template"]
+        elif "template" in spec:
+            yield name, spec["template"]
+
+
+def leaves(tree: Any, key: str) -> Iterator[Any]:
+    """What stands under this key anywhere below."""
+    if isinstance(tree, dict):
+        for name, part in tree.items():
+            if name == key:
+                yield part
+            yield from leaves(part, key)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from leaves(part, key)
+
+
+PODS = dict(templates())
+
+
+def test_every_file_is_listed_and_every_kind_has_its_version() -> None:
+    listed = yaml.safe_load((K8S / "kustomization.yaml").read_text())["resources"]
+    files = {path.name for path in K8S.glob("*.yaml")} - {"kustomization.yaml"}
+    assert files == {name for name in listed if name.endswith(".yaml")}
+    examples = [yaml.safe_load(path.read_text()) for path in K8S.glob("examples/*.yaml")]
+    for tree in [*documents(), *examples]:
+        assert tree["apiVersion"] == API_VERSIONS[tree["kind"]]
+
+
+@pytest.mark.parametrize("owner", PODS)
+def test_pods_run_without_privileges_and_within_limits(owner: str) -> None:
+    pod = PODS[owner]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for container in pod["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        assert "memory" in container["resources"]["limits"]
+        assert owner == "migrate" or "readinessProbe" in container
+
+
+@pytest.mark.parametrize("owner", PODS)
+def test_mounts_name_volumes_and_volumes_name_claims_that_are_there(owner: str) -> None:
+    pod = PODS[owner]["spec"]
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    claims = named("PersistentVolumeClaim")
+    own = {"data"} if owner == "postgres" else set()
+    for container in pod["containers"]:
+        mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+        assert mounted <= volumes.keys() | own
+    claimed = {claim["claimName"] for claim in leaves(pod, "persistentVolumeClaim")}
+    assert claimed <= claims.keys()
+
+
+def test_the_secret_has_every_key_that_is_asked_for() -> None:
+    made = subprocess.run(
+        ["bash", str(K8S / "secrets.sh")], capture_output=True, text=True, check=True
+    )
+    keys = yaml.safe_load(made.stdout)["stringData"].keys()
+    asked = [ref for tree in documents() for ref in leaves(tree, "secretKeyRef")]
+    assert {ref["name"] for ref in asked} == {"evenload"}
+    assert {ref["key"] for ref in asked} == keys
+
+
+def test_services_find_pods() -> None:
+    labels = [template["metadata"]["labels"].items() for template in PODS.values()]
+    for name, service in named("Service").items():
+        selector = service["spec"]["selector"].items()
+        assert any(selector <= label for label in labels), name
+
+
+def test_images_are_those_of_compose_and_pinned() -> None:
+    kustomization = yaml.safe_load((K8S / "kustomization.yaml").read_text())
+    tags = {image["name"]: image["newTag"] for image in kustomization["images"]}
+    built = {
+        service["image"].split(":")[0]: service["image"].split(":-")[1].rstrip("}")
+        for service in COMPOSE["services"].values()
+        if service["image"].startswith("evenload")
+    }
+    assert tags == built
+    used = {image for pod in PODS.values() for image in leaves(pod, "image")}
+    assert used == {*tags, COMPOSE["services"]["postgres"]["image"]}
+
+
+def test_workers_and_coordinator_get_the_environment_of_compose() -> None:
+    wanted = COMPOSE["services"]["ray-worker"]["environment"]
+    for owner in ("evenload head", "evenload cpu", "evenload gpu", "coordinator"):
+        container = PODS[owner]["spec"]["containers"][0]
+        found = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert wanted.keys() <= found.keys(), owner
+        for key, value in found.items():
+            assert value in (None, "cpu", wanted.get(key)), (owner, key)
+
+
+def test_mlflow_runs_with_the_flags_of_compose() -> None:
+    args = PODS["mlflow"]["spec"]["containers"][0]["args"]
+    assert args == COMPOSE["services"]["mlflow"]["command"]
