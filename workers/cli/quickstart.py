@@ -41,7 +41,7 @@ def quickstart(
 def _serve(settings: Settings, sweep_id: str) -> None:
     port, mlflow_port = next_free_port(8501), next_free_port(5000)
     servers = [start_dashboard(settings, port, "127.0.0.1"), start_mlflow(settings, mlflow_port)]
-    log.print(f"\ndashboard: http://127.0.0.1:{port}/?sweep={sweep_id}")
+    log.print(f"\ndashboard: http://127.0.0.1:{port}/sweep?sweep={sweep_id}")
     log.print(f"MLflow:    http://127.0.0.1:{mlflow_port}")
     log.print("Ctrl-C ends both.")
     try:
