@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -36,17 +37,26 @@ def run_as_job(
             },
         )
     print(f"job {job_id} at {address}", file=sys.stderr)
-    asyncio.run(_follow(client, job_id))
+    asyncio.run(_follow(client, job_id, sys.stderr if as_json else sys.stdout))
+    if as_json:
+        sys.stdout.write(_document(client.get_job_logs(job_id)))
     return 0 if client.get_job_status(job_id) is JobStatus.SUCCEEDED else 1
 
 
 def _entrypoint(as_json: bool, slots: int | None) -> str:
-    # The job's log holds both streams; progress bars would make lines of it.
     options = [*(["--json"] if as_json else []), *([f"--slots {slots}"] if slots else [])]
-    silence = "2>/dev/null" if as_json else ""
-    return " ".join(["evenload sweep run sweep.yaml", *options, silence]).strip()
+    return " ".join(["evenload sweep run sweep.yaml", *options])
 
 
-async def _follow(client: JobSubmissionClient, job_id: str) -> None:
+async def _follow(client: JobSubmissionClient, job_id: str, stream: TextIO) -> None:
     async for lines in client.tail_job_logs(job_id):
-        print(lines, end="")
+        print(lines, end="", file=stream)
+
+
+def _document(log: str) -> str:
+    """The JSON document in a log that holds both streams of the job and lines of Ray's own."""
+    lines = log.splitlines(keepends=True)
+    if "{\n" not in lines or "}\n" not in lines:
+        return ""
+    first, last = lines.index("{\n"), len(lines) - 1 - lines[::-1].index("}\n")
+    return "".join(lines[first : last + 1])
