@@ -9,6 +9,5 @@ umask 077
 cat >.env <<END
 POSTGRES_PASSWORD=$(secret)
 RAY_AUTH_TOKEN=$(secret)
-GRAFANA_PASSWORD=$(secret)
 END
 echo "wrote .env" >&2

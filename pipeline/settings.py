@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     tracking_uri: str | None = None
     artifact_root: str | None = None
+    tracking_patience_seconds: PositiveFloat = 30.0  # how long a trial waits for MLflow at its ends
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     lease_seconds: PositiveFloat = 20.0
     heartbeat_seconds: PositiveFloat = 4.0

@@ -72,4 +72,5 @@ class SinkGroup:
 
 def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
     """Shards below the trial's directory, then MLflow, which uploads them. Not yet started."""
-    return SinkGroup([LoadLogSink(settings.trial_dir(run.digest)), MlflowSink(settings)])
+    to_mlflow = MlflowSink(settings, settings.tracking_patience_seconds)
+    return SinkGroup([LoadLogSink(settings.trial_dir(run.digest)), to_mlflow])

@@ -1,0 +1,69 @@
+"""What docker-compose.yml promises, read from the file; tests/compose runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
+    (REPOSITORY / "docker-compose.yml").read_text()
+)["services"]
+LASTING = {name: service for name, service in SERVICES.items() if name != "migrate"}
+UNITS = {"m": 1, "g": 1000}
+
+
+def megabytes(limit: str) -> int:
+    value = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", limit)
+    return int(value[:-1]) * UNITS[value[-1]]
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_services_restart_report_their_health_and_have_a_limit(name: str) -> None:
+    service = LASTING[name]
+    assert service["restart"] == "unless-stopped"
+    assert "test" in service["healthcheck"]
+    assert megabytes(service["mem_limit"]) > 0
+
+
+def test_two_workers_and_the_rest_fit_a_laptop_of_16_gigabytes() -> None:
+    always = [service for service in SERVICES.values() if "profiles" not in service]
+    limits = [megabytes(service["mem_limit"]) for service in always]
+    assert sum(limits) + megabytes(SERVICES["ray-worker"]["mem_limit"]) < 15_500
+
+
+def test_ports_are_published_to_this_machine_only_and_the_database_not_at_all() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "ports" not in SERVICES["postgres"]
+
+
+def test_ray_asks_for_the_token_in_every_role() -> None:
+    for name in ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator"):
+        environment = SERVICES[name]["environment"]
+        assert environment["RAY_AUTH_MODE"] == "token"
+        assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
+
+
+def test_every_ray_role_runs_the_same_image() -> None:
+    roles = ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator")
+    assert len({SERVICES[role]["image"] for role in roles}) == 1
+
+
+def test_secrets_are_made_once_and_kept_to_their_owner(tmp_path: Path) -> None:
+    (tmp_path / "infra").mkdir()
+    script = tmp_path / "infra" / "secrets.sh"
+    script.write_text((REPOSITORY / "infra" / "secrets.sh").read_text())
+    subprocess.run(["bash", str(script)], check=True, capture_output=True)
+    made = (tmp_path / ".env").read_text()
+    assert os.stat(tmp_path / ".env").st_mode & 0o077 == 0
+    assert re.fullmatch(r"([A-Z_]+=[0-9a-f]{64}\n){2,}", made)
+    subprocess.run(["bash", str(script)], check=True, capture_output=True)
+    assert (tmp_path / ".env").read_text() == made
