@@ -3,9 +3,10 @@
     python infra/readme.py            rewrites them
     python infra/readme.py --check    exit code 1 where one is out of date
 
-Results are JSON documents as commands print them, kept in infra/results:
-    evenload quickstart --no-serve --json > infra/results/quickstart.json
-    evenload simulate infra/sweeps/rules.yaml --json > infra/results/rules.json
+Results are JSON documents as commands print them, kept in infra/results without what is of one
+machine only (paths, workers, run ids):
+    evenload quickstart --no-serve --json | python infra/readme.py --record quickstart
+    evenload simulate infra/sweeps/rules.yaml --json | python infra/readme.py --record rules
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipeline.balancers import BALANCERS
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "infra" / "results"
 ROOMS = ("pipeline", "workers", "dashboard")
+LOCAL_KEYS = ("checkpoint_uri", "worker", "run_id")
 INFRA = {
     "install.sh": "Makes or updates .venv; decides between a CPU and a CUDA build of torch",
     "quickstart.sh": "From a fresh clone to a finished sweep and its dashboard",
@@ -113,7 +115,17 @@ def updated(readme: str) -> str:
     return readme
 
 
+def record(name: str, document: dict[str, Any]) -> None:
+    for trial in document.get("trials", ()):
+        for key in LOCAL_KEYS:
+            trial.pop(key, None)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
 def main() -> int:
+    if "--record" in sys.argv:
+        record(sys.argv[-1], json.load(sys.stdin))
     path = ROOT / "README.md"
     current = path.read_text(encoding="utf-8")
     wanted = updated(current)
