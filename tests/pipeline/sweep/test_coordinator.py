@@ -308,6 +308,56 @@ def test_a_database_that_stays_away_ends_the_run(
         run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, outage_seconds=0)
 
 
+@pytest.mark.parametrize(("recovery_seconds", "failures"), [(60.0, 0), (0.0, 1)])
+def test_no_lease_expires_right_after_the_database_was_away(
+    recovery_seconds: float,
+    failures: int,
+    store: SweepStore,
+    add_sweep: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker lives and could not renew it."""
+    sweep_id = add_sweep(1)
+    held = store.claim("t0", TRAIN, "elsewhere@another-host:1", 0.0)
+    assert held is not None
+    answers = iter(["away", "stop"])
+    snapshot = store.snapshot
+    coordinator = Coordinator(
+        store,
+        FakeExecutor(store, pid=os.getpid()),
+        poll_seconds=0,
+        recovery_seconds=recovery_seconds,
+    )
+
+    def back_after_one_call(sweep_ids: Any) -> Any:
+        if next(answers) == "away":
+            raise StoreUnavailable("away")
+        coordinator.stop()
+        return snapshot(sweep_ids)
+
+    monkeypatch.setattr(store, "snapshot", back_after_one_call)
+    coordinator.run(sweep_id)
+    assert store.trial("t0").failures == failures
+
+
+def test_a_worker_that_comes_too_late_for_its_trial_is_not_waited_for(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    """Two coordinators run a sweep; one has no room on the cluster until the other is done."""
+    sweep_id = add_sweep(1)
+    executor = FakeExecutor(store, pid=os.getpid())
+    coordinator = Coordinator(store, executor, poll_seconds=0)
+    assert not coordinator.round((sweep_id,))
+    assert executor.busy() == {"w1": "t0"}
+    for kind in (TRAIN, EVAL):
+        held = store.claim("t0", kind, "elsewhere@another-host:1", LEASE)
+        assert held is not None
+        store.finish(held, VERDICT[kind])
+    assert not coordinator.round((sweep_id,)), "this round finishes the sweep"
+    assert coordinator.round((sweep_id,))
+    assert executor.killed == ["w1"]
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing in the code under test catches it."""
 
