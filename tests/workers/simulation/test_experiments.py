@@ -10,5 +10,5 @@ LOG = Path(workers.simulation.__file__).parent / "LOG.md"
 
 
 def test_every_experiment_is_in_the_log_and_every_command_of_the_log_exists() -> None:
-    named = set(re.findall(r"simulation\.experiments (\w+)", LOG.read_text(encoding="utf-8")))
+    named = set(re.findall(r"simulation\.experiments ([a-z_]+)", LOG.read_text(encoding="utf-8")))
     assert named == set(EXPERIMENTS)
