@@ -85,7 +85,7 @@ def advise(seen: Estimate, steps: int) -> list[Advice]:
         _proportional_inverse(seen, steps),
         _sign(seen, steps),
         _sign_inverse(seen, steps),
-        _quantile(seen),
+        _quantile(seen, steps),
         Advice(
             {"kind": "self_tuned"},
             f"sets its own step; here it should settle near gain {seen.gain:.3f}",
@@ -164,7 +164,8 @@ def _newton(seen: Estimate) -> float:
 
 def _proportional(seen: Estimate, steps: int) -> Advice:
     gain = _usable_gain(seen, steps)
-    step = min(gain * _newton(seen), 0.75 * _limit(seen))
+    # The limit is that of the mean bias; on the way experts are met whose own is half of it.
+    step = min(gain * _newton(seen), _limit(seen) / 2)
     reason = f"gain {gain:.3f} of a full step; stable below {_limit(seen):.3g}"
     return Advice({"kind": "proportional", "step_size": _rounded(step)}, reason)
 
@@ -215,8 +216,8 @@ def _lag_of_inverse(seen: Estimate, steps: int) -> str:
     return f"the best bias drifts (gain {seen.gain:.3f}); a gain of 1/{steps} lags behind"
 
 
-def _quantile(seen: Estimate) -> Advice:
-    memory = round(min(max(1 - seen.gain, 0.0), 0.98), 2)
+def _quantile(seen: Estimate, steps: int) -> Advice:
+    memory = round(max(1 - _usable_gain(seen, steps), 0.0), 2)
     return Advice({"kind": "quantile", "memory": memory}, f"memory of gain {seen.gain:.3f}")
 
 
