@@ -87,6 +87,13 @@ def test_the_sampling_floor_matches_known_values(
     assert metrics.max_vio_floor(tokens, experts, top_k) == pytest.approx(floor, rel=0.03)
 
 
+def test_the_floor_of_two_experts_is_that_of_a_coin() -> None:
+    tokens = 4096  # E|2X/T - 1| of a fair coin is sqrt(2 / (pi T))
+    assert metrics.max_vio_floor(tokens, 2, 1) == pytest.approx(
+        (2 / (math.pi * tokens)) ** 0.5, 0.05
+    )
+
+
 def test_ep_utilisation_waits_for_the_fullest_rank() -> None:
     assert metrics.ep_effective_util(SKEWED, 2) == pytest.approx(8 / 12)
     assert metrics.ep_effective_util(SKEWED, 1) == 1
