@@ -47,7 +47,7 @@ if [ -f ".venv/stamp-$extras" ] && [ "$(cat ".venv/stamp-$extras")" = "$stamp" ]
 fi
 
 [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
-pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
+pip=(.venv/bin/python -m pip --quiet --quiet --disable-pip-version-check)
 echo "installing evenload into .venv (torch: $(torch_build)) ..." >&2
 install_torch
 "${pip[@]}" install --constraint infra/constraints.txt --editable ".[$extras]"

@@ -6,6 +6,8 @@
 Results are JSON documents as commands print them, kept in infra/results without what is of one
 machine only (paths, workers, run ids):
     evenload quickstart --no-serve --json | python infra/readme.py --record quickstart
+    evenload sweep run infra/sweeps/five_seeds.yaml --json |
+        python infra/readme.py --record five_seeds
     evenload simulate infra/sweeps/rules.yaml --json | python infra/readme.py --record rules
 """
 
@@ -17,7 +19,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import t
 
 from pipeline.balancers import BALANCERS
 
@@ -30,6 +35,14 @@ INFRA = {
     "quickstart.sh": "From a fresh clone to a finished sweep and its dashboard",
     "test.sh": "Everything that must hold",
     "constraints.txt": "The versions that the tests ran with",
+    "Dockerfile": "Two images: workers, and a small one for the dashboard",
+    "k8s/": "Manifests for Kubernetes with KubeRay",
+    "postgres/": "What the compose stack's database starts with",
+    "secrets.sh": "Generates the compose stack's passwords and tokens",
+    "health.py": "Health checks of the containers",
+    "README.md": "Operations: sizing, upgrades, backup, what to do when a part is down",
+    "pictures.py": "Takes the pictures of this page from a finished sweep",
+    "pictures/": "The pictures of this page",
     "readme.py": "Writes this tree and the tables of this page",
     "results/": "The recorded figures of this page, as commands printed them",
     "sweeps/": "Example sweeps, a trial and simulations",
@@ -38,11 +51,18 @@ INFRA = {
 
 def tree() -> str:
     """Every source file with the first sentence of its docstring."""
+    check_infra_is_complete()
     lines: list[str] = []
     for room in ROOMS:
         _add_folder(lines, ROOT / room, depth=0)
     lines += [_line(0, "infra/", ""), *(_line(1, name, note) for name, note in INFRA.items())]
     return "\n".join(lines)
+
+
+def check_infra_is_complete() -> None:
+    present = {path.name for path in (ROOT / "infra").iterdir() if path.name != "__pycache__"}
+    if missing := present ^ {name.rstrip("/") for name in INFRA}:
+        raise SystemExit(f"infra/readme.py: INFRA and infra/ differ in {', '.join(missing)}")
 
 
 def _add_folder(lines: list[str], folder: Path, depth: int) -> None:
@@ -84,6 +104,62 @@ def quickstart() -> str:
     return f"{table}\n\n> {document['recommendation']}"
 
 
+def seeds() -> str:
+    """Means over seeds with 95 % intervals; the difference to no balancing is paired by seed."""
+    by_label: dict[str, list[dict[str, float]]] = {}
+    for trial in json.loads((RESULTS / "five_seeds.json").read_text())["trials"]:
+        by_label.setdefault(trial["label"], []).append(trial["result"])
+    control = [result["val_bits_per_byte"] for result in by_label["none"]]
+    rows = [_seed_row(label, results, control) for label, results in by_label.items()]
+    titles = ("rule", "val bits/byte", "against none", "MaxVio batch", "MaxVio global")
+    return _table((*titles, "idle", "utilisation"), rows)
+
+
+def _seed_row(label: str, results: list[dict[str, float]], control: list[float]) -> tuple[str, ...]:
+    loss = [result["val_bits_per_byte"] for result in results]
+    gain = [mine - other for mine, other in zip(loss, control, strict=True)]
+    return (
+        label,
+        _interval(loss, "{:.3f}"),
+        "-" if label == "none" else _interval(gain, "{:+.3f}"),
+        *(
+            _interval([r[name] for r in results], "{:.2f}")
+            for name in ("max_vio", "max_vio_global")
+        ),
+        f"{fmean(r['idle_frac'] for r in results):.1%}",
+        f"{fmean(r['effective_util'] for r in results):.0%}",
+    )
+
+
+def _interval(values: list[float], pattern: str) -> str:
+    """Mean and the half width of its 95 % interval by Student's t."""
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{pattern.format(fmean(values))} ± {pattern.replace('+', '').format(half)}"
+
+
+def simulation() -> str:
+    """Steady MaxVio by stream and rule, with steps to balance and to recover."""
+    document = json.loads((RESULTS / "rules.json").read_text())
+    streams = list(document["spec"]["streams"])
+    cells: dict[str, dict[str, Any]] = {}
+    for row in document["rows"]:
+        cells.setdefault(row["rule"], {})[row["stream"]] = row
+    rows = [
+        (
+            rule,
+            *(f"{found[stream]['max_vio']:.3f}" for stream in streams),
+            _steps(found[streams[0]]["steps_to_balance"]),
+            _steps(found[streams[-1]]["recovery_steps"]),
+        )
+        for rule, found in cells.items()
+    ]
+    return _table(("rule", *streams, "cold start", "after the jump"), rows)
+
+
+def _steps(count: int | None) -> str:
+    return "never" if count is None else str(count)
+
+
 def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
     result = trial["result"]
     return (
@@ -102,7 +178,13 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"tree": tree, "rules": rules, "quickstart": quickstart}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "tree": tree,
+    "rules": rules,
+    "quickstart": quickstart,
+    "seeds": seeds,
+    "simulation": simulation,
+}
 
 
 def updated(readme: str) -> str:
