@@ -8,6 +8,7 @@ machine only (paths, workers, run ids):
     evenload quickstart --no-serve --json | python infra/readme.py --record quickstart
     evenload sweep run infra/sweeps/five_seeds.yaml --json |
         python infra/readme.py --record five_seeds
+    evenload simulate infra/sweeps/rules.yaml --json | python infra/readme.py --record rules
 """
 
 from __future__ import annotations
@@ -136,6 +137,29 @@ def _interval(values: list[float], pattern: str) -> str:
     return f"{pattern.format(fmean(values))} ± {pattern.replace('+', '').format(half)}"
 
 
+def simulation() -> str:
+    """Steady MaxVio by stream and rule, with steps to balance and to recover."""
+    document = json.loads((RESULTS / "rules.json").read_text())
+    streams = list(document["spec"]["streams"])
+    cells: dict[str, dict[str, Any]] = {}
+    for row in document["rows"]:
+        cells.setdefault(row["rule"], {})[row["stream"]] = row
+    rows = [
+        (
+            rule,
+            *(f"{found[stream]['max_vio']:.3f}" for stream in streams),
+            _steps(found[streams[0]]["steps_to_balance"]),
+            _steps(found[streams[-1]]["recovery_steps"]),
+        )
+        for rule, found in cells.items()
+    ]
+    return _table(("rule", *streams, "cold start", "after the jump"), rows)
+
+
+def _steps(count: int | None) -> str:
+    return "never" if count is None else str(count)
+
+
 def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
     result = trial["result"]
     return (
@@ -159,6 +183,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "quickstart": quickstart,
     "seeds": seeds,
+    "simulation": simulation,
 }
 
 
