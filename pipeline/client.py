@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.records import SweepRecord, TrialRecord
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec, load_sweep
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.sweep_spec import SweepSpec, load_sweep
 from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
 
 if TYPE_CHECKING:

@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
-    ValidationError,
     model_validator,
 )
 
 from pipeline.balancers import BalancerSpec, parse_balancer
-from pipeline.errors import SpecError, first_message
+from pipeline.spec_file import Frozen, load
 
 ACTS_IN_TRAINING = {
     "aux_loss": "it acts on the router through training",
     "expert_choice": "its load is even by design",
 }
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Preferences(Frozen):
@@ -174,13 +166,4 @@ def load_simulation(path: Path) -> SimulationSpec:
 
     Raises:   SpecError: unreadable, or no valid simulation, with the key, value and remedy
     """
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not readable as YAML: {error}") from None
-    try:
-        return SimulationSpec.model_validate(content)
-    except ValidationError as error:
-        raise SpecError(f"{path}: {first_message(error)}") from None
+    return load(SimulationSpec, path)

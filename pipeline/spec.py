@@ -1,42 +1,35 @@
-"""What a user may ask for. Frozen, checked once here, trusted everywhere behind this border.
+"""What a user may ask for as a trial. Checked once here, trusted everywhere behind this border.
 
-A sweep is a base trial and axes; `SweepSpec.expand` gives the ordered, duplicate-free trials.
 Letters: T tokens, E experts, K top-k.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
-    ValidationError,
     model_validator,
 )
 
-from pipeline.balancers import BALANCERS, BalancerSpec, parse_balancer
-from pipeline.errors import SpecError, first_message, shown
+from pipeline.balancers import BalancerSpec, parse_balancer
+from pipeline.data_spec import (
+    BpeTokenizer,
+    BytesTokenizer,
+    DataSpec,
+    PythonStdlib,
+    Synthetic,
+    TextData,
+)
 from pipeline.presets import PRESETS
-
-Spec = TypeVar("Spec", bound=BaseModel)
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from pipeline.spec_file import Frozen, load, sha256
 
 
 class ModelSpec(Frozen):
@@ -100,87 +93,6 @@ class ModelSpec(Frozen):
     @property
     def num_moe_layers(self) -> int:
         return self.num_layers - self.num_dense_layers
-
-
-class BytesTokenizer(Frozen):
-    kind: Literal["bytes"] = "bytes"
-
-
-class BpeTokenizer(Frozen):
-    """Byte-level BPE trained on the training part of the corpus itself."""
-
-    kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257, le=65535)] = 8192
-
-
-class FileTokenizer(Frozen):
-    """A `tokenizer.json` of the Hugging Face tokenizers library."""
-
-    kind: Literal["file"] = "file"
-    path: Path
-
-
-Tokenizer = Annotated[BytesTokenizer | BpeTokenizer | FileTokenizer, Field(discriminator="kind")]
-
-
-class TextData(Frozen):
-    """What all corpora of text share."""
-
-    tokenizer: Tokenizer = BytesTokenizer()
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-class PythonStdlib(TextData):
-    """Source text of the running Python's standard library: real English and code, no download."""
-
-    kind: Literal["python_stdlib"] = "python_stdlib"
-
-
-class Files(TextData):
-    """Files that match a glob: .txt, .md and .py whole, .jsonl and .parquet by `column`."""
-
-    kind: Literal["files"] = "files"
-    glob: str
-    column: str = "text"
-
-
-class HuggingFace(TextData):
-    """A data set of the Hugging Face hub, streamed until `max_documents`."""
-
-    kind: Literal["huggingface"] = "huggingface"
-    name: str
-    split: str = "train"
-    config: str | None = None
-    column: str = "text"
-    max_documents: PositiveInt = 100_000
-
-
-class Shards(Frozen):
-    """Pre-tokenised files of little-endian uint16 or uint32, memory-mapped."""
-
-    kind: Literal["shards"] = "shards"
-    train_glob: str
-    validation_glob: str
-    dtype: Literal["uint16", "uint32"] = "uint16"
-    bytes_per_token: PositiveFloat = Field(
-        default=1.0, description="mean bytes of text a token stands for; scales bits per byte"
-    )
-
-
-class Synthetic(Frozen):
-    """Tokens of a labelled mixture of domains, each a Markov chain of its own."""
-
-    kind: Literal["synthetic"] = "synthetic"
-    num_domains: PositiveInt = 4
-    vocab_size: Annotated[int, Field(ge=2, le=65535)] = 256
-    num_tokens: PositiveInt = 2_000_000
-    seed: NonNegativeInt = 0
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-DataSpec = Annotated[
-    PythonStdlib | Files | HuggingFace | Shards | Synthetic, Field(discriminator="kind")
-]
 
 
 class TrainSpec(Frozen):
@@ -307,109 +219,9 @@ class TrialSpec(Frozen):
         content = self.model_dump(
             mode="json", exclude={"runtime": {"log_every", "checkpoint_every"}}
         )
-        return _sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
-
-
-class GridSearch(Frozen):
-    """Every combination, later axes fastest."""
-
-    kind: Literal["grid"] = "grid"
-
-
-class RandomSearch(Frozen):
-    """Combinations in random order, without repetition."""
-
-    kind: Literal["random"] = "random"
-    trials: PositiveInt | None = Field(default=None, description="how many; None is all of them")
-    seed: NonNegativeInt = 0
-
-
-SearchSpec = Annotated[GridSearch | RandomSearch, Field(discriminator="kind")]
-
-
-class SweepSpec(Frozen):
-    """A base trial and the axes to vary.
-
-    `axes` maps a dotted key of the trial to its values, e.g. `model.num_experts: [16, 32]` or
-    `balancer: [{kind: none}, {kind: sign, step_size: 0.01}]`. Later axes vary fastest.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-    base: dict[str, Any]
-    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
-    search: SearchSpec = GridSearch()
-    max_retries: NonNegativeInt = Field(
-        default=2, description="workers that a trial may lose before it is given up"
-    )
-
-    @model_validator(mode="after")
-    def _every_trial_is_valid(self) -> Self:
-        self.expand()
-        return self
-
-    def expand(self) -> list[TrialSpec]:
-        """The trials in axis order, without duplicates.
-
-        Raises:   ValueError: a combination that is no valid trial, with its axis values
-        """
-        unique: dict[str, TrialSpec] = {}
-        for values in itertools.product(*self.axes.values()):
-            point = dict(zip(self.axes, values, strict=True))
-            tree = self.base
-            for key, value in point.items():
-                tree = _with_value(tree, key.split("."), value, key)
-            try:
-                trial = TrialSpec.model_validate(tree)
-            except ValidationError as error:
-                raise ValueError(f"at {shown(point)}: {first_message(error)}") from None
-            unique.setdefault(_sha256(trial.model_dump(mode="json")), trial)
-        return list(unique.values())
-
-    def sweep_id(self) -> str:
-        """The name and six hex digits of the content: submitting the same sweep twice is once."""
-        return f"{self.name}-{_sha256(self.model_dump(mode='json'))[:6]}"
+        return sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
 
 
 def load_trial(path: Path) -> TrialSpec:
     """The trial that a YAML file describes.  Raises: SpecError"""
-    return _validated(TrialSpec, _read_yaml(path), path)
-
-
-def load_sweep(path: Path) -> SweepSpec:
-    """The sweep that a YAML file describes.  Raises: SpecError"""
-    return _validated(SweepSpec, _read_yaml(path), path)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds a {type(content).__name__}; it must hold a mapping of keys")
-    return content
-
-
-def _validated(kind: type[Spec], content: dict[str, Any], path: Path) -> Spec:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise SpecError(f"{path}: {first_message(error)}") from None
-
-
-def _with_value(tree: Any, path: list[str], value: Any, key: str) -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        raise ValueError(f"axes.{key}: {path[0]!r} lies inside a value that holds no keys")
-    head, rest = path[0], path[1:]
-    return tree | {head: _with_value(tree.get(head, {}), rest, value, key) if rest else value}
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def balancer_kinds() -> Iterator[tuple[str, str]]:
-    """Every rule's kind and summary, for help texts and forms."""
-    return ((kind, rule.summary) for kind, rule in BALANCERS.items())
+    return load(TrialSpec, path)

@@ -9,10 +9,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import SpecError
 from pipeline.records import SweepState, TrialState
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.columns import db_time
 from pipeline.store.models import Base, Sweep, SweepTrial, Trial
 from pipeline.store.standing import cancel_unwanted, is_unfinished
+from pipeline.sweep_spec import SweepSpec
 
 
 def submit(connection: Connection, spec: SweepSpec) -> str:

@@ -22,12 +22,13 @@ from pipeline.records import (
     WorkKind,
 )
 from pipeline.settings import without_password
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store import leases, reading, schema, submission, verbs
 from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
 from pipeline.store.standing import is_unfinished
+from pipeline.sweep_spec import SweepSpec
 
 
 class SweepStore:

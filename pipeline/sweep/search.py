@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pipeline.spec import GridSearch, SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
+from pipeline.sweep_spec import GridSearch, SweepSpec
 
 
 def propose(spec: SweepSpec) -> list[TrialSpec]:

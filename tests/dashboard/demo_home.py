@@ -27,8 +27,9 @@ from pipeline.records import (
     WorkKind,
 )
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.load_log import LoadLogSink, read_history
 
 STEPS, LEASE_SECONDS = 300, 3600.0

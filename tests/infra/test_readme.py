@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.spec import SweepSpec, TrialSpec, load_sweep, load_trial
+from pipeline.spec import TrialSpec, load_trial
+from pipeline.sweep_spec import SweepSpec, load_sweep
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import SpecError
-from pipeline.spec import SweepSpec, TrialSpec, load_sweep, load_trial
+from pipeline.spec import TrialSpec, load_trial
+from pipeline.sweep_spec import SweepSpec, load_sweep
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},

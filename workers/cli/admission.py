@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pipeline.errors import SpecError, StoreUnavailable, first_message
 from pipeline.records import SweepRecord, SweepState
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import OVER
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
 from workers.cli.running import register
 from workers.cli.session import identified

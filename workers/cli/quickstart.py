@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.settings import Settings
-from pipeline.spec import load_sweep
+from pipeline.sweep_spec import load_sweep
 from workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
 from workers.cli.running import run_sweep
 from workers.cli.session import load_settings, log

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import typer
 
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
 from pipeline.tracking.sinks import default_sinks
 from workers.actors.ray_executor import RayExecutor

@@ -17,10 +17,11 @@ from rich.console import Console
 from pipeline.errors import SpecError, first_message
 from pipeline.records import TrialRecord
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import recommend
 from pipeline.sweep.search import propose
+from pipeline.sweep_spec import SweepSpec
 from workers.data.corpus import check_fits, prepare
 from workers.training.identity import resolve, trial_digest
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from pipeline.model_size import model_size
 from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
-from pipeline.spec import TrialSpec, load_sweep
+from pipeline.spec import TrialSpec
 from pipeline.sweep.recommend import recommend
+from pipeline.sweep_spec import load_sweep
 from workers.actors.ray_job import run_as_job
 from workers.cli.running import run_sweep
 from workers.cli.session import (

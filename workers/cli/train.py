@@ -11,7 +11,8 @@ import typer
 from pipeline.load_metrics import max_vio
 from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec, TrialSpec, load_trial
+from pipeline.spec import TrialSpec, load_trial
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.sinks import SinkGroup, default_sinks
 from workers.actors.eval_actor import EvalActor
 from workers.actors.train_actor import TrainActor

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.data_spec import DataSpec, FileTokenizer, Shards, Synthetic
 from pipeline.errors import SpecError
-from pipeline.spec import DataSpec, FileTokenizer, Shards, Synthetic, TrialSpec
+from pipeline.spec import TrialSpec
 from workers.data.documents import Document, TextSource, is_validation, read_documents
 from workers.data.shards import TokenArray, open_tokens
 from workers.data.synthetic import synthetic_documents

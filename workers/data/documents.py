@@ -16,8 +16,8 @@ from typing import NamedTuple, assert_never
 
 import pyarrow.parquet as pq
 
+from pipeline.data_spec import Files, HuggingFace, PythonStdlib
 from pipeline.errors import SpecError
-from pipeline.spec import Files, HuggingFace, PythonStdlib
 
 
 class Document(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.spec import Synthetic
+from pipeline.data_spec import Synthetic
 
 DOCUMENT_TOKENS = 256
 SUCCESSORS = 4

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from pipeline.balancers import BALANCERS
+from pipeline.data_spec import DataSpec
 from pipeline.errors import SpecError
 from pipeline.settings import Settings
-from pipeline.spec import DataSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from workers.data.corpus import prepare
 from workers.kernels.ops import check_widths, resolve_backend
 

@@ -15,8 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},

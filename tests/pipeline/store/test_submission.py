@@ -12,8 +12,9 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.spec import SweepSpec, TrialSpec
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

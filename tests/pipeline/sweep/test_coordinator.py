@@ -25,11 +25,11 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.spec import SweepSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep import coordinator as coordinator_module
 from pipeline.sweep import plan as plan_module
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep_spec import SweepSpec
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.spec import SweepSpec
 from pipeline.sweep.search import propose
+from pipeline.sweep_spec import SweepSpec
 
 
 def sweep(search: dict[str, Any]) -> SweepSpec:

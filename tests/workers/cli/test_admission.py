@@ -9,8 +9,8 @@ import pytest
 from pipeline.errors import StoreUnavailable
 from pipeline.records import SweepState
 from pipeline.settings import Settings
-from pipeline.spec import SweepSpec
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
 from workers.cli.admission import Admission
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.spec import (
+from pipeline.data_spec import (
     BpeTokenizer,
     DataSpec,
     Files,
@@ -19,8 +18,9 @@ from pipeline.spec import (
     PythonStdlib,
     Shards,
     Synthetic,
-    TrialSpec,
 )
+from pipeline.errors import SpecError
+from pipeline.spec import TrialSpec
 from workers.data.corpus import check_fits, prepare
 from workers.data.documents import is_validation
 from workers.data.synthetic import synthetic_documents
