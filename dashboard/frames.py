@@ -213,6 +213,7 @@ def _note(trials: Sequence[TrialRecord]) -> str:
     states = {trial.state for trial in trials}
     order = (
         TrialState.FAILED,
+        TrialState.STOPPED,
         TrialState.CANCELLED,
         TrialState.TRAINING,
         TrialState.TRAINED,

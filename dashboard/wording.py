@@ -24,6 +24,7 @@ TRIAL_STATES: dict[TrialState, Wording] = {
     TrialState.EVALUATING: Wording("evaluating", ":material/rule:", "violet"),
     TrialState.COMPLETED: Wording("completed", ":material/check_circle:", "green"),
     TrialState.FAILED: Wording("failed", ":material/error:", "red"),
+    TrialState.STOPPED: Wording("stopped early", ":material/stop_circle:", "orange"),
     TrialState.CANCELLED: Wording("cancelled", ":material/cancel:", "orange"),
 }
 SWEEP_STATES: dict[SweepState, Wording] = {

@@ -32,16 +32,37 @@ class TrialState(StrEnum):
     EVALUATING = "evaluating"
     COMPLETED = "completed"
     FAILED = "failed"
+    STOPPED = "stopped"  # ended early on purpose, with a reason; its checkpoint stays
     CANCELLED = "cancelled"
 
     @property
     def is_final(self) -> bool:
-        return self in (TrialState.COMPLETED, TrialState.FAILED, TrialState.CANCELLED)
+        return self in (
+            TrialState.COMPLETED,
+            TrialState.FAILED,
+            TrialState.STOPPED,
+            TrialState.CANCELLED,
+        )
 
     @property
     def is_held(self) -> bool:
         """A worker holds a lease on it."""
         return self in (TrialState.TRAINING, TrialState.EVALUATING)
+
+
+class Stage(StrEnum):
+    """Why a sweep has a trial: to find settings, or to confirm the found ones with fresh seeds."""
+
+    TUNE = "tune"
+    CONFIRM = "confirm"
+
+
+class Order(StrEnum):
+    """What a user or a stopping policy wants of one trial; none: what its sweeps want."""
+
+    PAUSE = "pause"
+    STOP = "stop"
+    CANCEL = "cancel"
 
 
 class WorkKind(StrEnum):

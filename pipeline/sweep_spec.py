@@ -50,6 +50,13 @@ class SweepSpec(Frozen):
     max_retries: NonNegativeInt = Field(
         default=2, description="workers that a trial may lose before it is given up"
     )
+    max_preemptions: NonNegativeInt = Field(
+        default=20, description="times a trial may be preempted before it is given up"
+    )
+    priority: int = Field(default=0, description="sweeps of a higher priority start first")
+    stacking: Literal["auto", "off"] = Field(
+        default="auto", description="train trials of equal shape together where that is faster"
+    )
 
     @model_validator(mode="after")
     def _every_trial_is_valid(self) -> Self:

@@ -9,10 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import Enum, ForeignKey, Index
+from sqlalchemy import BigInteger, Double, Enum, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipeline.records import AttemptState, SweepState, TrialState, WorkKind
+from pipeline.records import AttemptState, Order, Stage, SweepState, TrialState, WorkKind
 from pipeline.store.columns import AnyText, Json, UtcDateTime
 
 
@@ -29,12 +29,15 @@ def _plain_enum(kind: type[StrEnum]) -> Enum:
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         str: AnyText(),
+        float: Double(),
         datetime: UtcDateTime(),
         dict[str, Any]: Json(),
         SweepState: _plain_enum(SweepState),
         TrialState: _plain_enum(TrialState),
         AttemptState: _plain_enum(AttemptState),
         WorkKind: _plain_enum(WorkKind),
+        Stage: _plain_enum(Stage),
+        Order: _plain_enum(Order),
     }
 
 
@@ -47,6 +50,9 @@ class Sweep(Base):
     state: Mapped[SweepState]
     is_expanded: Mapped[bool]  # its trials are listed
     max_retries: Mapped[int]
+    max_preemptions: Mapped[int] = mapped_column(default=20)
+    priority: Mapped[int] = mapped_column(default=0)  # higher starts first
+    note: Mapped[str | None]  # why it is paused, where not by a user
     parent_run_id: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
@@ -64,6 +70,10 @@ class Trial(Base):
     state: Mapped[TrialState]
     attempt: Mapped[int]  # of its newest attempt, 0 before the first
     failures: Mapped[int]
+    preemptions: Mapped[int] = mapped_column(default=0)
+    ordered: Mapped[Order | None]  # a user's or a stopping policy's, to this trial alone
+    stop_reason: Mapped[str | None]
+    extends: Mapped[str | None]  # digest of the trial whose checkpoint it starts from
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any]]
     error: Mapped[str | None]
@@ -83,6 +93,7 @@ class SweepTrial(Base):
     sweep_id: Mapped[str] = mapped_column(ForeignKey("sweep.sweep_id"), primary_key=True)
     digest: Mapped[str] = mapped_column(ForeignKey("trial.digest"), primary_key=True)
     position: Mapped[int]
+    stage: Mapped[Stage] = mapped_column(default=Stage.TUNE)
 
 
 class Attempt(Base):
@@ -99,3 +110,28 @@ class Attempt(Base):
     lease_until: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     exit_reason: Mapped[str | None]
+
+
+class CurvePoint(Base):
+    """Held-out loss of a trial while it trains: what stopping policies look at."""
+
+    __tablename__ = "curve"
+
+    digest: Mapped[str] = mapped_column(ForeignKey("trial.digest"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    val_loss: Mapped[float]
+    max_vio: Mapped[float]
+
+
+class Presence(Base):
+    """Who is there: coordinators and workers write a row each while they live."""
+
+    __tablename__ = "presence"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    facts: Mapped[dict[str, Any]]

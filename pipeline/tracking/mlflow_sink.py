@@ -45,6 +45,7 @@ FINAL = "final/"  # a steady-state figure; without it the name is that of a curv
 RUN_STATUS = {
     TrialState.COMPLETED: "FINISHED",
     TrialState.FAILED: "FAILED",
+    TrialState.STOPPED: "KILLED",
     TrialState.CANCELLED: "KILLED",
 }
 PARENT_STATUS = {SweepState.FINISHED: "FINISHED", SweepState.CANCELLED: "KILLED"}

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from pipeline.errors import SpecError
+from workers.cli.bench import bench
 from workers.cli.dashboard import dashboard
 from workers.cli.doctor import doctor
 from workers.cli.quickstart import quickstart
@@ -33,6 +34,7 @@ app.command(name="advise")(advise_command)
 app.command()(serve)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(bench)
 
 
 def main() -> None:
