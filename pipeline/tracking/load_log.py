@@ -14,7 +14,6 @@ Shape suffixes: S steps, L expert layers, E experts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
 from pipeline.spec import TrialSpec
+from pipeline.tracking.parquet_files import array, lists, replace, write_table
 
 SCHEMA_VERSION = 1
 COUNTING_RULE = (
@@ -41,6 +41,7 @@ SCALARS = (
     "seconds",
     "max_vio_micro",
 )
+REPEATED = ("step", "layer")  # columns with few different values
 
 Column = Literal["load", "bias"]
 
@@ -97,7 +98,7 @@ class LoadLogSink:
         self._steps_dir.mkdir(parents=True, exist_ok=True)
         manifest = manifest_of(TrialSpec.model_validate(run.spec))
         path = self._load_dir / "manifest.json"
-        _replace(path, (json.dumps(manifest._asdict(), indent=2) + "\n").encode())
+        replace(path, (json.dumps(manifest._asdict(), indent=2) + "\n").encode())
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
         if not records:
@@ -114,10 +115,10 @@ class LoadLogSink:
     def log_eval(self, record: EvalRecord) -> None:
         columns = {
             "layer": np.arange(len(record.count_LE)),
-            "load": _lists(record.count_LE, pa.int64()),
+            "load": lists(record.count_LE, pa.int64()),
         }
         try:
-            _write_table(self._load_dir / f"eval-{record.step:08d}.parquet", pa.table(columns))
+            write_table(self._load_dir / f"eval-{record.step:08d}.parquet", pa.table(columns))
         except OSError:
             self.errors += 1
 
@@ -136,8 +137,8 @@ class LoadLogSink:
         if steps == self._written:
             return True
         try:
-            _write_table(self._load_dir / _part_name(*steps), _load_table(self._open))
-            _write_table(self._steps_dir / _part_name(*steps), _steps_table(self._open))
+            write_table(self._load_dir / _part_name(*steps), _load_table(self._open), REPEATED)
+            write_table(self._steps_dir / _part_name(*steps), _steps_table(self._open))
         except OSError:
             self.errors += 1
             self._open = self._open[-self._max_pending :]
@@ -230,7 +231,7 @@ def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:
 def read_eval_counts(trial_dir: Path) -> NDArray[np.int64] | None:
     """Counts (L, E) of the newest evaluation, summed over the evaluation set; None without one."""
     newest = max((trial_dir / "expert_load").glob("eval-*.parquet"), default=None)
-    return None if newest is None else _array(pq.read_table(newest).column("load"))
+    return None if newest is None else array(pq.read_table(newest).column("load"))
 
 
 def _part_name(first: int, last: int) -> str:
@@ -252,7 +253,7 @@ def _chunk(
     S = len(steps)
     empty_SLE = np.zeros((S, 0, 0))
     arrays = {
-        name: _array(load.column(name)).reshape(S, len(load) // S, -1)[:, layers or slice(None)]
+        name: array(load.column(name)).reshape(S, len(load) // S, -1)[:, layers or slice(None)]
         for name in columns
     }
     return History(
@@ -288,8 +289,8 @@ def _load_table(records: Sequence[StepRecord]) -> pa.Table:
         {
             "step": np.repeat([record.step for record in records], L),
             "layer": np.tile(np.arange(L, dtype=np.int32), len(records)),
-            "load": _lists(np.concatenate([record.count_LE for record in records]), pa.int32()),
-            "bias": _lists(np.concatenate([record.bias_LE for record in records]), pa.float32()),
+            "load": lists(np.concatenate([record.count_LE for record in records]), pa.int32()),
+            "bias": lists(np.concatenate([record.bias_LE for record in records]), pa.float32()),
         }
     )
 
@@ -297,32 +298,3 @@ def _load_table(records: Sequence[StepRecord]) -> pa.Table:
 def _steps_table(records: Sequence[StepRecord]) -> pa.Table:
     values = {name: [float(getattr(record, name)) for record in records] for name in SCALARS}
     return pa.table({"step": np.array([record.step for record in records]), **values})
-
-
-def _lists(values_RE: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
-    flat = pa.array(values_RE.reshape(-1), kind)
-    return pa.FixedSizeListArray.from_arrays(flat, values_RE.shape[-1])
-
-
-def _array(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A list column as (rows, E)."""
-    return column.combine_chunks().flatten().to_numpy().reshape(-1, column.type.list_size)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["step", "layer"])
-    _replace(path, buffer.getvalue())
-
-
-def _replace(path: Path, content: bytes | pa.Buffer) -> None:
-    """Write durably under a name of this process, then rename: readers never meet a torn file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

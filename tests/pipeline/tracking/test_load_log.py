@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
-from pipeline.tracking import load_log
+from pipeline.tracking import parquet_files
 from pipeline.tracking.load_log import (
     LoadLogSink,
     iter_history,
@@ -168,7 +168,7 @@ def test_full_disk_is_counted_and_the_steps_are_written_later(
 ) -> None:
     sink = _write(tmp_path, identity(), record, range(1, 11))
     with monkeypatch.context() as patch:
-        patch.setattr(load_log, "_replace", _no_space)
+        patch.setattr(parquet_files, "replace", _no_space)
         sink.log_steps([record(step) for step in range(11, 61)])
         sink.checkpoint(60, "file:///somewhere")
     assert sink.errors == 2
@@ -184,7 +184,7 @@ def test_long_outage_forgets_the_oldest_unwritten_steps_and_none_on_disk(
     sink.start(identity())
     sink.log_steps([record(step) for step in range(1, 11)])
     with monkeypatch.context() as patch:
-        patch.setattr(load_log, "_replace", _no_space)
+        patch.setattr(parquet_files, "replace", _no_space)
         sink.log_steps([record(step) for step in range(11, 61)])
     sink.close(TrialState.TRAINED, {})
     assert read_history(tmp_path).step_S.tolist() == [*range(1, 11), *range(41, 61)]

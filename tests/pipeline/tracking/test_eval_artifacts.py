@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation import Detail, GroupScores, LossByK, Routes
+from pipeline.tracking import eval_artifacts
+
+LAYERS, EXPERTS = 3, 4
+
+
+@pytest.fixture
+def detail() -> Detail:
+    rng = np.random.default_rng(0)
+
+    def counts(*shape: int) -> np.ndarray:
+        return rng.integers(0, 2**40, size=shape)
+
+    return Detail(
+        groups=GroupScores(
+            ("test", "größe/ä"),
+            np.array([2.5, np.nan]),
+            np.array([1.25, 3.0]),
+            np.array([4096, 1024]),
+            counts(2, LAYERS, EXPERTS),
+        ),
+        by_k=LossByK(
+            np.array([1, 2, 4]), np.array([3.0, 2.0, 2.5]), counts(3, LAYERS, EXPERTS), 4096
+        ),
+        routes=Routes(counts(LAYERS, EXPERTS, EXPERTS), counts(LAYERS - 1, EXPERTS, EXPERTS)),
+    )
+
+
+def test_every_array_is_read_as_it_was_written(tmp_path: Path, detail: Detail) -> None:
+    eval_artifacts.write(tmp_path, 100, detail)
+    read = Detail(
+        eval_artifacts.read_groups(tmp_path),
+        eval_artifacts.read_by_k(tmp_path),
+        eval_artifacts.read_routes(tmp_path),
+    )
+    for written_part, part in zip(detail, read, strict=True):
+        assert written_part is not None
+        assert part is not None
+        for expected, value in zip(written_part, part, strict=True):
+            np.testing.assert_array_equal(value, expected)
+    assert sorted(path.name for path in eval_artifacts.paths(tmp_path)) == [
+        "by_k-00000100.parquet",
+        "co_activation-00000100.parquet",
+        "groups-00000100.parquet",
+        "transitions-00000100.parquet",
+    ]
+
+
+def test_a_model_with_one_expert_layer_has_no_transitions(tmp_path: Path) -> None:
+    routes = Routes(
+        np.ones((1, EXPERTS, EXPERTS), np.int64), np.zeros((0, EXPERTS, EXPERTS), np.int64)
+    )
+    eval_artifacts.write(tmp_path, 1, Detail(routes=routes))
+    read = eval_artifacts.read_routes(tmp_path)
+    assert read is not None
+    assert read.together_LEE.shape == (1, EXPERTS, EXPERTS)
+    assert read.onward_LEE.shape == (0, EXPERTS, EXPERTS)
+
+
+def test_only_what_was_asked_for_is_there_and_the_newest_counts(
+    tmp_path: Path, detail: Detail
+) -> None:
+    assert eval_artifacts.read_groups(tmp_path) is None
+    assert eval_artifacts.read_routes(tmp_path) is None
+    assert detail.by_k is not None
+    for step in (7, 20, 100):
+        by_k = detail.by_k._replace(tokens=step)
+        eval_artifacts.write(tmp_path, step, Detail(by_k=by_k))
+    read = eval_artifacts.read_by_k(tmp_path)
+    assert read is not None
+    assert read.tokens == 100
+    assert eval_artifacts.read_groups(tmp_path) is None
