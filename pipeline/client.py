@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation import GroupScores, LossByK, Routes
 from pipeline.records import SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import Recommendation, recommend
 from pipeline.sweep_spec import SweepSpec, load_sweep
+from pipeline.tracking import eval_artifacts
 from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
 
 if TYPE_CHECKING:
@@ -66,6 +68,18 @@ class Client:
     def eval_loads(self, digest: str) -> NDArray[np.int64] | None:
         """Loads (L, E) over the whole evaluation set; None before it."""
         return read_eval_counts(self._folder(digest))
+
+    def eval_groups(self, digest: str) -> GroupScores | None:
+        """Held-out loss and loads by group of documents; None before it."""
+        return eval_artifacts.read_groups(self._folder(digest))
+
+    def eval_by_k(self, digest: str) -> LossByK | None:
+        """Held-out loss with fewer and with more experts a token; None before it."""
+        return eval_artifacts.read_by_k(self._folder(digest))
+
+    def eval_routes(self, digest: str) -> Routes | None:
+        """Which experts tokens choose together and one after the other; None before it."""
+        return eval_artifacts.read_routes(self._folder(digest))
 
     def trials_frame(self, sweep_id: str) -> pd.DataFrame:
         """A row a trial: digest, label, state, experts, seed, and its figures.  Needs pandas."""

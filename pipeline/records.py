@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation import Detail
+
 Counts = NDArray[np.int32]
 Biases = NDArray[np.float32]
 
@@ -99,6 +101,7 @@ class EvalRecord:
     tokens: int
     text_bytes: float
     count_LE: NDArray[np.int64]  # summed over the whole evaluation set
+    detail: Detail = field(default_factory=Detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,10 @@ TRANSITIONS = "transitions"
 
 def write(trial_dir: Path, step: int, detail: Detail) -> None:
     """Replaces what an earlier evaluation of the same step left.  Raises: OSError"""
-    folder = trial_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     for name, table in _tables(detail).items():
-        write_table(folder / f"{name}-{step:08d}.parquet", table)
+        path = trial_dir / FOLDER / f"{name}-{step:08d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, table)
 
 
 def read_groups(trial_dir: Path) -> GroupScores | None:

@@ -4,6 +4,7 @@
     <trial_dir>/expert_load/part-<first>-<last>.parquet rows (step, layer), load [E], bias [E]
     <trial_dir>/expert_load/eval-<step>.parquet         rows (layer), load [E] of an evaluation
     <trial_dir>/steps/part-<first>-<last>.parquet       one row a step: loss, seconds, ...
+    <trial_dir>/evaluation/                             see eval_artifacts.py
 
 Counts are kept and ratios are not: a statistic can be corrected without training again. A part
 is written under another name and renamed, so a reader sees whole parts or none.
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
 from pipeline.spec import TrialSpec
+from pipeline.tracking import eval_artifacts
 from pipeline.tracking.parquet_files import array, lists, replace, write_table
 
 SCHEMA_VERSION = 1
@@ -84,6 +86,7 @@ class LoadLogSink:
 
     def __init__(self, trial_dir: Path, part_steps: int = 50, max_pending: int = 2000) -> None:
         self.errors = 0
+        self._trial_dir = trial_dir
         self._load_dir = trial_dir / "expert_load"
         self._steps_dir = trial_dir / "steps"
         self._part_steps = part_steps
@@ -119,6 +122,7 @@ class LoadLogSink:
         }
         try:
             write_table(self._load_dir / f"eval-{record.step:08d}.parquet", pa.table(columns))
+            eval_artifacts.write(self._trial_dir, record.step, record.detail)
         except OSError:
             self.errors += 1
 

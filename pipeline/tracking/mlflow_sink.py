@@ -33,6 +33,7 @@ from pipeline.records import (
 )
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
+from pipeline.tracking import eval_artifacts
 from pipeline.tracking.labels import MAX_VALUE, attempt_tags, identity_tags, params
 from pipeline.tracking.load_log import History, iter_history, parts
 from pipeline.tracking.outbox import Outbox
@@ -147,7 +148,7 @@ class MlflowSink:
         self._logged_once = set(run.data.metrics)
         self._remote_size = {
             file.path: file.file_size
-            for folder in ("expert_load", "steps")
+            for folder in ("expert_load", "steps", eval_artifacts.FOLDER)
             for file in self._client.list_artifacts(self._run_id, folder)
         }
 
@@ -299,6 +300,7 @@ def _shards(trial_dir: Path, last: int | None) -> Iterator[Path]:
                 yield part.path
     yield from (trial_dir / "expert_load").glob("eval-*.parquet")
     yield from (trial_dir / "expert_load").glob("manifest.json")
+    yield from eval_artifacts.paths(trial_dir)
 
 
 def _records(chunk: History) -> list[StepRecord]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.evaluation import Detail, GroupScores, Integers, LossByK, Routes
 from pipeline.records import EvalRecord, RunIdentity, StepRecord
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
@@ -77,4 +78,25 @@ def evaluation() -> EvalRecord:
         tokens=4096,
         text_bytes=4096.0,
         count_LE=count_LE,
+    )
+
+
+@pytest.fixture
+def detail() -> Detail:
+    """Of three expert layers and four experts."""
+    rng = np.random.default_rng(0)
+
+    def counts(*shape: int) -> Integers:
+        return rng.integers(0, 2**40, size=shape)
+
+    return Detail(
+        groups=GroupScores(
+            ("test", "größe/ä"),
+            np.array([2.5, np.nan]),
+            np.array([1.25, 3.0]),
+            np.array([4096, 1024]),
+            counts(2, 3, 4),
+        ),
+        by_k=LossByK(np.array([1, 2, 4]), np.array([3.0, 2.0, 2.5]), counts(3, 3, 4), 4096),
+        routes=Routes(counts(3, 4, 4), counts(2, 4, 4)),
     )

@@ -3,34 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from pipeline.evaluation import Detail, GroupScores, LossByK, Routes
+from pipeline.evaluation import Detail, Routes
 from pipeline.tracking import eval_artifacts
 
-LAYERS, EXPERTS = 3, 4
-
-
-@pytest.fixture
-def detail() -> Detail:
-    rng = np.random.default_rng(0)
-
-    def counts(*shape: int) -> np.ndarray:
-        return rng.integers(0, 2**40, size=shape)
-
-    return Detail(
-        groups=GroupScores(
-            ("test", "größe/ä"),
-            np.array([2.5, np.nan]),
-            np.array([1.25, 3.0]),
-            np.array([4096, 1024]),
-            counts(2, LAYERS, EXPERTS),
-        ),
-        by_k=LossByK(
-            np.array([1, 2, 4]), np.array([3.0, 2.0, 2.5]), counts(3, LAYERS, EXPERTS), 4096
-        ),
-        routes=Routes(counts(LAYERS, EXPERTS, EXPERTS), counts(LAYERS - 1, EXPERTS, EXPERTS)),
-    )
+EXPERTS = 4
 
 
 def test_every_array_is_read_as_it_was_written(tmp_path: Path, detail: Detail) -> None:

@@ -22,6 +22,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.evaluation import Detail
 from pipeline.records import (
     EvalRecord,
     RunIdentity,
@@ -178,7 +179,12 @@ def test_steps_that_a_killed_attempt_did_not_deliver_come_from_the_shards(
 
 
 def test_shards_and_spec_are_artifacts(
-    settings: Settings, client: MlflowClient, identity: Identity, record: Record
+    settings: Settings,
+    client: MlflowClient,
+    identity: Identity,
+    record: Record,
+    evaluation: EvalRecord,
+    detail: Detail,
 ) -> None:
     log = LoadLogSink(settings.trial_dir(identity().digest))
     log.start(identity())
@@ -190,9 +196,11 @@ def test_shards_and_spec_are_artifacts(
     sink._upload(last=30)
     names = [file.path for file in client.list_artifacts(str(sink.run_id), "expert_load")]
     assert names == ["expert_load/manifest.json", "expert_load/part-00000001-00000030.parquet"]
+    log.log_eval(dataclasses.replace(evaluation, detail=detail))
     for one in (log, sink):
         one.close(TrialState.TRAINED, {})
     assert len(client.list_artifacts(str(sink.run_id), "steps")) == 2
+    assert len(client.list_artifacts(str(sink.run_id), "evaluation")) == 4
     assert _run(client, sink).data.tags["checkpoint"] == "file:///checkpoints/step-30.pt"
     assert "spec.json" in [file.path for file in client.list_artifacts(str(sink.run_id))]
 
