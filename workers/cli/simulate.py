@@ -43,6 +43,8 @@ def simulate(
 
         def show(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, stream=name)
+            if not log.is_terminal and done * 20 // total > (done - 10) * 20 // total:
+                log.print(f"{name}: {done} of {total}")  # a bar draws nothing in a file
 
         result = run_simulation(spec, show, theory=check == "theory")
     if out_folder is not None:

@@ -38,6 +38,7 @@ GROWTHS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "sqrt N": np.sqrt,
     "N": np.positive,
 }
+CURVE_POINTS = 200  # of a regret in JSON
 
 
 class Play(NamedTuple):
@@ -49,13 +50,21 @@ class Play(NamedTuple):
     top_k: int
 
 
+class Growth(NamedTuple):
+    """The law level + slope * law(n) that fits a regret best, slope >= 0."""
+
+    law: str
+    level: float
+    slope: float
+    error: float  # root mean square residual over the regret's spread
+
+
 class Regret(NamedTuple):
     regret_N: NDArray[np.float64]  # against the fixed bias that is best over all N steps
     best_bias_E: Tensor
     gradient: float  # G, measured
-    modulus: float  # mu at the best bias
-    growth: str  # the law that fits best
-    fit_error: float  # root mean square residual of that fit over the regret's spread
+    spectrum_E: NDArray[np.float64]  # of the tie-density Laplacian at the best bias, ascending
+    growth: Growth
     bound: float | None  # predicted for the whole run, None where theory has none
     bound_name: str
 
@@ -63,23 +72,45 @@ class Regret(NamedTuple):
     def total(self) -> float:
         return float(self.regret_N[-1])
 
+    @property
+    def modulus(self) -> float:
+        """Strong convexity mu at the best bias; 0 where groups of experts never compete."""
+        return max(0.0, float(self.spectrum_E[1]))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "regret": self.total,
-            "growth": self.growth,
-            "fit_error": self.fit_error,
+            "growth": self.growth.law,
+            "fit_error": self.growth.error,
+            "fit_level": self.growth.level,
+            "fit_slope": self.growth.slope,
             "bound": self.bound,
             "bound_name": self.bound_name,
             "gradient": self.gradient,
             "modulus": self.modulus,
             "finding": self.finding,
+            "spectrum": self.spectrum_E.tolist(),
+            "curve": self.curve(),
+        }
+
+    def curve(self) -> dict[str, list[float]]:
+        """At most CURVE_POINTS steps: the regret so far, and what the dual lies above the best
+        bias's, mean over the steps since the point before."""
+        steps = len(self.regret_N)
+        last_P = np.unique(np.linspace(1, steps, min(steps, CURVE_POINTS)).round().astype(int))
+        regret_P = self.regret_N[last_P - 1]
+        return {
+            "step": last_P.tolist(),
+            "regret": regret_P.tolist(),
+            "dual_gap": (np.diff(regret_P, prepend=0) / np.diff(last_P, prepend=0)).tolist(),
         }
 
     @property
     def finding(self) -> str:
         if self.total < 0:
             return f"regret {self.total:.3g}: better than any fixed bias, as scores moved"
-        grows = f"regret {self.total:.3g}, grows like {self.growth} (residual {self.fit_error:.0%})"
+        grows = f"regret {self.total:.3g}, grows like {self.growth.law}"
+        grows += f" (residual {self.growth.error:.0%})"
         if self.bound is None:
             return f"{grows}; {self.bound_name}"
         verdict = "below" if self.total <= self.bound else "ABOVE"
@@ -103,19 +134,24 @@ def regret(play: Play, rule: BalancerSpec, best_E: Tensor) -> Regret:
     pooled = score_NTE.flatten(0, 1)
     excess_N, gradient_N = _costs(score_NTE, bias_NE, load_E, play.top_k, best_E)
     width = narrow_width(pooled, best_E, play.top_k)
-    modulus = spectrum(tie_density(pooled, best_E, play.top_k, width)).modulus
+    found = spectrum(tie_density(pooled, best_E, play.top_k, width))
     regret_N = np.cumsum(excess_N)
-    growth, fit_error = fitted_growth(regret_N)
     diameter = float((bias_NE - best_E).norm(dim=-1).max())
     share = play.top_k / len(load_E)
-    bound, name = _bound(rule, num_steps, share, gradient_N.max(), modulus, diameter, best_E)
+    bound, name = _bound(rule, num_steps, share, gradient_N.max(), found.modulus, diameter, best_E)
     return Regret(
-        regret_N, best_E, float(gradient_N.max()), modulus, growth, fit_error, bound, name
+        regret_N,
+        best_E,
+        float(gradient_N.max()),
+        found.value_E.numpy(),
+        fitted_growth(regret_N),
+        bound,
+        name,
     )
 
 
-def fitted_growth(regret_N: NDArray[np.float64]) -> tuple[str, float]:
-    """Which of a + c log N, a + c sqrt N, a + c N fits best, c >= 0, and its relative residual.
+def fitted_growth(regret_N: NDArray[np.float64]) -> Growth:
+    """Which of a, a + c log N, a + c sqrt N, a + c N fits best, c >= 0.
 
     The first tenth is left out: it is the way to the optimum, not the growth.
     """
@@ -123,14 +159,15 @@ def fitted_growth(regret_N: NDArray[np.float64]) -> tuple[str, float]:
     start = len(n) // 10
     n, value = n[start:], regret_N[start:]
     spread = max(float(np.ptp(value)), 1e-12)
-    residuals = {}
+    fits = []
     for name, shape in GROWTHS.items():
-        x = shape(n) - shape(n).mean()
+        middle = float(shape(n).mean())
+        x = shape(n) - middle
         power = float(x @ x)
         slope = max(0.0, float(x @ value) / power) if power > 0 else 0.0
-        residuals[name] = float(np.std(value - value.mean() - slope * x)) / spread
-    best = min(residuals, key=lambda name: residuals[name])
-    return best, residuals[best]
+        error = float(np.std(value - value.mean() - slope * x)) / spread
+        fits.append(Growth(name, float(value.mean()) - slope * middle, slope, error))
+    return min(fits, key=lambda fit: fit.error)
 
 
 def _costs(

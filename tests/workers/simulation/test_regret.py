@@ -67,12 +67,12 @@ def test_a_decaying_step_regrets_less_than_a_constant_one(scores: Tensor, best: 
     inverse = played(scores, best, kind="proportional", step_size=0.5, schedule="inverse")
     constant = played(scores, best, kind="proportional", step_size=0.1)
     assert inverse.total < constant.total
-    assert constant.growth == "N"
+    assert constant.growth.law == "N"
 
 
 def test_no_balancing_regrets_linearly(scores: Tensor, best: Tensor) -> None:
     result = played(scores, best, kind="none")
-    assert result.growth == "N"
+    assert result.growth.law == "N"
     assert result.total > 10 * played(scores, best, kind="self_tuned").total
 
 
@@ -108,4 +108,24 @@ def test_tracking_moving_scores_beats_every_fixed_bias() -> None:
 def test_growth_laws_are_told_apart(law: Any, name: str) -> None:
     n = np.arange(1, 1001, dtype=np.float64)
     noise = np.random.default_rng(0).normal(0, 0.01, 1000)
-    assert fitted_growth(3 + 2 * law(n) + noise)[0] == name
+    fit = fitted_growth(3 + 2 * law(n) + noise)
+    assert fit.law == name
+    drawn = fit.level + fit.slope * law(n)
+    np.testing.assert_allclose(drawn, 3 + 2 * law(n), atol=0.02)
+
+
+def test_curve_in_json_keeps_the_total_and_averages_the_gap(scores: Tensor, best: Tensor) -> None:
+    result = played(scores, best, kind="proportional", step_size=0.02)
+    curve = result.curve()
+    assert (len(curve["step"]), curve["step"][0], curve["step"][-1]) == (200, 1, STEPS)
+    assert curve["regret"][-1] == pytest.approx(result.total)
+    steps = np.diff(curve["step"], prepend=0)
+    assert float(steps @ np.array(curve["dual_gap"])) == pytest.approx(result.total)
+    assert curve["dual_gap"][0] > 10 * curve["dual_gap"][-1]
+
+
+def test_spectrum_starts_at_zero_and_names_the_modulus(scores: Tensor, best: Tensor) -> None:
+    result = played(scores, best, kind="none")
+    assert len(result.spectrum_E) == EXPERTS
+    assert result.spectrum_E[0] == pytest.approx(0, abs=1e-9)
+    assert result.modulus == result.spectrum_E[1] > 0
