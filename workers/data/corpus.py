@@ -19,17 +19,25 @@ from pipeline.data_spec import DataSpec, FileTokenizer, Shards, Synthetic
 from pipeline.errors import SpecError
 from pipeline.spec import TrialSpec
 from workers.data.documents import Document, TextSource, is_validation, read_documents
+from workers.data.groups import Groups, group_documents, read_groups, write_groups
 from workers.data.shards import TokenArray, open_tokens
 from workers.data.synthetic import synthetic_documents
 from workers.data.tokenizer import make_encoder
+
+LAYOUT = 2  # of the files below; another number and they are made anew
 
 
 class Corpus(NamedTuple):
     train: TokenArray
     validation: TokenArray
-    bytes_per_token: float  # mean over the validation part
     vocab_size: int  # ids lie below this
+    groups: Groups  # of the validation part
     digest: str  # 16 hex digits
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean over the validation part."""
+        return self.groups.bytes_per_token
 
 
 def prepare(spec: DataSpec, root: Path) -> Corpus:
@@ -79,12 +87,12 @@ def check_fits(spec: TrialSpec, corpus: Corpus) -> None:
 class _Parts(NamedTuple):
     train: TokenArray
     validation: TokenArray
-    bytes_per_token: float
+    groups: Groups
     vocab_size: int
 
 
 def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
-    held_out = [document.text for document in documents if _held_out(spec, document)]
+    held_out = [document for document in documents if _held_out(spec, document)]
     train = [document.text for document in documents if not _held_out(spec, document)]
     if not held_out or not train:
         raise SpecError(
@@ -94,10 +102,17 @@ def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
             "or change the share"
         )
     encoder = make_encoder(spec.tokenizer, train)
-    validation = encoder.encode(held_out)
-    text_bytes = sum(len(text.encode()) + 1 for text in held_out)
+    validation = encoder.encode([document.text for document in held_out])
+    groups = group_documents(
+        names=[document.group for document in held_out],
+        tokens_D=[len(tokens) for tokens in validation],
+        bytes_D=[len(document.text.encode()) + 1 for document in held_out],
+    )
     return _Parts(
-        encoder.encode(train), validation, text_bytes / len(validation), encoder.vocab_size
+        np.concatenate(encoder.encode(train)),
+        np.concatenate(validation),
+        groups,
+        encoder.vocab_size,
     )
 
 
@@ -106,10 +121,16 @@ def _held_out(spec: TextSource, document: Document) -> bool:
 
 
 def _synthetic_parts(spec: Synthetic) -> _Parts:
-    document_NT, _ = synthetic_documents(spec)
+    document_NT, domain_N = synthetic_documents(spec)
     held_out = max(1, round(len(document_NT) * spec.validation_share))
+    length_D = [document_NT.shape[1]] * held_out
+    groups = group_documents(
+        names=[f"domain-{domain}" for domain in domain_N[:held_out]],
+        tokens_D=length_D,
+        bytes_D=length_D,
+    )
     return _Parts(
-        document_NT[held_out:].ravel(), document_NT[:held_out].ravel(), 1.0, spec.vocab_size
+        document_NT[held_out:].ravel(), document_NT[:held_out].ravel(), groups, spec.vocab_size
     )
 
 
@@ -128,7 +149,8 @@ def _tokenizer_digest(spec: TextSource) -> str:
 
 
 def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
-    key = hashlib.sha256(f"{spec.model_dump_json()}\0{content}".encode()).hexdigest()[:16]
+    identity = f"{LAYOUT}\0{spec.model_dump_json()}\0{content}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     directory = root / key
     if not (directory / "corpus.json").is_file():
         _write(directory, build())
@@ -136,6 +158,7 @@ def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
     return Corpus(
         open_tokens(directory / "train.bin", "uint16"),
         open_tokens(directory / "validation.bin", "uint16"),
+        groups=read_groups(directory / "groups.npz"),
         **meta,
     )
 
@@ -148,11 +171,9 @@ def _write(directory: Path, parts: _Parts) -> None:
         content = np.ascontiguousarray(tokens, dtype="<u2").tobytes()
         digest.update(content)
         (staging / f"{name}.bin").write_bytes(content)
-    meta = {
-        "bytes_per_token": parts.bytes_per_token,
-        "vocab_size": parts.vocab_size,
-        "digest": digest.hexdigest()[:16],
-    }
+    digest.update(parts.groups.content())
+    write_groups(staging / "groups.npz", parts.groups)
+    meta = {"vocab_size": parts.vocab_size, "digest": digest.hexdigest()[:16]}
     (staging / "corpus.json").write_text(json.dumps(meta))
     try:
         staging.rename(directory)
@@ -163,13 +184,18 @@ def _write(directory: Path, parts: _Parts) -> None:
 
 
 def _open_shards(spec: Shards) -> Corpus:
-    train = _concatenated("train_glob", spec.train_glob, spec.dtype)
-    validation = _concatenated("validation_glob", spec.validation_glob, spec.dtype)
+    train = _joined([tokens for _, tokens in _files("train_glob", spec.train_glob, spec.dtype)])
+    files = _files("validation_glob", spec.validation_glob, spec.dtype)
+    validation = _joined([tokens for _, tokens in files])
+    groups = group_documents(
+        names=[path.name for path, _ in files],
+        tokens_D=[len(tokens) for _, tokens in files],
+        bytes_D=[len(tokens) * spec.bytes_per_token for _, tokens in files],
+    )
     edges = np.concatenate([_edges(train), _edges(validation)])
     digest = hashlib.sha256(f"{len(train)} {len(validation)}".encode() + edges.tobytes())
-    return Corpus(
-        train, validation, spec.bytes_per_token, int(edges.max()) + 1, digest.hexdigest()[:16]
-    )
+    digest.update(groups.content())
+    return Corpus(train, validation, int(edges.max()) + 1, groups, digest.hexdigest()[:16])
 
 
 def _edges(tokens: TokenArray) -> TokenArray:
@@ -177,9 +203,13 @@ def _edges(tokens: TokenArray) -> TokenArray:
     return np.concatenate([tokens[: 2**20], tokens[-(2**20) :]])
 
 
-def _concatenated(key: str, pattern: str, dtype: str) -> TokenArray:
+def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:
     paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     if not paths:
         raise SpecError(f"data.{key}={pattern!r} matches no file; check the path")
-    parts = [open_tokens(path, dtype) for path in paths]
+    return [(path, open_tokens(path, dtype)) for path in paths]
+
+
+def _joined(parts: list[TokenArray]) -> TokenArray:
+    """A single file stays mapped."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Where text comes from: each kind of corpus as a stream of documents with a key and a part.
+"""Where text comes from: each kind of corpus as a stream of documents with a key and a group.
 
 A document goes to training or validation by a hash of its key, so the split does not depend on
 order, on other documents or on the machine.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.errors import SpecError
 class Document(NamedTuple):
     key: str  # unique within the corpus, the same on every machine
     text: str
+    group: str  # top directory of a file that is a document; the file of a row that is one
 
 
 TextSource = PythonStdlib | Files | HuggingFace
@@ -69,7 +71,7 @@ def _python_stdlib() -> Iterator[Document]:
     for path in root.rglob("*.py"):
         key = path.relative_to(root).as_posix()
         if "site-packages" not in key and "dist-packages" not in key:
-            yield Document(key, path.read_text(encoding="utf-8", errors="replace"))
+            yield Document(key, _text(path), _top_directory(path, root))
 
 
 def _files(source: Files) -> Iterator[Document]:
@@ -77,18 +79,19 @@ def _files(source: Files) -> Iterator[Document]:
     files = [path for path in paths if path.is_file()]
     if not files:
         raise SpecError(f"data.glob={source.glob!r} matches no file; check the path")
+    root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
-        yield from _file_documents(path, source.column)
+        yield from _file_documents(path, root, source.column)
 
 
-def _file_documents(path: Path, column: str) -> Iterator[Document]:
+def _file_documents(path: Path, root: Path, column: str) -> Iterator[Document]:
     match path.suffix:
         case ".txt" | ".md" | ".py":
-            yield Document(path.as_posix(), path.read_text(encoding="utf-8", errors="replace"))
+            yield Document(path.as_posix(), _text(path), _top_directory(path, root))
         case ".jsonl":
-            yield from _jsonl(path, column)
+            yield from _rows(path, root, _jsonl(path, column))
         case ".parquet":
-            yield from _parquet(path, column)
+            yield from _rows(path, root, _parquet(path, column))
         case suffix:
             raise SpecError(
                 f"data.glob matches {path}: suffix {suffix!r} is not readable; "
@@ -96,11 +99,27 @@ def _file_documents(path: Path, column: str) -> Iterator[Document]:
             )
 
 
-def _jsonl(path: Path, column: str) -> Iterator[Document]:
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _top_directory(path: Path, root: Path) -> str:
+    """ "." for a file in `root` itself."""
+    parents = path.relative_to(root).parts[:-1]
+    return parents[0] if parents else "."
+
+
+def _rows(path: Path, root: Path, rows: Iterator[tuple[int, str]]) -> Iterator[Document]:
+    group = path.relative_to(root).as_posix()
+    return (Document(f"{path.as_posix()}:{number}", text, group) for number, text in rows)
+
+
+def _jsonl(path: Path, column: str) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1, and texts."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield Document(f"{path.as_posix()}:{number}", str(json.loads(line)[column]))
+                yield number, str(json.loads(line)[column])
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise SpecError(
                     f"{path}:{number}: no JSON object with the key {column!r} ({error!r}); "
@@ -108,7 +127,8 @@ def _jsonl(path: Path, column: str) -> Iterator[Document]:
                 ) from None
 
 
-def _parquet(path: Path, column: str) -> Iterator[Document]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[int, str]]:
+    """Row numbers from 0, and texts."""
     file = pq.ParquetFile(path)
     if column not in file.schema_arrow.names:
         raise SpecError(
@@ -117,7 +137,7 @@ def _parquet(path: Path, column: str) -> Iterator[Document]:
     row = 0
     for batch in file.iter_batches(columns=[column]):
         for text in batch.column(0).to_pylist():
-            yield Document(f"{path.as_posix()}:{row}", str(text))
+            yield row, str(text)
             row += 1
 
 
@@ -130,4 +150,5 @@ def _hugging_face(source: HuggingFace) -> Iterator[Document]:
         ) from None
     stream = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
     for row, example in enumerate(stream.take(source.max_documents)):
-        yield Document(f"{source.name}:{source.split}:{row}", str(example[source.column]))
+        key = f"{source.name}:{source.split}:{row}"
+        yield Document(key, str(example[source.column]), source.name)

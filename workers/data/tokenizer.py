@@ -21,8 +21,8 @@ UINT16_LIMIT = 65536
 class Encoder(Protocol):
     vocab_size: int
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """The texts in order, each closed by its end-of-document token."""
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of each text, closed by its end-of-document token."""
 
 
 class BytesEncoder:
@@ -30,9 +30,10 @@ class BytesEncoder:
 
     vocab_size = 256
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        joined = b"".join(text.encode() + b"\0" for text in texts)
-        return np.frombuffer(joined, dtype=np.uint8).astype(np.uint16)
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        return [
+            np.frombuffer(text.encode() + b"\0", dtype=np.uint8).astype(np.uint16) for text in texts
+        ]
 
 
 class LibraryEncoder:
@@ -43,10 +44,9 @@ class LibraryEncoder:
         self._end_id = end_id
         self.vocab_size = tokenizer.get_vocab_size()
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ids = [np.array([*encoding.ids, self._end_id], dtype=np.uint16) for encoding in encodings]
-        return np.concatenate(ids) if ids else np.zeros(0, dtype=np.uint16)
+        return [np.array([*encoding.ids, self._end_id], dtype=np.uint16) for encoding in encodings]
 
 
 def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data_spec import BpeTokenizer, Files, PythonStdlib, Shards, Synthetic
+from workers.data.corpus import Corpus, prepare
+from workers.data.groups import group_documents
+from workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
+
+
+def text_of(corpus: Corpus, name: str) -> str:
+    """The whole validation text of a group, document ends as zeros."""
+    (group,) = (group for group in corpus.groups.largest(99, 1) if group.name == name)
+    tokens = corpus.groups.first_tokens(corpus.validation, group, len(corpus.validation))
+    return bytes(tokens.astype(np.uint8)).decode()
+
+
+def names(corpus: Corpus) -> list[str]:
+    return [group.name for group in corpus.groups.largest(99, 1)]
+
+
+def test_a_file_belongs_to_its_top_directory(tmp_path: Path) -> None:
+    for folder, word in (("a/deep", "apple "), ("b", "berry "), (".", "cherry ")):
+        (tmp_path / "text" / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(30):
+            (tmp_path / "text" / folder / f"{number}.txt").write_text(word)
+    corpus = prepare(
+        Files(glob=str(tmp_path / "text/**/*.txt"), validation_share=0.4), tmp_path / "corpora"
+    )
+    assert sorted(names(corpus)) == [".", "a", "b"]
+    for name, word in (("a", "apple"), ("b", "berry"), (".", "cherry")):
+        assert set(text_of(corpus, name).replace("\0", "").split()) == {word}
+    whole = corpus.groups.tokens_D.sum()
+    assert whole == len(corpus.validation) == corpus.groups.bytes_D.sum()
+
+
+def test_a_row_belongs_to_its_file(tmp_path: Path) -> None:
+    for name in ("wiki", "code"):
+        rows = [json.dumps({"text": f"{name} {number}"}) for number in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    corpus = prepare(
+        Files(glob=str(tmp_path / "*.jsonl"), validation_share=0.4), tmp_path / "corpora"
+    )
+    assert sorted(names(corpus)) == ["code.jsonl", "wiki.jsonl"]
+    assert "code" not in text_of(corpus, "wiki.jsonl")
+
+
+def test_a_synthetic_document_belongs_to_its_domain(tmp_path: Path) -> None:
+    spec = Synthetic(num_domains=3, num_tokens=50_000, validation_share=0.5)
+    corpus = prepare(spec, tmp_path)
+    document_NT, domain_N = synthetic_documents(spec)
+    held_out = len(corpus.validation) // DOCUMENT_TOKENS
+    for group in corpus.groups.largest(3, 1):
+        domain = int(group.name.removeprefix("domain-"))
+        expected = document_NT[:held_out][domain_N[:held_out] == domain].ravel()
+        found = corpus.groups.first_tokens(corpus.validation, group, len(corpus.validation))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_shard_is_a_group_of_its_own(tmp_path: Path) -> None:
+    for name, tokens in (("train", 500), ("val-a", 100), ("val-b", 300)):
+        np.arange(tokens, dtype="<u2").tofile(tmp_path / f"{name}.bin")
+    spec = Shards(
+        train_glob=str(tmp_path / "train.bin"),
+        validation_glob=str(tmp_path / "val-*.bin"),
+        bytes_per_token=4.0,
+    )
+    corpus = prepare(spec, tmp_path)
+    assert names(corpus) == ["val-b.bin", "val-a.bin"]
+    assert corpus.bytes_per_token == 4.0
+
+
+def test_the_standard_library_has_its_packages(tmp_path: Path) -> None:
+    corpus = prepare(PythonStdlib(), tmp_path)
+    assert {"test", "."} <= set(names(corpus)[:5])
+    assert prepare(PythonStdlib(), tmp_path).groups.names == corpus.groups.names
+
+
+def test_bytes_per_token_are_those_of_the_group(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.md").write_text("the same words again and again " * 20)
+    (tmp_path / "odd").mkdir()
+    for number in range(40):
+        (tmp_path / "odd" / f"{number}.md").write_text(f"zq{number}xv" * 20)
+    corpus = prepare(
+        Files(
+            glob=str(tmp_path / "**/*.md"),
+            tokenizer=BpeTokenizer(vocab_size=280),
+            validation_share=0.4,
+        ),
+        tmp_path / "corpora",
+    )
+    plain, odd = corpus.groups.largest(2, 1)
+    assert (plain.name, odd.name) == (".", "odd")
+    assert plain.bytes_per_token > 1.5 * odd.bytes_per_token
+
+
+def test_the_largest_groups_come_first_and_small_ones_not_at_all() -> None:
+    groups = group_documents(["b", "a", "b", "c"], [10, 5, 10, 3], [10, 5, 10, 3])
+    assert [group.name for group in groups.largest(9, 4)] == ["b", "a"]
+    assert [group.name for group in groups.largest(1, 4)] == ["b"]
+    (b,) = groups.largest(1, 4)
+    stream = np.arange(28, dtype=np.uint16)
+    assert groups.first_tokens(stream, b, 12).tolist() == [*range(10), 15, 16]
+    assert groups.first_tokens(stream, b, 99).tolist() == [*range(10), *range(15, 25)]

@@ -1,0 +1,93 @@
+"""Which group of documents every validation token belongs to.
+
+A group is a domain of synthetic text, the top directory of a file, the file of a row, or a shard.
+Documents lie one after the other in the token stream.
+
+Letters: G groups, D documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.shards import TokenArray
+
+
+class Groups(NamedTuple):
+    names: tuple[str, ...]
+    group_D: NDArray[np.int64]  # index into `names`
+    tokens_D: NDArray[np.int64]
+    bytes_D: NDArray[np.float64]  # of the text that the tokens stand for
+
+    @property
+    def bytes_per_token(self) -> float:
+        return float(self.bytes_D.sum() / self.tokens_D.sum())
+
+    def largest(self, number: int, least_tokens: int) -> list[Group]:
+        """The groups with the most tokens, largest first; none with fewer than `least_tokens`."""
+        tokens_G = np.bincount(self.group_D, self.tokens_D, len(self.names))
+        bytes_G = np.bincount(self.group_D, self.bytes_D, len(self.names))
+        order = np.argsort(-tokens_G, kind="stable")[:number]
+        return [
+            Group(self.names[index], int(index), float(bytes_G[index] / tokens_G[index]))
+            for index in order
+            if tokens_G[index] >= least_tokens
+        ]
+
+    def first_tokens(self, stream: TokenArray, group: Group, number: int) -> TokenArray:
+        """The first `number` tokens of a group, or all where it has fewer."""
+        parts = list(self._until(stream, group.place, number))
+        return np.concatenate(parts)[:number]
+
+    def content(self) -> bytes:
+        """All of it, for a digest."""
+        return "\0".join(self.names).encode() + self.group_D.tobytes() + self.tokens_D.tobytes()
+
+    def _until(self, stream: TokenArray, index: int, number: int) -> Iterator[TokenArray]:
+        start_D = self.tokens_D.cumsum() - self.tokens_D
+        for document in np.flatnonzero(self.group_D == index):
+            if number <= 0:
+                return
+            start, length = start_D[document], self.tokens_D[document]
+            yield stream[start : start + length]
+            number -= int(length)
+
+
+class Group(NamedTuple):
+    name: str
+    place: int  # in `Groups.names`
+    bytes_per_token: float
+
+
+def group_documents(
+    names: Sequence[str], tokens_D: Sequence[int], bytes_D: Sequence[float]
+) -> Groups:
+    """From the group of every document and its sizes, in the order of the stream."""
+    unique, group_D = np.unique(np.array(names), return_inverse=True)
+    return Groups(
+        tuple(str(name) for name in unique),
+        group_D.astype(np.int64),
+        np.array(tokens_D, dtype=np.int64),
+        np.array(bytes_D, dtype=np.float64),
+    )
+
+
+def write_groups(path: Path, groups: Groups) -> None:
+    np.savez(
+        path,
+        names=np.array(groups.names),
+        group_D=groups.group_D,
+        tokens_D=groups.tokens_D,
+        bytes_D=groups.bytes_D,
+    )
+
+
+def read_groups(path: Path) -> Groups:
+    with np.load(path) as arrays:
+        names = tuple(str(name) for name in arrays["names"])
+        return Groups(names, arrays["group_D"], arrays["tokens_D"], arrays["bytes_D"])
