@@ -15,6 +15,7 @@ from pipeline.errors import SpecError
 from pipeline.simulation_spec import load_simulation
 from workers.cli.session import log, out, print_json
 from workers.simulation.advice import Advice, Estimate, advise, estimate
+from workers.simulation.play import ProgressCallback
 from workers.simulation.recording import read_recording
 from workers.simulation.result import COLUMNS, SimulationResult
 from workers.simulation.run import simulate as run_simulation
@@ -39,14 +40,7 @@ def simulate(
     """
     spec = load_simulation(simulation_file)
     with _progress() as bar:
-        task = bar.add_task("simulate", total=None, stream="")
-
-        def show(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, stream=name)
-            if not log.is_terminal and done * 20 // total > (done - 10) * 20 // total:
-                log.print(f"{name}: {done} of {total}")  # a bar draws nothing in a file
-
-        result = run_simulation(spec, show, theory=check == "theory")
+        result = run_simulation(spec, _shown_on(bar), theory=check == "theory")
     if out_folder is not None:
         result.write_parquet(out_folder / "history.parquet")
         log.print(f"every step of every seed: {out_folder / 'history.parquet'}")
@@ -93,6 +87,21 @@ def _progress() -> Progress:
         console=log,
         transient=True,
     )
+
+
+def _shown_on(bar: Progress) -> ProgressCallback:
+    """Moves the bar; where standard error is no terminal, a line every twentieth of the way."""
+    task = bar.add_task("simulate", total=None, stream="")
+    told = -1
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal told
+        bar.update(task, completed=done, total=total, stream=name)
+        if not log.is_terminal and 20 * done // total != told:
+            told = 20 * done // total
+            log.print(f"{name}: {done} of {total}")
+
+    return show
 
 
 def _print(result: SimulationResult) -> None:
