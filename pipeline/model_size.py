@@ -41,6 +41,11 @@ class ModelSize:
         attention = 2 * self.model.d_model * (seq_len + 1) * self.model.num_layers
         return 2 * (self._block_matrices + self._embedding) + attention
 
+    @property
+    def routed_flops_per_token(self) -> int:
+        """The part of `forward_flops_per_token` that is done by the chosen experts."""
+        return 2 * self.model.top_k * self._expert * self.model.num_moe_layers
+
     def train_flops_per_token(self, seq_len: int) -> int:
         """Model FLOPs: the backward pass is twice the forward one; recomputation is not counted."""
         return 3 * self.forward_flops_per_token(seq_len)
