@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard.charts.style import Theme, says, themed
+from dashboard.exports import FORMATS, chart_table
+from dashboard.glossary import GLOSSARY, meaning
 from dashboard.wording import Wording
 from pipeline.errors import SpecError
 
@@ -75,20 +79,62 @@ def heading(title: str, state: Wording) -> None:
 
 
 @contextmanager
-def card(title: str, explanation: str) -> Iterator[None]:
-    """A bordered box; the explanation is the tooltip of its title."""
+def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
+    """A bordered box. `metric` links its title to the glossary, which then explains it too."""
     with st.container(border=True):
-        st.markdown(f"**{title}**", help=explanation)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(f"**{title}**", help=explanation or meaning(metric or "") or None)
+            if metric:
+                st.page_link(
+                    "app_pages/glossary.py",
+                    label="Definition",
+                    icon=":material/menu_book:",
+                    help=f"formula, window and source of {GLOSSARY[metric].title}",
+                    query_params={"metric": metric},
+                )
         yield
 
 
-def plot(chart: go.Figure, key: str) -> None:
-    """A chart in its card, at full width, redrawn in place under a stable key."""
-    config: dict[str, Any] = {
-        "displaylogo": False,
-        "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-    }
-    st.plotly_chart(chart, key=key, theme=None, config=config)
+def plot(chart: go.Figure, key: str, caption: str = "") -> None:
+    """A chart at full width in the page's theme, redrawn in place under a stable key.
+
+    Below it a caption and what it can be saved as; its toolbar saves it as a picture.
+    """
+    st.plotly_chart(
+        themed(chart, theme()),
+        key=key,
+        theme=None,
+        alt=says(chart) or None,
+        config={
+            "displaylogo": False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+            "toImageButtonOptions": {"format": "png", "filename": key, "scale": 2},
+        },
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption(caption, width="stretch")
+        export(partial(chart_table, chart), key)
+
+
+def export(table: Callable[[], pd.DataFrame], name: str) -> None:
+    """A menu that saves a table; made when it is asked for and not before."""
+    with st.popover("Export", icon=":material/download:", type="tertiary", key=f"export-{name}"):
+        for suffix, file_format in FORMATS.items():
+            st.download_button(
+                file_format.title,
+                data=partial(file_format.written, table),
+                file_name=f"{name}.{suffix}",
+                mime=file_format.mime,
+                key=f"{suffix}-{name}",
+                on_click="ignore",
+                width="stretch",
+            )
+        st.caption("PNG: the camera in the chart's toolbar.")
+
+
+def theme() -> Theme:
+    """Of the page as its viewer sees it."""
+    return "dark" if st.context.theme.type == "dark" else "light"
 
 
 def metrics(*figures: tuple[str, str, str]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboard.wording import MEANINGS, duration
+from dashboard.glossary import meaning
+from dashboard.wording import duration
 from pipeline.records import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
 from pipeline.spec import TrialSpec
 
@@ -80,8 +81,8 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
 
 
 def figure_table(trial: TrialRecord) -> pd.DataFrame:
-    """Every final figure with four digits; what it means is in `MEANINGS`."""
-    rows = [(name, f"{value:.4g}", MEANINGS.get(name, "")) for name, value in trial.result.items()]
+    """Every final figure with four digits; what it means is in the glossary."""
+    rows = [(name, f"{value:.4g}", meaning(name)) for name, value in trial.result.items()]
     return pd.DataFrame(sorted(rows), columns=["Figure", "Value", "Meaning"])
 
 

@@ -30,38 +30,9 @@ TRIAL_STATES: dict[TrialState, Wording] = {
 SWEEP_STATES: dict[SweepState, Wording] = {
     SweepState.ACTIVE: Wording("active", ":material/play_circle:", "blue"),
     SweepState.PAUSED: Wording("paused", ":material/pause_circle:", "orange"),
+    SweepState.STOPPING: Wording("stopping", ":material/stop_circle:", "orange"),
     SweepState.CANCELLED: Wording("cancelled", ":material/cancel:", "orange"),
     SweepState.FINISHED: Wording("finished", ":material/check_circle:", "green"),
-}
-
-
-MEANINGS: dict[str, str] = {
-    "max_vio": "largest load / fair share − 1, mean over layers, last quarter of the steps",
-    "max_vio_floor": "MaxVio of a fair router by chance alone, at these tokens a step",
-    "max_vio_ratio": "MaxVio over its floor; 1 is as even as chance allows",
-    "avg_max_vio": "MaxVio, mean over all steps",
-    "sup_max_vio": "MaxVio, worst step",
-    "max_vio_global": "MaxVio over the whole evaluation set, biases frozen",
-    "max_vio_global_floor": "its value by chance alone",
-    "load_cv": "standard deviation of the load over its mean, last quarter",
-    "effective_util": "mean over largest load, last quarter",
-    "idle_frac": "share of experts without a token in one step, last quarter",
-    "idle_expected": "the same under uniform random routing",
-    "idle_streak_max": "longest run of steps in which one expert got no token",
-    "dead_zero": "share of experts without a token in the dead window",
-    "dead_tenth": "share below a tenth of their fair share in the dead window",
-    "dead_window": "steps that the dead experts are judged over, the last ones",
-    "count_check": "1: every layer of every step assigned tokens × top-k",
-    "train_loss": "nats per token, mean of the last tenth of the steps",
-    "val_loss": "nats per token, held out",
-    "val_bits_per_byte": "held-out loss per byte of text",
-    "val_perplexity": "exp of the held-out loss, per token",
-    "eval_tokens": "tokens of the evaluation",
-    "tokens": "tokens trained",
-    "tokens_per_second": "tokens trained per second of training",
-    "train_seconds": "seconds of training, checkpoints left out",
-    "steps": "optimizer steps",
-    "tracking_errors": "deliveries to MLflow or disk that failed at first",
 }
 
 

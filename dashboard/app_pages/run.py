@@ -7,7 +7,8 @@ from functools import partial
 import streamlit as st
 import yaml
 
-from dashboard import charts, queries
+from dashboard import queries
+from dashboard.charts import balance, biases, loads, training
 from dashboard.frame import card, chosen, heading, live, metrics, plot
 from dashboard.frames import attempt_table, figure, figure_table, label_of, spec_of, trial_labels
 from dashboard.load_series import LoadSeries
@@ -115,12 +116,15 @@ def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, float
 
 def _load(trial: TrialRecord, series: LoadSeries) -> None:
     names = _layer_names(trial)
-    with card("Load by layer and expert", "Assignments over the fair share, summed over a window."):
+    with card("Load by layer and expert", metric="utilisation"):
         _load_by_layer(trial, series, names)
-    with card("Load of one layer over time", "Each expert's largest load in every bin of time."):
+    with card("Load of one layer over time", metric="utilisation"):
         layer = names.index(_layer(names, "load-layer"))
-        plot(charts.load_over_time(series.percent_BE(layer), series.step_B), key="load-over-time")
-        st.caption(_bins(series) + "Loads above 2× are drawn as 2×; black is idle all the bin.")
+        plot(
+            loads.load_over_time(series.percent_BE(layer), series.step_B),
+            key="load-over-time",
+            caption=_bins(series) + "Loads above 2× are drawn as 2×; idle is idle all the bin.",
+        )
 
 
 def _load_by_layer(trial: TrialRecord, series: LoadSeries, names: list[str]) -> None:
@@ -138,42 +142,54 @@ def _load_by_layer(trial: TrialRecord, series: LoadSeries, names: list[str]) -> 
         steps = WINDOWS.get(window or "", 1)
         shown = queries.load_window(trial, min(last, series.last_step), steps)
         percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
-    plot(charts.load_by_layer(percent_LE, names, is_sorted), key="load-by-layer")
-    st.caption(f"{covered} Loads above 2× are drawn as 2×; black is idle.")
+    plot(
+        loads.load_by_layer(percent_LE, names, is_sorted),
+        key="load-by-layer",
+        caption=f"{covered} Loads above 2× are drawn as 2×.",
+    )
 
 
 def _balance(trial: TrialRecord, series: LoadSeries) -> None:
     spec, names = spec_of(trial), _layer_names(trial)
     tokens, experts, top_k = spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k
     left, right = st.columns(2)
-    with left, card("MaxVio by layer", "Load of the fullest expert over its fair share, minus 1."):
+    with left, card("MaxVio by layer", metric="max_vio"):
         floor = max_vio_floor(tokens, experts, top_k)
-        chart = charts.max_vio_over_time(series.max_vio_BL, series.step_B, names, floor)
-        plot(chart, key="max-vio")
-        st.caption(_bins(series) + "Dashed: what a fair router shows by chance.")
-    with right, card("Idle experts by layer", "Experts without a token in one optimizer step."):
+        plot(
+            balance.max_vio_over_time(series.max_vio_BL, series.step_B, names, floor),
+            key="max-vio",
+            caption=_bins(series) + "Dashed: what a fair router shows by chance.",
+        )
+    with right, card("Idle experts by layer", metric="idle_frac"):
         expected = idle_expected(tokens, experts, top_k)
-        plot(charts.idle_over_time(series.idle_BL, series.step_B, names, expected), key="idle")
-        st.caption(_bins(series) + "Dashed: what uniform random routing leaves idle.")
-    with card(
-        "Bias of each expert", "Added to the scores for the selection, never to the weights."
-    ):
+        plot(
+            balance.idle_over_time(series.idle_BL, series.step_B, names, expected),
+            key="idle",
+            caption=_bins(series) + "Dashed: what uniform random routing leaves idle.",
+        )
+    with card("Bias of each expert", metric="bias"):
         layer = names.index(_layer(names, "bias-layer"))
-        plot(charts.bias_paths(series.bias_BE(layer), series.step_B), key="bias")
-        st.caption("Coloured by where each expert ends: blue is held back, orange is helped.")
+        plot(
+            biases.bias_paths(series.bias_BE(layer), series.step_B),
+            key="bias",
+            caption="Coloured by where each expert ends: blue is held back, orange is helped.",
+        )
 
 
 def _training(series: LoadSeries) -> None:
     left, right = st.columns(2)
-    with left, card("Training loss", "Language-model loss without what balancing adds."):
-        plot(charts.loss_curve(series.loss_B, series.loss_max_B, series.step_B), key="loss")
-        st.caption(_bins(series))
-    with (
-        right,
-        card("Throughput", "Tokens trained per second of wall clock, checkpoints left out."),
-    ):
-        plot(charts.throughput_curve(series.tokens_per_second_B, series.step_B), key="throughput")
-        st.caption(_bins(series))
+    with left, card("Training loss", metric="train_loss"):
+        plot(
+            training.loss_curve(series.loss_B, series.loss_max_B, series.step_B),
+            key="loss",
+            caption=_bins(series),
+        )
+    with right, card("Throughput", metric="tokens_per_second"):
+        plot(
+            training.throughput_curve(series.tokens_per_second_B, series.step_B),
+            key="throughput",
+            caption=_bins(series),
+        )
 
 
 def _record(trial: TrialRecord) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import queries
-from dashboard.charts import GRID_METRICS, sweep_grid
+from dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
 from dashboard.frame import card, chosen, heading, live, metrics, plot
 from dashboard.frames import (
     count,

@@ -3,11 +3,9 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pytest
 
-from dashboard.wording import MEANINGS, SWEEP_STATES, TRIAL_STATES, ago, duration, number
-from pipeline.load_metrics import summarise
+from dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, duration, number
 from pipeline.records import SweepState, TrialState
 
 
@@ -42,8 +40,3 @@ def test_every_state_has_a_wording_of_its_own() -> None:
     assert TRIAL_STATES.keys() == set(TrialState)
     assert SWEEP_STATES.keys() == set(SweepState)
     assert len({wording.text for wording in TRIAL_STATES.values()}) == len(TrialState)
-
-
-def test_every_figure_of_a_run_has_a_meaning() -> None:
-    figures = summarise(np.full((1, 1, 4), 4), tokens_per_step=8, top_k=2)
-    assert figures.keys() <= MEANINGS.keys()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard.charts.balance import max_vio_over_time
+from dashboard.charts.loads import load_over_time
+from dashboard.charts.style import figure
+from dashboard.exports import FORMATS, chart_table
+
+STEPS = np.array([1, 11, 21], np.int32)
+
+
+def _loads() -> go.Figure:
+    return load_over_time(np.array([[100, 50], [200, -1], [30, 170]], np.int16), STEPS)
+
+
+def test_map_exports_every_counted_cell_under_the_titles_of_its_axes() -> None:
+    table = chart_table(_loads())
+    assert list(table.columns) == ["optimizer step", "expert", "load / fair share"]
+    assert table.to_numpy().tolist() == [
+        [1, 0, 100],
+        [11, 0, 200],
+        [21, 0, 30],
+        [1, 1, 50],
+        [21, 1, 170],
+    ]
+
+
+def test_lines_export_their_names_and_steps_even_and_uneven() -> None:
+    vio_BL = np.array([[0.5, 0.25], [0.4, 0.2], [0.3, 0.1]], np.float32)
+    for step_B in (STEPS, np.array([1, 11, 41], np.int32)):
+        table = chart_table(max_vio_over_time(vio_BL, step_B, ["1", "2"], 0.125))
+        assert list(table.columns) == [
+            "series",
+            "optimizer step",
+            "MaxVio (max load / fair share − 1)",
+        ]
+        second = table[table.series == "layer 2"]
+        assert second["optimizer step"].tolist() == step_B.tolist()
+        np.testing.assert_array_equal(second.iloc[:, 2], vio_BL[:, 1])
+        assert "sampling floor 0.12" in set(table.series)
+
+
+def test_files_hold_the_table() -> None:
+    table = chart_table(_loads())
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(io.BytesIO(FORMATS["parquet"].write(table))), table
+    )
+    read = pd.read_csv(io.BytesIO(FORMATS["csv"].written(lambda: table)))
+    assert read.to_numpy().tolist() == table.to_numpy().tolist()
+
+
+def test_empty_chart_exports_an_empty_table() -> None:
+    assert chart_table(figure(height=100, x="step", y="loss")).empty
+    assert json.loads(figure(height=100).to_json())["data"] == []
