@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from dashboard.frames import spec_of
 from dashboard.load_series import LoadSeries, percent_of_fair
+from dashboard.simulation_tables import Document
+from dashboard.simulations import Simulations, recordings_below
 from pipeline.load_metrics import utilisation
 from pipeline.records import AttemptRecord, SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.tracking.load_log import iter_history, read_eval_counts, read_history
+from pipeline.tracking.mirror import readable_dir
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 LOG_TAIL_BYTES, LOG_TAIL_LINES = 32_000, 40
@@ -56,7 +59,7 @@ def attempts(digest: str) -> list[AttemptRecord]:
 
 def load_series(trial: TrialRecord) -> LoadSeries:
     """The run's history so far, reduced for the screen. Reads only what is new since last time."""
-    folder = Settings().trial_dir(trial.digest)
+    folder = readable_dir(Settings(), trial.digest)
     series, lock = _load_series(folder, trial)
     with lock:
         for chunk in iter_history(folder, first=series.last_step + 1):
@@ -66,12 +69,12 @@ def load_series(trial: TrialRecord) -> LoadSeries:
 
 def load_window(trial: TrialRecord, last: int, steps: int) -> Window:
     """The `steps` steps up to and including `last`."""
-    return _load_window(Settings().trial_dir(trial.digest), trial, last, steps)
+    return _load_window(readable_dir(Settings(), trial.digest), trial, last, steps)
 
 
 def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
     """Load over the whole evaluation set, percent of the fair share; None before it."""
-    count_LE = read_eval_counts(Settings().trial_dir(trial.digest))
+    count_LE = read_eval_counts(readable_dir(Settings(), trial.digest))
     if count_LE is None:
         return None
     return percent_of_fair(utilisation(count_LE, spec_of(trial).balancer.target))
@@ -79,7 +82,7 @@ def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
 
 def log_tail(digest: str) -> tuple[str, str] | None:
     """Name and last lines of the newest log file of a trial; None where it has none."""
-    files = _newest_first(Settings().trial_dir(digest).rglob("*.log"))
+    files = _newest_first(readable_dir(Settings(), digest).rglob("*.log"))
     if not files:
         return None
     with files[0].open("rb") as file:
@@ -91,6 +94,41 @@ def log_tail(digest: str) -> tuple[str, str] | None:
 def mlflow_run_url(trial: TrialRecord) -> str | None:
     """None for a trial without a run."""
     return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
+
+
+def simulations() -> Simulations:
+    """The simulations of this home; whoever looks sees the same ones."""
+    return _simulations(Settings().root / "simulations")
+
+
+def simulation_result(digest: str) -> Document:
+    """Raises: SpecError: it has no result"""
+    return _simulation_result(Settings().root / "simulations", digest)
+
+
+def simulated_max_vio(digest: str) -> dict[tuple[str, str], NDArray[np.float32]]:
+    """MaxVio of every step by (stream, rule)."""
+    return _simulated_max_vio(Settings().root / "simulations", digest)
+
+
+def recordings() -> list[Path]:
+    """Recorded router scores of this home, newest first."""
+    return recordings_below(Settings().root)
+
+
+@st.cache_resource(max_entries=4)
+def _simulations(folder: Path) -> Simulations:
+    return Simulations(folder)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _simulation_result(folder: Path, digest: str) -> Document:
+    return _simulations(folder).result(digest)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _simulated_max_vio(folder: Path, digest: str) -> dict[tuple[str, str], NDArray[np.float32]]:
+    return _simulations(folder).max_vio(digest)
 
 
 @st.cache_resource(max_entries=4)

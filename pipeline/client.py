@@ -25,6 +25,7 @@ from pipeline.sweep.recommend import Recommendation, recommend
 from pipeline.sweep_spec import SweepSpec, load_sweep
 from pipeline.tracking import eval_artifacts
 from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
+from pipeline.tracking.mirror import readable_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,7 @@ class Client:
         return pd.DataFrame(read_scalars(self._folder(digest))).astype({"step": int})
 
     def _folder(self, digest: str) -> Path:
-        return self.settings.trial_dir(self.store.trial(digest).digest)
+        return readable_dir(self.settings, self.store.trial(digest).digest)
 
 
 def _row(trial: TrialRecord) -> dict[str, Any]:

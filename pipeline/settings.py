@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +21,9 @@ class Settings(BaseSettings):
     database_url: str | None = None
     tracking_uri: str | None = None
     artifact_root: str | None = None
+    mirror_url: str | None = (
+        None  # of fsspec, for hosts without a shared disk; see tracking/mirror.py
+    )
     tracking_patience_seconds: PositiveFloat = 30.0  # how long a trial waits for MLflow at its ends
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     lease_seconds: PositiveFloat = 20.0
@@ -48,6 +53,18 @@ class Settings(BaseSettings):
     def trial_dir(self, digest: str) -> Path:
         """Checkpoints, logs, step and load shards of one trial."""
         return self.root / "trials" / digest
+
+    def uri_of(self, path: Path) -> str:
+        """What the store calls a file below `root`: where every host finds it."""
+        if self.mirror_url is None:
+            return path.as_uri()
+        return f"{self.mirror_url.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
+
+    def path_of(self, uri: str) -> Path:
+        """The local file that `uri_of` named, here or on another host."""
+        if self.mirror_url is not None and uri.startswith(self.mirror_url):
+            return self.root / uri.removeprefix(self.mirror_url).lstrip("/")
+        return Path(url2pathname(urlsplit(uri).path))
 
     @property
     def corpus_dir(self) -> Path:

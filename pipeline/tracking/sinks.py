@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.tracking.load_log import LoadLogSink
+from pipeline.tracking.mirror import Mirror, MirrorSink
 from pipeline.tracking.mlflow_sink import MlflowSink
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class SinkGroup:
 
 
 def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
-    """Shards below the trial's directory, then MLflow, which uploads them. Not yet started."""
-    to_mlflow = MlflowSink(settings, settings.tracking_patience_seconds)
-    return SinkGroup([LoadLogSink(settings.trial_dir(run.digest)), to_mlflow])
+    """Shards below the trial's directory, then those who carry them away. Not yet started."""
+    sinks: list[Sink] = [LoadLogSink(settings.trial_dir(run.digest))]
+    if settings.mirror_url is not None:
+        sinks.append(MirrorSink(Mirror(settings.mirror_url), settings))
+    return SinkGroup([*sinks, MlflowSink(settings, settings.tracking_patience_seconds)])

@@ -17,6 +17,7 @@ from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.worker_id import worker_id
+from pipeline.tracking.mirror import fetch
 from workers.actors.attempt_log import attempt_log, log_path
 from workers.actors.heartbeat import Heartbeat
 from workers.actors.run_identity import run_identity
@@ -100,6 +101,7 @@ class Actor(ABC):
                 self._heartbeat.request_stop()
             try:
                 spec = TrialSpec.model_validate(claim.spec)
+                fetch(self._settings, claim.digest)
                 run = run_identity(claim, spec, self._settings)
                 logger.info("starts after step %d", run.resumed_from_step)
                 sink = self._sink_factory(self._settings, run)

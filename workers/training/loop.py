@@ -87,6 +87,7 @@ class _Trainer:
         watch: Watch | None,
     ) -> None:
         self._spec = spec
+        self._settings = settings
         self._sink = sink
         self._report = report
         self._trial_dir = settings.trial_dir(digest)
@@ -181,6 +182,5 @@ class _Trainer:
             self._sink.log_steps(records)
             self._telemetry.restart_clock()
 
-    @staticmethod
-    def _uri(path: Path | None) -> str:
-        return path.as_uri() if path else ""
+    def _uri(self, path: Path | None) -> str:
+        return self._settings.uri_of(path) if path else ""

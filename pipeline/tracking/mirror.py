@@ -1,0 +1,199 @@
+"""Trial folders in an object store, for workers and readers that share no disk.
+
+    <mirror_url>/trials/<digest>/index.json   the files that belong together, with their SHA-256
+    <mirror_url>/trials/<digest>/<path>       as below the local trial folder
+
+Files are written first, the index next, and what it no longer lists is removed last: whoever reads
+the index at any moment finds a state that a run can go on from. Files that a later attempt
+overwrites in place lie after the newest checkpoint of the index, where a resumed run drops them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import fsspec
+
+from pipeline.errors import SpecError
+from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.tracking.parquet_files import replace
+
+logger = logging.getLogger(__name__)
+
+INDEX = "index.json"
+UNFINISHED = ".tmp"
+STATE = ("checkpoints/", "expert_load/", "steps/")  # what a run goes on from
+RETRY_SECONDS = 2.0
+READERS_REFRESH_SECONDS = 5.0
+
+Result = TypeVar("Result")
+Index = dict[str, str]  # path below the trial folder -> SHA-256
+
+
+class Mirror:
+    """One object store.
+
+    Args:     url: of fsspec, e.g. s3://bucket/prefix; credentials as its file system finds them
+    Raises:   SpecError: a URL of no installed file system
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise SpecError(f"mirror_url={url!r} cannot be opened: {error}") from None
+
+    def index(self, digest: str) -> Index:
+        """Empty where the trial is not mirrored.  Raises: OSError"""
+        try:
+            return cast(Index, json.loads(self._files.cat_file(self._path(digest, INDEX))))
+        except FileNotFoundError:
+            return {}
+
+    def push(self, digest: str, trial_dir: Path, known: Index) -> Index:
+        """Carries over what changed in the local trial since it was as in `known`.
+
+        What others mirrored since then stays: an evaluation ends while training still cleans up.
+        Returns:  the local trial as it is now, for the next push
+        Raises:   OSError
+        """
+        now = dict(_local(trial_dir))
+        changed = {path: content for path, content in now.items() if known.get(path) != content}
+        gone = known.keys() - now.keys()
+        for path in _in_order(changed):
+            self._files.pipe_file(self._path(digest, path), (trial_dir / path).read_bytes())
+        mirrored = self.index(digest)
+        index = {path: mirrored[path] for path in mirrored if path not in gone} | changed
+        self._files.pipe_file(self._path(digest, INDEX), json.dumps(index, indent=1).encode())
+        for path in gone & mirrored.keys():
+            self._files.rm_file(self._path(digest, path))
+        return now
+
+    def pull(self, digest: str, trial_dir: Path) -> None:
+        """Makes the local trial equal to the mirrored one, where there is one.
+
+        State that lies only here is deleted: another worker went on from the mirrored one since.
+        Raises:   OSError
+        """
+        wanted = self.index(digest)
+        if not wanted:
+            return
+        found = dict(_local(trial_dir))
+        for path in _in_order(wanted):
+            if found.get(path) != wanted[path]:
+                local = trial_dir / path
+                local.parent.mkdir(parents=True, exist_ok=True)
+                replace(local, self._files.cat_file(self._path(digest, path)))
+        for path in found.keys() - wanted.keys():
+            if path.startswith(STATE):
+                (trial_dir / path).unlink(missing_ok=True)
+
+    def delete(self, digest: str) -> None:
+        """Removes the mirrored trial.  Raises: OSError"""
+        folder = self._path(digest, "")
+        if self._files.exists(folder):
+            self._files.rm(folder, recursive=True)
+
+    def _path(self, digest: str, path: str) -> str:
+        return f"{self._root.rstrip('/')}/trials/{digest}/{path}"
+
+
+class MirrorSink:
+    """Pushes at every checkpoint, and at the end what was written since.
+
+    A store that is away is tried again for `patience_seconds`, then counted; the next checkpoint
+    carries everything.
+    """
+
+    def __init__(self, mirror: Mirror, settings: Settings) -> None:
+        self.errors = 0
+        self._mirror = mirror
+        self._settings = settings
+        self._digest = ""
+        self._known: Index = {}
+
+    def start(self, run: RunIdentity) -> None:
+        """Raises: OSError: the object store does not answer"""
+        self._digest = run.digest
+        self._known = _patiently(self._settings, lambda: self._mirror.index(run.digest))
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None: ...
+
+    def log_eval(self, record: EvalRecord) -> None: ...
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        self._push()
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        self._push()
+
+    def _push(self) -> None:
+        folder = self._settings.trial_dir(self._digest)
+        try:
+            self._known = _patiently(
+                self._settings, lambda: self._mirror.push(self._digest, folder, self._known)
+            )
+        except OSError as error:
+            self.errors += 1
+            logger.warning("not mirrored, the next checkpoint tries again: %s", error)
+
+
+def fetch(settings: Settings, digest: str) -> None:
+    """Before an attempt: the trial folder as its last worker left it, wherever that was.
+
+    Raises:   OSError: the object store does not answer
+    """
+    if settings.mirror_url is not None:
+        mirror = Mirror(settings.mirror_url)
+        _patiently(settings, lambda: mirror.pull(digest, settings.trial_dir(digest)))
+
+
+def readable_dir(settings: Settings, digest: str) -> Path:
+    """The folder to read a trial from. With a mirror: a copy, at most some seconds old.
+
+    A copy, because a reader beside a worker must not delete what that one has not yet pushed.
+    Where the store does not answer it is the copy as it was.
+    """
+    if settings.mirror_url is None:
+        return settings.trial_dir(digest)
+    copy = settings.root / "mirrored" / digest
+    stamp = copy.with_suffix(".pulled")
+    if not stamp.exists() or time.time() - stamp.stat().st_mtime > READERS_REFRESH_SECONDS:
+        copy.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+        try:
+            Mirror(settings.mirror_url).pull(digest, copy)
+        except OSError as error:
+            logger.warning("%s is shown as it was: %s", digest, error)
+    return copy
+
+
+def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
+    """The call's answer, tried again for as long as a trial waits for tracking.  Raises: OSError"""
+    deadline = time.monotonic() + settings.tracking_patience_seconds
+    while True:
+        try:
+            return call()
+        except OSError:
+            if time.monotonic() + RETRY_SECONDS > deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
+
+
+def _local(trial_dir: Path) -> Iterator[tuple[str, str]]:
+    for path in trial_dir.rglob("*"):
+        if path.is_file() and path.suffix != UNFINISHED:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            yield path.relative_to(trial_dir).as_posix(), content
+
+
+def _in_order(index: Index) -> list[str]:
+    """Checkpoints last: one that is there has its records beside it."""
+    return sorted(index, key=lambda path: (path.startswith("checkpoints/"), path))
