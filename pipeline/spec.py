@@ -147,10 +147,26 @@ class TrainSpec(Frozen):
 
 
 class EvalSpec(Frozen):
-    """Held-out evaluation: the first `tokens` of the validation part, in order."""
+    """Held-out evaluation: the first `tokens` of the validation part, in order.
+
+    Beside it smaller samples: of single groups of documents, and of other numbers of experts.
+    """
 
     tokens: PositiveInt = 65536
     batch_sequences: PositiveInt = 16
+    groups: NonNegativeInt = Field(
+        default=8, description="largest groups of documents that are scored apart; 0 is none"
+    )
+    group_tokens: PositiveInt = Field(default=4096, description="of every such group, at most")
+    by_k: Literal["none", "powers", "every"] = Field(
+        default="powers",
+        description="also score with k experts a token: for powers of two, top_k and num_experts, "
+        "or for every k up to num_experts, which costs num_experts passes",
+    )
+    by_k_tokens: PositiveInt = Field(default=4096, description="scored for each k, the same ones")
+    routes: bool = Field(
+        default=True, description="count experts that are chosen together and in succession"
+    )
 
 
 class RuntimeSpec(Frozen):

@@ -1,31 +1,24 @@
-"""Scores a checkpoint on held-out text: loss and global load, biases frozen and untouched."""
+"""Scores a checkpoint on held-out text: loss and loads, by group, by k, and who meets whom."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlparse
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from pipeline.evaluation import Detail, GroupScores, LossByK, specialisation
 from pipeline.load_metrics import max_vio, max_vio_floor
 from pipeline.records import EvalRecord, RunIdentity, Sink
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
-from workers.balancing.base import add_bias
 from workers.data.corpus import Corpus, check_fits, prepare
 from workers.data.shards import held_out
 from workers.training import checkpoint
+from workers.training.loss_by_k import loss_by_k
+from workers.training.route_counts import RouteCounter
+from workers.training.scoring import Scorer, Scores, scorer_of
 from workers.training.setup import Assembly, assemble
-from workers.training.step import autocast, next_token_loss
-
-
-class Scores(NamedTuple):
-    loss: float  # nats per token
-    count_LE: Tensor  # int64, summed over the evaluation set
-    tokens: int
 
 
 def evaluate(
@@ -44,11 +37,11 @@ def evaluate(
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
     assembly = assemble(spec)
-    saved = checkpoint.load(Path(urlparse(checkpoint_uri).path), assembly.device)
+    saved = checkpoint.load(settings.path_of(checkpoint_uri), assembly.device)
     assembly.trainee.model.load_state_dict(saved.model)
     sink.start(run)
-    scores = score(spec, assembly, saved.balancer["bias_LE"], corpus)
-    record = _record(spec, saved.step, scores, corpus)
+    scorer = scorer_of(assembly, saved.balancer["bias_LE"], spec.eval.batch_sequences)
+    record = _record(spec, saved.step, scorer, corpus)
     sink.log_eval(record)
     return {
         "val_loss": record.loss,
@@ -59,40 +52,85 @@ def evaluate(
             record.tokens, spec.model.num_experts, spec.model.top_k
         ),
         "eval_tokens": float(record.tokens),
+        **_group_figures(record.detail.groups),
     }
 
 
-@torch.no_grad()
 def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
-    """Mean loss and loads over the held-out set, with the frozen bias.
-
-    A rule that looks at the whole batch is replaced by plain biased top-k: at inference later
-    tokens are not there to be looked at.
-    """
-    trainee = assembly.trainee
-    adjust = trainee.balancer.adjust if trainee.balancer.causal else add_bias
-    window_NS = torch.from_numpy(held_out(corpus.validation, spec.train.seq_len, spec.eval.tokens))
-    total = torch.zeros((), dtype=torch.float64)
-    count_LE = torch.zeros_like(bias_LE, dtype=torch.int64)
-    trainee.model.eval()
-    for token_BS in window_NS.split(spec.eval.batch_sequences):
-        token_BS = token_BS.to(assembly.device)
-        with autocast(assembly.device, trainee.autocast_dtype):
-            output = trainee.model(token_BS[:, :-1], bias_LE, adjust)
-        target_BS = token_BS[:, 1:]
-        total += next_token_loss(output.logits_BSV, target_BS).double().cpu() * target_BS.numel()
-        count_LE += torch.stack([routed.count_E for routed in output.routed])
-    tokens = window_NS[:, 1:].numel()
-    return Scores(float(total) / tokens, count_LE, tokens)
+    """Mean loss and loads over the held-out set, with the frozen bias."""
+    scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
+    return scorer.score(held_out(corpus.validation, spec.train.seq_len, spec.eval.tokens))
 
 
-def _record(spec: TrialSpec, step: int, scores: Scores, corpus: Corpus) -> EvalRecord:
+def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalRecord:
+    model, seq_len = spec.model, spec.train.seq_len
+    routes = RouteCounter(model.num_moe_layers, model.num_experts, scorer.device)
+    scores = scorer.score(
+        held_out(corpus.validation, seq_len, spec.eval.tokens), routes if spec.eval.routes else None
+    )
     return EvalRecord(
         step=step,
         loss=scores.loss,
-        bits_per_byte=scores.loss / math.log(2) / corpus.bytes_per_token,
+        bits_per_byte=_bits_per_byte(scores.loss, corpus.bytes_per_token),
         perplexity=math.exp(scores.loss),
         tokens=scores.tokens,
         text_bytes=scores.tokens * corpus.bytes_per_token,
         count_LE=scores.count_LE.cpu().numpy(),
+        detail=Detail(
+            groups=_score_groups(spec, scorer, corpus),
+            by_k=_score_by_k(spec, scorer, corpus),
+            routes=routes.routes() if spec.eval.routes else None,
+        ),
     )
+
+
+def _score_groups(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> GroupScores | None:
+    """Documents of a group are joined, so a window may begin in one and end in the next."""
+    seq_len, tokens = spec.train.seq_len, spec.eval.group_tokens
+    groups = corpus.groups.largest(spec.eval.groups, least_tokens=seq_len + 1)
+    if not groups:
+        return None
+    scores = [
+        scorer.score(
+            held_out(
+                corpus.groups.first_tokens(corpus.validation, group, tokens + seq_len + 1),
+                seq_len,
+                tokens,
+            )
+        )
+        for group in groups
+    ]
+    return GroupScores(
+        name_G=tuple(group.name for group in groups),
+        loss_G=np.array([scored.loss for scored in scores]),
+        bits_per_byte_G=np.array(
+            [
+                _bits_per_byte(scored.loss, group.bytes_per_token)
+                for scored, group in zip(scores, groups, strict=True)
+            ]
+        ),
+        tokens_G=np.array([scored.tokens for scored in scores], dtype=np.int64),
+        count_GLE=np.stack([scored.count_LE.cpu().numpy() for scored in scores]),
+    )
+
+
+def _score_by_k(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> LossByK | None:
+    if spec.eval.by_k == "none":
+        return None
+    window_NS = held_out(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
+    return loss_by_k(spec, scorer, window_NS)
+
+
+def _group_figures(groups: GroupScores | None) -> dict[str, float]:
+    """The worst group, and how far loads depend on the group, mean over layers."""
+    if groups is None or len(groups.name_G) < 2:
+        return {}
+    by_layer = [specialisation(count_GE) for count_GE in groups.count_GLE.swapaxes(0, 1)]
+    return {
+        "val_bits_per_byte_worst_group": float(groups.bits_per_byte_G.max()),
+        "specialisation": float(np.mean(by_layer)),
+    }
+
+
+def _bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    return loss / math.log(2) / bytes_per_token

@@ -4,15 +4,22 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.data_spec import Synthetic
+from pipeline.evaluation import specialisation
 from pipeline.records import EvalRecord, RunIdentity
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from workers.data.corpus import prepare
+from workers.data.shards import held_out
+from workers.data.synthetic import synthetic_documents
+from workers.training import checkpoint
 from workers.training.evaluate import evaluate, score
 from workers.training.loop import TrainOutcome
+from workers.training.scoring import scorer_of
 from workers.training.setup import assemble
 
 DIGEST = "0123456789abcdef"
@@ -82,3 +89,92 @@ def test_the_batch_size_of_an_evaluation_does_not_matter(
         scores = score(spec, assemble(spec), torch.zeros(2, 8), prepare(spec.data, tmp_path))
         losses.append(scores.loss)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+@pytest.fixture
+def record_of(settings: Settings) -> Callable[..., tuple[EvalRecord, dict[str, float]]]:
+    """What evaluating a trained trial leaves in its record and in its result."""
+
+    def of(spec: TrialSpec, outcome: TrainOutcome) -> tuple[EvalRecord, dict[str, float]]:
+        sink = EvalSink()
+        result = evaluate(
+            spec,
+            settings=settings,
+            digest=DIGEST,
+            checkpoint_uri=outcome.checkpoint_uri,
+            sink=sink,  # type: ignore[arg-type]
+            run=RunIdentity(DIGEST, "t", None, 1, spec.model_dump(mode="json")),
+        )
+        assert sink.record is not None
+        return sink.record, result
+
+    return of
+
+
+def test_each_domain_is_scored_on_its_own_documents(
+    make_spec: Callable[..., TrialSpec],
+    run_trial: Callable[..., TrainOutcome],
+    record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
+    settings: Settings,
+) -> None:
+    spec = make_spec(
+        data={"num_domains": 3, "validation_share": 0.2},
+        train={"steps": 10},
+        eval={"group_tokens": 1024, "routes": False, "by_k": "none"},
+    )
+    outcome = run_trial(spec)
+    record, result = record_of(spec, outcome)
+    groups = record.detail.groups
+    assert groups is not None
+    assert sorted(groups.name_G) == ["domain-0", "domain-1", "domain-2"]
+    assert record.detail.routes is None
+    assert record.detail.by_k is None
+
+    assembly = assemble(spec)
+    saved = checkpoint.load(settings.path_of(outcome.checkpoint_uri), torch.device("cpu"))
+    assembly.trainee.model.load_state_dict(saved.model)
+    scorer = scorer_of(assembly, saved.balancer["bias_LE"], 4)
+    assert isinstance(spec.data, Synthetic)
+    document_NT, domain_N = synthetic_documents(spec.data)
+    held_out_N = np.arange(len(document_NT)) < round(len(document_NT) * 0.2)
+    for row, name in enumerate(groups.name_G):
+        domain = int(name.removeprefix("domain-"))
+        stream = document_NT[held_out_N & (domain_N == domain)].ravel()
+        expected = scorer.score(held_out(stream, 32, 1024))
+        assert groups.loss_G[row] == expected.loss
+        assert groups.count_GLE[row].tolist() == expected.count_LE.tolist()
+    assert groups.tokens_G.tolist() == [1024] * 3
+    assert result["val_bits_per_byte_worst_group"] == groups.loss_G.max() / math.log(2)
+    by_layer = [specialisation(groups.count_GLE[:, layer]) for layer in (0, 1)]
+    assert result["specialisation"] == pytest.approx(np.mean(by_layer))
+
+
+def test_the_parts_of_a_record_agree(
+    make_spec: Callable[..., TrialSpec],
+    run_trial: Callable[..., TrainOutcome],
+    record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
+) -> None:
+    """Scored on the same tokens, the whole set, k = K and the pairs must say the same."""
+    spec = make_spec(train={"steps": 10}, eval={"by_k_tokens": 1024})
+    record, _ = record_of(spec, run_trial(spec))
+    by_k, routes = record.detail.by_k, record.detail.routes
+    assert by_k is not None
+    assert routes is not None
+    (row,) = [row for row, k in enumerate(by_k.k_N) if k == spec.model.top_k]
+    assert by_k.loss_N[row] == record.loss
+    assert (by_k.count_NLE[row] == record.count_LE).all()
+    assert (routes.together_LEE.diagonal(axis1=1, axis2=2) == record.count_LE).all()
+    assert (routes.onward_LEE.sum(axis=2) == 2 * record.count_LE[:-1]).all()
+    assert (routes.onward_LEE.sum(axis=1) == 2 * record.count_LE[1:]).all()
+
+
+def test_a_corpus_of_one_group_has_no_specialisation(
+    make_spec: Callable[..., TrialSpec],
+    run_trial: Callable[..., TrainOutcome],
+    record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
+) -> None:
+    spec = make_spec(data={"num_domains": 1}, train={"steps": 1}, eval={"by_k": "none"})
+    record, result = record_of(spec, run_trial(spec))
+    assert record.detail.groups is not None
+    assert record.detail.groups.name_G == ("domain-0",)
+    assert "specialisation" not in result

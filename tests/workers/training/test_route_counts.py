@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+
+from workers.model.router import Routed
+from workers.model.transformer import ModelOutput
+from workers.training.route_counts import RouteCounter
+
+LAYERS, EXPERTS, TOP_K, TOKENS = 3, 6, 2, 50
+
+
+def output(seed: int) -> ModelOutput:
+    generator = torch.Generator().manual_seed(seed)
+    routed = []
+    for _ in range(LAYERS):
+        score_TE = torch.rand(TOKENS, EXPERTS, generator=generator)
+        expert_TK = score_TE.topk(TOP_K).indices
+        routed.append(Routed(score_TE, expert_TK, score_TE.gather(1, expert_TK), torch.zeros(())))
+    return ModelOutput(torch.zeros(()), tuple(routed))
+
+
+def test_pairs_and_successions_are_counted_token_by_token() -> None:
+    counter = RouteCounter(LAYERS, EXPERTS, torch.device("cpu"))
+    together_LEE = np.zeros((LAYERS, EXPERTS, EXPERTS), np.int64)
+    onward_LEE = np.zeros((LAYERS - 1, EXPERTS, EXPERTS), np.int64)
+    for seed in (0, 1):
+        batch = output(seed)
+        counter(batch)
+        for layer, token in itertools.product(range(LAYERS), range(TOKENS)):
+            chosen = batch.routed[layer].expert_TK[token].tolist()
+            for pair in itertools.product(chosen, chosen):
+                together_LEE[layer][pair] += 1
+            if layer + 1 < LAYERS:
+                following = batch.routed[layer + 1].expert_TK[token].tolist()
+                for pair in itertools.product(chosen, following):
+                    onward_LEE[layer][pair] += 1
+    routes = counter.routes()
+    np.testing.assert_array_equal(routes.together_LEE, together_LEE)
+    np.testing.assert_array_equal(routes.onward_LEE, onward_LEE)
+    assert routes.onward_LEE.sum(axis=(1, 2)).tolist() == [2 * TOKENS * TOP_K**2] * 2
+
+
+def test_one_expert_layer_has_no_succession() -> None:
+    counter = RouteCounter(1, EXPERTS, torch.device("cpu"))
+    counter(ModelOutput(torch.zeros(()), output(0).routed[:1]))
+    assert counter.routes().onward_LEE.shape == (0, EXPERTS, EXPERTS)

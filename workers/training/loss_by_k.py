@@ -1,0 +1,46 @@
+"""How many experts a token needs: the same text scored with other values of top-k."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.evaluation import LossByK
+from pipeline.spec import ModelSpec, TrialSpec
+from workers.model.transformer import MoELanguageModel
+from workers.training.scoring import Scorer
+
+
+def values_of_k(model: ModelSpec, which: str) -> list[int]:
+    """Ascending: every k up to the number of experts, or powers of two beside top_k and that."""
+    if which == "every":
+        return list(range(1, model.num_experts + 1))
+    powers = (2**exponent for exponent in range(model.num_experts.bit_length()))
+    return sorted({*powers, model.top_k, model.num_experts})
+
+
+def loss_by_k(spec: TrialSpec, scorer: Scorer, window_NS: NDArray[Any]) -> LossByK:
+    """Scores the windows once for each k, gate weights renormalised as in training.
+
+    A token meets k experts, so batches shrink as k grows and memory does not.
+    """
+    values = values_of_k(spec.model, spec.eval.by_k)
+    scores = [_with_top_k(spec, scorer, k).score(window_NS) for k in values]
+    return LossByK(
+        k_N=np.array(values, dtype=np.int64),
+        loss_N=np.array([score.loss for score in scores]),
+        count_NLE=np.stack([score.count_LE.cpu().numpy() for score in scores]),
+        tokens=scores[0].tokens,
+    )
+
+
+def _with_top_k(spec: TrialSpec, scorer: Scorer, k: int) -> Scorer:
+    """The same weights, not copied, behind routers that choose k."""
+    with torch.device("meta"):
+        model = MoELanguageModel(spec.model.model_copy(update={"top_k": k}), spec.runtime.backend)
+    model.load_state_dict(scorer.model.state_dict(), assign=True)
+    room = scorer.batch_sequences * spec.model.top_k // k
+    return scorer._replace(model=model, batch_sequences=max(1, room))

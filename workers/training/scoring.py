@@ -1,0 +1,77 @@
+"""Loss and loads on held-out windows, biases frozen and untouched.
+
+Letters: N windows, S tokens of a window, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.balancing.base import Balancer, add_bias
+from workers.model.router import Adjust
+from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.training.setup import Assembly
+from workers.training.step import autocast, next_token_loss
+
+
+class Scores(NamedTuple):
+    loss: float  # nats per token
+    count_LE: Tensor  # int64, summed over all windows
+    tokens: int
+
+
+class Scorer(NamedTuple):
+    """A model as it would serve: routed by a frozen bias."""
+
+    model: MoELanguageModel
+    bias_LE: Tensor
+    adjust: Adjust
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    batch_sequences: int
+
+    @torch.no_grad()
+    def score(
+        self, window_NS: NDArray[Any], watch: Callable[[ModelOutput], None] | None = None
+    ) -> Scores:
+        """Mean loss of the last S - 1 tokens of each window, and the loads that they cause.
+
+        Args:     watch: sees what the model gives for every batch
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        count_LE = torch.zeros_like(self.bias_LE, dtype=torch.int64)
+        self.model.eval()
+        for token_BS in torch.from_numpy(window_NS).split(self.batch_sequences):
+            token_BS = token_BS.to(self.device)
+            with autocast(self.device, self.autocast_dtype):
+                output = self.model(token_BS[:, :-1], self.bias_LE, self.adjust)
+            target_BS = token_BS[:, 1:]
+            loss = next_token_loss(output.logits_BSV, target_BS)
+            total += loss.double().cpu() * target_BS.numel()
+            count_LE += torch.stack([routed.count_E for routed in output.routed])
+            if watch is not None:
+                watch(output)
+        tokens = window_NS[:, 1:].size
+        return Scores(float(total) / tokens, count_LE, tokens)
+
+
+def scorer_of(assembly: Assembly, bias_LE: Tensor, batch_sequences: int) -> Scorer:
+    return Scorer(
+        model=assembly.trainee.model,
+        bias_LE=bias_LE,
+        adjust=served_adjust(assembly.trainee.balancer),
+        device=assembly.device,
+        autocast_dtype=assembly.trainee.autocast_dtype,
+        batch_sequences=batch_sequences,
+    )
+
+
+def served_adjust(balancer: Balancer) -> Adjust:
+    """A rule that looks at the whole batch is replaced by plain biased top-k: at inference later
+    tokens are not there to be looked at."""
+    return balancer.adjust if balancer.causal else add_bias
