@@ -23,6 +23,7 @@ Biases = NDArray[np.float32]
 class SweepState(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
+    STOPPING = "stopping"  # trains no further; what is trained is still evaluated
     CANCELLED = "cancelled"
     FINISHED = "finished"
 
@@ -158,6 +159,7 @@ class Command(StrEnum):
 
     CONTINUE = "continue"
     STOP = "stop"  # write a checkpoint and give the trial back
+    END = "end"  # write a checkpoint and end the trial as STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,33 @@ class TrialRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    preemptions: int = 0  # attempts that their host ended, not they themselves
+    ordered: Order | None = None
+    stop_reason: str | None = None  # of a trial that was ordered to stop
+    extends: str | None = None  # digest of the trial that it goes on from with more steps
+    stage: Stage | None = None  # in the sweep that was asked for; None where none was
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Held-out loss of a trial while it trains."""
+
+    step: int
+    tokens: int  # trained so far
+    seconds: float  # of training so far
+    val_loss: float  # nats per token
+    max_vio: float  # of the steps since the last point, mean over layers
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceRecord:
+    """Who was there, and when last: a coordinator, a worker. Times as in TrialRecord."""
+
+    name: str
+    role: str
+    started_at: datetime
+    seen_at: datetime
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +222,9 @@ class SweepRecord:
     created_at: datetime
     finished_at: datetime | None
     is_expanded: bool = True  # False: submitted, its trials not yet listed
+    priority: int = 0  # higher starts first
+    max_preemptions: int = 20
+    note: str | None = None  # why it is paused, where no user paused it
 
 
 class AttemptState(StrEnum):
@@ -200,7 +232,16 @@ class AttemptState(StrEnum):
     DONE = "done"
     FAILED = "failed"  # the trial's own code raised
     RELEASED = "released"  # given back with a checkpoint
+    PREEMPTED = "preempted"  # its host was taken away; with a checkpoint where there was time
     LOST = "lost"  # ended without a verdict: worker died, lease expired
+
+
+class Charge(StrEnum):
+    """Which budget of its trial pays for an attempt that ended without a verdict."""
+
+    RETRY = "retry"
+    PREEMPTION = "preemption"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +276,7 @@ class Claim:
     checkpoint_uri: str | None
     sweep_id: str | None
     parent_run_id: str | None
+    extends: str | None = None  # digest of the trial whose checkpoint it starts from
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +287,15 @@ class TrialStanding:
     state: TrialState
     attempt: int
     failures: int
-    is_wanted: bool  # an active sweep lists it
+    is_wanted: bool  # a sweep wants it worked on now, and no order holds it back
     max_retries: int  # as that sweep wants it
     attempt_state: AttemptState | None  # None before the first attempt
     worker: str | None
     lease_until: datetime | None
     exit_reason: str | None
+    preemptions: int = 0
+    max_preemptions: int = 20
+    sweep_id: str = ""  # the sweep that puts it where it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +306,7 @@ class SweepStanding:
     state: SweepState
     is_expanded: bool
     unfinished: int  # trials that are not final
+    fast_failures: int = 0  # attempts that failed right after their start, the newest in a row
 
 
 @dataclass(frozen=True, slots=True)

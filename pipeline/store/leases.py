@@ -7,25 +7,40 @@ count says who won. Locks are taken in the order attempt, then trial.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from pipeline.errors import LeaseLost
 from pipeline.records import (
     AttemptState,
+    Charge,
     Claim,
     Command,
+    CurvePoint,
+    Order,
     Progress,
     SweepState,
     TrialState,
     WorkKind,
 )
 from pipeline.store.columns import db_time
-from pipeline.store.models import Attempt, Sweep, SweepTrial, Trial
-from pipeline.store.standing import HELD, WAITING, cancel_unwanted, is_wanted_by, trial_state
+from pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
+from pipeline.store.standing import (
+    HELD,
+    TRAINING_ON,
+    WAITING,
+    WORKING,
+    end_unwanted,
+    is_free,
+    is_wanted_by,
+    is_workable,
+    trial_state,
+)
 
-VERDICTS = (TrialState.TRAINED, TrialState.COMPLETED, TrialState.FAILED)
+VERDICTS = (TrialState.TRAINED, TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED)
+FIRST_SWEEP_FIRST = (Sweep.priority.desc(), Sweep.created_at, Sweep.sweep_id)
 
 
 def claim(
@@ -36,14 +51,14 @@ def claim(
         .where(
             Trial.digest == digest,
             Trial.state == WAITING[kind],
-            is_wanted_by(SweepState.ACTIVE),
+            is_workable(kind),
         )
         .values(
             state=HELD[kind],
             attempt=Trial.attempt + 1,
             started_at=func.coalesce(Trial.started_at, db_time()),
         )
-        .returning(Trial.attempt, Trial.label, Trial.spec, Trial.checkpoint_uri)
+        .returning(Trial.attempt, Trial.label, Trial.spec, Trial.checkpoint_uri, Trial.extends)
     ).one_or_none()
     if won is None:
         return None
@@ -59,7 +74,7 @@ def claim(
             lease_until=db_time(lease_seconds),
         )
     )
-    sweep = _oldest_active_sweep(connection, digest)
+    sweep = _first_sweep(connection, digest, kind)
     return Claim(
         digest=digest,
         kind=kind,
@@ -70,6 +85,7 @@ def claim(
         checkpoint_uri=won.checkpoint_uri,
         sweep_id=sweep.sweep_id if sweep else None,
         parent_run_id=sweep.parent_run_id if sweep else None,
+        extends=won.extends,
     )
 
 
@@ -80,8 +96,8 @@ def claim_next(
         select(Trial.digest)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
-        .where(Trial.state == WAITING[kind], Sweep.state == SweepState.ACTIVE)
-        .order_by(Sweep.created_at, Sweep.sweep_id, SweepTrial.position)
+        .where(Trial.state == WAITING[kind], Sweep.state.in_(WORKING[kind]), is_free(kind))
+        .order_by(*FIRST_SWEEP_FIRST, SweepTrial.position)
         .limit(1)
         .with_for_update(of=Trial, skip_locked=True)
     ).scalar_one_or_none()
@@ -104,10 +120,40 @@ def heartbeat(
             .where(Trial.digest == held.digest)
             .values(progress=dataclasses.asdict(progress))
         )
-    wanted = connection.execute(
-        select(is_wanted_by(SweepState.ACTIVE)).where(Trial.digest == held.digest)
-    ).scalar_one()
-    return Command.CONTINUE if wanted else Command.STOP
+    return _command(connection, held)
+
+
+def _command(connection: Connection, held: Claim) -> Command:
+    standing = connection.execute(
+        select(
+            is_workable(held.kind).label("goes_on"),
+            Trial.ordered,
+            is_wanted_by(*TRAINING_ON).label("is_trained_on"),
+            is_wanted_by(SweepState.STOPPING).label("is_stopping"),
+        ).where(Trial.digest == held.digest)
+    ).one()
+    if standing.goes_on:
+        return Command.CONTINUE
+    stopping = standing.is_stopping and not standing.is_trained_on
+    if standing.ordered is Order.STOP or (standing.ordered is None and stopping):
+        return Command.END
+    return Command.STOP
+
+
+def record_curve(connection: Connection, held: Claim, points: Sequence[CurvePoint]) -> None:
+    if not points:
+        return
+    still = select(Attempt.number).where(_is_running(held.digest, held.attempt)).with_for_update()
+    if connection.execute(still).one_or_none() is None:
+        raise _lost(held)
+    # A resumed attempt comes by the same steps again.
+    connection.execute(
+        delete(CurveRow).where(
+            CurveRow.digest == held.digest, CurveRow.step.in_([point.step for point in points])
+        )
+    )
+    rows = [{"digest": held.digest, **dataclasses.asdict(point)} for point in points]
+    connection.execute(insert(CurveRow), rows)
 
 
 def finish(
@@ -132,27 +178,31 @@ def finish(
         "run_id": func.coalesce(run_id, Trial.run_id),
     }
     if state.is_final:
-        values["finished_at"] = db_time()
+        values |= {"finished_at": db_time(), "ordered": None}
+    if state is TrialState.STOPPED:
+        values["stop_reason"] = func.coalesce(Trial.stop_reason, "its sweep was stopped")
     connection.execute(update(Trial).where(Trial.digest == held.digest).values(values))
-    cancel_unwanted(connection, held.digest)
+    end_unwanted(connection, held.digest)
     return trial_state(connection, held.digest)
 
 
-def release(connection: Connection, held: Claim, reason: str) -> TrialState:
-    _end(connection, held, AttemptState.RELEASED, reason)
-    _give_back(connection, held.digest, held.kind)
-    cancel_unwanted(connection, held.digest)
+def release(connection: Connection, held: Claim, reason: str, preempted: bool) -> TrialState:
+    ending = AttemptState.PREEMPTED if preempted else AttemptState.RELEASED
+    _end(connection, held, ending, reason)
+    charge = Charge.PREEMPTION if preempted else Charge.NOTHING
+    _give_back(connection, held.digest, held.kind, charge)
+    end_unwanted(connection, held.digest)
     return trial_state(connection, held.digest)
 
 
 def expire(connection: Connection) -> list[str]:
     overdue = (Attempt.state == AttemptState.RUNNING, Attempt.lease_until < db_time())
-    return _lose(connection, overdue, "lease expired", counts=True)
+    return _lose(connection, overdue, "lease expired", Charge.RETRY)
 
 
-def lose(connection: Connection, worker: str, reason: str, counts: bool) -> list[str]:
+def lose(connection: Connection, worker: str, reason: str, charge: Charge) -> list[str]:
     held = (Attempt.state == AttemptState.RUNNING, Attempt.worker == worker)
-    return _lose(connection, held, reason, counts)
+    return _lose(connection, held, reason, charge)
 
 
 def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool:
@@ -163,15 +213,17 @@ def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool
             Trial.attempt == attempt,
             Trial.state.in_(list(WAITING.values())),
         )
-        .values(state=TrialState.FAILED, error=reason, finished_at=db_time())
+        .values(state=TrialState.FAILED, error=reason, ordered=None, finished_at=db_time())
     )
     return given_up.rowcount == 1
 
 
 def _lose(
-    connection: Connection, condition: tuple[ColumnElement[bool], ...], reason: str, counts: bool
+    connection: Connection, condition: tuple[ColumnElement[bool], ...], reason: str, charge: Charge
 ) -> list[str]:
     """Ends attempts without a verdict. One that somebody is just ending is left alone."""
+    preempted = charge is Charge.PREEMPTION
+    ending = AttemptState.PREEMPTED if preempted else AttemptState.LOST
     attempts = connection.execute(
         select(Attempt.digest, Attempt.number, Attempt.kind)
         .where(*condition)
@@ -181,10 +233,10 @@ def _lose(
         connection.execute(
             update(Attempt)
             .where(_is_running(digest, number))
-            .values(state=AttemptState.LOST, ended_at=db_time(), exit_reason=reason)
+            .values(state=ending, ended_at=db_time(), exit_reason=reason)
         )
-        _give_back(connection, digest, kind, failures=int(counts))
-        cancel_unwanted(connection, digest)
+        _give_back(connection, digest, kind, charge)
+        end_unwanted(connection, digest)
     return [digest for digest, _, _ in attempts]
 
 
@@ -198,11 +250,15 @@ def _end(connection: Connection, held: Claim, state: AttemptState, reason: str |
         raise _lost(held)
 
 
-def _give_back(connection: Connection, digest: str, kind: WorkKind, failures: int = 0) -> None:
+def _give_back(connection: Connection, digest: str, kind: WorkKind, charge: Charge) -> None:
     connection.execute(
         update(Trial)
         .where(Trial.digest == digest)
-        .values(state=WAITING[kind], failures=Trial.failures + failures)
+        .values(
+            state=WAITING[kind],
+            failures=Trial.failures + int(charge is Charge.RETRY),
+            preemptions=Trial.preemptions + int(charge is Charge.PREEMPTION),
+        )
     )
 
 
@@ -214,13 +270,15 @@ def _is_running(digest: str, number: int) -> ColumnElement[bool]:
     )
 
 
-def _oldest_active_sweep(connection: Connection, digest: str) -> Row[str, str | None] | None:
+def _first_sweep(
+    connection: Connection, digest: str, kind: WorkKind
+) -> Row[str, str | None] | None:
     """None where the sweep was paused or cancelled since: the first heartbeat will say STOP."""
     return connection.execute(
         select(Sweep.sweep_id, Sweep.parent_run_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
-        .where(SweepTrial.digest == digest, Sweep.state == SweepState.ACTIVE)
-        .order_by(Sweep.created_at, Sweep.sweep_id)
+        .where(SweepTrial.digest == digest, Sweep.state.in_(WORKING[kind]))
+        .order_by(*FIRST_SWEEP_FIRST)
         .limit(1)
     ).one_or_none()
 

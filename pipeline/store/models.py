@@ -53,6 +53,7 @@ class Sweep(Base):
     max_preemptions: Mapped[int] = mapped_column(default=20)
     priority: Mapped[int] = mapped_column(default=0)  # higher starts first
     note: Mapped[str | None]  # why it is paused, where not by a user
+    resumed_at: Mapped[datetime | None]
     parent_run_id: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
@@ -98,7 +99,10 @@ class SweepTrial(Base):
 
 class Attempt(Base):
     __tablename__ = "attempt"
-    __table_args__ = (Index("attempt_by_state", "state", "lease_until"),)
+    __table_args__ = (
+        Index("attempt_by_state", "state", "lease_until"),
+        Index("attempt_by_end", "ended_at"),
+    )
 
     digest: Mapped[str] = mapped_column(ForeignKey("trial.digest"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -112,7 +116,7 @@ class Attempt(Base):
     exit_reason: Mapped[str | None]
 
 
-class CurvePoint(Base):
+class CurveRow(Base):
     """Held-out loss of a trial while it trains: what stopping policies look at."""
 
     __tablename__ = "curve"
@@ -125,7 +129,7 @@ class CurvePoint(Base):
     max_vio: Mapped[float]
 
 
-class Presence(Base):
+class PresenceRow(Base):
     """Who is there: coordinators and workers write a row each while they live."""
 
     __tablename__ = "presence"

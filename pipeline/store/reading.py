@@ -7,22 +7,29 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
 
-from pipeline.errors import SpecError
 from pipeline.records import (
     AttemptRecord,
     AttemptState,
+    CurvePoint,
+    PresenceRecord,
     Progress,
     Snapshot,
+    Stage,
     SweepRecord,
     SweepStanding,
     SweepState,
     TrialRecord,
     TrialStanding,
+    TrialState,
+    WorkKind,
 )
 from pipeline.store.columns import db_time
-from pipeline.store.models import Attempt, Sweep, SweepTrial, Trial
-from pipeline.store.standing import FINAL
-from pipeline.store.verbs import unknown_sweep
+from pipeline.store.leases import FIRST_SWEEP_FIRST
+from pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
+from pipeline.store.standing import FINAL, HOLDING, WORKING, unknown_sweep, unknown_trial
+
+FAST_SECONDS = 30.0  # an attempt that fails sooner never got to train
+FAST_FAILURES_LOOKED_AT = 16
 
 # The newest attempt of a trial; its columns are NULL before the first.
 NEWEST_ATTEMPT = and_(Attempt.digest == Trial.digest, Attempt.number == Trial.attempt)
@@ -50,17 +57,18 @@ def sweep(connection: Connection, sweep_id: str) -> SweepRecord:
 def trials(connection: Connection, sweep_id: str) -> list[TrialRecord]:
     listed = (
         _trials()
+        .add_columns(SweepTrial.stage)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .where(SweepTrial.sweep_id == sweep(connection, sweep_id).sweep_id)
         .order_by(SweepTrial.position)
     )
-    return [_trial(row) for row in connection.execute(listed)]
+    return [_trial(row, row.stage) for row in connection.execute(listed)]
 
 
 def trial(connection: Connection, digest: str) -> TrialRecord:
     row = connection.execute(_trials().where(Trial.digest == digest)).one_or_none()
     if row is None:
-        raise SpecError(f"digest={digest!r} is no trial of this store")
+        raise unknown_trial(digest)
     return _trial(row)
 
 
@@ -69,6 +77,25 @@ def attempts(connection: Connection, digest: str) -> list[AttemptRecord]:
         select(Attempt).where(Attempt.digest == digest).order_by(Attempt.number)
     )
     return [AttemptRecord(**row._mapping) for row in rows]
+
+
+def curves(connection: Connection, sweep_id: str) -> dict[str, list[CurvePoint]]:
+    found: dict[str, list[CurvePoint]] = {}
+    rows = connection.execute(
+        select(CurveRow)
+        .join(SweepTrial, SweepTrial.digest == CurveRow.digest)
+        .where(SweepTrial.sweep_id == sweep_id)
+        .order_by(SweepTrial.position, CurveRow.step)
+    )
+    for row in rows:
+        point = CurvePoint(row.step, row.tokens, row.seconds, row.val_loss, row.max_vio)
+        found.setdefault(row.digest, []).append(point)
+    return found
+
+
+def present(connection: Connection) -> list[PresenceRecord]:
+    rows = connection.execute(select(PresenceRow).order_by(PresenceRow.role, PresenceRow.name))
+    return [PresenceRecord(**row._mapping) for row in rows]
 
 
 def snapshot(connection: Connection, sweep_ids: Sequence[str] | None) -> Snapshot:
@@ -92,29 +119,67 @@ def _sweep_standings(
         .group_by(Sweep.sweep_id)
         .order_by(Sweep.created_at, Sweep.sweep_id)
     )
-    return tuple(SweepStanding(**row._mapping) for row in rows)
+    return tuple(
+        SweepStanding(**row._mapping, fast_failures=_fast_failures(connection, row.sweep_id))
+        if row.state is SweepState.ACTIVE
+        else SweepStanding(**row._mapping)
+        for row in rows.all()
+    )
+
+
+def _fast_failures(connection: Connection, sweep_id: str) -> int:
+    """How many of the newest ended attempts, in a row, failed right after their start.
+
+    Only those since the sweep was resumed: who resumes it wants it tried again. Lost workers
+    count as much as errors; what was given back does not break the row.
+    """
+    rows = connection.execute(
+        select(Attempt.state, Attempt.started_at, Attempt.ended_at)
+        .join(SweepTrial, SweepTrial.digest == Attempt.digest)
+        .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
+        .where(
+            SweepTrial.sweep_id == sweep_id,
+            Attempt.state.in_((AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST)),
+            Attempt.ended_at > func.coalesce(Sweep.resumed_at, Sweep.created_at),
+        )
+        .order_by(Attempt.ended_at.desc())
+        .limit(FAST_FAILURES_LOOKED_AT)
+    )
+    fast = 0
+    for state, started_at, ended_at in rows:
+        lived_seconds = (ended_at - started_at).total_seconds()
+        if state is AttemptState.DONE or lived_seconds > FAST_SECONDS:
+            break
+        fast += 1
+    return fast
 
 
 def _trial_standings(
     connection: Connection, chosen: ColumnElement[bool]
 ) -> tuple[TrialStanding, ...]:
-    """A trial that several sweeps list stands where the oldest active one puts it."""
-    active_first = case((Sweep.state == SweepState.ACTIVE, 0), else_=1)
+    """A trial that several sweeps list stands where the first active one puts it."""
+    active_first = case(
+        (Sweep.state == SweepState.ACTIVE, 0), (Sweep.state == SweepState.STOPPING, 1), else_=2
+    )
     rows = connection.execute(
         select(
             Trial.digest,
             Trial.state,
             Trial.attempt,
             Trial.failures,
+            Trial.preemptions,
+            Trial.ordered,
+            Sweep.sweep_id,
             Sweep.state.label("sweep_state"),
             Sweep.max_retries,
+            Sweep.max_preemptions,
             *ATTEMPT_COLUMNS,
         )
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
         .outerjoin(Attempt, NEWEST_ATTEMPT)
         .where(chosen, Trial.state.not_in(FINAL))
-        .order_by(active_first, Sweep.created_at, Sweep.sweep_id, SweepTrial.position)
+        .order_by(active_first, *FIRST_SWEEP_FIRST, SweepTrial.position)
     )
     standings: dict[str, TrialStanding] = {}
     for row in rows:
@@ -122,18 +187,25 @@ def _trial_standings(
     return tuple(standings.values())
 
 
+KIND_OF = {TrialState.TRAINED: WorkKind.EVAL, TrialState.EVALUATING: WorkKind.EVAL}
+
+
 def _standing(row: Row[*tuple[Any, ...]]) -> TrialStanding:
+    kind = KIND_OF.get(row.state, WorkKind.TRAIN)
     return TrialStanding(
         digest=row.digest,
         state=row.state,
         attempt=row.attempt,
         failures=row.failures,
-        is_wanted=row.sweep_state is SweepState.ACTIVE,
+        is_wanted=row.sweep_state in WORKING[kind] and row.ordered not in HOLDING[kind],
         max_retries=row.max_retries,
         attempt_state=row.attempt_state,
         worker=row.worker,
         lease_until=row.lease_until,
         exit_reason=row.exit_reason,
+        preemptions=row.preemptions,
+        max_preemptions=row.max_preemptions,
+        sweep_id=row.sweep_id,
     )
 
 
@@ -151,10 +223,13 @@ def _sweep(row: Row[*tuple[Any, ...]]) -> SweepRecord:
         created_at=row.created_at,
         finished_at=row.finished_at,
         is_expanded=row.is_expanded,
+        priority=row.priority,
+        max_preemptions=row.max_preemptions,
+        note=row.note,
     )
 
 
-def _trial(row: Row[*tuple[Any, ...]]) -> TrialRecord:
+def _trial(row: Row[*tuple[Any, ...]], stage: Stage | None = None) -> TrialRecord:
     return TrialRecord(
         digest=row.digest,
         label=row.label,
@@ -173,4 +248,9 @@ def _trial(row: Row[*tuple[Any, ...]]) -> TrialRecord:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        preemptions=row.preemptions,
+        ordered=row.ordered,
+        stop_reason=row.stop_reason,
+        extends=row.extends,
+        stage=stage,
     )

@@ -12,7 +12,8 @@ from pipeline.settings import without_password
 from pipeline.store.engine import WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-REVISIONS = ("0001", "0002")  # oldest first; here as well, so that readers start without alembic
+# Oldest first. Here as well as in the files, so that readers start without alembic.
+REVISIONS = ("0001", "0002", "0003")
 MIGRATION_LOCK = 7_305_811  # any number, the same in every evenload
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, exists, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, update
 
-from pipeline.records import SweepState, TrialState, WorkKind
+from pipeline.errors import SpecError
+from pipeline.records import Order, SweepState, TrialState, WorkKind
 from pipeline.store.columns import db_time
 from pipeline.store.models import Sweep, SweepTrial, Trial
 
 WAITING = {WorkKind.TRAIN: TrialState.QUEUED, WorkKind.EVAL: TrialState.TRAINED}
 HELD = {WorkKind.TRAIN: TrialState.TRAINING, WorkKind.EVAL: TrialState.EVALUATING}
-KEEPING = (SweepState.ACTIVE, SweepState.PAUSED)  # sweeps that keep their trials waiting
+# Sweeps that have work of a kind done; a stopping one still wants to know how good its models are.
+WORKING = {
+    WorkKind.TRAIN: (SweepState.ACTIVE,),
+    WorkKind.EVAL: (SweepState.ACTIVE, SweepState.STOPPING),
+}
+# Orders that hold a kind of work back.
+HOLDING = {
+    WorkKind.TRAIN: (Order.PAUSE, Order.STOP, Order.CANCEL),
+    WorkKind.EVAL: (Order.PAUSE, Order.CANCEL),
+}
+TRAINING_ON = (
+    SweepState.ACTIVE,
+    SweepState.PAUSED,
+)  # sweeps that want training, now or later
+KEEPING = (*TRAINING_ON, SweepState.STOPPING)  # sweeps that keep trained trials waiting
 FINAL = tuple(state for state in TrialState if state.is_final)
 
 
@@ -23,24 +38,56 @@ def is_wanted_by(*states: SweepState) -> ColumnElement[bool]:
     )
 
 
+def is_workable(kind: WorkKind) -> ColumnElement[bool]:
+    """A sweep wants this work on the trial done now, and no order holds the trial back."""
+    return is_wanted_by(*WORKING[kind]) & is_free(kind)
+
+
+def is_free(kind: WorkKind) -> ColumnElement[bool]:
+    """No order holds this work on the trial back."""
+    return or_(Trial.ordered.is_(None), Trial.ordered.not_in(HOLDING[kind]))
+
+
 def is_unfinished() -> ColumnElement[bool]:
     """The trial of the enclosing statement's `SweepTrial` is not final."""
     return exists().where(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL))
 
 
-def cancel_unwanted(connection: Connection, digest: str | None = None) -> None:
-    """Waiting trials, or this one, that no active or paused sweep lists any more are cancelled.
+def end_unwanted(connection: Connection, digest: str | None = None) -> None:
+    """Ends waiting trials, or this one: cancelled or stopped, as their sweeps or an order say.
 
-    Trials that a worker holds are not touched: their next heartbeat says STOP, and giving them
-    back leads here.
+    Trials that a worker holds are not touched: their next heartbeat tells the worker, and giving
+    them back leads here.
     """
-    unwanted = Trial.state.in_(list(WAITING.values())) & ~is_wanted_by(*KEEPING)
-    if digest is not None:
-        unwanted &= Trial.digest == digest
+    one = Trial.digest == digest if digest is not None else Trial.digest.is_not(None)
+    waiting = Trial.state.in_(list(WAITING.values()))
+    unwanted = or_(Trial.ordered == Order.CANCEL, ~is_wanted_by(*KEEPING))
+    _end(connection, one & waiting & unwanted, TrialState.CANCELLED)
+    no_further = or_(Trial.ordered == Order.STOP, ~is_wanted_by(*TRAINING_ON))
+    _end(connection, one & (Trial.state == TrialState.QUEUED) & no_further, TrialState.STOPPED)
+
+
+def _end(connection: Connection, which: ColumnElement[bool], state: TrialState) -> None:
+    reason = {"stop_reason": func.coalesce(Trial.stop_reason, "its sweep was stopped")}
     connection.execute(
-        update(Trial).where(unwanted).values(state=TrialState.CANCELLED, finished_at=db_time())
+        update(Trial)
+        .where(which)
+        .values(
+            state=state,
+            ordered=None,
+            finished_at=db_time(),
+            **(reason if state is TrialState.STOPPED else {}),
+        )
     )
 
 
 def trial_state(connection: Connection, digest: str) -> TrialState:
     return connection.execute(select(Trial.state).where(Trial.digest == digest)).scalar_one()
+
+
+def unknown_sweep(sweep_id: str) -> SpecError:
+    return SpecError(f"sweep_id={sweep_id!r} is unknown; `evenload sweep list` shows all")
+
+
+def unknown_trial(digest: str) -> SpecError:
+    return SpecError(f"digest={digest!r} is no trial of this store")

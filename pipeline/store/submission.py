@@ -8,11 +8,11 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import SpecError
-from pipeline.records import SweepState, TrialState
+from pipeline.records import Stage, SweepState, TrialState
 from pipeline.spec import TrialSpec
 from pipeline.store.columns import db_time
 from pipeline.store.models import Base, Sweep, SweepTrial, Trial
-from pipeline.store.standing import cancel_unwanted, is_unfinished
+from pipeline.store.standing import end_unwanted, is_unfinished, unknown_sweep
 from pipeline.sweep_spec import SweepSpec
 
 
@@ -28,6 +28,8 @@ def submit(connection: Connection, spec: SweepSpec) -> str:
         state=SweepState.ACTIVE,
         is_expanded=False,
         max_retries=spec.max_retries,
+        max_preemptions=spec.max_preemptions,
+        priority=spec.priority,
         created_at=db_time(),
     )
     _refuse_cancelled(connection, sweep_id)
@@ -38,6 +40,47 @@ def add_sweep(
     connection: Connection, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
 ) -> str:
     sweep_id = submit(connection, spec)
+    digests = _insert_trials(connection, trials)
+    listed = _listed(connection, sweep_id)
+    if not digests or not set(digests) <= set(listed):
+        # New data or a new numerical core gave the same sweep other trials. What it grew by
+        # (`add_trials`) came of the old ones and goes with them.
+        connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
+        _list(connection, sweep_id, digests, Stage.TUNE)
+    _take_up(connection, sweep_id)
+    return sweep_id
+
+
+def add_trials(
+    connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage
+) -> int:
+    found = _locked(connection, sweep_id)
+    if found not in (SweepState.ACTIVE, SweepState.PAUSED, SweepState.FINISHED):
+        raise SpecError(f"sweep {sweep_id} is {found}; it takes no more trials")
+    known = set(_listed(connection, sweep_id))
+    new = [digest for digest in _insert_trials(connection, trials) if digest not in known]
+    _list(connection, sweep_id, new, stage, first_position=len(known))
+    _take_up(connection, sweep_id)
+    return len(new)
+
+
+def _take_up(connection: Connection, sweep_id: str) -> None:
+    _revive_cancelled_trials(connection, sweep_id)
+    reopen_if_unfinished(connection, sweep_id)
+    end_unwanted(connection)
+
+
+def extend(
+    connection: Connection, spec: SweepSpec, trials: Sequence[tuple[str, str, TrialSpec]]
+) -> str:
+    sweep_id = add_sweep(connection, spec, [(digest, trial) for _, digest, trial in trials])
+    for parent, digest, _ in trials:
+        connection.execute(update(Trial).where(Trial.digest == digest).values(extends=parent))
+    return sweep_id
+
+
+def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec]]) -> list[str]:
+    """Stores what is new; returns the digests in their order, each once."""
     for digest, trial in trials:
         _insert_new(
             connection,
@@ -51,11 +94,7 @@ def add_sweep(
             result={},
             created_at=db_time(),
         )
-    _list_trials(connection, sweep_id, list(dict.fromkeys(digest for digest, _ in trials)))
-    _revive_cancelled_trials(connection, sweep_id)
-    _reopen_if_unfinished(connection, sweep_id)
-    cancel_unwanted(connection)
-    return sweep_id
+    return list(dict.fromkeys(digest for digest, _ in trials))
 
 
 def _insert_new(connection: Connection, table: type[Base], **values: object) -> None:
@@ -66,22 +105,38 @@ def _insert_new(connection: Connection, table: type[Base], **values: object) -> 
 
 
 def _refuse_cancelled(connection: Connection, sweep_id: str) -> None:
-    """Locks the row as well: of two submissions at once one lists its trials first."""
-    state = connection.execute(
-        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
-    ).scalar_one()
-    if state is SweepState.CANCELLED:
+    if _locked(connection, sweep_id) is SweepState.CANCELLED:
         raise SpecError(f"sweep {sweep_id} was cancelled; run it under another name")
 
 
-def _list_trials(connection: Connection, sweep_id: str, digests: list[str]) -> None:
-    """Replaces the list: new data or a new numerical core gave the same sweep other trials."""
-    connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
+def _locked(connection: Connection, sweep_id: str) -> SweepState:
+    """Locks the row as well: of two submissions at once one lists its trials first."""
+    state = connection.execute(
+        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
+    ).scalar_one_or_none()
+    if state is None:
+        raise unknown_sweep(sweep_id)
+    return state
+
+
+def _listed(connection: Connection, sweep_id: str) -> Sequence[str]:
+    rows = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+    return connection.execute(rows).scalars().all()
+
+
+def _list(
+    connection: Connection,
+    sweep_id: str,
+    digests: list[str],
+    stage: Stage,
+    first_position: int = 0,
+) -> None:
     rows = [
-        {"sweep_id": sweep_id, "digest": digest, "position": position}
-        for position, digest in enumerate(digests)
+        {"sweep_id": sweep_id, "digest": digest, "position": position, "stage": stage}
+        for position, digest in enumerate(digests, first_position)
     ]
-    connection.execute(insert(SweepTrial), rows)
+    if rows:
+        connection.execute(insert(SweepTrial), rows)
     connection.execute(update(Sweep).where(Sweep.sweep_id == sweep_id).values(is_expanded=True))
 
 
@@ -91,11 +146,11 @@ def _revive_cancelled_trials(connection: Connection, sweep_id: str) -> None:
     connection.execute(
         update(Trial)
         .where(Trial.digest.in_(listed), Trial.state == TrialState.CANCELLED)
-        .values(state=TrialState.QUEUED, finished_at=None)
+        .values(state=TrialState.QUEUED, ordered=None, finished_at=None)
     )
 
 
-def _reopen_if_unfinished(connection: Connection, sweep_id: str) -> None:
+def reopen_if_unfinished(connection: Connection, sweep_id: str) -> None:
     connection.execute(
         update(Sweep)
         .where(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine, exists, update
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -11,10 +12,15 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from pipeline.errors import StoreUnavailable
 from pipeline.records import (
     AttemptRecord,
+    Charge,
     Claim,
     Command,
+    CurvePoint,
+    Order,
+    PresenceRecord,
     Progress,
     Snapshot,
+    Stage,
     SweepRecord,
     SweepState,
     TrialRecord,
@@ -23,11 +29,11 @@ from pipeline.records import (
 )
 from pipeline.settings import without_password
 from pipeline.spec import TrialSpec
-from pipeline.store import leases, reading, schema, submission, verbs
+from pipeline.store import leases, presence, reading, removal, schema, submission, verbs
 from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import is_unfinished
+from pipeline.store.standing import WORKING, is_unfinished
 from pipeline.sweep_spec import SweepSpec
 
 
@@ -62,7 +68,7 @@ class SweepStore:
 
         A digest that is known already is shared: neither trained nor reported twice. A sweep that
         comes again with other digests, because its data or the numerical core changed, lists the
-        new ones, and runs again where they are not finished.
+        new ones instead, and runs again where they are not finished.
 
         Raises:   SpecError: the sweep was cancelled
         """
@@ -74,24 +80,85 @@ class SweepStore:
         with self._writing() as connection:
             return submission.submit(connection, spec)
 
-    def pause(self, sweep_id: str) -> None:
+    def add_trials(
+        self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage = Stage.TUNE
+    ) -> int:
+        """Lists more trials, after those that the sweep has; returns how many were new to it.
+
+        A finished sweep is active again then.
+
+        Raises:   SpecError: the sweep was stopped or cancelled
+        """
+        with self._writing() as connection:
+            return submission.add_trials(connection, sweep_id, trials, stage)
+
+    def extend(self, spec: SweepSpec, trials: Sequence[tuple[str, str, TrialSpec]]) -> str:
+        """Stores a sweep of (parent digest, digest, trial); each starts from its parent's end."""
+        with self._writing() as connection:
+            return submission.extend(connection, spec, trials)
+
+    def pause(self, sweep_id: str, note: str | None = None) -> None:
         """Starts nothing new; running trials write a checkpoint and are given back."""
         with self._writing() as connection:
-            verbs.pause(connection, sweep_id)
+            verbs.pause(connection, sweep_id, note)
 
     def resume(self, sweep_id: str) -> None:
         with self._writing() as connection:
             verbs.resume(connection, sweep_id)
+
+    def stop(self, sweep_id: str) -> None:
+        """Trains no further: running trials write a checkpoint and end as STOPPED.
+
+        What is trained is still evaluated; then the sweep is finished. Trials that another sweep
+        wants too go on.
+        """
+        with self._writing() as connection:
+            verbs.stop(connection, sweep_id)
 
     def cancel(self, sweep_id: str) -> None:
         """Ends a sweep for good. Trials that another sweep wants too go on."""
         with self._writing() as connection:
             verbs.cancel(connection, sweep_id)
 
-    def retry_failed(self, sweep_id: str) -> int:
-        """Queues the failed trials again, from their checkpoints; returns how many."""
+    def retry_failed(self, sweep_id: str, digest: str | None = None) -> int:
+        """Queues the failed trials, or this one, again, from their checkpoints; returns how many.
+
+        Their budgets of retries and preemptions are full again.
+        """
         with self._writing() as connection:
-            return verbs.retry_failed(connection, sweep_id)
+            return verbs.retry_failed(connection, sweep_id, digest)
+
+    def set_priority(self, sweep_id: str, priority: int) -> None:
+        """Sweeps of a higher priority start first. What runs already goes on."""
+        with self._writing() as connection:
+            verbs.set_priority(connection, sweep_id, priority)
+
+    def order(self, digest: str, wanted: Order | None, reason: str | None = None) -> TrialState:
+        """What is to happen to one trial, in every sweep that lists it; returns its state now.
+
+        PAUSE: it waits, with a checkpoint. STOP: it ends as STOPPED with `reason`, its checkpoint
+        stays; one that is trained already is still evaluated. CANCEL: it ends as CANCELLED.
+        None lifts an order; a stopped or cancelled trial goes on from its checkpoint then. A
+        worker that holds the trial learns of it by its next heartbeat.
+
+        Raises:   SpecError: no such trial; None for a failed one, which `retry_failed` is for
+        """
+        with self._writing() as connection:
+            return verbs.order(connection, digest, wanted, reason)
+
+    def delete(self, sweep_id: str) -> list[str]:
+        """Removes a sweep, and the trials that no other sweep lists; returns their digests.
+
+        Raises:   SpecError: it is not over or paused, a worker holds a trial, or a trial of
+                      another sweep waits to start from one
+        """
+        with self._writing() as connection:
+            return removal.delete_sweep(connection, sweep_id)
+
+    def deletable(self, sweep_id: str) -> list[str]:
+        """The digests that `delete` would remove.  Raises: SpecError: as `delete`"""
+        with self._reading() as connection:
+            return removal.deletable(connection, sweep_id)
 
     # What readers see
 
@@ -118,6 +185,16 @@ class SweepStore:
         with self._reading() as connection:
             return reading.attempts(connection, digest)
 
+    def curves(self, sweep_id: str) -> dict[str, list[CurvePoint]]:
+        """Digest -> held-out losses by step, of the trials of a sweep that have some."""
+        with self._reading() as connection:
+            return reading.curves(connection, sweep_id)
+
+    def present(self) -> list[PresenceRecord]:
+        """Everybody who said `presence` and not `absence`, by role and name; see `seen_at`."""
+        with self._reading() as connection:
+            return reading.present(connection)
+
     def snapshot(self, sweep_ids: Sequence[str] | None = None) -> Snapshot:
         """Where these sweeps stand, None for all: what `plan` decides from."""
         with self._reading() as connection:
@@ -134,7 +211,10 @@ class SweepStore:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
-        """Takes the first waiting trial of the oldest active sweep; None where there is none."""
+        """Takes the first waiting trial of the first sweep that has one; None where none has.
+
+        Sweeps of a higher priority come first, then older ones.
+        """
         with self._writing() as connection:
             return leases.claim_next(connection, kind, worker, lease_seconds)
 
@@ -142,6 +222,11 @@ class SweepStore:
         """Renews the lease and says whether to go on.  Raises: LeaseLost"""
         with self._writing() as connection:
             return leases.heartbeat(connection, claim, progress, lease_seconds)
+
+    def record_curve(self, claim: Claim, points: Sequence[CurvePoint]) -> None:
+        """Adds points to the trial's curve; a step that it has is replaced.  Raises: LeaseLost"""
+        with self._writing() as connection:
+            leases.record_curve(connection, claim, points)
 
     def finish(
         self,
@@ -153,7 +238,7 @@ class SweepStore:
         checkpoint_uri: str | None = None,
         run_id: str | None = None,
     ) -> TrialState:
-        """Ends the attempt with its verdict: TRAINED, COMPLETED or FAILED.
+        """Ends the attempt with its verdict: TRAINED, COMPLETED, STOPPED or FAILED.
 
         `result` joins the figures that the trial has. Returns the state the trial is in now:
         CANCELLED where it was TRAINED and nobody wants it any more.
@@ -164,19 +249,32 @@ class SweepStore:
             figures = dict(result or {})
             return leases.finish(connection, claim, state, figures, error, checkpoint_uri, run_id)
 
-    def release(self, claim: Claim, reason: str = "told to stop") -> TrialState:
+    def release(
+        self, claim: Claim, reason: str = "told to stop", *, preempted: bool = False
+    ) -> TrialState:
         """Gives the trial back; it will go on from its checkpoint. Costs no retry.
 
+        Args:     preempted: its host is being taken away; paid from the budget of preemptions
         Returns the state the trial is in now: CANCELLED where nobody wants it any more.
 
         Raises:   LeaseLost: nothing was written
         """
         with self._writing() as connection:
-            return leases.release(connection, claim, reason)
+            return leases.release(connection, claim, reason, preempted)
 
     def set_run_id(self, digest: str, run_id: str) -> None:
         with self._writing() as connection:
             connection.execute(update(Trial).where(Trial.digest == digest).values(run_id=run_id))
+
+    def presence(self, name: str, role: str, facts: Mapping[str, Any]) -> None:
+        """Says that `name` is here, and these facts of it. Who lives says it again and again."""
+        with self._writing() as connection:
+            presence.seen(connection, name, role, dict(facts))
+
+    def absence(self, name: str) -> None:
+        """Takes `name` off the list: it ended as it should."""
+        with self._writing() as connection:
+            presence.left(connection, name)
 
     # What the coordinator does
 
@@ -185,13 +283,13 @@ class SweepStore:
         with self._writing() as connection:
             return leases.expire(connection)
 
-    def lose(self, worker: str, reason: str, *, counts: bool = True) -> list[str]:
+    def lose(self, worker: str, reason: str, charge: Charge = Charge.RETRY) -> list[str]:
         """Takes what a dead worker held from it at once.
 
-        Args:     counts: whether it costs the trial a retry
+        Args:     charge: what it costs the trial
         """
         with self._writing() as connection:
-            return leases.lose(connection, worker, reason, counts)
+            return leases.lose(connection, worker, reason, charge)
 
     def fail(self, digest: str, attempt: int, reason: str) -> bool:
         """Gives a waiting trial up; False where it is not at this attempt, or not waiting."""
@@ -199,12 +297,12 @@ class SweepStore:
             return leases.fail(connection, digest, attempt, reason)
 
     def finish_sweep(self, sweep_id: str) -> bool:
-        """Marks an active sweep FINISHED; False where a trial of it is not final."""
+        """Marks a sweep FINISHED that is active or stopping; False where a trial is not final."""
         with self._writing() as connection:
             left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
             finished = connection.execute(
                 update(Sweep)
-                .where(Sweep.sweep_id == sweep_id, Sweep.state == SweepState.ACTIVE, ~left)
+                .where(Sweep.sweep_id == sweep_id, Sweep.state.in_(WORKING[WorkKind.EVAL]), ~left)
                 .values(state=SweepState.FINISHED, finished_at=db_time())
             )
             return finished.rowcount == 1

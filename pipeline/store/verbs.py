@@ -1,58 +1,134 @@
-"""What a user may do to a sweep: pause, resume, cancel, retry."""
+"""What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, prioritise.
+
+Doing it twice is doing it once. An order to a trial holds for every sweep that lists it.
+"""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, select, update
 
 from pipeline.errors import SpecError
-from pipeline.records import SweepState, TrialState
+from pipeline.records import Order, SweepState, TrialState
 from pipeline.store.columns import db_time
 from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import cancel_unwanted
+from pipeline.store.standing import end_unwanted, unknown_sweep, unknown_trial
+from pipeline.store.submission import reopen_if_unfinished
+
+ALLOWED = {  # into a state -> from these; a sweep that is in it already stays
+    SweepState.PAUSED: (SweepState.ACTIVE,),
+    SweepState.ACTIVE: (SweepState.PAUSED, SweepState.STOPPING),
+    SweepState.STOPPING: (SweepState.ACTIVE, SweepState.PAUSED),
+    SweepState.CANCELLED: (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING),
+}
 
 
-def pause(connection: Connection, sweep_id: str) -> None:
-    _turn(connection, sweep_id, SweepState.PAUSED, allowed=(SweepState.ACTIVE,))
+def pause(connection: Connection, sweep_id: str, note: str | None) -> None:
+    if _turn(connection, sweep_id, SweepState.PAUSED):
+        _set(connection, sweep_id, note=note)
 
 
 def resume(connection: Connection, sweep_id: str) -> None:
-    _turn(connection, sweep_id, SweepState.ACTIVE, allowed=(SweepState.PAUSED,))
+    if _turn(connection, sweep_id, SweepState.ACTIVE):
+        _set(connection, sweep_id, note=None, resumed_at=db_time())
+
+
+def stop(connection: Connection, sweep_id: str) -> None:
+    if _state(connection, sweep_id) is not SweepState.FINISHED:
+        _turn(connection, sweep_id, SweepState.STOPPING)
+        end_unwanted(connection)
 
 
 def cancel(connection: Connection, sweep_id: str) -> None:
-    allowed = (SweepState.ACTIVE, SweepState.PAUSED)
-    _turn(connection, sweep_id, SweepState.CANCELLED, allowed)
-    cancel_unwanted(connection)
+    _turn(connection, sweep_id, SweepState.CANCELLED)
+    _set(connection, sweep_id, finished_at=db_time())
+    end_unwanted(connection)
 
 
-def retry_failed(connection: Connection, sweep_id: str) -> int:
+def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> int:
     state = _state(connection, sweep_id)
     if state is SweepState.CANCELLED:
         raise SpecError(f"sweep {sweep_id} is cancelled; run it under another name")
     listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+    chosen = Trial.digest.in_(listed)
+    if digest is not None:
+        _check_listed(connection, sweep_id, digest)
+        chosen = Trial.digest == digest
     retried = connection.execute(
         update(Trial)
-        .where(Trial.digest.in_(listed), Trial.state == TrialState.FAILED)
-        .values(state=TrialState.QUEUED, failures=0, error=None, finished_at=None)
+        .where(chosen, Trial.state == TrialState.FAILED)
+        .values(
+            state=TrialState.QUEUED,
+            failures=0,
+            preemptions=0,
+            error=None,
+            ordered=None,
+            finished_at=None,
+        )
     ).rowcount
-    if retried and state is SweepState.FINISHED:
-        _set_state(connection, sweep_id, SweepState.ACTIVE)
+    reopen_if_unfinished(connection, sweep_id)
     return retried
 
 
-def _turn(
-    connection: Connection, sweep_id: str, state: SweepState, allowed: tuple[SweepState, ...]
-) -> None:
-    """Into a state from one of `allowed`. A sweep that is in it already stays: verbs repeat."""
+def set_priority(connection: Connection, sweep_id: str, priority: int) -> None:
+    _state(connection, sweep_id)
+    _set(connection, sweep_id, priority=priority)
+
+
+def order(
+    connection: Connection, digest: str, wanted: Order | None, reason: str | None
+) -> TrialState:
+    state = connection.execute(
+        select(Trial.state).where(Trial.digest == digest).with_for_update()
+    ).scalar_one_or_none()
+    if state is None:
+        raise unknown_trial(digest)
+    if wanted is None:
+        _take_up_again(connection, digest, state)
+    elif not state.is_final:
+        connection.execute(
+            update(Trial)
+            .where(Trial.digest == digest)
+            .values(ordered=wanted, stop_reason=reason if wanted is Order.STOP else None)
+        )
+        end_unwanted(connection, digest)
+    found = connection.execute(select(Trial.state).where(Trial.digest == digest))
+    return found.scalar_one()
+
+
+def _take_up_again(connection: Connection, digest: str, state: TrialState) -> None:
+    """Lifts the order; a trial that was stopped or cancelled goes on from its checkpoint."""
+    if state is TrialState.FAILED:
+        raise SpecError(f"trial {digest} failed; `retry` queues it again")
+    values: dict[str, object] = {"ordered": None, "stop_reason": None}
+    if state in (TrialState.STOPPED, TrialState.CANCELLED):
+        values |= {"state": TrialState.QUEUED, "finished_at": None}
+    connection.execute(update(Trial).where(Trial.digest == digest).values(values))
+    listing = select(SweepTrial.sweep_id).where(SweepTrial.digest == digest)
+    for sweep_id in connection.execute(listing).scalars().all():
+        reopen_if_unfinished(connection, sweep_id)
+    end_unwanted(connection, digest)
+
+
+def _check_listed(connection: Connection, sweep_id: str, digest: str) -> None:
+    listed = select(SweepTrial.digest).where(
+        SweepTrial.sweep_id == sweep_id, SweepTrial.digest == digest
+    )
+    if connection.execute(listed).one_or_none() is None:
+        raise SpecError(f"sweep {sweep_id} has no trial {digest!r}; `status --json` lists them")
+
+
+def _turn(connection: Connection, sweep_id: str, state: SweepState) -> bool:
+    """Into a state, if it is not in it already; returns whether it changed."""
     found = _state(connection, sweep_id)
     if found is state:
-        return
-    if found not in allowed:
+        return False
+    if found not in ALLOWED[state]:
         raise SpecError(
             f"sweep {sweep_id} is {found}, it cannot become {state}; "
-            f"only a sweep that is {' or '.join(allowed)} can"
+            f"only a sweep that is {' or '.join(ALLOWED[state])} can"
         )
-    _set_state(connection, sweep_id, state)
+    _set(connection, sweep_id, state=state)
+    return True
 
 
 def _state(connection: Connection, sweep_id: str) -> SweepState:
@@ -64,14 +140,5 @@ def _state(connection: Connection, sweep_id: str) -> SweepState:
     return state
 
 
-def _set_state(connection: Connection, sweep_id: str, state: SweepState) -> None:
-    over = state in (SweepState.CANCELLED, SweepState.FINISHED)
-    connection.execute(
-        update(Sweep)
-        .where(Sweep.sweep_id == sweep_id)
-        .values(state=state, finished_at=db_time() if over else None)
-    )
-
-
-def unknown_sweep(sweep_id: str) -> SpecError:
-    return SpecError(f"sweep_id={sweep_id!r} is unknown; `evenload sweep list` shows all")
+def _set(connection: Connection, sweep_id: str, **values: object) -> None:
+    connection.execute(update(Sweep).where(Sweep.sweep_id == sweep_id).values(**values))

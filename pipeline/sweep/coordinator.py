@@ -26,6 +26,7 @@ from pipeline.sweep.plan import (
     FinishSweep,
     Launch,
     Lose,
+    PauseSweep,
     StopWorker,
     plan,
 )
@@ -158,14 +159,17 @@ class Coordinator:
 
     def _apply(self, action: Action) -> None:
         match action:
-            case Lose(worker_id, reason, counts):
-                self._store.lose(worker_id, reason, counts=counts)
+            case Lose(worker_id, reason, charge):
+                self._store.lose(worker_id, reason, charge)
             case Expire():
                 self._store.expire()
             case StopWorker(worker):
                 self._executor.kill(worker)
             case Fail(digest, attempt, reason):
                 self._store.fail(digest, attempt, reason)
+            case PauseSweep(sweep_id, note):
+                logger.error("sweep %s is %s", sweep_id, note)
+                self._store.pause(sweep_id, note)
             case Launch(kind, digest):
                 self._executor.launch(kind, digest)
             case FinishSweep(sweep_id):

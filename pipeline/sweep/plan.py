@@ -8,7 +8,9 @@ from datetime import datetime
 
 from pipeline.records import (
     AttemptState,
+    Charge,
     Snapshot,
+    SweepStanding,
     SweepState,
     TrialStanding,
     TrialState,
@@ -17,6 +19,8 @@ from pipeline.records import (
 from pipeline.sweep.worker_id import name_of
 
 KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKind.EVAL}
+# This many attempts in a row that fail right after their start: the sweep is at fault, not a trial.
+FAST_FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +30,17 @@ class Crew:
     free: Mapping[WorkKind, int] = field(default_factory=dict)  # how many more can be launched
     busy: Mapping[str, str] = field(default_factory=dict)  # worker -> digest it was launched for
     gone: Mapping[str, str] = field(default_factory=dict)  # worker that just died -> reason
+    preempted: frozenset[str] = frozenset()  # those of `gone` whose host was taken away
     orphans: frozenset[str] = frozenset()  # dead workers of a coordinator that is no more
 
 
 @dataclass(frozen=True, slots=True)
 class Lose:
-    """Take from a dead worker what it held. `counts`: it costs the trial a retry."""
+    """Take from a dead worker what it held, at this cost for the trial."""
 
     worker_id: str
     reason: str
-    counts: bool
+    charge: Charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,15 @@ class FinishSweep:
     sweep_id: str
 
 
-Action = Lose | Expire | StopWorker | Fail | Launch | FinishSweep
+@dataclass(frozen=True, slots=True)
+class PauseSweep:
+    """Its trials fail as soon as they start: more of them would only cost machines."""
+
+    sweep_id: str
+    note: str
+
+
+Action = Lose | Expire | StopWorker | Fail | PauseSweep | Launch | FinishSweep
 
 
 def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
@@ -88,6 +101,7 @@ def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
         *_expiry(snapshot, now),
         *_stranded_workers(snapshot, crew),
         *_hopeless_trials(snapshot),
+        *_broken_sweeps(snapshot),
         *_launches(snapshot, crew),
         *_finished_sweeps(snapshot),
     ]
@@ -97,10 +111,11 @@ def _lost_workers(snapshot: Snapshot, crew: Crew) -> Iterator[Lose]:
     for worker_id in dict.fromkeys(_holders(snapshot)):
         name = name_of(worker_id)
         if name in crew.gone:
-            yield Lose(worker_id, crew.gone[name], counts=True)
+            charge = Charge.PREEMPTION if name in crew.preempted else Charge.RETRY
+            yield Lose(worker_id, crew.gone[name], charge)
         elif worker_id in crew.orphans:
             # Whoever kills the coordinator does not say that the trial is bad.
-            yield Lose(worker_id, "its coordinator ended", counts=False)
+            yield Lose(worker_id, "its coordinator ended", Charge.NOTHING)
 
 
 def _expiry(snapshot: Snapshot, now: datetime) -> Iterator[Expire]:
@@ -124,13 +139,27 @@ def _stranded_workers(snapshot: Snapshot, crew: Crew) -> Iterator[StopWorker]:
 def _hopeless_trials(snapshot: Snapshot) -> Iterator[Fail]:
     for trial in snapshot.trials:
         if trial.state in KIND_OF_WAITING and _is_hopeless(trial):
-            reason = f"given up after {trial.failures} lost attempts; the last: {trial.exit_reason}"
+            lost = f"{trial.failures} lost attempts"
+            if trial.preemptions > trial.max_preemptions:
+                lost = f"{trial.preemptions} preemptions"
+            reason = f"given up after {lost}; the last: {trial.exit_reason}"
             yield Fail(trial.digest, trial.attempt, reason)
+
+
+def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
+    for sweep in snapshot.sweeps:
+        if sweep.state is SweepState.ACTIVE and _is_broken(sweep):
+            yield PauseSweep(
+                sweep.sweep_id,
+                f"paused: its last {sweep.fast_failures} attempts failed right after their start; "
+                "see their logs, then resume it",
+            )
 
 
 def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
     """Evaluations first: they end a trial, and a worker that waits for them is idle."""
     launched = set(crew.busy.values())
+    broken = {sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep)}
     for kind in (WorkKind.EVAL, WorkKind.TRAIN):
         runnable = (
             trial.digest
@@ -139,6 +168,7 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
             and trial.is_wanted
             and not _is_hopeless(trial)
             and trial.digest not in launched
+            and trial.sweep_id not in broken
         )
         for _, digest in zip(range(crew.free.get(kind, 0)), runnable, strict=False):
             yield Launch(kind, digest)
@@ -146,7 +176,8 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
 
 def _finished_sweeps(snapshot: Snapshot) -> Iterator[FinishSweep]:
     for sweep in snapshot.sweeps:
-        if sweep.state is SweepState.ACTIVE and sweep.is_expanded and sweep.unfinished == 0:
+        listed = sweep.state is SweepState.ACTIVE and sweep.is_expanded
+        if sweep.unfinished == 0 and (listed or sweep.state is SweepState.STOPPING):
             yield FinishSweep(sweep.sweep_id)
 
 
@@ -159,4 +190,8 @@ def _holders(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _is_hopeless(trial: TrialStanding) -> bool:
-    return trial.failures > trial.max_retries
+    return trial.failures > trial.max_retries or trial.preemptions > trial.max_preemptions
+
+
+def _is_broken(sweep: SweepStanding) -> bool:
+    return sweep.fast_failures >= FAST_FAILURES

@@ -10,6 +10,7 @@ import pytest
 from pipeline.errors import LeaseLost
 from pipeline.records import (
     AttemptState,
+    Charge,
     Claim,
     Command,
     Progress,
@@ -170,7 +171,7 @@ def test_a_dead_worker_loses_what_it_held_at_once(store: SweepStore, sweep_id: s
     assert states(store, sweep_id) == [TrialState.QUEUED, TrialState.TRAINING]
     assert store.trial("t000").failures == 1
     store.claim("t000", TRAIN, "orphan", LEASE)
-    assert store.lose("orphan", "its coordinator ended", counts=False) == ["t000"]
+    assert store.lose("orphan", "its coordinator ended", Charge.NOTHING) == ["t000"]
     assert store.trial("t000").failures == 1
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.records import (
     AttemptState,
+    Charge,
     Snapshot,
     SweepStanding,
     SweepState,
@@ -116,12 +117,12 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
     "a dead worker loses its trial at once, and it costs a retry": (
         snapshot(held("a")),
         Crew(free=ONE_EACH, gone={"w": "killed"}),
-        [Lose("w@host:1", "killed", counts=True)],
+        [Lose("w@host:1", "killed", Charge.RETRY)],
     ),
     "what a former coordinator's worker held costs no retry": (
         snapshot(held("a"), held("b", worker="v@host:2")),
         Crew(orphans=frozenset({"w@host:1"})),
-        [Lose("w@host:1", "its coordinator ended", counts=False)],
+        [Lose("w@host:1", "its coordinator ended", Charge.NOTHING)],
     ),
     "a worker that lost its lease and hangs is ended before another gets it": (
         snapshot(lost("a")),

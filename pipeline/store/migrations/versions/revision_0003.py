@@ -1,0 +1,14 @@
+"""When a sweep was resumed, attempts by their end: what the circuit breaker looks at."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.add_column("sweep", sa.Column("resumed_at", sa.DateTime(timezone=True)))
+    op.create_index("attempt_by_end", "attempt", ["ended_at"])

@@ -1,0 +1,33 @@
+"""Who is there: coordinators and workers write a row each, again and again while they live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, update
+
+from pipeline.store.columns import db_time
+from pipeline.store.models import PresenceRow
+
+FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # who was killed never says that it left
+
+
+def seen(connection: Connection, name: str, role: str, facts: dict[str, Any]) -> None:
+    known = connection.execute(
+        update(PresenceRow)
+        .where(PresenceRow.name == name)
+        .values(role=role, seen_at=db_time(), facts=facts)
+    )
+    if known.rowcount == 0:
+        connection.execute(
+            delete(PresenceRow).where(PresenceRow.seen_at < db_time(-FORGOTTEN_AFTER_SECONDS))
+        )
+        connection.execute(
+            insert(PresenceRow).values(
+                name=name, role=role, started_at=db_time(), seen_at=db_time(), facts=facts
+            )
+        )
+
+
+def left(connection: Connection, name: str) -> None:
+    connection.execute(delete(PresenceRow).where(PresenceRow.name == name))

@@ -1,0 +1,59 @@
+"""Removes sweeps, and what they alone needed."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy.orm import aliased
+
+from pipeline.errors import SpecError
+from pipeline.records import SweepState
+from pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
+from pipeline.store.standing import FINAL, HELD, unknown_sweep
+
+AT_REST = (SweepState.PAUSED, SweepState.CANCELLED, SweepState.FINISHED)
+
+
+def deletable(connection: Connection, sweep_id: str) -> list[str]:
+    state = connection.execute(
+        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
+    ).scalar_one_or_none()
+    if state is None:
+        raise unknown_sweep(sweep_id)
+    if state not in AT_REST:
+        raise SpecError(f"sweep {sweep_id} is {state}; pause or cancel it before you delete it")
+    others = aliased(SweepTrial)
+    shared = exists().where(others.digest == SweepTrial.digest, others.sweep_id != sweep_id)
+    rows = connection.execute(
+        select(Trial.digest, Trial.state)
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .where(SweepTrial.sweep_id == sweep_id, ~shared)
+        .order_by(SweepTrial.position)
+    ).all()
+    held = [row.digest for row in rows if row.state in HELD.values()]
+    if held:
+        raise SpecError(f"a worker still holds trial {held[0]} of sweep {sweep_id}; wait for it")
+    digests = [row.digest for row in rows]
+    _refuse_parents(connection, digests)
+    return digests
+
+
+def delete_sweep(connection: Connection, sweep_id: str) -> list[str]:
+    digests = deletable(connection, sweep_id)
+    connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
+    for table in (CurveRow, Attempt, Trial):
+        connection.execute(delete(table).where(table.digest.in_(digests)))
+    connection.execute(delete(Sweep).where(Sweep.sweep_id == sweep_id))
+    return digests
+
+
+def _refuse_parents(connection: Connection, digests: list[str]) -> None:
+    waiting = connection.execute(
+        select(Trial.digest, Trial.extends)
+        .where(Trial.extends.in_(digests), Trial.digest.not_in(digests), Trial.state.not_in(FINAL))
+        .limit(1)
+    ).one_or_none()
+    if waiting is not None:
+        raise SpecError(
+            f"trial {waiting.digest} goes on from trial {waiting.extends}; "
+            "let it end, or cancel its sweep first"
+        )
