@@ -37,6 +37,7 @@ INFRA = {
     "constraints.txt": "The versions that the tests ran with",
     "Dockerfile": "Two images: workers, and a small one for the dashboard",
     "k8s/": "Manifests for Kubernetes with KubeRay",
+    "monitoring/": "Prometheus, alerts and the Grafana dashboard of the monitoring profile",
     "postgres/": "What the compose stack's database starts with",
     "secrets.sh": "Generates the compose stack's passwords and tokens",
     "health.py": "Health checks of the containers",

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Writes .env with fresh secrets for docker-compose, readable by you alone. An existing one stays.
+# Writes .env with fresh secrets for docker-compose, readable by you alone. Secrets that are there
+# already stay; those that a newer evenload needs are added.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -e .env ] && { echo ".env is there already" >&2; exit 0; }
 
-secret() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 umask 077
-cat >.env <<END
-POSTGRES_PASSWORD=$(secret)
-RAY_AUTH_TOKEN=$(secret)
-END
-echo "wrote .env" >&2
+touch .env
+for name in POSTGRES_PASSWORD RAY_AUTH_TOKEN GRAFANA_PASSWORD; do
+  grep -q "^$name=" .env && continue
+  echo "$name=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" >>.env
+  echo "wrote $name to .env" >&2
+done

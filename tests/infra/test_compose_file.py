@@ -40,7 +40,7 @@ def test_two_workers_and_the_rest_fit_a_laptop_of_16_gigabytes() -> None:
 
 def test_ports_are_published_to_this_machine_only_and_the_database_not_at_all() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert "ports" not in SERVICES["postgres"]
 
@@ -67,3 +67,15 @@ def test_secrets_are_made_once_and_kept_to_their_owner(tmp_path: Path) -> None:
     assert re.fullmatch(r"([A-Z_]+=[0-9a-f]{64}\n){2,}", made)
     subprocess.run(["bash", str(script)], check=True, capture_output=True)
     assert (tmp_path / ".env").read_text() == made
+
+
+def test_a_secret_that_is_missing_is_added_and_the_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "infra").mkdir()
+    script = tmp_path / "infra" / "secrets.sh"
+    script.write_text((REPOSITORY / "infra" / "secrets.sh").read_text())
+    (tmp_path / ".env").write_text("RAY_AUTH_TOKEN=mine\nMLFLOW_PORT=5001\n")
+    subprocess.run(["bash", str(script)], check=True, capture_output=True)
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert lines[:2] == ["RAY_AUTH_TOKEN=mine", "MLFLOW_PORT=5001"]
+    asked = set(re.findall(r"\$\{(\w+):\?", (REPOSITORY / "docker-compose.yml").read_text()))
+    assert asked == {line.partition("=")[0] for line in lines} - {"MLFLOW_PORT"}

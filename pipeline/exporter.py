@@ -1,0 +1,172 @@
+"""`python -m pipeline.exporter`: what Prometheus asks of evenload, answered from SQL and shards.
+
+A scrape reads the store, and of every trial that is training its newest shard. Loads are exported
+by layer as fullest, median and emptiest expert, not by expert: the number of series stays small.
+Shape suffixes: S steps, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipeline.errors import SpecError, StoreUnavailable
+from pipeline.load_metrics import idle_frac, utilisation
+from pipeline.records import SweepRecord, SweepState, TrialRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.tracking.load_log import parts, read_history
+from pipeline.tracking.mirror import readable_dir
+
+logger = logging.getLogger(__name__)
+
+PORT = 9464
+TRIAL = ("trial", "rule", "experts")
+Labels = tuple[str, str, str]  # the values of TRIAL
+LOADS: dict[str, Callable[[NDArray[np.float64]], np.float64]] = {
+    "fullest": np.max,
+    "median": np.median,
+    "emptiest": np.min,
+}
+
+
+class Exporter(Collector):
+    """Gives the state of all sweeps at every scrape.
+
+    `evenload_up` is 0 where the store does not answer; then there is nothing else to say.
+    """
+
+    def __init__(self, store: SweepStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            sweeps = self._store.sweeps()
+            trials = {
+                trial.digest: trial
+                for sweep in sweeps
+                for trial in self._store.trials(sweep.sweep_id)
+            }
+        except (StoreUnavailable, SpecError) as error:
+            logger.warning("%s", error)
+            yield _up(False)
+            return
+        yield _up(True)
+        yield from counts(sweeps, list(trials.values()))
+        running = [trial for trial in trials.values() if trial.state is TrialState.TRAINING]
+        yield from progress(running)
+        yield from loads({_labels(trial): self._newest_counts(trial.digest) for trial in running})
+
+    def _newest_counts(self, digest: str) -> NDArray[np.int32]:
+        folder = readable_dir(self._settings, digest)
+        newest = parts(folder / "expert_load")[-1:]
+        first = newest[0].first if newest else 1
+        return read_history(folder, first=first, columns=["load"]).count_SLE
+
+
+def counts(sweeps: list[SweepRecord], trials: list[TrialRecord]) -> Iterator[Metric]:
+    """How many sweeps and trials are in which state, and how often workers were lost."""
+    by_state = GaugeMetricFamily("evenload_sweeps", "Sweeps by state", labels=["state"])
+    found: Counter[str] = Counter(sweep.state for sweep in sweeps)
+    for sweep_state in SweepState:
+        by_state.add_metric([sweep_state], found[sweep_state])
+    yield by_state
+    by_state = GaugeMetricFamily("evenload_trials", "Trials by state", labels=["state"])
+    found = Counter(trial.state for trial in trials)
+    for state in TrialState:
+        by_state.add_metric([state], found[state])
+    yield by_state
+    yield GaugeMetricFamily(
+        "evenload_queue",
+        "Trials that wait for a worker",
+        value=found[TrialState.QUEUED] + found[TrialState.TRAINED],
+    )
+    yield CounterMetricFamily(
+        "evenload_lost_attempts",
+        "Attempts of all trials that ended without a verdict",
+        value=sum(trial.failures for trial in trials),
+    )
+
+
+def progress(running: list[TrialRecord]) -> Iterator[Metric]:
+    """What trials said of themselves in their last heartbeat."""
+    families = {
+        "step": GaugeMetricFamily("evenload_trial_step", "Optimizer steps done", labels=TRIAL),
+        "steps": GaugeMetricFamily("evenload_trial_steps", "Optimizer steps in all", labels=TRIAL),
+        "tokens_per_second": GaugeMetricFamily(
+            "evenload_trial_tokens_per_second", "Tokens trained a second", labels=TRIAL
+        ),
+        "loss": GaugeMetricFamily(
+            "evenload_trial_loss_nats", "Training loss, nats per token", labels=TRIAL
+        ),
+        "max_vio": GaugeMetricFamily(
+            "evenload_trial_max_vio", "Fullest expert over its fair share, minus 1", labels=TRIAL
+        ),
+    }
+    for trial in running:
+        if trial.progress is not None:
+            for name, family in families.items():
+                family.add_metric(_labels(trial), float(getattr(trial.progress, name)))
+    yield from families.values()
+
+
+def loads(newest: dict[Labels, NDArray[np.int32]]) -> Iterator[Metric]:
+    """How experts are loaded in the steps of each trial's newest shard."""
+    idle = GaugeMetricFamily(
+        "evenload_trial_idle_experts",
+        "Share of experts without a token in a step, newest shard",
+        labels=TRIAL,
+    )
+    ratio = GaugeMetricFamily(
+        "evenload_layer_load_ratio",
+        "Load over fair share by expert layer, newest shard",
+        labels=[*TRIAL, "layer", "expert"],
+    )
+    for trial, count_SLE in newest.items():
+        if count_SLE.size == 0:
+            continue
+        idle.add_metric(trial, float(np.nanmean(idle_frac(count_SLE))))
+        for layer, ratio_E in enumerate(utilisation(count_SLE.sum(axis=0))):
+            for which, pick in LOADS.items():
+                ratio.add_metric([*trial, str(layer), which], float(pick(ratio_E)))
+    yield idle
+    yield ratio
+
+
+def _up(answers: bool) -> Metric:
+    return GaugeMetricFamily("evenload_up", "Whether the store answers", value=float(answers))
+
+
+def _labels(trial: TrialRecord) -> Labels:
+    return trial.digest, trial.label, str(trial.spec["model"]["num_experts"])
+
+
+def serve(settings: Settings, port: int, address: str = "127.0.0.1") -> int:
+    """Answers scrapes in the background; returns the port, which 0 leaves to the system."""
+    registry = CollectorRegistry()
+    registry.register(Exporter(SweepStore(settings.store_url), settings))
+    server, _ = start_http_server(port, address, registry)
+    return int(server.server_port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--address", default="127.0.0.1")
+    arguments = parser.parse_args()
+    serve(Settings(), arguments.port, arguments.address)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
