@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import SpecError
+from workers.kernels import cpu_passes
 from workers.kernels.rows import Rows
 
 ALIGNMENT_BYTES = 16  # grouped_mm wants the strides of its matrices to be multiples of this
@@ -27,7 +28,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
 
     Raises:   SpecError: d_model or d_expert that grouped_mm cannot take
     """
-    dtype = _compute_dtype(x_TD)
+    dtype = compute_dtype(x_TD)
     check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
     offset_E = rows.count_E.cumsum(0, dtype=torch.int32)
     x_RD = _Spread.apply(x_TD.to(dtype), rows.token_R, rows.row_TK)
@@ -40,6 +41,9 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
 
 def _weighted_swiglu(gate_up_RG: Tensor, weight_R: Tensor) -> Tensor:
     """In float32 and rounded once: gate weights multiplied in bf16 lose two digits."""
+    if cpu_passes.applies_to(gate_up_RG):
+        act_RF: Tensor = cpu_passes.SwiGlu.apply(gate_up_RG, weight_R)
+        return act_RF
     gate_RF, up_RF = gate_up_RG.float().chunk(2, dim=-1)
     return (functional.silu(gate_RF) * up_RF * weight_R[:, None]).to(gate_up_RG.dtype)
 
@@ -89,7 +93,7 @@ def _sum_rows(y_RD: Tensor, token_R: Tensor, row_TK: Tensor | None, num_tokens: 
     return y_TD.index_add_(0, token_R, y_RD.float()).to(y_RD.dtype)
 
 
-def _compute_dtype(x_TD: Tensor) -> torch.dtype:
+def compute_dtype(x_TD: Tensor) -> torch.dtype:
     """grouped_mm is unknown to autocast (torch 2.13), so its dtype is applied here."""
     device = x_TD.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype

@@ -1,0 +1,318 @@
+"""The experts in Triton: three products forward, five backward, gathers and SwiGLU inside them.
+
+Forward:  up (gather, SwiGLU, gate weight) -> down -> sum over each token's rows.
+Backward: gradient of gate and up (gather, SwiGLU', gate weight) -> of both matrices -> of the rows
+          -> sum over each token's rows.
+Kept for backward: x (T D) and gate_up (2 R F), in their dtype, and the row order; with `recompute`
+x alone, at the price of one more up product. Activations, outputs of rows and gathered inputs are
+never kept. Plan: Guo et al. 2025, arXiv:2512.14080 (SonicMoE), section 3; the kernels are ours.
+
+Both are `torch.library` operators: torch.compile passes over them without a break, nothing waits
+for the device, so a CUDA graph can hold them.
+Letters: T tokens, E experts, K top-k, R rows, D width, F expert width, G = 2F gate and up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from workers.kernels.rows import Rows
+from workers.kernels.tiles import Tile, device_name, tiles_for
+from workers.kernels.torch_experts import compute_dtype
+from workers.kernels.triton_combine import combine, rows_by_token
+from workers.kernels.triton_matmul import (
+    grad_matrix_kernel,
+    grad_up_kernel,
+    rows_kernel,
+    up_kernel,
+)
+from workers.kernels.triton_rows import list_tiles
+
+TMA_ALIGNMENT_BYTES = 16
+
+
+def run_experts(
+    x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows, recompute: bool = False
+) -> Tensor:
+    """What `reference.run_experts` defines, in the dtype of autocast where that is on.
+
+    As in the torch back end the gate weight multiplies the F-wide activation, in float32.
+
+    Args:
+        recompute: keep no gate_up for backward, compute it again there
+    """
+    dtype = compute_dtype(x_TD)
+    if rows.row_TK is not None:
+        row_R, start_T = rows.row_TK.flatten(), None
+    else:
+        row_R, start_T = rows_by_token(rows.token_R, x_TD.shape[0])
+    y_TD, _ = torch.ops.evenload.experts(
+        x_TD.to(dtype).contiguous(),
+        gate_up_EGD.to(dtype).contiguous(),
+        down_EDF.to(dtype).contiguous(),
+        rows.token_R,
+        rows.weight_R.contiguous(),
+        rows.count_E,
+        row_R,
+        start_T,
+        torch.is_grad_enabled() and not recompute,
+    )
+    return y_TD.to(x_TD.dtype)
+
+
+@torch.library.custom_op("evenload::experts", mutates_args=())
+def experts(
+    x_TD: Tensor,
+    gate_up_EGD: Tensor,
+    down_EDF: Tensor,
+    token_R: Tensor,
+    weight_R: Tensor,
+    count_E: Tensor,
+    row_R: Tensor,
+    start_T: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Returns: y_TD, and gate_up_RG where `keep`, else nothing of it (0, 2F)."""
+    layer = _Layer(x_TD, down_EDF, token_R, weight_R, count_E)
+    act_RF = x_TD.new_empty(layer.R, layer.F)
+    gate_up_RG = x_TD.new_empty(layer.R if keep else 0, 2 * layer.F)
+    layer.up(x_TD, gate_up_EGD, gate_up_RG if keep else None, act_RF)
+    y_RD = layer.rows(act_RF, down_EDF, transposed=True)
+    return combine(y_RD, row_R, start_T, layer.T), gate_up_RG
+
+
+@experts.register_fake
+def _(
+    x_TD: Tensor,
+    gate_up_EGD: Tensor,
+    down_EDF: Tensor,
+    token_R: Tensor,
+    weight_R: Tensor,
+    count_E: Tensor,
+    row_R: Tensor,
+    start_T: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    num_rows = token_R.shape[0] if keep else 0
+    return torch.empty_like(x_TD), x_TD.new_empty(num_rows, gate_up_EGD.shape[1])
+
+
+@torch.library.custom_op("evenload::experts_backward", mutates_args=())
+def experts_backward(
+    grad_TD: Tensor,
+    x_TD: Tensor,
+    gate_up_EGD: Tensor,
+    down_EDF: Tensor,
+    token_R: Tensor,
+    weight_R: Tensor,
+    count_E: Tensor,
+    row_R: Tensor,
+    start_T: Tensor | None,
+    gate_up_RG: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x_TD, gate_up_EGD, down_EDF and weight_R. An empty gate_up_RG is recomputed."""
+    layer = _Layer(x_TD, down_EDF, token_R, weight_R, count_E)
+    if gate_up_RG.shape[0] != layer.R:
+        gate_up_RG = x_TD.new_empty(layer.R, 2 * layer.F)
+        layer.up(x_TD, gate_up_EGD, gate_up_RG, None)
+    grad_RG, act_RF, grad_weight_R = layer.grad_up(grad_TD, down_EDF, gate_up_RG)
+    del gate_up_RG
+    grad_down_EDF = layer.grad_matrix(grad_TD, act_RF, gather="left")
+    del act_RF
+    grad_gate_up_EGD = layer.grad_matrix(grad_RG, x_TD, gather="right")
+    grad_RD = layer.rows(grad_RG, gate_up_EGD, transposed=False)
+    grad_x_TD = combine(grad_RD, row_R, start_T, layer.T)
+    return grad_x_TD, grad_gate_up_EGD, grad_down_EDF, grad_weight_R
+
+
+@experts_backward.register_fake
+def _(
+    grad_TD: Tensor,
+    x_TD: Tensor,
+    gate_up_EGD: Tensor,
+    down_EDF: Tensor,
+    token_R: Tensor,
+    weight_R: Tensor,
+    count_E: Tensor,
+    row_R: Tensor,
+    start_T: Tensor | None,
+    gate_up_RG: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(x_TD),
+        torch.empty_like(gate_up_EGD),
+        torch.empty_like(down_EDF),
+        torch.empty_like(weight_R),
+    )
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # that of gate_up_RG would be as large as gate_up_RG
+    ctx.save_for_backward(*inputs[:-1], output[1])
+
+
+def _backward(ctx: Any, grad_TD: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_TD is None:
+        return (None,) * 9
+    x_TD, gate_up, down, token_R, weight_R, count_E, row_R, start_T, gate_up_RG = ctx.saved_tensors
+    grad_x, grad_gate_up, grad_down, grad_weight = torch.ops.evenload.experts_backward(
+        grad_TD.contiguous(),
+        x_TD,
+        gate_up,
+        down,
+        token_R,
+        weight_R,
+        count_E,
+        row_R,
+        start_T,
+        gate_up_RG,
+    )
+    return grad_x, grad_gate_up, grad_down, None, grad_weight, None, None, None, None
+
+
+experts.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+class _Layer:
+    """One call's sizes, row order and tiles; each method is one kernel launch."""
+
+    def __init__(
+        self, x_TD: Tensor, down_EDF: Tensor, token_R: Tensor, weight_R: Tensor, count_E: Tensor
+    ) -> None:
+        self.T, self.D = x_TD.shape
+        self.E, _, self.F = down_EDF.shape
+        self.R = len(token_R)
+        self.token_R, self.weight_R, self.count_E = token_R, weight_R, count_E
+        self.tiles = tiles_for(device_name(x_TD.device), self.R, self.E)
+        self._lists: dict[int, Tensor] = {}
+
+    def up(
+        self,
+        x_TD: Tensor,
+        gate_up_EGD: Tensor,
+        gate_up_RG: Tensor | None,
+        act_RF: Tensor | None,
+    ) -> None:
+        tile = self.tiles.up
+        tile_3M = self._list(tile)
+        matrix, tma = _matrix(gate_up_EGD, tile.block_n, tile.block_k)
+        up_kernel[_grid(tile_3M, self.F, tile)](
+            x_TD,
+            matrix,
+            self.token_R,
+            self.weight_R,
+            tile_3M,
+            gate_up_RG,
+            act_RF,
+            tile_3M.shape[1],
+            self.D,
+            self.F,
+            KEEP=gate_up_RG is not None,
+            ACTIVATE=act_RF is not None,
+            TMA=tma,
+            EVEN_K=self.D % tile.block_k == 0,
+            **tile.launch(),
+        )
+
+    def rows(self, left_RK: Tensor, matrix_E: Tensor, transposed: bool) -> Tensor:
+        """left @ matrix_e.T (down) or left @ matrix_e (the gradient of the rows), (R, D)."""
+        tile = self.tiles.down if transposed else self.tiles.grad_rows
+        tile_3M = self._list(tile)
+        block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
+        matrix, tma = _matrix(matrix_E, *block)
+        out_RD = left_RK.new_empty(self.R, self.D)
+        rows_kernel[_grid(tile_3M, self.D, tile)](
+            left_RK,
+            matrix,
+            tile_3M,
+            out_RD,
+            tile_3M.shape[1],
+            self.D,
+            left_RK.shape[1],
+            TRANSPOSED=transposed,
+            TMA=tma,
+            EVEN_K=left_RK.shape[1] % tile.block_k == 0,
+            **tile.launch(),
+        )
+        return out_RD
+
+    def grad_up(
+        self, grad_TD: Tensor, down_EDF: Tensor, gate_up_RG: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of gate and up, the weighted activation, the gradient of the gate weights."""
+        tile = self.tiles.grad_up
+        tile_3M = self._list(tile)
+        matrix, tma = _matrix(down_EDF, tile.block_k, tile.block_n)
+        grad_RG, act_RF = torch.empty_like(gate_up_RG), gate_up_RG.new_empty(self.R, self.F)
+        part_NR = self.weight_R.new_empty(triton.cdiv(self.F, tile.block_n), self.R)
+        grad_up_kernel[_grid(tile_3M, self.F, tile)](
+            grad_TD,
+            matrix,
+            self.token_R,
+            self.weight_R,
+            gate_up_RG,
+            tile_3M,
+            grad_RG,
+            act_RF,
+            part_NR,
+            tile_3M.shape[1],
+            self.R,
+            self.D,
+            self.F,
+            TMA=tma,
+            EVEN_K=self.D % tile.block_k == 0,
+            **tile.launch(),
+        )
+        return grad_RG, act_RF, part_NR.sum(dim=0)
+
+    def grad_matrix(self, left: Tensor, right: Tensor, gather: str) -> Tensor:
+        """left_e.T @ right_e for every expert; the gathered side lies by tokens."""
+        tile = self.tiles.grad_matrix
+        M, N = left.shape[1], right.shape[1]
+        grad_EMN = left.new_empty(self.E, M, N)
+        programs = triton.cdiv(M, tile.block_m) * triton.cdiv(N, tile.block_n)
+        grad_matrix_kernel[(programs, self.E)](
+            left,
+            right,
+            self.token_R,
+            self.count_E,
+            grad_EMN,
+            self.E,
+            M,
+            N,
+            GATHER_LEFT=gather == "left",
+            GATHER_RIGHT=gather == "right",
+            EXPERTS=triton.next_power_of_2(self.E),
+            **tile.launch(),
+        )
+        return grad_EMN
+
+    def _list(self, tile: Tile) -> Tensor:
+        if tile.block_m not in self._lists:
+            self._lists[tile.block_m] = list_tiles(self.count_E, self.R, tile.block_m)
+        return self._lists[tile.block_m]
+
+
+def _grid(tile_3M: Tensor, columns: int, tile: Tile) -> tuple[int]:
+    return (tile_3M.shape[1] * triton.cdiv(columns, tile.block_n),)
+
+
+def _matrix(matrix_EMN: Tensor, *block: int) -> tuple[Any, bool]:
+    """A tensor descriptor where the copy engine can read the matrices, else the tensor."""
+    if not _copy_engine(matrix_EMN):
+        return matrix_EMN, False
+    return TensorDescriptor.from_tensor(matrix_EMN, [1, *block]), True
+
+
+def _copy_engine(matrix_EMN: Tensor) -> bool:
+    """Hopper and later, for rows that start at multiples of 16 bytes."""
+    step = TMA_ALIGNMENT_BYTES // matrix_EMN.itemsize
+    aligned = matrix_EMN.shape[-1] % step == 0 and matrix_EMN.data_ptr() % TMA_ALIGNMENT_BYTES == 0
+    if matrix_EMN.is_cuda:
+        return aligned and torch.cuda.get_device_capability(matrix_EMN.device)[0] >= 9
+    return aligned

@@ -1,0 +1,288 @@
+"""Matrix products of an expert layer: rows of all experts in one launch, gathers and SwiGLU inside.
+
+A program makes one tile of the result. Rows past the end of an expert are computed on a valid row
+and not stored. Sums are float32; every element of a result is written by one program, in one order.
+Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and up, M tiles of rows.
+Kernel letters: rows BLOCK_M, columns BLOCK_N, summed BLOCK_K.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def up_kernel(
+    x_TD,
+    gate_up_EGD,
+    token_R,
+    weight_R,
+    tile_3M,
+    gate_up_RG,
+    act_RF,
+    M,
+    D,
+    F,
+    KEEP: tl.constexpr,
+    ACTIVATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    """gate_up = x[token] @ gate_up_e.T where KEEP; act = weight * silu(gate) * up where ACTIVATE."""
+    m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
+    expert = tl.load(tile_3M + m)
+    if expert < 0:
+        return
+    first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
+    row, inside = _rows_of_tile(first, end, BLOCK_M)
+    x_M = x_TD + tl.load(token_R + row).to(tl.int64) * D
+    n0 = n * BLOCK_N
+    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k0 in range(0, D, BLOCK_K):
+        x_MK = _load_columns(x_M, k0, D, BLOCK_K, EVEN_K)
+        gate_NK = _load_matrix(gate_up_EGD, expert, n0, k0, 2 * F, D, BLOCK_N, BLOCK_K, TMA)
+        up_NK = _load_matrix(gate_up_EGD, expert, F + n0, k0, 2 * F, D, BLOCK_N, BLOCK_K, TMA)
+        gate = tl.dot(x_MK, gate_NK.T, gate, input_precision="ieee")
+        up = tl.dot(x_MK, up_NK.T, up, input_precision="ieee")
+    f = n0 + tl.arange(0, BLOCK_N)
+    stored = inside[:, None] & (f < F)[None, :]
+    if KEEP:
+        gate_MN = gate_up_RG + row.to(tl.int64)[:, None] * (2 * F) + f[None, :]
+        tl.store(gate_MN, gate.to(gate_up_RG.dtype.element_ty), mask=stored)
+        tl.store(gate_MN + F, up.to(gate_up_RG.dtype.element_ty), mask=stored)
+    if ACTIVATE:
+        act = gate * tl.sigmoid(gate) * up * tl.load(weight_R + row)[:, None]
+        act_MN = act_RF + row.to(tl.int64)[:, None] * F + f[None, :]
+        tl.store(act_MN, act.to(act_RF.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def rows_kernel(
+    left_RK,
+    matrix_E,
+    tile_3M,
+    out_RN,
+    M,
+    N,
+    K,
+    TRANSPOSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    """out = left @ matrix_e, or matrix_e.T where TRANSPOSED: the matrix lies as (N, K)."""
+    m, n = _tile_of_program(M, tl.cdiv(N, BLOCK_N), GROUP)
+    expert = tl.load(tile_3M + m)
+    if expert < 0:
+        return
+    first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
+    row, inside = _rows_of_tile(first, end, BLOCK_M)
+    row = row.to(tl.int64)
+    n0 = n * BLOCK_N
+    out = _product(
+        left_RK + row * K, matrix_E, expert, n0, N, K, TRANSPOSED, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
+    )
+    column = n0 + tl.arange(0, BLOCK_N)
+    out_MN = out_RN + row[:, None] * N + column[None, :]
+    tl.store(
+        out_MN, out.to(out_RN.dtype.element_ty), mask=inside[:, None] & (column < N)[None, :]
+    )
+
+
+@triton.jit
+def grad_up_kernel(
+    grad_TD,
+    down_EDF,
+    token_R,
+    weight_R,
+    gate_up_RG,
+    tile_3M,
+    grad_RG,
+    act_RF,
+    grad_weight_NR,
+    M,
+    R,
+    D,
+    F,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    """From the gradient of the output: those of gate and up, the weighted activation again, and
+    the part of the gate weights' gradient that these columns give.
+
+    With s = silu(g) u and a = w s: dw = <da, s>, du = w da silu(g), dg = w da u silu'(g).
+    """
+    m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
+    expert = tl.load(tile_3M + m)
+    if expert < 0:
+        return
+    first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
+    row, inside = _rows_of_tile(first, end, BLOCK_M)
+    grad_M = grad_TD + tl.load(token_R + row).to(tl.int64) * D
+    n0 = n * BLOCK_N
+    grad = _product(
+        grad_M, down_EDF, expert, n0, F, D, False, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
+    )
+    f = n0 + tl.arange(0, BLOCK_N)
+    stored = inside[:, None] & (f < F)[None, :]
+    far_row = row.to(tl.int64)[:, None]
+    at_MN = far_row * (2 * F) + f[None, :]
+    gate = tl.load(gate_up_RG + at_MN, mask=stored, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_RG + at_MN + F, mask=stored, other=0.0).to(tl.float32)
+    weight = tl.load(weight_R + row)[:, None]
+    sigmoid = tl.sigmoid(gate)
+    silu = gate * sigmoid
+    part = tl.sum(tl.where(stored, grad * silu * up, 0.0), axis=1)
+    tl.store(grad_weight_NR + n.to(tl.int64) * R + row, part, mask=inside)
+    act = (weight * silu * up).to(act_RF.dtype.element_ty)
+    tl.store(act_RF + far_row * F + f[None, :], act, mask=stored)
+    grad *= weight
+    grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
+    tl.store(grad_RG + at_MN, grad_gate.to(grad_RG.dtype.element_ty), mask=stored)
+    tl.store(grad_RG + at_MN + F, (grad * silu).to(grad_RG.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def grad_matrix_kernel(
+    left,
+    right,
+    token_R,
+    count_E,
+    grad_EMN,
+    E,
+    M,
+    N,
+    GATHER_LEFT: tl.constexpr,
+    GATHER_RIGHT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    EXPERTS: tl.constexpr,
+):
+    """grad_e = left.T @ right over the rows of an expert; zero where it has none.
+
+    A side that is gathered lies by tokens, the other by rows. BLOCK_K counts rows.
+    """
+    expert = tl.program_id(1)
+    m, n = _tile_of_program(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
+    i, j = m * BLOCK_M + tl.arange(0, BLOCK_M), n * BLOCK_N + tl.arange(0, BLOCK_N)
+    every = tl.arange(0, EXPERTS)
+    count = tl.load(count_E + every, mask=every < E, other=0).to(tl.int32)
+    first = tl.sum(tl.where(every < expert, count, 0), axis=0)
+    end = first + tl.sum(tl.where(every == expert, count, 0), axis=0)
+    grad = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(first, end, BLOCK_K):
+        row = start + tl.arange(0, BLOCK_K)
+        inside = row < end
+        left_row, right_row = row.to(tl.int64), row.to(tl.int64)
+        if GATHER_LEFT:
+            left_row = tl.load(token_R + row, mask=inside, other=0).to(tl.int64)
+        if GATHER_RIGHT:
+            right_row = tl.load(token_R + row, mask=inside, other=0).to(tl.int64)
+        left_KM = tl.load(
+            left + left_row[:, None] * M + i[None, :],
+            mask=inside[:, None] & (i < M)[None, :],
+            other=0.0,
+        )
+        right_KN = tl.load(
+            right + right_row[:, None] * N + j[None, :],
+            mask=inside[:, None] & (j < N)[None, :],
+            other=0.0,
+        )
+        grad = tl.dot(left_KM.T, right_KN, grad, input_precision="ieee")
+    out_MN = grad_EMN + (expert.to(tl.int64) * M + i)[:, None] * N + j[None, :]
+    tl.store(
+        out_MN, grad.to(grad_EMN.dtype.element_ty), mask=(i < M)[:, None] & (j < N)[None, :]
+    )
+
+
+@triton.jit
+def _product(
+    left_M,
+    matrix_E,
+    expert,
+    n0,
+    N,
+    K,
+    TRANSPOSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    """The rows at left_M times columns n0 to n0 + BLOCK_N of an expert's matrix."""
+    out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k0 in range(0, K, BLOCK_K):
+        left_MK = _load_columns(left_M, k0, K, BLOCK_K, EVEN_K)
+        if TRANSPOSED:
+            matrix_KN = _load_matrix(matrix_E, expert, n0, k0, N, K, BLOCK_N, BLOCK_K, TMA).T
+        else:
+            matrix_KN = _load_matrix(matrix_E, expert, k0, n0, K, N, BLOCK_K, BLOCK_N, TMA)
+        out = tl.dot(left_MK, matrix_KN, out, input_precision="ieee")
+    return out
+
+
+@triton.jit
+def _load_columns(left_M, k0, K, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):
+    k = k0 + tl.arange(0, BLOCK_K)
+    if EVEN_K:
+        return tl.load(left_M[:, None] + k[None, :])
+    else:
+        return tl.load(left_M[:, None] + k[None, :], mask=(k < K)[None, :], other=0.0)
+
+
+@triton.jit
+def _load_matrix(
+    matrix_E,
+    expert,
+    row0,
+    column0,
+    ROWS,
+    COLUMNS,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """A block of one expert's (ROWS, COLUMNS) matrix, zero outside of it.
+
+    matrix_E is a tensor descriptor where TMA, else a pointer.
+    """
+    if TMA:
+        return matrix_E.load([expert, row0, column0]).reshape(BLOCK_R, BLOCK_C)
+    else:
+        row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
+        at = (expert.to(tl.int64) * ROWS + row)[:, None] * COLUMNS + column[None, :]
+        inside = (row < ROWS)[:, None] & (column < COLUMNS)[None, :]
+        return tl.load(matrix_E + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def _rows_of_tile(first, end, BLOCK_M: tl.constexpr):
+    """Row numbers, those past the end replaced by the first, and which are real."""
+    row = first + tl.arange(0, BLOCK_M)
+    return tl.where(row < end, row, first), row < end
+
+
+@triton.jit
+def _tile_of_program(num_m, num_n, GROUP: tl.constexpr):
+    """Programs in groups of GROUP rows of tiles: neighbours share their matrices in L2."""
+    program = tl.program_id(0)
+    group = program // (GROUP * num_n)
+    height = min(num_m - group * GROUP, GROUP)
+    within = program % (GROUP * num_n)
+    return group * GROUP + within % height, within // height
