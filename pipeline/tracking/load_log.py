@@ -5,6 +5,7 @@
     <trial_dir>/expert_load/eval-<step>.parquet         rows (layer), load [E] of an evaluation
     <trial_dir>/steps/part-<first>-<last>.parquet       one row a step: loss, seconds, ...
     <trial_dir>/evaluation/                             see eval_artifacts.py
+    <trial_dir>/provenance/                             see provenance.py
 
 Counts are kept and ratios are not: a statistic can be corrected without training again. A part
 is written under another name and renamed, so a reader sees whole parts or none.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
 from pipeline.spec import TrialSpec
-from pipeline.tracking import eval_artifacts
+from pipeline.tracking import eval_artifacts, provenance
 from pipeline.tracking.parquet_files import array, lists, replace, write_table
 
 SCHEMA_VERSION = 1
@@ -102,6 +103,7 @@ class LoadLogSink:
         manifest = manifest_of(TrialSpec.model_validate(run.spec))
         path = self._load_dir / "manifest.json"
         replace(path, (json.dumps(manifest._asdict(), indent=2) + "\n").encode())
+        provenance.write(self._trial_dir, run)
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
         if not records:

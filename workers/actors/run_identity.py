@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.records import Claim, RunIdentity, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
+from workers.benchmarks.hardware import device_name
 from workers.training.identity import core_version, corpus_digest, source_commit
 from workers.training.loop import resume_step
 
@@ -19,6 +20,7 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdenti
         spec=claim.spec,
         tags={
             "worker": claim.worker,
+            "device": device_name(spec.runtime.device),
             "commit": source_commit(),
             "core": core_version(spec.balancer.kind),
             "corpus": corpus_digest(spec.data, settings.corpus_dir),

@@ -18,13 +18,18 @@ PACKAGES = ("torch", "triton", "transformers", "ray", "mlflow")
 def where() -> dict[str, Any]:
     """The machine and the code. `load` is the one-minute load average: above 1 a core, doubt."""
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": source_commit(),
     }
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU or of the processor."""
+    return torch.cuda.get_device_name(device) if device == "cuda" else _processor()
 
 
 def _processor() -> str:
