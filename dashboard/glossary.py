@@ -210,6 +210,35 @@ GLOSSARY: dict[str, Entry] = {
         "between the last steps of neighbouring bins of time, n steps apart",
         EVENLOAD,
     ),
+    # What the theory of the dual says.
+    "dual_gap": Entry(
+        "Descent of the dual",
+        "dual of the assignment problem at the rule's biases, above its value at the best fixed "
+        "bias in hindsight; below 0 where scores move and the rule follows",
+        r"\frac{D_n(b_n) - D_n(b^*)}{T}, \qquad "
+        r"D(b) = \sum_i \mathrm{TopKSum}_i(s_i + b) - \sum_e L_e b_e",
+        "score units per token",
+        "a point's steps, mean; the first 256 tokens of every step",
+        "Han & Zhong 2025, arXiv:2512.03915",
+    ),
+    "regret": Entry(
+        "Regret",
+        "what a rule's biases cost beyond the best fixed bias in hindsight, summed over the steps",
+        r"R_N = \sum_{n \le N} \frac{D_n(b_n) - D_n(b^*)}{T}",
+        "score units per token",
+        "all steps so far; the law is fitted without the first tenth",
+        "Hazan 2016, arXiv:1909.05207, chapter 3; Han & Zhong 2025, arXiv:2512.03915",
+    ),
+    "tie_spectrum": Entry(
+        "Tie-density spectrum",
+        "curvature of the dual: how many tokens a change of bias moves between experts; the "
+        "smallest value μ is its strong convexity, 2 over the largest limits a gradient step",
+        r"\mathrm{eig}\,\nabla^2 \frac{\mathbb{E}[D]}{T}, \qquad "
+        r"w_{kl} = \text{density at 0 of the gap between } k \text{ and } l",
+        "share of the tokens per unit of bias",
+        "all steps of the simulation, at the best fixed bias",
+        "Han & Zhong 2025, arXiv:2512.03915",
+    ),
     # What experts do.
     "domain_load": Entry(
         "Load by domain",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dashboard.charts.style import CATEGORIES, DASHES, LIGHT, add_level, figure
 from dashboard.simulation_tables import RegretCurve
 
+GAP_POINTS = 8  # that a point of the dual's descent averages
 MAX_POINTS = 400  # of a line; more steps are pooled by their largest value
 
 
@@ -47,13 +48,20 @@ def simulated_max_vio(vio_N: Mapping[str, NDArray[np.float32]], floor: float) ->
 
 
 def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
-    """Regret of every rule and, dashed thin, the law that fits it best."""
+    """Regret of every rule and, dotted, the law that fits it best.
+
+    Both axes are logarithmic, so that a power is a straight line, unless a rule ends below zero.
+    """
     colours, lines = rule_colours(list(curves)), []
+    is_log = all(curve.regret_P[-1] > 0 for curve in curves.values())
     for rule, curve in curves.items():
-        lines.append(_line(rule, curve.step_P, curve.regret_P, colours[rule], "%{y:.3g}"))
+        shown_P, fit_P = (
+            _positive(value_P) if is_log else value_P for value_P in (curve.regret_P, curve.fit_P)
+        )
+        lines.append(_line(rule, curve.step_P, shown_P, colours[rule], "%{y:.3g}"))
         fit = go.Scatter(
             x=curve.step_P,
-            y=curve.fit_P,
+            y=fit_P,
             mode="lines",
             name=f"{rule}: {curve.law}",
             line={"color": colours[rule][0], "width": 1.2, "dash": "dot"},
@@ -65,18 +73,23 @@ def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
         f"{rule} {curve.regret_P[-1]:.3g}, growing like {curve.law}"
         for rule, curve in curves.items()
     )
-    return figure(
+    chart = figure(
         *lines,
         height=380,
         says=f"Regret against the best fixed bias over the steps. {told}.",
         x="step",
         y="regret, score units per token",
     )
+    if is_log:
+        chart.update_xaxes(type="log", dtick="D2")
+        chart.update_yaxes(type="log", dtick=1)
+    return chart
 
 
 def dual_descent(curves: Mapping[str, RegretCurve]) -> go.Figure:
     """How far the dual lies above its value at the best fixed bias, logarithmic.
 
+    A running mean over GAP_POINTS, from as many as there are: a step of few tokens tells little.
     Where a rule is below that bias, because scores moved, there is nothing to draw.
     """
     colours = rule_colours(list(curves))
@@ -84,7 +97,7 @@ def dual_descent(curves: Mapping[str, RegretCurve]) -> go.Figure:
         _line(
             rule,
             curve.step_P,
-            np.where(curve.gap_P > 0, curve.gap_P, np.nan),
+            _positive(_running_mean(curve.gap_P)),
             colours[rule],
             "%{y:.2e}",
         )
@@ -101,7 +114,7 @@ def dual_descent(curves: Mapping[str, RegretCurve]) -> go.Figure:
         x="step",
         y="dual gap, score units per token",
     )
-    chart.update_yaxes(type="log", exponentformat="power")
+    chart.update_yaxes(type="log", dtick=1, exponentformat="power")
     return chart
 
 
@@ -144,6 +157,18 @@ def pooled(value_N: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.
     size = -(-len(value_N) // MAX_POINTS)
     start = np.arange(0, len(value_N), size)
     return (start + 1).astype(np.int32), np.maximum.reduceat(value_N, start)
+
+
+def _positive(value_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(value_P > 0, value_P, np.nan)
+
+
+def _running_mean(value_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last GAP_POINTS."""
+    sum_P = np.concatenate([[0.0], np.cumsum(value_P)])
+    end_P = np.arange(1, len(value_P) + 1)
+    start_P = np.maximum(end_P - GAP_POINTS, 0)
+    return (sum_P[end_P] - sum_P[start_P]) / (end_P - start_P)
 
 
 def _line(
