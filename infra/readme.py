@@ -36,6 +36,8 @@ INFRA = {
     "test.sh": "Everything that must hold",
     "constraints.txt": "The versions that the tests ran with",
     "Dockerfile": "Two images: workers, and a small one for the dashboard",
+    "requirements.py": "What an image installs, read from pyproject.toml",
+    "evenload": "The command inside the workers image",
     "k8s/": "Manifests for Kubernetes with KubeRay",
     "monitoring/": "Prometheus, alerts and the Grafana dashboard of the monitoring profile",
     "postgres/": "What the compose stack's database starts with",

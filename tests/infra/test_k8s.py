@@ -7,23 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from tests.infra.kuberay import Custom, check_builtin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 K8S = REPOSITORY / "infra" / "k8s"
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
-API_VERSIONS = {
-    "ConfigMap": "v1",
-    "Deployment": "apps/v1",
-    "Job": "batch/v1",
-    "NetworkPolicy": "networking.k8s.io/v1",
-    "PersistentVolumeClaim": "v1",
-    "RayCluster": "ray.io/v1",
-    "RayJob": "ray.io/v1",
-    "Service": "v1",
-    "StatefulSet": "apps/v1",
-}
 
 
 def documents(folder: Path = K8S) -> list[dict[str, Any]]:
@@ -64,13 +57,43 @@ def leaves(tree: Any, key: str) -> Iterator[Any]:
 PODS = dict(templates())
 
 
-def test_every_file_is_listed_and_every_kind_has_its_version() -> None:
+def test_every_file_is_listed() -> None:
     listed = yaml.safe_load((K8S / "kustomization.yaml").read_text())["resources"]
     files = {path.name for path in K8S.glob("*.yaml")} - {"kustomization.yaml"}
     assert files == {name for name in listed if name.endswith(".yaml")}
-    examples = [yaml.safe_load(path.read_text()) for path in K8S.glob("examples/*.yaml")]
-    for tree in [*documents(), *examples]:
-        assert tree["apiVersion"] == API_VERSIONS[tree["kind"]]
+
+
+EXAMPLES = [yaml.safe_load(path.read_text()) for path in sorted(K8S.glob("examples/*.yaml"))]
+
+
+def check(tree: dict[str, Any]) -> None:
+    if tree["apiVersion"].startswith("ray.io/"):
+        TypeAdapter(Custom).validate_python(tree)
+    else:
+        check_builtin(tree)
+
+
+@pytest.mark.parametrize(
+    "tree", [*documents(), *EXAMPLES], ids=lambda tree: f"{tree['kind']}-{tree['metadata']}"
+)
+def test_resources_have_the_fields_that_their_kinds_have(tree: dict[str, Any]) -> None:
+    check(tree)
+
+
+def test_a_field_that_does_not_exist_is_found_at_every_depth() -> None:
+    deployment = next(tree for tree in documents() if tree["kind"] == "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(deployment)
+    cluster = next(tree for tree in documents() if tree["kind"] == "RayCluster")
+    group = cluster["spec"]["workerGroupSpecs"][0]
+    group["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    with pytest.raises((ValidationError, kubernetes_validate.ValidationError)):
+        check(cluster)
+    cluster = next(tree for tree in documents() if tree["kind"] == "RayCluster")
+    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(ValidationError, match="maxReplica"):
+        check(cluster)
 
 
 @pytest.mark.parametrize("owner", PODS)

@@ -1,0 +1,11 @@
+"""requirements.py EXTRA ...: what pyproject.toml beside it asks for, a line each, without evenload."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+extras = [project["optional-dependencies"][name] for name in sys.argv[1:]]
+print("\n".join(sum(extras, project["dependencies"])))
