@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pipeline.cost import JOULES_PER_STEP
 from pipeline.load_metrics import max_vio, summarise
 from pipeline.records import Command, Progress, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
@@ -16,6 +17,8 @@ from pipeline.tracking.load_log import read_history
 from workers.data.corpus import check_fits, prepare
 from workers.data.shards import Batches
 from workers.training import checkpoint
+from workers.training.energy import EnergyMeter
+from workers.training.ranks import ALONE, Ranks
 from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
 from workers.training.step import Watch, train_step
@@ -23,7 +26,7 @@ from workers.training.telemetry import Telemetry
 
 
 class TrainOutcome(NamedTuple):
-    state: TrialState  # TRAINED, or QUEUED when told to stop
+    state: TrialState  # TRAINED; QUEUED or STOPPED when told so
     result: dict[str, float]  # final figures; empty when told to stop
     checkpoint_uri: str
 
@@ -47,30 +50,36 @@ def train(
     report: Callable[[Progress], Command],
     run: RunIdentity,
     watch: Watch | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainOutcome:
     """Trains a resolved trial. On CPU a resumed run equals an uninterrupted one bit for bit.
 
-    `report` is called after every step with the newest figures and may answer STOP: then a
-    checkpoint is written and the outcome's state is QUEUED.
+    `report` is called after every step with the newest figures and may answer STOP or END: then
+    a checkpoint is written and the outcome's state is QUEUED or STOPPED.
 
     Args:
         sink:  started here with `run`; the caller closes it
         watch: sees what the model gives in every micro-batch, with the bias that routed it
-    Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite
+        ranks: as many as spec.runtime.workers; `report` counts on the first, which alone writes
+               checkpoints and has a result
+    Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite;
+              PeerLost: another rank died
     """
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
-    trainer = _Trainer(spec, settings, digest, sink, report, watch)
+    trainer = _Trainer(spec, settings, digest, sink, report, watch, ranks)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
     for step in range(trainer.step + 1, spec.train.steps + 1):
         trainer.train_one(batches)
         command = trainer.report_progress()
         last = step == spec.train.steps
-        if last or command is Command.STOP or step % spec.runtime.checkpoint_every == 0:
+        told = command is not Command.CONTINUE
+        if last or told or step % spec.runtime.checkpoint_every == 0:
             trainer.write_checkpoint()
-        if command is Command.STOP and not last:
-            return TrainOutcome(TrialState.QUEUED, {}, trainer.checkpoint_uri)
+        if told and not last:
+            left_in = TrialState.STOPPED if command is Command.END else TrialState.QUEUED
+            return TrainOutcome(left_in, {}, trainer.checkpoint_uri)
     return TrainOutcome(TrialState.TRAINED, trainer.result(), trainer.checkpoint_uri)
 
 
@@ -85,6 +94,7 @@ class _Trainer:
         sink: Sink,
         report: Callable[[Progress], Command],
         watch: Watch | None,
+        ranks: Ranks,
     ) -> None:
         self._spec = spec
         self._settings = settings
@@ -95,9 +105,13 @@ class _Trainer:
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
         assembly = assemble(spec)
-        self._trainee, self._device = assembly.trainee._replace(watch=watch), assembly.device
+        self._trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
+        self._device, self._ranks = assembly.device, ranks
         self.step, self._state = self._resumed(assembly)
+        ranks.agree_on_step(self.step)
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
+        self._first_step = self.step
+        self._energy = EnergyMeter(self._device)
 
     def _resumed(self, assembly: Assembly) -> tuple[int, Any]:
         path = checkpoint.newest(self._directory)
@@ -113,10 +127,10 @@ class _Trainer:
         rate = learning_rate(train, self.step)
         for group in self._trainee.optimizer.param_groups:
             group["lr"] = rate
-        token_BS = torch.from_numpy(
-            batches.take((self.step - 1) * train.batch_sequences, train.batch_sequences)
-        ).to(self._device)
-        micro_batches = token_BS.chunk(train.num_micro_batches)
+        share = train.batch_sequences // self._ranks.size
+        start = (self.step - 1) * train.batch_sequences + self._ranks.rank * share
+        token_BS = torch.from_numpy(batches.take(start, share)).to(self._device)
+        micro_batches = token_BS.split(train.micro_batch_sequences or share)
         output, self._state = train_step(
             self._trainee, self._state, micro_batches, self.step / train.steps
         )
@@ -125,23 +139,26 @@ class _Trainer:
             self._flush()
 
     def report_progress(self) -> Command:
+        return self._ranks.agree(self._report(self._progress()))
+
+    def _progress(self) -> Progress:
         last = self._last
         if last is None:
-            return self._report(Progress(self.step, self._spec.train.steps, 0, 0.0, 0.0, 0.0))
-        return self._report(
-            Progress(
-                step=self.step,
-                steps=self._spec.train.steps,
-                tokens=self.step * self._spec.train.tokens_per_step,
-                tokens_per_second=self._spec.train.tokens_per_step / last.seconds,
-                loss=last.loss,
-                max_vio=float(max_vio(last.count_LE, self._spec.balancer.target).mean()),
-            )
+            return Progress(self.step, self._spec.train.steps, 0, 0.0, 0.0, 0.0)
+        return Progress(
+            step=self.step,
+            steps=self._spec.train.steps,
+            tokens=self.step * self._spec.train.tokens_per_step,
+            tokens_per_second=self._spec.train.tokens_per_step / last.seconds,
+            loss=last.loss,
+            max_vio=float(max_vio(last.count_LE, self._spec.balancer.target).mean()),
         )
 
     def write_checkpoint(self) -> None:
         """Records first, then the checkpoint: what a resumed run skips is surely recorded."""
         self._flush()
+        if not self._ranks.is_first:
+            return
         saved = checkpoint.capture(
             self.step, self._trainee.model, self._trainee.optimizer, self._state
         )
@@ -150,7 +167,12 @@ class _Trainer:
         self._telemetry.restart_clock()
 
     def result(self) -> dict[str, float]:
-        """Final figures, from the counts as recorded: also those of earlier attempts."""
+        """Final figures, from the counts as recorded: also those of earlier attempts.
+
+        Empty on all ranks but the first.
+        """
+        if not self._ranks.is_first:
+            return {}
         train = self._spec.train
         history = read_history(self._trial_dir, columns=["load"])
         if len(history.step_S) != train.steps:
@@ -173,7 +195,13 @@ class _Trainer:
             "train_seconds": float(seconds_S.sum()),
             "tokens_per_second": float(train.steps * train.tokens_per_step / seconds_S.sum()),
             "tracking_errors": float(self._sink.errors),
+            **self._energy_per_step(),
         }
+
+    def _energy_per_step(self) -> dict[str, float]:
+        """Over the steps of this attempt, checkpoints included; empty where nothing counts it."""
+        joules, steps = self._energy.joules(), self.step - self._first_step
+        return {} if joules is None or steps == 0 else {JOULES_PER_STEP: joules / steps}
 
     def _flush(self) -> None:
         records = self._telemetry.drain()
