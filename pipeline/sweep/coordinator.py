@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.errors import StoreUnavailable
 from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.plan import (
+    KIND_OF_WAITING,
     Action,
     Crew,
+    Death,
     Expire,
     Fail,
     FinishSweep,
@@ -30,12 +34,13 @@ from pipeline.sweep.plan import (
     StopWorker,
     plan,
 )
-from pipeline.sweep.worker_id import is_dead_here, name_of
+from pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[TrialRecord]], None]
 OVER = (SweepState.FINISHED, SweepState.CANCELLED)
+PRESENCE_SECONDS = 10.0
 
 
 class Executor(Protocol):
@@ -50,13 +55,16 @@ class Executor(Protocol):
     def busy(self) -> Mapping[str, str]:
         """Workers that were launched and have not returned, with the digest."""
 
-    def gone(self) -> Mapping[str, str]:
-        """Workers that died since the last call, with the reason. Each is told once."""
+    def gone(self) -> Mapping[str, Death]:
+        """Workers that died since the last call. Each is told once."""
 
     def wait(self, seconds: float) -> None:
         """Returns after this time, or sooner where a worker returned or died."""
 
     def kill(self, worker: str) -> None: ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What people want to see of it: nodes and workers, as JSON can hold it."""
 
     def close(self) -> None:
         """Tells workers to stop, waits until they gave their trials back, ends them."""
@@ -87,7 +95,8 @@ class Coordinator:
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
         self._recovery_seconds = recovery_seconds
-        self._recovers_until = -math.inf
+        self._recovers_until = self._next_presence = -math.inf
+        self._name = worker_id(f"coordinator-{secrets.token_hex(3)}")
         self._stopping = threading.Event()
 
     def run(self, *sweep_ids: str) -> bool:
@@ -106,6 +115,8 @@ class Coordinator:
                 return self._run(sweep_ids)
             finally:
                 self._executor.close()
+                with suppress(StoreUnavailable):
+                    self._store.absence(self._name)
 
     def stop(self) -> None:
         """Ends `run` as a signal does."""
@@ -135,10 +146,29 @@ class Coordinator:
             if not isinstance(action, Expire) or time.monotonic() >= self._recovers_until:
                 self._apply(action)
         self._observe(sweep_ids)
+        self._show_presence(snapshot)
         if not sweep_ids or any(sweep.state not in OVER for sweep in snapshot.sweeps):
             return False
         self._dismiss_latecomers(crew.busy)
         return not self._executor.busy()
+
+    def _show_presence(self, snapshot: Snapshot) -> None:
+        if time.monotonic() < self._next_presence:
+            return
+        self._next_presence = time.monotonic() + PRESENCE_SECONDS
+        waiting = Counter(
+            KIND_OF_WAITING[trial.state].value
+            for trial in snapshot.trials
+            if trial.state in KIND_OF_WAITING and trial.is_wanted
+        )
+        facts = {
+            "waiting": dict(waiting),
+            "free": {kind.value: count for kind, count in self._executor.free().items()},
+            "busy": dict(self._executor.busy()),
+            "sweeps": sum(sweep.state not in OVER for sweep in snapshot.sweeps),
+            **self._executor.facts(),
+        }
+        self._store.presence(self._name, "coordinator", facts)
 
     def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:
         """Ends workers that still wait to start on a trial that another coordinator's finished."""
@@ -147,7 +177,7 @@ class Coordinator:
             if holder is None or name_of(holder) != worker:
                 self._executor.kill(worker)
 
-    def _crew(self, snapshot: Snapshot, gone: Mapping[str, str]) -> Crew:
+    def _crew(self, snapshot: Snapshot, gone: Mapping[str, Death]) -> Crew:
         busy = dict(self._executor.busy())
         strangers = (
             trial.worker

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from pipeline.records import (
     AttemptState,
@@ -23,14 +24,20 @@ KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKi
 FAST_FAILURES = 5
 
 
+class Death(NamedTuple):
+    """How a worker ended."""
+
+    reason: str
+    is_preemption: bool = False  # its host was taken away
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
     """What is known of the workers. They go by name, see `worker_id`."""
 
     free: Mapping[WorkKind, int] = field(default_factory=dict)  # how many more can be launched
     busy: Mapping[str, str] = field(default_factory=dict)  # worker -> digest it was launched for
-    gone: Mapping[str, str] = field(default_factory=dict)  # worker that just died -> reason
-    preempted: frozenset[str] = frozenset()  # those of `gone` whose host was taken away
+    gone: Mapping[str, Death] = field(default_factory=dict)  # workers that just died
     orphans: frozenset[str] = frozenset()  # dead workers of a coordinator that is no more
 
 
@@ -111,8 +118,9 @@ def _lost_workers(snapshot: Snapshot, crew: Crew) -> Iterator[Lose]:
     for worker_id in dict.fromkeys(_holders(snapshot)):
         name = name_of(worker_id)
         if name in crew.gone:
-            charge = Charge.PREEMPTION if name in crew.preempted else Charge.RETRY
-            yield Lose(worker_id, crew.gone[name], charge)
+            death = crew.gone[name]
+            charge = Charge.PREEMPTION if death.is_preemption else Charge.RETRY
+            yield Lose(worker_id, death.reason, charge)
         elif worker_id in crew.orphans:
             # Whoever kills the coordinator does not say that the trial is bad.
             yield Lose(worker_id, "its coordinator ended", Charge.NOTHING)

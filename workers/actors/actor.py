@@ -6,13 +6,16 @@ No ray here: an actor is a plain class, and `ray_executor` makes it one.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from types import FrameType
 from typing import ClassVar, NamedTuple
 
 from pipeline.errors import LeaseLost
-from pipeline.records import Claim, RunIdentity, Sink, TrialState, WorkKind
+from pipeline.records import Charge, Claim, RunIdentity, Sink, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
@@ -20,6 +23,7 @@ from pipeline.sweep.worker_id import worker_id
 from pipeline.tracking.mirror import fetch
 from workers.actors.attempt_log import attempt_log, log_path
 from workers.actors.heartbeat import Heartbeat
+from workers.actors.outage import through_outages
 from workers.actors.run_identity import run_identity
 
 logger = logging.getLogger(__name__)
@@ -28,7 +32,8 @@ SinkFactory = Callable[[Settings, RunIdentity], Sink]
 
 
 class Verdict(NamedTuple):
-    """How an attempt ended. QUEUED: told to stop, the trial goes on from its checkpoint."""
+    """How an attempt ended. QUEUED: told to stop, the trial goes on from its checkpoint;
+    STOPPED: told to end, the checkpoint stays."""
 
     state: TrialState
     result: dict[str, float]
@@ -51,17 +56,30 @@ class Actor(ABC):
 
     Args:     name: as the executor calls it, unique over all executors
               settings: with an absolute `home`; the same files on every host
+              heeds_sigterm: the process is the actor's own and SIGTERM means preemption: the
+                  running trial is given back with a checkpoint. To be made in the main thread
     """
 
     kind: ClassVar[WorkKind]
 
-    def __init__(self, name: str, settings: Settings, sink_factory: SinkFactory) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        sink_factory: SinkFactory,
+        *,
+        heeds_sigterm: bool = False,
+    ) -> None:
         self._worker_id = worker_id(name)
         self._settings = settings
         self._sink_factory = sink_factory
         self._store = SweepStore(settings.store_url)
         self._heartbeat: Heartbeat | None = None
         self._stopping = False
+        self._preempted = False
+        self._is_working = False
+        if heeds_sigterm:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     @abstractmethod
     def compute(self, assignment: Assignment) -> Verdict:
@@ -74,11 +92,17 @@ class Actor(ABC):
         """
         if self._stopping:
             return None
-        settings = self._settings
-        claim = self._store.claim(digest, self.kind, self._worker_id, settings.lease_seconds)
+        self._is_working = True
+        try:
+            return self._claim_and_work(digest)
+        finally:
+            self._is_working = False
+
+    def _claim_and_work(self, digest: str) -> TrialState | None:
+        claim = through_outages(lambda: self._claim(digest))
         if claim is None:
             return None
-        with attempt_log(log_path(settings, claim)):
+        with attempt_log(log_path(self._settings, claim)):
             logger.info("attempt %d by %s: %s", claim.attempt, claim.worker, claim.label)
             try:
                 return self._work_on(claim)
@@ -86,11 +110,25 @@ class Actor(ABC):
                 logger.warning("%s", lost)
                 return None
 
-    def request_stop(self) -> None:
-        """The running trial writes a checkpoint and is given back; no other is taken."""
-        self._stopping = True
+    def request_stop(self, preempted: bool = False) -> None:
+        """The running trial writes a checkpoint and is given back; no other is taken.
+
+        Args:     preempted: the host is being taken away
+        """
+        self._stopping, self._preempted = True, self._preempted or preempted
         if self._heartbeat is not None:
             self._heartbeat.request_stop()
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_working:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.request_stop(preempted=True)
+
+    def _claim(self, digest: str) -> Claim | None:
+        # The store may have granted a claim and gone away before it could say so.
+        self._store.lose(self._worker_id, "the store went away", Charge.NOTHING)
+        return self._store.claim(digest, self.kind, self._worker_id, self._settings.lease_seconds)
 
     def _work_on(self, claim: Claim) -> TrialState:
         sink: Sink | None = None
@@ -111,7 +149,8 @@ class Actor(ABC):
             except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
                 verdict = Verdict(TrialState.FAILED, {}, error=traceback.format_exc())
                 logger.error("failed\n%s", verdict.error)
-            state = self._write(claim, verdict, getattr(sink, "run_id", None))
+            run_id = getattr(sink, "run_id", None)
+            state = through_outages(lambda: self._write(claim, verdict, run_id))
         logger.info("the trial is %s", state)
         # After the verdict: a run in MLflow must never say more than the store.
         if sink is not None:
@@ -119,8 +158,11 @@ class Actor(ABC):
         return state
 
     def _write(self, claim: Claim, verdict: Verdict, run_id: str | None) -> TrialState:
+        assert self._heartbeat is not None
+        self._heartbeat.deliver()
         if verdict.state is TrialState.QUEUED:
-            return self._store.release(claim)
+            reason = "preempted" if self._preempted else "told to stop"
+            return self._store.release(claim, reason, preempted=self._preempted)
         return self._store.finish(
             claim,
             verdict.state,

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import ray
 
@@ -77,6 +78,31 @@ def num_slots() -> int:
     """How many trials can train at once by default: one a GPU, one a core where there is none."""
     resources = ray.cluster_resources()
     return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster: id, host, whether they live, and what they offer."""
+    return [
+        {
+            "node_id": node["NodeID"],
+            "host": node["NodeManagerHostname"],
+            "is_alive": node["Alive"],
+            "resources": {
+                name: amount
+                for name, amount in node["Resources"].items()
+                if name in ("CPU", "GPU", "memory")
+            },
+        }
+        for node in ray.nodes()
+    ]
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of the nodes that will be taken away: spot instances, scaled-down groups.
+
+    Ray has no public call for it (2.60); Ray Train asks the same way.
+    """
+    return frozenset(ray._private.state.state.get_draining_nodes())
 
 
 def probe_ray() -> tuple[bool, str]:

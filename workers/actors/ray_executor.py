@@ -18,10 +18,11 @@ from pipeline.records import TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.plan import Death
 from pipeline.sweep.worker_id import name_of
 from workers.actors.actor import SinkFactory
 from workers.actors.eval_actor import EvalActor
-from workers.actors.ray_cluster import connect, num_slots
+from workers.actors.ray_cluster import connect, draining_nodes, nodes, num_slots
 from workers.actors.train_actor import TrainActor
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,11 @@ class _Worker:
 
     actor: Any
     need: Need
+    node_id: Any  # the reference to what says it
     digest: str | None = None
     returned: Any = None  # the reference to what `work` will return
     idle_since: float = 0.0  # of the monotonic clock; without a meaning while it has a digest
+    is_leaving: bool = False  # told to give its trial back, as its node is being taken away
 
 
 class RayExecutor:
@@ -111,17 +114,21 @@ class RayExecutor:
     def busy(self) -> Mapping[str, str]:
         return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
 
-    def gone(self) -> Mapping[str, str]:
+    def gone(self) -> Mapping[str, Death]:
         """Raises: RuntimeError: workers die before they take a trial, one after the other"""
         gone = {}
         for name in self._returned():
-            if reason := self._death_of(name):
-                gone[name] = reason
+            if death := self._death_of(name):
+                gone[name] = death
         return gone
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"nodes": nodes(), "slots": {kind.value: self._slots(kind) for kind in ACTORS}}
 
     def wait(self, seconds: float) -> None:
         if not self._is_local:
             self._let_idle_workers_go()
+            self._leave_draining_nodes()
         pending = [worker.returned for worker in self._workers.values() if worker.digest]
         if pending:
             ray.wait(pending, timeout=seconds)
@@ -160,6 +167,22 @@ class RayExecutor:
             if worker.digest is None and worker.idle_since < overdue:
                 self.kill(name)
 
+    def _leave_draining_nodes(self) -> None:
+        """Workers on nodes that will be taken away give their trials back while they can."""
+        draining = draining_nodes()
+        if not draining:
+            return
+        for name, worker in list(self._workers.items()):
+            ready, _ = ray.wait([worker.node_id], timeout=0)
+            if worker.is_leaving or not ready or ray.get(worker.node_id) not in draining:
+                continue
+            logger.warning("%s: its node is being taken away", name)
+            worker.is_leaving = True
+            if worker.digest is None:
+                self.kill(name)
+            else:
+                worker.actor.request_stop.remote(preempted=True)
+
     def _returned(self) -> list[str]:
         names = {worker.returned: name for name, worker in self._workers.items() if worker.digest}
         if not names:
@@ -167,7 +190,7 @@ class RayExecutor:
         ready, _ = ray.wait(list(names), num_returns=len(names), timeout=0)
         return [names[reference] for reference in ready]
 
-    def _death_of(self, name: str) -> str | None:
+    def _death_of(self, name: str) -> Death | None:
         """Frees a worker that returned; where it did not end well, drops it and says why."""
         worker = self._workers[name]
         try:
@@ -178,10 +201,12 @@ class RayExecutor:
             self.kill(name)
             logger.warning("%s: %s", name, error)
             self._stop_where_no_worker_lives(name, worker, error)
-            return f"worker lost: {str(error).strip().splitlines()[0]}"
+            preempted = worker.is_leaving or getattr(error, "preempted", False)
+            return Death(f"worker lost: {str(error).strip().splitlines()[0]}", preempted)
         worker.digest, worker.idle_since, self._stillborn = None, time.monotonic(), 0
-        if left_in is TrialState.FAILED:
-            # A failed kernel leaves a CUDA context that fails every trial after it.
+        if left_in in (TrialState.FAILED, TrialState.QUEUED):
+            # A failed kernel leaves a CUDA context that fails every trial after it, and who was
+            # told to give its trial back takes no other.
             self.kill(name)
         return None
 
@@ -215,8 +240,9 @@ class RayExecutor:
 
     def _hire(self, need: Need) -> _Worker:
         name = f"{need.kind}-{next(self._names)}"
-        actor = ray.remote(ACTORS[need.kind]).options(name=name, **self._options(need))
-        worker = _Worker(actor.remote(name, self._settings, self._sink_factory), need)
+        hosted = ray.remote(ACTORS[need.kind]).options(name=name, **self._options(need))
+        actor = hosted.remote(name, self._settings, self._sink_factory, heeds_sigterm=True)
+        worker = _Worker(actor, need, node_id=actor.__ray_call__.remote(_node_id))
         self._workers[name] = worker
         return worker
 
@@ -237,3 +263,8 @@ class RayExecutor:
             "num_gpus": share if on_gpu else 0,
             "runtime_env": {"env_vars": environment},
         }
+
+
+def _node_id(_: object) -> str:
+    """Where the actor lives, asked within it."""
+    return str(ray.get_runtime_context().get_node_id())

@@ -20,8 +20,10 @@ class TrainActor(Actor):
         settings: Settings,
         sink_factory: SinkFactory,
         watch: Watch | None = None,
+        *,
+        heeds_sigterm: bool = False,
     ) -> None:
-        super().__init__(name, settings, sink_factory)
+        super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
         self._watch = watch
 
     def compute(self, assignment: Assignment) -> Verdict:

@@ -29,6 +29,7 @@ from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep import coordinator as coordinator_module
 from pipeline.sweep import plan as plan_module
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep.plan import Death
 from pipeline.sweep_spec import SweepSpec
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
@@ -52,7 +53,7 @@ class FakeExecutor:
         self._name = name
         self._dies_at = dies_at or {}
         self._work: dict[str, tuple[str, Work]] = {}
-        self._gone: dict[str, str] = {}
+        self._gone: dict[str, Death] = {}
         self._stopping = False
         self.launched: list[tuple[WorkKind, str]] = []
         self.killed: list[str] = []
@@ -69,7 +70,7 @@ class FakeExecutor:
     def busy(self) -> Mapping[str, str]:
         return {worker: digest for worker, (digest, _) in self._work.items()}
 
-    def gone(self) -> Mapping[str, str]:
+    def gone(self) -> Mapping[str, Death]:
         gone, self._gone = self._gone, {}
         return gone
 
@@ -84,6 +85,9 @@ class FakeExecutor:
         self.killed.append(worker)
         del self._work[worker]
 
+    def facts(self) -> Mapping[str, Any]:
+        return {"nodes": []}
+
     def close(self) -> None:
         self._stopping = True
         while self._work:
@@ -97,7 +101,7 @@ class FakeExecutor:
         yield
         if self._dies_at.get(digest, 0) > 0:
             self._dies_at[digest] -= 1
-            self._gone[worker] = "killed"
+            self._gone[worker] = Death("killed")
             return
         yield
         told = self._store.heartbeat(claim, None, LEASE)

@@ -18,6 +18,7 @@ from pipeline.records import (
 from pipeline.sweep.plan import (
     Action,
     Crew,
+    Death,
     Expire,
     Fail,
     FinishSweep,
@@ -116,7 +117,7 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
     ),
     "a dead worker loses its trial at once, and it costs a retry": (
         snapshot(held("a")),
-        Crew(free=ONE_EACH, gone={"w": "killed"}),
+        Crew(free=ONE_EACH, gone={"w": Death("killed")}),
         [Lose("w@host:1", "killed", Charge.RETRY)],
     ),
     "what a former coordinator's worker held costs no retry": (
