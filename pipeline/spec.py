@@ -102,7 +102,8 @@ class TrainSpec(Frozen):
     batch_sequences: PositiveInt
     seq_len: Annotated[int, Field(ge=2)]
     micro_batch_sequences: PositiveInt | None = Field(
-        default=None, description="sequences per forward pass; None is the whole batch"
+        default=None,
+        description="sequences per forward pass; None is all of the batch that a worker has",
     )
     learning_rate: PositiveFloat = 3e-3
     min_lr_share: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -167,6 +168,12 @@ class EvalSpec(Frozen):
     routes: bool = Field(
         default=True, description="count experts that are chosen together and in succession"
     )
+    every_steps: PositiveInt | None = Field(
+        default=None, description="also while training, for the learning curve; None is not"
+    )
+    curve_tokens: PositiveInt = Field(
+        default=8192, description="scored for a point of the learning curve, the same ones"
+    )
 
 
 class RuntimeSpec(Frozen):
@@ -175,7 +182,12 @@ class RuntimeSpec(Frozen):
     backend: Literal["auto", "reference", "torch", "triton"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = Field(
-        default=1, description="CPU threads of a trial; part of its identity"
+        default=1, description="CPU threads of a worker; part of the trial's identity"
+    )
+    workers: PositiveInt = Field(
+        default=1,
+        description="processes that share each batch, a GPU each where there are GPUs; they sum "
+        "in another order than one does, so their number is part of the trial's identity",
     )
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 50
@@ -195,6 +207,7 @@ class TrialSpec(Frozen):
     def _parts_fit(self) -> Self:
         self._target_fits()
         self._vocabulary_fits()
+        self._workers_share_batches()
         return self
 
     def _target_fits(self) -> None:
@@ -227,13 +240,29 @@ class TrialSpec(Frozen):
                 f"{needed} tokens of the data; raise it to at least {needed}"
             )
 
+    def _workers_share_batches(self) -> None:
+        workers, train = self.runtime.workers, self.train
+        pieces = workers * (train.micro_batch_sequences or 1)
+        if train.batch_sequences % pieces:
+            micro = train.micro_batch_sequences
+            raise ValueError(
+                f"runtime.workers={workers} cannot share train.batch_sequences="
+                f"{train.batch_sequences} evenly"
+                + (f" in pieces of train.micro_batch_sequences={micro}" if micro else "")
+                + f"; make the batch a multiple of {pieces}"
+            )
+
     def digest(self, corpus_digest: str, core_version: str) -> str:
         """16 hex digits over everything that can change the trial's numbers.
 
         Telemetry cadence is left out: it changes what is recorded, never what is computed.
         """
         content = self.model_dump(
-            mode="json", exclude={"runtime": {"log_every", "checkpoint_every"}}
+            mode="json",
+            exclude={
+                "runtime": {"log_every", "checkpoint_every"},
+                "eval": {"every_steps", "curve_tokens"},
+            },
         )
         return sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
 
