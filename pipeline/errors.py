@@ -19,6 +19,10 @@ class LeaseLost(Exception):
     """The attempt is no longer the trial's current one: stop, and write nothing."""
 
 
+class PeerLost(Exception):
+    """Another process that trains the same trial died: the attempt is lost, not the trial."""
+
+
 def first_message(error: ValidationError) -> str:
     """The first problem as `key=value: what is wrong`; pydantic's own text names the bound."""
     first = error.errors(include_url=False)[0]

@@ -5,11 +5,13 @@ Letters: T tokens, K top-k, L expert layers, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pipeline.evaluation import Routes
-from workers.model.transformer import ModelOutput
+from workers.model.router import Routed
 
 
 class RouteCounter:
@@ -20,10 +22,10 @@ class RouteCounter:
         self._together_LEE = torch.zeros(num_layers, E, E, dtype=torch.int64, device=device)
         self._onward_LEE = torch.zeros(num_layers - 1, E, E, dtype=torch.int64, device=device)
 
-    def __call__(self, output: ModelOutput) -> None:
+    def __call__(self, layers: Sequence[Routed]) -> None:
         """Of tokens that choose experts: row t of `expert_TK` must be token t's."""
         above_TE: Tensor | None = None
-        for layer, routed in enumerate(output.routed):
+        for layer, routed in enumerate(layers):
             chosen_TE = torch.zeros_like(routed.score_TE).scatter_(1, routed.expert_TK, 1.0)
             self._together_LEE[layer] += (chosen_TE.mT @ chosen_TE).long()
             if above_TE is not None:

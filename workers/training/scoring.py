@@ -5,7 +5,7 @@ Letters: N windows, S tokens of a window, L expert layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.balancing.base import Balancer, add_bias
-from workers.model.router import Adjust
-from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.model.router import Adjust, Routed
+from workers.model.transformer import MoELanguageModel
 from workers.training.setup import Assembly
 from workers.training.step import autocast, next_token_loss
 
@@ -37,11 +37,11 @@ class Scorer(NamedTuple):
 
     @torch.no_grad()
     def score(
-        self, window_NS: NDArray[Any], watch: Callable[[ModelOutput], None] | None = None
+        self, window_NS: NDArray[Any], watch: Callable[[Sequence[Routed]], None] | None = None
     ) -> Scores:
         """Mean loss of the last S - 1 tokens of each window, and the loads that they cause.
 
-        Args:     watch: sees what the model gives for every batch
+        Args:     watch: sees what the expert layers decided, batch by batch
         """
         total = torch.zeros((), dtype=torch.float64)
         count_LE = torch.zeros_like(self.bias_LE, dtype=torch.int64)
@@ -55,7 +55,7 @@ class Scorer(NamedTuple):
             total += loss.double().cpu() * target_BS.numel()
             count_LE += torch.stack([routed.count_E for routed in output.routed])
             if watch is not None:
-                watch(output)
+                watch(output.routed)
         tokens = window_NS[:, 1:].size
         return Scores(float(total) / tokens, count_LE, tokens)
 

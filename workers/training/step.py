@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from workers.balancing.base import Balancer, Observation, RoutedBatch
 from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.training.ranks import ALONE, Ranks
 
 # Sees every micro-batch: its place in the step, the model's output, the bias_LE that routed it.
 Watch = Callable[[int, ModelOutput, Tensor], None]
@@ -30,6 +31,7 @@ class Trainee(NamedTuple):
     grad_clip: float
     autocast_dtype: torch.dtype | None
     watch: Watch | None = None
+    ranks: Ranks = ALONE
 
 
 class StepOutput(NamedTuple):
@@ -50,10 +52,10 @@ def train_step(
 
     Args:
         state:         balancer state; its bias routes this step, the returned one the next
-        micro_batches: token ids, each (B, S + 1)
+        micro_batches: token ids, each (B, S + 1); of this rank, as many on every rank
         progress:      share of the training that is done after this step
     """
-    sums = _Sums(state.bias_LE)
+    sums = _Sums(state.bias_LE, trainee.ranks)
     trainee.optimizer.zero_grad(set_to_none=True)
     for place, token_BS in enumerate(micro_batches):
         output = _forward(trainee, state, token_BS)
@@ -61,10 +63,12 @@ def train_step(
             trainee.watch(place, output, state.bias_LE)
         sums.add_counts(output)
         lm_loss = next_token_loss(output.logits_BSV, token_BS[:, 1:])
-        balance_loss = _balance_loss(trainee.balancer, output, sums.count_LE, len(token_BS))
+        balance_loss = _balance_loss(trainee, output, sums, len(token_BS))
         sums.add_losses(lm_loss, balance_loss)
         sums.add_statistic(trainee.balancer, output, state)
         ((lm_loss + balance_loss) / len(micro_batches)).backward()
+    trainee.ranks.average_gradients(trainee.model)
+    sums.add_other_ranks(trainee.balancer)
     grad_norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
     trainee.optimizer.step()
     observation = sums.observation(trainee, progress)
@@ -90,14 +94,13 @@ def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
         )
 
 
-def _balance_loss(
-    balancer: Balancer, output: ModelOutput, step_count_LE: Tensor, num_sequences: int
-) -> Tensor:
+def _balance_loss(trainee: Trainee, output: ModelOutput, sums: _Sums, num_sequences: int) -> Tensor:
     loss = output.logits_BSV.new_zeros((), dtype=torch.float32)
-    if balancer.loss is None:
+    if trainee.balancer.loss is None:
         return loss
+    step_count_LE = trainee.ranks.sum(sums.count_LE)
     for routed, step_count_E in zip(output.routed, step_count_LE, strict=True):
-        loss = loss + balancer.loss(
+        loss = loss + trainee.balancer.loss(
             RoutedBatch(
                 routed.score_TE, routed.expert_TK, routed.count_E, step_count_E, num_sequences
             )
@@ -106,9 +109,10 @@ def _balance_loss(
 
 
 class _Sums:
-    """What accumulates over the micro-batches of a step."""
+    """What accumulates over the micro-batches of a step, and at its end over the ranks."""
 
-    def __init__(self, bias_LE: Tensor) -> None:
+    def __init__(self, bias_LE: Tensor, ranks: Ranks) -> None:
+        self._ranks = ranks
         self.count_LE = torch.zeros_like(bias_LE, dtype=torch.int64)
         self._loss = bias_LE.new_zeros(())
         self._balance_loss = bias_LE.new_zeros(())
@@ -141,6 +145,18 @@ class _Sums:
             self._statistic = self._statistic + part
         else:
             self._statistic = torch.cat([self._statistic, part], dim=1)
+
+    def add_other_ranks(self, balancer: Balancer) -> None:
+        """Counts and statistics become those of all ranks, losses their means."""
+        self.count_LE = self._ranks.sum(self.count_LE)
+        figure_3 = torch.stack([self._loss, self._balance_loss, self._vio_micro])
+        self._loss, self._balance_loss, self._vio_micro = self._ranks.mean(figure_3).unbind()
+        if balancer.measure is None or self._statistic is None:
+            return
+        if balancer.measure.reduction == "sum":
+            self._statistic = self._ranks.sum(self._statistic)
+        else:
+            self._statistic = self._ranks.join(self._statistic, dim=1)
 
     def observation(self, trainee: Trainee, progress: float) -> Observation:
         total_L1 = self.count_LE.sum(dim=-1, keepdim=True)

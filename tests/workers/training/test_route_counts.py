@@ -6,20 +6,19 @@ import numpy as np
 import torch
 
 from workers.model.router import Routed
-from workers.model.transformer import ModelOutput
 from workers.training.route_counts import RouteCounter
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 3, 6, 2, 50
 
 
-def output(seed: int) -> ModelOutput:
+def decisions(seed: int) -> list[Routed]:
     generator = torch.Generator().manual_seed(seed)
     routed = []
     for _ in range(LAYERS):
         score_TE = torch.rand(TOKENS, EXPERTS, generator=generator)
         expert_TK = score_TE.topk(TOP_K).indices
         routed.append(Routed(score_TE, expert_TK, score_TE.gather(1, expert_TK), torch.zeros(())))
-    return ModelOutput(torch.zeros(()), tuple(routed))
+    return routed
 
 
 def test_pairs_and_successions_are_counted_token_by_token() -> None:
@@ -27,14 +26,14 @@ def test_pairs_and_successions_are_counted_token_by_token() -> None:
     together_LEE = np.zeros((LAYERS, EXPERTS, EXPERTS), np.int64)
     onward_LEE = np.zeros((LAYERS - 1, EXPERTS, EXPERTS), np.int64)
     for seed in (0, 1):
-        batch = output(seed)
+        batch = decisions(seed)
         counter(batch)
         for layer, token in itertools.product(range(LAYERS), range(TOKENS)):
-            chosen = batch.routed[layer].expert_TK[token].tolist()
+            chosen = batch[layer].expert_TK[token].tolist()
             for pair in itertools.product(chosen, chosen):
                 together_LEE[layer][pair] += 1
             if layer + 1 < LAYERS:
-                following = batch.routed[layer + 1].expert_TK[token].tolist()
+                following = batch[layer + 1].expert_TK[token].tolist()
                 for pair in itertools.product(chosen, following):
                     onward_LEE[layer][pair] += 1
     routes = counter.routes()
@@ -45,5 +44,5 @@ def test_pairs_and_successions_are_counted_token_by_token() -> None:
 
 def test_one_expert_layer_has_no_succession() -> None:
     counter = RouteCounter(1, EXPERTS, torch.device("cpu"))
-    counter(ModelOutput(torch.zeros(()), output(0).routed[:1]))
+    counter(decisions(0)[:1])
     assert counter.routes().onward_LEE.shape == (0, EXPERTS, EXPERTS)
