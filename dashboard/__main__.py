@@ -14,18 +14,22 @@ OPTIONS: dict[str, str] = {
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",  # viewers get no paths and no source
-    "client.toolbarMode": "minimal",
-    "theme.base": "light",
-    "theme.primaryColor": "#2b6cb0",
-    "theme.backgroundColor": "#ffffff",
-    "theme.secondaryBackgroundColor": "#f4f6f9",
-    "theme.textColor": "#1f2933",
-    "theme.borderColor": "#dfe5ec",
+    "client.toolbarMode": "viewer",  # its menu has the choice between light, dark and the system's
     "theme.baseRadius": "8px",
     "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.2rem"]',
     "theme.headingFontWeights": "[650, 600, 600]",
     "theme.metricValueFontSize": "1.45rem",
     "theme.metricValueFontWeight": "600",
+    "theme.light.primaryColor": "#2b6cb0",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f4f6f9",
+    "theme.light.textColor": "#1f2933",
+    "theme.light.borderColor": "#dfe5ec",
+    "theme.dark.primaryColor": "#63a4ea",
+    "theme.dark.backgroundColor": "#10151d",
+    "theme.dark.secondaryBackgroundColor": "#1b222c",
+    "theme.dark.textColor": "#e6eaef",
+    "theme.dark.borderColor": "#2f3945",
 }
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.frame import ICON, LOGO, STYLE, readable_errors
+from dashboard.frame import ICON, STYLE, logo, readable_errors
 
 # File in app_pages (and its address): title, icon. The first one is what opens.
 PAGES: dict[str, tuple[str, str]] = {
     "sweeps": ("Sweeps", ":material/stacks:"),
     "sweep": ("Sweep", ":material/grid_view:"),
     "run": ("Run", ":material/monitoring:"),
+    "theory": ("Theory", ":material/science:"),
     "glossary": ("Glossary", ":material/menu_book:"),
 }
 
 
 def main() -> None:
     st.set_page_config(page_title="evenload", page_icon=ICON, layout="wide")
-    st.logo(LOGO, size="large")
+    st.logo(logo(), size="large")
     st.html(STYLE)
     pages = [
         st.Page(f"app_pages/{name}.py", title=title, icon=icon, url_path=name, default=not position)

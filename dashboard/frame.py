@@ -10,9 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.charts.style import Theme, says, themed
+from dashboard.charts.style import THEMES, Theme, says, themed
 from dashboard.exports import FORMATS, chart_table
-from dashboard.glossary import GLOSSARY, meaning
+from dashboard.glossary import GLOSSARY
 from dashboard.wording import Wording
 from pipeline.errors import SpecError
 
@@ -26,10 +26,9 @@ _SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} 32" width="{0}" height="32">{1}</svg>'
 )
 ICON = _SVG.format(33, _BARS)
-LOGO = _SVG.format(
-    140,
-    _BARS + '<text x="40" y="23" font-family="Segoe UI, Helvetica, Arial, sans-serif" '
-    'font-size="20" font-weight="600" fill="#1f2933" textLength="92">evenload</text>',
+_NAME = (
+    '<text x="40" y="23" font-family="Segoe UI, Helvetica, Arial, sans-serif" '
+    'font-size="20" font-weight="600" fill="{}" textLength="92">evenload</text>'
 )
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
@@ -80,16 +79,16 @@ def heading(title: str, state: Wording) -> None:
 
 @contextmanager
 def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
-    """A bordered box. `metric` links its title to the glossary, which then explains it too."""
+    """A bordered box. `explanation` is the tooltip of its title, `metric` its glossary entry."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(f"**{title}**", help=explanation or meaning(metric or "") or None)
+            st.markdown(f"**{title}**", help=explanation or None)
             if metric:
                 st.page_link(
                     "app_pages/glossary.py",
                     label="Definition",
                     icon=":material/menu_book:",
-                    help=f"formula, window and source of {GLOSSARY[metric].title}",
+                    help=f"{GLOSSARY[metric].title}: {GLOSSARY[metric].meaning}",
                     query_params={"metric": metric},
                 )
         yield
@@ -130,6 +129,11 @@ def export(table: Callable[[], pd.DataFrame], name: str) -> None:
                 width="stretch",
             )
         st.caption("PNG: the camera in the chart's toolbar.")
+
+
+def logo() -> str:
+    """The name beside its bars, in the ink of the page."""
+    return _SVG.format(140, _BARS + _NAME.format(THEMES[theme()].ink))
 
 
 def theme() -> Theme:

@@ -15,14 +15,12 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from dashboard.frames import spec_of
-from dashboard.load_series import LoadSeries, percent_of_fair
-from dashboard.simulation_tables import Document
-from dashboard.simulations import Simulations, recordings_below
 from pipeline.load_metrics import utilisation
 from pipeline.records import AttemptRecord, SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.load_log import iter_history, read_eval_counts, read_history
+from pipeline.tracking.load_log import read_eval_counts, read_history
+from pipeline.tracking.load_series import LoadSeries, catch_up, percent_of_fair, read_series
 from pipeline.tracking.mirror import readable_dir
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
@@ -62,8 +60,7 @@ def load_series(trial: TrialRecord) -> LoadSeries:
     folder = readable_dir(Settings(), trial.digest)
     series, lock = _load_series(folder, trial)
     with lock:
-        for chunk in iter_history(folder, first=series.last_step + 1):
-            series.extend(chunk)
+        catch_up(series, folder)
     return series
 
 
@@ -96,41 +93,6 @@ def mlflow_run_url(trial: TrialRecord) -> str | None:
     return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
 
 
-def simulations() -> Simulations:
-    """The simulations of this home; whoever looks sees the same ones."""
-    return _simulations(Settings().root / "simulations")
-
-
-def simulation_result(digest: str) -> Document:
-    """Raises: SpecError: it has no result"""
-    return _simulation_result(Settings().root / "simulations", digest)
-
-
-def simulated_max_vio(digest: str) -> dict[tuple[str, str], NDArray[np.float32]]:
-    """MaxVio of every step by (stream, rule)."""
-    return _simulated_max_vio(Settings().root / "simulations", digest)
-
-
-def recordings() -> list[Path]:
-    """Recorded router scores of this home, newest first."""
-    return recordings_below(Settings().root)
-
-
-@st.cache_resource(max_entries=4)
-def _simulations(folder: Path) -> Simulations:
-    return Simulations(folder)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _simulation_result(folder: Path, digest: str) -> Document:
-    return _simulations(folder).result(digest)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _simulated_max_vio(folder: Path, digest: str) -> dict[tuple[str, str], NDArray[np.float32]]:
-    return _simulations(folder).max_vio(digest)
-
-
 @st.cache_resource(max_entries=4)
 def _store(url: str) -> SweepStore:
     return SweepStore(url)
@@ -158,9 +120,9 @@ def _attempts(url: str, digest: str) -> list[AttemptRecord]:
     return _store(url).attempts(digest)
 
 
-@st.cache_resource(ttl=3600, max_entries=32, show_spinner=False)
+@st.cache_resource(ttl=3600, max_entries=16, show_spinner=False)
 def _load_series(folder: Path, _trial: TrialRecord) -> tuple[LoadSeries, Lock]:
-    return LoadSeries(spec_of(_trial)), Lock()
+    return read_series(folder, spec_of(_trial)), Lock()
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

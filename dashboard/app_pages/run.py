@@ -11,10 +11,10 @@ from dashboard import queries
 from dashboard.charts import balance, biases, loads, training
 from dashboard.frame import card, chosen, heading, live, metrics, plot
 from dashboard.frames import attempt_table, figure, figure_table, label_of, spec_of, trial_labels
-from dashboard.load_series import LoadSeries
 from dashboard.wording import TRIAL_STATES, number
 from pipeline.load_metrics import idle_expected, max_vio_floor
 from pipeline.records import TrialRecord, TrialState
+from pipeline.tracking.load_series import LoadSeries
 
 VIEWS = ("Load", "Balance", "Training", "Record")
 WINDOWS = {"1 step": 1, "10 steps": 10, "100 steps": 100}

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dashboard.load_series import MAX_BINS, MAX_CELLS, LoadSeries, bin_steps, percent_of_fair
 from pipeline.load_metrics import max_vio
 from pipeline.spec import TrialSpec
 from pipeline.tracking.load_log import SCALARS, History
+from pipeline.tracking.load_series import (
+    FILE,
+    MAX_BINS,
+    MAX_CELLS,
+    LoadSeries,
+    bin_steps,
+    percent_of_fair,
+    read_series,
+)
 
 L, E, TOKENS, TOP_K = 2, 16, 256, 2
 FAIR = TOKENS * TOP_K // E
@@ -146,3 +155,100 @@ def test_percent_is_16_bit_and_keeps_idle_apart_from_nearly_idle() -> None:
     percent = percent_of_fair(np.array([0.0, 0.001, 0.994, 1.0, 1e6, np.nan]))
     assert percent.tolist() == [0, 1, 99, 100, 32_000, -1]
     assert percent.dtype == np.int16
+
+
+def test_idle_streaks_go_on_over_pieces_and_bins(history: Callable[..., History]) -> None:
+    run = history(4000)
+    run.count_SLE[95:1203, 1, 5] = 0
+    run.count_SLE[95:1203, 1, 6] += FAIR
+    whole, pieces = LoadSeries(_spec(4000)), LoadSeries(_spec(4000))
+    whole.extend(run)
+    for start, stop in [(0, 90), (90, 101), (101, 102), (102, 1000), (1000, 4000)]:
+        pieces.extend(_slice(run, start, stop))
+    for series in (whole, pieces):
+        assert series.streak_LE[1, 5] == 1108
+        assert series.streak_LE.sum() == 1108
+        assert series.streak_BL[[8, 9, 10, 50, 120, 121], 1].tolist() == [0, 5, 15, 415, 1108, 0]
+
+
+def test_mean_load_of_a_bin_is_of_summed_counts(history: Callable[..., History]) -> None:
+    run = history(4000)
+    run.count_SLE[0:10, 0, 3] = 0
+    run.count_SLE[0, 0, 3] = 10 * FAIR
+    run.count_SLE[0, 0, 4:13] = 0
+    run.count_SLE[1:10, 0, 4] += FAIR
+    series = LoadSeries(_spec(4000))
+    series.extend(run)
+    assert series.percent_BE(0)[0, 3] == 1000
+    assert series.mean_percent_BE(0)[0, 3] == 100
+    assert series.mean_percent_BE(0)[0, 4] == 180
+
+
+def test_drift_is_the_mean_way_of_a_bias_in_a_step(history: Callable[..., History]) -> None:
+    run = history(4000)
+    run.bias_SLE[:, 1] = np.arange(4000)[:, None] * np.linspace(-0.1, 0.1, E)
+    series = LoadSeries(_spec(4000))
+    series.extend(run)
+    expected = np.abs(np.linspace(-0.1, 0.1, E)).mean()
+    np.testing.assert_allclose(series.bias_drift_BL[1:, 1], expected, rtol=1e-3)
+    assert series.bias_drift_BL[0].tolist() == [0, 0]
+    assert not series.bias_drift_BL[:, 0].any()
+    np.testing.assert_allclose(series.bias_spread_BL[-1], [0, 3999 * 0.2], rtol=1e-5)
+
+
+def _random(history: Callable[..., History], steps: int) -> History:
+    run, rng = history(steps), np.random.default_rng(0)
+    run.count_SLE[:] = rng.multinomial(TOKENS * TOP_K, np.full(E, 1 / E), size=(steps, L))
+    run.count_SLE[: steps // 2, 0, 1] = 0
+    run.bias_SLE[:] = rng.normal(size=run.bias_SLE.shape)
+    for values in run.scalars.values():
+        values[:] = rng.random(steps)
+    return run
+
+
+def _same(one: LoadSeries, other: LoadSeries) -> None:
+    assert (one.last_step, one.miscounted_steps) == (other.last_step, other.miscounted_steps)
+    names = [name for name, kind in vars(LoadSeries).items() if isinstance(kind, property)]
+    assert len(names) > 12
+    for name in names:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
+    for layer in range(L):
+        np.testing.assert_array_equal(one.percent_BE(layer), other.percent_BE(layer))
+        np.testing.assert_array_equal(one.mean_percent_BE(layer), other.mean_percent_BE(layer))
+        np.testing.assert_array_equal(one.bias_BE(layer), other.bias_BE(layer))
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path, history: Callable[..., History]) -> None:
+    series = LoadSeries(_spec(1700))
+    series.extend(_slice(_random(history, 1700), 0, 1203))
+    (tmp_path / "expert_load").mkdir()
+    series.write(tmp_path)
+    read = read_series(tmp_path, _spec(1700))
+    _same(read, series)
+    for grown in (series, read):
+        grown.extend(_slice(_random(history, 1700), 1203, 1700))
+    _same(read, series)
+
+
+def test_reading_up_to_a_step_leaves_the_unfinished_bin_to_the_shards(
+    tmp_path: Path, history: Callable[..., History]
+) -> None:
+    series = LoadSeries(_spec(4000))
+    series.extend(_random(history, 4000))
+    (tmp_path / "expert_load").mkdir()
+    series.write(tmp_path)
+    short = LoadSeries(_spec(4000))
+    short.extend(_slice(_random(history, 4000), 0, 1230))
+    _same(read_series(tmp_path, _spec(4000), last=1239), short)
+
+
+def test_file_of_another_run_length_and_torn_files_are_not_used(
+    tmp_path: Path, history: Callable[..., History]
+) -> None:
+    series = LoadSeries(_spec(4000))
+    series.extend(history(100))
+    (tmp_path / "expert_load").mkdir()
+    series.write(tmp_path)
+    assert read_series(tmp_path, _spec(8000)).is_empty
+    (tmp_path / "expert_load" / FILE).write_bytes(b"PAR1 torn")
+    assert read_series(tmp_path, _spec(4000)).is_empty
