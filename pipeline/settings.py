@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="EVENLOAD_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="EVENLOAD_", env_ignore_empty=True, frozen=True)
 
     home: Path = Path(".evenload")
     database_url: str | None = None

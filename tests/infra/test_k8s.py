@@ -152,7 +152,8 @@ def test_images_are_those_of_compose_and_pinned() -> None:
 
 
 def test_workers_and_coordinator_get_the_environment_of_compose() -> None:
-    wanted = COMPOSE["services"]["ray-worker"]["environment"]
+    environment = COMPOSE["services"]["ray-worker"]["environment"]
+    wanted = {name: value for name, value in environment.items() if not value.endswith(":-}")}
     for owner in ("evenload head", "evenload cpu", "evenload gpu", "coordinator"):
         container = PODS[owner]["spec"]["containers"][0]
         found = {entry["name"]: entry.get("value") for entry in container["env"]}

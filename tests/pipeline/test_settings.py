@@ -30,6 +30,11 @@ def test_a_tracking_server_decides_on_artifacts_itself(monkeypatch: pytest.Monke
     assert Settings().mlflow_artifacts is None
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLOAD_MIRROR_URL", "")
+    assert Settings().mirror_url is None
+
+
 def test_passwords_are_not_shown() -> None:
     url = "postgresql+psycopg://even:se:cret@db:5432/x"
     assert without_password(url) == "postgresql+psycopg://even:***@db:5432/x"

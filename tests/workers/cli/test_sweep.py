@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.ray
+README = Path(__file__).resolve().parents[3] / "README.md"
 TIMED = {"train_seconds", "tokens_per_second"}
 Sweep = Callable[..., dict[str, Any]]
 
@@ -49,6 +53,23 @@ def test_a_sweep_ends_with_figures_and_runs_once(evenload: Any, sweep: Sweep) ->
     ]
     runs = mlflow_rows(evenload.folder, "SELECT status FROM runs")
     assert runs == [("FINISHED",)] * 3, "one parent and one child a trial"
+    assert_readme_finds_the_answer(evenload.folder, first.document["recommendation"])
+
+
+def assert_readme_finds_the_answer(folder: Path, sentence: str) -> None:
+    """The README's own lines, run where a user would run them."""
+    section = README.read_text().split("### Get the answer out")[1].split("\n### ")[0]
+    client, mlflow = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    for code, wanted in ((client, sentence), (mlflow, "sign 0.01")):
+        ended = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert wanted in ended.stdout
+    (query,) = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    with sqlite3.connect(folder / ".evenload" / "evenload.db") as database:
+        rows = database.execute(query).fetchall()
+    assert {row[:2] for row in rows} == {("none", "completed"), ("sign 0.01", "completed")}
+    assert all(isinstance(figure, float) for row in rows for figure in row[2:])
 
 
 def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: Sweep) -> None:
