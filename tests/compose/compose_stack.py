@@ -143,6 +143,21 @@ class Stack:
         for container in self.containers(service):
             os.kill(int(_docker("inspect", "-f", "{{.State.Pid}}", container)), signal.SIGKILL)
 
+    def dump(self, database: str) -> bytes:
+        command = ["pg_dump", "-U", "evenload", "-Fc", database]
+        return self._bytes("exec", "-T", "postgres", *command)
+
+    def restore(self, database: str, dump: bytes) -> None:
+        command = ["pg_restore", "-U", "evenload", "--clean", "--if-exists", "-d", database]
+        self._bytes("exec", "-T", "postgres", *command, stdin=dump)
+
+    def _bytes(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        command = ["docker-compose", "-p", PROJECT, "--env-file", str(self._env_file), *arguments]
+        environment = os.environ | self.settings
+        return subprocess.run(
+            command, cwd=REPOSITORY, input=stdin, capture_output=True, check=True, env=environment
+        ).stdout
+
     def url(self, port: str, path: str) -> str:
         return f"http://127.0.0.1:{self.settings[port]}{path}"
 

@@ -139,6 +139,34 @@ def test_data_survives_down_and_up(stack: Stack) -> None:
     assert len(stack.mlflow_runs(running)) == 3
 
 
+def test_a_backup_brings_back_what_was_there(stack: Stack, tmp_path: Path) -> None:
+    """With the commands of infra/README.md."""
+    sweep_id = stack.submit(SHORT)
+    before, runs = figures(stack.status(sweep_id)), stack.mlflow_runs(sweep_id)
+    dumps = {name: stack.dump(name) for name in ("evenload", "mlflow")}
+    later = stack.submit(sweep("later", steps=8))
+    stack.finished(later)
+    stack.compose("stop", "coordinator", "mlflow", "dashboard")
+    for name, dump in dumps.items():
+        stack.restore(name, dump)
+    stack.compose("up", "-d")
+    stack.healthy(*SERVICES)
+    listed = json.loads(stack.evenload("sweep", "list", "--json"))
+    assert later not in {row["sweep_id"] for row in listed}
+    assert figures(stack.status(sweep_id)) == before
+    assert len(stack.mlflow_runs(sweep_id)) == len(runs)
+    stack.finished(stack.submit(sweep("later", steps=8)))
+
+
+def test_the_exporter_tells_of_trials(stack: Stack) -> None:
+    stack.compose("--profile", "monitoring", "up", "-d", "exporter")
+    stack.healthy("exporter")
+    fetch = "import urllib.request as u; print(u.urlopen('http://exporter:9464/metrics').read())"
+    scraped = stack.compose("exec", "-T", "dashboard", "python", "-c", fetch)
+    assert "evenload_up 1.0" in scraped
+    assert 'evenload_trials{state="completed"}' in scraped
+
+
 def _outside(stack: Stack, command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": stack.settings["RAY_AUTH_TOKEN"]}

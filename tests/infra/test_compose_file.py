@@ -79,3 +79,17 @@ def test_a_secret_that_is_missing_is_added_and_the_others_stay(tmp_path: Path) -
     assert lines[:2] == ["RAY_AUTH_TOKEN=mine", "MLFLOW_PORT=5001"]
     asked = set(re.findall(r"\$\{(\w+):\?", (REPOSITORY / "docker-compose.yml").read_text()))
     assert asked == {line.partition("=")[0] for line in lines} - {"MLFLOW_PORT"}
+
+
+def test_gpu_workers_reserve_a_gpu_and_start_only_when_asked_for() -> None:
+    gpu = SERVICES["ray-worker-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert "--num-gpus=0" not in gpu["command"]
+    assert "--num-gpus=0" in SERVICES["ray-worker"]["command"]
+
+
+def test_a_mirror_is_the_same_for_all_who_read_and_write_trials() -> None:
+    for name in ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator", "dashboard"):
+        assert SERVICES[name]["environment"]["EVENLOAD_MIRROR_URL"] == "${EVENLOAD_MIRROR_URL:-}"
