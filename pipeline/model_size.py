@@ -52,9 +52,9 @@ class ModelSize:
 
     def train_memory_bytes(self, train: TrainSpec) -> int:
         """Weights, gradients and two AdamW moments in float32, plus the activations kept for the
-        backward pass of one micro-batch and three copies of its logits (values, log-softmax,
-        gradient). bf16 adds a copy of the weights. Exact to a few percent for the torch back end;
-        the framework's own memory is left out.
+        backward pass of one micro-batch; its logits never exist all at once. bf16 adds a copy of
+        the weights. Exact to a few percent for the torch back end on a CPU; the framework's own
+        memory is left out.
         """
         low = 2 if train.precision == "bfloat16" else FLOAT
         weights = (4 * FLOAT + low % FLOAT) * self.parameters
@@ -93,25 +93,31 @@ class ModelSize:
         """Bytes a token; `low` is the width of a value that enters a matrix product."""
         model = self.model
         block = self._block_bytes(low)
-        dense = block + 4 * low * model.d_dense
+        dense = block + self._swiglu_values(low) * low * model.d_dense
         expert = block + self._expert_layer_bytes(low)
-        last = FLOAT * (3 * model.d_model + 3 * model.vocab_size)
+        last = (FLOAT + 2 * low) * model.d_model  # the last norm, and the head with its gradient
         if recompute:
             # Inputs of all blocks, and one block at a time in full.
             return last + FLOAT * model.d_model * model.num_layers + max(dense, expert)
         return last + dense * model.num_dense_layers + expert * model.num_moe_layers
 
     def _block_bytes(self, low: int) -> int:
-        """Two norms (input, normalised; scaled) and attention (q, k, v with its buffer, output)."""
-        return (4 * FLOAT + 8 * low) * self.model.d_model
+        """Two norms (input; output) and attention (q, k, v with its buffer, output)."""
+        return (2 * FLOAT + 8 * low) * self.model.d_model
+
+    def _swiglu_values(self, low: int) -> int:
+        """Gate, up and what goes down; in bf16 silu as well, which float32 computes again."""
+        return 3 if low == FLOAT else 4
 
     def _expert_layer_bytes(self, low: int) -> int:
-        """Rows in and out of SwiGLU (2F gate and up, F silu, F product; F weighted), scores,
-        indices, and the shared experts."""
+        """Rows in and out of SwiGLU (2F gate and up, in bf16 F silu and F product as well; F
+        weighted), scores, indices, and the shared experts."""
         model = self.model
-        row = low * (model.d_model + model.d_expert) + 4 * FLOAT * model.d_expert
-        routing = FLOAT * model.num_experts + 48 * model.top_k
-        return model.top_k * row + routing + 4 * low * model.d_expert * model.num_shared
+        swiglu = 2 if low == FLOAT else 4
+        row = low * (model.d_model + model.d_expert) + swiglu * FLOAT * model.d_expert
+        routing = FLOAT * (model.num_experts + 1) + 48 * model.top_k
+        shared = self._swiglu_values(low) * low * model.d_expert * model.num_shared
+        return model.top_k * row + routing + shared
 
 
 def model_size(model: ModelSpec) -> ModelSize:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.model_size import CHECKPOINTS_KEPT, model_size
 from pipeline.presets import PRESETS
 from pipeline.spec import ModelSpec, TrainSpec
+from workers.kernels.linear_cross_entropy import linear_cross_entropy
 from workers.model.transformer import MoELanguageModel
 from workers.training import checkpoint
 
@@ -94,11 +94,15 @@ def test_activation_memory_is_what_autograd_keeps(fields: dict[str, Any], precis
     low = precision == "bfloat16"
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            logits_BSV = model(token_BS[:, :-1], bias_LE).logits_BSV.float()
-        functional.cross_entropy(logits_BSV.flatten(0, 1), token_BS[:, 1:].flatten())
-    # The estimate holds three copies of the logits, autograd the log-softmax alone.
-    logits = 2 * 4 * logits_BSV.numel()
-    measured = 16 * model_size(spec).parameters + sum(s.nbytes() for s in kept.values()) + logits
+            output = model(token_BS[:, :-1], bias_LE)
+        hidden_1TD, target_1T = (
+            output.hidden_BSD.flatten(0, 1)[None],
+            token_BS[:, 1:].flatten()[None],
+        )
+        linear_cross_entropy(hidden_1TD, output.head_VD[None], target_1T)
+    # The head's gradient is among the gradients.
+    kept_bytes = sum(s.nbytes() for s in kept.values()) - 4 * output.head_VD.numel()
+    measured = 16 * model_size(spec).parameters + kept_bytes
     assert model_size(spec).train_memory_bytes(train) == pytest.approx(measured, rel=0.05)
 
 

@@ -101,25 +101,24 @@ class RotatedQkv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv_S3HP: Tensor, turn_S1P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(turn_S1P)
-        turned = _as_complex(qkv_S3HP[..., :2, :, :]) * turn_S1P.unsqueeze(1)
+        # One copy for each head and side: rows as long as a head alone are half as fast.
+        positions, _, pairs = turn_S1P.shape
+        turn_S2HP = turn_S1P.unsqueeze(1).expand(positions, 2, qkv_S3HP.shape[-2], pairs)
+        turn_S2HP = turn_S2HP.contiguous()
+        ctx.save_for_backward(turn_S2HP)
+        turned = _as_complex(qkv_S3HP[..., :2, :, :]) * turn_S2HP
         q_SHP, k_SHP = torch.view_as_real(turned).flatten(-2).unbind(dim=-3)
         return q_SHP, k_SHP, qkv_S3HP[..., 2, :, :]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (turn_S1P,) = ctx.saved_tensors
-        back_S1P = turn_S1P.conj_physical()
-        *lead, heads, width = grads[0].shape
-        grad_S3HP = grads[0].new_empty(*lead, 3, heads, width)
-        for side in (0, 1):
-            out = _as_complex(grad_S3HP[..., side, :, :])
-            torch.mul(_as_complex(grads[side]), back_S1P, out=out)
-        grad_S3HP[..., 2, :, :] = grads[2]
+        (turn_S2HP,) = ctx.saved_tensors
+        grad_S3HP = torch.stack(grads, dim=-3)
+        turned = _as_complex(grad_S3HP[..., :2, :, :])
+        turned.mul_(turn_S2HP.conj_physical())
         return grad_S3HP, None
 
 
 def _as_complex(x_P: Tensor) -> Tensor:
-    # Some attention back ends return gradients of keys transposed.
-    return torch.view_as_complex((x_P if x_P.stride(-1) == 1 else x_P.contiguous()).unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(x_P.unflatten(-1, (-1, 2)))

@@ -45,7 +45,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             # d loss / d logits = (softmax - one at the target) / T
             slope_NCV = logp_NCV.exp_()
-            slope_NCV.scatter_add_(-1, target_NC1, slope_NCV.new_full((), -1.0).expand_as(target_NC1))
+            slope_NCV.scatter_add_(
+                -1, target_NC1, slope_NCV.new_full((), -1.0).expand_as(target_NC1)
+            )
             slope_NCV = slope_NCV.to(hidden_NTD.dtype)
             torch.bmm(slope_NCV, low_NVD[part], out=grad_hidden_NTD[part, token])
             _add_product(grad_head_NVD[part], slope_NCV.mT, hidden_NCD)

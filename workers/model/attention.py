@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.spec import ModelSpec
+from workers.kernels import cpu_passes
+from workers.model.layers import product
 
 
 def rotation(num_positions: int, head_width: int, theta: float, device: torch.device) -> Tensor:
@@ -40,10 +42,17 @@ class Attention(nn.Module):
         self._num_heads = spec.num_heads
 
     def forward(self, x_BSD: Tensor, rotation: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BSD).unflatten(-1, (3, self._num_heads, -1)).unbind(dim=-3)
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        seen_BHSP = functional.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-        )
-        out_BSD: Tensor = self.out(seen_BHSP.transpose(1, 2).flatten(-2))
-        return out_BSD
+        qkv = product(x_BSD, self.qkv.weight).unflatten(-1, (3, self._num_heads, -1))
+        # Stacked trials are so many sequences more.
+        q, k, v = (side.flatten(0, -4).transpose(1, 2) for side in _rotated(qkv, rotation))
+        seen_BHSP = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return product(seen_BHSP.transpose(1, 2).reshape(x_BSD.shape), self.out.weight)
+
+
+def _rotated(qkv_BS3HP: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys turned, and values; (B, S, H, P) each."""
+    if cpu_passes.applies_to(qkv_BS3HP):
+        turned: tuple[Tensor, Tensor, Tensor] = cpu_passes.RotatedQkv.apply(qkv_BS3HP, rotation)
+        return turned
+    q, k, v = qkv_BS3HP.unbind(dim=-3)
+    return rotate(q, rotation), rotate(k, rotation), v

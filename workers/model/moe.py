@@ -1,31 +1,17 @@
-"""Feed-forward layers: one dense SwiGLU, or fine-grained routed experts beside shared ones.
+"""The expert layer: fine-grained routed experts beside shared ones.
 
-Letters: T tokens, E experts, D width, F expert width, G = 2F gate and up.
+Letters: N stacked trials, T tokens, E experts, D width, F expert width, G = 2F gate and up.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.spec import ModelSpec
 from workers.kernels.ops import experts_of
+from workers.model.layers import SwiGLU
 from workers.model.router import Adjust, Routed, Router, Selects
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), without biases."""
-
-    def __init__(self, d_model: int, d_hidden: int) -> None:
-        super().__init__()
-        self.gate_up = nn.Linear(d_model, 2 * d_hidden, bias=False)
-        self.down = nn.Linear(d_hidden, d_model, bias=False)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
-        out_TD: Tensor = self.down(functional.silu(gate_TF) * up_TF)
-        return out_TD
 
 
 class MoE(nn.Module):
@@ -48,5 +34,8 @@ class MoE(nn.Module):
         self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
     ) -> tuple[Tensor, Routed]:
         routed, rows = self.router(x_TD, bias_E, adjust, selects)
-        y_TD = self._run_experts(x_TD, self.gate_up_EGD, self.down_EDF, rows)
+        # Experts of stacked trials stand in one line, as their rows do.
+        flat_TD, gate_up_EGD = x_TD.flatten(0, -2), self.gate_up_EGD.flatten(0, -3)
+        y_TD = self._run_experts(flat_TD, gate_up_EGD, self.down_EDF.flatten(0, -3), rows)
+        y_TD = y_TD.view_as(x_TD)
         return (y_TD if self.shared is None else y_TD + self.shared(x_TD)), routed

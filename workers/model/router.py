@@ -1,7 +1,9 @@
 """Scores, selection and gate weights, in float32 whatever the precision around them.
 
 In bf16 scores tie often, and then the tie rule decides the load.
-Letters: T tokens, E experts, K top-k, D width, R rows (assignments), C rows of one expert.
+Stacked trials have one dimension more in front of what has a T or an E.
+Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
+(assignments), C rows of one expert.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.spec import ModelSpec
 from workers.kernels.rows import (
@@ -21,6 +22,7 @@ from workers.kernels.rows import (
     rows_of_tokens,
     rows_per_expert,
 )
+from workers.model.layers import product
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 Selects = Literal["tokens", "experts"]
@@ -67,7 +69,7 @@ class Router(nn.Module):
             return choose(score_TE, adjusted_TE)
 
     def _score(self, x_TD: Tensor) -> Tensor:
-        logit_TE = functional.linear(x_TD.float(), self.weight_ED.float())
+        logit_TE = product(x_TD.float(), self.weight_ED.float())
         return logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
@@ -76,8 +78,10 @@ class Router(nn.Module):
         if self._renormalise:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + TINY)
         weight_TK = weight_TK * self._route_scale
-        count_E = count_experts(expert_TK, score_TE.shape[-1])
-        rows = rows_of_tokens(expert_TK, weight_TK, count_E)
+        line_TK = _in_one_line(expert_TK, score_TE.shape[-1])
+        count_E = count_experts(line_TK, score_TE.shape[:-2].numel() * score_TE.shape[-1])
+        rows = rows_of_tokens(line_TK, weight_TK.flatten(0, -2), count_E)
+        count_E = count_E.view(*score_TE.shape[:-2], -1)
         return Routed(score_TE, expert_TK, weight_TK, count_E), rows
 
     def _experts_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
@@ -97,3 +101,11 @@ class Router(nn.Module):
         shape = (num_tokens, self._top_k)
         routed = Routed(score_TE, expert_R.view(shape), weight_R.view(shape), count_E)
         return routed, rows_of_experts(token_R, weight_R, count_E)
+
+
+def _in_one_line(expert_TK: Tensor, num_experts: int) -> Tensor:
+    """Expert e of stacked trial n as n E + e, and the tokens of all trials in one dimension."""
+    if expert_TK.ndim == 2:
+        return expert_TK
+    first_N = torch.arange(len(expert_TK), device=expert_TK.device) * num_experts
+    return (expert_TK + first_N.view(-1, 1, 1)).flatten(0, 1)

@@ -1,5 +1,7 @@
 """The language model: tokens in, logits and the decisions of every expert layer out.
 
+Weights of N stacked trials have one dimension more in front, see `workers.training.stacked`; so
+have tokens (N, B, S) and biases (L, N, E) then.
 Letters: B sequences, S positions, V vocabulary, D width, L expert layers, E experts.
 """
 
@@ -9,25 +11,33 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.spec import ModelSpec
 from workers.model.attention import Attention, rotation
-from workers.model.moe import MoE, SwiGLU
+from workers.model.layers import RMSNorm, SwiGLU, product
+from workers.model.moe import MoE
 from workers.model.router import Adjust, Routed, Router, Selects
 
 
 class ModelOutput(NamedTuple):
-    logits_BSV: Tensor
+    hidden_BSD: Tensor  # what the head reads, in the dtype that it computes in
+    head_VD: Tensor
     routed: tuple[Routed, ...]  # one per expert layer
+
+    @property
+    def logits_BSV(self) -> Tensor:
+        """Computed at every look: training never holds them all, see `linear_cross_entropy`."""
+        return product(self.hidden_BSD, self.head_VD.to(self.hidden_BSD.dtype))
 
 
 class DenseBlock(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.attention_norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.attention = Attention(spec)
-        self.ffn_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.ffn_norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.ffn = SwiGLU(spec.d_model, spec.d_dense)
 
     def forward(self, x_BSD: Tensor, rotation: Tensor) -> Tensor:
@@ -39,16 +49,16 @@ class DenseBlock(nn.Module):
 class ExpertBlock(nn.Module):
     def __init__(self, spec: ModelSpec, backend: str) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.attention_norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.attention = Attention(spec)
-        self.ffn_norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.ffn_norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.ffn = MoE(spec, backend)
 
     def forward(
         self, x_BSD: Tensor, rotation: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
     ) -> tuple[Tensor, Routed]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
-        y_TD, routed = self.ffn(self.ffn_norm(x_BSD).flatten(0, 1), bias_E, adjust, selects)
+        y_TD, routed = self.ffn(self.ffn_norm(x_BSD).flatten(-3, -2), bias_E, adjust, selects)
         return x_BSD + y_TD.view_as(x_BSD), routed
 
 
@@ -68,7 +78,7 @@ class MoELanguageModel(nn.Module):
         self.expert_blocks = nn.ModuleList(
             ExpertBlock(spec, backend) for _ in range(spec.num_moe_layers)
         )
-        self.norm = nn.RMSNorm(spec.d_model, eps=spec.norm_eps)
+        self.norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
         if spec.tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -91,15 +101,16 @@ class MoELanguageModel(nn.Module):
         adjust:  (score_TE, bias_E) -> the score that selects
         selects: "experts": each expert takes its top T*K/E tokens, later ones included
         """
-        turn = rotation(token_BS.shape[1], self._head_width, self._rope_theta, token_BS.device)
-        x_BSD = self.embedding(token_BS)
+        turn = rotation(token_BS.shape[-1], self._head_width, self._rope_theta, token_BS.device)
+        x_BSD = self._embed(token_BS)
         routed = []
         for block in self.dense_blocks:
             x_BSD = self._run(block, x_BSD, turn)
         for block, bias_E in zip(self.expert_blocks, bias_LE.unbind(), strict=True):
             x_BSD, decision = self._run(block, x_BSD, turn, bias_E, adjust, selects)
             routed.append(decision)
-        return ModelOutput(self.head(self.norm(x_BSD)), tuple(routed))
+        hidden_BSD = self.norm(x_BSD).to(_compute_dtype(x_BSD))
+        return ModelOutput(hidden_BSD, self.head.weight, tuple(routed))
 
     def freeze_routers(self) -> None:
         """Router weights stay as they are; what lies below still learns through the scores."""
@@ -107,8 +118,21 @@ class MoELanguageModel(nn.Module):
             if isinstance(module, Router):
                 module.requires_grad_(False)
 
+    def _embed(self, token_BS: Tensor) -> Tensor:
+        weight = self.embedding.weight
+        if weight.ndim == 2:
+            return functional.embedding(token_BS, weight)
+        first_N = torch.arange(len(weight), device=token_BS.device) * weight.shape[1]
+        return functional.embedding(token_BS + first_N.view(-1, 1, 1), weight.flatten(0, 1))
+
     def _run(self, block: nn.Module, *args: object) -> Any:
         """The block; with recomputation its activations are computed again in the backward pass."""
         if self._recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What a matrix product would compute in: autocast's dtype where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

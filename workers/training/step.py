@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.balancing.base import Balancer, Observation, RoutedBatch
+from workers.kernels.linear_cross_entropy import linear_cross_entropy
 from workers.model.transformer import ModelOutput, MoELanguageModel
 from workers.training.ranks import ALONE, Ranks
 
@@ -62,7 +63,7 @@ def train_step(
         if trainee.watch is not None:
             trainee.watch(place, output, state.bias_LE)
         sums.add_counts(output)
-        lm_loss = next_token_loss(output.logits_BSV, token_BS[:, 1:])
+        lm_loss = _lm_loss(output, token_BS[:, 1:])
         balance_loss = _balance_loss(trainee, output, sums, len(token_BS))
         sums.add_losses(lm_loss, balance_loss)
         sums.add_statistic(trainee.balancer, output, state)
@@ -82,6 +83,12 @@ def next_token_loss(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
     return functional.cross_entropy(logits_BSV.float().flatten(0, 1), target_BS.flatten())
 
 
+def _lm_loss(output: ModelOutput, target_BS: Tensor) -> Tensor:
+    """`next_token_loss` of the output's logits, which never exist all at once."""
+    hidden_1TD, target_1T = output.hidden_BSD.flatten(0, 1)[None], target_BS.flatten()[None]
+    return linear_cross_entropy(hidden_1TD, output.head_VD[None], target_1T)[0]
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
     """bf16 autocast where a dtype is given, else nothing."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
@@ -95,7 +102,7 @@ def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
 
 
 def _balance_loss(trainee: Trainee, output: ModelOutput, sums: _Sums, num_sequences: int) -> Tensor:
-    loss = output.logits_BSV.new_zeros((), dtype=torch.float32)
+    loss = output.hidden_BSD.new_zeros((), dtype=torch.float32)
     if trainee.balancer.loss is None:
         return loss
     step_count_LE = trainee.ranks.sum(sums.count_LE)
