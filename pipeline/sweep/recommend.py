@@ -1,87 +1,165 @@
 """Which setting to take: the most even one among those that do not cost loss.
 
-Pure: trials in, a recommendation with its evidence out.
+Pure: trials in, a recommendation with its evidence out. Where a sweep has a confirm stage, its
+figures are the result, and those of the tune stage only how the settings were found.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.balancers import BALANCERS
-from pipeline.records import TrialRecord, TrialState
+from pipeline.records import CurvePoint, Stage, TrialRecord, TrialState
+from pipeline.sweep.setting import (
+    Comparison,
+    Setting,
+    by_setting,
+    compare,
+    seed_of,
+    setting_label,
+    settings_of,
+    stage_of,
+)
+from pipeline.sweep.statistics import Interval
+from pipeline.sweep.targets import TargetRow, target_rows
+from pipeline.sweep.transfer import Transfer, transfers
+from pipeline.sweep_spec import Objective, SweepSpec
 
-# A setting may lose this share of the best loss and still count as "no worse": one seed tells
-# no finer difference (the seeds of one rule spread over about 1 % in runs of a few million tokens).
-LOSS_TOLERANCE = 0.01
+Curves = Mapping[str, Sequence[CurvePoint]]
 
 
-class Setting(NamedTuple):
-    """One balancing setting, averaged over its expert counts and seeds."""
+class Stopped(NamedTuple):
+    """A trial that did not train to its end, and why."""
 
+    digest: str
     label: str
-    kind: str
-    trials: int
-    bits_per_byte: float
-    max_vio: float
-    max_vio_floor: float
-    idle_frac: float
-    effective_util: float
+    num_experts: int
+    seed: int
+    step: int  # of `steps`
+    steps: int
+    reason: str
 
 
 class Recommendation(NamedTuple):
+    """The answer of a sweep. `settings`, `best` and `control` are of the stage that counts."""
+
     best: Setting | None
     control: Setting | None  # "none", where the sweep has it
     settings: tuple[Setting, ...]  # by imbalance, all complete ones
     sentence: str
+    stage: Stage  # that the figures are of
+    is_confirmed: bool  # they are of fresh seeds, and the confirm stage is over
+    tuned: tuple[Setting, ...]  # of the tune stage, by imbalance: what the search saw
+    comparisons: tuple[Comparison, ...]  # every setting against the control, paired by seed
+    targets: tuple[TargetRow, ...]  # time to a target loss beside the loss at the budget
+    transfers: tuple[Transfer, ...]  # does the best step size survive more experts?
+    stopped: tuple[Stopped, ...]
 
 
-def recommend(trials: Sequence[TrialRecord]) -> Recommendation:
-    """The most even setting whose loss is within `LOSS_TOLERANCE` of the best one.
+def recommend(
+    trials: Sequence[TrialRecord], spec: SweepSpec | None = None, curves: Curves | None = None
+) -> Recommendation:
+    """The most even setting whose loss is near the best one and that breaks no constraint.
 
-    Only settings that finished at every point of the grid compete: an average over fewer points
-    would compare different things. Controls and rules that leak future tokens never win.
+    Only settings that finished at every point of the grid compete. Controls and rules that leak
+    future tokens never win.
+
+    Args:     spec: of the sweep; None: no constraints, no confirm stage
+              curves: digest -> learning curve, for the time to the target loss
     """
-    settings = sorted(_settings(trials), key=lambda setting: setting.max_vio)
+    objective = spec.objective if spec is not None else Objective()
+    stage = _reported_stage(trials)
+    tuned = settings_of(trials, Stage.TUNE, spec)
+    settings = settings_of(trials, stage, spec)
     control = next((setting for setting in settings if setting.kind == "none"), None)
-    rivals = [setting for setting in settings if not _is_yardstick(setting.kind)]
-    if not rivals or len(settings) == 1:
-        return Recommendation(None, control, tuple(settings), _no_answer(trials))
-    limit = min(setting.bits_per_byte for setting in rivals) * (1 + LOSS_TOLERANCE)
-    best = next(setting for setting in rivals if setting.bits_per_byte <= limit)
-    return Recommendation(best, control, tuple(settings), _sentence(best, control, trials))
+    order = ranking(settings, objective)
+    best = order[0] if order and len(settings) > 1 and not order[0].violates else None
+    is_confirmed = stage is Stage.CONFIRM and all(
+        trial.state.is_final for trial in trials if stage_of(trial) is stage
+    )
+    comparisons = _against_control(trials, stage, control, spec)
+    return Recommendation(
+        best=best,
+        control=control,
+        settings=tuple(settings),
+        sentence=_no_answer(trials, order)
+        if best is None
+        else _sentence(best, control, comparisons, _standing(trials, spec, stage, objective)),
+        stage=stage,
+        is_confirmed=is_confirmed,
+        tuned=tuple(tuned),
+        comparisons=comparisons,
+        targets=target_rows(
+            [trial for trial in trials if stage_of(trial) is stage],
+            curves or {},
+            objective.target_loss,
+            lambda trial: setting_label(trial, spec),
+        ),
+        transfers=transfers([trial for trial in trials if stage_of(trial) is Stage.TUNE]),
+        stopped=tuple(_stopped(t, spec) for t in trials if t.state is TrialState.STOPPED),
+    )
 
 
-def _settings(trials: Sequence[TrialRecord]) -> Iterable[Setting]:
-    by_label: dict[str, list[TrialRecord]] = defaultdict(list)
-    for trial in trials:
-        by_label[trial.label].append(trial)
-    for label, group in by_label.items():
-        if all(trial.state is TrialState.COMPLETED for trial in group):
-            yield Setting(
-                label,
-                group[0].spec["balancer"]["kind"],
-                len(group),
-                *(
-                    fmean(trial.result[name] for trial in group)
-                    for name in (
-                        "val_bits_per_byte",
-                        "max_vio",
-                        "max_vio_floor",
-                        "idle_frac",
-                        "effective_util",
-                    )
-                ),
-            )
+def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
+    """Settings that may be recommended, best first.
+
+    Those within the tolerance of the least loss by imbalance, then the others by loss; the ones
+    that break a constraint come last and do not count for the least loss.
+    """
+    rivals = [setting for setting in settings if not setting.is_yardstick]
+    legal = [setting for setting in rivals if not setting.violates]
+    least = min((setting.bits_per_byte for setting in legal), default=0.0)
+    limit = least * (1 + objective.loss_tolerance)
+    near = [setting for setting in legal if setting.bits_per_byte <= limit]
+    far = [setting for setting in legal if setting.bits_per_byte > limit]
+    return [
+        *sorted(near, key=lambda setting: setting.max_vio),
+        *sorted(far, key=lambda setting: setting.bits_per_byte),
+        *sorted((s for s in rivals if s.violates), key=lambda setting: setting.max_vio),
+    ]
 
 
-def _is_yardstick(kind: str) -> bool:
-    return BALANCERS[kind].control or BALANCERS[kind].leaks_future
+def _reported_stage(trials: Sequence[TrialRecord]) -> Stage:
+    """Confirm as soon as two of its settings are complete: before, there is nothing to compare."""
+    confirmed = settings_of(trials, Stage.CONFIRM)
+    return Stage.CONFIRM if len(confirmed) > 1 else Stage.TUNE
 
 
-def _no_answer(trials: Sequence[TrialRecord]) -> str:
+def _against_control(
+    trials: Sequence[TrialRecord], stage: Stage, control: Setting | None, spec: SweepSpec | None
+) -> tuple[Comparison, ...]:
+    if control is None:
+        return ()
+    groups = {
+        label: [trial for trial in group if trial.state is TrialState.COMPLETED]
+        for label, group in by_setting(trials, stage, spec).items()
+    }
+    found = (
+        compare(label, group, control.label, groups[control.label])
+        for label, group in groups.items()
+        if label != control.label
+    )
+    return tuple(comparison for comparison in found if comparison is not None)
+
+
+def _stopped(trial: TrialRecord, spec: SweepSpec | None) -> Stopped:
+    return Stopped(
+        digest=trial.digest,
+        label=setting_label(trial, spec),
+        num_experts=int(trial.spec["model"]["num_experts"]),
+        seed=seed_of(trial),
+        step=trial.progress.step if trial.progress is not None else 0,
+        steps=int(trial.spec["train"]["steps"]),
+        reason=trial.stop_reason or "no reason given",
+    )
+
+
+def _no_answer(trials: Sequence[TrialRecord], order: Sequence[Setting]) -> str:
+    if order and order[0].violates:
+        return (
+            f"No recommendation: every setting breaks a constraint; the most even one is "
+            f"{order[0].label}, whose {' and '.join(order[0].violates)}."
+        )
     done = sum(trial.state is TrialState.COMPLETED for trial in trials)
     return (
         f"No recommendation: {done} of {len(trials)} trials are complete, and it takes two "
@@ -89,17 +167,43 @@ def _no_answer(trials: Sequence[TrialRecord]) -> str:
     )
 
 
-def _sentence(best: Setting, control: Setting | None, trials: Sequence[TrialRecord]) -> str:
-    seeds = len({trial.spec["train"]["seed"] for trial in trials})
+def _standing(
+    trials: Sequence[TrialRecord], spec: SweepSpec | None, stage: Stage, objective: Objective
+) -> str:
+    """How far to trust the figures."""
+    seeds = len({seed_of(trial) for trial in trials if stage_of(trial) is stage})
+    counted = "one seed" if seeds == 1 else f"{seeds} seeds"
+    equal = f"losses within {objective.loss_tolerance:.0%} count as equal"
+    if stage is Stage.CONFIRM:
+        left = sum(not t.state.is_final for t in trials if stage_of(t) is stage)
+        waiting = f"; {left} confirm trials are still to come" if left else ""
+        fresh = "one fresh seed" if seeds == 1 else f"{seeds} fresh seeds"
+        return f"confirmed with {fresh}{waiting}; {equal}"
+    missing = "not confirmed yet" if spec is not None and spec.confirm else "not confirmed"
+    return f"{missing}: figures of the search itself; {counted}; {equal}"
+
+
+def _sentence(
+    best: Setting, control: Setting | None, comparisons: Sequence[Comparison], standing: str
+) -> str:
     text = (
         f"Take {best.label}: MaxVio {best.max_vio:.2f} (a fair router would show "
         f"{best.max_vio_floor:.2f}), {best.idle_frac:.1%} idle experts, "
-        f"{best.bits_per_byte:.3f} bits per byte"
+        f"{_with_half(best.loss, '.3f')} bits per byte"
     )
     if control is not None:
         text += (
             f"; without balancing MaxVio is {control.max_vio:.2f} with {control.idle_frac:.1%} "
-            f"idle at {control.bits_per_byte:.3f} bits per byte"
+            f"idle at {_with_half(control.loss, '.3f')} bits per byte"
         )
-    counted = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return f"{text} ({counted}; losses within {LOSS_TOLERANCE:.0%} count as equal)."
+    paired = next((c for c in comparisons if c.label == best.label), None)
+    if paired is not None and paired.loss.half is not None:
+        text += f", a paired difference of {_with_half(paired.loss, '+.3f')}"
+    return f"{text} ({standing})."
+
+
+def _with_half(value: Interval, pattern: str) -> str:
+    mean = format(value.mean, pattern)
+    if value.half is None:
+        return mean
+    return f"{mean} ± {format(value.half, pattern.removeprefix('+'))}"

@@ -1,17 +1,155 @@
-"""Which trials of a sweep to run, and in which order. Pure."""
+"""Which trials of a sweep to run, and in which order. Pure.
+
+A search proposes settings; each is trained at every point of the crossed axes. Adding a search is
+a spec in `pipeline.sweep_spec` and an entry in `SEARCHES`.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from pipeline.records import TrialRecord
+from pipeline.search_space import Coordinates, Range, choose, corners, has_ranges
 from pipeline.spec import TrialSpec
-from pipeline.sweep_spec import GridSearch, SweepSpec
+from pipeline.sweep.told import Told, told_of
+from pipeline.sweep_spec import RandomSearch, SweepSpec, TpeSearch, unique
+
+Point = dict[str, Any]  # axis -> value
+MAX_REDRAWS = 64  # of a setting that was drawn before; then the space counts as used up
+
+
+class Search(NamedTuple):
+    """What a kind of search proposes, in order."""
+
+    first: Callable[[SweepSpec], Iterable[Point]]  # before anything ran
+    further: Callable[[SweepSpec, Sequence[TrialRecord]], Iterable[Point]]  # given what ran
 
 
 def propose(spec: SweepSpec) -> list[TrialSpec]:
-    """The trials in the order in which they start. The same spec gives the same list."""
-    trials = spec.expand()
-    if isinstance(spec.search, GridSearch):
-        return trials
-    random.Random(spec.search.seed).shuffle(trials)
-    return trials[: spec.search.trials]
+    """The trials to begin with, in the order in which they start. The same spec, the same list."""
+    return unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
+
+
+def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> list[TrialSpec]:
+    """Trials of further settings, at least `room` of them where the search has so many left.
+
+    Args:     rows: the sweep's trials, all of them, in its order
+    """
+    found: list[TrialSpec] = []
+    for point in SEARCHES[spec.search.kind].further(spec, rows):
+        if len(found) >= room:
+            break
+        found += _crossed(spec, [point])
+    return unique(found)
+
+
+def _crossed(spec: SweepSpec, points: Iterable[Point]) -> Iterator[TrialSpec]:
+    crossed = list(corners(spec.crossed_axes()))
+    for point in points:
+        for rest in crossed:
+            yield spec.trial_at(point | rest)
+
+
+def _grid(spec: SweepSpec) -> Iterable[Point]:
+    return corners(spec.axes)
+
+
+def _nothing(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterable[Point]:
+    return ()
+
+
+def _random(spec: SweepSpec) -> Iterable[Point]:
+    search = spec.search
+    assert isinstance(search, RandomSearch)
+    axes, rng = spec.searched_axes(), random.Random(search.seed)
+    if not any(has_ranges(axis) for axis in axes.values()):
+        points = list(corners(axes))
+        rng.shuffle(points)
+        return points[: search.settings]
+    drawn = itertools.islice(_distinct(lambda: choose(axes, _Drawn(rng)), []), search.settings)
+    return [point for _, point in drawn]
+
+
+def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
+    """Settings spread evenly: every coordinate takes each part of its range once (a Latin
+    hypercube, McKay et al. 1979), so every choice has its turn."""
+    search = spec.search
+    assert isinstance(search, TpeSearch)
+    count = min(search.startup, search.settings)
+    strata = [_Stratum(search.seed, number, count) for number in range(count)]
+    return [choose(spec.searched_axes(), stratum) for stratum in strata]
+
+
+def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
+    from pipeline.sweep.tpe import propose as ask  # Optuna's import takes long; few sweeps need it
+
+    search, axes = spec.search, spec.searched_axes()
+    assert isinstance(search, TpeSearch)
+    told = told_of(spec, rows)
+    known = [setting.coordinates for setting in told]
+    drawn: list[Told] = []
+
+    def draw() -> tuple[Coordinates, Point]:
+        seed = random.Random(f"{search.seed}/{len(known)}/{len(drawn)}").getrandbits(32)
+        coordinates, point = ask(axes, [*told, *drawn], len(search.objectives), seed)
+        # As one that runs it counts as bad: neither it nor a repeat is asked for over and over.
+        drawn.append(Told(coordinates, None, {}, is_running=True))
+        return coordinates, point
+
+    for _, point in itertools.islice(_distinct(draw, known), max(0, search.settings - len(told))):
+        yield point
+
+
+def _distinct(
+    draw: Callable[[], tuple[Coordinates, Point]], known: list[Coordinates]
+) -> Iterator[tuple[Coordinates, Point]]:
+    """Draws what is not known, which it is from then on, until nothing new comes."""
+    while True:
+        for _ in range(MAX_REDRAWS):
+            coordinates, point = draw()
+            if coordinates not in known:
+                break
+        else:
+            return
+        known.append(coordinates)
+        yield coordinates, point
+
+
+class _Drawn:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def choice(self, name: str, count: int) -> int:
+        return self._rng.randrange(count)
+
+    def number(self, name: str, span: Range) -> float:
+        return span.at(self._rng.random())
+
+
+class _Stratum:
+    """Setting `number` of `count` that share out every coordinate's range."""
+
+    def __init__(self, seed: int, number: int, count: int) -> None:
+        self._seed, self._number, self._count = seed, number, count
+
+    def choice(self, name: str, count: int) -> int:
+        return int(self._share(name) * count)
+
+    def number(self, name: str, span: Range) -> float:
+        return span.at(self._share(name))
+
+    def _share(self, name: str) -> float:
+        rng = random.Random(f"{self._seed}/{name}")
+        order = rng.sample(range(self._count), self._count)
+        inside = [rng.random() for _ in range(self._count)][self._number]
+        return (order[self._number] + inside) / self._count
+
+
+SEARCHES = {
+    "grid": Search(first=_grid, further=_nothing),
+    "random": Search(first=_random, further=_nothing),
+    "tpe": Search(first=lambda spec: [point for _, point in _spread(spec)], further=_tpe),
+}

@@ -16,7 +16,7 @@ class Interval(NamedTuple):
 
     mean: float
     half: float | None  # half the width; None: one seed tells no spread
-    count: int  # seeds
+    seeds: int
 
     @property
     def low(self) -> float | None:

@@ -1,0 +1,165 @@
+"""Balancing settings: the trials of one, over expert counts and seeds, as one row of figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from pipeline.balancers import BALANCERS
+from pipeline.records import Stage, TrialRecord, TrialState
+from pipeline.search_space import value_at
+from pipeline.sweep.pareto import on_front
+from pipeline.sweep.statistics import Interval, interval, p_value
+from pipeline.sweep_spec import SweepSpec
+
+LOSS, IMBALANCE = "val_bits_per_byte", "max_vio"
+Cell = tuple[str, int]  # what a trial differs in beside setting and seed; seed
+
+
+class Setting(NamedTuple):
+    """One balancing setting in one stage: means over its expert counts and seeds."""
+
+    label: str
+    kind: str
+    trials: int
+    bits_per_byte: float
+    max_vio: float
+    max_vio_floor: float
+    idle_frac: float
+    effective_util: float
+    stage: Stage
+    loss: Interval  # bits per byte; first the mean of every seed, then over seeds
+    imbalance: Interval  # max_vio, likewise
+    on_front: bool  # no setting of the stage has less loss and less imbalance
+    violates: tuple[str, ...]  # constraints of the sweep that it breaks, in words
+
+    @property
+    def is_yardstick(self) -> bool:
+        """A control, or a rule that sees later tokens: shown, never recommended."""
+        return is_yardstick(self.kind)
+
+
+class Comparison(NamedTuple):
+    """A setting minus another, paired: same seed, same expert count, same data."""
+
+    label: str
+    against: str
+    loss: Interval  # difference in bits per byte; negative: `label` is better
+    imbalance: Interval  # difference in max_vio
+    p_value: float | None  # of the losses being equal, two-sided paired t; None without spread
+
+
+def is_yardstick(kind: str) -> bool:
+    return BALANCERS[kind].control or BALANCERS[kind].leaks_future
+
+
+def setting_label(trial: TrialRecord, spec: SweepSpec | None) -> str:
+    """The rule in short, and what else the search tuned."""
+    others = spec.tuned_beside_the_balancer() if spec is not None else ()
+    return " ".join(
+        [trial.label, *(f"{key.rpartition('.')[2]}={value_at(trial.spec, key)}" for key in others)]
+    )
+
+
+def by_setting(
+    trials: Iterable[TrialRecord], stage: Stage, spec: SweepSpec | None = None
+) -> dict[str, list[TrialRecord]]:
+    """The trials of a stage by their setting, both in sweep order."""
+    found: dict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in trials:
+        if stage_of(trial) is stage:
+            found[setting_label(trial, spec)].append(trial)
+    return dict(found)
+
+
+def settings_of(
+    trials: Sequence[TrialRecord], stage: Stage, spec: SweepSpec | None = None
+) -> list[Setting]:
+    """The settings of a stage that finished wherever they were to run, by imbalance.
+
+    An average over fewer points would compare different things.
+    """
+    groups = {
+        label: group
+        for label, group in by_setting(trials, stage, spec).items()
+        if all(trial.state is TrialState.COMPLETED for trial in group)
+    }
+    bounds: dict[str, float] = {**spec.objective.constraints} if spec is not None else {}
+    settings = [_setting(label, group, stage, bounds) for label, group in groups.items()]
+    flags = on_front([(setting.bits_per_byte, setting.max_vio) for setting in settings])
+    marked = (s._replace(on_front=flag) for s, flag in zip(settings, flags, strict=True))
+    return sorted(marked, key=lambda setting: setting.max_vio)
+
+
+def compare(
+    label: str, group: Sequence[TrialRecord], against: str, other: Sequence[TrialRecord]
+) -> Comparison | None:
+    """None where no trial of the one has a counterpart of the other."""
+    loss = _paired(group, other, LOSS)
+    imbalance = _paired(group, other, IMBALANCE)
+    if not loss:
+        return None
+    return Comparison(label, against, interval(loss), interval(imbalance), p_value(loss))
+
+
+def stage_of(trial: TrialRecord) -> Stage:
+    return trial.stage or Stage.TUNE
+
+
+def cell(trial: TrialRecord) -> Cell:
+    """What must be equal for two trials to be a pair: all but the rule and how it was tuned."""
+    spec = trial.spec
+    budget = [spec["train"].get(name) for name in ("steps", "batch_sequences", "seq_len")]
+    return repr((spec["model"], spec.get("data"), budget)), seed_of(trial)
+
+
+def seed_of(trial: TrialRecord) -> int:
+    return int(trial.spec["train"]["seed"])
+
+
+def _setting(
+    label: str, group: Sequence[TrialRecord], stage: Stage, bounds: Mapping[str, float]
+) -> Setting:
+    means = {
+        name: fmean(trial.result[name] for trial in group)
+        for name in (LOSS, IMBALANCE, "max_vio_floor", "idle_frac", "effective_util", *bounds)
+    }
+    return Setting(
+        label=label,
+        kind=group[0].spec["balancer"]["kind"],
+        trials=len(group),
+        bits_per_byte=means[LOSS],
+        max_vio=means[IMBALANCE],
+        max_vio_floor=means["max_vio_floor"],
+        idle_frac=means["idle_frac"],
+        effective_util=means["effective_util"],
+        stage=stage,
+        loss=interval(_by_seed((seed_of(trial), trial.result[LOSS]) for trial in group)),
+        imbalance=interval(_by_seed((seed_of(trial), trial.result[IMBALANCE]) for trial in group)),
+        on_front=False,
+        violates=tuple(
+            f"{name} {means[name]:.3g} is above {bound:g}"
+            for name, bound in bounds.items()
+            if not means[name] <= bound
+        ),
+    )
+
+
+def _paired(group: Sequence[TrialRecord], other: Sequence[TrialRecord], figure: str) -> list[float]:
+    """One difference a seed: the mean over what both have at this seed."""
+    counterparts = {cell(trial): trial for trial in other}
+    return _by_seed(
+        (seed_of(trial), trial.result[figure] - counterparts[cell(trial)].result[figure])
+        for trial in group
+        if cell(trial) in counterparts
+    )
+
+
+def _by_seed(values: Iterable[tuple[int, float]]) -> list[float]:
+    """Trials of one seed share its luck: they are one observation."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for seed, value in values:
+        found[seed].append(value)
+    return [fmean(found[seed]) for seed in sorted(found)]

@@ -1,0 +1,100 @@
+"""Time to a target loss, beside the loss at the budget. What never gets there keeps its row."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+from typing import NamedTuple
+
+from pipeline.records import CurvePoint, TrialRecord
+from pipeline.sweep.statistics import Interval, interval
+
+Labelled = Callable[[TrialRecord], str]
+Curves = Mapping[str, Sequence[CurvePoint]]
+
+
+class TargetRow(NamedTuple):
+    """One setting at one expert count. Losses are of the learning curve's sample, nats a token."""
+
+    label: str
+    num_experts: int
+    target_loss: float
+    trials: int
+    reached: int  # of the trials
+    tokens: float | None  # to the target, median over trials; None: most never reached it
+    seconds: float | None  # of training, likewise
+    final_loss: Interval  # at the budget
+
+
+def target_rows(
+    trials: Sequence[TrialRecord],
+    curves: Curves,
+    target_loss: float | None,
+    labelled: Labelled = lambda trial: trial.label,
+) -> tuple[TargetRow, ...]:
+    """A row a setting and expert count, of trials with a learning curve, in sweep order.
+
+    Without a `target_loss` the target of an expert count is where training without balancing
+    ends; where the sweep has no such control, where the worst setting ends.
+    """
+    groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
+    for trial in trials:
+        if curves.get(trial.digest):
+            groups[int(trial.spec["model"]["num_experts"])][labelled(trial)].append(trial)
+    return tuple(
+        _row(label, num_experts, group, curves, target_loss or _target(settings, curves))
+        for num_experts, settings in groups.items()
+        for label, group in settings.items()
+    )
+
+
+def crossing(curve: Sequence[CurvePoint], target_loss: float) -> tuple[float, float] | None:
+    """Tokens and seconds at which the loss first falls to the target; None where it does not.
+
+    Linear between two points.
+    """
+    before: CurvePoint | None = None
+    for point in curve:
+        if point.val_loss <= target_loss:
+            if before is None:
+                return float(point.tokens), point.seconds
+            share = (before.val_loss - target_loss) / (before.val_loss - point.val_loss)
+            return (
+                before.tokens + share * (point.tokens - before.tokens),
+                before.seconds + share * (point.seconds - before.seconds),
+            )
+        before = point
+    return None
+
+
+def _target(settings: Mapping[str, Sequence[TrialRecord]], curves: Curves) -> float:
+    ends = {
+        label: fmean(curves[trial.digest][-1].val_loss for trial in group)
+        for label, group in settings.items()
+    }
+    return ends.get("none", max(ends.values()))
+
+
+def _row(
+    label: str, num_experts: int, group: Sequence[TrialRecord], curves: Curves, target_loss: float
+) -> TargetRow:
+    found = [crossing(curves[trial.digest], target_loss) for trial in group]
+    reached = [point for point in found if point is not None]
+    never = [math.inf] * (len(found) - len(reached))
+    return TargetRow(
+        label=label,
+        num_experts=num_experts,
+        target_loss=target_loss,
+        trials=len(group),
+        reached=len(reached),
+        tokens=_median([tokens for tokens, _ in reached] + never),
+        seconds=_median([seconds for _, seconds in reached] + never),
+        final_loss=interval([curves[trial.digest][-1].val_loss for trial in group]),
+    )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    middle = median(values)
+    return middle if math.isfinite(middle) else None
