@@ -22,6 +22,7 @@ from pipeline.records import SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.sweep.removal import remove_sweep
 from pipeline.sweep_spec import SweepSpec, load_sweep
 from pipeline.tracking import eval_artifacts
 from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Reads the store and the shards; `submit` and the verbs of `store` are all that writes.
+    """Reads the store and the shards.
+
+    `submit`, `delete` and the verbs of `store` are all that writes: pause, resume, stop, cancel
+    and retry_failed take a sweep, or a sweep and one of its trials, as `evenload sweep` does.
 
     Args:     home: folder with the shards; database_url: the store, see `pipeline.settings`
     Raises:   SpecError: an unknown id, no store; StoreUnavailable: the database does not answer
@@ -53,6 +57,10 @@ class Client:
     def sweeps(self) -> list[SweepRecord]:
         """Newest first."""
         return self.store.sweeps()
+
+    def delete(self, sweep_id: str) -> list[str]:
+        """Removes a sweep that is over or paused, with the files and runs that no other needs."""
+        return remove_sweep(self.store, self.settings, sweep_id)
 
     def trials(self, sweep_id: str) -> list[TrialRecord]:
         """In sweep order."""

@@ -276,7 +276,6 @@ class Claim:
     checkpoint_uri: str | None
     sweep_id: str | None
     parent_run_id: str | None
-    extends: str | None = None  # digest of the trial whose checkpoint it starts from
 
 
 @dataclass(frozen=True, slots=True)

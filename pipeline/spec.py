@@ -202,6 +202,11 @@ class TrialSpec(Frozen):
     train: TrainSpec
     eval: EvalSpec = EvalSpec()
     runtime: RuntimeSpec = RuntimeSpec()
+    extends: str | None = Field(
+        default=None,
+        description="digest of a shorter trial, equal but for its steps, that this one goes on "
+        "from; the learning rate follows the schedule of the new length from there",
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -58,7 +58,7 @@ def claim(
             attempt=Trial.attempt + 1,
             started_at=func.coalesce(Trial.started_at, db_time()),
         )
-        .returning(Trial.attempt, Trial.label, Trial.spec, Trial.checkpoint_uri, Trial.extends)
+        .returning(Trial.attempt, Trial.label, Trial.spec, Trial.checkpoint_uri)
     ).one_or_none()
     if won is None:
         return None
@@ -85,7 +85,6 @@ def claim(
         checkpoint_uri=won.checkpoint_uri,
         sweep_id=sweep.sweep_id if sweep else None,
         parent_run_id=sweep.parent_run_id if sweep else None,
-        extends=won.extends,
     )
 
 
@@ -168,7 +167,8 @@ def finish(
     assert state in VERDICTS, state
     failed = state is TrialState.FAILED
     ending = AttemptState.FAILED if failed else AttemptState.DONE
-    _end(connection, held, ending, _last_line(error))
+    if not _end(connection, held, ending, _last_line(error)):
+        return trial_state(connection, held.digest)
     before = connection.execute(select(Trial.result).where(Trial.digest == held.digest))
     values: dict[str, Any] = {
         "state": state,
@@ -188,7 +188,8 @@ def finish(
 
 def release(connection: Connection, held: Claim, reason: str, preempted: bool) -> TrialState:
     ending = AttemptState.PREEMPTED if preempted else AttemptState.RELEASED
-    _end(connection, held, ending, reason)
+    if not _end(connection, held, ending, reason):
+        return trial_state(connection, held.digest)
     charge = Charge.PREEMPTION if preempted else Charge.NOTHING
     _give_back(connection, held.digest, held.kind, charge)
     end_unwanted(connection, held.digest)
@@ -240,14 +241,21 @@ def _lose(
     return [digest for digest, _, _ in attempts]
 
 
-def _end(connection: Connection, held: Claim, state: AttemptState, reason: str | None) -> None:
+def _end(connection: Connection, held: Claim, state: AttemptState, reason: str | None) -> bool:
+    """False where it ended like this before: the store went away before it could say so."""
     ended = connection.execute(
         update(Attempt)
         .where(_is_running(held.digest, held.attempt))
         .values(state=state, heartbeat_at=db_time(), ended_at=db_time(), exit_reason=reason)
     )
-    if ended.rowcount == 0:
+    if ended.rowcount == 1:
+        return True
+    found = select(Attempt.state).where(
+        Attempt.digest == held.digest, Attempt.number == held.attempt
+    )
+    if connection.execute(found).scalar_one_or_none() is not state:
         raise _lost(held)
+    return False
 
 
 def _give_back(connection: Connection, digest: str, kind: WorkKind, charge: Charge) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from pipeline.errors import SpecError
 from pipeline.settings import without_password
-from pipeline.store.engine import WRITES
+from pipeline.store.engine import BUSY_MILLISECONDS, WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Oldest first. Here as well as in the files, so that readers start without alembic.
@@ -62,8 +64,17 @@ def _upgrade(connection: Connection, revision: str) -> None:
 
 def _use_write_ahead_log(engine: Engine) -> None:
     """Readers then never wait for a writer. The file remembers it."""
-    with closing(engine.raw_connection()) as connection:  # it cannot be set in a transaction
-        connection.cursor().execute("PRAGMA journal_mode = WAL")
+    deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
+    while True:
+        with closing(engine.raw_connection()) as connection:  # it cannot be set in a transaction
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                # SQLite does not wait for this lock, whatever its busy timeout.
+                if time.monotonic() > deadline:
+                    raise
+        time.sleep(0.05)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -70,15 +70,6 @@ def _take_up(connection: Connection, sweep_id: str) -> None:
     end_unwanted(connection)
 
 
-def extend(
-    connection: Connection, spec: SweepSpec, trials: Sequence[tuple[str, str, TrialSpec]]
-) -> str:
-    sweep_id = add_sweep(connection, spec, [(digest, trial) for _, digest, trial in trials])
-    for parent, digest, _ in trials:
-        connection.execute(update(Trial).where(Trial.digest == digest).values(extends=parent))
-    return sweep_id
-
-
 def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec]]) -> list[str]:
     """Stores what is new; returns the digests in their order, each once."""
     for digest, trial in trials:
@@ -92,6 +83,7 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
             attempt=0,
             failures=0,
             result={},
+            extends=trial.extends,
             created_at=db_time(),
         )
     return list(dict.fromkeys(digest for digest, _ in trials))

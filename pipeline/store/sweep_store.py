@@ -92,36 +92,51 @@ class SweepStore:
         with self._writing() as connection:
             return submission.add_trials(connection, sweep_id, trials, stage)
 
-    def extend(self, spec: SweepSpec, trials: Sequence[tuple[str, str, TrialSpec]]) -> str:
-        """Stores a sweep of (parent digest, digest, trial); each starts from its parent's end."""
-        with self._writing() as connection:
-            return submission.extend(connection, spec, trials)
+    def pause(self, sweep_id: str, digest: str | None = None, *, note: str | None = None) -> None:
+        """Starts nothing new; running trials write a checkpoint and are given back.
 
-    def pause(self, sweep_id: str, note: str | None = None) -> None:
-        """Starts nothing new; running trials write a checkpoint and are given back."""
-        with self._writing() as connection:
-            verbs.pause(connection, sweep_id, note)
+        Like every verb it is meant for the sweep, or with `digest` for one trial of it; done twice
+        it is done once. See `order` for what it does to a trial.
 
-    def resume(self, sweep_id: str) -> None:
+        Args:     note: why, where it is no user who pauses the sweep
+        Raises:   SpecError: an unknown sweep or trial, or one that cannot be paused any more
+        """
         with self._writing() as connection:
-            verbs.resume(connection, sweep_id)
+            if digest is None:
+                verbs.pause(connection, sweep_id, note)
+            else:
+                verbs.order_in(connection, sweep_id, digest, Order.PAUSE)
 
-    def stop(self, sweep_id: str) -> None:
+    def resume(self, sweep_id: str, digest: str | None = None) -> None:
+        """Goes on after `pause`. A trial goes on also after `stop` and `cancel`."""
+        with self._writing() as connection:
+            if digest is None:
+                verbs.resume(connection, sweep_id)
+            else:
+                verbs.order_in(connection, sweep_id, digest, None)
+
+    def stop(self, sweep_id: str, digest: str | None = None) -> None:
         """Trains no further: running trials write a checkpoint and end as STOPPED.
 
         What is trained is still evaluated; then the sweep is finished. Trials that another sweep
         wants too go on.
         """
         with self._writing() as connection:
-            verbs.stop(connection, sweep_id)
+            if digest is None:
+                verbs.stop(connection, sweep_id)
+            else:
+                verbs.order_in(connection, sweep_id, digest, Order.STOP, "stopped by its user")
 
-    def cancel(self, sweep_id: str) -> None:
+    def cancel(self, sweep_id: str, digest: str | None = None) -> None:
         """Ends a sweep for good. Trials that another sweep wants too go on."""
         with self._writing() as connection:
-            verbs.cancel(connection, sweep_id)
+            if digest is None:
+                verbs.cancel(connection, sweep_id)
+            else:
+                verbs.order_in(connection, sweep_id, digest, Order.CANCEL)
 
     def retry_failed(self, sweep_id: str, digest: str | None = None) -> int:
-        """Queues the failed trials, or this one, again, from their checkpoints; returns how many.
+        """Queues the failed trials again, from their checkpoints; returns how many.
 
         Their budgets of retries and preemptions are full again.
         """

@@ -95,6 +95,19 @@ def order(
     return found.scalar_one()
 
 
+def order_in(
+    connection: Connection,
+    sweep_id: str,
+    digest: str,
+    wanted: Order | None,
+    reason: str | None = None,
+) -> TrialState:
+    """An order to a trial of this sweep."""
+    _state(connection, sweep_id)
+    _check_listed(connection, sweep_id, digest)
+    return order(connection, digest, wanted, reason)
+
+
 def _take_up_again(connection: Connection, digest: str, state: TrialState) -> None:
     """Lifts the order; a trial that was stopped or cancelled goes on from its checkpoint."""
     if state is TrialState.FAILED:

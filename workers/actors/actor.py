@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ClassVar, NamedTuple
 
-from pipeline.errors import LeaseLost
+from pipeline.errors import LeaseLost, PeerLost
 from pipeline.records import Charge, Claim, RunIdentity, Sink, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
@@ -81,14 +81,18 @@ class Actor(ABC):
         if heeds_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
+    def prepare(self, claim: Claim, spec: TrialSpec) -> None:  # noqa: B027  most need nothing
+        """Puts into the trial's folder what its first attempt starts from."""
+
     @abstractmethod
     def compute(self, assignment: Assignment) -> Verdict:
-        """Does the work. What it raises fails the trial, but for LeaseLost."""
+        """Does the work. What it raises fails the trial, but for LeaseLost and PeerLost."""
 
     def work(self, digest: str) -> TrialState | None:
         """Claims the trial and works on it.
 
         Returns:  the state it left the trial in; None where another worker has it
+        Raises:   PeerLost: as a worker that dies, it leaves the trial claimed
         """
         if self._stopping:
             return None
@@ -140,11 +144,12 @@ class Actor(ABC):
             try:
                 spec = TrialSpec.model_validate(claim.spec)
                 fetch(self._settings, claim.digest)
+                self.prepare(claim, spec)
                 run = run_identity(claim, spec, self._settings)
                 logger.info("starts after step %d", run.resumed_from_step)
                 sink = self._sink_factory(self._settings, run)
                 verdict = self.compute(Assignment(claim, spec, run, sink, self._heartbeat))
-            except LeaseLost:
+            except (LeaseLost, PeerLost):
                 raise
             except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
                 verdict = Verdict(TrialState.FAILED, {}, error=traceback.format_exc())

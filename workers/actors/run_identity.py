@@ -24,6 +24,7 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdenti
             "commit": source_commit(),
             "core": core_version(spec.balancer.kind),
             "corpus": corpus_digest(spec.data, settings.corpus_dir),
+            **({"extends": spec.extends} if spec.extends else {}),
         },
         parent_run_id=claim.parent_run_id,
         resumed_from_step=resume_step(settings, claim.digest) if training else 0,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.records import WorkKind
+from pipeline.records import Claim, WorkKind
 from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.tracking.mirror import fetch
 from workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
+from workers.training.inheritance import inherit
 from workers.training.loop import train
+from workers.training.ranks import ALONE, Ranks
 from workers.training.step import Watch
 
 
 class TrainActor(Actor):
+    """Args: ranks: where it works, the first of them; as many as its trials have workers"""
+
     kind: ClassVar[WorkKind] = WorkKind.TRAIN
 
     def __init__(
@@ -22,11 +28,19 @@ class TrainActor(Actor):
         watch: Watch | None = None,
         *,
         heeds_sigterm: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
         self._watch = watch
+        self._ranks = ranks
+
+    def prepare(self, claim: Claim, spec: TrialSpec) -> None:
+        if spec.extends is not None:
+            fetch(self._settings, spec.extends)
+            inherit(self._settings, claim.digest, spec.extends)
 
     def compute(self, assignment: Assignment) -> Verdict:
+        self._ranks.meet()
         outcome = train(
             assignment.spec,
             settings=self._settings,
@@ -35,5 +49,6 @@ class TrainActor(Actor):
             report=assignment.heartbeat.report,
             run=assignment.run,
             watch=self._watch,
+            ranks=self._ranks,
         )
         return Verdict(outcome.state, outcome.result, outcome.checkpoint_uri)

@@ -2,39 +2,106 @@
 
 Every command exits with 0, 1 (it failed) or 2 (bad input). Results go to standard output, progress
 and logs to standard error; `--json` prints exactly one JSON document on standard output.
+
+A command is imported when it is called: torch, Ray and MLflow take seconds that `sweep status` or
+`--help` need not wait for.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import NamedTuple
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.errors import SpecError
-from workers.cli.bench import bench
-from workers.cli.dashboard import dashboard
-from workers.cli.doctor import doctor
-from workers.cli.quickstart import quickstart
-from workers.cli.serve import serve
-from workers.cli.simulate import advise_command, simulate
-from workers.cli.sweep import sweep_app
-from workers.cli.train import train
+
+
+class Command(NamedTuple):
+    module: str
+    attribute: str  # a function, or a Typer with commands of its own
+    help: str  # the first line of its docstring
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "workers.cli.quickstart",
+        "quickstart",
+        "Train a small real sweep on this machine and say which balancing keeps experts busy.",
+    ),
+    "train": Command(
+        "workers.cli.train",
+        "train",
+        "Train one trial in this process, score it on held-out text and print its figures.",
+    ),
+    "sweep": Command("workers.cli.sweep", "sweep_app", "Plan, run and steer sweeps."),
+    "simulate": Command(
+        "workers.cli.simulate",
+        "simulate",
+        "Run balancing rules on streams of router scores, without a model.",
+    ),
+    "advise": Command(
+        "workers.cli.simulate",
+        "advise_command",
+        "Say which step size and schedule theory recommends for a recorded run.",
+    ),
+    "report": Command(
+        "workers.cli.report",
+        "report",
+        "Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.",
+    ),
+    "serve": Command("workers.cli.serve", "serve", "Run submitted sweeps until told to stop."),
+    "dashboard": Command("workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."),
+    "doctor": Command(
+        "workers.cli.doctor",
+        "doctor",
+        "Say what works here. Exit code 1 where something required does not.",
+    ),
+    "bench": Command(
+        "workers.cli.bench",
+        "bench",
+        "Run a benchmark. Rivals are measured in turn with us, in the same run.",
+    ),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands without importing them, and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return TyperCommand(name, help=COMMANDS[name].help) if name in COMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(str(name)), rest
+
+
+def load(name: str) -> click.Command:
+    """The command of this name, imported."""
+    found = getattr(import_module(COMMANDS[name].module), COMMANDS[name].attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
-    help="Finds the balancing rule and step size that keep every expert of an MoE model busy.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-app.command()(quickstart)
-app.command()(train)
-app.add_typer(sweep_app, name="sweep")
-app.command()(simulate)
-app.command(name="advise")(advise_command)
-app.command()(serve)
-app.command()(dashboard)
-app.command()(doctor)
-app.command()(bench)
+
+
+@app.callback()
+def evenload() -> None:
+    """Finds the balancing rule and step size that keep every expert of an MoE model busy."""
 
 
 def main() -> None:

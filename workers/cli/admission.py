@@ -23,7 +23,7 @@ class Admission:
     """Takes submitted sweeps in, and ends the runs of those that are over.
 
     What the store or MLflow cannot take now is tried again in the next round. A sweep that cannot
-    run here is paused, with the reason in the log; `evenload sweep resume` tries it again.
+    run here is paused, with the reason as its note; `evenload sweep resume` tries it again.
 
     Args:     has_cuda: whether the workers have GPUs; None asks this process
     """
@@ -54,8 +54,8 @@ class Admission:
         except StoreUnavailable:
             raise
         except (SpecError, ValidationError) as error:
-            self._store.pause(sweep.sweep_id)
-            reason = first_message(error) if isinstance(error, ValidationError) else error
+            reason = first_message(error) if isinstance(error, ValidationError) else str(error)
+            self._store.pause(sweep.sweep_id, note=reason)
             logger.error("sweep %s cannot run and is paused: %s", sweep.sweep_id, reason)
         else:
             logger.info("sweep %s: %d trials", sweep.sweep_id, len(trials))

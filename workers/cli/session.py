@@ -22,8 +22,6 @@ from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.recommend import recommend
 from pipeline.sweep.search import propose
 from pipeline.sweep_spec import SweepSpec
-from workers.data.corpus import check_fits, prepare
-from workers.training.identity import resolve, trial_digest
 
 PIPE_WIDTH = 120  # of tables that go to a file or a pipe
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -54,10 +52,29 @@ def identified(
     Args:     has_cuda: whether the workers have GPUs; None: they are here
     Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
     """
-    trials = [resolve(trial, has_cuda) for trial in propose(spec)]
+    # With torch: who only reads the store need not wait for it.
+    from workers.data.corpus import check_fits, prepare
+    from workers.training.identity import resolve, trial_digest
+
+    trials = [resolve(_whole(trial, settings), has_cuda) for trial in propose(spec)]
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return [(trial_digest(trial, settings), trial) for trial in trials]
+
+
+def _whole(trial: TrialSpec, settings: Settings) -> TrialSpec:
+    """A trial that extends another takes everything from it but its number of steps."""
+    if trial.extends is None:
+        return trial
+    parent = SweepStore(settings.store_url).trial(trial.extends)
+    train = parent.spec["train"]
+    if trial.train.steps <= train["steps"]:
+        raise SpecError(
+            f"train.steps={trial.train.steps}: trial {parent.digest}, which it extends, has "
+            f"{train['steps']} already; take more"
+        )
+    longer = {"train": train | {"steps": trial.train.steps}, "extends": trial.extends}
+    return TrialSpec.model_validate(parent.spec | longer)
 
 
 def sweep_document(sweep_id: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.sweep.recommend import recommend
-from pipeline.sweep_spec import load_sweep
-from workers.actors.ray_job import run_as_job
-from workers.cli.running import run_sweep
+from pipeline.sweep_spec import SweepSpec, load_sweep
 from workers.cli.session import (
     identified,
     load_settings,
@@ -27,14 +25,25 @@ from workers.cli.session import (
     print_json,
     sweep_document,
 )
+from workers.cli.steering import (
+    AsJson,
+    Home,
+    SweepId,
+    cancel,
+    delete,
+    extend,
+    pause,
+    priority,
+    resume,
+    retry,
+    stop,
+)
 from workers.cli.tables import sweep_table, trial_table
 
 sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True)
 
 SweepFile = Annotated[Path, typer.Argument(help="YAML file of a sweep")]
-SweepId = Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
-Home = Annotated[Path | None, typer.Option(help="folder with store, shards and checkpoints")]
+FileOrId = Annotated[str, typer.Argument(help="YAML file of a sweep, or the id of a stored one")]
 
 
 @sweep_app.command()
@@ -62,7 +71,7 @@ def submit(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) ->
 
 @sweep_app.command()
 def run(
-    sweep_file: SweepFile,
+    sweep: FileOrId,
     as_json: AsJson = False,
     address: Annotated[
         str | None,
@@ -78,11 +87,23 @@ def run(
 ) -> None:
     """Run a sweep to its end. Run it again after a crash and it goes on where it stood."""
     settings = load_settings(home)
-    spec = load_sweep(sweep_file)
     if address is not None and address.startswith("http"):
-        raise typer.Exit(run_as_job(address, spec.sweep_id(), sweep_file, as_json, slots))
+        from workers.actors.ray_job import run_as_job  # with Ray, as below
+
+        sweep_id = load_sweep(Path(sweep)).sweep_id()
+        raise typer.Exit(run_as_job(address, sweep_id, Path(sweep), as_json, slots))
+    spec = _stored_or_load(sweep, settings)
+    from workers.cli.running import run_sweep  # with torch, Ray and MLflow
+
     run_sweep(spec, settings, address=address, slots=slots)
     finish(settings, spec.sweep_id(), as_json)
+
+
+def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
+    """Raises: SpecError: neither a file nor the id of a sweep in the store"""
+    if Path(sweep).suffix in (".yaml", ".yml") or Path(sweep).exists():
+        return load_sweep(Path(sweep))
+    return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
 
 
 def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
@@ -136,29 +157,8 @@ def _listed(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, object]:
     }
 
 
-@sweep_app.command()
-def pause(sweep_id: SweepId, home: Home = None) -> None:
-    """Start nothing new; running trials write a checkpoint and wait."""
-    open_store(load_settings(home)).pause(sweep_id)
-
-
-@sweep_app.command()
-def resume(sweep_id: SweepId, home: Home = None) -> None:
-    """Go on with a paused sweep. It runs where `evenload sweep run` runs."""
-    open_store(load_settings(home)).resume(sweep_id)
-
-
-@sweep_app.command()
-def cancel(sweep_id: SweepId, home: Home = None) -> None:
-    """End a sweep for good; finished trials keep their figures."""
-    open_store(load_settings(home)).cancel(sweep_id)
-
-
-@sweep_app.command()
-def retry(sweep_id: SweepId, home: Home = None) -> None:
-    """Queue the failed trials of a sweep again; the next `evenload sweep run` trains them."""
-    count = open_store(load_settings(home)).retry_failed(sweep_id)
-    log.print(f"{count} trials queued again")
+for verb in (pause, resume, stop, cancel, retry, priority, extend, delete):
+    sweep_app.command()(verb)
 
 
 class TrialPlan(NamedTuple):

@@ -78,6 +78,7 @@ def test_what_cannot_run_is_paused_and_runs_once_it_is_resumed_and_repaired(
     admission = Admission(store, settings, has_cuda=False)
     admission.round()
     assert store.sweep(sweep_id).state is SweepState.PAUSED
+    assert "matches no file" in str(store.sweep(sweep_id).note)
     (tmp_path / "texts").mkdir()
     for number in range(20):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 500)

@@ -1,0 +1,30 @@
+"""Removes a sweep wherever it left something: files, object store, MLflow, SQL."""
+
+from __future__ import annotations
+
+import shutil
+
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.tracking.mirror import Mirror
+
+
+def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[str]:
+    """Removes a sweep and the trials that no other sweep lists; returns their digests.
+
+    Rows last: killed on the way, it can be done again. Corpora stay, other sweeps share them.
+
+    Raises:   SpecError: the sweep still runs, see `SweepStore.delete`; OSError, MlflowException:
+              the object store or MLflow does not answer, and nothing but files is gone
+    """
+    from pipeline.tracking.run_removal import remove_runs  # with mlflow, which takes a second
+
+    digests = store.deletable(sweep_id)
+    runs = [store.sweep(sweep_id).parent_run_id, *(store.trial(each).run_id for each in digests)]
+    for digest in digests:
+        shutil.rmtree(settings.trial_dir(digest), ignore_errors=True)
+        shutil.rmtree(settings.root / "mirrored" / digest, ignore_errors=True)
+        if settings.mirror_url is not None:
+            Mirror(settings.mirror_url).delete(digest)
+    remove_runs(settings, [run for run in runs if run is not None])
+    return store.delete(sweep_id)

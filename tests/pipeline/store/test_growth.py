@@ -1,0 +1,161 @@
+"""What joins a sweep after its submission: priorities, more trials, curves, who is present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from pipeline.errors import LeaseLost, SpecError
+from pipeline.records import Claim, CurvePoint, Stage, SweepState, TrialState, WorkKind
+from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
+
+
+def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
+    claim = store.claim(digest, kind, "w", LEASE)
+    assert claim is not None
+    return claim
+
+
+def point(step: int, val_loss: float = 2.0) -> CurvePoint:
+    return CurvePoint(step, tokens=step * 64, seconds=step / 2, val_loss=val_loss, max_vio=0.5)
+
+
+def test_a_sweep_of_a_higher_priority_starts_first(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    older = store.add_sweep(*make_sweep(1, name="older", prefix="a"))
+    spec, trials = make_sweep(1, name="urgent", prefix="b")
+    store.add_sweep(spec.model_copy(update={"priority": 5}), trials)
+    assert [trial.digest for trial in store.snapshot().trials] == ["b000", "a000"]
+    first = store.claim_next(TRAIN, "w", LEASE)
+    assert first is not None
+    assert first.digest == "b000"
+    store.release(first)
+    store.set_priority(older, 6)
+    assert store.sweep(older).priority == 6
+    assert [trial.digest for trial in store.snapshot().trials] == ["a000", "b000"]
+
+
+def test_a_sweep_grows_and_is_active_again(store: SweepStore, make_sweep: MakeSweep) -> None:
+    spec, trials = make_sweep(3)
+    sweep_id = store.add_sweep(spec, trials[:1])
+    store.finish(claimed(store), TrialState.FAILED, error="no")
+    assert store.finish_sweep(sweep_id)
+    assert store.add_trials(sweep_id, trials, Stage.CONFIRM) == 2
+    assert store.add_trials(sweep_id, trials, Stage.CONFIRM) == 0
+    listed = store.trials(sweep_id)
+    assert [trial.digest for trial in listed] == ["t000", "t001", "t002"]
+    assert [trial.stage for trial in listed] == [Stage.TUNE, Stage.CONFIRM, Stage.CONFIRM]
+    assert store.sweep(sweep_id).state is SweepState.ACTIVE
+
+
+def test_running_a_grown_sweep_again_keeps_what_it_grew_by(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    spec, trials = make_sweep(3)
+    sweep_id = store.add_sweep(spec, trials[:2])
+    store.add_trials(sweep_id, trials[2:])
+    store.add_sweep(spec, trials[:2])
+    assert len(store.trials(sweep_id)) == 3
+    store.add_sweep(spec, [("new000", trials[0][1])])
+    assert [trial.digest for trial in store.trials(sweep_id)] == ["new000"]
+
+
+@pytest.mark.parametrize("end", [SweepStore.stop, SweepStore.cancel])
+def test_a_sweep_that_was_ended_grows_no_further(
+    store: SweepStore, make_sweep: MakeSweep, end: Callable[[SweepStore, str], None]
+) -> None:
+    spec, trials = make_sweep(2)
+    sweep_id = store.add_sweep(spec, trials[:1])
+    end(store, sweep_id)
+    with pytest.raises(SpecError, match="it takes no more trials"):
+        store.add_trials(sweep_id, trials)
+
+
+def test_curves_grow_and_a_resumed_attempt_writes_its_steps_again(
+    store: SweepStore, sweep_id: str
+) -> None:
+    first = claimed(store)
+    store.record_curve(first, [point(2), point(4)])
+    store.release(first)
+    second = claimed(store)
+    store.record_curve(second, [point(4, 1.5), point(6)])
+    with pytest.raises(LeaseLost):
+        store.record_curve(first, [point(8)])
+    assert store.curves(sweep_id) == {"t000": [point(2), point(4, 1.5), point(6)]}
+
+
+def test_who_is_present_says_so_again_and_again(store: SweepStore) -> None:
+    store.presence("w1", "train", {"host": "a"})
+    store.presence("w1", "train", {"host": "b"})
+    store.presence("c", "coordinator", {})
+    coordinator, worker = store.present()
+    assert (coordinator.name, worker.name) == ("c", "w1")
+    assert worker.facts == {"host": "b"}
+    assert timedelta() <= worker.seen_at - worker.started_at < timedelta(minutes=1)
+    store.absence("c")
+    assert [each.name for each in store.present()] == ["w1"]
+
+
+def test_attempts_that_fail_at_once_are_counted_until_one_does_not(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    def fast_failures() -> int:
+        (sweep,) = store.snapshot([sweep_id]).sweeps
+        return sweep.fast_failures
+
+    sweep_id = store.add_sweep(*make_sweep(6))
+    store.finish(claimed(store, "t000"), TrialState.TRAINED)
+    assert fast_failures() == 0
+    store.finish(claimed(store, "t001"), TrialState.FAILED, error="no")
+    claimed(store, "t002")
+    store.lose("w", "killed")
+    store.release(claimed(store, "t003"))
+    assert fast_failures() == 2
+    store.pause(sweep_id, note="why")
+    assert store.sweep(sweep_id).note == "why"
+    store.resume(sweep_id)
+    assert store.sweep(sweep_id).note is None
+    assert fast_failures() == 0
+    store.finish(claimed(store, "t003"), TrialState.FAILED, error="no")
+    assert fast_failures() == 1
+
+
+def test_a_deleted_sweep_takes_along_what_no_other_lists(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(2, name="first"))
+    second = store.add_sweep(*make_sweep(1, name="second"))
+    store.record_curve(claimed(store, "t001"), [point(1)])
+    with pytest.raises(SpecError, match="is active; pause or cancel it"):
+        store.delete(first)
+    store.pause(first)
+    with pytest.raises(SpecError, match="a worker still holds trial t001"):
+        store.delete(first)
+    store.lose("w", "killed")
+    assert store.deletable(first) == store.delete(first) == ["t001"]
+    assert [sweep.sweep_id for sweep in store.sweeps()] == [second]
+    assert [trial.digest for trial in store.trials(second)] == ["t000"]
+    with pytest.raises(SpecError, match="'t001' is no trial"):
+        store.trial("t001")
+
+
+def test_a_trial_that_another_one_starts_from_is_kept(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    parent = store.add_sweep(*make_sweep(1, name="parent"))
+    spec, trials = make_sweep(1, name="longer", prefix="l")
+    ((digest, trial),) = trials
+    store.add_sweep(spec, [(digest, trial.model_copy(update={"extends": "t000"}))])
+    assert store.trial(digest).extends == "t000"
+    store.cancel(parent)
+    with pytest.raises(SpecError, match="trial l000 goes on from trial t000"):
+        store.delete(parent)

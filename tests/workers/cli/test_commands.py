@@ -1,0 +1,40 @@
+"""Commands are found by name and imported late."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from workers.cli import COMMANDS, load
+
+SLOW = ("torch", "ray", "mlflow")
+REPORT = """
+import json, sys
+from workers.cli import main
+try:
+    main()
+except SystemExit as ended:
+    slow = [name for name in {slow} if name in sys.modules]
+    print(json.dumps([ended.code, slow]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_what_the_command_says_of_itself(name: str) -> None:
+    assert (load(name).help or "").splitlines()[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "list"], ["sweep", "--help"]])
+def test_who_only_reads_need_not_wait_for_torch(arguments: list[str], tmp_path: object) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", REPORT.format(slow=SLOW), *arguments],
+        cwd=str(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, imported = json.loads(ended.stderr.splitlines()[-1])
+    assert (code, imported) == (0, [])
