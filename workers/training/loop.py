@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pipeline.cost import JOULES_PER_STEP
+from pipeline.errors import SpecError
 from pipeline.load_metrics import max_vio, summarise
 from pipeline.records import Command, Progress, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
@@ -17,11 +19,12 @@ from pipeline.tracking.load_log import read_history
 from workers.data.corpus import check_fits, prepare
 from workers.data.shards import Batches
 from workers.training import checkpoint
+from workers.training.checkpoint import Checkpoint
 from workers.training.energy import EnergyMeter
 from workers.training.ranks import ALONE, Ranks
 from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
-from workers.training.step import Watch, train_step
+from workers.training.step import StepOutput, Watch, train_step
 from workers.training.telemetry import Telemetry
 
 
@@ -65,25 +68,25 @@ def train(
     Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite;
               PeerLost: another rank died
     """
+    if spec.runtime.workers != ranks.size:
+        raise SpecError(
+            f"runtime.workers={spec.runtime.workers}, but {ranks.size} train here; "
+            "run it with `evenload sweep run` or set runtime.workers to 1"
+        )
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
-    trainer = _Trainer(spec, settings, digest, sink, report, watch, ranks)
+    trainer = Trainer(spec, settings, digest, sink, report, watch, ranks)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
-    for step in range(trainer.step + 1, spec.train.steps + 1):
+    while trainer.step < spec.train.steps:
         trainer.train_one(batches)
-        command = trainer.report_progress()
-        last = step == spec.train.steps
-        told = command is not Command.CONTINUE
-        if last or told or step % spec.runtime.checkpoint_every == 0:
-            trainer.write_checkpoint()
-        if told and not last:
-            left_in = TrialState.STOPPED if command is Command.END else TrialState.QUEUED
-            return TrainOutcome(left_in, {}, trainer.checkpoint_uri)
-    return TrainOutcome(TrialState.TRAINED, trainer.result(), trainer.checkpoint_uri)
+        outcome = trainer.settle()
+        if outcome is not None:
+            return outcome
+    return trainer.outcome(TrialState.TRAINED)
 
 
-class _Trainer:
+class Trainer:
     """The moving parts of one run: what a step reads and writes between two checkpoints."""
 
     def __init__(
@@ -105,13 +108,13 @@ class _Trainer:
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
         assembly = assemble(spec)
-        self._trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
-        self._device, self._ranks = assembly.device, ranks
-        self.step, self._state = self._resumed(assembly)
+        self.trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
+        self.device, self._ranks = assembly.device, ranks
+        self.step, self.state = self._resumed(assembly)
         ranks.agree_on_step(self.step)
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
         self._first_step = self.step
-        self._energy = EnergyMeter(self._device)
+        self._energy = EnergyMeter(self.device)
 
     def _resumed(self, assembly: Assembly) -> tuple[int, Any]:
         path = checkpoint.newest(self._directory)
@@ -123,20 +126,47 @@ class _Trainer:
         return saved.step, state
 
     def train_one(self, batches: Batches) -> None:
+        token_BS = self.take(batches)
+        micro_batches = token_BS.split(self._spec.train.micro_batch_sequences or len(token_BS))
+        output, self.state = train_step(self.trainee, self.state, micro_batches, self.progress)
+        self.record(output)
+
+    def take(self, batches: Batches) -> Tensor:
+        """Begins the next step: sets its learning rate and returns this rank's sequences."""
         train, self.step = self._spec.train, self.step + 1
-        rate = learning_rate(train, self.step)
-        for group in self._trainee.optimizer.param_groups:
-            group["lr"] = rate
+        for group in self.trainee.optimizer.param_groups:
+            group["lr"] = learning_rate(train, self.step)
         share = train.batch_sequences // self._ranks.size
         start = (self.step - 1) * train.batch_sequences + self._ranks.rank * share
-        token_BS = torch.from_numpy(batches.take(start, share)).to(self._device)
-        micro_batches = token_BS.split(train.micro_batch_sequences or share)
-        output, self._state = train_step(
-            self._trainee, self._state, micro_batches, self.step / train.steps
-        )
-        self._telemetry.add(self.step, rate, output)
-        if self.step % self._spec.runtime.log_every == 0 or self.step == train.steps:
+        return torch.from_numpy(batches.take(start, share)).to(self.device)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done after the current step."""
+        return self.step / self._spec.train.steps
+
+    def record(self, output: StepOutput) -> None:
+        self._telemetry.add(self.step, learning_rate(self._spec.train, self.step), output)
+        if self.step % self._spec.runtime.log_every == 0 or self.step == self._spec.train.steps:
             self._flush()
+
+    def settle(self) -> TrainOutcome | None:
+        """Reports a step, writes the checkpoint that is due; what it came to where it ends."""
+        command = self.report_progress()
+        last = self.step == self._spec.train.steps
+        told = command is not Command.CONTINUE
+        if last or told or self.step % self._spec.runtime.checkpoint_every == 0:
+            self.write_checkpoint()
+        if last:
+            return self.outcome(TrialState.TRAINED)
+        if told:
+            left_in = TrialState.STOPPED if command is Command.END else TrialState.QUEUED
+            return self.outcome(left_in)
+        return None
+
+    def outcome(self, state: TrialState) -> TrainOutcome:
+        result = self.result() if state is TrialState.TRAINED else {}
+        return TrainOutcome(state, result, self.checkpoint_uri)
 
     def report_progress(self) -> Command:
         return self._ranks.agree(self._report(self._progress()))
@@ -159,12 +189,13 @@ class _Trainer:
         self._flush()
         if not self._ranks.is_first:
             return
-        saved = checkpoint.capture(
-            self.step, self._trainee.model, self._trainee.optimizer, self._state
-        )
-        self.checkpoint_uri = self._uri(checkpoint.save(self._directory, saved))
+        self.checkpoint_uri = self._uri(checkpoint.save(self._directory, self.capture()))
         self._sink.checkpoint(self.step, self.checkpoint_uri)
         self._telemetry.restart_clock()
+
+    def capture(self) -> Checkpoint:
+        trainee = self.trainee
+        return checkpoint.capture(self.step, trainee.model, trainee.optimizer, self.state)
 
     def result(self) -> dict[str, float]:
         """Final figures, from the counts as recorded: also those of earlier attempts.
