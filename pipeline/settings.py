@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     )
     tracking_patience_seconds: PositiveFloat = 30.0  # how long a trial waits for MLflow at its ends
     mlflow_ui_url: str = "http://127.0.0.1:5000"
+    ray_dashboard_url: str | None = None  # as the dashboard's viewers reach it
     lease_seconds: PositiveFloat = 20.0
     heartbeat_seconds: PositiveFloat = 4.0
     train_slots: PositiveInt | None = None

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
-import yaml
 
-from dashboard import queries
-from dashboard.charts import balance, biases, loads, training
-from dashboard.frame import card, chosen, heading, live, metrics, plot
-from dashboard.frames import attempt_table, figure, figure_table, label_of, spec_of, trial_labels
+from dashboard import queries, run_queries
+from dashboard.frame import chosen, heading, live, metrics
+from dashboard.frames import figure, label_of, spec_of, trial_labels
+from dashboard.run_views import balance, biases, experts, load, record, training
 from dashboard.wording import TRIAL_STATES, number
-from pipeline.load_metrics import idle_expected, max_vio_floor
+from pipeline.load_metrics import max_vio_floor
 from pipeline.records import TrialRecord, TrialState
 from pipeline.tracking.load_series import LoadSeries
 
-VIEWS = ("Load", "Balance", "Training", "Record")
-WINDOWS = {"1 step": 1, "10 steps": 10, "100 steps": 100}
-EVALUATION = "evaluation"
-FOLD_HEIGHT = 420  # of long texts and tables: pixels
+Draw = Callable[[TrialRecord, LoadSeries], None]
+
+# A view is a file in run_views and a line; those of the second table need no recorded step.
+STEP_VIEWS: dict[str, Draw] = {
+    "Load": load.draw,
+    "Balance": balance.draw,
+    "Biases": biases.draw,
+    "Training": training.draw,
+}
+VIEWS: dict[str, Draw] = STEP_VIEWS | {"Experts": experts.draw, "Record": record.draw}
 
 
 def main() -> None:
@@ -54,36 +60,40 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
             icon=":material/grid_view:",
             query_params={"sweep": sweep_id},
         )
-        url = queries.mlflow_run_url(trial)
-        if url:
-            st.page_link(url, label="MLflow run", icon=":material/open_in_new:")
-        st.caption(f"trial `{trial.digest}`, attempt {trial.attempt}")
+        for label, url in (
+            ("MLflow run", run_queries.mlflow_run_url(trial)),
+            ("Ray dashboard", run_queries.ray_dashboard_url()),
+        ):
+            if url:
+                st.page_link(url, label=label, icon=":material/open_in_new:")
+        st.caption(f"trial `{trial.digest}`, attempt {trial.attempt}", width="content")
+    problem = run_queries.mlflow_problem()
+    if problem:
+        st.warning(
+            f"MLflow does not answer ({problem}). Everything here comes from the store and the "
+            "shards; what MLflow lacks is delivered when it is back.",
+            icon=":material/cloud_off:",
+        )
 
 
 def _body(digest: str) -> None:
     trial = queries.trial(digest)
     with st.spinner("Reading the run's steps", show_time=True):
-        series = queries.load_series(trial)
+        series = run_queries.load_series(trial)
     _summary(trial, series)
     view = st.segmented_control(
         "View",
         VIEWS,
-        default=VIEWS[0],
+        default=next(iter(VIEWS)),
         key="view",
         bind="query-params",
         label_visibility="collapsed",
         required=True,
     )
-    if view == "Record":
-        _record(trial)
-    elif series.is_empty:
+    if view in STEP_VIEWS and series.is_empty:
         st.info("No step is recorded yet. This page fills as soon as the trial trains.")
-    elif view == "Balance":
-        _balance(trial, series)
-    elif view == "Training":
-        _training(series)
     else:
-        _load(trial, series)
+        VIEWS[str(view)](trial, series)
 
 
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:
@@ -112,123 +122,6 @@ def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, float
     newest = "newest step" if series.bin_steps == 1 else f"newest {series.bin_steps} steps"
     idle, busy = float(series.idle_BL[-1].mean()), float((1 / (1 + vio_L)).mean())
     return newest, float(vio_L.mean()), 100 * idle, 100 * busy
-
-
-def _load(trial: TrialRecord, series: LoadSeries) -> None:
-    names = _layer_names(trial)
-    with card("Load by layer and expert", metric="utilisation"):
-        _load_by_layer(trial, series, names)
-    with card("Load of one layer over time", metric="utilisation"):
-        layer = names.index(_layer(names, "load-layer"))
-        plot(
-            loads.load_over_time(series.percent_BE(layer), series.step_B),
-            key="load-over-time",
-            caption=_bins(series) + "Loads above 2× are drawn as 2×; idle is idle all the bin.",
-        )
-
-
-def _load_by_layer(trial: TrialRecord, series: LoadSeries, names: list[str]) -> None:
-    step, summed, order = st.columns([4, 2.6, 1.3], vertical_alignment="bottom")
-    evaluated_LE = queries.eval_percent(trial)
-    windows = [*WINDOWS] if evaluated_LE is None else [*WINDOWS, EVALUATION]
-    window = summed.segmented_control("Summed over", windows, default=windows[1], required=True)
-    # Up to the planned end: a slider whose range grew with the run would jump on each refresh.
-    end = max(2, series.last_step if trial.state.is_final else spec_of(trial).train.steps)
-    last = step.slider("Last step", 1, end, end, disabled=window == EVALUATION)
-    is_sorted = order.toggle("Sort experts", help="busiest first in each layer")
-    if window == EVALUATION and evaluated_LE is not None:
-        percent_LE, covered = evaluated_LE, "The whole evaluation set, biases frozen."
-    else:
-        steps = WINDOWS.get(window or "", 1)
-        shown = queries.load_window(trial, min(last, series.last_step), steps)
-        percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
-    plot(
-        loads.load_by_layer(percent_LE, names, is_sorted),
-        key="load-by-layer",
-        caption=f"{covered} Loads above 2× are drawn as 2×.",
-    )
-
-
-def _balance(trial: TrialRecord, series: LoadSeries) -> None:
-    spec, names = spec_of(trial), _layer_names(trial)
-    tokens, experts, top_k = spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k
-    left, right = st.columns(2)
-    with left, card("MaxVio by layer", metric="max_vio"):
-        floor = max_vio_floor(tokens, experts, top_k)
-        plot(
-            balance.max_vio_over_time(series.max_vio_BL, series.step_B, names, floor),
-            key="max-vio",
-            caption=_bins(series) + "Dashed: what a fair router shows by chance.",
-        )
-    with right, card("Idle experts by layer", metric="idle_frac"):
-        expected = idle_expected(tokens, experts, top_k)
-        plot(
-            balance.idle_over_time(series.idle_BL, series.step_B, names, expected),
-            key="idle",
-            caption=_bins(series) + "Dashed: what uniform random routing leaves idle.",
-        )
-    with card("Bias of each expert", metric="bias"):
-        layer = names.index(_layer(names, "bias-layer"))
-        plot(
-            biases.bias_paths(series.bias_BE(layer), series.step_B),
-            key="bias",
-            caption="Coloured by where each expert ends: blue is held back, orange is helped.",
-        )
-
-
-def _training(series: LoadSeries) -> None:
-    left, right = st.columns(2)
-    with left, card("Training loss", metric="train_loss"):
-        plot(
-            training.loss_curve(series.loss_B, series.loss_max_B, series.step_B),
-            key="loss",
-            caption=_bins(series),
-        )
-    with right, card("Throughput", metric="tokens_per_second"):
-        plot(
-            training.throughput_curve(series.tokens_per_second_B, series.step_B),
-            key="throughput",
-            caption=_bins(series),
-        )
-
-
-def _record(trial: TrialRecord) -> None:
-    left, right = st.columns(2)
-    with left, card("Final figures", "As the store keeps them; steady is the last quarter."):
-        st.dataframe(figure_table(trial), hide_index=True, height=FOLD_HEIGHT)
-    with right, card("Specification", "Resolved: every default and every `auto` in full."):
-        st.code(yaml.safe_dump(trial.spec, sort_keys=False), language="yaml", height=FOLD_HEIGHT)
-    with card(
-        "Attempts", "Every claim of the trial; training and evaluation are claims of their own."
-    ):
-        st.dataframe(
-            attempt_table(queries.attempts(trial.digest)), hide_index=True, placeholder="–"
-        )
-    tail = queries.log_tail(trial.digest)
-    with card("Log", "The end of the newest log file."):
-        if tail is None:
-            st.caption("No log file is here.")
-        else:
-            st.caption(tail[0])
-            st.code(tail[1], language=None)
-
-
-def _layer_names(trial: TrialRecord) -> list[str]:
-    """Counted as in the model: dense layers come first and have no experts."""
-    model = spec_of(trial).model
-    return [str(model.num_dense_layers + index) for index in range(model.num_moe_layers)]
-
-
-def _layer(names: list[str], key: str) -> str:
-    return st.selectbox(
-        "Layer", names, key=key, format_func=lambda name: f"layer {name}", width=180
-    )
-
-
-def _bins(series: LoadSeries) -> str:
-    if series.bin_steps == 1:
-        return "Every step. "
-    return f"Bins of {series.bin_steps:,} steps, the largest value of each. "
 
 
 main()

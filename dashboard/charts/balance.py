@@ -11,7 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import add_level, figure, layer_lines
+from dashboard.charts.style import (
+    GOOD_IS_LOW,
+    LIGHT,
+    add_level,
+    colorbar,
+    figure,
+    layer_lines,
+)
 
 
 def idle_over_time(
@@ -42,6 +49,50 @@ def max_vio_over_time(
     )
     add_level(chart, step_B, floor, f"sampling floor {floor:.2g}")
     chart.update_yaxes(rangemode="tozero")
+    return chart
+
+
+def idle_streak_over_time(
+    streak_BL: NDArray[np.int32], step_B: NDArray[np.int32], layer_names: Sequence[str]
+) -> go.Figure:
+    """Steps in a row that a layer's longest-idle expert has been without a token."""
+    chart = _by_layer(
+        streak_BL.astype(np.float32),
+        step_B,
+        layer_names,
+        "%{y:,.0f} steps",
+        "longest idle streak, steps",
+        "Longest idle streak",
+    )
+    chart.update_yaxes(rangemode="tozero", minallowed=0)
+    return chart
+
+
+def longest_idle_streaks(streak_LE: NDArray[np.int32], layer_names: Sequence[str]) -> go.Figure:
+    """Layers down, experts across: the longest run of steps without a token; blank is none."""
+    L, E = streak_LE.shape
+    layer, expert = np.unravel_index(streak_LE.argmax(), streak_LE.shape)
+    chart = figure(
+        go.Heatmap(
+            z=np.where(streak_LE > 0, streak_LE, np.nan).astype(np.float32),
+            y=list(layer_names),
+            zmin=0,
+            zmax=max(1, int(streak_LE.max())),
+            colorscale=GOOD_IS_LOW,
+            xgap=1,
+            ygap=1,
+            hovertemplate="layer %{y}, expert %{x}<br><b>%{z:,} steps</b><extra></extra>",
+            colorbar=colorbar("steps"),
+        ),
+        height=max(240, 100 + 26 * L),
+        says=f"Longest idle streaks of {E} experts in {L} layers: at most {streak_LE.max():,} "
+        f"steps, of expert {expert} in layer {layer_names[layer]}.",
+        x=f"expert (0 to {E - 1})",
+        y="layer",
+    )
+    chart.update_layout(plot_bgcolor=LIGHT.ground)
+    chart.update_xaxes(showgrid=False, range=[-0.5, E - 0.5])
+    chart.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return chart
 
 

@@ -5,11 +5,13 @@ Shape suffixes: B bins of time, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import LOW_TO_HIGH, figure, line, ramp
+from dashboard.charts.style import LOW_TO_HIGH, figure, layer_lines, line, ramp
 
 MAX_LINES = 64
 
@@ -30,6 +32,39 @@ def bias_paths(bias_BE: NDArray[np.float32], step_B: NDArray[np.int32]) -> go.Fi
         y="selection bias, score units",
     )
     chart.update_layout(showlegend=False, hovermode="closest")
+    return chart
+
+
+def bias_drift(
+    drift_BL: NDArray[np.float32], step_B: NDArray[np.int32], layer_names: Sequence[str]
+) -> go.Figure:
+    """How far a layer's biases move in a step; a rule that has settled moves little."""
+    return _by_layer(drift_BL, step_B, layer_names, "Bias drift", "score units a step")
+
+
+def bias_spread(
+    spread_BL: NDArray[np.float32], step_B: NDArray[np.int32], layer_names: Sequence[str]
+) -> go.Figure:
+    """Largest minus smallest bias of a layer: how much help its experts need."""
+    return _by_layer(spread_BL, step_B, layer_names, "Bias spread", "score units")
+
+
+def _by_layer(
+    value_BL: NDArray[np.float32],
+    step_B: NDArray[np.int32],
+    names: Sequence[str],
+    title: str,
+    unit: str,
+) -> go.Figure:
+    end = f"At the end at most {value_BL[-1].max():.2g} {unit}." if len(value_BL) else ""
+    chart = figure(
+        *layer_lines(value_BL, step_B, names, "%{y:.3g}"),
+        height=300,
+        says=f"{title} of {len(names)} layers over time. {end}",
+        x="optimizer step",
+        y=f"{title.lower()}, {unit}",
+    )
+    chart.update_yaxes(rangemode="tozero", exponentformat="power")
     return chart
 
 

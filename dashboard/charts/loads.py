@@ -35,7 +35,7 @@ def load_by_layer(
     rank = "busiest first" if is_sorted else "expert"
     shown_LE = -np.sort(-percent_LE, axis=-1) if is_sorted else percent_LE
     chart = figure(
-        _load_heatmap(shown_LE, y=list(layer_names), hover="layer %{y}, expert %{x}", gap=1),
+        load_heatmap(shown_LE, y=list(layer_names), hover="layer %{y}, expert %{x}", gap=1),
         height=max(240, 100 + 26 * len(layer_names)),
         says=f"Load of {percent_LE.shape[-1]} experts in {len(percent_LE)} layers. "
         + _extremes(percent_LE),
@@ -48,9 +48,9 @@ def load_by_layer(
 
 
 def load_over_time(percent_BE: NDArray[np.int16], step_B: NDArray[np.int32]) -> go.Figure:
-    """Experts down, time across, the largest load of each bin."""
+    """Experts down, time across."""
     chart = figure(
-        _load_heatmap(percent_BE.T, x=step_B, hover="step %{x}, expert %{y}"),
+        load_heatmap(percent_BE.T, x=step_B, hover="step %{x}, expert %{y}"),
         height=420,
         says=f"Load of {percent_BE.shape[-1]} experts over time. " + _extremes(percent_BE),
         x="optimizer step",
@@ -61,7 +61,8 @@ def load_over_time(percent_BE: NDArray[np.int16], step_B: NDArray[np.int32]) -> 
     return chart
 
 
-def _load_heatmap(percent: NDArray[np.int16], hover: str, gap: int = 0, **axes: Any) -> go.Heatmap:
+def load_heatmap(percent: NDArray[np.int16], hover: str, gap: int = 0, **axes: Any) -> go.Heatmap:
+    """Loads in percent of the fair share, idle apart; -1 is blank: nothing was counted."""
     uncounted = percent < 0
     return go.Heatmap(
         z=np.where(uncounted, np.nan, percent).astype(np.float32) if uncounted.any() else percent,

@@ -19,6 +19,7 @@ from plotly.colors import sample_colorscale
 
 Theme = Literal["light", "dark"]
 EMPTY = go.layout.Template()
+MAX_NAMED_LINES = 12  # of more, the legend would be larger than its chart; hovering names them
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
 
 
@@ -201,13 +202,17 @@ def line(
 def layer_lines(
     value_BL: NDArray[np.float32], step_B: NDArray[np.int32], names: Sequence[str], hover: str
 ) -> list[go.Scatter]:
-    """A line a layer, coloured from first to last."""
-    return [
+    """A line a layer, coloured from first to last; of many only the ends are in the legend."""
+    lines = [
         line(step_B, value_BL[:, index], colour, f"layer {name}", hover, width=1.4)
         for index, (name, colour) in enumerate(
             zip(names, ramp(FIRST_TO_LAST, len(names)), strict=True)
         )
     ]
+    if len(lines) > MAX_NAMED_LINES:
+        for unnamed in lines[1:-1]:
+            unnamed.showlegend = False
+    return lines
 
 
 def add_level(chart: go.Figure, step_B: NDArray[np.int32], level: float, name: str) -> None:

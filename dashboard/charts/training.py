@@ -36,6 +36,30 @@ def throughput_curve(rate_B: NDArray[np.float32], step_B: NDArray[np.int32]) -> 
     return chart
 
 
+def gradient_norm_curve(norm_B: NDArray[np.float32], step_B: NDArray[np.int32]) -> go.Figure:
+    """Largest gradient norm of each bin, before clipping."""
+    return figure(
+        line(step_B, norm_B, LIGHT.orange, "gradient norm", "%{y:.3g}", 2),
+        height=300,
+        says=_ends("Gradient norm", norm_B, "", 2),
+        x="optimizer step",
+        y="gradient norm, before clipping",
+    )
+
+
+def learning_rate_curve(rate_B: NDArray[np.float32], step_B: NDArray[np.int32]) -> go.Figure:
+    """Learning rate at the end of each bin."""
+    chart = figure(
+        line(step_B, rate_B, LIGHT.blue, "learning rate", "%{y:.3g}", 2),
+        height=300,
+        says=_ends("Learning rate", rate_B, "", 6),
+        x="optimizer step",
+        y="learning rate",
+    )
+    chart.update_yaxes(rangemode="tozero", exponentformat="power")
+    return chart
+
+
 def _ends(name: str, value_B: NDArray[np.float32], unit: str, decimals: int) -> str:
     """First, last and extreme values of a curve in words."""
     finite = value_B[np.isfinite(value_B)]

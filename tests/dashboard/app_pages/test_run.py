@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from pipeline.evaluation import Detail, GroupScores, LossByK, Routes
 from pipeline.load_metrics import utilisation
 from pipeline.settings import Settings
+from pipeline.tracking import eval_artifacts
 from pipeline.tracking.load_log import read_history
 
 Open = Callable[..., AppTest]
@@ -20,8 +24,20 @@ def _charts(page: AppTest) -> list[list[dict[str, Any]]]:
     return [json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart")]
 
 
+def _by_key(page: AppTest, *keys: str) -> list[list[dict[str, Any]]]:
+    """The traces of the charts with these keys; there must be no other chart."""
+    charts = {
+        key: json.loads(chart.proto.spec)["data"]
+        for chart in page.get("plotly_chart")
+        for key in keys
+        if chart.proto.id.endswith(f"-{key}")
+    }
+    assert len(page.get("plotly_chart")) == len(keys)
+    return [charts[key] for key in keys]
+
+
 def _array(sent: dict[str, str]) -> Any:
-    kinds = {"i2": np.int16, "f4": np.float32, "f8": np.float64, "i4": np.int32}
+    kinds = {"i1": np.int8, "i2": np.int16, "f4": np.float32, "f8": np.float64, "i4": np.int32}
     flat = np.frombuffer(base64.b64decode(sent["bdata"]), kinds[sent["dtype"]])
     shape = [int(n) for n in sent.get("shape", str(len(flat))).split(",")]
     return flat.reshape(shape)
@@ -81,23 +97,83 @@ def test_summary_tells_the_trials_figures(open_page: Open, finished: Any) -> Non
     assert shown["Count check"] == "passed"
 
 
-def test_balance_view_has_max_vio_idle_experts_and_biases(open_page: Open, finished: Any) -> None:
+def test_balance_view_has_max_vio_idle_experts_and_streaks(open_page: Open, finished: Any) -> None:
     page = open_page("run", run=finished.digest, view="Balance")
     assert not page.exception
-    max_vio, idle, bias = _charts(page)
+    max_vio, idle, streak, streaks = _by_key(page, "max-vio", "idle", "idle-streak", "idle-streaks")
     assert [trace["name"] for trace in max_vio[:4]] == [f"layer {n}" for n in range(1, 5)]
     assert max_vio[4]["name"].startswith("sampling floor")
     assert idle[4]["name"].startswith("by chance")
-    assert len(bias) == 16
+    assert len(streak) == 4
+    longest = np.nanmax(_array(streaks[0]["z"]))
+    assert longest == finished.result["idle_streak_max"]
+    assert longest == max(_array(line["y"]).max() for line in streak)
 
 
-def test_training_view_has_loss_and_throughput(open_page: Open, finished: Any) -> None:
+def test_biases_view_has_paths_drift_and_spread(open_page: Open, demo: Any, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Biases", layer="2")
+    assert not page.exception
+    paths, drift, spread = _by_key(page, "bias", "bias-drift", "bias-spread")
+    bias_SE = read_history(Settings(home=demo.home).trial_dir(finished.digest)).bias_SLE[:, 1]
+    assert len(paths) == 16
+    ends = sorted(float(_array(line["y"])[-1]) for line in paths)
+    np.testing.assert_allclose(ends, np.sort(bias_SE[-1]), rtol=1e-5)
+    assert _array(spread[1]["y"])[-1] == pytest.approx(np.ptp(bias_SE[-1]), rel=1e-5)
+    assert _array(drift[1]["y"])[-1] == pytest.approx(np.abs(np.diff(bias_SE[-2:], axis=0)).mean())
+
+
+def test_training_view_has_loss_throughput_gradient_and_rate(
+    open_page: Open, finished: Any
+) -> None:
     page = open_page("run", run=finished.digest, view="Training")
-    loss, throughput = _charts(page)
+    loss, throughput, norm, rate = _by_key(page, "loss", "throughput", "grad-norm", "learning-rate")
     assert len(_array(loss[0]["y"])) == 300
     assert _array(throughput[0]["y"]).mean() == pytest.approx(
         finished.result["tokens_per_second"], rel=0.02
     )
+    assert _array(norm[0]["y"]).min() >= 1
+    assert set(_array(rate[0]["y"])) == {np.float32(3e-3)}
+
+
+def test_experts_view_says_what_is_missing(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Experts")
+    assert not page.exception
+    assert "recorded no groups" in page.info[0].value
+
+
+def test_experts_view_shows_domains_pairs_and_values_of_k(
+    open_page: Open, demo: Any, finished: Any
+) -> None:
+    folder = Settings(home=demo.home).trial_dir(finished.digest)
+    rng, L, E = np.random.default_rng(0), 4, 16
+    together_LEE = rng.integers(1, 50, (L, E, E))
+    detail = Detail(
+        GroupScores(
+            ("prose", "code"),
+            np.array([2.0, 1.0]),
+            np.array([2.5, 1.5]),
+            np.array([512, 512]),
+            np.stack([np.full((L, E), 64), np.arange(L * E).reshape(L, E)]),
+        ),
+        LossByK(np.array([1, 2, 4]), np.array([3.0, 2.0, 2.1]), np.ones((3, L, E), np.int64), 512),
+        Routes(together_LEE + together_LEE.swapaxes(1, 2), rng.integers(1, 50, (L - 1, E, E))),
+    )
+    eval_artifacts.write(folder, 300, detail)
+    st.cache_data.clear()
+    try:
+        page = open_page("run", run=finished.digest, view="Experts", layer="2")
+    finally:
+        shutil.rmtree(folder / "evaluation")
+    assert not page.exception
+    keys = "load-by-domain", "specialisation", "loss-by-domain", "co-activation", "onward"
+    domains, special, loss, pairs, onward, by_k = _by_key(page, *keys, "loss-by-k")
+    expected_E = 100 * np.arange(E, 2 * E) / np.arange(E, 2 * E).mean()
+    np.testing.assert_allclose(_array(domains[0]["z"])[1], expected_E, atol=1)
+    assert len(_array(special[0]["y"])) == L
+    assert _array(loss[0]["x"]).tolist() == [2.5, 1.5]
+    assert np.isnan(np.diagonal(_array(pairs[0]["z"]))).all()
+    assert _array(onward[0]["z"]).shape == (E, E)
+    assert _array(by_k[1]["x"]).tolist() == [2]
 
 
 def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished: Any) -> None:

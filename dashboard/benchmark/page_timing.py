@@ -1,0 +1,56 @@
+"""How long a page takes from its address to its figures, and what its charts weigh.
+
+    python -m dashboard.benchmark.page_timing run run=<digest> view=Balance
+
+A process of its own measures one page, so that nothing is cached when it opens. The app is driven
+as a browser session drives it, without the browser: what is timed is everything the server does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+RERUNS = 5
+
+
+def measure(page: str, query: dict[str, str]) -> dict[str, Any]:
+    """Seconds and bytes of one page. `import_seconds` falls on the first visitor of a server."""
+    started = time.perf_counter()
+    from streamlit.testing.v1 import AppTest
+
+    import dashboard.__main__
+    import dashboard.frame
+    import dashboard.queries
+
+    app = AppTest.from_file(str(dashboard.__main__.APP), default_timeout=600)
+    app.switch_page(f"app_pages/{page}.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    imported = time.perf_counter()
+    app.run()
+    opened = time.perf_counter()
+    if app.exception:
+        raise SystemExit(f"{page} {query}: {app.exception[0].value}")
+    reruns = []
+    for _ in range(RERUNS):
+        again = time.perf_counter()
+        app.run()
+        reruns.append(time.perf_counter() - again)
+    sizes = [len(chart.proto.spec.encode()) for chart in app.get("plotly_chart")]
+    return {
+        "page": page,
+        "view": query.get("view", ""),
+        "import_seconds": round(imported - started, 3),
+        "cold_seconds": round(opened - imported, 3),
+        "warm_seconds": round(statistics.median(reruns), 3),
+        "charts": len(sizes),
+        "largest_chart_bytes": max(sizes, default=0),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], dict(pair.split("=", 1) for pair in sys.argv[2:]))))
