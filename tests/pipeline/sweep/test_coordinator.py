@@ -205,6 +205,40 @@ def test_a_trial_that_kills_every_worker_fails_with_the_reason_and_the_sweep_goe
     assert second.state is TrialState.COMPLETED
 
 
+def test_a_sweep_that_only_costs_workers_is_paused_and_goes_on_once_resumed(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(6)
+    executor = FakeExecutor(store, pid=os.getpid(), dies_at={f"t{n}": 9 for n in range(6)})
+    notes: list[str | None] = []
+
+    def repair(_: object) -> None:
+        sweep = store.sweep(sweep_id)
+        if sweep.state is SweepState.PAUSED:
+            notes.append(sweep.note)
+            executor._dies_at.clear()
+            store.resume(sweep_id)
+
+    assert run(store, executor, sweep_id, observer=repair)
+    assert len(notes) == 1
+    assert "failed right after their start" in str(notes[0])
+    assert states(store, sweep_id) == {TrialState.FAILED: 2, TrialState.COMPLETED: 4}
+
+
+def test_a_coordinator_says_what_it_has_until_it_ends(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(3)
+    coordinator = Coordinator(store, FakeExecutor(store, pid=os.getpid()), poll_seconds=0)
+    coordinator.round((sweep_id,))
+    (present,) = store.present()
+    assert present.role == "coordinator"
+    assert present.facts["waiting"] == {"train": 3}
+    assert present.facts["busy"] == {"w1": "t0", "w2": "t1"}
+    assert coordinator.run(sweep_id)
+    assert store.present() == []
+
+
 def test_a_worker_that_hangs_beyond_its_lease_is_ended(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:

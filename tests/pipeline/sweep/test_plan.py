@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.sweep.plan import (
     FinishSweep,
     Launch,
     Lose,
+    PauseSweep,
     StopWorker,
     plan,
 )
@@ -159,6 +161,45 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         snapshot(lost("a", failures=3)),
         Crew(free=ONE_EACH),
         [Fail("a", 1, "given up after 3 lost attempts; the last: lease expired")],
+    ),
+    "a host that was taken away costs no retry": (
+        snapshot(held("a")),
+        Crew(gone={"w": Death("its node is gone", is_preemption=True)}),
+        [Lose("w@host:1", "its node is gone", Charge.PREEMPTION)],
+    ),
+    "preemptions are counted apart from failures": (
+        snapshot(replace(lost("a", failures=2), preemptions=20)),
+        Crew(free=ONE_EACH),
+        [Launch(TRAIN, "a")],
+    ),
+    "one preemption more than its budget, and it is given up": (
+        snapshot(replace(lost("a"), preemptions=21)),
+        Crew(free=ONE_EACH),
+        [Fail("a", 1, "given up after 21 preemptions; the last: lease expired")],
+    ),
+    "a sweep whose attempts fail at once is paused, and nothing of it starts": (
+        Snapshot(
+            NOW,
+            (
+                SweepStanding("s", SweepState.ACTIVE, True, 1, fast_failures=5),
+                SweepStanding("fine", SweepState.ACTIVE, True, 1, fast_failures=4),
+            ),
+            (trial("a", sweep_id="s"), trial("b", sweep_id="fine")),
+        ),
+        Crew(free={TRAIN: 2}),
+        [
+            PauseSweep(
+                "s",
+                "paused: its last 5 attempts failed right after their start; see their logs, "
+                "then resume it",
+            ),
+            Launch(TRAIN, "b"),
+        ],
+    ),
+    "a stopping sweep is finished once nothing of it is left": (
+        snapshot(state=SweepState.STOPPING),
+        Crew(),
+        [FinishSweep("s")],
     ),
     "a sweep without unfinished trials is finished": (snapshot(), Crew(), [FinishSweep("s")]),
     "a finished sweep is not finished again": (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -7,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import Progress, RunIdentity, TrialState, WorkKind
+from pipeline.errors import StoreUnavailable
+from pipeline.records import AttemptState, CurvePoint, Progress, RunIdentity, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.tracking.load_log import LoadLogSink
+from workers.actors import outage
 from workers.actors.actor import Assignment, Verdict
 from workers.actors.eval_actor import EvalActor
 from workers.actors.train_actor import TrainActor
@@ -36,7 +40,13 @@ class RecordingSink:
 class FakeTrainActor(TrainActor):
     """Computes what a test tells it to."""
 
-    def __init__(self, settings: Settings, store: SweepStore, behave: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: SweepStore,
+        behave: Callable[..., Any],
+        heeds_sigterm: bool = False,
+    ) -> None:
         self.sinks: list[RecordingSink] = []
         self.behave = behave
 
@@ -44,7 +54,7 @@ class FakeTrainActor(TrainActor):
             self.sinks.append(RecordingSink(store, run))
             return self.sinks[-1]
 
-        super().__init__("train-1", settings, sink_factory)
+        super().__init__("train-1", settings, sink_factory, heeds_sigterm=heeds_sigterm)
 
     def compute(self, assignment: Assignment) -> Verdict:
         return self.behave(assignment)
@@ -230,3 +240,123 @@ def test_a_trial_that_another_worker_holds_is_left_alone(
     actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {}))
     assert actor.work("t0") is None
     assert actor.sinks == []
+
+
+def until_told(assignment: Assignment) -> str:
+    while (command := assignment.heartbeat.report(PROGRESS)) == "continue":
+        time.sleep(0.01)
+    return command
+
+
+def test_a_trial_that_is_ordered_to_stop_ends_with_a_checkpoint_and_the_reason(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    sweep_id = add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        store.stop(sweep_id, "t0")
+        assert until_told(assignment) == "end"
+        return Verdict(TrialState.STOPPED, {}, "file:/c")
+
+    actor = make_actor(train)
+    assert actor.work("t0") is TrialState.STOPPED
+    assert actor.sinks[0].closed[0][0] is TrialState.STOPPED
+    trial = store.trial("t0")
+    assert (trial.checkpoint_uri, trial.stop_reason) == ("file:/c", "stopped by its user")
+
+
+def test_sigterm_gives_the_trial_back_at_the_cost_of_a_preemption(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert until_told(assignment) == "stop"
+        return Verdict(TrialState.QUEUED, {}, "file:/c")
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        actor = FakeTrainActor(settings, store, train, heeds_sigterm=True)
+        assert actor.work("t0") is TrialState.QUEUED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    trial = store.trial("t0")
+    assert (trial.failures, trial.preemptions) == (0, 1)
+    assert store.attempts("t0")[0].state is AttemptState.PREEMPTED
+
+
+def test_a_worker_whose_host_process_is_gone_gives_its_trial_back(
+    store: SweepStore,
+    add_sweep: Callable[..., str],
+    make_actor: Callable[..., FakeTrainActor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert until_told(assignment) == "stop"
+        return Verdict(TrialState.QUEUED, {}, "file:/c")
+
+    assert make_actor(train).work("t0") is TrialState.QUEUED
+
+
+def test_a_verdict_waits_for_a_store_that_is_away(
+    store: SweepStore,
+    add_sweep: Callable[..., str],
+    make_actor: Callable[..., FakeTrainActor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the store took it and went away before it could say so."""
+    add_sweep([0])
+    monkeypatch.setattr(outage, "FIRST_WAIT_SECONDS", 0.0)
+    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:/c"))
+    finish, calls = actor._store.finish, iter(["away", "lost answer", "there"])
+
+    def sometimes(*arguments: Any, **figures: Any) -> TrialState:
+        happens = next(calls)
+        if happens != "away":
+            left_in = finish(*arguments, **figures)
+        if happens != "there":
+            raise StoreUnavailable(happens)
+        return left_in
+
+    monkeypatch.setattr(actor._store, "finish", sometimes)
+    assert actor.work("t0") is TrialState.TRAINED
+    trial = store.trial("t0")
+    assert (trial.result, trial.failures, trial.attempt) == ({"max_vio": 0.5}, 0, 1)
+    assert actor.sinks[0].closed[0][0] is TrialState.TRAINED
+
+
+def test_points_of_the_curve_are_in_the_store_before_the_verdict(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    sweep_id = add_sweep([0])
+    point = CurvePoint(step=2, tokens=128, seconds=0.1, val_loss=3.0, max_vio=0.5)
+
+    def train(assignment: Assignment) -> Verdict:
+        assignment.heartbeat.observe(point)
+        return Verdict(TrialState.TRAINED, {})
+
+    make_actor(train).work("t0")
+    assert store.curves(sweep_id) == {"t0": [point]}
+
+
+def test_a_worker_is_present_while_it_works(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+    seen: list[dict[str, Any]] = []
+
+    def train(assignment: Assignment) -> Verdict:
+        deadline = time.monotonic() + 10
+        while not store.present() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        seen.extend(each.facts for each in store.present())
+        return Verdict(TrialState.TRAINED, {})
+
+    make_actor(train).work("t0")
+    assert [(facts["digest"], facts["attempt"]) for facts in seen] == [("t0", 1)]
+    assert seen[0]["rss_bytes"] > 2**20
+    assert store.present() == []

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import torch
+
+from pipeline.errors import SpecError
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.tracking.load_log import read_history
+from workers.training import checkpoint
+from workers.training.inheritance import inherit
+from workers.training.loop import TrainOutcome, resume_step
+
+MakeSpec = Callable[..., TrialSpec]
+RunTrial = Callable[..., TrainOutcome]
+TIMED = ("seconds", "joules", "watts", "tokens_per_second")  # what the clock and the meter say
+
+
+def test_with_constant_rates_an_extended_trial_equals_one_that_was_so_long_from_the_beginning(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    constant = {"schedule": "constant", "warmup_steps": 2}
+    short, long = (make_spec(train=constant | {"steps": steps}) for steps in (10, 16))
+    run_trial(short, digest="short")
+    for _ in range(2):
+        inherit(settings, "longer", "short")
+    assert resume_step(settings, "longer") == 10
+    extended, whole = run_trial(long, digest="longer"), run_trial(long, digest="whole")
+    first, second = (
+        checkpoint.load(Path(urlparse(outcome.checkpoint_uri).path), torch.device("cpu"))
+        for outcome in (extended, whole)
+    )
+    for name, tensor in first.model.items():
+        assert torch.equal(tensor, second.model[name]), name
+    histories = [read_history(settings.trial_dir(name)) for name in ("longer", "whole")]
+    assert (histories[0].count_SLE == histories[1].count_SLE).all()
+    assert (histories[0].scalars["loss"] == histories[1].scalars["loss"]).all()
+    kept = {key: v for key, v in extended.result.items() if not any(t in key for t in TIMED)}
+    assert kept
+    assert kept == {key: whole.result[key] for key in kept}
+    assert resume_step(settings, "short") == 10
+
+
+def test_a_trial_of_its_own_checkpoint_inherits_nothing_more(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    run_trial(make_spec(train={"steps": 4}), digest="short")
+    run_trial(make_spec(train={"steps": 8}), digest="own")
+    inherit(settings, "own", "short")
+    assert resume_step(settings, "own") == 8
+
+
+def test_without_the_checkpoint_it_says_which_trial_is_missing(settings: Settings) -> None:
+    with pytest.raises(SpecError, match=r"extends='short': no checkpoint in .*short"):
+        inherit(settings, "longer", "short")
