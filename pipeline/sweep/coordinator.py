@@ -199,7 +199,7 @@ class Coordinator:
                 self._store.fail(digest, attempt, reason)
             case PauseSweep(sweep_id, note):
                 logger.error("sweep %s is %s", sweep_id, note)
-                self._store.pause(sweep_id, note)
+                self._store.pause(sweep_id, note=note)
             case Launch(kind, digest):
                 self._executor.launch(kind, digest)
             case FinishSweep(sweep_id):
