@@ -222,7 +222,7 @@ def test_a_sweep_that_only_costs_workers_is_paused_and_goes_on_once_resumed(
     assert run(store, executor, sweep_id, observer=repair)
     assert len(notes) == 1
     assert "failed right after their start" in str(notes[0])
-    assert states(store, sweep_id) == {TrialState.FAILED: 2, TrialState.COMPLETED: 4}
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 6}
 
 
 def test_a_coordinator_says_what_it_has_until_it_ends(
