@@ -1,0 +1,150 @@
+"""Everything a report is written from, read once: the store, the shards, what ran the trials.
+
+Letters: B bins of time, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pipeline.cost import CostSettings, SweepCost, recorded, sweep_cost, trial_cost
+from pipeline.load_metrics import max_vio, utilisation
+from pipeline.records import AttemptRecord, SweepRecord, TrialRecord, TrialState
+from pipeline.report.charts import LoadMap
+from pipeline.report.theory import Conduct, conduct
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.sweep_spec import SweepSpec
+from pipeline.tracking import provenance
+from pipeline.tracking.load_log import iter_history
+
+TIME_BINS = 120
+
+
+class Evidence(NamedTuple):
+    """A sweep as it stands. What is by trial goes by digest."""
+
+    sweep: SweepRecord
+    spec: SweepSpec | None  # None: stored by a version whose sweeps this one cannot read
+    trials: tuple[TrialRecord, ...]  # in sweep order
+    attempts: Mapping[str, tuple[AttemptRecord, ...]]
+    answer: Recommendation
+    cost: SweepCost
+    cost_settings: CostSettings
+    conducts: Mapping[str, Conduct]
+    maps: tuple[LoadMap, ...]  # of the best and of the worst trial
+    origins: Mapping[str, tuple[str, ...]]  # commit, device, version.torch, ... -> what was found
+    written_at: datetime
+
+
+def gather(
+    store: SweepStore,
+    settings: Settings,
+    cost_settings: CostSettings,
+    sweep_id: str,
+    now: datetime | None = None,
+) -> Evidence:
+    """Reads a sweep, in whatever state it is.  Raises: SpecError: it is unknown"""
+    sweep = store.sweep(sweep_id)
+    trials = tuple(store.trials(sweep_id))
+    attempts = {
+        trial.digest: tuple(store.attempts(trial.digest)) for trial in trials if trial.attempt
+    }
+    specs = {trial.digest: TrialSpec.model_validate(trial.spec) for trial in trials}
+    folders = {trial.digest: settings.trial_dir(trial.digest) for trial in trials}
+    costs = [
+        trial_cost(
+            trial,
+            recorded(iter_history(folders[trial.digest], columns=["load"]), specs[trial.digest]),
+            cost_settings,
+            attempts.get(trial.digest, ()),
+        )
+        for trial in trials
+    ]
+    spec = _spec(sweep)
+    answer = recommend(trials, spec, store.curves(sweep_id))
+    return Evidence(
+        sweep=sweep,
+        spec=spec,
+        trials=trials,
+        attempts=attempts,
+        answer=answer,
+        cost=sweep_cost(costs),
+        cost_settings=cost_settings,
+        conducts={
+            digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()
+        },
+        maps=tuple(_map(trial, settings) for trial in best_and_worst(trials, answer)),
+        origins=_origins(said for folder in folders.values() for said in provenance.read(folder)),
+        written_at=now or datetime.now(UTC),
+    )
+
+
+def best_and_worst(trials: Sequence[TrialRecord], answer: Recommendation) -> list[TrialRecord]:
+    """A trial of the recommended setting, and the least even one beside it: same expert count.
+
+    Of several counts the largest, of several seeds the first. Without a recommendation the most
+    even trial stands for the best.
+    """
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    if not done:
+        return []
+    largest = max(_experts(trial) for trial in done)
+    peers = [trial for trial in done if _experts(trial) == largest]
+    label = answer.best.label if answer.best else None
+    chosen = [trial for trial in peers if trial.label == label]
+    best = chosen[0] if chosen else min(peers, key=lambda trial: trial.result["max_vio"])
+    worst = max(peers, key=lambda trial: trial.result["max_vio"])
+    return [best] if worst is best else [best, worst]
+
+
+def _spec(sweep: SweepRecord) -> SweepSpec | None:
+    try:
+        return SweepSpec.model_validate(sweep.spec)
+    except ValidationError:
+        return None
+
+
+def _map(trial: TrialRecord, settings: Settings) -> LoadMap:
+    spec = TrialSpec.model_validate(trial.spec)
+    L, E = spec.model.num_moe_layers, spec.model.num_experts
+    steps, bins = spec.train.steps, min(TIME_BINS, spec.train.steps)
+    count_BLE = np.zeros((bins, L, E), np.int64)
+    late_LE = np.zeros((L, E), np.int64)
+    for chunk in iter_history(settings.trial_dir(trial.digest), columns=["load"]):
+        np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
+        late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
+    layer = _least_even(late_LE, spec.balancer.target)
+    return LoadMap(
+        name=f"{trial.label}, {E} experts",
+        util_LE=utilisation(late_LE, spec.balancer.target),
+        util_BE=utilisation(count_BLE[:, layer], spec.balancer.target),
+        layer=layer + spec.model.num_dense_layers,
+        first_layer=spec.model.num_dense_layers,
+        steps=steps,
+    )
+
+
+def _least_even(late_LE: NDArray[np.int64], target: tuple[float, ...] | None) -> int:
+    return int(np.nan_to_num(max_vio(late_LE, target), nan=-1.0).argmax())
+
+
+def _origins(said: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Each fact with its different values, most of which should be one."""
+    found: dict[str, dict[str, None]] = {}
+    for facts in said:
+        for name, value in facts.items():
+            found.setdefault(name, {})[value] = None
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _experts(trial: TrialRecord) -> int:
+    return int(trial.spec["model"]["num_experts"])

@@ -1,0 +1,115 @@
+"""A page as markdown: what drawings show is said in words, everything else is the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.report.page import (
+    Answer,
+    Block,
+    Cell,
+    Columns,
+    Figure,
+    Heat,
+    Listing,
+    Page,
+    Points,
+    Section,
+    Table,
+    Text,
+    Tiles,
+)
+
+
+def markdown_page(page: Page) -> str:
+    sections = "\n\n".join(map(_section, page.sections))
+    return (
+        f"# {_plain(page.title)}\n\n{_plain(page.subtitle)}\n\n{sections}\n\n---\n\n{page.footer}\n"
+    )
+
+
+def _section(section: Section) -> str:
+    return "\n\n".join([f"## {_plain(section.title)}", *map(_block, section.blocks)])
+
+
+def _block(block: Block) -> str:
+    return RENDERERS[type(block)](block)
+
+
+def _text(block: Text) -> str:
+    return _plain(block.text)
+
+
+def _points(block: Points) -> str:
+    items = "\n".join(f"- {_plain(item)}" for item in block.items)
+    return f"{_title(block.title)}\n\n{items}".strip()
+
+
+def _answer(block: Answer) -> str:
+    return f"> **{_plain(block.text)}**"
+
+
+def _tiles(block: Tiles) -> str:
+    rows = [(tile.name, tile.value, tile.note) for tile in block.tiles]
+    return _grid(("<figure", "value", "<"), rows)
+
+
+def _table(block: Table) -> str:
+    rows = [list(row) for row in block.rows]
+    for number in block.marked:
+        rows[number] = [f"**{_said(cell)}**" if _said(cell) else "" for cell in rows[number]]
+    parts = [_title(block.title), _grid(block.columns, rows), _plain(block.note)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figure(block: Figure) -> str:
+    return "\n\n".join(part for part in (_title(block.title), f"*{_plain(block.says)}*") if part)
+
+
+def _columns(block: Columns) -> str:
+    return "\n\n".join(map(_block, block.blocks))
+
+
+def _listing(block: Listing) -> str:
+    longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{_title(block.title)}\n\n{fence}\n{block.text}\n{fence}".strip()
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    names = [" ".join(name.removeprefix("<").split()) for name in columns]
+    rule = "|".join(":---" if name.startswith("<") else "---:" for name in columns)
+    lines = [f"| {' | '.join(_escaped(name) for name in names)} |", f"|{rule}|"]
+    lines += [f"| {' | '.join(_escaped(_said(cell)) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _said(cell: Cell) -> str:
+    return cell.text if isinstance(cell, Heat) else cell
+
+
+def _escaped(text: str) -> str:
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """On one line, and no tag of it is HTML."""
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _title(title: str) -> str:
+    return f"### {_plain(title)}" if title else ""
+
+
+RENDERERS: dict[type[Any], Callable[[Any], str]] = {
+    Text: _text,
+    Points: _points,
+    Answer: _answer,
+    Tiles: _tiles,
+    Table: _table,
+    Figure: _figure,
+    Columns: _columns,
+    Listing: _listing,
+}

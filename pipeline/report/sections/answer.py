@@ -1,0 +1,85 @@
+"""The answer: what to take, the figures that carry it, and how far to trust them."""
+
+from __future__ import annotations
+
+from pipeline.records import Stage, SweepState, TrialState
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
+from pipeline.report.wording import counted, listed, number, percent, with_half
+from pipeline.sweep.setting import Setting
+
+FEW_SEEDS = 3
+
+
+def answer(evidence: Evidence) -> Section:
+    found = evidence.answer
+    blocks: list[Block] = [Answer(found.sentence, _tone(evidence))]
+    if found.best is not None:
+        blocks.append(Tiles(_tiles(evidence, found.best, found.control)))
+    limits = _limits(evidence)
+    if limits:
+        blocks.append(Points("How far to trust it", limits))
+    return Section("Answer", blocks)
+
+
+def _tone(evidence: Evidence) -> Tone:
+    if evidence.answer.best is None:
+        return "bad" if evidence.sweep.state is SweepState.FINISHED else "plain"
+    return "good" if evidence.answer.is_confirmed else "warning"
+
+
+def _tiles(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:
+    def against(text: str) -> str:
+        return f"without balancing {text}" if control is not None else ""
+
+    tiles = [
+        Tile(
+            with_half(best.loss),
+            "bits per byte, held out",
+            against(with_half(control.loss) if control else ""),
+        ),
+        Tile(
+            with_half(best.imbalance, 2),
+            f"MaxVio; by chance {number(best.max_vio_floor, 2)}",
+            against(with_half(control.imbalance, 2) if control else ""),
+        ),
+        Tile(
+            percent(best.idle_frac),
+            "experts idle in a step",
+            against(percent(control.idle_frac) if control else ""),
+        ),
+        Tile(
+            percent(best.effective_util, 0),
+            "utilisation: mean over fullest expert",
+            against(percent(control.effective_util, 0) if control else ""),
+        ),
+    ]
+    return tiles
+
+
+def _limits(evidence: Evidence) -> list[str]:
+    """What a sceptic would object; nothing where there is nothing."""
+    found, limits = evidence.answer, []
+    open_trials = sum(not trial.state.is_final for trial in evidence.trials)
+    if open_trials:
+        limits.append(f"{counted(open_trials, 'trial')} of {len(evidence.trials)} still to come")
+    failed = sum(trial.state is TrialState.FAILED for trial in evidence.trials)
+    if failed:
+        limits.append(f"{counted(failed, 'trial')} failed, see below")
+    if found.best is None:
+        return limits
+    if found.stage is Stage.TUNE:
+        limits.append(
+            "these are figures of the search itself: the best of several is partly luck, and only "
+            "a confirm stage with fresh seeds (`confirm:` in the sweep) measures it without"
+        )
+    seeds = found.best.loss.seeds
+    if seeds == 1:
+        limits.append("one seed tells no loss apart: it gives no interval")
+    elif seeds < FEW_SEEDS:
+        limits.append(f"an interval from {seeds} seeds is wide, and says so")
+    if found.control is None:
+        limits.append("the sweep has no trial without balancing to compare with")
+    if found.best.violates:
+        limits.append(f"it breaks {listed(list(found.best.violates))}")
+    return limits

@@ -1,0 +1,106 @@
+"""What the search found against what fresh seeds say of it, and whether step sizes transfer."""
+
+from __future__ import annotations
+
+from pipeline.records import Stage
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Block, Section, Table, Text
+from pipeline.report.wording import NONE, duration, number, percent, with_half
+
+
+def confirmation(evidence: Evidence) -> Section | None:
+    blocks: list[Block] = [
+        block
+        for block in (_tune_against_confirm(evidence), _transfers(evidence), _targets(evidence))
+        if block is not None
+    ]
+    return Section("Does it hold?", blocks) if blocks else None
+
+
+def _tune_against_confirm(evidence: Evidence) -> Block | None:
+    found = evidence.answer
+    if found.stage is not Stage.CONFIRM:
+        planned = evidence.spec is not None and evidence.spec.confirm is not None
+        return Text("The confirm stage has not run yet.") if planned else None
+    tuned = {setting.label: setting for setting in found.tuned}
+    rows = [
+        (
+            setting.label,
+            with_half(tuned[setting.label].loss) if setting.label in tuned else NONE,
+            with_half(setting.loss),
+            with_half(tuned[setting.label].imbalance, 2) if setting.label in tuned else NONE,
+            with_half(setting.imbalance, 2),
+        )
+        for setting in found.settings
+    ]
+    return Table(
+        (
+            "<setting",
+            "bits per byte\ntune",
+            "bits per byte\nconfirm",
+            "MaxVio\ntune",
+            "MaxVio\nconfirm",
+        ),
+        rows,
+        "Tune figures chose the settings, so the best of them are flattered; confirm figures are "
+        "of fresh seeds"
+        + (" and of another corpus." if evidence.spec and _other_data(evidence) else "."),
+        title="Tune against confirm",
+    )
+
+
+def _transfers(evidence: Evidence) -> Table | None:
+    rows = [
+        (
+            transfer.kind,
+            f"{transfer.from_experts} to {transfer.to_experts}",
+            f"{transfer.best_from:g}",
+            f"{transfer.best_to:g}",
+            "yes" if transfer.transfers else "no",
+            percent(transfer.probability, 0),
+            with_half(transfer.price, 4, sign=True),
+        )
+        for transfer in evidence.answer.transfers
+    ]
+    columns = ("<rule", "experts", "best step\nat few", "best step\nat many", "same?")
+    return (
+        Table(
+            (*columns, "probability\nof the same", "price in\nbits per byte"),
+            rows,
+            "Price: loss at the larger count with the smaller count's best step, minus the least "
+            "there. Best by mean loss; one seed gives no probability.",
+            title="Does the best step size transfer to more experts?",
+        )
+        if rows
+        else None
+    )
+
+
+def _targets(evidence: Evidence) -> Table | None:
+    rows = [
+        (
+            row.label,
+            str(row.num_experts),
+            number(row.target_loss),
+            f"{row.reached} of {row.trials}",
+            "not reached" if row.tokens is None else f"{row.tokens:,.0f}",
+            "not reached" if row.seconds is None else duration(row.seconds),
+            with_half(row.final_loss),
+        )
+        for row in evidence.answer.targets
+    ]
+    columns = ("<setting", "experts", "target\nloss", "reached", "tokens\nto target")
+    return (
+        Table(
+            (*columns, "time\nto target", "loss at\nthe budget"),
+            rows,
+            "Losses of the learning curve's held-out sample, nats per token; medians over trials.",
+            title="Time to a target loss",
+        )
+        if rows
+        else None
+    )
+
+
+def _other_data(evidence: Evidence) -> bool:
+    return bool(evidence.spec and evidence.spec.confirm and evidence.spec.confirm.data)

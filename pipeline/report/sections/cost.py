@@ -1,0 +1,113 @@
+"""What the sweep cost, and what imbalance costs at expert-parallel sizes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+from pipeline.cost import EP_SIZES, SweepCost, basis, sweep_cost
+from pipeline.report.charts import Series, waiting_lines
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Block, Section, Table, Text, Tile, Tiles
+from pipeline.report.wording import NONE, duration, energy, mass, percent
+from pipeline.sweep.setting import setting_label
+
+
+def cost(evidence: Evidence) -> Section | None:
+    total = evidence.cost
+    if not any(trial.seconds for trial in total.trials):
+        return None
+    by_setting = _by_setting(evidence)
+    blocks: list[Block] = [Tiles(_tiles(total)), Text(basis(total, evidence.cost_settings))]
+    if total.waiting:
+        blocks += _waiting(evidence, by_setting)
+    blocks.append(_table(by_setting))
+    return Section("Cost", blocks)
+
+
+def _by_setting(evidence: Evidence) -> dict[str, SweepCost]:
+    label_of = {trial.digest: setting_label(trial, evidence.spec) for trial in evidence.trials}
+    groups = defaultdict(list)
+    for trial in evidence.cost.trials:
+        groups[label_of[trial.digest]].append(trial)
+    return {label: sweep_cost(trials) for label, trials in groups.items()}
+
+
+def _tiles(total: SweepCost) -> list[Tile]:
+    trained = sum(trial.seconds for trial in total.trials)
+    tiles = []
+    if total.gpu_seconds:
+        tiles.append(Tile(duration(total.gpu_seconds), "of GPU training"))
+    if total.core_seconds:
+        tiles.append(Tile(duration(total.core_seconds), "of CPU core training"))
+    return [
+        *tiles,
+        Tile(energy(total.joules), "energy of training"),
+        Tile(mass(total.grams), "CO2 equivalent"),
+        *_busy(trained, total.held_seconds),
+    ]
+
+
+def _busy(trained: float, held: float) -> list[Tile]:
+    """Of the time that workers held trials; not told where they trained several at once."""
+    if not 0 < trained <= held:
+        return []
+    note = "the rest: start-up, checkpoints, evaluation, attempts that were lost"
+    return [Tile(percent(trained / held, 0), "of the workers' time was training steps", note)]
+
+
+def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Block]:
+    best = evidence.answer.best
+    control = evidence.answer.control
+    series = [
+        Series(label, _steady(found), _role(label, best and best.label, control and control.label))
+        for label, found in by_setting.items()
+        if _steady(found)
+    ]
+    blocks: list[Block] = [
+        Text(
+            "Had these models been trained expert-parallel, every rank would wait in every layer "
+            "for the fullest one. By the recorded loads of the last quarter of the runs, experts "
+            "placed in order, step time in proportion to model FLOPs, communication left out; a "
+            "lower bound where a step has several micro-batches."
+        )
+    ]
+    if not series:
+        return blocks
+    sizes = [size for size in EP_SIZES if any(size in line.value_by_size for line in series)]
+    rows = [
+        (line.name, *(percent(line.value_by_size.get(size)) for size in sizes)) for line in series
+    ]
+    marked = frozenset(row for row, line in enumerate(series) if line.role == "best")
+    title = "Share of a step lost to imbalance"
+    columns = ("<setting", *(f"{size} ranks" for size in sizes))
+    return [*blocks, waiting_lines(series, title), Table(columns, rows, marked=marked)]
+
+
+def _steady(found: SweepCost) -> dict[int, float]:
+    return {
+        entry.ranks: entry.steady_step_share
+        for entry in found.waiting
+        if not math.isnan(entry.steady_step_share)
+    }
+
+
+def _role(label: str, best: str | None, control: str | None) -> str:
+    return "best" if label == best else "control" if label == control else "other"
+
+
+def _table(by_setting: Mapping[str, SweepCost]) -> Table:
+    rows = [
+        (
+            label,
+            str(len(found.trials)),
+            duration(found.gpu_seconds) if found.gpu_seconds else NONE,
+            duration(found.core_seconds) if found.core_seconds else NONE,
+            energy(found.joules),
+            mass(found.grams),
+        )
+        for label, found in by_setting.items()
+    ]
+    columns = ("<setting", "trials", "GPU time", "core time", "energy", "CO2e")
+    return Table(columns, rows, title="What each setting cost")

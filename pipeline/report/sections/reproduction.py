@@ -1,0 +1,103 @@
+"""How to get the same figures again: commands, the sweep, what ran it, every trial's identity."""
+
+from __future__ import annotations
+
+import yaml
+
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Block, Listing, Section, Table, Text
+from pipeline.report.wording import number
+from pipeline.sweep.setting import seed_of, setting_label, stage_of
+
+ORIGINS = {
+    "commit": "commit",
+    "device": "device",
+    "core": "numerical core",
+    "corpus": "corpus digest",
+    "version.evenload": "evenload",
+    "version.torch": "torch",
+    "version.triton": "triton",
+    "version.ray": "ray",
+    "version.numpy": "numpy",
+}
+
+
+SHOWN = 500
+
+
+def reproduction(evidence: Evidence) -> Section:
+    sweep_id = evidence.sweep.sweep_id
+    name = f"{evidence.sweep.name}.yaml"
+    blocks: list[Block] = [
+        Listing(
+            f"git checkout {_one(evidence, 'commit')}\nbash infra/install.sh\n"
+            f"evenload sweep run {name}        # the file below; its id must be {sweep_id}\n"
+            f"evenload report {sweep_id}",
+            "Commands",
+        ),
+        Listing(_yaml(evidence), name),
+    ]
+    if evidence.origins:
+        rows = [
+            (title, ", ".join(evidence.origins[key]))
+            for key, title in ORIGINS.items()
+            if key in evidence.origins
+        ]
+        blocks.append(Table(("<", "<found"), rows, title="What ran it"))
+    else:
+        blocks.append(Text("No attempt left a record of the code that ran it."))
+    blocks.append(_trials(evidence))
+    return Section("How to reproduce it", blocks)
+
+
+def _one(evidence: Evidence, key: str) -> str:
+    values = evidence.origins.get(key, ())
+    return values[0].removesuffix("-dirty") if len(values) == 1 else "<commit, see below>"
+
+
+def _yaml(evidence: Evidence) -> str:
+    """The sweep as it was asked for; what has its default is left out."""
+    if evidence.spec is None:
+        return yaml.safe_dump(evidence.sweep.spec, sort_keys=False)
+    content = evidence.spec.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=98).strip()
+
+
+def _trials(evidence: Evidence) -> Table:
+    rows = [
+        (
+            trial.digest,
+            setting_label(trial, evidence.spec),
+            str(trial.spec["model"]["num_experts"]),
+            str(seed_of(trial)),
+            str(stage_of(trial)),
+            str(trial.state),
+            number(trial.result.get("val_bits_per_byte"), 4),
+            number(trial.result.get("max_vio"), 3),
+        )
+        for trial in evidence.trials[:SHOWN]
+    ]
+    columns = (
+        "<digest",
+        "<setting",
+        "experts",
+        "seed",
+        "<stage",
+        "<state",
+        "bits per byte",
+        "MaxVio",
+    )
+    return Table(
+        columns,
+        rows,
+        "A digest covers everything that can change a trial's numbers: its spec, its corpus, the "
+        "code of the numerical core, torch's version. On a CPU the same digest gives the same "
+        f"figures bit for bit.{_more(len(evidence.trials))}",
+        title="Trials",
+    )
+
+
+def _more(trials: int) -> str:
+    if trials <= SHOWN:
+        return ""
+    return f" The first {SHOWN} of {trials}; `evenload sweep status ID --json` has them all."

@@ -1,0 +1,165 @@
+"""Every setting with its figures, and the plane of loss and imbalance that they were chosen in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+
+from pipeline.records import TrialRecord, TrialState
+from pipeline.report.charts import Point, pareto
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Block, Columns, Figure, Section, Table, Text
+from pipeline.report.wording import NONE, number, percent, with_half
+from pipeline.sweep.pareto import on_front
+from pipeline.sweep.setting import (
+    IMBALANCE,
+    LOSS,
+    Comparison,
+    Setting,
+    by_setting,
+    is_yardstick,
+    seed_of,
+    setting_label,
+    stage_of,
+)
+from pipeline.sweep.statistics import interval
+
+MAX_PANELS = 6
+
+
+def settings(evidence: Evidence) -> Section | None:
+    found = evidence.answer
+    if not found.settings:
+        return None
+    numbers = {setting.label: row for row, setting in enumerate(found.settings, 1)}
+    blocks: list[Block] = [
+        Text(
+            "Settings that finished wherever they were to run, by imbalance. Means over expert "
+            "counts; ± is the 95 % interval over seeds (Student's t). Yardsticks are controls, and "
+            "rules that see later tokens; they are never recommended."
+        ),
+        _table(evidence, numbers),
+    ]
+    panels = _panels(evidence, numbers)
+    if panels:
+        note = (
+            "Lower left is better. Numbers are those of the table; filled: no other setting has "
+            "both less loss and less imbalance; blue: recommended; grey: yardsticks."
+        )
+        blocks += [Text(note), Columns(panels)]
+    return Section("Evidence", blocks)
+
+
+def _table(evidence: Evidence, numbers: dict[str, int]) -> Table:
+    found = evidence.answer
+    compared = {comparison.label: comparison for comparison in found.comparisons}
+    rows = [
+        (
+            str(numbers[setting.label]),
+            setting.label,
+            str(setting.trials),
+            with_half(setting.loss),
+            _difference(compared.get(setting.label)),
+            with_half(setting.imbalance, 2),
+            number(setting.max_vio_floor, 2),
+            percent(setting.idle_frac),
+            percent(setting.effective_util, 0),
+            _remark(setting, found.best),
+        )
+        for setting in found.settings
+    ]
+    best = {numbers[found.best.label] - 1} if found.best else set()
+    columns = ("#", "<setting", "trials", "bits\nper byte", "against\nnone", "MaxVio")
+    note = (
+        "MaxVio: load of the fullest expert over its fair share, minus 1, mean over layers and the "
+        "last quarter of the steps (Wang et al., arXiv:2408.15664, eq. 4); chance: what a fair "
+        "router shows at this batch size. Idle: share of experts without a token in one step. "
+        "Against none: paired by seed, negative is better."
+    )
+    if missing := _incomplete(evidence):
+        note += f" Not complete, so not compared: {missing}."
+    return Table((*columns, "chance", "idle", "utili-\nsation", "<"), rows, note, frozenset(best))
+
+
+def _incomplete(evidence: Evidence) -> str:
+    groups = by_setting(evidence.trials, evidence.answer.stage, evidence.spec)
+    done = {
+        label: sum(trial.state is TrialState.COMPLETED for trial in trials)
+        for label, trials in groups.items()
+    }
+    return ", ".join(
+        f"{label} ({done[label]} of {len(trials)} trials)"
+        for label, trials in groups.items()
+        if done[label] < len(trials)
+    )
+
+
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return NONE
+    text = with_half(comparison.loss, sign=True)
+    return text if comparison.p_value is None else f"{text} (p {comparison.p_value:.2g})"
+
+
+def _remark(setting: Setting, best: Setting | None) -> str:
+    if best is not None and setting.label == best.label:
+        return "recommended"
+    if setting.is_yardstick:
+        return "yardstick"
+    if setting.violates:
+        return "; ".join(setting.violates)
+    return "Pareto" if setting.on_front else ""
+
+
+def _panels(evidence: Evidence, numbers: dict[str, int]) -> list[Figure]:
+    """One plane an expert count: losses at different counts are different things."""
+    groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
+    for trial in evidence.trials:
+        label = setting_label(trial, evidence.spec)
+        is_reported = stage_of(trial) is evidence.answer.stage and label in numbers
+        if is_reported and trial.state is TrialState.COMPLETED:
+            groups[int(trial.spec["model"]["num_experts"])][label].append(trial)
+    best = evidence.answer.best
+    return [
+        pareto(
+            _points(by_label, numbers, best.label if best else None),
+            fmean(t.result["max_vio_floor"] for trials in by_label.values() for t in trials),
+            f"{experts} experts",
+        )
+        for experts, by_label in sorted(groups.items())[:MAX_PANELS]
+        if len(by_label) > 1
+    ]
+
+
+def _points(
+    by_label: dict[str, list[TrialRecord]], numbers: dict[str, int], best: str | None
+) -> list[Point]:
+    means = {
+        label: (_mean(trials, LOSS), _mean(trials, IMBALANCE)) for label, trials in by_label.items()
+    }
+    flags = dict(zip(means, on_front(list(means.values())), strict=True))
+    return [
+        Point(
+            number=numbers[label],
+            label=label,
+            max_vio=means[label][1],
+            loss=means[label][0],
+            loss_half=_half(trials),
+            on_front=flags[label],
+            is_best=label == best,
+            is_yardstick=is_yardstick(trials[0].spec["balancer"]["kind"]),
+        )
+        for label, trials in by_label.items()
+    ]
+
+
+def _mean(trials: Sequence[TrialRecord], figure: str) -> float:
+    return fmean(trial.result[figure] for trial in trials)
+
+
+def _half(trials: Sequence[TrialRecord]) -> float | None:
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        by_seed[seed_of(trial)].append(trial.result[LOSS])
+    return interval([fmean(values) for values in by_seed.values()]).half

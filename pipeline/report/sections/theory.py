@@ -1,0 +1,62 @@
+"""What theory says of every run, and how many runs bear it out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Section, Table, Text
+from pipeline.report.theory import STATEMENTS, Verdict, verdicts
+from pipeline.report.wording import counted
+from pipeline.sweep.setting import setting_label
+
+SHOWN = 6  # exceptions of one statement that are named
+
+
+def theory(evidence: Evidence) -> Section | None:
+    found: dict[str, list[tuple[str, Verdict]]] = defaultdict(list)
+    for trial in evidence.trials:
+        name = (
+            f"{setting_label(trial, evidence.spec)}, {trial.spec['model']['num_experts']} experts"
+        )
+        for verdict in verdicts(trial, evidence.conducts[trial.digest]):
+            found[verdict.statement].append((name, verdict))
+    if not found:
+        return None
+    rows = [
+        (
+            STATEMENTS[statement],
+            f"{sum(verdict.holds for _, verdict in held)} of {len(held)}",
+            _words(held),
+        )
+        for statement, held in sorted(
+            found.items(), key=lambda item: list(STATEMENTS).index(item[0])
+        )
+    ]
+    return Section(
+        "Theory",
+        [
+            Text(
+                "What the theory of the dual update predicts of counts and biases, held against "
+                "every recorded run. A statement that fails is a finding: a bug, or a run that is "
+                "too short for its step size."
+            ),
+            Table(
+                ("<statement", "holds\nin", "<where not, or where it comes nearest to not"), rows
+            ),
+        ],
+    )
+
+
+def _words(held: list[tuple[str, Verdict]]) -> str:
+    by_strain = sorted(held, key=lambda entry: -entry[1].strain)
+    broken = [(name, verdict) for name, verdict in by_strain if not verdict.holds]
+    if not broken:
+        name, verdict = by_strain[0]
+        if verdict.strain == 0:
+            return "exactly, in every run"
+        return f"nearest is {name}: {verdict.observed} ({verdict.predicted})"
+    named = [f"{name}: {verdict.observed}" for name, verdict in broken[:SHOWN]]
+    more = len(broken) - SHOWN
+    rest = f"; and {counted(more, 'other')}" if more > 0 else ""
+    return f"{broken[0][1].predicted}, but {'; '.join(named)}{rest}"

@@ -1,0 +1,101 @@
+"""What failed, what was stopped or lost, and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from pipeline.records import AttemptState, TrialRecord, TrialState
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Block, Section, Table, Text
+from pipeline.report.wording import counted, listed
+from pipeline.sweep.setting import seed_of, setting_label
+
+OVER_EARLY = (TrialState.CANCELLED, TrialState.STOPPED)
+SHOWN = 50
+
+
+def trouble(evidence: Evidence) -> Section:
+    blocks: list[Block] = [
+        block
+        for block in (_failures(evidence), _stops(evidence), _interruptions(evidence))
+        if block is not None
+    ]
+    if evidence.sweep.note:
+        blocks.insert(0, Text(f"The sweep: {evidence.sweep.note}"))
+    unfinished = sum(not trial.state.is_final for trial in evidence.trials)
+    if unfinished:
+        blocks.insert(0, Text(f"{counted(unfinished, 'trial')} not finished yet."))
+    if not blocks:
+        blocks.append(Text("Nothing: no trial failed, none was stopped, no attempt was lost."))
+    return Section("What went wrong", blocks)
+
+
+def _failures(evidence: Evidence) -> Table | None:
+    """One row an error: a hundred trials that fail alike are one finding."""
+    groups: dict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in evidence.trials:
+        if trial.state is TrialState.FAILED:
+            groups[_last_line(trial.error)].append(trial)
+    rows = [
+        (
+            str(len(trials)),
+            error,
+            _name(trials[0], evidence),
+            trials[0].digest,
+        )
+        for error, trials in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    return (
+        Table(("trials", "<error", "<for example", "<digest"), rows, title="Failed")
+        if rows
+        else None
+    )
+
+
+def _stops(evidence: Evidence) -> Table | None:
+    ended = [trial for trial in evidence.trials if trial.state in OVER_EARLY]
+    rows = [
+        (
+            _name(trial, evidence),
+            str(trial.state),
+            f"{trial.progress.step if trial.progress else 0} of {trial.spec['train']['steps']}",
+            trial.stop_reason or "by a user",
+        )
+        for trial in ended[:SHOWN]
+    ]
+    more = len(ended) - SHOWN
+    note = f"and {counted(more, 'other trial')}" if more > 0 else ""
+    columns = ("<trial", "<state", "step", "<why")
+    return Table(columns, rows, note, title="Ended early on purpose") if rows else None
+
+
+def _interruptions(evidence: Evidence) -> Text | None:
+    """Attempts that ended without a verdict; the trial went on from its checkpoint or failed."""
+    lost = [
+        attempt
+        for attempts in evidence.attempts.values()
+        for attempt in attempts
+        if attempt.state in (AttemptState.LOST, AttemptState.PREEMPTED, AttemptState.RELEASED)
+    ]
+    if not lost:
+        return None
+    reasons = Counter((attempt.exit_reason or "no reason given") for attempt in lost)
+    named = [f"{reason} ({count})" for reason, count in reasons.most_common(5)]
+    finished = sum(
+        trial.state is TrialState.COMPLETED
+        for trial in evidence.trials
+        if trial.digest in {attempt.digest for attempt in lost}
+    )
+    return Text(
+        f"{counted(len(lost), 'attempt')} ended without a verdict: {listed(named)}. "
+        f"{counted(finished, 'trial')} of those finished all the same, from checkpoints."
+    )
+
+
+def _name(trial: TrialRecord, evidence: Evidence) -> str:
+    experts = trial.spec["model"]["num_experts"]
+    return f"{setting_label(trial, evidence.spec)}, {experts} experts, seed {seed_of(trial)}"
+
+
+def _last_line(error: str | None) -> str:
+    return ((error or "").strip().splitlines() or ["no reason given"])[-1]

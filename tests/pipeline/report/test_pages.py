@@ -1,0 +1,130 @@
+"""HTML and markdown of one page that has every block, with text that wants to be markup."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import get_args
+
+from pipeline.report import html_page, markdown_page
+from pipeline.report.html_page import html_page as to_html
+from pipeline.report.markdown_page import markdown_page as to_markdown
+from pipeline.report.page import (
+    Answer,
+    Block,
+    Columns,
+    Figure,
+    Heat,
+    Listing,
+    Page,
+    Points,
+    Section,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+)
+
+EVIL = '<script>alert("1")</script>|`x`'
+PAGE = Page(
+    title=EVIL,
+    subtitle=EVIL,
+    sections=[
+        Section(
+            "First & last",
+            [
+                Answer(EVIL, "bad"),
+                Text("Take `this`, <b>now</b>."),
+                Points(EVIL, [EVIL, "two"]),
+                Tiles([Tile("0.29", "MaxVio", EVIL)]),
+                Table(
+                    ("<name", "two\nlines"),
+                    [("a|b", "1"), (EVIL, Heat("0.5", 0.5))],
+                    EVIL,
+                    frozenset({0}),
+                    EVIL,
+                ),
+                Columns([Figure('<svg role="img"></svg>', "what it shows", "a figure")]),
+                Listing("a: ```\n<b>", EVIL),
+            ],
+        )
+    ],
+    footer="the end",
+)
+
+
+class Elements(HTMLParser):
+    """Every tag of a page with its attributes, and whether all were closed in order."""
+
+    VOID = ("meta", "br", "img", "image")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_every_block_has_its_html_and_its_markdown() -> None:
+    blocks = set(get_args(Block))
+    assert set(html_page.RENDERERS) == blocks
+    assert set(markdown_page.RENDERERS) == blocks
+
+
+def test_text_never_becomes_markup() -> None:
+    page = Elements(to_html(PAGE))
+    assert page.open == []
+    tags = {tag for tag, _ in page.found}
+    assert "script" not in tags
+    assert "<script" not in to_markdown(PAGE)
+
+
+def test_a_page_loads_nothing() -> None:
+    text = to_html(PAGE)
+    page = Elements(text)
+    policies = [a["content"] for tag, a in page.found if a.get("http-equiv")]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    for tag, attributes in page.found:
+        assert tag not in ("link", "iframe", "object", "img")
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_links_lead_to_their_sections() -> None:
+    page = Elements(to_html(PAGE))
+    links = [attributes["href"] for tag, attributes in page.found if tag == "a"]
+    assert links == ["#first-last"]
+    assert [a["id"] for tag, a in page.found if tag == "section"] == ["first-last"]
+
+
+def test_a_cell_of_a_table_stays_one_cell() -> None:
+    lines = [line for line in to_markdown(PAGE).splitlines() if line.startswith("|")]
+    tables = [line for line in lines if "two lines" in line or "a\\|b" in line]
+    assert tables == ["| name | two lines |", "| **a\\|b** | **1** |"]
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines[-4:]}
+    assert widths == {3}
+
+
+def test_a_listing_is_fenced_longer_than_what_it_holds() -> None:
+    assert "````\na: ```\n<b>\n````" in to_markdown(PAGE)
+
+
+def test_colours_run_from_good_to_bad() -> None:
+    def colour(badness: float) -> list[int]:
+        table = Table(("x",), [(Heat("1", badness),)])
+        page = to_html(Page("", "", [Section("s", [table])], ""))
+        return [int(n) for n in re.findall(r"rgb\((\d+),(\d+),(\d+)\)", page)[0]]
+
+    good, middling, bad = colour(0), colour(0.5), colour(1)
+    assert sum(good) > sum(middling) > sum(bad)  # lightness alone tells them apart
+    assert colour(-1) == good
+    assert colour(7) == bad

@@ -1,0 +1,195 @@
+"""Reports of sweeps in every state, from the store and the shards to the page."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import numpy as np
+import pytest
+
+from pipeline.cost import CostSettings
+from pipeline.errors import SpecError
+from pipeline.records import AttemptState, TrialState, WorkKind
+from pipeline.report.compose import compose
+from pipeline.report.evidence import Evidence, gather
+from pipeline.report.html_page import html_page
+from pipeline.report.markdown_page import markdown_page
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+
+
+class Home(Protocol):
+    store: SweepStore
+    settings: Settings
+    trials: list[tuple[str, TrialSpec]]
+
+    def add_sweep(self, seeds: tuple[int, ...] = (0,)) -> str: ...
+    def confirm(self, sweep_id: str, seeds: tuple[int, ...]) -> None: ...
+    def finish_all(self) -> None: ...
+    def finish(self, digest: str, trial: TrialSpec) -> None: ...
+    def fail(self, digest: str, trial: TrialSpec) -> None: ...
+    def stop(self, digest: str, trial: TrialSpec) -> None: ...
+    def record(self, digest: str, trial: TrialSpec, steps: int = 20) -> None: ...
+    def claim(self, digest: str, kind: WorkKind) -> object: ...
+    def evidence(self, sweep_id: str) -> Evidence: ...
+
+
+def _markdown(home: Home, sweep_id: str) -> str:
+    return markdown_page(compose(home.evidence(sweep_id)))
+
+
+def _section(markdown: str, title: str) -> str:
+    return markdown.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_a_finished_sweep_names_what_to_take_and_shows_why(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    home.store.finish_sweep(sweep_id)
+    text = _markdown(home, sweep_id)
+    assert "**Take sign 0.01" in _section(text, "Answer")
+    evidence = _section(text, "Evidence")
+    assert "| **1** | **sign 0.01** | **2** | **2.903** | **-0.027** | **0.30** |" in evidence
+    assert re.search(r"\| 3 \| none \| 2 \| 2\.930 \| – \| 3\.00 \|.*yardstick", evidence)
+    assert "6 of 6 trials complete" in text
+    assert "Nothing: no trial failed" in _section(text, "What went wrong")
+
+
+def test_a_search_without_a_confirm_stage_says_so(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    answer = _section(_markdown(home, sweep_id), "Answer")
+    assert "figures of the search itself" in answer
+    assert "one seed tells no loss apart" in answer
+
+
+def test_confirm_figures_stand_beside_those_that_chose_them(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    home.confirm(sweep_id, (11, 12, 13))
+    home.finish_all()
+    text = _markdown(home, sweep_id)
+    assert "figures of the search itself" not in text
+    held = _section(text, "Does it hold?")
+    assert "| sign 0.01 | 2.903 | 2.903 ± 0.000 | 0.30 | 0.30 ± 0.00 |" in held
+
+
+def test_the_grid_has_a_figure_or_a_reason_in_every_cell(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    (broken, spec), *others = home.trials
+    home.fail(broken, spec)
+    for digest, trial in others[:-1]:
+        home.finish(digest, trial)
+    grid = _section(_markdown(home, sweep_id), "Step size by expert count")
+    assert "| none | failed | 3.00 |" in grid
+    assert "| sign 0.01 | 0.30 | queued |" in grid
+
+
+def test_failures_and_stops_are_told_with_their_reason(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    first, second, third, *_ = home.trials
+    home.fail(*first)
+    home.stop(*second)
+    home.finish(*third)
+    wrong = _section(_markdown(home, sweep_id), "What went wrong")
+    assert "| 1 | FloatingPointError: step 7: loss=nan | none, 4 experts, seed 0 |" in wrong
+    assert "| sign 0.001, 4 experts, seed 0 | stopped | 6 of 20 | asha: rank 3 of 3" in wrong
+    assert "3 trials not finished yet" in wrong
+
+
+def test_lost_attempts_are_counted_with_their_reasons(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    digest, trial = home.trials[0]
+    home.claim(digest, WorkKind.TRAIN)
+    home.store.lose("worker", "worker lost: killed")
+    assert home.store.attempts(digest)[0].state is AttemptState.LOST
+    home.finish(digest, trial)
+    wrong = _section(_markdown(home, sweep_id), "What went wrong")
+    assert "1 attempt ended without a verdict: worker lost: killed (1)." in wrong
+    assert "1 trial of those finished all the same" in wrong
+
+
+def test_cost_covers_failed_trials_too(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.fail(*home.trials[0])
+    home.finish(*home.trials[1])
+    found = home.evidence(sweep_id).cost
+    assert found.core_seconds == 26 * 0.5
+    assert found.joules == 26 * 0.5 * 5
+    assert found.trials[0].state is TrialState.FAILED
+
+
+def test_the_imbalance_of_every_setting_is_told_at_every_size(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    cost = _section(_markdown(home, sweep_id), "Cost")
+    assert "| <setting" not in cost
+    assert "| setting | 2 ranks | 4 ranks | 8 ranks |" in cost
+    shares = {
+        label: [float(cell.strip(" %*")) for cell in cells.strip("|").split("|")]
+        for label, cells in re.findall(
+            r"^\| \**([\w. ]+?)\** \|((?: \**[\d.]+%\** \|){3})$", cost, re.M
+        )
+    }
+    assert list(shares) == ["none", "sign 0.001", "sign 0.01"]
+    for at_size in zip(*shares.values(), strict=True):
+        assert at_size[0] > at_size[1] > at_size[2]
+
+
+def test_maps_show_the_recommended_and_the_least_even_run(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    best, worst = home.evidence(sweep_id).maps
+    assert (best.name, worst.name) == ("sign 0.01, 8 experts", "none, 8 experts")
+    assert worst.util_LE.shape == (2, 8)
+    assert worst.util_LE[:, 0] == pytest.approx(4.0)
+    assert worst.util_BE.shape == (20, 8)
+    assert np.allclose(worst.util_BE[:, 0], 4.0)
+
+
+def test_a_report_says_how_to_repeat_it(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    text = _section(_markdown(home, sweep_id), "How to reproduce it")
+    assert "git checkout abc123" in text
+    assert "evenload sweep run demo.yaml" in text
+    assert "model.num_experts: [4, 8]" in text
+    assert "| corpus digest | c0ffee |" in text
+    for digest, _ in home.trials:
+        assert f"| {digest} |" in text
+
+
+def test_the_sweep_in_the_report_is_the_sweep(home: Home) -> None:
+    import yaml
+
+    from pipeline.sweep_spec import SweepSpec
+
+    sweep_id = home.add_sweep()
+    text = _section(_markdown(home, sweep_id), "How to reproduce it")
+    written = text.split("### demo.yaml")[1].split("```")[1]
+    assert SweepSpec.model_validate(yaml.safe_load(written)).sweep_id() == sweep_id
+
+
+@pytest.mark.parametrize("state", ["submitted", "queued", "running", "finished"])
+def test_a_sweep_in_any_state_has_both_pages(home: Home, state: str) -> None:
+    sweep_id = home.add_sweep()
+    if state == "submitted":
+        from pipeline.sweep_spec import SweepSpec
+
+        spec = SweepSpec.model_validate(home.store.sweep(sweep_id).spec)
+        sweep_id = home.store.submit(spec.model_copy(update={"name": "new"}))
+    if state == "running":
+        home.claim(home.trials[0][0], WorkKind.TRAIN)
+        home.record(*home.trials[0], steps=3)
+    if state == "finished":
+        home.finish_all()
+    page = compose(home.evidence(sweep_id))
+    assert html_page(page).count("<section") == len(page.sections)
+    assert "nan" not in re.sub(r"loss=nan", "", markdown_page(page)).lower()
+
+
+def test_an_unknown_sweep_is_bad_input(home: Home) -> None:
+    with pytest.raises(SpecError, match="nothing-000000"):
+        gather(home.store, home.settings, CostSettings(), "nothing-000000")

@@ -1,0 +1,71 @@
+"""`evenload report`: the answer of a sweep as one HTML page, and as markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from pipeline.cost import CostSettings
+from pipeline.errors import SpecError, first_message
+from pipeline.report.compose import compose
+from pipeline.report.evidence import gather
+from pipeline.report.html_page import html_page
+from pipeline.report.markdown_page import markdown_page
+from workers.cli.session import load_settings, log, open_store, print_json
+
+
+def report(
+    sweep_id: Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")],
+    html: Annotated[
+        Path | None, typer.Option(help="file to write; default: SWEEP_ID.html, here")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="file to write as markdown too")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON document on standard output")
+    ] = False,
+    home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
+) -> None:
+    """Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.
+
+    The page needs no network. Energy and carbon where no counter measured them follow from
+    EVENLOAD_COST_GPU_WATTS, _CORE_WATTS, _OVERHEAD, _GRAMS_PER_KWH and _CARBON_SOURCE.
+    """
+    settings = load_settings(home)
+    evidence = gather(open_store(settings), settings, _cost_settings(), sweep_id)
+    page = compose(evidence)
+    written = {"html": html or Path(f"{sweep_id}.html"), "markdown": markdown}
+    texts = {"html": html_page, "markdown": markdown_page}
+    for kind, path in written.items():
+        if path is not None:
+            _write(path, texts[kind](page))
+            log.print(f"wrote {path}", soft_wrap=True)
+    if as_json:
+        print_json(
+            {
+                "sweep_id": sweep_id,
+                "recommendation": evidence.answer.sentence,
+                "is_confirmed": evidence.answer.is_confirmed,
+                "gpu_seconds": evidence.cost.gpu_seconds,
+                "core_seconds": evidence.cost.core_seconds,
+                "joules": evidence.cost.joules,
+                "grams_co2e": evidence.cost.grams,
+                "files": {kind: path for kind, path in written.items() if path is not None},
+            }
+        )
+
+
+def _cost_settings() -> CostSettings:
+    try:
+        return CostSettings()
+    except ValidationError as error:
+        raise SpecError(f"environment: EVENLOAD_COST_*: {first_message(error)}") from None
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}; give a file that can be written") from None
