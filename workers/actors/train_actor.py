@@ -50,5 +50,6 @@ class TrainActor(Actor):
             run=assignment.run,
             watch=self._watch,
             ranks=self._ranks,
+            observe=assignment.heartbeat.observe,
         )
         return Verdict(outcome.state, outcome.result, outcome.checkpoint_uri)

@@ -12,14 +12,23 @@ from torch import Tensor
 from pipeline.cost import JOULES_PER_STEP
 from pipeline.errors import SpecError
 from pipeline.load_metrics import max_vio, summarise
-from pipeline.records import Command, Progress, RunIdentity, Sink, StepRecord, TrialState
+from pipeline.records import (
+    Command,
+    CurvePoint,
+    Progress,
+    RunIdentity,
+    Sink,
+    StepRecord,
+    TrialState,
+)
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import read_history
-from workers.data.corpus import check_fits, prepare
+from pipeline.tracking.load_log import read_history, read_scalars
+from workers.data.corpus import Corpus, check_fits, prepare
 from workers.data.shards import Batches
 from workers.training import checkpoint
 from workers.training.checkpoint import Checkpoint
+from workers.training.curve import CurveMeter
 from workers.training.energy import EnergyMeter
 from workers.training.ranks import ALONE, Ranks
 from workers.training.schedule import learning_rate
@@ -54,6 +63,7 @@ def train(
     run: RunIdentity,
     watch: Watch | None = None,
     ranks: Ranks = ALONE,
+    observe: Callable[[CurvePoint], None] | None = None,
 ) -> TrainOutcome:
     """Trains a resolved trial. On CPU a resumed run equals an uninterrupted one bit for bit.
 
@@ -65,6 +75,7 @@ def train(
         watch: sees what the model gives in every micro-batch, with the bias that routed it
         ranks: as many as spec.runtime.workers; `report` counts on the first, which alone writes
                checkpoints and has a result
+        observe: gets the points of the learning curve, where spec.eval asks for one
     Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite;
               PeerLost: another rank died
     """
@@ -76,6 +87,8 @@ def train(
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
     trainer = Trainer(spec, settings, digest, sink, report, watch, ranks)
+    if observe is not None and ranks.is_first:
+        trainer.observe(observe, corpus)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
     while trainer.step < spec.train.steps:
@@ -107,7 +120,8 @@ class Trainer:
         self._directory = checkpoint_dir(settings, digest)
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
-        assembly = assemble(spec)
+        self._assembly = assembly = assemble(spec)
+        self._meter: CurveMeter | None = None
         self.trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
         self.device, self._ranks = assembly.device, ranks
         self.step, self.state = self._resumed(assembly)
@@ -115,6 +129,14 @@ class Trainer:
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
         self._first_step = self.step
         self._energy = EnergyMeter(self.device)
+
+    def observe(self, observer: Callable[[CurvePoint], None], corpus: Corpus) -> None:
+        """From now on the learning curve's points go to `observer`, each before its step's report.
+
+        Steps must be taken by `train_one`.
+        """
+        before = float(read_scalars(self._trial_dir)["seconds"][: self.step].sum())
+        self._meter = CurveMeter(self._spec, self._assembly, corpus, observer, before)
 
     def _resumed(self, assembly: Assembly) -> tuple[int, Any]:
         path = checkpoint.newest(self._directory)
@@ -152,6 +174,10 @@ class Trainer:
 
     def settle(self) -> TrainOutcome | None:
         """Reports a step, writes the checkpoint that is due; what it came to where it ends."""
+        if self._meter is not None and self._meter.is_due(self.step):
+            self._flush()
+            self._meter.measure(self.step, self.state.bias_LE)
+            self._telemetry.restart_clock()
         command = self.report_progress()
         last = self.step == self._spec.train.steps
         told = command is not Command.CONTINUE
@@ -239,6 +265,8 @@ class Trainer:
         if records:
             self._last = records[-1]
             self._sink.log_steps(records)
+            if self._meter is not None:
+                self._meter.add(records)
             self._telemetry.restart_clock()
 
     def _uri(self, path: Path | None) -> str:

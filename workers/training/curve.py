@@ -1,0 +1,74 @@
+"""A trial's learning curve: held-out loss while it trains, biases frozen, training untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.load_metrics import max_vio
+from pipeline.records import CurvePoint, StepRecord
+from pipeline.spec import TrialSpec
+from workers.data.corpus import Corpus
+from workers.data.shards import held_out
+from workers.training.scoring import scorer_of
+from workers.training.setup import Assembly
+
+
+class CurveMeter:
+    """Scores a model every `eval.every_steps` steps, and at the end.
+
+    Scoring draws from a copy of the random state and leaves the model in the mode it was in: with
+    or without a meter a run computes the same numbers.
+
+    Args:     observer: gets the points
+              seconds: trained so far, by earlier attempts
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        assembly: Assembly,
+        corpus: Corpus,
+        observer: Callable[[CurvePoint], None],
+        seconds: float,
+    ) -> None:
+        self._spec = spec
+        self._assembly = assembly
+        self._observer = observer
+        self._window_NS = held_out(corpus.validation, spec.train.seq_len, spec.eval.curve_tokens)
+        self._seconds = seconds
+        self._vio_S: list[float] = []
+
+    def is_due(self, step: int) -> bool:
+        every = self._spec.eval.every_steps
+        return every is not None and (step % every == 0 or step == self._spec.train.steps)
+
+    def add(self, records: Sequence[StepRecord]) -> None:
+        """The steps since the last call; a point tells of them."""
+        target = self._spec.balancer.target
+        self._seconds += sum(record.seconds for record in records)
+        self._vio_S += [float(max_vio(record.count_LE, target).mean()) for record in records]
+
+    def measure(self, step: int, bias_LE: Tensor) -> None:
+        """Tells of the model as it is, routed by this bias; of the steps added since the last."""
+        vio_S, self._vio_S = self._vio_S, []
+        point = CurvePoint(
+            step=step,
+            tokens=step * self._spec.train.tokens_per_step,
+            seconds=self._seconds,
+            val_loss=self._score(bias_LE),
+            max_vio=float(np.mean(vio_S)) if vio_S else float("nan"),
+        )
+        self._observer(point)
+
+    def _score(self, bias_LE: Tensor) -> float:
+        model, device = self._assembly.trainee.model, self._assembly.device
+        was_training = model.training
+        scorer = scorer_of(self._assembly, bias_LE, self._spec.eval.batch_sequences)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loss = scorer.score(self._window_NS).loss
+        model.train(was_training)
+        return loss
