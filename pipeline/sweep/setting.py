@@ -86,7 +86,8 @@ def settings_of(
         for label, group in by_setting(trials, stage, spec).items()
         if all(trial.state is TrialState.COMPLETED for trial in group)
     }
-    bounds: dict[str, float] = {**spec.objective.constraints} if spec is not None else {}
+    constraints = spec.objective.constraints if spec is not None else {}
+    bounds = {str(name): bound for name, bound in constraints.items()}
     settings = [_setting(label, group, stage, bounds) for label, group in groups.items()]
     flags = on_front([(setting.bits_per_byte, setting.max_vio) for setting in settings])
     marked = (s._replace(on_front=flag) for s, flag in zip(settings, flags, strict=True))

@@ -1,0 +1,40 @@
+"""The confirm stage: the best settings of the tune stage, trained again with fresh seeds.
+
+The figure that made a setting win a search is biased by the luck that made it win; a fresh seed
+is not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from pipeline.records import Stage, TrialRecord
+from pipeline.spec import TrialSpec
+from pipeline.sweep.recommend import ranking
+from pipeline.sweep.setting import by_setting, settings_of
+from pipeline.sweep_spec import ConfirmSpec, SweepSpec, unique, with_data
+
+
+def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:
+    """The trials of the confirm stage, seed by seed; none where no setting is complete.
+
+    Args:     rows: the sweep's trials; those of the tune stage are final
+    """
+    confirm = spec.confirm
+    if confirm is None:
+        return []
+    settings = settings_of(rows, Stage.TUNE, spec)
+    chosen = [setting.label for setting in ranking(settings, spec.objective)[: confirm.top]]
+    if chosen:
+        chosen += [setting.label for setting in settings if setting.kind == "none"]
+    groups = by_setting(rows, Stage.TUNE, spec)
+    found = [TrialSpec.model_validate(row.spec) for label in chosen for row in groups[label]]
+    return unique(
+        _again(trial, seed, confirm) for seed, trial in itertools.product(confirm.seeds, found)
+    )
+
+
+def _again(trial: TrialSpec, seed: int, confirm: ConfirmSpec) -> TrialSpec:
+    fresh = trial.model_copy(update={"train": trial.train.model_copy(update={"seed": seed})})
+    return fresh if confirm.data is None else with_data(fresh, confirm.data)

@@ -1,0 +1,51 @@
+"""What a sweep grows by: further settings of its search, then its confirm stage. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.records import Stage, TrialRecord
+from pipeline.spec import TrialSpec
+from pipeline.sweep.confirm import confirm_trials
+from pipeline.sweep.search import propose_further
+from pipeline.sweep.setting import stage_of
+from pipeline.sweep_spec import NoStopping, SweepSpec, TpeSearch
+
+
+class Growth(NamedTuple):
+    stage: Stage
+    trials: list[TrialSpec]
+
+
+NOTHING = Growth(Stage.TUNE, [])
+
+
+def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Growth:
+    """The trials to add now; none: the sweep waits for those it has, or has all.
+
+    Args:     rows: the sweep's trials, all of them, in its order
+              room: how many more could start now
+    """
+    tune = [row for row in rows if stage_of(row) is Stage.TUNE]
+    further = propose_further(spec, rows, room) if room > 0 else []
+    if further:
+        return Growth(Stage.TUNE, further)
+    if not tune or not all(row.state.is_final for row in tune):
+        return NOTHING
+    if propose_further(spec, rows, room=1):
+        return NOTHING
+    listed = [row.spec for row in rows if stage_of(row) is Stage.CONFIRM]
+    missing = [
+        trial for trial in confirm_trials(spec, rows) if trial.model_dump(mode="json") not in listed
+    ]
+    return Growth(Stage.CONFIRM, missing)
+
+
+def grows(spec: SweepSpec) -> bool:
+    """The sweep may need `next_trials`."""
+    return isinstance(spec.search, TpeSearch) or spec.confirm is not None
+
+
+def stops_trials(spec: SweepSpec) -> bool:
+    return not isinstance(spec.stopping, NoStopping)

@@ -1,0 +1,37 @@
+"""Which running trials to stop, by their learning curves. Pure: curves in, reasons out.
+
+Adding a policy is a file here, an entry in `STOPPING` and a spec in `pipeline.sweep_spec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pipeline.records import CurvePoint, TrialRecord
+from pipeline.sweep.stopping import asha, extrapolate
+from pipeline.sweep.stopping.contest import contests
+from pipeline.sweep_spec import SweepSpec
+
+Verdicts = Iterator[tuple[str, str]]  # digest, reason
+
+STOPPING: dict[str, Callable[..., Verdicts]] = {
+    "none": lambda policy, contest: iter(()),
+    "asha": asha.stops,
+    "extrapolate": extrapolate.stops,
+}
+
+
+def stops(
+    spec: SweepSpec, curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[TrialRecord]
+) -> list[tuple[str, str]]:
+    """The (digest, reason) of every trial of the tune stage that should train no further.
+
+    Trials are judged among those that differ in nothing but the setting, see `contests`. A trial
+    that is stopped already is named again until the store says so.
+    """
+    policy = STOPPING[spec.stopping.kind]
+    return [
+        verdict
+        for contest in contests(spec.stopping, curves, rows)
+        for verdict in policy(spec.stopping, contest)
+    ]

@@ -1,0 +1,114 @@
+"""Learning curves extrapolated: who will hardly reach the best is stopped, with the probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtr
+
+from pipeline.records import CurvePoint
+from pipeline.sweep.stopping.contest import Contestant
+from pipeline.sweep_spec import Extrapolate
+
+EXPONENTS = np.geomspace(0.05, 3.0, 40)
+MIN_POINTS = 4
+FORGOTTEN_SHARE = 0.1  # of the curve: the first drop follows no power law
+
+
+class Forecast(NamedTuple):
+    """The power law fitted to a curve, read at the last step."""
+
+    loss: float
+    residual: float  # root mean square of what the fit leaves, nats
+
+
+class Odds(NamedTuple):
+    """How probable a final loss at or below a limit is, by Student's t."""
+
+    probability: float
+    expected: float  # final loss
+    spread: float
+
+
+def stops(policy: Extrapolate, contest: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
+    """Stops where P(final loss <= best final loss) is below the threshold.
+
+    Source:   Domhan, Springenberg, Hutter 2015, IJCAI (the rule). Differs: one family of curves,
+              and the error of its forecasts is not assumed but measured, see `odds`.
+    """
+    finals = {c.digest: c.final_loss for c in contest if c.final_loss is not None}
+    if len(finals) < policy.finished:
+        return
+    best = min(finals.values())
+    limit = best * (1 + policy.slack)
+    finished = [c for c in contest if c.digest in finals]
+    for contestant in contest:
+        if not contestant.may_stop or contestant.step < policy.from_share * contestant.steps:
+            continue
+        found = odds(contestant.curve, contestant.steps, [c.curve for c in finished], limit)
+        if found is not None and found.probability < policy.threshold:
+            yield (
+                contestant.digest,
+                f"extrapolate: after step {contestant.step} a final held-out loss of at most "
+                f"{limit:.4f} has probability {found.probability:.2g} (expected "
+                f"{found.expected:.4f} ± {found.spread:.4f}; best of {len(finished)} finished "
+                f"{best:.4f})",
+            )
+
+
+def odds(
+    curve: Sequence[CurvePoint],
+    steps: int,
+    finished: Sequence[Sequence[CurvePoint]],
+    limit: float,
+) -> Odds | None:
+    """The probability that a curve ends at or below `limit`; None where it is too short.
+
+    Every finished curve is cut at the same step and extrapolated alike. How far that missed is a
+    sample of the forecast's error: its mean corrects the forecast (a learning rate that decays
+    lets every curve end below its power law), its spread with Student's t for n finished curves
+    gives the probability.
+    """
+    forecast = extrapolated(curve, steps)
+    if forecast is None:
+        return None
+    step = curve[-1].step
+    misses = [
+        whole[-1].val_loss - past.loss
+        for whole in finished
+        if (past := extrapolated([p for p in whole if p.step <= step], steps)) is not None
+    ]
+    if len(misses) < 2:
+        return None
+    count = len(misses)
+    expected = forecast.loss + float(np.mean(misses))
+    # A spread of zero would be certainty from two curves that happen to agree.
+    variance = float(np.var(misses, ddof=1)) * (1 + 1 / count) + forecast.residual**2
+    spread = max(variance**0.5, 1e-9)
+    return Odds(float(stdtr(count - 1, (limit - expected) / spread)), expected, spread)
+
+
+def extrapolated(curve: Sequence[CurvePoint], steps: int) -> Forecast | None:
+    """`loss = c + a step^-b` by least squares (a >= 0), read at the last step."""
+    if not curve:
+        return None
+    first = FORGOTTEN_SHARE * curve[-1].step
+    kept = [p for p in curve if p.step > first and np.isfinite(p.val_loss)]
+    if len(kept) < MIN_POINTS:
+        return None
+    step_P = np.array([float(point.step) for point in kept]) / steps
+    loss_P = np.array([point.val_loss for point in kept])
+    fits = [_fit(step_P, loss_P, exponent) for exponent in EXPONENTS]
+    return min(fits, key=lambda fit: fit.residual)
+
+
+def _fit(step_P: np.ndarray, loss_P: np.ndarray, exponent: float) -> Forecast:
+    """Steps count in units of the last one, where the power is 1 and the curve is c + a."""
+    power_P = step_P**-exponent
+    centred_P = power_P - power_P.mean()
+    slope = max(0.0, float(centred_P @ loss_P / (centred_P @ centred_P)))
+    offset = float(loss_P.mean() - slope * power_P.mean())
+    rest_P = loss_P - offset - slope * power_P
+    return Forecast(offset + slope, float(np.sqrt((rest_P**2).mean())))
