@@ -1,34 +1,45 @@
 """Back ends of the expert layer, chosen by name. What cannot run says so; nothing steps in for it.
 
-A back end is a function `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y_TD` that agrees with
-the one in `reference`.
+A back end is a module with `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y_TD` that agrees
+with the one in `reference`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import SpecError
-from workers.kernels import reference, torch_experts
+from workers.kernels import torch_experts, triton_support
 from workers.kernels.rows import Rows
 
 RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
 
 
+def _anywhere(device: str) -> str | None:
+    return None
+
+
+def _any_width(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
+    return None
+
+
 class Backend(NamedTuple):
-    run_experts: RunExperts | None  # None: known by name, not in this version
-    devices: tuple[str, ...]
-    check_widths: Callable[[int, int, torch.dtype], None] | None = None  # None: takes every width
+    module: str  # imported on first use: Triton is no part of every install
+    why_not: Callable[[str], str | None] = _anywhere  # why it cannot run on a device
+    check_widths: Callable[[int, int, torch.dtype], None] = _any_width
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend(reference.run_experts, ("cpu", "cuda")),
-    "torch": Backend(torch_experts.run_experts, ("cpu", "cuda"), torch_experts.check_widths),
-    "triton": Backend(None, ("cuda",)),
+    "reference": Backend("workers.kernels.reference"),
+    "torch": Backend("workers.kernels.torch_experts", check_widths=torch_experts.check_widths),
+    "triton": Backend(
+        "workers.kernels.triton_experts", triton_support.why_not, triton_support.check_widths
+    ),
 }
 
 
@@ -38,36 +49,31 @@ def resolve_backend(name: str, device: str) -> str:
     Raises:   SpecError: no such back end, or one that cannot run there
     """
     resolved = "torch" if name == "auto" else name
-    experts_of(resolved)
-    devices = BACKENDS[resolved].devices
-    if device not in devices:
+    reason = _backend(resolved).why_not(device)
+    if reason is not None:
         raise SpecError(
-            f"runtime.backend={name!r} does not run on {device!r}; "
-            f"use runtime.device: {devices[0]} or runtime.backend: auto"
+            f"runtime.backend={name!r} {reason}; use runtime.backend: torch or another device"
         )
     return resolved
 
 
 def check_widths(backend: str, d_model: int, d_expert: int, dtype: torch.dtype) -> None:
     """Raises: SpecError: a resolved back end cannot take these widths in this dtype"""
-    check = BACKENDS[backend].check_widths
-    if check is not None:
-        check(d_model, d_expert, dtype)
+    _backend(backend).check_widths(d_model, d_expert, dtype)
 
 
 def experts_of(backend: str) -> RunExperts:
     """The expert layer of a resolved back end.
 
-    Raises:   SpecError: no such back end, or one that is not in this version
+    Raises:   SpecError: no such back end
     """
-    if backend not in BACKENDS:
-        raise SpecError(
-            f"runtime.backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)} or auto"
-        )
-    run_experts = BACKENDS[backend].run_experts
-    if run_experts is None:
-        raise SpecError(
-            f"runtime.backend={backend!r} has no kernels in this version; "
-            "use runtime.backend: torch or auto"
-        )
+    run_experts: RunExperts = import_module(_backend(backend).module).run_experts
     return run_experts
+
+
+def _backend(name: str) -> Backend:
+    if name not in BACKENDS:
+        raise SpecError(
+            f"runtime.backend={name!r} is unknown; choose one of {', '.join(BACKENDS)} or auto"
+        )
+    return BACKENDS[name]

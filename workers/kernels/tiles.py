@@ -18,6 +18,7 @@ from pipeline.errors import SpecError
 from pipeline.settings import Settings
 
 SHIPPED = Path(__file__).with_name("tiles.json")
+ALWAYS = {"enable_fp_fusion": True}  # of every launch; Triton 3.9 warns where it is not said
 
 
 class Tile(BaseModel):
@@ -34,7 +35,8 @@ class Tile(BaseModel):
 
     def launch(self) -> dict[str, int]:
         """The keyword arguments of a kernel launch."""
-        return {name.upper() if name[:3] != "num" else name: size for name, size in self}
+        sizes = {name if name.startswith("num") else name.upper(): size for name, size in self}
+        return sizes | ALWAYS
 
 
 class Tiles(BaseModel):

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.kernels.tiles import ALWAYS
+
 
 @triton.jit
 def combine_kernel(
@@ -24,7 +26,7 @@ def combine_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Token t's rows are row_R[start_t : start_t+1] where LISTED, else row_R[t * K : (t + 1) * K]."""
+    """Where LISTED, a token's rows end where the next one's start; else every token has K."""
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     if LISTED:
@@ -43,9 +45,7 @@ def combine_kernel(
             tl.float32
         )
     out = y_TD + token.to(tl.int64)[:, None] * D + column[None, :]
-    tl.store(
-        out, y.to(y_TD.dtype.element_ty), mask=(token < T)[:, None] & (column < D)[None, :]
-    )
+    tl.store(out, y.to(y_TD.dtype.element_ty), mask=(token < T)[:, None] & (column < D)[None, :])
 
 
 def combine(y_RD: Tensor, row_R: Tensor, start_T: Tensor | None, num_tokens: int) -> Tensor:
@@ -65,11 +65,12 @@ def combine(y_RD: Tensor, row_R: Tensor, start_T: Tensor | None, num_tokens: int
         start_T,
         y_TD,
         num_tokens,
-        row_R.numel() // num_tokens,
+        row_R.numel() // max(1, num_tokens),
         width,
         LISTED=start_T is not None,
         BLOCK_T=tokens,
         BLOCK_D=block,
+        **ALWAYS,
     )
     return y_TD
 

@@ -32,6 +32,7 @@ from workers.kernels.triton_matmul import (
     up_kernel,
 )
 from workers.kernels.triton_rows import list_tiles
+from workers.kernels.triton_support import check_widths
 
 TMA_ALIGNMENT_BYTES = 16
 
@@ -47,6 +48,7 @@ def run_experts(
         recompute: keep no gate_up for backward, compute it again there
     """
     dtype = compute_dtype(x_TD)
+    check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
     if rows.row_TK is not None:
         row_R, start_T = rows.row_TK.flatten(), None
     else:

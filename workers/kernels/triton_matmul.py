@@ -33,13 +33,14 @@ def up_kernel(
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):
-    """gate_up = x[token] @ gate_up_e.T where KEEP; act = weight * silu(gate) * up where ACTIVATE."""
+    """gate_up = x[token] @ gate_up_e.T, stored where KEEP; where ACTIVATE also
+    act = weight * silu(gate) * up."""
     m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
         return
     first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
-    row, inside = _rows_of_tile(first, end, BLOCK_M)
+    row = _rows_of_tile(first, end, BLOCK_M)
     x_M = x_TD + tl.load(token_R + row).to(tl.int64) * D
     n0 = n * BLOCK_N
     gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -50,16 +51,53 @@ def up_kernel(
         up_NK = _load_matrix(gate_up_EGD, expert, F + n0, k0, 2 * F, D, BLOCK_N, BLOCK_K, TMA)
         gate = tl.dot(x_MK, gate_NK.T, gate, input_precision="ieee")
         up = tl.dot(x_MK, up_NK.T, up, input_precision="ieee")
-    f = n0 + tl.arange(0, BLOCK_N)
-    stored = inside[:, None] & (f < F)[None, :]
+    weight = tl.load(weight_R + row)
+    # A half at a time: all columns at once need more registers than a thread has.
+    gates, ups = _halves(gate, BLOCK_M, BLOCK_N), _halves(up, BLOCK_M, BLOCK_N)
+    for half in tl.static_range(2):
+        _store_swiglu(
+            gates[half],
+            ups[half],
+            weight,
+            gate_up_RG,
+            act_RF,
+            first,
+            end,
+            n0 + half * (BLOCK_N // 2),
+            F,
+            KEEP,
+            ACTIVATE,
+            BLOCK_M,
+            BLOCK_N // 2,
+        )
+
+
+@triton.jit
+def _store_swiglu(
+    gate,
+    up,
+    weight,
+    gate_up_RG,
+    act_RF,
+    first,
+    end,
+    column0,
+    F,
+    KEEP: tl.constexpr,
+    ACTIVATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    row, f = tl.arange(0, BLOCK_M), column0 + tl.arange(0, BLOCK_N)
+    stored = (first + row < end)[:, None] & (f < F)[None, :]
+    first = first.to(tl.int64)
     if KEEP:
-        gate_MN = gate_up_RG + row.to(tl.int64)[:, None] * (2 * F) + f[None, :]
+        gate_MN = gate_up_RG + first * (2 * F) + row[:, None] * (2 * F) + f[None, :]
         tl.store(gate_MN, gate.to(gate_up_RG.dtype.element_ty), mask=stored)
         tl.store(gate_MN + F, up.to(gate_up_RG.dtype.element_ty), mask=stored)
     if ACTIVATE:
-        act = gate * tl.sigmoid(gate) * up * tl.load(weight_R + row)[:, None]
-        act_MN = act_RF + row.to(tl.int64)[:, None] * F + f[None, :]
-        tl.store(act_MN, act.to(act_RF.dtype.element_ty), mask=stored)
+        act = (gate * tl.sigmoid(gate) * up * weight[:, None]).to(act_RF.dtype.element_ty)
+        tl.store(act_RF + first * F + row[:, None] * F + f[None, :], act, mask=stored)
 
 
 @triton.jit
@@ -85,17 +123,26 @@ def rows_kernel(
     if expert < 0:
         return
     first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
-    row, inside = _rows_of_tile(first, end, BLOCK_M)
-    row = row.to(tl.int64)
+    left_M = left_RK + _rows_of_tile(first, end, BLOCK_M).to(tl.int64) * K
     n0 = n * BLOCK_N
     out = _product(
-        left_RK + row * K, matrix_E, expert, n0, N, K, TRANSPOSED, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
+        left_M,
+        matrix_E,
+        expert,
+        n0,
+        N,
+        K,
+        TRANSPOSED,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        TMA,
+        EVEN_K,
     )
-    column = n0 + tl.arange(0, BLOCK_N)
-    out_MN = out_RN + row[:, None] * N + column[None, :]
-    tl.store(
-        out_MN, out.to(out_RN.dtype.element_ty), mask=inside[:, None] & (column < N)[None, :]
-    )
+    row, column = tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
+    stored = (first + row < end)[:, None] & (column < N)[None, :]
+    out_MN = out_RN + first.to(tl.int64) * N + row[:, None] * N + column[None, :]
+    tl.store(out_MN, out.to(out_RN.dtype.element_ty), mask=stored)
 
 
 @triton.jit
@@ -130,29 +177,72 @@ def grad_up_kernel(
     if expert < 0:
         return
     first, end = tl.load(tile_3M + M + m), tl.load(tile_3M + 2 * M + m)
-    row, inside = _rows_of_tile(first, end, BLOCK_M)
+    row = _rows_of_tile(first, end, BLOCK_M)
     grad_M = grad_TD + tl.load(token_R + row).to(tl.int64) * D
     n0 = n * BLOCK_N
     grad = _product(
         grad_M, down_EDF, expert, n0, F, D, False, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
     )
-    f = n0 + tl.arange(0, BLOCK_N)
-    stored = inside[:, None] & (f < F)[None, :]
-    far_row = row.to(tl.int64)[:, None]
-    at_MN = far_row * (2 * F) + f[None, :]
-    gate = tl.load(gate_up_RG + at_MN, mask=stored, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_RG + at_MN + F, mask=stored, other=0.0).to(tl.float32)
-    weight = tl.load(weight_R + row)[:, None]
+    weight = tl.load(weight_R + row)
+    # A half at a time: all columns at once need more registers than a thread has.
+    grads = _halves(grad, BLOCK_M, BLOCK_N)
+    part = tl.zeros((BLOCK_M,), tl.float32)
+    for half in tl.static_range(2):
+        part += _store_grad_swiglu(
+            grads[half],
+            weight,
+            gate_up_RG,
+            grad_RG,
+            act_RF,
+            first,
+            end,
+            n0 + half * (BLOCK_N // 2),
+            F,
+            BLOCK_M,
+            BLOCK_N // 2,
+        )
+    row = first + tl.arange(0, BLOCK_M)
+    tl.store(grad_weight_NR + n.to(tl.int64) * R + row, part, mask=row < end)
+
+
+@triton.jit
+def _halves(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The left and the right half of the columns of a tile."""
+    return tile.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
+
+
+@triton.jit
+def _store_grad_swiglu(
+    grad,
+    weight,
+    gate_up_RG,
+    grad_RG,
+    act_RF,
+    first,
+    end,
+    column0,
+    F,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Stores grad_RG and act_RF for a tile of da; returns its part of dw, (BLOCK_M,)."""
+    row, f = tl.arange(0, BLOCK_M), column0 + tl.arange(0, BLOCK_N)
+    stored = (first + row < end)[:, None] & (f < F)[None, :]
+    gate_MN = first.to(tl.int64) * (2 * F) + row[:, None] * (2 * F) + f[None, :]
+    gate = tl.load(gate_up_RG + gate_MN, mask=stored, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_RG + gate_MN + F, mask=stored, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     silu = gate * sigmoid
-    part = tl.sum(tl.where(stored, grad * silu * up, 0.0), axis=1)
-    tl.store(grad_weight_NR + n.to(tl.int64) * R + row, part, mask=inside)
-    act = (weight * silu * up).to(act_RF.dtype.element_ty)
-    tl.store(act_RF + far_row * F + f[None, :], act, mask=stored)
-    grad *= weight
+    swiglu = silu * up
+    part = tl.sum(tl.where(stored, grad * swiglu, 0.0), axis=1)
+    act = (swiglu * weight[:, None]).to(act_RF.dtype.element_ty)
+    tl.store(act_RF + first.to(tl.int64) * F + row[:, None] * F + f[None, :], act, mask=stored)
+    grad *= weight[:, None]
     grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
-    tl.store(grad_RG + at_MN, grad_gate.to(grad_RG.dtype.element_ty), mask=stored)
-    tl.store(grad_RG + at_MN + F, (grad * silu).to(grad_RG.dtype.element_ty), mask=stored)
+    tl.store(grad_RG + gate_MN, grad_gate.to(grad_RG.dtype.element_ty), mask=stored)
+    grad_up = grad * silu
+    tl.store(grad_RG + gate_MN + F, grad_up.to(grad_RG.dtype.element_ty), mask=stored)
+    return part
 
 
 @triton.jit
@@ -205,9 +295,7 @@ def grad_matrix_kernel(
         )
         grad = tl.dot(left_KM.T, right_KN, grad, input_precision="ieee")
     out_MN = grad_EMN + (expert.to(tl.int64) * M + i)[:, None] * N + j[None, :]
-    tl.store(
-        out_MN, grad.to(grad_EMN.dtype.element_ty), mask=(i < M)[:, None] & (j < N)[None, :]
-    )
+    tl.store(out_MN, grad.to(grad_EMN.dtype.element_ty), mask=(i < M)[:, None] & (j < N)[None, :])
 
 
 @triton.jit
@@ -273,9 +361,9 @@ def _load_matrix(
 
 @triton.jit
 def _rows_of_tile(first, end, BLOCK_M: tl.constexpr):
-    """Row numbers, those past the end replaced by the first, and which are real."""
+    """The rows of a tile, those past the end replaced by the first: safe to read, not to write."""
     row = first + tl.arange(0, BLOCK_M)
-    return tl.where(row < end, row, first), row < end
+    return tl.where(row < end, row, first)
 
 
 @triton.jit

@@ -13,7 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.kernels.tiles import ALWAYS
+
 CELLS_PER_BLOCK = 4096  # of the token by expert table that a program holds in registers
+BLOCKS_PER_STEP = 1024  # of the sum over blocks
 TILES_PER_BLOCK = 32
 
 
@@ -79,7 +82,9 @@ def place_kernel(
 
 
 @triton.jit
-def tile_kernel(count_E, tile_3M, M, E, TILE: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr):
+def tile_kernel(
+    count_E, tile_3M, M, E, TILE: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr
+):
     """Expert, first row and end row of every tile; expert -1 past the last tile."""
     tile = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     expert = tl.arange(0, EXPERTS)
@@ -116,7 +121,7 @@ def place_rows(expert_TK: Tensor, count_EB: Tensor) -> tuple[Tensor, Tensor, Ten
     (tokens, top_k), (experts, blocks) = expert_TK.shape, count_EB.shape
     before_EB = torch.empty_like(count_EB)
     count_E = expert_TK.new_empty(experts)
-    sum_kernel[(experts,)](count_EB, before_EB, count_E, blocks, BLOCK=1024)
+    sum_kernel[(experts,)](count_EB, before_EB, count_E, blocks, BLOCK=BLOCKS_PER_STEP, **ALWAYS)
     assignment_R, row_TK = expert_TK.new_empty(tokens * top_k), torch.empty_like(expert_TK)
     place_kernel[(blocks,)](
         expert_TK,
@@ -129,6 +134,7 @@ def place_rows(expert_TK: Tensor, count_EB: Tensor) -> tuple[Tensor, Tensor, Ten
         top_k,
         BLOCK=tokens_per_block(experts),
         EXPERTS=triton.next_power_of_2(experts),
+        **ALWAYS,
     )
     return assignment_R, row_TK, count_E
 
@@ -147,6 +153,7 @@ def count_blocks(expert_TK: Tensor, num_experts: int) -> Tensor:
         top_k,
         BLOCK=block,
         EXPERTS=triton.next_power_of_2(num_experts),
+        **ALWAYS,
     )
     return count_EB
 
@@ -167,5 +174,6 @@ def list_tiles(count_E: Tensor, num_rows: int, tile_rows: int) -> Tensor:
         TILE=tile_rows,
         BLOCK=TILES_PER_BLOCK,
         EXPERTS=triton.next_power_of_2(experts),
+        **ALWAYS,
     )
     return tile_3M

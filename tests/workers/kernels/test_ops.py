@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import SpecError
-from workers.kernels import reference
-from workers.kernels.ops import BACKENDS, experts_of, resolve_backend
+from workers.kernels import reference, triton_support
+from workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
 from workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
 
+# In Triton's interpreter (test_interpreter.py) the Triton kernels are among them.
 RUNNABLE = [
     name
     for name, backend in BACKENDS.items()
-    if backend.run_experts is not None and "cpu" in backend.devices and name != "reference"
+    if backend.why_not("cpu") is None and name != "reference"
 ]
+IN_BF16 = [name for name in RUNNABLE if name != "triton"]  # the interpreter gets bf16 wrong
 
 
 def token_choice(case: Any) -> Rows:
@@ -60,9 +62,10 @@ def test_back_ends_agree_with_the_reference(
 ) -> None:
     expected = values_and_gradients(reference.run_experts, case, rows_of(case))
     actual = values_and_gradients(experts_of(backend), case, rows_of(case))
-    # Rounding errors of a sum grow with the root of its length.
+    # Rounding errors of a sum grow with the root of its length; both sides have them, and where
+    # there is one number to compare (the weight of the only token) its terms may cancel.
     terms = max(case.x_TD.shape + case.down_EDF.shape)
-    assert_same(actual, expected, bound=torch.finfo(torch.float32).eps * terms**0.5)
+    assert_same(actual, expected, bound=4 * torch.finfo(torch.float32).eps * terms**0.5)
 
 
 @pytest.mark.parametrize("backend", ["reference", *RUNNABLE])
@@ -77,7 +80,7 @@ def test_an_expert_without_tokens_has_a_zero_gradient(
     assert result["gate_up_EGD"][4].abs().max() > 0
 
 
-@pytest.mark.parametrize("backend", RUNNABLE)
+@pytest.mark.parametrize("backend", IN_BF16)
 def test_bf16_agrees_with_the_float32_reference_of_the_same_numbers(
     backend: str, case_of: Callable[..., Any]
 ) -> None:
@@ -90,7 +93,7 @@ def test_bf16_agrees_with_the_float32_reference_of_the_same_numbers(
     assert_same(actual, expected, bound=torch.finfo(torch.bfloat16).eps)
 
 
-@pytest.mark.parametrize("backend", ["reference", *RUNNABLE])
+@pytest.mark.parametrize("backend", ["reference", *IN_BF16])
 def test_autocast_computes_in_bf16_and_returns_the_input_dtype(
     backend: str, case_of: Callable[..., Any]
 ) -> None:
@@ -141,10 +144,37 @@ def test_auto_is_torch_and_a_name_stays_itself() -> None:
     assert resolve_backend("reference", "cpu") == "reference"
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_triton_is_refused_by_name_and_with_the_remedy(device: str) -> None:
-    with pytest.raises(SpecError, match=r"runtime\.backend='triton'.*runtime\.backend: torch"):
-        resolve_backend("triton", device)
+def test_triton_is_refused_without_a_gpu_and_the_remedy_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(SpecError, match=r"backend='triton' needs a GPU.*backend: torch"):
+        resolve_backend("triton", "cpu")
+    assert resolve_backend("triton", "cuda") == "triton"
+
+
+def test_triton_runs_on_a_cpu_in_its_interpreter_but_not_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resolve_backend("triton", "cpu") == "triton"
+    check_widths("triton", 7, 9, torch.float32)
+    with pytest.raises(SpecError, match=r"bf16.*use train.precision: float32"):
+        check_widths("triton", 7, 9, torch.bfloat16)
+
+
+def test_triton_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_support, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"not installed.*backend: torch"):
+        resolve_backend("triton", "cuda")
+
+
+def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(SpecError, match=r"compute capability 8\.0"):
+        resolve_backend("triton", "cuda")
 
 
 def test_an_unknown_back_end_names_the_known_ones() -> None:
@@ -152,7 +182,7 @@ def test_an_unknown_back_end_names_the_known_ones() -> None:
         resolve_backend("cutlass", "cpu")
 
 
-@pytest.mark.parametrize("backend", RUNNABLE)
+@pytest.mark.parametrize("backend", IN_BF16)
 def test_bf16_activations_are_weighted_in_float32_and_rounded_once(backend: str) -> None:
     """With identities for matrices the output is silu(x) x w: a weight rounded to bf16 shows."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,39 @@
+"""Where the Triton kernels run, asked without importing Triton."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from pipeline.errors import SpecError
+
+LOWEST_CAPABILITY = (8, 0)  # bf16 matrix units, asynchronous copies
+
+
+def interpreting() -> bool:
+    """Whether Triton runs kernels in Python on the CPU: slow, for tests. Fixed at its import."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def why_not(device: str) -> str | None:
+    """Why the kernels cannot run on a device ("cpu", "cuda"); None where they can."""
+    if find_spec("triton") is None:
+        return "needs Triton, which is not installed (pip install triton; Linux only)"
+    if interpreting():
+        return None
+    if device != "cuda":
+        return f"needs a GPU and does not run on {device!r}, except in Triton's interpreter"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LOWEST_CAPABILITY:
+        return "needs a GPU of compute capability 8.0 or later"
+    return None
+
+
+def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
+    """Every width will do. Raises: SpecError: bf16, where the interpreter would get it wrong"""
+    if dtype == torch.bfloat16 and interpreting():
+        raise SpecError(
+            "train.precision='bfloat16': Triton's interpreter multiplies the bits of bf16 numbers; "
+            "use train.precision: float32 or unset TRITON_INTERPRET"
+        )
