@@ -12,13 +12,13 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
 from pipeline.errors import StoreUnavailable
-from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
+from pipeline.records import Snapshot, SweepState, TrialRecord, TrialState, WorkKind
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.plan import (
     KIND_OF_WAITING,
@@ -70,10 +70,23 @@ class Executor(Protocol):
         """Tells workers to stop, waits until they gave their trials back, ends them."""
 
 
+class Tender(Protocol):
+    """What a sweep needs beside having its trials run: further ones, or some of them ended."""
+
+    def tend(self, sweep_id: str, room: int) -> bool:
+        """Looks after an active sweep; returns whether it may still grow.
+
+        Called in every round, so it must be quick where there is nothing to do.
+
+        Args:     room: how many more trials of it could start now
+        """
+
+
 class Coordinator:
     """Brings sweeps to their end with an executor's workers.
 
     Args:     observer: gets the trials of the sweep after every round
+              tender: looks after sweeps that grow or stop trials
               outage_seconds: how long the database may be away before `run` gives up
               recovery_seconds: no lease expires for this long after the database came back, as no
                   worker could renew one while it was away
@@ -85,6 +98,7 @@ class Coordinator:
         executor: Executor,
         *,
         observer: Observer | None = None,
+        tender: Tender | None = None,
         poll_seconds: float = 0.5,
         outage_seconds: float = 600.0,
         recovery_seconds: float = 20.0,
@@ -92,6 +106,7 @@ class Coordinator:
         self._store = store
         self._executor = executor
         self._observer = observer
+        self._tender = tender
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
         self._recovery_seconds = recovery_seconds
@@ -142,8 +157,9 @@ class Coordinator:
         gone = self._executor.gone()
         snapshot = self._store.snapshot(sweep_ids or None)
         crew = self._crew(snapshot, gone)
+        growing = self._growing(snapshot)
         for action in plan(snapshot, snapshot.taken_at, crew):
-            if not isinstance(action, Expire) or time.monotonic() >= self._recovers_until:
+            if not self._must_wait(action, growing):
                 self._apply(action)
         self._observe(sweep_ids)
         self._show_presence(snapshot)
@@ -151,6 +167,30 @@ class Coordinator:
             return False
         self._dismiss_latecomers(crew.busy)
         return not self._executor.busy()
+
+    def _must_wait(self, action: Action, growing: Container[str]) -> bool:
+        match action:
+            case Expire():
+                return time.monotonic() < self._recovers_until
+            case FinishSweep(sweep_id):
+                return sweep_id in growing
+        return False
+
+    def _growing(self, snapshot: Snapshot) -> frozenset[str]:
+        """Lets the tender look at every active sweep; those that may still get more trials."""
+        if self._tender is None:
+            return frozenset()
+        waiting = Counter(
+            trial.sweep_id for trial in snapshot.trials if trial.state is TrialState.QUEUED
+        )
+        free = self._executor.free().get(WorkKind.TRAIN, 0)
+        return frozenset(
+            sweep.sweep_id
+            for sweep in snapshot.sweeps
+            if sweep.state is SweepState.ACTIVE
+            and sweep.is_expanded
+            and self._tender.tend(sweep.sweep_id, max(0, free - waiting[sweep.sweep_id]))
+        )
 
     def _show_presence(self, snapshot: Snapshot) -> None:
         if time.monotonic() < self._next_presence:

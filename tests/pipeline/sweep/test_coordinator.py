@@ -25,6 +25,7 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
+from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep import coordinator as coordinator_module
 from pipeline.sweep import plan as plan_module
@@ -223,6 +224,32 @@ def test_a_sweep_that_only_costs_workers_is_paused_and_goes_on_once_resumed(
     assert len(notes) == 1
     assert "failed right after their start" in str(notes[0])
     assert states(store, sweep_id) == {TrialState.COMPLETED: 6}
+
+
+def test_a_sweep_that_grows_is_finished_once_its_tender_adds_no_more(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    class OneMore:
+        """Adds a trial when the first is complete."""
+
+        def __init__(self) -> None:
+            self.rooms: list[int] = []
+
+        def tend(self, sweep_id: str, room: int) -> bool:
+            self.rooms.append(room)
+            trials = store.trials(sweep_id)
+            if trials[0].state is not TrialState.COMPLETED:
+                return True
+            if len(trials) > 1:
+                return False
+            spec = TrialSpec.model_validate(trials[0].spec)
+            return store.add_trials(sweep_id, [("more", spec)]) > 0
+
+    sweep_id, tender = add_sweep(1), OneMore()
+    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, tender=tender)
+    assert [trial.digest for trial in store.trials(sweep_id)] == ["t0", "more"]
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
+    assert tender.rooms[0] == 1, "two workers, one trial waits"
 
 
 def test_a_coordinator_says_what_it_has_until_it_ends(
