@@ -151,8 +151,9 @@ def steps_done(trial: TrialRecord) -> float:
 
 
 def progress(trials: Sequence[TrialRecord]) -> float:
-    """Mean share of the steps that are done; a failed trial has nothing left to do."""
-    shares = [1.0 if trial.state is TrialState.FAILED else steps_done(trial) for trial in trials]
+    """Mean share of the steps that are done; a failed or stopped trial has nothing left to do."""
+    ended = (TrialState.FAILED, TrialState.STOPPED)
+    shares = [1.0 if trial.state in ended else steps_done(trial) for trial in trials]
     return float(np.mean(shares)) if shares else 0.0
 
 

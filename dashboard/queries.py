@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from dashboard.frames import spec_of
 from pipeline.load_metrics import utilisation
-from pipeline.records import AttemptRecord, SweepRecord, TrialRecord
+from pipeline.records import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.load_log import read_eval_counts, read_history
 from pipeline.tracking.load_series import LoadSeries, catch_up, percent_of_fair, read_series
 from pipeline.tracking.mirror import readable_dir
@@ -43,6 +46,32 @@ def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
 def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     """Raises: SpecError: no store, unknown sweep"""
     return _sweep(Settings().store_url, sweep_id)
+
+
+def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
+    """Digest -> held-out losses while it trained, of the trials that have some."""
+    return _curves(Settings().store_url, sweep_id)
+
+
+def answer(sweep_id: str) -> Recommendation:
+    """The recommendation with its evidence."""
+    return _answer(Settings().store_url, sweep_id)
+
+
+def sweep_spec(sweep_id: str, spec: dict[str, Any]) -> SweepSpec | None:
+    """What was asked for; None where an older or newer evenload asked it."""
+    return _sweep_spec(sweep_id, spec)
+
+
+def store() -> SweepStore:
+    """For the verbs. Whoever writes calls `forget` then."""
+    return _store(Settings().store_url)
+
+
+def forget() -> None:
+    """The next read of sweeps and trials asks the store."""
+    for reader in (_sweeps, _sweep, _trial, _answer):
+        reader.clear()
 
 
 def trial(digest: str) -> TrialRecord:
@@ -108,6 +137,25 @@ def _sweeps(url: str) -> list[tuple[SweepRecord, list[TrialRecord]]]:
 def _sweep(url: str, sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     store = _store(url)
     return store.sweep(sweep_id), store.trials(sweep_id)
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
+def _curves(url: str, sweep_id: str) -> dict[str, list[CurvePoint]]:
+    return _store(url).curves(sweep_id)
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
+def _answer(url: str, sweep_id: str) -> Recommendation:
+    sweep, trials = _sweep(url, sweep_id)
+    return recommend(trials, _sweep_spec(sweep_id, sweep.spec), _curves(url, sweep_id))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _sweep_spec(sweep_id: str, _spec: dict[str, Any]) -> SweepSpec | None:
+    try:
+        return SweepSpec.model_validate(_spec)
+    except ValidationError:
+        return None
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

@@ -1,8 +1,8 @@
-"""One sweep: its grid of settings and expert counts, its trials, what failed."""
+"""One sweep: what it recommends and why, its grid, its trials, what was stopped and what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,30 +10,28 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import queries
-from dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
-from dashboard.frame import card, chosen, heading, live, metrics, plot
+from dashboard.controls import verb_buttons
+from dashboard.frame import chosen, heading, live, metrics
 from dashboard.frames import (
     count,
     elapsed_seconds,
     eta_seconds,
-    grid,
     label_of,
     progress,
     trial_table,
 )
+from dashboard.glossary import meaning
+from dashboard.sweep_sections import (
+    curves_section,
+    front_section,
+    grid_section,
+    parameters_section,
+)
 from dashboard.wording import SWEEP_STATES, TRIAL_STATES, duration
 from pipeline.records import SweepRecord, SweepState, TrialRecord, TrialState
-from pipeline.sweep.recommend import recommend
 
 MAX_TALL_ROWS = 30  # longer tables scroll
-EXPLANATIONS = {
-    "val_bits_per_byte": "Loss on held-out text. Lower is better.",
-    "max_vio": "Load of the fullest expert over its fair share, minus 1; mean over layers and the "
-    "last quarter of the steps. 0 is even; chance alone gives the sampling floor.",
-    "idle_frac": "Experts without a token in one optimizer step; last quarter of the steps.",
-    "effective_util": "Mean over largest load: the busy share of a step in which everyone waits "
-    "for the fullest expert. Last quarter of the steps.",
-}
+MAX_FAILURES = 20  # tracebacks on one page
 
 
 def main() -> None:
@@ -46,13 +44,16 @@ def main() -> None:
     with choice:
         sweep_id = chosen("Sweep", sweep_ids, "sweep", str)
     with title:
-        sweep, _ = queries.sweep(sweep_id)
+        sweep, trials = queries.sweep(sweep_id)
         heading(sweep.name, SWEEP_STATES[sweep.state])
+    if sweep.note:
+        st.warning(f"Paused by itself: {sweep.note}", icon=":material/pause_circle:")
+    verb_buttons(sweep, trials)
     live(partial(_body, sweep_id), partial(_is_over, sweep_id))
 
 
 def _is_over(sweep_id: str) -> bool:
-    return queries.sweep(sweep_id)[0].state is not SweepState.ACTIVE
+    return queries.sweep(sweep_id)[0].state not in (SweepState.ACTIVE, SweepState.STOPPING)
 
 
 def _body(sweep_id: str) -> None:
@@ -61,33 +62,33 @@ def _body(sweep_id: str) -> None:
     if not trials:
         st.info("The trials are not listed yet; whoever runs the sweep lists them first.")
         return
-    st.info(recommend(trials).sentence, icon=":material/balance:")
-    _grids(trials)
-    _trials(trials)
-    _failures([trial for trial in trials if trial.state is TrialState.FAILED])
+    st.info(queries.answer(sweep_id).sentence, icon=":material/balance:")
+    view = st.segmented_control(
+        "View",
+        list(VIEWS),
+        default=next(iter(VIEWS)),
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+        required=True,
+    )
+    VIEWS.get(view or "", _trials)(sweep, trials)
 
 
 def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    stopped = count(trials, TrialState.STOPPED)
     metrics(
         ("Progress", f"{100 * progress(trials):.0f} %", "share of all steps that are done"),
         ("Completed", f"{count(trials, TrialState.COMPLETED)} of {len(trials)}", ""),
         ("Running", f"{sum(trial.state.is_held for trial in trials)}", ""),
-        ("Failed", f"{count(trials, TrialState.FAILED)}", ""),
+        ("Stopped early", f"{stopped}", "by a policy or a user, with a reason; see Curves"),
+        ("Failed", f"{count(trials, TrialState.FAILED)}", "see Trials for the tracebacks"),
         ("Ran for", duration(elapsed_seconds(trials)), ""),
         ("Time left", duration(eta_seconds(sweep, trials)), "at the pace so far"),
     )
 
 
-def _grids(trials: Sequence[TrialRecord]) -> None:
-    st.subheader("Setting by expert count", anchor=False)
-    left, right = st.columns(2)
-    for position, metric in enumerate(GRID_METRICS):
-        with left if position % 2 == 0 else right, card(metric.title, EXPLANATIONS[metric.name]):
-            plot(sweep_grid(grid(trials, metric.name), metric), key=f"grid-{metric.name}")
-
-
-def _trials(trials: Sequence[TrialRecord]) -> None:
-    st.subheader("Trials", anchor=False)
+def _trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     table = trial_table(trials)
     picked = st.dataframe(
         _shown(table),
@@ -103,6 +104,7 @@ def _trials(trials: Sequence[TrialRecord]) -> None:
     if picked.selection.cells:
         row = picked.selection.cells[0][0]
         st.switch_page("app_pages/run.py", query_params={"run": table.digest[row]})
+    _failures([trial for trial in trials if trial.state is TrialState.FAILED])
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,20 +127,18 @@ def _columns() -> dict[str, Any]:
         ),
         "progress": config.ProgressColumn("Steps", format="%.0f %%", min_value=0, max_value=100),
         "val_bits_per_byte": config.NumberColumn("Loss, bits/byte", format="%.3f", help="held out"),
-        "max_vio": config.NumberColumn("MaxVio", format="%.2f", help=EXPLANATIONS["max_vio"]),
+        "max_vio": config.NumberColumn("MaxVio", format="%.2f", help=meaning("max_vio")),
         "max_vio_floor": config.NumberColumn("floor", format="%.2f", help="MaxVio by chance alone"),
         "max_vio_global": config.NumberColumn(
-            "MaxVio eval", format="%.3f", help="over the whole evaluation set, biases frozen"
+            "MaxVio eval", format="%.3f", help=meaning("max_vio_global")
         ),
         "max_vio_global_floor": config.NumberColumn(
-            "eval floor", format="%.3f", help="MaxVio by chance alone over as many tokens"
+            "eval floor", format="%.3f", help=meaning("max_vio_global_floor")
         ),
-        "idle_frac": config.NumberColumn("Idle", format="%.1f %%", help=EXPLANATIONS["idle_frac"]),
-        "dead_tenth": config.NumberColumn(
-            "Dead", format="%.1f %%", help="experts below a tenth of their share, last 100 steps"
-        ),
+        "idle_frac": config.NumberColumn("Idle", format="%.1f %%", help=meaning("idle_frac")),
+        "dead_tenth": config.NumberColumn("Dead", format="%.1f %%", help=meaning("dead_tenth")),
         "effective_util": config.NumberColumn(
-            "Utilisation", format="%.0f %%", help=EXPLANATIONS["effective_util"]
+            "Utilisation", format="%.0f %%", help=meaning("effective_util")
         ),
         "tokens_per_second": config.NumberColumn("Tokens/s", format="localized", step=1),
         "failures": config.NumberColumn("Retries", help="attempts that were lost and repeated"),
@@ -149,7 +149,7 @@ def _failures(failed: Sequence[TrialRecord]) -> None:
     if not failed:
         return
     st.subheader("Failed trials", anchor=False)
-    for trial in failed:
+    for trial in failed[:MAX_FAILURES]:
         when = (
             f"after step {trial.progress.step:,}" if trial.progress else "before a progress report"
         )
@@ -161,6 +161,17 @@ def _failures(failed: Sequence[TrialRecord]) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": trial.digest},
             )
+    if len(failed) > MAX_FAILURES:
+        st.caption(f"{len(failed) - MAX_FAILURES} more failed; `evenload sweep status` has all.")
 
+
+# A view of the page is a line: what draws it from the sweep and its trials.
+VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
+    "Grid": grid_section,
+    "Front": front_section,
+    "Curves": curves_section,
+    "Parameters": parameters_section,
+    "Trials": _trials,
+}
 
 main()

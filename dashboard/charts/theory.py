@@ -5,30 +5,24 @@ Shape suffixes: N steps, P points in time, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import CATEGORIES, DASHES, LIGHT, add_level, figure
+from dashboard.charts.log_axis import make_logarithmic
+from dashboard.charts.looks import Look, looks
+from dashboard.charts.style import LIGHT, add_level, figure
 from dashboard.simulation_tables import RegretCurve
 
 GAP_POINTS = 8  # that a point of the dual's descent averages
 MAX_POINTS = 400  # of a line; more steps are pooled by their largest value
 
 
-def rule_colours(rules: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a dash for each rule, the same on every chart of a page."""
-    return {
-        rule: (CATEGORIES[place % len(CATEGORIES)], DASHES[place // len(CATEGORIES) % len(DASHES)])
-        for place, rule in enumerate(rules)
-    }
-
-
 def simulated_max_vio(vio_N: Mapping[str, NDArray[np.float32]], floor: float) -> go.Figure:
     """MaxVio of every rule over the steps, logarithmic, beside what a fair coin shows."""
-    colours = rule_colours(list(vio_N))
+    colours = looks(list(vio_N))
     lines, last = [], 1
     for rule, values in vio_N.items():
         step_P, pooled_P = pooled(values)
@@ -43,7 +37,7 @@ def simulated_max_vio(vio_N: Mapping[str, NDArray[np.float32]], floor: float) ->
         y="MaxVio (max load / fair share − 1)",
     )
     add_level(chart, np.array([1, last], np.int32), floor, f"sampling floor {floor:.2g}")
-    chart.update_yaxes(type="log", dtick="D2")
+    make_logarithmic(chart, "y", [floor, *(float(v) for line in lines for v in line.y)])
     return chart
 
 
@@ -52,7 +46,7 @@ def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
 
     Both axes are logarithmic, so that a power is a straight line, unless a rule ends below zero.
     """
-    colours, lines = rule_colours(list(curves)), []
+    colours, lines = looks(list(curves)), []
     is_log = all(curve.regret_P[-1] > 0 for curve in curves.values())
     for rule, curve in curves.items():
         shown_P, fit_P = (
@@ -64,7 +58,7 @@ def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
             y=fit_P,
             mode="lines",
             name=f"{rule}: {curve.law}",
-            line={"color": colours[rule][0], "width": 1.2, "dash": "dot"},
+            line={"color": colours[rule].colour, "width": 1.2, "dash": "dot"},
             showlegend=False,
             hoverinfo="skip",
         )
@@ -81,8 +75,8 @@ def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
         y="regret, score units per token",
     )
     if is_log:
-        chart.update_xaxes(type="log", dtick="D2")
-        chart.update_yaxes(type="log", dtick=1)
+        make_logarithmic(chart, "x", [1.0, float(max(c.step_P[-1] for c in curves.values()))])
+        make_logarithmic(chart, "y", [float(v) for c in curves.values() for v in c.regret_P])
     return chart
 
 
@@ -92,7 +86,7 @@ def dual_descent(curves: Mapping[str, RegretCurve]) -> go.Figure:
     A running mean over GAP_POINTS, from as many as there are: a step of few tokens tells little.
     Where a rule is below that bias, because scores moved, there is nothing to draw.
     """
-    colours = rule_colours(list(curves))
+    colours = looks(list(curves))
     lines = [
         _line(
             rule,
@@ -114,7 +108,7 @@ def dual_descent(curves: Mapping[str, RegretCurve]) -> go.Figure:
         x="step",
         y="dual gap, score units per token",
     )
-    chart.update_yaxes(type="log", dtick=1, exponentformat="power")
+    make_logarithmic(chart, "y", [float(value) for line in lines for value in line.y])
     return chart
 
 
@@ -172,13 +166,13 @@ def _running_mean(value_P: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _line(
-    rule: str, x: NDArray[np.int32], y: NDArray[np.floating], look: tuple[str, str], hover: str
+    rule: str, x: NDArray[np.int32], y: NDArray[np.floating], look: Look, hover: str
 ) -> go.Scatter:
     return go.Scatter(
         x=x,
         y=y,
         mode="lines",
         name=rule,
-        line={"color": look[0], "width": 2, "dash": look[1]},
+        line={"color": look.colour, "width": 2, "dash": look.dash},
         hovertemplate=f"<b>{hover}</b><extra>{rule}</extra>",
     )

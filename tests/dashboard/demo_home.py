@@ -1,7 +1,8 @@
-"""Fills a home with believable sweeps: one finished, one running, one cancelled, one submitted.
+"""Fills a home with believable sweeps: searched, finished, running, cancelled, submitted.
 
-Loads come from a small simulation: experts attract tokens by a fixed skew, the sign rule's bias
-works against it. `python tests/dashboard/demo_home.py HOME` makes one to look at.
+The searched one has learning curves, stopped trials and a confirm stage, but no shards. The loads
+of the others come from a small simulation: experts attract tokens by a fixed skew, the sign rule's
+bias works against it. `python tests/dashboard/demo_home.py HOME` makes one to look at.
 
 Shape suffixes: L expert layers, E experts.
 """
@@ -19,20 +20,24 @@ import numpy as np
 from pipeline.load_metrics import max_vio, max_vio_floor, summarise
 from pipeline.records import (
     Claim,
+    CurvePoint,
     EvalRecord,
+    Order,
     Progress,
     RunIdentity,
+    Stage,
     StepRecord,
     TrialState,
     WorkKind,
 )
 from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
+from pipeline.spec import TrainSpec, TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.load_log import LoadLogSink, read_history
 
 STEPS, LEASE_SECONDS = 300, 3600.0
+CURVE_STEPS = 20
 FAILURE = """Traceback (most recent call last):
   File "workers/training/loop.py", line 68, in train
     trainer.train_one(batches)
@@ -44,7 +49,7 @@ train.warmup_steps
 
 
 def build(home: Path) -> dict[str, str]:
-    """Sweep ids by what they show: finished, running, cancelled, submitted."""
+    """Sweep ids by what they show: searched, finished, running, cancelled, submitted."""
     settings = Settings(home=home)
     settings.root.mkdir(parents=True, exist_ok=True)
     store = SweepStore(settings.store_url)
@@ -52,9 +57,14 @@ def build(home: Path) -> dict[str, str]:
     ids = {
         "submitted": store.submit(_sweep("gpu-night", [{"kind": "none"}], experts=[64])),
         "cancelled": _cancelled(store),
+        "searched": _searched(store),
         "finished": _finished(store, settings),
         "running": _running(store, settings),
     }
+    store.presence("coordinator host-a", "coordinator", {"host": "host-a", "slots": 2})
+    for number in range(2):
+        facts = {"host": "host-b", "device": f"cuda:{number}", "kind": "train"}
+        store.presence(f"worker-b:gpu{number}", "worker", facts)
     store.close()
     return ids
 
@@ -112,6 +122,83 @@ def _running(store: SweepStore, settings: Settings) -> str:
         else:
             store.heartbeat(claim, _progress(trial, steps), LEASE_SECONDS)
     return sweep_id
+
+
+def _searched(store: SweepStore) -> str:
+    rules = [{"kind": "none"}, {"kind": "aux_loss"}, *_signs(1e-3, 3e-3, 1e-2, 3e-2)]
+    rules += [{"kind": "proportional", "step_size": size} for size in (1e-3, 1e-2)]
+    plain = _sweep("search", [*rules, {"kind": "self_tuned"}], experts=[16, 32])
+    base = plain.base | {"eval": {"every_steps": CURVE_STEPS}}
+    base["train"] = plain.base["train"] | {"seed": 1}  # other trials than the finished sweep's
+    confirm = {"top": 2, "seeds": [10, 11, 12]}
+    spec = plain.model_validate(plain.model_dump() | {"base": base, "confirm": confirm})
+    sweep_id, trials = _add(store, spec)
+    for digest, trial in trials:
+        slow = trial.balancer.step == 1e-3 and trial.model.num_experts == 32
+        _search_one(store, digest, trial, "ASHA: 8th of 9 at step 100" if slow else None)
+    fresh = [
+        (again.digest("c0ffee", "core"), again)
+        for _, trial in trials
+        if trial.balancer.label in ("none", "sign 0.01", "self_tuned")
+        for seed in (10, 11, 12)
+        for again in [trial.model_copy(update={"train": _reseeded(trial, seed)})]
+    ]
+    store.add_trials(sweep_id, fresh, Stage.CONFIRM)
+    for digest, trial in fresh:
+        _search_one(store, digest, trial, None)
+    store.finish_sweep(sweep_id)
+    return sweep_id
+
+
+def _reseeded(trial: TrialSpec, seed: int) -> TrainSpec:
+    return trial.train.model_copy(update={"seed": seed})
+
+
+def _search_one(store: SweepStore, digest: str, trial: TrialSpec, stopped: str | None) -> None:
+    """A trial with its curve and figures; `stopped` is why it ends after a third."""
+    claim = _claim(store, digest, WorkKind.TRAIN, "worker-a:gpu0")
+    steps = 100 if stopped else STEPS
+    figures = _searched_figures(trial)
+    points = [
+        CurvePoint(
+            step=step,
+            tokens=step * trial.train.tokens_per_step,
+            seconds=0.02 * step,
+            val_loss=_loss(step) + figures["val_bits_per_byte"] - 2.3,
+            max_vio=figures["max_vio"] + 2 * math.exp(-step / 40),
+        )
+        for step in range(CURVE_STEPS, steps + 1, CURVE_STEPS)
+    ]
+    store.record_curve(claim, points)
+    store.heartbeat(claim, _progress(trial, steps), LEASE_SECONDS)
+    if stopped is not None:
+        store.order(digest, Order.STOP, stopped)
+        store.finish(claim, TrialState.STOPPED)
+        return
+    store.finish(claim, TrialState.TRAINED, {"train_seconds": 6.0, "tokens_per_second": 24_800.0})
+    claim = _claim(store, digest, WorkKind.EVAL, "worker-a:eval")
+    store.finish(claim, TrialState.COMPLETED, figures)
+
+
+def _searched_figures(trial: TrialSpec) -> dict[str, float]:
+    """MaxVio falls with the step size to a best one and rises again; loss follows it a little."""
+    rng = np.random.default_rng([trial.train.seed, trial.model.num_experts])
+    size = trial.balancer.step
+    base = {"none": 4.2, "aux_loss": 0.45, "self_tuned": 0.22}.get(trial.balancer.kind, 0.2)
+    away = abs(math.log10(size / 8e-3)) if size else 0.0
+    vio = (base + 0.9 * away**2) * trial.model.num_experts / 16 * math.exp(0.06 * rng.normal())
+    bits = 2.3 + 0.02 * vio - 0.03 * math.log2(trial.model.num_experts / 16)
+    bits += 0.03 if trial.balancer.kind == "aux_loss" else 0.0
+    return {
+        "val_bits_per_byte": bits + 0.006 * rng.normal(),
+        "max_vio": vio,
+        "max_vio_floor": 0.11 * trial.model.num_experts / 16,
+        "max_vio_global": 0.8 * vio,
+        "max_vio_global_floor": 0.02,
+        "idle_frac": 0.02 * max(0.0, vio - 0.6),
+        "dead_tenth": 0.05 * max(0.0, vio - 1.0),
+        "effective_util": 1 / (1 + vio),
+    }
 
 
 def _cancelled(store: SweepStore) -> str:

@@ -26,7 +26,13 @@ def _folder(trial: Any) -> Path:
 
 def test_sweeps_come_with_their_trials(demo_home: Any) -> None:
     counts = {sweep.name: len(trials) for sweep, trials in queries.sweeps()}
-    assert counts == {"schedules": 8, "step-size-by-experts": 15, "first-try": 2, "gpu-night": 0}
+    assert counts == {
+        "schedules": 8,
+        "step-size-by-experts": 15,
+        "search": 36,
+        "first-try": 2,
+        "gpu-night": 0,
+    }
     sweep, trials = queries.sweep(demo_home.ids["running"])
     assert (sweep.name, len(trials)) == ("schedules", 8)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 Open = Callable[..., AppTest]
@@ -26,7 +27,7 @@ def test_finished_sweep_shows_four_grids_of_settings_by_experts(open_page: Open,
 
 
 def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, demo: Any) -> None:
-    table = open_page("sweep", sweep=demo.ids["finished"]).dataframe[0].value
+    table = open_page("sweep", sweep=demo.ids["finished"], view="Trials").dataframe[0].value
     trials = demo.trials("finished")
     assert table.rule.tolist() == [trial.label for trial in trials]
     assert table.max_vio[0] == trials[0].result["max_vio"]
@@ -36,7 +37,7 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
 
 
 def test_failed_trial_shows_its_traceback_and_leads_to_its_run(open_page: Open, demo: Any) -> None:
-    page = open_page("sweep", sweep=demo.ids["finished"])
+    page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
     (failure,) = page.expander
     assert failure.label == "sign 0.1, 32 experts: failed after step 140"
     assert "FloatingPointError: step 141" in failure.code[0].value
@@ -54,18 +55,61 @@ def test_running_sweep_shows_where_its_trials_stand(open_page: Open, demo: Any) 
     assert not page.exception
     text = _charts(page)[0]["data"][0]["text"]
     assert text[2:] == [["failed", "queued"], ["training", "queued"]]
+    page = open_page("sweep", sweep=demo.ids["running"], view="Trials")
     states = [state for (state,) in page.dataframe[0].value.state]
     assert states.count("training") == 2
     assert states.count("queued") == 3
 
 
 def test_sweeps_without_results_render(open_page: Open, demo: Any) -> None:
-    cancelled = open_page("sweep", sweep=demo.ids["cancelled"])
+    cancelled = open_page("sweep", sweep=demo.ids["cancelled"], view="Trials")
     assert not cancelled.exception
     assert {state for (state,) in cancelled.dataframe[0].value.state} == {"cancelled"}
     submitted = open_page("sweep", sweep=demo.ids["submitted"])
     assert not submitted.exception
     assert "not listed yet" in submitted.info[0].value
+
+
+@pytest.mark.parametrize(
+    ("sweep", "view"),
+    [
+        ("searched", "Parameters"),
+        ("finished", "Parameters"),
+        ("running", "Front"),
+        ("running", "Curves"),
+        ("cancelled", "Front"),
+        ("cancelled", "Parameters"),
+    ],
+)
+def test_every_view_renders_whatever_became_of_the_sweep(
+    open_page: Open, demo: Any, sweep: str, view: str
+) -> None:
+    page = open_page("sweep", sweep=demo.ids[sweep], view=view)
+    assert not page.exception
+    assert not page.warning
+
+
+def test_front_shows_the_search_and_what_fresh_seeds_made_of_it(open_page: Open, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Front")
+    front, loss, imbalance = _charts(page)
+    assert [trace["name"] for trace in front["data"]][:3] == [
+        "Pareto front",
+        "search",
+        "fresh seeds",
+    ]
+    assert loss["data"][2]["name"] == imbalance["data"][2]["name"] == "fresh seeds"
+    assert page.dataframe[0].value.verdict.tolist().count("recommended") == 1
+
+
+def test_curves_over_tokens_are_an_address(open_page: Open, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Curves", over="tokens")
+    assert _charts(page)[0]["layout"]["xaxis"]["title"]["text"] == "tokens trained"
+    assert page.dataframe[0].value.Why.tolist() == ["stopped: ASHA: 8th of 9 at step 100"] * 2
+
+
+def test_grid_shows_the_search_alone(open_page: Open, demo: Any) -> None:
+    grid = _charts(open_page("sweep", sweep=demo.ids["searched"]))[0]["data"][0]
+    assert grid["text"][2] == ["2.321", "stopped"]
 
 
 def test_unknown_address_opens_the_newest_sweep(open_page: Open, demo: Any) -> None:

@@ -19,7 +19,13 @@ def test_all_sweeps_are_listed_with_state_progress_and_failures(open_page: Open)
     assert not page.exception
     table = page.dataframe[0].value.set_index("Sweep")
     table.index = table.index.str.rsplit("-", n=1).str[0]
-    assert sorted(table.index) == ["first-try", "gpu-night", "schedules", "step-size-by-experts"]
+    assert sorted(table.index) == [
+        "first-try",
+        "gpu-night",
+        "schedules",
+        "search",
+        "step-size-by-experts",
+    ]
     finished = table.loc["step-size-by-experts"]
     assert (list(finished.State), finished.Progress, finished.Failed) == (["finished"], 100.0, 1)
     assert finished.Completed == "14 of 15"
@@ -32,7 +38,7 @@ def test_totals_cover_all_sweeps(open_page: Open) -> None:
     assert _metrics(open_page("sweeps")) == {
         "Active sweeps": "2",
         "Trials running": "2",
-        "Trials completed": "16 of 25",
+        "Trials completed": "50 of 61",
         "Trials failed": "2",
     }
 

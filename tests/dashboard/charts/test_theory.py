@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from dashboard.charts.style import says
 from dashboard.charts.theory import (
     dual_descent,
     pooled,
     regret_growth,
-    rule_colours,
     simulated_max_vio,
     tie_spectrum,
 )
@@ -55,9 +53,3 @@ def test_spectrum_names_convexity_and_the_stable_step() -> None:
     assert list(chart.data[0].y) == [0.5, 1.0, 4.0]
     assert chart.layout.annotations[0].text == "μ = 0.5"
     assert "limits the step to 0.5" in says(chart)
-
-
-@pytest.mark.parametrize("count", [1, 9, 20])
-def test_rules_are_told_apart(count: int) -> None:
-    looks = rule_colours([str(place) for place in range(count)])
-    assert len(set(looks.values())) == count
