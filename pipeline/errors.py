@@ -20,7 +20,14 @@ class LeaseLost(Exception):
 
 
 class PeerLost(Exception):
-    """Another process that trains the same trial died: the attempt is lost, not the trial."""
+    """Another process that trains the same trial died: the attempt is lost, not the trial.
+
+    Args:     preempted: its host was taken away
+    """
+
+    def __init__(self, reason: str, preempted: bool = False) -> None:
+        super().__init__(reason)
+        self.preempted = preempted
 
 
 def first_message(error: ValidationError) -> str:

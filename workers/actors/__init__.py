@@ -17,6 +17,8 @@ def _set_ray_environment() -> None:
     # Ray would print advice about a default that `ray_executor` does not depend on.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ranks of Ray Train stay where other workers are: paths in a spec may be relative.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     token_file = Path.home() / ".ray" / "auth_token"
     if not token_file.exists() and not any(name in os.environ for name in _CREDENTIALS):
         # Left alone, Ray writes a token file into HOME. Ours lives as long as this process.

@@ -21,6 +21,7 @@ from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.plan import Death
 from pipeline.sweep.worker_id import name_of
 from workers.actors.actor import SinkFactory
+from workers.actors.data_parallel import GroupActor
 from workers.actors.eval_actor import EvalActor
 from workers.actors.ray_cluster import connect, draining_nodes, nodes, num_slots
 from workers.actors.train_actor import TrainActor
@@ -40,6 +41,7 @@ class Need(NamedTuple):
     kind: WorkKind
     device: str
     threads: int
+    workers: int = 1  # processes that share the trial
 
 
 @dataclass
@@ -108,8 +110,11 @@ class RayExecutor:
         worker.returned = worker.actor.work.remote(digest)
 
     def free(self) -> Mapping[WorkKind, int]:
-        busy = [worker.need.kind for worker in self._workers.values() if worker.digest]
-        return {kind: self._slots(kind) - busy.count(kind) for kind in ACTORS}
+        busy = [worker.need for worker in self._workers.values() if worker.digest]
+        return {
+            kind: self._slots(kind) - sum(need.workers for need in busy if need.kind is kind)
+            for kind in ACTORS
+        }
 
     def busy(self) -> Mapping[str, str]:
         return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
@@ -202,7 +207,7 @@ class RayExecutor:
             logger.warning("%s: %s", name, error)
             self._stop_where_no_worker_lives(name, worker, error)
             preempted = worker.is_leaving or getattr(error, "preempted", False)
-            return Death(f"worker lost: {str(error).strip().splitlines()[0]}", preempted)
+            return Death(f"worker lost: {_first_line(error)}", preempted)
         worker.digest, worker.idle_since, self._stillborn = None, time.monotonic(), 0
         if left_in in (TrialState.FAILED, TrialState.QUEUED):
             # A failed kernel leaves a CUDA context that fails every trial after it, and who was
@@ -223,7 +228,8 @@ class RayExecutor:
 
     def _need(self, kind: WorkKind, digest: str) -> Need:
         runtime = TrialSpec.model_validate(self._store.trial(digest).spec).runtime
-        return Need(kind, runtime.device, runtime.threads)
+        workers = runtime.workers if kind is WorkKind.TRAIN else 1
+        return Need(kind, runtime.device, runtime.threads, workers)
 
     def _worker_for(self, need: Need) -> _Worker:
         idle = [name for name in self._of_kind(need.kind) if not self._workers[name].digest]
@@ -240,8 +246,16 @@ class RayExecutor:
 
     def _hire(self, need: Need) -> _Worker:
         name = f"{need.kind}-{next(self._names)}"
-        hosted = ray.remote(ACTORS[need.kind]).options(name=name, **self._options(need))
-        actor = hosted.remote(name, self._settings, self._sink_factory, heeds_sigterm=True)
+        told = (name, self._settings, self._sink_factory)
+        options = self._options(need)
+        if need.workers > 1:
+            # The ranks hold the resources; who starts them only waits.
+            resources = {"CPU": options.pop("num_cpus"), "GPU": options.pop("num_gpus")}
+            hosted = ray.remote(GroupActor).options(name=name, num_cpus=0, **options)
+            actor = hosted.remote(*told, resources=resources, heeds_sigterm=True)
+        else:
+            hosted = ray.remote(ACTORS[need.kind]).options(name=name, **options)
+            actor = hosted.remote(*told, heeds_sigterm=True)
         worker = _Worker(actor, need, node_id=actor.__ray_call__.remote(_node_id))
         self._workers[name] = worker
         return worker
@@ -263,6 +277,11 @@ class RayExecutor:
             "num_gpus": share if on_gpu else 0,
             "runtime_env": {"env_vars": environment},
         }
+
+
+def _first_line(error: RayError) -> str:
+    """What an actor raised, without Ray's account of where."""
+    return str(getattr(error, "cause", None) or error).strip().splitlines()[0]
 
 
 def _node_id(_: object) -> str:

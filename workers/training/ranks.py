@@ -38,6 +38,11 @@ class Ranks(NamedTuple):
         """The one that records, writes checkpoints and answers to the store."""
         return self.rank == 0
 
+    def meet(self) -> None:
+        """Returns once all ranks have called it."""
+        if self.size > 1:
+            _together(dist.all_reduce, torch.zeros(1))
+
     def sum(self, value: Tensor) -> Tensor:
         """Over ranks; a new tensor, the same on each."""
         if self.size == 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import workers.actors  # noqa: F401  sets what Ray reads as it is imported, by any test here
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
@@ -49,8 +50,9 @@ def store(settings: Settings) -> Iterator[SweepStore]:
 def add_sweep(store: SweepStore) -> Callable[..., str]:
     """Stores the trials under the digests t0, t1, ...; `values` are those of one axis."""
 
-    def add(values: list[Any], axis: str = "train.seed", **train: Any) -> str:
-        base = BASE | {"train": BASE["train"] | train}
+    def add(values: list[Any], axis: str = "train.seed", workers: int = 1, **train: Any) -> str:
+        runtime = BASE["runtime"] | {"workers": workers}
+        base = BASE | {"train": BASE["train"] | train, "runtime": runtime}
         spec = SweepSpec(name="s", base=base, axes={axis: values})
         trials: list[tuple[str, TrialSpec]] = [
             (f"t{at}", trial) for at, trial in enumerate(spec.expand())

@@ -1,0 +1,109 @@
+"""Trials on two workers, through the coordinator, the store and Ray Train."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.coordinator import Coordinator
+from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors.ray_executor import RayExecutor
+
+pytestmark = pytest.mark.ray
+Look = Callable[[Sequence[TrialRecord]], None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def executor(settings: Settings) -> Iterator[RayExecutor]:
+    # Local to a function, so that Ray ships it by value: tests are no package on the workers.
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        return LoadLogSink(settings.trial_dir(run.digest))
+
+    with RayExecutor(settings, sink_factory, train_slots=2) as executor:
+        yield executor
+
+
+def run(store: SweepStore, executor: RayExecutor, sweep_id: str, look: Look | None = None) -> bool:
+    return Coordinator(store, executor, observer=look, poll_seconds=0.1).run(sweep_id)
+
+
+def process_of_rank_1() -> int:
+    """The process of the group that is not the one the store names."""
+    (pid,) = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and "rank-001.log" in open_files(entry)
+    ]
+    return pid
+
+
+def open_files(process: Path) -> set[str]:
+    try:
+        return {os.path.basename(os.readlink(link)) for link in (process / "fd").iterdir()}
+    except OSError:
+        return set()
+
+
+def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worker(
+    store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
+) -> None:
+    """The second trial takes the halves in turn by itself: equal bit for bit, see test_ranks."""
+    killed: list[int] = []
+
+    def kill(trials: Sequence[TrialRecord]) -> None:
+        checkpoints = settings.trial_dir("t0") / "checkpoints"
+        if not killed and any(checkpoints.glob("step-*.pt")):
+            killed.append(process_of_rank_1())
+            os.kill(killed[0], signal.SIGKILL)
+
+    sweep_id = add_sweep([2, 1], axis="runtime.workers", steps=300, micro_batch_sequences=2)
+    assert run(store, executor, sweep_id, kill)
+    together, alone = store.trials(sweep_id)
+    assert (together.state, together.failures) == (TrialState.COMPLETED, 1)
+    assert alone.state is TrialState.COMPLETED
+    lost, retried, _ = store.attempts("t0")
+    assert (lost.state, retried.state) == (AttemptState.LOST, AttemptState.DONE)
+    assert "rank 1: " in str(lost.exit_reason)
+    two, one = (read_history(settings.trial_dir(digest)) for digest in ("t0", "t1"))
+    assert two.step_S.tolist() == list(range(1, 301))
+    np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
+    np.testing.assert_array_equal(two.bias_SLE, one.bias_SLE)
+    np.testing.assert_array_equal(two.scalars["loss"], one.scalars["loss"])
+    assert together.result["val_loss"] == alone.result["val_loss"]
+
+
+def test_a_group_gives_its_trial_back_when_told_to_and_fails_as_one_worker_does(
+    store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
+) -> None:
+    sweep_id = add_sweep([1e30, 1e-3], axis="train.learning_rate", workers=2, steps=3000)
+    coordinator: Coordinator
+
+    def stop(trials: Sequence[TrialRecord]) -> None:
+        if trials[1].progress is not None:
+            coordinator.stop()
+
+    coordinator = Coordinator(store, executor, observer=stop, poll_seconds=0.1)
+    assert not coordinator.run(sweep_id)
+    failed, stopped = store.trials(sweep_id)
+    assert (failed.state, failed.failures, failed.attempt) == (TrialState.FAILED, 0, 1)
+    assert "FloatingPointError" in str(failed.error)
+    assert (stopped.state, stopped.failures) == (TrialState.QUEUED, 0)
+    assert store.attempts("t1")[0].state is AttemptState.RELEASED
+    newest = max((settings.trial_dir("t1") / "checkpoints").glob("step-*.pt"))
+    assert 0 < int(newest.stem.removeprefix("step-")) < 3000
