@@ -11,6 +11,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "sweeps": ("Sweeps", ":material/stacks:"),
     "sweep": ("Sweep", ":material/grid_view:"),
     "run": ("Run", ":material/monitoring:"),
+    "compare": ("Compare", ":material/compare_arrows:"),
     "theory": ("Theory", ":material/science:"),
     "glossary": ("Glossary", ":material/menu_book:"),
 }

@@ -81,7 +81,7 @@ def heading(title: str, state: Wording) -> None:
 def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
     """A bordered box. `explanation` is the tooltip of its title, `metric` its glossary entry."""
     with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
             st.markdown(f"**{title}**", help=explanation or None)
             if metric:
                 st.page_link(
@@ -110,7 +110,7 @@ def plot(chart: go.Figure, key: str, caption: str = "") -> None:
             "toImageButtonOptions": {"format": "png", "filename": key, "scale": 2},
         },
     )
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
         st.caption(caption, width="stretch")
         export(partial(chart_table, chart), key)
 

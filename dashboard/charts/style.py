@@ -146,7 +146,7 @@ def figure(
         list(traces),
         {
             "height": height,
-            "margin": {"l": 56, "r": 12, "t": 8, "b": 44},
+            "margin": {"l": 56, "r": 12, "t": 8, "b": 36},
             "font": {"family": FONT, "color": LIGHT.ink, "size": 13},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
