@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from pipeline.model_size import model_size
 from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
 from pipeline.sweep.recommend import recommend
+from pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from pipeline.sweep_spec import SweepSpec, load_sweep
 from workers.cli.session import (
     identified,
@@ -51,7 +50,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     """Dry run: the grid with its tokens, FLOPs, memory and disk. Starts nothing."""
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
-    plans = [_plan(trial) for _, trial in identified(spec, settings)]
+    plans = [plan_trial(trial) for _, trial in identified(spec, settings)]
     if as_json:
         print_json({"sweep_id": spec.sweep_id(), "trials": [plan._asdict() for plan in plans]})
     else:
@@ -159,53 +158,6 @@ def _listed(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, object]:
 
 for verb in (pause, resume, stop, cancel, retry, priority, extend, delete):
     sweep_app.command()(verb)
-
-
-class TrialPlan(NamedTuple):
-    """What one trial will take."""
-
-    label: str
-    num_experts: int
-    seed: int
-    parameters: int
-    active_parameters: int
-    tokens: int
-    train_flops: float
-    memory_bytes: int
-    disk_bytes: int
-    backend: str
-    device: str
-
-
-PLAN_TITLES = (
-    "rule",
-    "experts",
-    "seed",
-    "parameters",
-    "active",
-    "tokens",
-    "TFLOP",
-    "memory",
-    "disk",
-)
-
-
-def _plan(trial: TrialSpec) -> TrialPlan:
-    train, size = trial.train, model_size(trial.model)
-    tokens = train.steps * train.tokens_per_step
-    return TrialPlan(
-        label=trial.balancer.label,
-        num_experts=trial.model.num_experts,
-        seed=train.seed,
-        parameters=size.parameters,
-        active_parameters=size.active_parameters,
-        tokens=tokens,
-        train_flops=size.train_flops_per_token(train.seq_len) * tokens,
-        memory_bytes=size.train_memory_bytes(train),
-        disk_bytes=size.disk_bytes(train.steps),
-        backend=trial.runtime.backend,
-        device=trial.runtime.device,
-    )
 
 
 def _plan_table(sweep_id: str, plans: list[TrialPlan]) -> Table:

@@ -1,0 +1,63 @@
+"""What trials will take, before any is started: parameters, tokens, FLOPs, memory, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.model_size import model_size
+from pipeline.spec import TrialSpec
+
+
+class TrialPlan(NamedTuple):
+    """What one trial will take."""
+
+    label: str
+    num_experts: int
+    seed: int
+    parameters: int
+    active_parameters: int
+    tokens: int
+    train_flops: float
+    memory_bytes: int
+    disk_bytes: int
+    backend: str
+    device: str
+
+
+class Totals(NamedTuple):
+    """Of all trials together; memory is that of the largest one."""
+
+    trials: int
+    tokens: int
+    train_flops: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+def plan_trial(trial: TrialSpec) -> TrialPlan:
+    train, size = trial.train, model_size(trial.model)
+    tokens = train.steps * train.tokens_per_step
+    return TrialPlan(
+        label=trial.balancer.label,
+        num_experts=trial.model.num_experts,
+        seed=train.seed,
+        parameters=size.parameters,
+        active_parameters=size.active_parameters,
+        tokens=tokens,
+        train_flops=size.train_flops_per_token(train.seq_len) * tokens,
+        memory_bytes=size.train_memory_bytes(train),
+        disk_bytes=size.disk_bytes(train.steps),
+        backend=trial.runtime.backend,
+        device=trial.runtime.device,
+    )
+
+
+def totals(plans: Sequence[TrialPlan]) -> Totals:
+    return Totals(
+        trials=len(plans),
+        tokens=sum(plan.tokens for plan in plans),
+        train_flops=sum(plan.train_flops for plan in plans),
+        memory_bytes=max((plan.memory_bytes for plan in plans), default=0),
+        disk_bytes=sum(plan.disk_bytes for plan in plans),
+    )
