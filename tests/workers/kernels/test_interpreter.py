@@ -15,15 +15,17 @@ HERE = Path(__file__).parent
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 def test_kernels_agree_with_the_reference_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    # An expert choice differs in one kernel alone, which `interpreted` tests.
+    conformance = [str(HERE / "test_ops.py"), "-k", "interpreted or triton and not expert_choice"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     ended = subprocess.run(
-        [*command, str(HERE / "interpreted"), str(HERE / "test_ops.py")],
+        [*command, str(HERE / "interpreted"), *conformance],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[2],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=290,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
-    assert "triton" in ended.stdout or "passed" in ended.stdout
+    assert "passed" in ended.stdout

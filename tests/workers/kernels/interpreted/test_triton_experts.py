@@ -11,8 +11,14 @@ from torch import Tensor
 
 from workers.kernels import reference, triton_experts
 from workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
+from workers.kernels.tiles import Tile, Tiles
 
 TOKENS, EXPERTS, TOP_K = 23, 4, 2
+TILE = Tile(block_m=16, block_n=16, block_k=16, group=2, num_warps=4, num_stages=1)
+SMALL = Tiles(
+    rows_per_expert=None,
+    **dict.fromkeys(("up", "down", "grad_up", "grad_rows", "grad_matrix"), TILE),
+)
 
 
 class Layer:
@@ -65,8 +71,10 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: 
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_odd_sizes_agree_with_the_reference_in_float32(
-    width: int, hidden: int, dtype: torch.dtype
+    width: int, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On tiles so small that every size crosses them."""
+    monkeypatch.setattr(triton_experts, "tiles_for", lambda *_: SMALL)
     layer = Layer(width, hidden, dtype)
     expected = layer.in_float32().results(reference.run_experts)
     eps, terms = torch.finfo(dtype).eps, max(TOKENS, width, hidden)
@@ -136,13 +144,18 @@ def test_every_element_of_a_result_is_written() -> None:
     assert all(value.isfinite().all() for value in results.values())
 
 
-def test_a_token_may_have_no_row_at_all() -> None:
+def test_tokens_may_differ_in_their_number_of_rows() -> None:
     layer = Layer(16, 24, torch.float32)
-    token_R = torch.tensor([0, 5, 5])
-    count_E = torch.tensor([1, 2, 0, 0])
-    rows = rows_of_experts(token_R, torch.ones(3), count_E)
-    y_TD = triton_experts.run_experts(layer.x_TD, layer.gate_up_EGD, layer.down_EDF, rows)
-    assert (y_TD != 0).any(dim=1).nonzero().flatten().tolist() == [0, 5]
+    weight_R = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25], requires_grad=True)
+    rows = rows_of_experts(torch.tensor([0, 5, 5, 22, 0]), weight_R, torch.tensor([1, 1, 0, 3]))
+    leaves = [layer.x_TD, layer.gate_up_EGD, layer.down_EDF, weight_R]
+    results = []
+    for run_experts in (triton_experts.run_experts, reference.run_experts):
+        y_TD = run_experts(layer.x_TD, layer.gate_up_EGD, layer.down_EDF, rows)
+        grads = torch.autograd.grad(y_TD.square().sum(), leaves)
+        results.append(dict(zip("yxgdw", [y_TD.detach(), *grads], strict=True)))
+    assert_close(*results, bound=4 * torch.finfo(torch.float32).eps * 24**0.5)
+    assert (results[0]["y"] != 0).any(dim=1).nonzero().flatten().tolist() == [0, 5, 22]
 
 
 def test_no_token_is_no_work() -> None:
