@@ -9,7 +9,6 @@ Without a disk that all hosts share (`mirror_url`) a group stays on one host.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -34,6 +33,7 @@ from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.worker_id import name_of
 from workers.actors.actor import SinkFactory
 from workers.actors.attempt_log import attempt_log
+from workers.actors.group_signals import GroupSignals
 from workers.actors.outage import through_outages
 from workers.actors.train_actor import TrainActor
 from workers.training.loop import train
@@ -122,33 +122,6 @@ class GroupActor:
 
     def _holds(self, trial: TrialRecord) -> bool:
         return trial.state.is_held and name_of(trial.worker or "") == self._name
-
-
-class GroupSignals:
-    """Carries what processes of a group must tell each other beside the training."""
-
-    def __init__(self) -> None:
-        self._stop, self._end = asyncio.Event(), asyncio.Event()
-        self._preempted = False
-
-    async def stop(self, preempted: bool) -> None:
-        self._preempted = preempted
-        self._stop.set()
-
-    async def stopped(self) -> bool:
-        """Returns once the group is to stop: whether because its host is being taken away."""
-        await self._stop.wait()
-        return self._preempted
-
-    async def begin(self) -> None:
-        self._end.clear()
-
-    async def end(self) -> None:
-        self._end.set()
-
-    async def ended(self) -> None:
-        """Returns once the first rank is done with the trial."""
-        await self._end.wait()
 
 
 def work_as_rank(task: Task) -> None:

@@ -72,7 +72,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worke
             killed.append(process_of_rank_1())
             os.kill(killed[0], signal.SIGKILL)
 
-    sweep_id = add_sweep([2, 1], axis="runtime.workers", steps=300, micro_batch_sequences=2)
+    sweep_id = add_sweep([2, 1], axis="runtime.workers", steps=60, micro_batch_sequences=2)
     assert run(store, executor, sweep_id, kill)
     together, alone = store.trials(sweep_id)
     assert (together.state, together.failures) == (TrialState.COMPLETED, 1)
@@ -81,7 +81,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worke
     assert (lost.state, retried.state) == (AttemptState.LOST, AttemptState.DONE)
     assert "rank 1: " in str(lost.exit_reason)
     two, one = (read_history(settings.trial_dir(digest)) for digest in ("t0", "t1"))
-    assert two.step_S.tolist() == list(range(1, 301))
+    assert two.step_S.tolist() == list(range(1, 61))
     np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
     np.testing.assert_array_equal(two.bias_SLE, one.bias_SLE)
     np.testing.assert_array_equal(two.scalars["loss"], one.scalars["loss"])
@@ -91,7 +91,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worke
 def test_a_group_gives_its_trial_back_when_told_to_and_fails_as_one_worker_does(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
-    sweep_id = add_sweep([1e30, 1e-3], axis="train.learning_rate", workers=2, steps=3000)
+    sweep_id = add_sweep([1e30, 1e-3], axis="train.learning_rate", workers=2, steps=600)
     coordinator: Coordinator
 
     def stop(trials: Sequence[TrialRecord]) -> None:
