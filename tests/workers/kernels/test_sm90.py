@@ -1,0 +1,193 @@
+"""What every launch compiles to on Hopper, without a GPU: wgmma, bulk copies, no spills.
+
+The launches of a forward and a backward pass are recorded instead of run, then compiled for sm_90
+with the arguments they had: shapes of DeepSeekMoE-16B's layer, but few rows and experts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
+
+from workers.kernels import triton_experts, triton_router  # noqa: E402
+from workers.kernels.triton_support import interpreting  # noqa: E402
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SHARED_MEMORY_BYTES = 232_448  # a block's limit on Hopper
+WIDTH, HIDDEN, EXPERTS = 2048, 1408, 2
+
+pytestmark = [
+    pytest.mark.skipif(interpreting(), reason="the interpreter compiles nothing"),
+    pytest.mark.skipif(
+        not (TOOLS / "ptxas").exists(), reason="this build of Triton comes without ptxas"
+    ),
+]
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+
+class Compiled(NamedTuple):
+    ptx: str
+    shared_bytes: int
+    registers: int
+    spilled_bytes: int
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+    recorded: list[Launch] = []
+
+    def record(kernel: Any, grid: Any) -> Any:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            names = kernel.arg_names
+            given = dict(zip(names, args, strict=False)) | kwargs
+            recorded.append(
+                Launch(
+                    kernel,
+                    {name: given[name] for name in names},
+                    {name: value for name, value in kwargs.items() if name not in names},
+                )
+            )
+
+        return launch
+
+    monkeypatch.setattr(JITFunction, "__getitem__", record)
+    monkeypatch.setattr(triton_experts, "device_name", lambda device: "NVIDIA H200")
+    yield recorded
+
+
+def compile_for_hopper(launch: Launch, cubin: Path) -> Compiled:
+    source = ASTSource(launch.kernel, *_signature(launch))
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch.options)
+    cubin.write_bytes(binary.asm["cubin"])
+    command = [TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
+    assert found is not None, usage
+    registers, stack, local = map(int, found.groups())
+    return Compiled(binary.asm["ptx"], binary.metadata.shared, registers, stack + local)
+
+
+def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
+    """Types, constants and divisibility, as a launch on a GPU would derive them."""
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[Any, Any] = {}
+    for place, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            types[name], constants[name] = "constexpr", value
+            continue
+        types[name] = _type(value)
+        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    return types, constants, attributes
+
+
+def _type(value: Any) -> str:
+    names = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{names[value.base.dtype]}{list(value.block_shape)}>"
+    if isinstance(value, torch.Tensor):
+        return "*" + names[value.dtype]
+    return "i32" if isinstance(value, int) else "fp32"
+
+
+def record_layer(rows_per_expert: int) -> None:
+    """A forward and a backward pass: nothing runs, so memory need not be initialised."""
+    rows = rows_per_expert * EXPERTS
+    x_TD = torch.empty(rows, WIDTH, dtype=torch.bfloat16)
+    gate_up_EGD = x_TD.new_empty(EXPERTS, 2 * HIDDEN, WIDTH)
+    down_EDF = x_TD.new_empty(EXPERTS, WIDTH, HIDDEN)
+    row_R, count_E = torch.arange(rows), torch.zeros(EXPERTS, dtype=torch.int64)
+    order = (row_R, torch.ones(rows), count_E, row_R, None)
+    y_TD, gate_up_RG = triton_experts.experts._init_fn(x_TD, gate_up_EGD, down_EDF, *order, True)
+    triton_experts.experts_backward._init_fn(y_TD, x_TD, gate_up_EGD, down_EDF, *order, gate_up_RG)
+
+
+def check_products(launches: list[Launch], folder: Path) -> None:
+    products = [launch for launch in launches if "BLOCK_K" in launch.arguments]
+    assert [launch.name for launch in products] == [
+        "up_kernel",
+        "rows_kernel",
+        "grad_up_kernel",
+        "grad_matrix_kernel",
+        "grad_matrix_kernel",
+        "rows_kernel",
+    ]
+    for launch in products:
+        compiled = compile_for_hopper(launch, folder / "kernel.cubin")
+        assert "wgmma.mma_async" in compiled.ptx, launch.name
+        assert compiled.spilled_bytes == 0, launch.name
+        assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
+        by_descriptor = launch.name != "grad_matrix_kernel"
+        assert ("cp.async.bulk.tensor" in compiled.ptx) == by_descriptor, launch.name
+
+
+def test_products_of_many_rows_use_the_tensor_cores_and_spill_nothing(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    record_layer(rows_per_expert=3072)
+    check_products(launches, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "EVENLOAD_SLOW" not in os.environ, reason="6 s of compiling; EVENLOAD_SLOW=1 runs it"
+)
+def test_products_of_few_rows_too(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    record_layer(rows_per_expert=16)
+    check_products(launches, tmp_path)
+
+
+def test_routing_and_combining_spill_nothing(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    triton_router._route._init_fn(
+        torch.empty(4096, 64), torch.empty(64), 6, True, True, 1.0, 55, 2.0**-22, 2
+    )
+    expert_TK = torch.empty(4096, 6, dtype=torch.int64)
+    triton_router._route_backward._init_fn(
+        torch.empty(4096, 64), expert_TK, None, torch.empty(4096, 6), True, True, 1.0
+    )
+    triton_experts.list_tiles(expert_TK.new_empty(64), 4096 * 6, 128)
+    triton_experts.combine(torch.empty(99, WIDTH, dtype=torch.bfloat16), expert_TK, None, 33)
+    assert [launch.name for launch in launches] == [
+        "route_kernel",
+        "sum_kernel",
+        "place_kernel",
+        "route_backward_kernel",
+        "tile_kernel",
+        "combine_kernel",
+    ]
+    for launch in launches:
+        compiled = compile_for_hopper(launch, tmp_path / "kernel.cubin")
+        assert compiled.spilled_bytes == 0, launch.name
+        assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
