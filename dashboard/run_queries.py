@@ -39,12 +39,12 @@ class Window(NamedTuple):
 
 
 class _Followed:
-    """A run's series, and whether anything can still be added to it."""
+    """A run's series, and the attempt after which nothing more was to come."""
 
     def __init__(self, series: LoadSeries) -> None:
         self.series = series
         self.lock = Lock()
-        self.is_complete = False
+        self.complete_with_attempt: int | None = None
 
 
 def load_series(trial: TrialRecord) -> LoadSeries:
@@ -52,9 +52,9 @@ def load_series(trial: TrialRecord) -> LoadSeries:
     folder = readable_dir(Settings(), trial.digest)
     followed = _followed(folder, trial)
     with followed.lock:
-        if not followed.is_complete:
+        if followed.complete_with_attempt != trial.attempt:
             catch_up(followed.series, folder)
-            followed.is_complete = trial.state.is_final
+            followed.complete_with_attempt = trial.attempt if trial.state.is_final else None
     return followed.series
 
 

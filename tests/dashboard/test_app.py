@@ -9,7 +9,7 @@ import pytest
 import streamlit as st
 
 import dashboard
-from dashboard.__main__ import APP, OPTIONS, command
+from dashboard.__main__ import APP, OPTIONS, command, streamlit_arguments
 
 ROOM = Path(str(dashboard.__file__)).parent
 
@@ -58,11 +58,25 @@ def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
 
 
 def test_command_serves_the_app_where_it_is_told_to() -> None:
-    arguments = command(8777, "127.0.0.1")
-    assert arguments[1:5] == ["-m", "streamlit", "run", str(APP)]
+    assert command(8777, "127.0.0.1")[1:] == [
+        *("-m", "dashboard", "--port", "8777", "--address", "127.0.0.1")
+    ]
+    arguments = streamlit_arguments(8777, "127.0.0.1")
+    assert arguments[:2] == ["run", str(APP)]
     assert {"--server.port=8777", "--server.address=127.0.0.1", "--server.headless=true"} <= set(
         arguments
     )
+
+
+def test_nothing_heavy_is_preloaded() -> None:
+    probe = (
+        "import sys; from dashboard.__main__ import preload; preload(); "
+        "print({'torch', 'ray', 'mlflow'} & set(sys.modules), 'plotly' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "set() True"
 
 
 @pytest.mark.parametrize(
