@@ -55,7 +55,7 @@ class Batches(NamedTuple):
         return self.tokens[start : start + self.seq_len + 1].astype(np.int64)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # stacked trials have a seed each, and two epochs in one batch
 def _epoch_order(seed: int, epoch: int, windows: int, seq_len: int) -> tuple[int, NDArray[Any]]:
     rng = np.random.default_rng((seed, epoch))
     return int(rng.integers(seq_len)), rng.permutation(windows)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.cost import JOULES_PER_STEP
 from pipeline.errors import SpecError
 from pipeline.load_metrics import max_vio, summarise
 from pipeline.records import (
@@ -29,7 +28,6 @@ from workers.data.shards import Batches
 from workers.training import checkpoint
 from workers.training.checkpoint import Checkpoint
 from workers.training.curve import CurveMeter
-from workers.training.energy import EnergyMeter
 from workers.training.ranks import ALONE, Ranks
 from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
@@ -127,8 +125,6 @@ class Trainer:
         self.step, self.state = self._resumed(assembly)
         ranks.agree_on_step(self.step)
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
-        self._first_step = self.step
-        self._energy = EnergyMeter(self.device)
 
     def observe(self, observer: Callable[[CurvePoint], None], corpus: Corpus) -> None:
         """From now on the learning curve's points go to `observer`, each before its step's report.
@@ -167,10 +163,27 @@ class Trainer:
         """Share of the training that is done after the current step."""
         return self.step / self._spec.train.steps
 
-    def record(self, output: StepOutput) -> None:
+    def record(self, output: StepOutput, done_at: float | None = None) -> None:
+        """Args:
+        done_at: of the performance counter, when the step was done; None is now
+        """
         self._telemetry.add(self.step, learning_rate(self._spec.train, self.step), output)
-        if self.step % self._spec.runtime.log_every == 0 or self.step == self._spec.train.steps:
-            self._flush()
+        if self.flushes:
+            self._flush(done_at)
+
+    @property
+    def flushes(self) -> bool:
+        """The current step's records are written with it, and those of the steps before."""
+        runtime, step = self._spec.runtime, self.step
+        last = step == self._spec.train.steps
+        return last or step % runtime.log_every == 0 or step % runtime.checkpoint_every == 0
+
+    def share_clock(self, trials: int, done_at: float) -> None:
+        """From now on a step's time counts for this trial by its share among so many.
+
+        Args:     done_at: of the performance counter, when the last step was done
+        """
+        self._telemetry.share_clock(trials, done_at)
 
     def settle(self) -> TrainOutcome | None:
         """Reports a step, writes the checkpoint that is due; what it came to where it ends."""
@@ -252,16 +265,10 @@ class Trainer:
             "train_seconds": float(seconds_S.sum()),
             "tokens_per_second": float(train.steps * train.tokens_per_step / seconds_S.sum()),
             "tracking_errors": float(self._sink.errors),
-            **self._energy_per_step(),
         }
 
-    def _energy_per_step(self) -> dict[str, float]:
-        """Over the steps of this attempt, checkpoints included; empty where nothing counts it."""
-        joules, steps = self._energy.joules(), self.step - self._first_step
-        return {} if joules is None or steps == 0 else {JOULES_PER_STEP: joules / steps}
-
-    def _flush(self) -> None:
-        records = self._telemetry.drain()
+    def _flush(self, done_at: float | None = None) -> None:
+        records = self._telemetry.drain(done_at)
         if records:
             self._last = records[-1]
             self._sink.log_steps(records)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.optim import AdamW
 
-from pipeline.spec import TrialSpec
+from pipeline.spec import TrainSpec, TrialSpec
 from workers.balancing import make_balancer
 from workers.model.transformer import MoELanguageModel
 from workers.training.step import Trainee
@@ -32,7 +35,7 @@ def assemble(spec: TrialSpec) -> Assembly:
         model.freeze_routers()
     trainee = Trainee(
         model=model,
-        optimizer=_optimizer(spec, model, device),
+        optimizer=adamw(spec.train, trained(model)),
         balancer=balancer,
         target_E=target_share(spec, device),
         grad_clip=spec.train.grad_clip,
@@ -51,17 +54,23 @@ def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:
     return torch.tensor(share, dtype=torch.float32, device=device)
 
 
-def _optimizer(
-    spec: TrialSpec, model: MoELanguageModel, device: torch.device
-) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > NO_DECAY_NDIM]
-    plain = [parameter for parameter in trained if parameter.ndim <= NO_DECAY_NDIM]
+def adamw(train: TrainSpec, named: Mapping[str, nn.Parameter], stacked: int = 0) -> AdamW:
+    """The optimizer of these weights; its groups keep their order.
+
+    Args:     stacked: dimensions in front of a weight's own
+    """
+    decayed = [weight for weight in named.values() if weight.ndim - stacked > NO_DECAY_NDIM]
+    plain = [weight for weight in named.values() if weight.ndim - stacked <= NO_DECAY_NDIM]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    return AdamW(
         groups,
-        lr=spec.train.learning_rate,
-        betas=(spec.train.beta1, spec.train.beta2),
-        weight_decay=spec.train.weight_decay,
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        weight_decay=train.weight_decay,
         fused=True,
     )
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that learn, by name, in the order of the model."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -56,7 +56,7 @@ def train_step(
         micro_batches: token ids, each (B, S + 1); of this rank, as many on every rank
         progress:      share of the training that is done after this step
     """
-    sums = _Sums(state.bias_LE, trainee.ranks)
+    sums = StepSums(state.bias_LE, trainee.ranks)
     trainee.optimizer.zero_grad(set_to_none=True)
     for place, token_BS in enumerate(micro_batches):
         output = _forward(trainee, state, token_BS)
@@ -64,10 +64,10 @@ def train_step(
             trainee.watch(place, output, state.bias_LE)
         sums.add_counts(output)
         lm_loss = _lm_loss(output, token_BS[:, 1:])
-        balance_loss = _balance_loss(trainee, output, sums, len(token_BS))
-        sums.add_losses(lm_loss, balance_loss)
+        balance = balance_loss(trainee, output, sums, len(token_BS))
+        sums.add_losses(lm_loss, balance)
         sums.add_statistic(trainee.balancer, output, state)
-        ((lm_loss + balance_loss) / len(micro_batches)).backward()
+        ((lm_loss + balance) / len(micro_batches)).backward()
     trainee.ranks.average_gradients(trainee.model)
     sums.add_other_ranks(trainee.balancer)
     grad_norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
@@ -101,7 +101,9 @@ def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
         )
 
 
-def _balance_loss(trainee: Trainee, output: ModelOutput, sums: _Sums, num_sequences: int) -> Tensor:
+def balance_loss(
+    trainee: Trainee, output: ModelOutput, sums: StepSums, num_sequences: int
+) -> Tensor:
     loss = output.hidden_BSD.new_zeros((), dtype=torch.float32)
     if trainee.balancer.loss is None:
         return loss
@@ -115,7 +117,7 @@ def _balance_loss(trainee: Trainee, output: ModelOutput, sums: _Sums, num_sequen
     return loss
 
 
-class _Sums:
+class StepSums:
     """What accumulates over the micro-batches of a step, and at its end over the ranks."""
 
     def __init__(self, bias_LE: Tensor, ranks: Ranks) -> None:

@@ -18,6 +18,8 @@ class Telemetry:
         self._tokens_per_step = tokens_per_step
         self._pending: list[tuple[int, float, StepOutput]] = []
         self._since = time.perf_counter()
+        self._spent = 0.0  # seconds of pending steps before `_since`
+        self._shared_by = 1
 
     def add(self, step: int, learning_rate: float, output: StepOutput) -> None:
         self._pending.append((step, learning_rate, output))
@@ -26,9 +28,20 @@ class Telemetry:
         """Leaves out what happened since the last drain: a checkpoint is not a step."""
         self._since = time.perf_counter()
 
-    def drain(self) -> list[StepRecord]:
+    def share_clock(self, trials: int, done_at: float) -> None:
+        """From now on time counts by this trial's share among so many that step together.
+
+        Args:     done_at: when the last step was done; what happened since is no step
+        """
+        if self._pending:
+            self._spent += (done_at - self._since) / self._shared_by
+        self._shared_by = trials
+        self.restart_clock()
+
+    def drain(self, now: float | None = None) -> list[StepRecord]:
         """Records of all steps since the last drain; `seconds` is their mean.
 
+        Args:     now: of the performance counter, when these steps were done; None is now
         Raises:   FloatingPointError: the loss is not finite
         """
         if not self._pending:
@@ -39,7 +52,8 @@ class Telemetry:
         ).tolist()
         count_SLE = torch.stack([o.count_LE for o in outputs]).to(torch.int32).cpu().numpy()
         bias_SLE = torch.stack([o.bias_LE for o in outputs]).float().cpu().numpy()
-        seconds = (time.perf_counter() - self._since) / len(outputs)
+        done = time.perf_counter() if now is None else now
+        seconds = (self._spent + (done - self._since) / self._shared_by) / len(outputs)
         records = [
             StepRecord(
                 step=step,
@@ -58,6 +72,7 @@ class Telemetry:
             )
         ]
         self._pending.clear()
+        self._spent = 0.0
         self.restart_clock()
         _check_finite(records)
         return records
