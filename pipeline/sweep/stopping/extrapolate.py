@@ -1,4 +1,7 @@
-"""Learning curves extrapolated: who will hardly reach the best is stopped, with the probability."""
+"""Learning curves extrapolated: who will hardly reach the best is stopped, with the probability.
+
+Letters: P points of a curve, X exponents.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from pipeline.records import CurvePoint
 from pipeline.sweep.stopping.contest import Contestant
 from pipeline.sweep_spec import Extrapolate
 
+Numbers = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 3.0, 40)
 MIN_POINTS = 4
 FORGOTTEN_SHARE = 0.1  # of the curve: the first drop follows no power law
@@ -43,11 +48,11 @@ def stops(policy: Extrapolate, contest: Sequence[Contestant]) -> Iterator[tuple[
         return
     best = min(finals.values())
     limit = best * (1 + policy.slack)
-    finished = [c for c in contest if c.digest in finals]
+    finished = [c.curve for c in contest if c.digest in finals]
     for contestant in contest:
         if not contestant.may_stop or contestant.step < policy.from_share * contestant.steps:
             continue
-        found = odds(contestant.curve, contestant.steps, [c.curve for c in finished], limit)
+        found = odds(contestant.curve, contestant.steps, finished, limit)
         if found is not None and found.probability < policy.threshold:
             yield (
                 contestant.digest,
@@ -100,15 +105,19 @@ def extrapolated(curve: Sequence[CurvePoint], steps: int) -> Forecast | None:
         return None
     step_P = np.array([float(point.step) for point in kept]) / steps
     loss_P = np.array([point.val_loss for point in kept])
-    fits = [_fit(step_P, loss_P, exponent) for exponent in EXPONENTS]
-    return min(fits, key=lambda fit: fit.residual)
+    return _fit(step_P, loss_P)
 
 
-def _fit(step_P: np.ndarray, loss_P: np.ndarray, exponent: float) -> Forecast:
-    """Steps count in units of the last one, where the power is 1 and the curve is c + a."""
-    power_P = step_P**-exponent
-    centred_P = power_P - power_P.mean()
-    slope = max(0.0, float(centred_P @ loss_P / (centred_P @ centred_P)))
-    offset = float(loss_P.mean() - slope * power_P.mean())
-    rest_P = loss_P - offset - slope * power_P
-    return Forecast(offset + slope, float(np.sqrt((rest_P**2).mean())))
+def _fit(step_P: Numbers, loss_P: Numbers) -> Forecast:
+    """The best of all exponents X, each by linear least squares.
+
+    Steps count in units of the last one, where the power is 1 and the curve is c + a.
+    """
+    power_XP = step_P ** -EXPONENTS[:, None]
+    centred_XP = power_XP - power_XP.mean(axis=1, keepdims=True)
+    slope_X = (centred_XP @ loss_P / (centred_XP**2).sum(axis=1)).clip(min=0)
+    offset_X = loss_P.mean() - slope_X * power_XP.mean(axis=1)
+    rest_XP = loss_P - offset_X[:, None] - slope_X[:, None] * power_XP
+    residual_X = np.sqrt((rest_XP**2).mean(axis=1))
+    best = int(residual_X.argmin())
+    return Forecast(float(offset_X[best] + slope_X[best]), float(residual_X[best]))
