@@ -24,7 +24,9 @@ from pipeline.tracking.load_log import History
 
 EP_SIZES = (2, 4, 8, 16, 32, 64)
 JOULES_PER_KWH = 3.6e6
-JOULES_PER_STEP = "joules_per_step"  # of a trial's result, where a GPU's counter measured it
+# Of a trial's result, where a counter measured it: of the first worker's GPU. Workers of one trial
+# do equal work.
+JOULES_PER_STEP = "joules_per_step"
 
 
 class CostSettings(BaseSettings):
@@ -91,7 +93,7 @@ class TrialCost(NamedTuple):
     device: str  # cpu or cuda
     seconds: float  # of training
     gpu_seconds: float
-    core_seconds: float  # without a GPU: seconds times threads
+    core_seconds: float  # without a GPU: seconds times threads, of all workers
     held_seconds: float  # of all its attempts, start-up and evaluation included; NaN: not asked
     joules: float
     is_measured: bool  # by the GPU's counter
@@ -159,13 +161,14 @@ def trial_cost(
     """What one trial cost so far, whatever became of it."""
     spec = TrialSpec.model_validate(trial.spec)
     on_gpu = spec.runtime.device == "cuda"
-    gpu_seconds = found.seconds if on_gpu else 0.0
-    core_seconds = 0.0 if on_gpu else found.seconds * spec.runtime.threads
+    worker_seconds = found.seconds * spec.runtime.workers
+    gpu_seconds = worker_seconds if on_gpu else 0.0
+    core_seconds = 0.0 if on_gpu else worker_seconds * spec.runtime.threads
     measured = trial.result.get(JOULES_PER_STEP)
     if measured is None:
         joules = gpu_seconds * settings.gpu_watts + core_seconds * settings.core_watts
     else:
-        joules = measured * found.steps
+        joules = measured * found.steps * spec.runtime.workers
     joules *= settings.overhead
     return TrialCost(
         digest=trial.digest,

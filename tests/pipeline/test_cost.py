@@ -20,13 +20,20 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = CostSettings(gpu_watts=500, core_watts=10, grams_per_kwh=100, carbon_source="a test")
 
 
-def _spec(device: str = "cpu", threads: int = 2, num_experts: int = 8) -> TrialSpec:
+def _spec(
+    device: str = "cpu", threads: int = 2, num_experts: int = 8, workers: int = 1
+) -> TrialSpec:
     return TrialSpec.model_validate(
         {
             "model": {"preset": "tiny", "num_experts": num_experts},
             "balancer": {"kind": "none"},
-            "train": {"steps": 8, "batch_sequences": 1, "seq_len": 64},
-            "runtime": {"device": device, "threads": threads, "backend": "torch"},
+            "train": {"steps": 8, "batch_sequences": 4, "seq_len": 64},
+            "runtime": {
+                "device": device,
+                "threads": threads,
+                "backend": "torch",
+                "workers": workers,
+            },
         }
     )
 
@@ -159,6 +166,15 @@ def test_a_counter_beats_the_model_and_counts_every_step() -> None:
         SETTINGS.model_copy(update={"overhead": 1.5}),
     )
     assert housed.joules == 12_000
+
+
+def test_every_worker_of_a_trial_is_paid_for() -> None:
+    found = Recorded(8, 100.0, {}, {})
+    cpu = trial_cost(_trial(_spec("cpu", threads=2, workers=4)), found, SETTINGS)
+    assert (cpu.core_seconds, cpu.joules) == (800, 8000)
+    gpu = _trial(_spec("cuda", workers=4), joules_per_step=1000.0)
+    assert trial_cost(gpu, found, SETTINGS).gpu_seconds == 400
+    assert trial_cost(gpu, found, SETTINGS).joules == 32_000
 
 
 def test_held_seconds_cover_every_attempt_also_lost_ones() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from pipeline.records import Claim, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.tracking.mirror import fetch
 from workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
+from workers.actors.device_memory import check_memory
+from workers.actors.energy import EnergyMeter
 from workers.training.inheritance import inherit
 from workers.training.loop import train
 from workers.training.ranks import ALONE, Ranks
@@ -40,16 +44,21 @@ class TrainActor(Actor):
             inherit(self._settings, claim.digest, spec.extends)
 
     def compute(self, assignment: Assignment) -> Verdict:
+        spec, run = assignment.spec, assignment.run
+        check_memory(spec)
         self._ranks.meet()
+        energy = EnergyMeter(torch.device(spec.runtime.device))
         outcome = train(
-            assignment.spec,
+            spec,
             settings=self._settings,
             digest=assignment.claim.digest,
             sink=assignment.sink,
             report=assignment.heartbeat.report,
-            run=assignment.run,
+            run=run,
             watch=self._watch,
             ranks=self._ranks,
             observe=assignment.heartbeat.observe,
         )
+        if outcome.result:
+            outcome.result.update(energy.per_step(spec.train.steps - run.resumed_from_step))
         return Verdict(outcome.state, outcome.result, outcome.checkpoint_uri)

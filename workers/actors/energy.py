@@ -1,10 +1,12 @@
-"""Energy that training took, from the GPU's own counter."""
+"""Energy that an attempt took, from the GPU's own counter."""
 
 from __future__ import annotations
 
 import logging
 
 import torch
+
+from pipeline.cost import JOULES_PER_STEP
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,11 @@ class EnergyMeter:
             return None
         now = _counter_joules(self._device)
         return None if now is None else now - self._start
+
+    def per_step(self, steps: int) -> dict[str, float]:
+        """A figure of a trial's result: the mean over so many steps; empty where none is known."""
+        joules = self.joules()
+        return {} if joules is None or steps <= 0 else {JOULES_PER_STEP: joules / steps}
 
 
 def _counter_joules(device: torch.device) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.training.energy import EnergyMeter
+from workers.actors.energy import EnergyMeter
 
 GPU = torch.device("cuda")
 
@@ -46,6 +46,15 @@ def test_joules_are_those_since_the_meter_was_made(counter: SimpleNamespace) -> 
     assert meter.joules() == 12.5
     counter.millijoules += 12_500
     assert meter.joules() == 25.0
+
+
+def test_a_result_gets_the_mean_of_its_steps(counter: SimpleNamespace) -> None:
+    meter = EnergyMeter(GPU)
+    counter.millijoules += 12_000
+    assert meter.per_step(4) == {"joules_per_step": 3.0}
+    assert meter.per_step(0) == {}
+    counter.works = False
+    assert meter.per_step(4) == {}
 
 
 def test_a_gpu_without_a_counter_is_not_measured(counter: SimpleNamespace) -> None:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.spec import TrialSpec
+from workers.actors import device_memory
+from workers.actors.device_memory import available_bytes, check_memory
+
+SPEC = TrialSpec.model_validate(
+    {
+        "model": {"preset": "tiny"},
+        "balancer": {"kind": "sign"},
+        "train": {"steps": 2, "batch_sequences": 8, "seq_len": 128},
+        "runtime": {"device": "cpu", "backend": "torch"},
+    }
+)
+
+
+def test_a_container_counts_and_not_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(device_memory, "LIMITS", (limit, tmp_path / "absent"))
+    assert available_bytes("cpu") == psutil.virtual_memory().total
+    limit.write_text("max\n")
+    assert available_bytes("cpu") == psutil.virtual_memory().total
+    limit.write_text("734003200\n")
+    assert available_bytes("cpu") == 700 * 2**20
+
+
+def test_a_trial_that_does_not_fit_is_refused_with_its_name_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_memory(SPEC)
+    limit = tmp_path / "memory.max"
+    limit.write_text(str(600 * 2**20))
+    monkeypatch.setattr(device_memory, "LIMITS", (limit,))
+    with pytest.raises(SpecError, match=r"sign 0.001 with 16 experts needs about 0.7 GiB"):
+        check_memory(SPEC)
