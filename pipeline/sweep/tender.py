@@ -86,7 +86,7 @@ class SweepTender:
     def _pause(self, sweep_id: str, reason: str) -> None:
         if self._store.sweep(sweep_id).state is SweepState.ACTIVE:
             logger.error("sweep %s cannot go on and is paused: %s", sweep_id, reason)
-            self._store.pause(sweep_id, reason)
+            self._store.pause(sweep_id, note=reason)
 
     def _spec(self, sweep_id: str) -> SweepSpec | None:
         """None: nothing to look after."""

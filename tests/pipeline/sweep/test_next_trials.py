@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.records import Stage, TrialRecord, TrialState
+from pipeline.sweep.next_trials import Growth, next_trials
+from pipeline.sweep.search import propose
+from pipeline.sweep_spec import SweepSpec
+
+Row = Callable[..., TrialRecord]
+BASE = {
+    "model": {"preset": "tiny"},
+    "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+    "balancer": {"kind": "sign"},
+}
+RULES = [
+    {"kind": "none"},
+    {"kind": "sign", "step_size": 0.001},
+    {"kind": "sign", "step_size": 0.01},
+    {"kind": "proportional"},
+    {"kind": "quantile"},
+]
+LOSS = {"none": 2.9, "sign 0.001": 3.0, "sign 0.01": 3.01, "proportional 0.01": 3.2, "quantile": 3}
+VIO = {"none": 4.0, "sign 0.001": 0.9, "sign 0.01": 0.2, "proportional 0.01": 0.1, "quantile": 0.5}
+
+
+def sweep(**more: Any) -> SweepSpec:
+    given: dict[str, Any] = {
+        "axes": {"model.num_experts": [16, 32], "balancer": RULES},
+        "confirm": {"top": 2, "seeds": [10, 11]},
+    }
+    return SweepSpec(name="s", base=BASE, **given | more)
+
+
+@pytest.fixture
+def tuned(row: Row) -> Callable[[SweepSpec], list[TrialRecord]]:
+    """The tune stage at its end."""
+    return lambda spec: [
+        row(trial, LOSS[trial.balancer.label], VIO[trial.balancer.label], stage=Stage.TUNE)
+        for trial in propose(spec)
+    ]
+
+
+def labels(growth: Growth) -> list[tuple[str, int, int]]:
+    return [(t.balancer.label, t.model.num_experts, t.train.seed) for t in growth.trials]
+
+
+Tuned = Callable[[SweepSpec], list[TrialRecord]]
+
+
+def test_the_best_settings_and_the_control_are_trained_again_with_fresh_seeds(tuned: Tuned) -> None:
+    """proportional is the most even one, but its loss is not within 1 % of the least."""
+    growth = next_trials(sweep(), tuned(sweep()), room=1)
+    assert growth.stage is Stage.CONFIRM
+    assert labels(growth) == [
+        (label, experts, seed)
+        for seed in (10, 11)
+        for label in ("sign 0.01", "quantile", "none")
+        for experts in (16, 32)
+    ]
+
+
+def test_nothing_is_confirmed_while_a_setting_is_tuned(tuned: Tuned) -> None:
+    rows = tuned(sweep())
+    rows[-1] = replace(rows[-1], state=TrialState.EVALUATING)
+    assert next_trials(sweep(), rows, room=9).trials == []
+
+
+def test_failed_and_stopped_settings_are_not_confirmed(tuned: Tuned) -> None:
+    rows = [
+        replace(row, state=TrialState.STOPPED)
+        if (row.label, row.spec["model"]["num_experts"]) == ("sign 0.01", 32)
+        else row
+        for row in tuned(sweep())
+    ]
+    chosen = {label for label, _, _ in labels(next_trials(sweep(), rows, room=1))}
+    assert chosen == {"quantile", "sign 0.001", "none"}
+
+
+def test_a_setting_that_breaks_a_constraint_is_confirmed_last(tuned: Tuned) -> None:
+    spec = sweep(objective={"constraints": {"max_vio": 0.15}})
+    growth = next_trials(spec, tuned(spec), room=1)
+    assert labels(growth)[0][0] == "proportional 0.01"
+    assert labels(growth)[2][0] == "sign 0.01"  # the most even of those that break it
+
+
+def test_confirm_trials_are_added_once(tuned: Tuned, row: Row) -> None:
+    rows = tuned(sweep())
+    added = [row(trial, stage=Stage.CONFIRM) for trial in next_trials(sweep(), rows, 1).trials]
+    assert next_trials(sweep(), [*rows, *added], room=9).trials == []
+    assert next_trials(sweep(), [*rows, *added[:-1]], room=9).trials == [
+        *next_trials(sweep(), rows, 1).trials[-1:]
+    ]
+
+
+def test_confirmation_may_take_another_corpus(tuned: Tuned) -> None:
+    other = {"kind": "synthetic", "vocab_size": 64}
+    spec = sweep(confirm={"top": 1, "seeds": [5], "data": other})
+    growth = next_trials(spec, tuned(spec), room=1)
+    assert {trial.data.kind for trial in growth.trials} == {"synthetic"}
+
+
+def test_without_a_complete_setting_nothing_is_confirmed(tuned: Tuned) -> None:
+    rows = [replace(row, state=TrialState.FAILED) for row in tuned(sweep())]
+    assert next_trials(sweep(), rows, room=1).trials == []
+
+
+def test_a_sweep_without_confirm_stage_ends(tuned: Tuned) -> None:
+    spec = sweep(confirm=None)
+    assert next_trials(spec, tuned(spec), room=9).trials == []
+
+
+def test_the_search_ends_before_confirmation_begins(row: Row) -> None:
+    axes = {"balancer.step_size": {"low": 0.001, "high": 0.1, "log": True}}
+    spec = sweep(axes=axes, search={"kind": "tpe", "startup": 2, "settings": 4})
+    rows = [row(trial) for trial in propose(spec)]
+    assert next_trials(spec, rows, room=0).trials == []
+    further = next_trials(spec, rows, room=9)
+    assert (further.stage, len(further.trials)) == (Stage.TUNE, 2)
+    rows += [row(trial) for trial in further.trials]
+    assert next_trials(spec, rows, room=9).stage is Stage.CONFIRM
+
+
+@pytest.mark.parametrize(
+    ("confirm", "message"),
+    [
+        ({"seeds": [0, 1]}, "holds 0, a seed of the tune stage"),
+        ({"seeds": [4, 4]}, "names a seed twice"),
+        ({"seeds": []}, "at least 1"),
+        ({"seeds": [1], "top": 0}, "greater than 0"),
+        ({"seeds": [1], "data": {"kind": "synthetic", "vocab_size": 999}}, "smaller than the"),
+    ],
+)
+def test_a_confirm_stage_that_confirms_nothing_is_refused(confirm: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        sweep(confirm=confirm)
