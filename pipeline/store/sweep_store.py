@@ -29,7 +29,7 @@ from pipeline.records import (
 )
 from pipeline.settings import without_password
 from pipeline.spec import TrialSpec
-from pipeline.store import leases, presence, reading, removal, schema, submission, verbs
+from pipeline.store import leases, presence, reading, removal, schema, siblings, submission, verbs
 from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
@@ -224,6 +224,14 @@ class SweepStore:
         """
         with self._writing() as connection:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
+
+    def waiting_siblings(self, digest: str) -> list[tuple[str, dict[str, Any]]]:
+        """Digest and spec of trials that wait for training beside this one, in the same sweeps.
+
+        Of sweeps with `stacking: auto` only. Each is still to be claimed.
+        """
+        with self._reading() as connection:
+            return siblings.waiting_siblings(connection, digest)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
         """Takes the first waiting trial of the first sweep that has one; None where none has.

@@ -1,0 +1,60 @@
+"""Which trials train together as one program, and how many at once.
+
+A stack saves what a step costs beside its arithmetic: launches and dispatch. Whether that is much
+depends on how small the arithmetic is, so the rule below rests on measurements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.model_size import model_size
+from pipeline.spec import TrialSpec
+from pipeline.spec_file import sha256
+
+# Rules that a stack cannot hold: experts that choose have rows of another form, routers that are
+# frozen have no gradient where others have one, and draws come from the process's generator.
+APART = frozenset({"expert_choice", "frozen_router", "random_router"})
+
+# Values of one activation (tokens of a micro-batch times width) up to which a stack was faster.
+# CPU, one core, tiny, 8 trials: time stacked over time apart 0.50 at 2^13 values, 0.78 at 2^15,
+# 0.86 at 2^16, 0.91 at 2^17, 0.97 at 2^18, where the caches begin to lose what dispatch gains
+# (workers/benchmarks/results/training.json). The limit for a GPU is not measured.
+LARGEST_ACTIVATION = {"cpu": 2**17, "cuda": 2**22}
+LARGEST_STACK = {"cpu": 8, "cuda": 32}
+ROOM_BYTES = {"cpu": 2**30, "cuda": 2**34}  # of a stack: weights, moments and activations
+
+
+def shape_of(spec: TrialSpec) -> str:
+    """Equal for trials that differ in balancing rule, step size and seed alone."""
+    differing: dict[str, Any] = {"balancer": True, "train": {"seed"}}
+    return sha256(spec.model_dump(mode="json", exclude=differing))[:16]
+
+
+def can_stack(spec: TrialSpec) -> bool:
+    """A stack can train it, alone or beside others of its shape."""
+    train, runtime = spec.train, spec.runtime
+    return (
+        spec.balancer.kind not in APART
+        and runtime.backend == "torch"
+        and runtime.workers == 1
+        and not (train.compile or train.recompute)
+        and spec.extends is None
+        and spec.eval.every_steps is None
+    )
+
+
+def stack_size(spec: TrialSpec, waiting: int, slots: int) -> int:
+    """How many trials of this shape one worker should train together; 1 is alone.
+
+    Args:
+        waiting: trials of this shape that nobody trains yet, this one included
+        slots:   workers that may train at once: none should idle for a larger stack
+    """
+    device = spec.runtime.device
+    values = spec.train.tokens_per_step // spec.train.num_micro_batches * spec.model.d_model
+    if not can_stack(spec) or values > LARGEST_ACTIVATION[device]:
+        return 1
+    room = ROOM_BYTES[device] // model_size(spec.model).train_memory_bytes(spec.train)
+    share = -(-waiting // slots)
+    return max(1, min(share, LARGEST_STACK[device], room))
