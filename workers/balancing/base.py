@@ -17,6 +17,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from workers.selection import add_bias as add_bias
+
 
 class State(Protocol):
     """A NamedTuple of tensors, each stacked over layers first; `bias_LE` is always there."""
@@ -55,11 +57,6 @@ class RoutedBatch(NamedTuple):
     count_E: Tensor  # assignments of this micro-batch
     step_count_E: Tensor  # assignments of the step so far, this micro-batch included, all ranks
     num_sequences: int
-
-
-def add_bias(score_TE: Tensor, bias_E: Tensor) -> Tensor:
-    """The score used to select: the plain biased one."""
-    return score_TE + bias_E
 
 
 def no_loss(batch: RoutedBatch) -> Tensor:

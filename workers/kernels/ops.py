@@ -1,7 +1,8 @@
 """Back ends of the expert layer, chosen by name. What cannot run says so; nothing steps in for it.
 
 A back end is a module with `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y_TD` that agrees
-with the one in `reference`.
+with the one in `reference`. It may have a router of its own beside it, for rules that select by
+score + bias.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from pipeline.errors import SpecError
 from workers.kernels import torch_experts, triton_support
+from workers.kernels.routing import Gate, Route
 from workers.kernels.rows import Rows
 
 RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
+RouteTokens = Callable[[Tensor, Tensor, Gate], Route]
 
 
 def _anywhere(device: str) -> str | None:
@@ -32,13 +35,17 @@ class Backend(NamedTuple):
     module: str  # imported on first use: Triton is no part of every install
     why_not: Callable[[str], str | None] = _anywhere  # why it cannot run on a device
     check_widths: Callable[[int, int, torch.dtype], None] = _any_width
+    router: str | None = None  # module with `route(logit_TE, bias_E, gate) -> Route`
 
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend("workers.kernels.reference"),
     "torch": Backend("workers.kernels.torch_experts", check_widths=torch_experts.check_widths),
     "triton": Backend(
-        "workers.kernels.triton_experts", triton_support.why_not, triton_support.check_widths
+        "workers.kernels.triton_experts",
+        triton_support.why_not,
+        triton_support.check_widths,
+        router="workers.kernels.triton_router",
     ),
 }
 
@@ -69,6 +76,15 @@ def experts_of(backend: str) -> RunExperts:
     """
     run_experts: RunExperts = import_module(_backend(backend).module).run_experts
     return run_experts
+
+
+def router_of(backend: str) -> RouteTokens | None:
+    """The router kernel of a resolved back end, None where torch's operators route."""
+    module = _backend(backend).router
+    if module is None:
+        return None
+    route: RouteTokens = import_module(module).route
+    return route
 
 
 def _backend(name: str) -> Backend:

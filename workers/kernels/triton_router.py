@@ -8,47 +8,19 @@ Letters: T tokens, E experts, K top-k, R rows (assignments), B bins of the margi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.kernels.routing import NO_BINS, Bins, Gate, Route
 from workers.kernels.rows import Rows
 from workers.kernels.tiles import ALWAYS
 from workers.kernels.triton_rows import place_rows, tokens_per_block
 
 TINY = tl.constexpr(1e-20)  # sigmoid scores may all underflow to 0
-
-
-class Gate(NamedTuple):
-    """How logits become gate weights."""
-
-    top_k: int
-    softmax: bool  # else a sigmoid of each logit
-    renormalise: bool  # the weights of a token sum to route_scale
-    route_scale: float
-
-
-class Bins(NamedTuple):
-    """Bins of the margins, by distance from the boundary: the first ends at `smallest`."""
-
-    num: int
-    smallest: float  # units of the score
-    per_octave: int
-
-
-NO_BINS = Bins(0, 1.0, 1)
-
-
-class Route(NamedTuple):
-    score_TE: Tensor  # float32, with gradient
-    expert_TK: Tensor  # int64
-    weight_TK: Tensor  # float32, with gradient
-    count_E: Tensor  # int64
-    rows: Rows
-    margin_E2B: Tensor  # int64, chosen ones first; (E, 2, 0) without bins
 
 
 def route(logit_TE: Tensor, bias_E: Tensor, gate: Gate, bins: Bins = NO_BINS) -> Route:

@@ -23,7 +23,7 @@ class MoE(nn.Module):
     def __init__(self, spec: ModelSpec, backend: str) -> None:
         super().__init__()
         experts, width, hidden = spec.num_experts, spec.d_model, spec.d_expert
-        self.router = Router(spec)
+        self.router = Router(spec, backend)
         self.gate_up_EGD = nn.Parameter(torch.empty(experts, 2 * hidden, width))
         self.down_EDF = nn.Parameter(torch.empty(experts, width, hidden))
         # Shared experts have no gate: side by side they are one wider SwiGLU.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.spec import ModelSpec
+from workers.kernels.ops import RouteTokens, router_of
+from workers.kernels.routing import Gate
 from workers.kernels.rows import (
     Rows,
     count_experts,
@@ -23,6 +25,7 @@ from workers.kernels.rows import (
     rows_per_expert,
 )
 from workers.model.layers import product
+from workers.selection import add_bias
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 Selects = Literal["tokens", "experts"]
@@ -47,8 +50,9 @@ class Router(nn.Module):
     eqs. (12)-(16); Zhou et al. 2022, arXiv:2202.09368, eqs. (1)-(2) (experts choose tokens).
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, backend: str = "torch") -> None:
         super().__init__()
+        self._route = router_of(backend)
         self.weight_ED = nn.Parameter(torch.empty(spec.num_experts, spec.d_model))
         self._softmax = spec.gate == "softmax"
         self._top_k = spec.top_k
@@ -62,14 +66,27 @@ class Router(nn.Module):
         adjust: (score_TE, bias_E) -> the score that selects; called without gradient
         """
         with torch.autocast(x_TD.device.type, enabled=False):
+            # `add_bias` itself: what another rule does with the scores is not the kernel's to know.
+            if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
+                return self._route_at_once(self._route, x_TD, bias_E)
             score_TE = self._score(x_TD)
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
             return choose(score_TE, adjusted_TE)
 
+    def _route_at_once(
+        self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor
+    ) -> tuple[Routed, Rows]:
+        gate = Gate(self._top_k, self._softmax, self._renormalise, self._route_scale)
+        routed = route(self._logits(x_TD), bias_E, gate)
+        return Routed(*routed[:4]), routed.rows
+
+    def _logits(self, x_TD: Tensor) -> Tensor:
+        return product(x_TD.float(), self.weight_ED.float())
+
     def _score(self, x_TD: Tensor) -> Tensor:
-        logit_TE = product(x_TD.float(), self.weight_ED.float())
+        logit_TE = self._logits(x_TD)
         return logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:

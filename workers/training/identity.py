@@ -62,6 +62,7 @@ def core_version(balancer_kind: str) -> str:
     Other rules stay out: adding one does not make finished trials new.
     """
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
+    paths += [WORKERS / "selection.py"]
     paths += _rule_sources(balancer_kind)
     digest = hashlib.sha256(torch.__version__.encode())
     for path in sorted(paths):

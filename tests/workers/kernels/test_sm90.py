@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +55,7 @@ class Compiled(NamedTuple):
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     recorded: list[Launch] = []
 
     def record(kernel: Any, grid: Any) -> Any:
@@ -75,7 +74,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
 
     monkeypatch.setattr(JITFunction, "__getitem__", record)
     monkeypatch.setattr(triton_experts, "device_name", lambda device: "NVIDIA H200")
-    yield recorded
+    return recorded
 
 
 def compile_for_hopper(launch: Launch, cubin: Path) -> Compiled:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from workers.balancing.margins import BINS_PER_OCTAVE, NUM_BINS, SMALLEST, margin_counts
+from workers.kernels.routing import Bins, Gate, Route
 from workers.kernels.rows import count_experts, rows_of_tokens
-from workers.kernels.triton_router import TINY, Bins, Gate, Route, route
+from workers.kernels.triton_router import TINY, route
 
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(37, 7, 3), (1, 8, 1), (17, 6, 6), (70, 33, 4)]
