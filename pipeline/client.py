@@ -21,7 +21,8 @@ from pipeline.evaluation import GroupScores, LossByK, Routes
 from pipeline.records import SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import Recommendation, recommend
+from pipeline.sweep.answer import answer
+from pipeline.sweep.recommend import Recommendation
 from pipeline.sweep.removal import remove_sweep
 from pipeline.sweep_spec import SweepSpec, load_sweep
 from pipeline.tracking import eval_artifacts
@@ -68,7 +69,7 @@ class Client:
 
     def recommendation(self, sweep_id: str) -> Recommendation:
         """The setting to take, with what speaks for it."""
-        return recommend(self.trials(sweep_id))
+        return answer(self.store, sweep_id)
 
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
         """Loads `count_SLE` and biases `bias_SLE` of a trial's steps, both ends included."""

@@ -87,6 +87,19 @@ def choose(axes: Axes, chooser: Chooser) -> tuple[Coordinates, dict[str, Any]]:
     return noted.coordinates, values
 
 
+def dimensions(axes: Axes) -> dict[str, Range | int]:
+    """Every coordinate a point may have, with its range or its number of choices."""
+    found: dict[str, Range | int] = {}
+    for key, axis in axes.items():
+        if isinstance(axis, Range):
+            found[key] = axis
+            continue
+        found[key] = len(axis)
+        for number, value in enumerate(axis):
+            found |= _ranges_in(value, f"{key}[{number}]")
+    return found
+
+
 def corners(axes: Axes) -> Iterator[dict[str, Any]]:
     """Every combination of choices, and of the two ends of ranges; later axes fastest."""
     sides = [
@@ -179,6 +192,15 @@ def _filled(value: Any, name: str, chooser: _Noted) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item, f"{name}.{key}", chooser) for key, item in value.items()}
     return value
+
+
+def _ranges_in(value: Any, name: str) -> dict[str, Range | int]:
+    if _is_range(value):
+        return {name: _range(value)}
+    if not isinstance(value, dict):
+        return {}
+    parts = [_ranges_in(item, f"{name}.{key}") for key, item in value.items()]
+    return {key: span for part in parts for key, span in part.items()}
 
 
 def _match(option: Any, found: Any, below: set[str], path: str = "") -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -11,8 +12,10 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     A point dominates another that it beats in one objective and does not lose to in the other;
     equal points do not dominate each other.
     """
-    return [not any(_dominates(other, point) for other in points) for point in points]
-
-
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] <= other[0] and one[1] <= other[1] and one != other
+    front: set[tuple[float, float]] = set()
+    least = math.inf  # of the second objective, among all that are at least as good in the first
+    for point in sorted(set(points)):
+        if point[1] < least:
+            front.add(point)
+            least = point[1]
+    return [point in front for point in points]

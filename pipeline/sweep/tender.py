@@ -97,7 +97,7 @@ class SweepTender:
 
 def _tended(stored: dict[str, Any]) -> SweepSpec | None:
     try:
-        spec = SweepSpec.model_validate(stored)
+        spec = SweepSpec.trusted(stored)
     except ValidationError:  # of a version whose specs were others; it neither grows nor stops
         return None
     return spec if grows(spec) or stops_trials(spec) else None
