@@ -43,7 +43,7 @@ def pareto_front(
     front = sorted(
         (s for s in searched or settings if s.on_front), key=lambda setting: setting.max_vio
     )
-    traces = [_stairs(front)]
+    traces = [_stairs(front, [*settings, *searched])]
     for group, name, colour, symbol in (
         (searched, "search", LIGHT.faint, "circle"),
         (rivals, "fresh seeds" if searched else "settings", LIGHT.blue, "circle"),
@@ -62,11 +62,11 @@ def pareto_front(
         y="validation loss, bits per byte",
     )
     chart.update_layout(hovermode="closest")
-    vios = [setting.max_vio for setting in (*settings, *searched)]
-    is_log = spans(vios)
-    if is_log:
-        make_logarithmic(chart, "x", vios)
+    everything = [*settings, *searched]
     near = [*rivals, *chosen, *(s for s in searched if not s.is_yardstick)]
+    is_log = spans([s.max_vio for s in near or everything])
+    if is_log:
+        make_logarithmic(chart, "x", [s.max_vio for s in everything])
     if len(near) > 1:
         chart.update_xaxes(range=_around([s.max_vio for s in near], is_log))
         chart.update_yaxes(range=_around([s.bits_per_byte for s in near], is_log=False))
@@ -162,11 +162,16 @@ def _points(
     )
 
 
-def _stairs(front: Sequence[Setting]) -> go.Scatter:
-    """The border of what is dominated."""
+def _stairs(front: Sequence[Setting], settings: Sequence[Setting]) -> go.Scatter:
+    """The border of what is dominated, out to the worst of all settings."""
+    worst_vio = max((setting.max_vio for setting in settings), default=0.0)
+    worst_bits = max((setting.bits_per_byte for setting in settings), default=0.0)
+    corners = [(s.max_vio, s.bits_per_byte) for s in front]
+    if corners:
+        corners = [(corners[0][0], worst_bits), *corners, (worst_vio, corners[-1][1])]
     return go.Scatter(
-        x=[setting.max_vio for setting in front],
-        y=[setting.bits_per_byte for setting in front],
+        x=[vio for vio, _ in corners],
+        y=[bits for _, bits in corners],
         mode="lines",
         line={"color": LIGHT.green, "width": 2, "shape": "hv"},
         name="Pareto front",

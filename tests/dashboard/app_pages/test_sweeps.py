@@ -40,6 +40,7 @@ def test_totals_cover_all_sweeps(open_page: Open) -> None:
         "Trials running": "2",
         "Trials completed": "50 of 61",
         "Trials failed": "2",
+        "Energy": "0.445 Wh",
     }
 
 
@@ -58,3 +59,31 @@ def test_missing_store_is_explained_without_a_trace(render_in: Open) -> None:
         page = render_in(name)
         assert not page.exception
         assert "evenload sweep list" in page.warning[0].value
+
+
+def test_sweeps_show_what_they_took(open_page: Open) -> None:
+    table = open_page("sweeps").dataframe[0].value.set_index("Sweep")
+    table.index = table.index.str.rsplit("-", n=1).str[0]
+    assert table["Device time"]["search"] == "3 min 28 s core"
+    assert table.Energy["search"].endswith(" Wh")
+    assert table.Energy["gpu-night"] == "–"
+
+
+def test_bad_name_is_said_where_the_dry_run_would_be(open_page: Open) -> None:
+    page = open_page("sweeps", view="Start a sweep")
+    page.text_input[0].set_value("no spaces").run()
+    assert not page.exception
+    assert "name" in page.warning[0].value
+
+
+def test_file_can_be_uploaded_instead(open_page: Open) -> None:
+    page = open_page("sweeps", view="Start a sweep", **{"from": "YAML file"})
+    page.file_uploader[0].upload(
+        "mine.yaml",
+        b"{name: mine, base: {model: {preset: tiny}, balancer: {kind: sign}, "
+        b"train: {steps: 9, batch_sequences: 2, seq_len: 8}}, axes: {train.seed: [0, 1, 2]}}",
+    ).run()
+    assert not page.exception
+    assert _metrics(page)["Trials"] == "3"
+    page.file_uploader[0].upload("bad.yaml", b"- 1").run()
+    assert "must hold a mapping" in page.warning[0].value

@@ -38,7 +38,8 @@ SETTINGS = [
 def test_front_best_and_controls_are_told_apart_with_their_intervals() -> None:
     chart = pareto_front(SETTINGS, "sign 0.01")
     front, rivals, controls, best = chart.data
-    assert list(front.x) == [0.2, 0.4]
+    assert list(front.x) == [0.2, 0.2, 0.4, 9.0]
+    assert list(front.y) == [2.40, 2.30, 2.29, 2.29]
     assert [trace.name for trace in (rivals, controls, best)] == [
         "settings",
         "controls",
@@ -53,10 +54,14 @@ def test_front_best_and_controls_are_told_apart_with_their_intervals() -> None:
 
 def test_a_control_far_away_does_not_squeeze_the_settings() -> None:
     chart = pareto_front(SETTINGS, "sign 0.01")
-    assert chart.layout.xaxis.type == "log"
-    low, high = (10**end for end in chart.layout.xaxis.range)
-    assert low < 0.2
-    assert 0.9 < high < 9
+    assert chart.layout.xaxis.type is None
+    low, high = chart.layout.xaxis.range
+    assert 0 < low < 0.2
+    assert 0.9 < high < 1.1
+    wide = [*SETTINGS[:3], _setting("sign 0.3", 4.0, 2.4)]
+    wide_chart = pareto_front(wide, None)
+    assert wide_chart.layout.xaxis.type == "log"
+    assert 10 ** wide_chart.layout.xaxis.range[1] > 4.0
 
 
 def test_what_the_search_saw_is_faint_beside_what_was_confirmed() -> None:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.controls import VERBS, applicable
+from pipeline.records import SweepState
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def own_home(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, render_in: Open
+) -> Settings:
+    """The demo's store alone: verbs write."""
+    home = tmp_path / "own"
+    home.mkdir()
+    shutil.copy(demo.home / "evenload.db", home)
+    monkeypatch.setenv("EVENLOAD_HOME", str(home))
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_CONTROLS", "true")
+    return Settings()
+
+
+def _state(settings: Settings, sweep_id: str) -> SweepState:
+    store = SweepStore(settings.store_url)
+    try:
+        return store.sweep(sweep_id).state
+    finally:
+        store.close()
+
+
+def _press(page: AppTest, label: str) -> AppTest:
+    (button,) = [button for button in page.button if button.label == label]
+    return button.click().run()
+
+
+def test_nothing_can_be_steered_unless_it_is_allowed(open_page: Open, demo: Any) -> None:
+    labels = {verb.label for verb in VERBS.values()}
+    for page in (open_page("sweep", sweep=demo.ids["running"]), open_page("sweeps")):
+        assert not labels & {button.label for button in page.button}
+    start = open_page("sweeps", view="Start a sweep")
+    (submit,) = [button for button in start.button if button.label == "Submit"]
+    assert submit.disabled
+    assert any("EVENLOAD_DASHBOARD_CONTROLS" in info.value for info in start.info)
+
+
+def test_verbs_turn_a_sweep_and_only_those_that_fit_are_offered(
+    own_home: Settings, demo: Any, render_in: Open
+) -> None:
+    sweep_id = demo.ids["running"]
+    page = _press(render_in("sweep", sweep=sweep_id), "Pause")
+    assert not page.exception
+    assert _state(own_home, sweep_id) is SweepState.PAUSED
+    assert "Pause" not in [button.label for button in page.button]
+    page = _press(page, "Resume")
+    assert _state(own_home, sweep_id) is SweepState.ACTIVE
+    page = _press(page, "Retry failed")
+    assert "Retry failed" not in [button.label for button in page.button]
+    page = _press(page, "Yes, stop")
+    assert _state(own_home, sweep_id) is SweepState.STOPPING
+    _press(page, "Yes, cancel")
+    assert _state(own_home, sweep_id) is SweepState.CANCELLED
+
+
+def test_form_submits_the_sweep_that_its_dry_run_showed(
+    own_home: Settings, render_in: Open
+) -> None:
+    page = render_in("sweeps", view="Start a sweep")
+    page.text_input[0].set_value("from-the-form").run()
+    assert {metric.label: metric.value for metric in page.metric}["Trials"] == "10"
+    page = _press(page, "Submit")
+    assert not page.exception
+    store = SweepStore(own_home.store_url)
+    sweep = next(sweep for sweep in store.sweeps() if sweep.name == "from-the-form")
+    store.close()
+    assert len(sweep.spec["axes"]["balancer"]) == 5
+    assert not sweep.is_expanded
+
+
+def test_verbs_that_would_change_nothing_are_not_offered(demo: Any) -> None:
+    store = SweepStore(Settings(home=demo.home).store_url)
+    offered = {
+        name: applicable(store.sweep(sweep_id), store.trials(sweep_id))
+        for name, sweep_id in demo.ids.items()
+    }
+    store.close()
+    assert offered["running"] == ["pause", "stop", "cancel", "retry"]
+    assert offered["finished"] == ["retry"]
+    assert offered["searched"] == offered["cancelled"] == []
