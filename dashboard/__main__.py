@@ -60,9 +60,11 @@ def preload() -> None:
     """Imports what every page needs, and draws once what plotly prepares on first use."""
     for module in PRELOADED:
         importlib.import_module(module)
-    from dashboard.charts.style import figure
+    import numpy as np
 
-    figure(height=100).to_json()
+    from dashboard.charts.loads import load_by_layer
+
+    load_by_layer(np.full((1, 2), 100, np.int16), ["0"]).to_json()
 
 
 def main() -> None:

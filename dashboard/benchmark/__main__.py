@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dashboard.benchmark.browser_timing import measure_browser
 from dashboard.benchmark.generated_home import build
 
 # Page and the part of its address that follows the ids.
@@ -78,6 +79,7 @@ def _measured(home: Path, given: argparse.Namespace) -> dict[str, Any]:
         "where": _where(),
         "limits": LIMITS,
         "pages": [_page(home, page, _query(page, ids) | rest) for page, rest in PAGES],
+        "browser": measure_browser(home, f"run?run={ids['run']}", charts=2),
     }
 
 
@@ -128,6 +130,13 @@ def _table(document: dict[str, Any]) -> str:
         f"| {row['charts']} | {row['largest_chart_bytes'] / 1e3:.0f} |"
         for row in document["pages"]
     ]
+    browser = document["browser"]
+    if browser is not None:
+        lines.append(
+            f"\nIn a browser, from the address of the long run to its figures: "
+            f"{browser['first_seconds']:.2f} s the first time, "
+            f"{browser['again_seconds']:.2f} s again."
+        )
     return "\n".join(lines)
 
 
