@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     lease_seconds: PositiveFloat = 20.0
     heartbeat_seconds: PositiveFloat = 4.0
     train_slots: PositiveInt | None = None
+    eval_slots: PositiveInt = 1
     dashboard_controls: bool = False  # whoever reaches the dashboard may start and steer sweeps
     tiles_file: Path | None = None  # tile sizes of the Triton kernels; see workers/kernels/tiles.py
 

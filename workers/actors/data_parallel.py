@@ -35,6 +35,7 @@ from workers.actors.actor import SinkFactory
 from workers.actors.attempt_log import attempt_log
 from workers.actors.group_signals import GroupSignals
 from workers.actors.outage import through_outages
+from workers.actors.ray_cluster import connect
 from workers.actors.train_actor import TrainActor
 from workers.training.loop import train
 from workers.training.ranks import Ranks
@@ -122,6 +123,20 @@ class GroupActor:
 
     def _holds(self, trial: TrialRecord) -> bool:
         return trial.state.is_held and name_of(trial.worker or "") == self._name
+
+
+def train_in_group(settings: Settings, digest: str, sink_factory: SinkFactory) -> None:
+    """For a process that is no actor: on the cluster that RAY_ADDRESS names, or one of its own.
+
+    Raises:   PeerLost: as GroupActor.work
+    """
+    is_ours = connect(os.environ.get("RAY_ADDRESS"))
+    try:
+        shared = settings.model_copy(update={"home": settings.root})
+        GroupActor(f"here-{os.getpid()}", shared, sink_factory, resources={}).work(digest)
+    finally:
+        if is_ours:
+            ray.shutdown()
 
 
 def work_as_rank(task: Task) -> None:

@@ -75,7 +75,7 @@ class RayExecutor:
         settings: Settings,
         sink_factory: SinkFactory,
         train_slots: int | None = None,
-        eval_slots: int = 1,
+        eval_slots: int | None = None,
         *,
         address: str | None = None,
         grace_seconds: float = 120.0,
@@ -91,7 +91,7 @@ class RayExecutor:
         self._owns_cluster = connect(address)
         self._is_local = address is None
         self._train_slots = train_slots or settings.train_slots
-        self._eval_slots = eval_slots
+        self._eval_slots = eval_slots or settings.eval_slots
 
     def __enter__(self) -> Self:
         return self

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.errors import PeerLost, SpecError
 from pipeline.load_metrics import max_vio
 from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec, load_trial
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.sinks import SinkGroup, default_sinks
+from workers.actors.data_parallel import train_in_group
 from workers.actors.eval_actor import EvalActor
 from workers.actors.train_actor import TrainActor
 from workers.cli.progress import StepProgress
@@ -38,7 +40,13 @@ def train(
     from its checkpoint, and a finished one is not trained again.
     """
     settings = load_settings(home)
-    spec = as_sweep(load_trial(trial_file), trial_file.stem)
+    asked = load_trial(trial_file)
+    if record_scores is not None and asked.runtime.workers > 1:
+        raise SpecError(
+            f"--record-scores listens to one process; runtime.workers={asked.runtime.workers} "
+            "are others: set it to 1"
+        )
+    spec = as_sweep(asked, trial_file.stem)
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
     store = open_store(settings)
@@ -50,12 +58,24 @@ def train(
         def sinks(settings: Settings, run: RunIdentity) -> Sink:
             return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
 
-        TrainActor("here", settings, sinks, watch=recorder).work(digest)
+        if trial.runtime.workers > 1:
+            _train_in_group(settings, digest)
+        else:
+            TrainActor("here", settings, sinks, watch=recorder).work(digest)
         EvalActor("here", settings, sinks).work(digest)
     if recorder is not None and record_scores is not None:
         _write_scores(recorder, record_scores)
     settle(store, settings, sweep_id)
     finish(settings, sweep_id, as_json)
+
+
+def _train_in_group(settings: Settings, digest: str) -> None:
+    """In processes of their own: the progress bar waits for their end."""
+    try:
+        train_in_group(settings, digest, default_sinks)
+    except PeerLost as lost:
+        log.print(f"worker lost: {lost}; the same command goes on from the checkpoint")
+        raise typer.Exit(1) from None
 
 
 def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
