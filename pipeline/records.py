@@ -305,6 +305,8 @@ class SweepStanding:
     state: SweepState
     is_expanded: bool
     unfinished: int  # trials that are not final
+    queued: int = 0  # of these, those that wait to be trained
+    trained: int = 0  # and those that wait to be evaluated
     fast_failures: int = 0  # attempts that failed right after their start, the newest in a row
 
 
@@ -314,4 +316,4 @@ class Snapshot:
 
     taken_at: datetime  # by the database's clock
     sweeps: tuple[SweepStanding, ...]  # oldest first
-    trials: tuple[TrialStanding, ...]  # the unfinished ones, in the order in which they start
+    trials: tuple[TrialStanding, ...]  # unfinished ones, in the order in which they start

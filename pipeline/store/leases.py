@@ -182,6 +182,8 @@ def finish(
     if state is TrialState.STOPPED:
         values["stop_reason"] = func.coalesce(Trial.stop_reason, "its sweep was stopped")
     connection.execute(update(Trial).where(Trial.digest == held.digest).values(values))
+    if state.is_final:
+        return state
     end_unwanted(connection, held.digest)
     return trial_state(connection, held.digest)
 

@@ -24,7 +24,6 @@ from pipeline.records import (
     WorkKind,
 )
 from pipeline.store.columns import db_time
-from pipeline.store.leases import FIRST_SWEEP_FIRST
 from pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
 from pipeline.store.standing import FINAL, HOLDING, WORKING, unknown_sweep, unknown_trial
 
@@ -33,6 +32,16 @@ FAST_FAILURES_LOOKED_AT = 16
 
 # The newest attempt of a trial; its columns are NULL before the first.
 NEWEST_ATTEMPT = and_(Attempt.digest == Trial.digest, Attempt.number == Trial.attempt)
+# By these trials start; ascending, so that Python sorts by them too.
+STARTING_ORDER = (
+    case(
+        (Sweep.state == SweepState.ACTIVE, 0), (Sweep.state == SweepState.STOPPING, 1), else_=2
+    ).label("rank"),
+    (-Sweep.priority).label("urgency"),
+    Sweep.created_at,
+    Sweep.sweep_id,
+    SweepTrial.position,
+)
 ATTEMPT_COLUMNS = (
     Attempt.state.label("attempt_state"),
     Attempt.worker,
@@ -98,21 +107,31 @@ def present(connection: Connection) -> list[PresenceRecord]:
     return [PresenceRecord(**row._mapping) for row in rows]
 
 
-def snapshot(connection: Connection, sweep_ids: Sequence[str] | None) -> Snapshot:
+def snapshot(
+    connection: Connection, sweep_ids: Sequence[str] | None, untried: int | None
+) -> Snapshot:
     chosen = Sweep.sweep_id.in_(sweep_ids) if sweep_ids is not None else Sweep.sweep_id.is_not(None)
     return Snapshot(
         taken_at=connection.execute(select(db_time())).scalar_one(),
         sweeps=_sweep_standings(connection, chosen),
-        trials=_trial_standings(connection, chosen),
+        trials=_trial_standings(connection, chosen, untried),
     )
 
 
 def _sweep_standings(
     connection: Connection, chosen: ColumnElement[bool]
 ) -> tuple[SweepStanding, ...]:
-    unfinished = func.count(Trial.digest)
     rows = connection.execute(
-        select(Sweep.sweep_id, Sweep.state, Sweep.is_expanded, unfinished.label("unfinished"))
+        select(
+            Sweep.sweep_id,
+            Sweep.state,
+            Sweep.is_expanded,
+            func.count(Trial.digest).label("unfinished"),
+            *(
+                func.count(case((Trial.state == state, 1))).label(state.value)
+                for state in (TrialState.QUEUED, TrialState.TRAINED)
+            ),
+        )
         .outerjoin(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
         .outerjoin(Trial, and_(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL)))
         .where(chosen)
@@ -155,21 +174,32 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
 
 
 def _trial_standings(
-    connection: Connection, chosen: ColumnElement[bool]
+    connection: Connection, chosen: ColumnElement[bool], untried: int | None
 ) -> tuple[TrialStanding, ...]:
     """A trial that several sweeps list stands where the first active one puts it."""
-    active_first = case(
-        (Sweep.state == SweepState.ACTIVE, 0), (Sweep.state == SweepState.STOPPING, 1), else_=2
-    )
-    rows = connection.execute(
+    unfinished = _unfinished(chosen)
+    if untried is None:
+        rows = connection.execute(unfinished).all()
+    else:
+        tried = connection.execute(unfinished.where(Trial.attempt > 0)).all()
+        rest = connection.execute(unfinished.where(Trial.attempt == 0).limit(untried)).all()
+        rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])
+    standings: dict[str, TrialStanding] = {}
+    for row in rows:
+        standings.setdefault(row.digest, _standing(row))
+    return tuple(standings.values())
+
+
+def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    return (
         select(
+            *STARTING_ORDER,
             Trial.digest,
             Trial.state,
             Trial.attempt,
             Trial.failures,
             Trial.preemptions,
             Trial.ordered,
-            Sweep.sweep_id,
             Sweep.state.label("sweep_state"),
             Sweep.max_retries,
             Sweep.max_preemptions,
@@ -179,12 +209,8 @@ def _trial_standings(
         .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
         .outerjoin(Attempt, NEWEST_ATTEMPT)
         .where(chosen, Trial.state.not_in(FINAL))
-        .order_by(active_first, *FIRST_SWEEP_FIRST, SweepTrial.position)
+        .order_by(*STARTING_ORDER)
     )
-    standings: dict[str, TrialStanding] = {}
-    for row in rows:
-        standings.setdefault(row.digest, _standing(row))
-    return tuple(standings.values())
 
 
 KIND_OF = {TrialState.TRAINED: WorkKind.EVAL, TrialState.EVALUATING: WorkKind.EVAL}

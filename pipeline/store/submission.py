@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,9 +23,7 @@ def submit(connection: Connection, spec: SweepSpec) -> str:
     _insert_new(
         connection,
         Sweep,
-        sweep_id=sweep_id,
-        name=spec.name,
-        spec=spec.model_dump(mode="json"),
+        [{"sweep_id": sweep_id, "name": spec.name, "spec": spec.model_dump(mode="json")}],
         state=SweepState.ACTIVE,
         is_expanded=False,
         max_retries=spec.max_retries,
@@ -72,28 +71,36 @@ def _take_up(connection: Connection, sweep_id: str) -> None:
 
 def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec]]) -> list[str]:
     """Stores what is new; returns the digests in their order, each once."""
-    for digest, trial in trials:
-        _insert_new(
-            connection,
-            Trial,
-            digest=digest,
-            label=trial.balancer.label,
-            spec=trial.model_dump(mode="json"),
-            state=TrialState.QUEUED,
-            attempt=0,
-            failures=0,
-            result={},
-            extends=trial.extends,
-            created_at=db_time(),
-        )
+    by_digest = dict(reversed(trials))
+    _insert_new(
+        connection,
+        Trial,
+        [
+            {
+                "digest": digest,
+                "label": trial.balancer.label,
+                "spec": trial.model_dump(mode="json"),
+                "extends": trial.extends,
+            }
+            for digest, trial in by_digest.items()
+        ],
+        state=TrialState.QUEUED,
+        attempt=0,
+        failures=0,
+        result={},
+        created_at=db_time(),
+    )
     return list(dict.fromkeys(digest for digest, _ in trials))
 
 
-def _insert_new(connection: Connection, table: type[Base], **values: object) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(postgresql.insert(table).values(**values).on_conflict_do_nothing())
-    else:
-        connection.execute(sqlite.insert(table).values(**values).on_conflict_do_nothing())
+def _insert_new(
+    connection: Connection, table: type[Base], rows: list[dict[str, Any]], **shared: object
+) -> None:
+    """Inserts rows, where there is none of their key yet. `shared` values are those of all."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    if rows:
+        statement = dialect.insert(table).values(**shared).on_conflict_do_nothing()
+        connection.execute(statement, rows)
 
 
 def _refuse_cancelled(connection: Connection, sweep_id: str) -> None:

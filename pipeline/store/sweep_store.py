@@ -210,10 +210,16 @@ class SweepStore:
         with self._reading() as connection:
             return reading.present(connection)
 
-    def snapshot(self, sweep_ids: Sequence[str] | None = None) -> Snapshot:
-        """Where these sweeps stand, None for all: what `plan` decides from."""
+    def snapshot(
+        self, sweep_ids: Sequence[str] | None = None, untried: int | None = None
+    ) -> Snapshot:
+        """Where these sweeps stand, None for all: what `plan` decides from.
+
+        Args:     untried: how many of the trials that nobody tried yet to read, the first to
+                      start; None is all. Who can start ten need not read ten thousand
+        """
         with self._reading() as connection:
-            return reading.snapshot(connection, sweep_ids)
+            return reading.snapshot(connection, sweep_ids, untried)
 
     # What workers do
 

@@ -11,17 +11,15 @@ import secrets
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
 from pipeline.errors import StoreUnavailable
-from pipeline.records import Snapshot, SweepState, TrialRecord, TrialState, WorkKind
+from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.plan import (
-    KIND_OF_WAITING,
     Action,
     Crew,
     Death,
@@ -155,7 +153,7 @@ class Coordinator:
     def round(self, sweep_ids: tuple[str, ...] = ()) -> bool:
         """Looks once and does what is to do; returns whether these sweeps are over."""
         gone = self._executor.gone()
-        snapshot = self._store.snapshot(sweep_ids or None)
+        snapshot = self._store.snapshot(sweep_ids or None, untried=self._could_start())
         crew = self._crew(snapshot, gone)
         growing = self._growing(snapshot)
         for action in plan(snapshot, snapshot.taken_at, crew):
@@ -167,6 +165,11 @@ class Coordinator:
             return False
         self._dismiss_latecomers(crew.busy)
         return not self._executor.busy()
+
+    def _could_start(self) -> int:
+        """Trials that more than suffice for every free worker: those just launched still wait."""
+        free = self._executor.free().values()
+        return sum(max(0, count) for count in free) + len(self._executor.busy())
 
     def _must_wait(self, action: Action, growing: Container[str]) -> bool:
         match action:
@@ -180,32 +183,28 @@ class Coordinator:
         """Lets the tender look at every active sweep; those that may still get more trials."""
         if self._tender is None:
             return frozenset()
-        waiting = Counter(
-            trial.sweep_id for trial in snapshot.trials if trial.state is TrialState.QUEUED
-        )
         free = self._executor.free().get(WorkKind.TRAIN, 0)
         return frozenset(
             sweep.sweep_id
             for sweep in snapshot.sweeps
             if sweep.state is SweepState.ACTIVE
             and sweep.is_expanded
-            and self._tender.tend(sweep.sweep_id, max(0, free - waiting[sweep.sweep_id]))
+            and self._tender.tend(sweep.sweep_id, max(0, free - sweep.queued))
         )
 
     def _show_presence(self, snapshot: Snapshot) -> None:
         if time.monotonic() < self._next_presence:
             return
         self._next_presence = time.monotonic() + PRESENCE_SECONDS
-        waiting = Counter(
-            KIND_OF_WAITING[trial.state].value
-            for trial in snapshot.trials
-            if trial.state in KIND_OF_WAITING and trial.is_wanted
-        )
+        active = [sweep for sweep in snapshot.sweeps if sweep.state is SweepState.ACTIVE]
         facts = {
-            "waiting": dict(waiting),
+            "waiting": {
+                WorkKind.TRAIN.value: sum(sweep.queued for sweep in active),
+                WorkKind.EVAL.value: sum(sweep.trained for sweep in active),
+            },
             "free": {kind.value: count for kind, count in self._executor.free().items()},
             "busy": dict(self._executor.busy()),
-            "sweeps": sum(sweep.state not in OVER for sweep in snapshot.sweeps),
+            "sweeps": len(active),
             **self._executor.facts(),
         }
         self._store.presence(self._name, "coordinator", facts)

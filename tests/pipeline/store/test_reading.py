@@ -91,3 +91,15 @@ def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
     store.add_sweep(*make_sweep(1, name="active", max_retries=7))
     (trial,) = store.snapshot().trials
     assert (trial.is_wanted, trial.max_retries) == (True, 7)
+
+
+def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    sweep_id = store.add_sweep(*make_sweep(5))
+    store.release(claimed(store, "t003"))
+    store.finish(claimed(store, "t004"), TrialState.TRAINED)
+    found = store.snapshot([sweep_id], untried=2)
+    assert [trial.digest for trial in found.trials] == ["t000", "t001", "t003", "t004"]
+    (sweep,) = found.sweeps
+    assert (sweep.unfinished, sweep.queued, sweep.trained) == (5, 4, 1)

@@ -260,7 +260,7 @@ def test_a_coordinator_says_what_it_has_until_it_ends(
     coordinator.round((sweep_id,))
     (present,) = store.present()
     assert present.role == "coordinator"
-    assert present.facts["waiting"] == {"train": 3}
+    assert present.facts["waiting"] == {"train": 3, "eval": 0}
     assert present.facts["busy"] == {"w1": "t0", "w2": "t1"}
     assert coordinator.run(sweep_id)
     assert store.present() == []
@@ -352,10 +352,10 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(
     sweep_id = add_sweep(1)
     snapshot, calls = store.snapshot, iter(range(1000))
 
-    def sometimes(sweep_ids: Any) -> Any:
+    def sometimes(*choice: Any, **limits: Any) -> Any:
         if next(calls) % 2:
             raise StoreUnavailable("away")
-        return snapshot(sweep_ids)
+        return snapshot(*choice, **limits)
 
     monkeypatch.setattr(store, "snapshot", sometimes)
     assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
@@ -364,7 +364,7 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(
 def test_a_database_that_stays_away_ends_the_run(
     store: SweepStore, add_sweep: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(sweep_ids: Any) -> Any:
+    def away(*choice: Any, **limits: Any) -> Any:
         raise StoreUnavailable("away")
 
     sweep_id = add_sweep(1)
@@ -394,11 +394,11 @@ def test_no_lease_expires_right_after_the_database_was_away(
         recovery_seconds=recovery_seconds,
     )
 
-    def back_after_one_call(sweep_ids: Any) -> Any:
+    def back_after_one_call(*choice: Any, **limits: Any) -> Any:
         if next(answers) == "away":
             raise StoreUnavailable("away")
         coordinator.stop()
-        return snapshot(sweep_ids)
+        return snapshot(*choice, **limits)
 
     monkeypatch.setattr(store, "snapshot", back_after_one_call)
     coordinator.run(sweep_id)
