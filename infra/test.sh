@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold: format, lint, types, import contracts, tests. Runs on a fresh clone.
 # Arguments go to pytest, e.g.  bash infra/test.sh -k store
+# bash infra/test.sh --slow     runs what is too long for every run: the whole fault suite, 10,000 trials.
 # bash infra/test.sh --compose  tests docker-compose.yml instead; it needs a Docker engine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,6 +9,10 @@ bash infra/install.sh dev
 if [ "${1:-}" = --compose ]; then
   shift
   exec .venv/bin/python -m pytest -v -m compose tests/compose "$@"
+fi
+if [ "${1:-}" = --slow ]; then
+  shift
+  exec env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -v -m slow "$@"
 fi
 
 step() { printf '\n== %s\n' "$1"; shift; "$@"; }
