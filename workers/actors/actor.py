@@ -104,8 +104,9 @@ class Actor(ABC):
 
     def _claim_and_work(self, digest: str) -> TrialState | None:
         claim = through_outages(lambda: self._claim(digest))
-        if claim is None:
-            return None
+        return None if claim is None else self._work_logged(claim)
+
+    def _work_logged(self, claim: Claim) -> TrialState | None:
         with attempt_log(log_path(self._settings, claim)):
             logger.info("attempt %d by %s: %s", claim.attempt, claim.worker, claim.label)
             try:

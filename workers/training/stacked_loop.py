@@ -54,9 +54,14 @@ def train_stacked(enrolments: Sequence[Enrolment], settings: Settings) -> None:
         if members:
             _train_together(enrolments[0].spec, members)
     except Exception as error:  # noqa: BLE001  handed to whoever waits for the trials
-        for enrolment in enrolments:
-            if not enrolment.outcome.done():
-                enrolment.outcome.set_exception(error)
+        refuse(enrolments, error)
+
+
+def refuse(enrolments: Sequence[Enrolment], error: BaseException) -> None:
+    """Tells those that were not told yet that this ended them."""
+    for enrolment in enrolments:
+        if not enrolment.outcome.done():
+            enrolment.outcome.set_exception(error)
 
 
 class _Member(Trainer):
@@ -80,6 +85,7 @@ class _Member(Trainer):
         self._stack, self._place = stack, place
         self.part = stack.parts[place]
         self.trainee, self.state = self.part.trainee, None
+        self._assembly = self._assembly._replace(trainee=self.trainee)
         self.share_clock(len(stack.parts), done_at)
 
     def capture(self) -> Checkpoint:

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.records import Order, RunIdentity, StepRecord, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
+from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors.stacked_actor import StackedActor
+from workers.actors.train_actor import TrainActor
+from workers.training import telemetry
+from workers.training.loop import resume_step
+
+AddSweep = Callable[..., str]
+RULES = [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}, {"kind": "quantile"}]
+
+
+def shards(settings: Settings, run: RunIdentity) -> LoadLogSink:
+    return LoadLogSink(settings.trial_dir(run.digest))
+
+
+def states(store: SweepStore, count: int) -> list[TrialState]:
+    return [store.trial(f"t{at}").state for at in range(count)]
+
+
+def test_siblings_are_trained_in_one_go_and_each_is_what_it_is_alone(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep(RULES, axis="balancer")
+    assert StackedActor("train-1", settings, shards).work("t0") is TrialState.TRAINED
+    assert states(store, 3) == [TrialState.TRAINED] * 3
+    apart = settings.model_copy(update={"home": settings.home / "apart"})
+    apart.home.mkdir()
+    other = SweepStore(apart.store_url)
+    other.migrate()
+    other.add_sweep(*_copied(store))
+    for at in range(3):
+        assert TrainActor("train-1", apart, shards).work(f"t{at}") is TrialState.TRAINED
+        ours, theirs = store.trial(f"t{at}"), other.trial(f"t{at}")
+        assert ours.result["count_check"] == 1.0
+        assert ours.result.keys() == theirs.result.keys()
+        assert ours.result["train_loss"] == pytest.approx(theirs.result["train_loss"], rel=2e-5)
+        counts = [read_history(home.trial_dir(f"t{at}")).count_SLE for home in (settings, apart)]
+        assert np.array_equal(*counts)
+        assert resume_step(settings, f"t{at}") == 6
+        log = settings.trial_dir(f"t{at}") / "logs" / "attempt-001-train.log"
+        assert "3 trials as one" in log.read_text(encoding="utf-8")
+    other.close()
+
+
+def _copied(store: SweepStore) -> tuple[Any, Any]:
+    (sweep,) = store.sweeps()
+    trials = store.trials(sweep.sweep_id)
+    return SweepSpec.model_validate(sweep.spec), [
+        (trial.digest, TrialSpec.model_validate(trial.spec)) for trial in trials
+    ]
+
+
+@pytest.mark.parametrize(("slots", "trained"), [(1, 5), (2, 3), (5, 1)])
+def test_siblings_are_shared_among_the_slots(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep, slots: int, trained: int
+) -> None:
+    add_sweep([0, 1, 2, 3, 4])
+    StackedActor("train-1", settings, shards, slots=slots).work("t0")
+    assert states(store, 5).count(TrialState.TRAINED) == trained
+    assert store.trial("t0").state is TrialState.TRAINED
+
+
+def test_trials_of_another_shape_stay_where_they_are(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([4, 8], axis="model.num_experts")
+    StackedActor("train-1", settings, shards).work("t0")
+    assert states(store, 2) == [TrialState.TRAINED, TrialState.QUEUED]
+
+
+class TroubleSink(LoadLogSink):
+    """Makes trouble for one trial: at its start, or when the first steps are recorded."""
+
+    trouble: Callable[[], None] | None = None
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        super().log_steps(records)
+        if self.trouble is not None:
+            self.trouble()
+
+
+def test_a_trial_that_is_cancelled_leaves_and_the_others_finish(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([0, 1, 2], steps=30)
+
+    def cancel() -> None:
+        store.order("t1", Order.CANCEL)
+        time.sleep(3 * settings.heartbeat_seconds)
+
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        sink = TroubleSink(settings.trial_dir(run.digest))
+        sink.trouble = cancel if run.digest == "t1" else None
+        return sink
+
+    StackedActor("train-1", settings, sink_factory).work("t0")
+    assert states(store, 3) == [TrialState.TRAINED, TrialState.CANCELLED, TrialState.TRAINED]
+    assert resume_step(settings, "t1") < 30
+    for digest in ("t0", "t2"):
+        assert store.trial(digest).result["count_check"] == 1.0
+
+
+def test_a_trial_that_cannot_start_fails_alone(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([0, 1, 2])
+
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        if run.digest == "t1":
+            raise OSError("disk full")
+        return shards(settings, run)
+
+    StackedActor("train-1", settings, sink_factory).work("t0")
+    assert states(store, 3) == [TrialState.TRAINED, TrialState.FAILED, TrialState.TRAINED]
+    assert "disk full" in str(store.trial("t1").error)
+
+
+def test_a_loss_that_is_not_finite_fails_its_trial_alone(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_sweep([0, 1])
+    check = telemetry._check_finite
+    seen = []
+
+    def second_is_not(records: list[StepRecord]) -> None:
+        seen.append(records)
+        if len(seen) == 2:
+            raise FloatingPointError("step 6: loss=nan")
+        check(records)
+
+    monkeypatch.setattr(telemetry, "_check_finite", second_is_not)
+    StackedActor("train-1", settings, shards).work("t0")
+    assert sorted(states(store, 2)) == [TrialState.FAILED, TrialState.TRAINED]
+
+
+def test_a_stop_gives_all_back_and_they_go_on_alone(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([0, 1], steps=30)
+    actor: StackedActor
+
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        sink = TroubleSink(settings.trial_dir(run.digest))
+        sink.trouble = lambda: actor.request_stop()
+        return sink
+
+    actor = StackedActor("train-1", settings, sink_factory)
+    actor.work("t0")
+    assert states(store, 2) == [TrialState.QUEUED] * 2
+    assert resume_step(settings, "t0") == resume_step(settings, "t1") == 10
+    assert store.trial("t1").failures == 0
+    for digest in ("t0", "t1"):
+        assert TrainActor("train-2", settings, shards).work(digest) is TrialState.TRAINED
+        assert read_history(settings.trial_dir(digest)).step_S.tolist() == list(range(1, 31))
+
+
+def test_those_that_stopped_at_different_steps_go_on_one_stack_after_the_other(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([0, 1, 2], steps=12)
+    first: TrainActor
+
+    def stopping(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        sink = TroubleSink(settings.trial_dir(run.digest))
+        sink.trouble = lambda: first.request_stop()
+        return sink
+
+    first = TrainActor("train-0", settings, stopping)
+    first.work("t1")
+    assert resume_step(settings, "t1") == 10
+    StackedActor("train-1", settings, shards).work("t0")
+    assert states(store, 3) == [TrialState.TRAINED] * 3

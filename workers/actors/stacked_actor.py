@@ -1,0 +1,185 @@
+"""A train actor that takes a trial's siblings along and trains them together as one program.
+
+Each claimed trial has a thread that does what a train actor does for a lone one: heartbeat, sink,
+verdict, patience with outages. Only the steps are taken together, in the actor's own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
+
+import torch
+
+from pipeline.errors import LeaseLost
+from pipeline.records import Claim, TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.stacking import can_stack, shape_of, stack_size
+from workers.actors.actor import Assignment, SinkFactory, Verdict
+from workers.actors.attempt_log import attempt_log, log_path
+from workers.actors.device_memory import check_memory
+from workers.actors.energy import EnergyMeter
+from workers.actors.train_actor import TrainActor
+from workers.training.loop import TrainOutcome
+from workers.training.stacked_loop import Enrolment, refuse, train_stacked
+
+logger = logging.getLogger(__name__)
+
+
+class StackedActor(TrainActor):
+    """Args: slots: workers that train at once; siblings are shared among them"""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        sink_factory: SinkFactory,
+        *,
+        heeds_sigterm: bool = False,
+        slots: int = 1,
+    ) -> None:
+        super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
+        self._name = name
+        self._slots = slots
+        self._siblings: list[Claim] = []
+        self._members: list[_Member] = []
+
+    def request_stop(self, preempted: bool = False) -> None:
+        super().request_stop(preempted)
+        for member in self._members:
+            member.request_stop(preempted)
+
+    def _claim(self, digest: str) -> Claim | None:
+        # As one: where the store goes away in between, all claims are given up and made again.
+        claim = super()._claim(digest)
+        self._siblings = [] if claim is None else list(self._claimed_siblings(claim))
+        return claim
+
+    def _claimed_siblings(self, lead: Claim) -> Iterator[Claim]:
+        spec = TrialSpec.model_validate(lead.spec)
+        alike = [
+            digest
+            for digest, other in self._store.waiting_siblings(lead.digest)
+            if _is_alike(spec, TrialSpec.model_validate(other))
+        ]
+        wanted = stack_size(spec, 1 + len(alike), self._slots) - 1
+        # From the end: other workers are being sent to the first ones.
+        for digest in reversed(alike):
+            if wanted <= 0:
+                return
+            claim = self._store.claim(
+                digest, self.kind, self._worker_id, self._settings.lease_seconds
+            )
+            if claim is not None:
+                wanted -= 1
+                yield claim
+
+    def _work_logged(self, claim: Claim) -> TrialState | None:
+        claims = [claim, *self._siblings]
+        if len(claims) == 1:
+            return super()._work_logged(claim)
+        with ExitStack() as logs:
+            for one in reversed(claims):
+                logs.enter_context(attempt_log(log_path(self._settings, one)))
+            logger.info("%d trials as one: %s", len(claims), ", ".join(c.label for c in claims))
+            return self._work_together(claims)
+
+    def _work_together(self, claims: Sequence[Claim]) -> TrialState | None:
+        """Returns what became of the first."""
+        enrolled: SimpleQueue[Enrolment | None] = SimpleQueue()
+        told = (self._name, self._settings, self._sink_factory)
+        made = [_Member(*told, enrolled, len(claims)) for _ in claims]
+        with self._joined_by(made), ThreadPoolExecutor(len(claims)) as pool:
+            states = [
+                pool.submit(member.work_as_member, claim)
+                for member, claim in zip(made, claims, strict=True)
+            ]
+            present = [enrolment for _ in claims if (enrolment := enrolled.get()) is not None]
+            try:
+                for stack in _by_step(present):
+                    train_stacked(stack, self._settings)
+            except BaseException as error:
+                refuse(present, error)
+                raise
+        return states[0].result()
+
+    @contextmanager
+    def _joined_by(self, members: list[_Member]) -> Iterator[None]:
+        self._members = members
+        try:
+            if self._stopping:
+                self.request_stop(self._preempted)
+            yield
+        finally:
+            self._members = []
+            for member in members:
+                member.leave()
+
+
+class _Member(TrainActor):
+    """Works on one trial of a stack; where a train actor would train, it waits for the stack."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        sink_factory: SinkFactory,
+        enrolled: SimpleQueue[Enrolment | None],
+        shared_by: int,
+    ) -> None:
+        super().__init__(name, settings, sink_factory)
+        self._enrolled = enrolled
+        self._shared_by = shared_by
+        self._has_enrolled = False
+
+    def work_as_member(self, claim: Claim) -> TrialState | None:
+        """What became of the trial; None where its lease was lost."""
+        try:
+            return self._work_on(claim)
+        except LeaseLost as lost:
+            logger.warning("%s", lost)
+            return None
+        finally:
+            if not self._has_enrolled:
+                self._enrolled.put(None)
+
+    def compute(self, assignment: Assignment) -> Verdict:
+        spec, outcome = assignment.spec, Future[TrainOutcome]()
+        check_memory(spec)
+        energy = EnergyMeter(torch.device(spec.runtime.device))
+        self._has_enrolled = True
+        self._enrolled.put(
+            Enrolment(
+                spec,
+                assignment.claim.digest,
+                assignment.sink,
+                assignment.heartbeat.report,
+                assignment.run,
+                outcome,
+            )
+        )
+        state, result, checkpoint_uri = outcome.result()
+        if result:
+            steps = spec.train.steps - assignment.run.resumed_from_step
+            result |= energy.per_step(steps * self._shared_by)
+        return Verdict(state, result, checkpoint_uri)
+
+    def leave(self) -> None:
+        self._store.close()
+
+
+def _is_alike(spec: TrialSpec, other: TrialSpec) -> bool:
+    return can_stack(spec) and can_stack(other) and shape_of(spec) == shape_of(other)
+
+
+def _by_step(enrolments: Sequence[Enrolment]) -> list[list[Enrolment]]:
+    """In stacks of trials that go on after the same step."""
+    stacks = defaultdict(list)
+    for enrolment in enrolments:
+        stacks[enrolment.run.resumed_from_step].append(enrolment)
+    return list(stacks.values())
