@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -107,6 +109,8 @@ class GroupActor:
             if self._holds(trial):
                 raise _loss(error) from error
             return trial.state if trial.state is TrialState.FAILED else None
+        finally:
+            shutil.rmtree(_ray_folder(self._settings) / digest, ignore_errors=True)
         return self._trial(digest).state
 
     def request_stop(self, preempted: bool = False) -> None:
@@ -232,11 +236,16 @@ def _trainer(task: Task, resources: dict[str, float]) -> Any:
         ),
         run_config=RunConfig(
             name=task.digest,
-            storage_path=str(task.settings.root / "ray_train"),
+            storage_path=str(_ray_folder(task.settings)),
             failure_config=FailureConfig(max_failures=0),  # a retry is a new attempt, of the store
             worker_runtime_env={"env_vars": _environment(runtime)},
         ),
     )
+
+
+def _ray_folder(settings: Settings) -> Path:
+    """What Ray Train insists on having; checkpoints lie elsewhere."""
+    return settings.root / "ray_train"
 
 
 def _unpacked(config: dict[str, Any]) -> None:

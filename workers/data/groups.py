@@ -8,7 +8,7 @@ Letters: G groups, D documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,23 +39,26 @@ class Groups(NamedTuple):
             if tokens_G[index] >= least_tokens
         ]
 
-    def first_tokens(self, stream: TokenArray, group: Group, number: int) -> TokenArray:
-        """The first `number` tokens of a group, or all where it has fewer."""
-        parts = list(self._until(stream, group.place, number))
-        return np.concatenate(parts)[:number]
+    def windows(
+        self, stream: TokenArray, group: Group, seq_len: int, max_tokens: int
+    ) -> NDArray[np.int64]:
+        """Whole windows at even distances over the joined documents of a group.
+
+        As many as hold `max_tokens` targets, or all of a smaller group; shape (N, seq_len + 1).
+        """
+        document = np.flatnonzero(self.group_D == group.place)
+        end = self.tokens_D[document].cumsum()
+        available = int(end[-1] - 1) // seq_len
+        number = min(max(1, max_tokens // seq_len), available)
+        first_N = np.arange(number) * available // number * seq_len
+        position_NS = first_N[:, None] + np.arange(seq_len + 1)
+        inside_NS = np.searchsorted(end, position_NS, side="right")
+        before = self.tokens_D.cumsum()[document] - end  # tokens of other groups before its end
+        return stream[position_NS + before[inside_NS]].astype(np.int64)
 
     def content(self) -> bytes:
         """All of it, for a digest."""
         return "\0".join(self.names).encode() + self.group_D.tobytes() + self.tokens_D.tobytes()
-
-    def _until(self, stream: TokenArray, index: int, number: int) -> Iterator[TokenArray]:
-        start_D = self.tokens_D.cumsum() - self.tokens_D
-        for document in np.flatnonzero(self.group_D == index):
-            if number <= 0:
-                return
-            start, length = start_D[document], self.tokens_D[document]
-            yield stream[start : start + length]
-            number -= int(length)
 
 
 class Group(NamedTuple):

@@ -91,13 +91,7 @@ def _score_groups(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> GroupScore
     if not groups:
         return None
     scores = [
-        scorer.score(
-            held_out(
-                corpus.groups.first_tokens(corpus.validation, group, tokens + seq_len + 1),
-                seq_len,
-                tokens,
-            )
-        )
+        scorer.score(corpus.groups.windows(corpus.validation, group, seq_len, tokens))
         for group in groups
     ]
     return GroupScores(

@@ -4,18 +4,24 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data_spec import BpeTokenizer, Files, PythonStdlib, Shards, Synthetic
 from workers.data.corpus import Corpus, prepare
-from workers.data.groups import group_documents
+from workers.data.groups import Group, group_documents
 from workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
 
 
 def text_of(corpus: Corpus, name: str) -> str:
     """The whole validation text of a group, document ends as zeros."""
     (group,) = (group for group in corpus.groups.largest(99, 1) if group.name == name)
-    tokens = corpus.groups.first_tokens(corpus.validation, group, len(corpus.validation))
-    return bytes(tokens.astype(np.uint8)).decode()
+    return bytes(whole(corpus, group).astype(np.uint8)).decode()
+
+
+def whole(corpus: Corpus, group: Group) -> NDArray[np.int64]:
+    """All tokens of a group, as one window."""
+    tokens = int(corpus.groups.tokens_D[corpus.groups.group_D == group.place].sum())
+    return corpus.groups.windows(corpus.validation, group, tokens - 1, tokens)[0]
 
 
 def names(corpus: Corpus) -> list[str]:
@@ -33,8 +39,8 @@ def test_a_file_belongs_to_its_top_directory(tmp_path: Path) -> None:
     assert sorted(names(corpus)) == [".", "a", "b"]
     for name, word in (("a", "apple"), ("b", "berry"), (".", "cherry")):
         assert set(text_of(corpus, name).replace("\0", "").split()) == {word}
-    whole = corpus.groups.tokens_D.sum()
-    assert whole == len(corpus.validation) == corpus.groups.bytes_D.sum()
+    total = corpus.groups.tokens_D.sum()
+    assert total == len(corpus.validation) == corpus.groups.bytes_D.sum()
 
 
 def test_a_row_belongs_to_its_file(tmp_path: Path) -> None:
@@ -56,8 +62,7 @@ def test_a_synthetic_document_belongs_to_its_domain(tmp_path: Path) -> None:
     for group in corpus.groups.largest(3, 1):
         domain = int(group.name.removeprefix("domain-"))
         expected = document_NT[:held_out][domain_N[:held_out] == domain].ravel()
-        found = corpus.groups.first_tokens(corpus.validation, group, len(corpus.validation))
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(whole(corpus, group), expected)
 
 
 def test_a_shard_is_a_group_of_its_own(tmp_path: Path) -> None:
@@ -102,7 +107,15 @@ def test_the_largest_groups_come_first_and_small_ones_not_at_all() -> None:
     groups = group_documents(["b", "a", "b", "c"], [10, 5, 10, 3], [10, 5, 10, 3])
     assert [group.name for group in groups.largest(9, 4)] == ["b", "a"]
     assert [group.name for group in groups.largest(1, 4)] == ["b"]
+
+
+def test_windows_lie_at_even_distances_over_a_groups_documents() -> None:
+    groups = group_documents(["b", "a", "b", "c"], [10, 5, 10, 3], [10, 5, 10, 3])
     (b,) = groups.largest(1, 4)
     stream = np.arange(28, dtype=np.uint16)
-    assert groups.first_tokens(stream, b, 12).tolist() == [*range(10), 15, 16]
-    assert groups.first_tokens(stream, b, 99).tolist() == [*range(10), *range(15, 25)]
+    joined = [*range(10), *range(15, 25)]
+    everything = groups.windows(stream, b, seq_len=3, max_tokens=99)
+    assert everything.tolist() == [joined[start : start + 4] for start in range(0, 18, 3)]
+    few = groups.windows(stream, b, seq_len=3, max_tokens=11)
+    assert few.tolist() == [joined[start : start + 4] for start in (0, 6, 12)]
+    assert groups.windows(stream, b, seq_len=19, max_tokens=1).tolist() == [joined]
