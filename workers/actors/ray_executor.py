@@ -64,8 +64,9 @@ class RayExecutor:
     Actors are never restarted and calls never retried by Ray: a lost attempt is the store's affair.
 
     Args:     sink_factory: importable on the workers
-              train_slots: trials trained at once; None is one a GPU, or one a core without GPUs,
-                  as the cluster grows and shrinks
+              train_slots: workers that train at once; None is one a GPU, or one a core without
+                  GPUs, where a worker of several threads takes as many, as the cluster grows and
+                  shrinks
               address: of a running cluster; None starts one on this machine
               grace_seconds: how long `close` waits for checkpoints
     """
@@ -105,16 +106,16 @@ class RayExecutor:
         self.close()
 
     def launch(self, kind: WorkKind, digest: str) -> None:
-        worker = self._worker_for(self._need(kind, digest))
+        need = self._need(kind, digest)
+        taken = self._taken(kind)
+        if taken and taken + self._size(need) > self._slots(kind):
+            return  # planned again once there is room; alone, a trial may exceed the machine
+        worker = self._worker_for(need)
         worker.digest = digest
         worker.returned = worker.actor.work.remote(digest)
 
     def free(self) -> Mapping[WorkKind, int]:
-        busy = [worker.need for worker in self._workers.values() if worker.digest]
-        return {
-            kind: self._slots(kind) - sum(need.workers for need in busy if need.kind is kind)
-            for kind in ACTORS
-        }
+        return {kind: self._slots(kind) - self._taken(kind) for kind in ACTORS}
 
     def busy(self) -> Mapping[str, str]:
         return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
@@ -164,6 +165,16 @@ class RayExecutor:
         if kind is WorkKind.EVAL:
             return self._eval_slots
         return self._train_slots or num_slots()
+
+    def _taken(self, kind: WorkKind) -> int:
+        busy = (worker.need for worker in self._workers.values() if worker.digest)
+        return sum(self._size(need) for need in busy if need.kind is kind)
+
+    def _size(self, need: Need) -> int:
+        """Slots that it takes; threads that share a core only wait for each other."""
+        slots_are_cores = self._train_slots is None and need.device == "cpu"
+        is_counted = need.kind is WorkKind.TRAIN and slots_are_cores
+        return need.workers * (need.threads if is_counted else 1)
 
     def _let_idle_workers_go(self) -> None:
         """A cluster is shared: another coordinator may wait for what an idle worker reserves."""

@@ -71,6 +71,25 @@ def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     assert executor.busy() == {}
 
 
+def test_threads_of_trials_do_not_share_cores(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    """On two cores a trial of two threads trains alone, and so does one of three."""
+    training: list[int] = []
+
+    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+        return LoadLogSink(settings.trial_dir(run.digest))
+
+    def look(trials: Sequence[TrialRecord]) -> None:
+        training.append(sum(trial.state is TrialState.TRAINING for trial in trials))
+
+    sweep_id = add_sweep([2, 3], axis="runtime.threads", steps=40)
+    with RayExecutor(settings, sink_factory) as executor:
+        assert run(store, executor, sweep_id, look)
+    assert [trial.state for trial in store.trials(sweep_id)] == [TrialState.COMPLETED] * 2
+    assert max(training) == 1
+
+
 def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
