@@ -64,7 +64,7 @@ def parse_axis(value: Any) -> Any:
     if isinstance(value, dict):
         return _range(value)
     if not isinstance(value, list) or not value:
-        raise ValueError("an axis holds a list of values, or {low, high} to draw from")
+        raise ValueError("an axis holds a list of at least 1 value, or a range {low, high} to draw from")
     for item in value:
         list(_ends(item))
     return value

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,9 +18,11 @@ from pipeline.records import TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep.tender import SweepTender
 from pipeline.tracking.sinks import default_sinks
 from workers.actors.ray_cluster import joined
 from workers.actors.ray_executor import RayExecutor
+from workers.cli.session import identify
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Cluster(NamedTuple):
     address: str | None
     join: bool
     slots: int | None
+    has_cuda: bool | None = None  # whether its workers have GPUs; None: as this process
 
 
 class Coordination:
@@ -98,5 +102,8 @@ def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None
             settings, default_sinks, train_slots=cluster.slots, address=cluster.address
         )
         store = SweepStore(settings.store_url)
+        tender = SweepTender(store, partial(identify, settings=settings, has_cuda=cluster.has_cuda))
         # Workers train on without the database; only who steers them can end them.
-        Coordinator(store, executor, observer=show_health, outage_seconds=math.inf).run()
+        Coordinator(
+            store, executor, observer=show_health, tender=tender, outage_seconds=math.inf
+        ).run()

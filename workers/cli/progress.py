@@ -22,7 +22,7 @@ from pipeline.records import TrialRecord, TrialState
 class SweepProgress:
     """Trials finished, tokens trained, tokens per second over all workers, and the time left."""
 
-    def __init__(self, console: Console, total_tokens: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._bars = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
@@ -32,7 +32,7 @@ class SweepProgress:
             TimeRemainingColumn(),
             console=console,
         )
-        self._sweep = self._bars.add_task("sweep", total=total_tokens, note="starting workers")
+        self._sweep = self._bars.add_task("sweep", total=None, note="starting workers")
         self._running: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -52,7 +52,9 @@ class SweepProgress:
             if trial.state is TrialState.TRAINING and trial.progress is not None
         )
         note = f"{done}/{len(trials)} trials  {tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s"
-        self._bars.update(self._sweep, completed=tokens, note=note)
+        # A sweep may grow, and what is stopped needs no more tokens than it had.
+        total = sum(_all_tokens(trial) for trial in trials)
+        self._bars.update(self._sweep, completed=tokens, total=total, note=note)
         for trial in trials:
             self._show_running(trial)
 
@@ -74,10 +76,19 @@ class SweepProgress:
 
 
 def _tokens(trial: TrialRecord) -> int:
-    train = trial.spec["train"]
-    if trial.state in (TrialState.TRAINED, TrialState.EVALUATING) or trial.state.is_final:
+    trained = (TrialState.TRAINED, TrialState.EVALUATING, TrialState.COMPLETED)
+    if trial.state in trained:
+        train = trial.spec["train"]
         return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
     return trial.progress.tokens if trial.progress else 0
+
+
+def _all_tokens(trial: TrialRecord) -> int:
+    """That the trial will have at its end."""
+    if trial.state.is_final:
+        return _tokens(trial)
+    train = trial.spec["train"]
+    return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
 
 
 def _note(trial: TrialRecord) -> str:

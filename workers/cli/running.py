@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import typer
 
@@ -10,12 +11,14 @@ from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep.next_trials import next_trials
+from pipeline.sweep.tender import SweepTender
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
 from pipeline.tracking.sinks import default_sinks
 from workers.actors.ray_executor import RayExecutor
 from workers.cli.progress import SweepProgress
-from workers.cli.session import identified, log, open_store
+from workers.cli.session import identified, identify, log, open_store
 
 
 def register(
@@ -51,11 +54,13 @@ def run_sweep(
         trials = identified(spec, settings)
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
-    if not all(trial.state.is_final for trial in store.trials(sweep_id)):
-        tokens = sum(trial.train.steps * trial.train.tokens_per_step for _, trial in trials)
-        with SweepProgress(log, tokens) as progress:
+    rows = store.trials(sweep_id)
+    if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
+        with SweepProgress(log) as progress:
             executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
-            is_over = Coordinator(store, executor, observer=progress.show).run(sweep_id)
+            tender = SweepTender(store, partial(identify, settings=settings))
+            coordinator = Coordinator(store, executor, observer=progress.show, tender=tender)
+            is_over = coordinator.run(sweep_id)
         if not is_over:
             log.print("stopped; the same command goes on from the checkpoints")
             raise typer.Exit(1)

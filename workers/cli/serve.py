@@ -49,12 +49,12 @@ def serve(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = load_settings(home)
-    cluster = Cluster(address, join, slots)
+    has_cuda = None if device == "auto" else device == "cuda"
+    cluster = Cluster(address, join, slots, has_cuda)
     stop = StopSignal()
     store = _awaited_store(settings, stop)
     if store is None:
         return
-    has_cuda = None if device == "auto" else device == "cuda"
     admission = Admission(store, settings, has_cuda)
     logger.info("serving the sweeps in %s", without_password(settings.store_url))
     with Coordination(settings, cluster, health_file) as coordination:

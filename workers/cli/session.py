@@ -19,7 +19,7 @@ from pipeline.records import TrialRecord
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import recommend
+from pipeline.sweep.recommend import Recommendation
 from pipeline.sweep.search import propose
 from pipeline.sweep_spec import SweepSpec
 
@@ -47,7 +47,14 @@ def open_store(settings: Settings) -> SweepStore:
 def identified(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
-    """The sweep's trials, resolved for where they will run and checked against their data.
+    """The trials that a sweep begins with, as `identify` gives them."""
+    return identify(propose(spec), settings, has_cuda)
+
+
+def identify(
+    proposed: Sequence[TrialSpec], settings: Settings, has_cuda: bool | None = None
+) -> list[tuple[str, TrialSpec]]:
+    """Trials with their digests, resolved for where they will run and checked against their data.
 
     Args:     has_cuda: whether the workers have GPUs; None: they are here
     Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
@@ -56,7 +63,7 @@ def identified(
     from workers.data.corpus import check_fits, prepare
     from workers.training.identity import resolve, trial_digest
 
-    trials = [resolve(_whole(trial, settings), has_cuda) for trial in propose(spec)]
+    trials = [resolve(_whole(trial, settings), has_cuda) for trial in proposed]
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return [(trial_digest(trial, settings), trial) for trial in trials]
@@ -77,15 +84,17 @@ def _whole(trial: TrialSpec, settings: Settings) -> TrialSpec:
     return TrialSpec.model_validate(parent.spec | longer)
 
 
-def sweep_document(sweep_id: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+def sweep_document(
+    sweep_id: str, trials: Sequence[TrialRecord], answer: Recommendation
+) -> dict[str, Any]:
     """A sweep's outcome as one JSON value."""
-    answer = recommend(trials)
+    evidence = answer._asdict()
     return {
         "sweep_id": sweep_id,
         "trials": [trial_document(trial) for trial in trials],
-        "recommendation": answer.sentence,
-        "recommended": answer.best._asdict() if answer.best else None,
-        "settings": [setting._asdict() for setting in answer.settings],
+        "recommendation": evidence.pop("sentence"),
+        "recommended": evidence.pop("best"),
+        **evidence,
     }
 
 
@@ -99,6 +108,8 @@ def print_json(document: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

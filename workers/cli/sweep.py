@@ -12,9 +12,10 @@ from rich.table import Table
 
 from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
-from pipeline.sweep.recommend import recommend
+from pipeline.sweep.answer import answer
 from pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from pipeline.sweep_spec import SweepSpec, load_sweep
+from workers.cli.answer import answer_parts
 from workers.cli.session import (
     identified,
     load_settings,
@@ -107,13 +108,14 @@ def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
 
 def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
     """Prints a sweep's figures.  Raises: Exit(1): a trial failed"""
-    trials = open_store(settings).trials(sweep_id)
+    store = open_store(settings)
+    trials = store.trials(sweep_id)
     if as_json:
-        print_json(sweep_document(sweep_id, trials))
+        print_json(sweep_document(sweep_id, trials, answer(store, sweep_id)))
     else:
         out.print(trial_table(trials))
         if len(trials) > 1:
-            out.print(f"\n[bold]{recommend(trials).sentence}")
+            out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     for trial in failed:
         last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
@@ -129,11 +131,12 @@ def status(sweep_id: SweepId, as_json: AsJson = False, home: Home = None) -> Non
     store = open_store(load_settings(home))
     sweep, trials = store.sweep(sweep_id), store.trials(sweep_id)
     if as_json:
-        print_json({"state": sweep.state.value, **sweep_document(sweep_id, trials)})
+        found = sweep_document(sweep_id, trials, answer(store, sweep_id))
+        print_json({"state": sweep.state.value, **found})
         return
     out.print(sweep_table([(sweep, trials)]))
     out.print(trial_table(trials))
-    out.print(f"\n{recommend(trials).sentence}")
+    out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
 
 
 @sweep_app.command(name="list")

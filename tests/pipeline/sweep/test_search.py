@@ -95,8 +95,8 @@ def test_the_search_is_part_of_what_a_sweep_is() -> None:
         ({"kind": "random"}, {"low": 2, "high": 1}, "must be below high"),
         ({"kind": "random"}, {"low": 0, "high": 1, "log": True}, "above 0 where log"),
         ({"kind": "tpe"}, {"low": -1.0, "high": 1}, "greater than or equal to 0"),
-        ({"kind": "grid"}, 0.1, "a list of values, or"),
-        ({"kind": "grid"}, [], "a list of values, or"),
+        ({"kind": "grid"}, 0.1, "at least 1 value, or a range"),
+        ({"kind": "grid"}, [], "at least 1 value, or a range"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(search: Any, axis: Any, message: str) -> None:
