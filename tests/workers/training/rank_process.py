@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -58,7 +59,6 @@ def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop
         """Only the first rank is told to stop."""
         return Command.STOP if ranks.is_first and progress.step == stop_at else Command.CONTINUE
 
-    loop.train_step = watched
     sink = LoadLogSink(settings.trial_dir(digest)) if ranks.is_first else NoSink()
     identity = RunIdentity(
         digest=digest,
@@ -68,15 +68,16 @@ def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop
         spec=spec.model_dump(mode="json"),
         resumed_from_step=resume_step(settings, digest),
     )
-    outcome = train(
-        spec,
-        settings=settings,
-        digest=digest,
-        sink=sink,
-        report=report,
-        run=identity,
-        ranks=ranks,
-    )
+    with patch.object(loop, "train_step", watched):
+        outcome = train(
+            spec,
+            settings=settings,
+            digest=digest,
+            sink=sink,
+            report=report,
+            run=identity,
+            ranks=ranks,
+        )
     sink.close(outcome.state, outcome.result)
     np.savez(
         settings.root / f"{digest}-rank{ranks.rank}.npz",
