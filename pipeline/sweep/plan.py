@@ -134,9 +134,11 @@ def _expiry(snapshot: Snapshot, now: datetime) -> Iterator[Expire]:
 
 def _stranded_workers(snapshot: Snapshot, crew: Crew) -> Iterator[StopWorker]:
     trials = {trial.digest: trial for trial in snapshot.trials}
+    working = {name_of(worker_id) for worker_id in _holders(snapshot)}
     for worker, digest in crew.busy.items():
         trial = trials.get(digest)
-        if trial is None or trial.worker is None:
+        # Who was launched for a trial may hold its siblings as well, and go on without it.
+        if trial is None or trial.worker is None or worker in working:
             continue
         holds_it = name_of(trial.worker) == worker
         lost_it = holds_it and trial.attempt_state is AttemptState.LOST

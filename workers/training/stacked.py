@@ -114,8 +114,12 @@ class TrialStack:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         # Lone models and optimizers are let go: only the stack's are trained.
-        shared = {"model": self._frame, "optimizer": self._optimizer}
-        self.parts = [part._replace(trainee=part.trainee._replace(**shared)) for part in parts]
+        self.parts = [
+            part._replace(
+                trainee=part.trainee._replace(model=self._frame, optimizer=self._optimizer)
+            )
+            for part in parts
+        ]
         self._adjust = stacked_adjust([part.trainee.balancer for part in parts])
 
     def _losses(self, token_NBS: Tensor, bias_LNE: Tensor, sums: list[StepSums]) -> Tensor:
@@ -123,7 +127,7 @@ class TrialStack:
         dtype = self.parts[0].trainee.autocast_dtype
         arguments = (token_NBS[..., :-1], bias_LNE, self._adjust)
         with autocast(token_NBS.device, dtype):
-            output: ModelOutput = functional_call(self._frame, self._weights, arguments)
+            output: ModelOutput = functional_call(self._frame, {**self._weights}, arguments)
         target_NT = token_NBS[..., 1:].flatten(1)
         lm_loss_N = linear_cross_entropy(output.hidden_BSD.flatten(1, 2), output.head_VD, target_NT)
         balance = []

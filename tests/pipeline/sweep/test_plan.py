@@ -132,6 +132,11 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         Crew(free=ONE_EACH, busy={"w": "a"}),
         [StopWorker("w")],
     ),
+    "a worker that lost one trial of a stack goes on with the others": (
+        snapshot(lost("a"), held("b")),
+        Crew(busy={"w": "a"}),
+        [],
+    ),
     "a worker whose trial another one holds is ended": (
         snapshot(held("a", worker="other@host:2")),
         Crew(busy={"w": "a"}),

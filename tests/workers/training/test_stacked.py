@@ -16,8 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.balancers import BALANCERS
+from pipeline.balancers import BALANCERS, parse_balancer
 from pipeline.spec import TrialSpec
+from pipeline.stacking import APART
+from workers.balancing import make_balancer
 from workers.training import checkpoint
 from workers.training.setup import assemble
 from workers.training.stacked import Part, TrialStack, clip_each
@@ -158,5 +160,13 @@ def test_each_trial_is_clipped_by_its_own_norm() -> None:
     torch.testing.assert_close(weight_N4.grad, expected, rtol=1e-5, atol=0)
 
 
-def test_rules_that_a_stack_cannot_hold_are_known() -> None:
-    assert len(BALANCERS) >= len(RULES)
+@pytest.mark.parametrize("kind", sorted(BALANCERS))
+def test_rules_that_a_stack_cannot_hold_are_kept_apart(kind: str) -> None:
+    """Those with other rows, with weights that do not learn, or that draw."""
+    rule = make_balancer(parse_balancer({"kind": kind}), top_k=2)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    rule.adjust(torch.rand(8, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4))
+    draws = not torch.equal(before, torch.get_rng_state())
+    apart = draws or rule.selects == "experts" or not rule.trains_router
+    assert apart == (kind in APART)
