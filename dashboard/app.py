@@ -13,6 +13,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "run": ("Run", ":material/monitoring:"),
     "compare": ("Compare", ":material/compare_arrows:"),
     "theory": ("Theory", ":material/science:"),
+    "cost": ("Cost", ":material/payments:"),
     "glossary": ("Glossary", ":material/menu_book:"),
 }
 

@@ -239,6 +239,17 @@ GLOSSARY: dict[str, Entry] = {
         "all steps of the simulation, at the best fixed bias",
         "Han & Zhong 2025, arXiv:2512.03915",
     ),
+    # What imbalance costs.
+    "waiting": Entry(
+        "Step time that waits",
+        "share of a synchronous expert-parallel step in which ranks wait for the fullest one; a "
+        "lower bound, communication left out",
+        r"\frac{f\,(\bar s - 1)}{1 + f\,(\bar s - 1)}, \qquad s = "
+        r"\frac{\max_r \sum_{e \in r} A_e}{\mathrm{mean}_r \sum_{e \in r} A_e}",
+        "% of the step",
+        "last quarter of the run, mean over steps and layers; f is the experts' share of the FLOPs",
+        EVENLOAD,
+    ),
     # What a sweep says of its parameters.
     "importance": Entry(
         "Importance of a parameter",

@@ -1,22 +1,22 @@
-"""What sweeps took so far: time on devices and energy, from what the store knows of each trial.
+"""What sweeps took so far: time on devices, energy, carbon, from what the store knows of a trial.
 
-No shard is read: a list of all sweeps must open at once. The page of costs reads them.
+No shard is read: a list of all sweeps must open at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from pipeline.cost import JOULES_PER_STEP, CostSettings
+from pipeline.cost import CostSettings, Recorded, SweepCost, sweep_cost, trial_cost
 from pipeline.records import TrialRecord
 
 
-class Spent(NamedTuple):
-    gpu_seconds: float
-    core_seconds: float
-    joules: float
+def spent(trials: Iterable[TrialRecord], settings: CostSettings) -> SweepCost:
+    """Of training, as `pipeline.cost` reckons it; what waits for other ranks is not in it."""
+    return sweep_cost(
+        trial_cost(trial, Recorded(steps(trial), train_seconds(trial), {}, {}), settings)
+        for trial in trials
+    )
 
 
 def train_seconds(trial: TrialRecord) -> float:
@@ -28,16 +28,6 @@ def train_seconds(trial: TrialRecord) -> float:
     return trial.progress.tokens / trial.progress.tokens_per_second
 
 
-def spent(trials: Iterable[TrialRecord], settings: CostSettings) -> Spent:
-    """Energy by the GPUs' counters where they were read, elsewhere modelled as in `cost`."""
-    gpu = core = joules = 0.0
-    for trial in trials:
-        seconds, runtime = train_seconds(trial), trial.spec["runtime"]
-        on_gpu = runtime["device"] == "cuda"
-        threads = 1 if on_gpu else int(runtime.get("threads", 1))
-        watts = settings.gpu_watts if on_gpu else threads * settings.core_watts
-        measured = trial.result.get(JOULES_PER_STEP, math.nan) * trial.result.get("steps", math.nan)
-        gpu += seconds if on_gpu else 0.0
-        core += 0.0 if on_gpu else seconds * threads
-        joules += (seconds * watts if math.isnan(measured) else measured) * settings.overhead
-    return Spent(gpu, core, joules)
+def steps(trial: TrialRecord) -> int:
+    """Trained so far."""
+    return int(trial.result.get("steps", trial.progress.step if trial.progress else 0))

@@ -24,10 +24,10 @@ from dashboard.new_sweep import (
     tree_of,
     what_follows,
 )
-from dashboard.spending import Spent, spent
+from dashboard.spending import spent
 from dashboard.wording import SWEEP_STATES, ago, duration
 from pipeline.balancers import BALANCERS
-from pipeline.cost import CostSettings
+from pipeline.cost import CostSettings, SweepCost
 from pipeline.presets import PRESETS
 from pipeline.records import SweepState
 from pipeline.sweep.trial_plan import totals
@@ -97,7 +97,7 @@ def _table() -> None:
         st.switch_page("app_pages/sweep.py", query_params={"sweep": table.sweep_id[row]})
 
 
-def _shown(table: pd.DataFrame, costs: list[Spent]) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, costs: list[SweepCost]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Sweep": table.sweep_id,
@@ -118,7 +118,7 @@ def _shown(table: pd.DataFrame, costs: list[Spent]) -> pd.DataFrame:
     )
 
 
-def _device_time(one: Spent) -> str:
+def _device_time(one: SweepCost) -> str:
     parts = [(one.gpu_seconds, "GPU"), (one.core_seconds, "core")]
     return ", ".join(f"{duration(seconds)} {kind}" for seconds, kind in parts if seconds) or "–"
 
