@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.kernels.rows import Rows
 from workers.kernels.tiles import ALWAYS
 
 CELLS_PER_BLOCK = 4096  # of the token by expert table that a program holds in registers
@@ -111,6 +112,13 @@ def _first_row(count_E, expert, E):
 def tokens_per_block(num_experts: int) -> int:
     """A power of two, so that a block's token by expert table fits into registers."""
     return max(1, min(128, CELLS_PER_BLOCK // triton.next_power_of_2(num_experts)))
+
+
+def rows_of_tokens(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Rows:
+    """What `rows.rows_of_tokens` gives, with the counts made on the way."""
+    assignment_R, row_TK, count_E = place_rows(expert_TK, count_blocks(expert_TK, num_experts))
+    weight_R = weight_TK.flatten().gather(0, assignment_R)
+    return Rows(assignment_R // expert_TK.shape[1], weight_R, count_E, row_TK)
 
 
 def place_rows(expert_TK: Tensor, count_EB: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,56 @@
+"""Times of several arms, taken in turn in one run: medians with their spread.
+
+Turns, because whoever is measured second finds another clock and another cache than the first.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+Call = Callable[[], object]
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: the median of all turns, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turn(arms: Mapping[str, Call], device: torch.device, turns: int) -> dict[str, Timing]:
+    """Every arm once, then every arm again; a first turn that compiles and tunes does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(turns + 1):
+        for name, call in arms.items():
+            elapsed = seconds_of(call, device)
+            if turn:
+                seconds[name].append(elapsed)
+    return {name: _timing(values) for name, values in seconds.items()}
+
+
+def seconds_of(call: Call, device: torch.device) -> float:
+    """On a GPU by its own clock, from an idle queue to an idle queue."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    torch.cuda.synchronize(device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize(device)
+    return start.elapsed_time(end) / 1e3
+
+
+def _timing(seconds: list[float]) -> Timing:
+    if len(seconds) < 2:
+        return Timing(*seconds * 3)
+    low, _, high = statistics.quantiles(seconds, n=4)
+    return Timing(statistics.median(seconds), low, high)
