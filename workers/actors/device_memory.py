@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import torch
 
 from pipeline.errors import SpecError
-from pipeline.fit import misfit
+from pipeline.fit import memory_bytes, misfit
 from pipeline.spec import TrialSpec
 
 # Of control groups, version 2 and 1: what a container may use, whatever its host has.
@@ -25,10 +27,29 @@ def available_bytes(device: str) -> int:
     return min([psutil.virtual_memory().total, *_limits()])
 
 
-def check_memory(spec: TrialSpec) -> None:
-    """Raises: SpecError: the resolved trial does not fit here; with figures and a remedy"""
+def misfit_here(spec: TrialSpec) -> str | None:
+    """Why the resolved trial cannot run here, with figures and a remedy; None: it can."""
     if problem := misfit(spec, available_bytes(spec.runtime.device)):
-        raise SpecError(f"{spec.balancer.label} with {spec.model.num_experts} experts {problem}")
+        return f"{spec.balancer.label} with {spec.model.num_experts} experts {problem}"
+    return None
+
+
+def check_memory(spec: TrialSpec) -> None:
+    """Raises: SpecError: the resolved trial does not fit here"""
+    if problem := misfit_here(spec):
+        raise SpecError(problem)
+
+
+def slots_in_memory(trials: Iterable[TrialSpec]) -> int | None:
+    """How many of these trials this host has memory for at once; None: for one a core or GPU."""
+    on_cpu = [trial for trial in trials if trial.runtime.device == "cpu"]
+    if not on_cpu:
+        return None
+    largest = max(memory_bytes(trial) * trial.runtime.workers for trial in on_cpu)
+    room = max(1, available_bytes("cpu") // largest)
+    cores = len(os.sched_getaffinity(0))
+    threads = max(trial.runtime.threads * trial.runtime.workers for trial in on_cpu)
+    return room if room < cores // threads else None
 
 
 def _limits() -> list[int]:

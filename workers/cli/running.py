@@ -16,6 +16,7 @@ from pipeline.sweep.tender import SweepTender
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
 from pipeline.tracking.sinks import default_sinks
+from workers.actors.device_memory import check_memory, slots_in_memory
 from workers.actors.ray_executor import RayExecutor
 from workers.cli.progress import SweepProgress
 from workers.cli.session import identified, identify, log, open_store
@@ -52,6 +53,8 @@ def run_sweep(
     """
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
+    if address is None:
+        slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
     rows = store.trials(sweep_id)
@@ -65,3 +68,14 @@ def run_sweep(
             log.print("stopped; the same command goes on from the checkpoints")
             raise typer.Exit(1)
     settle(store, settings, sweep_id)
+
+
+def _slots_here(trials: Sequence[TrialSpec], slots: int | None) -> int | None:
+    """As asked; else fewer than cores where memory holds no more trials at once."""
+    for trial in trials:
+        check_memory(trial)
+    room = slots_in_memory(trials)
+    if slots is None and room is not None:
+        log.print(f"memory holds {room} trials at once; `--slots` asks for another number")
+        return room
+    return slots

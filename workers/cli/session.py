@@ -48,7 +48,12 @@ def identified(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
     """The trials that a sweep begins with, as `identify` gives them."""
-    return identify(propose(spec), settings, has_cuda)
+    proposed = propose(spec)
+    trials = identify(proposed, settings, has_cuda)
+    asked = {trial.runtime.device for trial in proposed}
+    if "auto" in asked and "cuda" not in {trial.runtime.device for _, trial in trials}:
+        log.print("[dim]no CUDA device: `device: auto` stands for the CPU[/]")
+    return trials
 
 
 def identify(

@@ -49,9 +49,15 @@ FileOrId = Annotated[str, typer.Argument(help="YAML file of a sweep, or the id o
 @sweep_app.command()
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Dry run: the grid with its tokens, FLOPs, memory and disk. Starts nothing."""
+    from workers.actors.device_memory import misfit_here  # with torch
+
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
-    plans = [plan_trial(trial) for _, trial in identified(spec, settings)]
+    trials = [trial for _, trial in identified(spec, settings)]
+    plans = [plan_trial(trial) for trial in trials]
+    for trial in trials:
+        if problem := misfit_here(trial):
+            log.print(f"[red]would be refused here:[/] {problem}", soft_wrap=True)
     if as_json:
         print_json({"sweep_id": spec.sweep_id(), "trials": [plan._asdict() for plan in plans]})
     else:

@@ -16,6 +16,7 @@ from pipeline.spec import TrialSpec, load_trial
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.sinks import SinkGroup, default_sinks
 from workers.actors.data_parallel import train_in_group
+from workers.actors.device_memory import check_memory
 from workers.actors.eval_actor import EvalActor
 from workers.actors.train_actor import TrainActor
 from workers.cli.progress import StepProgress
@@ -49,6 +50,7 @@ def train(
     spec = as_sweep(asked, trial_file.stem)
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
+    check_memory(trials[0][1])
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
     ((digest, trial),) = trials

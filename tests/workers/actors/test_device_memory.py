@@ -6,9 +6,10 @@ import psutil
 import pytest
 
 from pipeline.errors import SpecError
+from pipeline.fit import memory_bytes
 from pipeline.spec import TrialSpec
 from workers.actors import device_memory
-from workers.actors.device_memory import available_bytes, check_memory
+from workers.actors.device_memory import available_bytes, check_memory, slots_in_memory
 
 SPEC = TrialSpec.model_validate(
     {
@@ -41,3 +42,17 @@ def test_a_trial_that_does_not_fit_is_refused_with_its_name_and_figures(
     monkeypatch.setattr(device_memory, "LIMITS", (limit,))
     with pytest.raises(SpecError, match=r"sign 0.001 with 16 experts needs about 0.7 GiB"):
         check_memory(SPEC)
+
+
+def test_fewer_trials_than_cores_train_at_once_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(device_memory, "LIMITS", (limit,))
+    monkeypatch.setattr(device_memory.os, "sched_getaffinity", lambda _: set(range(8)))
+    limit.write_text(str(int(2.5 * memory_bytes(SPEC))))
+    assert slots_in_memory([SPEC]) == 2
+    limit.write_text(str(9 * memory_bytes(SPEC)))
+    assert slots_in_memory([SPEC]) is None
+    limit.write_text(str(memory_bytes(SPEC) // 2))
+    assert slots_in_memory([SPEC]) == 1

@@ -16,6 +16,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing file": ({"data": {"kind": "files", "glob": "/nowhere/*"}}, ["/nowhere/*", "no file"]),
     "unusable device": ({"runtime": {"device": "cuda"}}, ["device='cuda'", "use cpu"]),
     "unusable back end": ({"runtime": {"backend": "triton"}}, ["backend='triton'", "torch"]),
+    "too large for memory": (
+        {"model": {"d_model": 65536, "d_expert": 65536}},
+        ["none with 8 experts needs about", "GiB", "the host has", "smaller model"],
+    ),
     "width off the grid": ({"model": {"d_expert": 18}}, ["d_expert=18", "multiple of 4"]),
 }
 
