@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -24,6 +24,7 @@ from pipeline.tracking import eval_artifacts
 from pipeline.tracking.load_log import read_eval_counts, read_history
 from pipeline.tracking.load_series import LoadSeries, catch_up, percent_of_fair, read_series
 from pipeline.tracking.mirror import readable_dir
+from pipeline.tracking.system_sink import read_samples
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 PROBE_SECONDS, PROBE_TIMEOUT_SECONDS = 30.0, 0.5
@@ -71,6 +72,11 @@ def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
 def eval_detail(trial: TrialRecord) -> Detail:
     """What the newest evaluation found beyond its loss, as far as it was asked for."""
     return _eval_detail(readable_dir(Settings(), trial.digest), trial.attempt)
+
+
+def system_samples(trial: TrialRecord) -> dict[str, NDArray[Any]]:
+    """What the run took of its machine, as columns; empty ones where nothing was sampled."""
+    return _system_samples(readable_dir(Settings(), trial.digest), trial.attempt)
 
 
 def log_names(digest: str) -> list[str]:
@@ -135,6 +141,11 @@ def _eval_detail(folder: Path, attempt: int) -> Detail:
         eval_artifacts.read_by_k(folder),
         eval_artifacts.read_routes(folder),
     )
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _system_samples(folder: Path, attempt: int) -> dict[str, NDArray[Any]]:
+    return read_samples(folder)
 
 
 @st.cache_data(ttl=PROBE_SECONDS, max_entries=4, show_spinner=False, refresh_mode="background")

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import queries, run_queries
 from dashboard.frame import chosen, heading, live, metrics
 from dashboard.frames import figure, label_of, spec_of, trial_labels
-from dashboard.run_views import balance, biases, experts, load, record, training
+from dashboard.run_views import balance, biases, experts, load, record, system, training
 from dashboard.wording import TRIAL_STATES, number
 from pipeline.load_metrics import max_vio_floor
 from pipeline.records import TrialRecord, TrialState
@@ -25,7 +25,11 @@ STEP_VIEWS: dict[str, Draw] = {
     "Biases": biases.draw,
     "Training": training.draw,
 }
-VIEWS: dict[str, Draw] = STEP_VIEWS | {"Experts": experts.draw, "Record": record.draw}
+VIEWS: dict[str, Draw] = STEP_VIEWS | {
+    "Experts": experts.draw,
+    "System": system.draw,
+    "Record": record.draw,
+}
 
 
 def main() -> None:

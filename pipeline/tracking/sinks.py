@@ -12,6 +12,7 @@ from pipeline.tracking.load_log import LoadLogSink
 from pipeline.tracking.mirror import Mirror, MirrorSink
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.pooled_sink import PooledLoadSink
+from pipeline.tracking.system_sink import SystemSink
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class SinkGroup:
 def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
     """Shards below the trial's directory, then those who carry them away. Not yet started."""
     folder = settings.trial_dir(run.digest)
-    sinks: list[Sink] = [LoadLogSink(folder), PooledLoadSink(folder)]
+    sinks: list[Sink] = [LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder)]
     if settings.mirror_url is not None:
         sinks.append(MirrorSink(Mirror(settings.mirror_url), settings))
     return SinkGroup([*sinks, MlflowSink(settings, settings.tracking_patience_seconds)])

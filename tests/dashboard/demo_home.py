@@ -35,6 +35,8 @@ from pipeline.spec import TrainSpec, TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking.load_log import LoadLogSink, read_history
+from pipeline.tracking.pooled_sink import PooledLoadSink
+from pipeline.tracking.system_sink import SystemSink
 
 STEPS, LEASE_SECONDS = 300, 3600.0
 CURVE_STEPS = 20
@@ -229,12 +231,14 @@ def _complete(
 
 def _train(settings: Settings, digest: str, trial: TrialSpec, steps: int) -> dict[str, float]:
     folder = settings.trial_dir(digest)
-    sink = LoadLogSink(folder)
-    sink.start(RunIdentity(digest, trial.balancer.label, None, 1, trial.model_dump(mode="json")))
+    run = RunIdentity(digest, trial.balancer.label, None, 1, trial.model_dump(mode="json"))
     records = list(_steps(trial, steps))
-    for start in range(0, steps, 10):
-        sink.log_steps(records[start : start + 10])
-    sink.close(TrialState.TRAINED, {})
+    sinks = LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder, sample_seconds=0)
+    for sink in sinks:
+        sink.start(run)
+        for start in range(0, steps, 10):
+            sink.log_steps(records[start : start + 10])
+        sink.close(TrialState.TRAINED, {})
     (folder / "logs").mkdir()
     lines = [f"step {step:>4}/{STEPS}  loss {_loss(step):.3f}" for step in range(10, steps + 1, 10)]
     (folder / "logs" / "attempt-1.log").write_text("\n".join(lines) + "\n")

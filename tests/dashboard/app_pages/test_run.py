@@ -135,6 +135,24 @@ def test_training_view_has_loss_throughput_gradient_and_rate(
     assert set(_array(rate[0]["y"])) == {np.float32(3e-3)}
 
 
+def test_system_view_shows_what_the_host_has(open_page: Open, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="System")
+    assert not page.exception
+    keys = ("processor-percent", "memory-gib", "host-load", "host-memory-percent")
+    charts = [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
+    assert len(charts) >= len(keys)
+    steps = _array(charts[0]["data"][0]["x"])
+    assert steps.tolist() == list(range(10, 301, 10))
+    assert (_array(charts[1]["data"][0]["y"]) > 0).all()
+
+
+def test_system_view_of_a_queued_run_has_nothing_to_show(open_page: Open, demo: Any) -> None:
+    queued = demo.trial("running", "sign 0.05", 32)
+    page = open_page("run", run=queued.digest, view="System")
+    assert not page.exception
+    assert "No sample" in page.info[0].value
+
+
 def test_experts_view_says_what_is_missing(open_page: Open, finished: Any) -> None:
     page = open_page("run", run=finished.digest, view="Experts")
     assert not page.exception
