@@ -54,3 +54,21 @@ def _timing(seconds: list[float]) -> Timing:
         return Timing(*seconds * 3)
     low, _, high = statistics.quantiles(seconds, n=4)
     return Timing(statistics.median(seconds), low, high)
+
+
+def replayed(call: Call, device: torch.device) -> Call:
+    """The call as a CUDA graph, so that its launches cost the host nothing; itself on a CPU.
+
+    Raises: RuntimeError: the call waits for the device, so no graph can hold it
+    """
+    if device.type != "cuda":
+        return call
+    side = torch.cuda.Stream(device)
+    with torch.cuda.stream(side):
+        for _ in range(3):  # compiles, tunes and allocates outside of the capture
+            call()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
