@@ -64,7 +64,9 @@ def parse_axis(value: Any) -> Any:
     if isinstance(value, dict):
         return _range(value)
     if not isinstance(value, list) or not value:
-        raise ValueError("an axis holds a list of at least 1 value, or a range {low, high} to draw from")
+        raise ValueError(
+            "an axis holds a list of at least 1 value, or a range {low, high} to draw from"
+        )
     for item in value:
         list(_ends(item))
     return value
@@ -139,6 +141,16 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
             raise KeyError(key)
         value = value[part]
     return value
+
+
+def without(tree: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
+    """The tree but for what stands under these paths."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        below = [path[1:] for path in paths if path[0] == key]
+        if [] not in below:
+            kept[key] = without(value, below) if below else value
+    return kept
 
 
 class _Noted:

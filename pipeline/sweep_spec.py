@@ -80,24 +80,22 @@ class NoStopping(Frozen):
 
 
 class Asha(Frozen):
-    """Asynchronous successive halving in its stopping form, on the held-out loss.
+    """Asynchronous successive halving on the held-out loss; what is stopped stays stopped.
 
     Source:   Li et al. 2018, arXiv:1810.05934
     """
 
     kind: Literal["asha"] = "asha"
     first_rung: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="share of the steps after which trials are first judged"
+        default=0.25, description="share of the steps after which trials are first judged"
     )
     eta: Annotated[int, Field(ge=2)] = Field(
-        default=3, description="one in eta goes on from a rung; rungs lie a factor eta apart"
+        default=2, description="one in eta goes on from a rung; rungs lie a factor eta apart"
     )
     slack: NonNegativeFloat = Field(
         default=0.01, description="share above the best loss of a rung that is never stopped"
     )
-    per: tuple[str, ...] = Field(
-        default=("model.num_experts",), description="keys whose values are judged apart"
-    )
+    per: tuple[str, ...] = Field(default=CROSSED, description="keys whose values are judged apart")
 
 
 class Extrapolate(Frozen):
@@ -120,9 +118,7 @@ class Extrapolate(Frozen):
     slack: NonNegativeFloat = Field(
         default=0.01, description="share above the best final loss that counts as reaching it"
     )
-    per: tuple[str, ...] = Field(
-        default=("model.num_experts",), description="keys whose values are judged apart"
-    )
+    per: tuple[str, ...] = Field(default=CROSSED, description="keys whose values are judged apart")
 
 
 StoppingSpec = Annotated[NoStopping | Asha | Extrapolate, Field(discriminator="kind")]

@@ -135,7 +135,7 @@ def _against_control(
         for label, group in by_setting(trials, stage, spec).items()
     }
     found = (
-        compare(label, group, control.label, groups[control.label])
+        compare(label, group, control.label, groups[control.label], spec)
         for label, group in groups.items()
         if label != control.label
     )

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from pipeline.balancers import BALANCERS
 from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.search_space import value_at
+from pipeline.search_space import value_at, without
 from pipeline.sweep.pareto import on_front
 from pipeline.sweep.statistics import Interval, interval, p_value
 from pipeline.sweep_spec import SweepSpec
 
 LOSS, IMBALANCE = "val_bits_per_byte", "max_vio"
-Cell = tuple[str, int]  # what a trial differs in beside setting and seed; seed
 
 
 class Setting(NamedTuple):
@@ -95,25 +94,28 @@ def settings_of(
 
 
 def compare(
-    label: str, group: Sequence[TrialRecord], against: str, other: Sequence[TrialRecord]
+    label: str,
+    group: Sequence[TrialRecord],
+    against: str,
+    other: Sequence[TrialRecord],
+    spec: SweepSpec | None = None,
 ) -> Comparison | None:
     """None where no trial of the one has a counterpart of the other."""
-    loss = _paired(group, other, LOSS)
-    imbalance = _paired(group, other, IMBALANCE)
-    if not loss:
+    tuned = spec.tuned_beside_the_balancer() if spec is not None else ()
+    counterparts = {_cell(trial, tuned): trial for trial in other}
+    pairs = [
+        (trial, counterparts[place])
+        for trial in group
+        if (place := _cell(trial, tuned)) in counterparts
+    ]
+    if not pairs:
         return None
+    loss, imbalance = _differences(pairs, LOSS), _differences(pairs, IMBALANCE)
     return Comparison(label, against, interval(loss), interval(imbalance), p_value(loss))
 
 
 def stage_of(trial: TrialRecord) -> Stage:
     return trial.stage or Stage.TUNE
-
-
-def cell(trial: TrialRecord) -> Cell:
-    """What must be equal for two trials to be a pair: all but the rule and how it was tuned."""
-    spec = trial.spec
-    budget = [spec["train"].get(name) for name in ("steps", "batch_sequences", "seq_len")]
-    return repr((spec["model"], spec.get("data"), budget)), seed_of(trial)
 
 
 def seed_of(trial: TrialRecord) -> int:
@@ -148,13 +150,16 @@ def _setting(
     )
 
 
-def _paired(group: Sequence[TrialRecord], other: Sequence[TrialRecord], figure: str) -> list[float]:
-    """One difference a seed: the mean over what both have at this seed."""
-    counterparts = {cell(trial): trial for trial in other}
+def _cell(trial: TrialRecord, tuned: Sequence[str]) -> str:
+    """What is equal in a pair: seed, model, data and training, but for what the search tuned."""
+    parts = {name: trial.spec.get(name) for name in ("model", "data", "train")}
+    return repr(without(parts, [key.split(".") for key in tuned]))
+
+
+def _differences(pairs: Sequence[tuple[TrialRecord, TrialRecord]], figure: str) -> list[float]:
+    """One a seed: the mean over what both have at this seed."""
     return _by_seed(
-        (seed_of(trial), trial.result[figure] - counterparts[cell(trial)].result[figure])
-        for trial in group
-        if cell(trial) in counterparts
+        (seed_of(one), one.result[figure] - other.result[figure]) for one, other in pairs
     )
 
 

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: at every rung one in eta goes on."""
+"""Asynchronous successive halving: of all trials one in eta goes on from every rung."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from pipeline.sweep_spec import Asha
 
 
 def stops(policy: Asha, contest: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
-    """Judges every trial at the highest rung that it has reached, among all that reached it.
+    """Stops who cannot be among those that go on from a rung, whatever is still to come.
 
-    Nobody is stopped before `eta` trials have reached the rung, nor within `slack` of its best
-    loss. A trial that was good enough when it came is judged again as others follow.
+    From the first rung one in eta of all listed trials goes on, from the next one in eta of
+    these, and so on. Nobody waits at a rung. Nobody is stopped within `slack` of the best loss at
+    it, nor whom synchronous halving would have kept.
 
-    Source:   Li et al. 2018, arXiv:1810.05934, in the stopping form of its section 3.3: nothing
-              waits at a rung to be promoted. Differs: slack, and judging again.
+    Source:   Li et al. 2018, arXiv:1810.05934. Differs: it promotes by the rank among those that
+              came first and may take a trial up again later; what is stopped here stays stopped,
+              so a rank must be certain.
     """
     for contestant in contest:
         if not contestant.may_stop:
             continue
-        reached = [rung for rung in rungs(policy, contestant.steps) if rung <= contestant.step]
-        if reached:
-            reason = _reason(policy, contestant, contest, reached[-1])
+        places = len(contest)
+        for rung in rungs(policy, contestant.steps):
+            places = math.ceil(places / policy.eta)
+            reason = _reason(policy, contestant, contest, rung, places)
             if reason is not None:
                 yield contestant.digest, reason
+                break
 
 
 def rungs(policy: Asha, steps: int) -> list[int]:
@@ -40,18 +44,19 @@ def rungs(policy: Asha, steps: int) -> list[int]:
 
 
 def _reason(
-    policy: Asha, contestant: Contestant, contest: Sequence[Contestant], rung: int
+    policy: Asha, contestant: Contestant, contest: Sequence[Contestant], rung: int, places: int
 ) -> str | None:
-    losses = [loss for other in contest if (loss := _loss_at(other.curve, rung)) is not None]
     mine = _loss_at(contestant.curve, rung)
-    assert mine is not None
-    best, rank = min(losses), 1 + sum(loss < mine for loss in losses)
-    is_in = rank <= math.ceil(len(losses) / policy.eta)
-    if len(losses) < policy.eta or is_in or mine <= best * (1 + policy.slack):
+    if mine is None:
         return None
+    losses = [loss for other in contest if (loss := _loss_at(other.curve, rung)) is not None]
+    best, rank = min(losses), 1 + sum(loss < mine for loss in losses)
+    if rank <= places or mine <= best * (1 + policy.slack):
+        return None
+    go_on = "1 goes" if places == 1 else f"{places} go"
     return (
-        f"asha: held-out loss {mine:.4f} at step {rung} is number {rank} of {len(losses)} "
-        f"(best {best:.4f}); one in {policy.eta} goes on"
+        f"asha: held-out loss {mine:.4f} at step {rung} is number {rank} (best {best:.4f}); of "
+        f"{len(contest)} trials {go_on} on from there"
     )
 
 

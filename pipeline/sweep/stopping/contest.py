@@ -16,18 +16,18 @@ class Contestant(NamedTuple):
     """A trial and its held-out losses so far."""
 
     digest: str
-    curve: tuple[CurvePoint, ...]  # by step; not empty
+    curve: tuple[CurvePoint, ...]  # by step; empty before the first
     steps: int  # of the whole training
     may_stop: bool  # it trains or waits to
 
     @property
     def step(self) -> int:
-        return self.curve[-1].step
+        return self.curve[-1].step if self.curve else 0
 
     @property
     def final_loss(self) -> float | None:
         """None where it did not train to its end."""
-        return self.curve[-1].val_loss if self.step == self.steps else None
+        return self.curve[-1].val_loss if self.step >= self.steps else None
 
 
 def contests(
@@ -35,7 +35,7 @@ def contests(
     curves: Mapping[str, Sequence[CurvePoint]],
     rows: Sequence[TrialRecord],
 ) -> list[list[Contestant]]:
-    """The trials with a curve, apart by what `policy.per` names and by their length.
+    """The trials of the tune stage, apart by what `policy.per` names and by their length.
 
     Controls take no part: their rows are wanted whatever their loss, and a rule that sees later
     tokens has a loss that nobody else can reach.
@@ -45,7 +45,7 @@ def contests(
     found: dict[str, list[Contestant]] = defaultdict(list)
     for row in rows:
         curve = tuple(curves.get(row.digest, ()))
-        if curve and stage_of(row) is Stage.TUNE and not is_yardstick(row.spec["balancer"]["kind"]):
+        if stage_of(row) is Stage.TUNE and not is_yardstick(row.spec["balancer"]["kind"]):
             steps = int(row.spec["train"]["steps"])
             place = repr((steps, [value_at(row.spec, key) for key in policy.per]))
             may_stop = row.state in (TrialState.QUEUED, TrialState.TRAINING) and not row.ordered

@@ -124,7 +124,7 @@ def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) 
     spec = sweep(
         axes={"balancer.step_size": [0.001, 0.01, 0.1]},
         search={"kind": "grid"},
-        stopping={"kind": "asha"},
+        stopping={"kind": "asha", "first_rung": 0.1},
     )
     sweep_id = add(store, spec)
     for trial, loss in zip(store.trials(sweep_id), (3.0, 3.5, 2.9), strict=True):
@@ -133,10 +133,10 @@ def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) 
         store.record_curve(claim, [CurvePoint(10, 640, 1.0, loss, 0.1)])
     SweepTender(store, identify).tend(sweep_id, room=0)
     ordered = [trial.ordered for trial in store.trials(sweep_id)]
-    assert ordered == [Order.STOP, Order.STOP, None]
+    assert ordered == [None, Order.STOP, None]
     reason = store.trials(sweep_id)[1].stop_reason
     assert reason is not None
-    assert reason.startswith("asha: held-out loss 3.5000 at step 10 is number 3 of 3")
+    assert reason.startswith("asha: held-out loss 3.5000 at step 10 is number 3 (best")
 
 
 def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(

@@ -28,7 +28,7 @@ def stopped(*contest: Contestant, policy: Asha = POLICY) -> list[str]:
 
 def test_rungs_lie_a_factor_apart_and_before_the_end() -> None:
     assert rungs(POLICY, 100) == [10, 30, 90]
-    assert rungs(Asha(first_rung=0.25, eta=2), 8) == [2, 4]
+    assert rungs(Asha(), 8) == [2, 4]
     assert rungs(Asha(first_rung=0.01, eta=2), 10) == [1, 2, 4, 8]
 
 
@@ -36,25 +36,30 @@ def test_one_in_eta_goes_on() -> None:
     assert stopped(*first_rung(a=3, b=1, c=2, d=6, e=5, f=4)) == ["a", "d", "e", "f"]
 
 
-def test_nobody_is_judged_before_eta_have_come() -> None:
-    assert stopped(contestant("a", 1), contestant("b", 9)) == []
-    assert stopped(contestant("a", 1), contestant("b", 9), contestant("c", 5)) == ["b", "c"]
+def test_nobody_is_stopped_before_it_is_certain() -> None:
+    """Of six trials two go on: the second of two may still be one of them, the third may not."""
+    to_come = [contestant(name) for name in "def"]
+    assert stopped(*first_rung(a=1, b=9), contestant("c"), *to_come) == []
+    assert stopped(*first_rung(a=1, b=9, c=5), *to_come) == ["b"]
 
 
-def test_a_trial_is_judged_at_its_highest_rung() -> None:
-    """`a` was worst at step 10, but is alone at step 30."""
-    assert stopped(contestant("a", 9, 9, 0.5), *first_rung(b=1, c=2, d=3)) == ["d"]
+def test_a_trial_that_ran_ahead_is_judged_at_every_rung_behind_it() -> None:
+    """`a` was alone at step 10 and went on; by now three were better there."""
+    ahead = contestant("a", 9, 8, 7)
+    assert stopped(ahead, *first_rung(b=1), contestant("c"), contestant("d")) == []
+    assert stopped(ahead, *first_rung(b=1, c=2, d=3)) == ["a", "d"]
 
 
-def test_who_passed_is_judged_again_as_others_follow() -> None:
-    first = contestant("a", 2.0)
-    assert stopped(first) == []
-    assert stopped(first, contestant("b", 1.0), contestant("c", 1.5)) == ["a", "c"]
+def test_a_later_rung_has_fewer_places() -> None:
+    """Of nine trials three go on from step 10 and one from step 30."""
+    late = [contestant(name, loss, loss, loss) for name, loss in (("a", 1), ("b", 2), ("c", 3))]
+    rest = [contestant(str(n), 9, may_stop=False) for n in range(6)]
+    assert stopped(*late, *rest) == ["b", "c"]
 
 
 def test_within_the_slack_nobody_is_stopped() -> None:
-    contest = [contestant("a", 1.0), contestant("b", 1.009), contestant("c", 1.02)]
-    assert stopped(*contest, policy=Asha(eta=3, slack=0.01)) == ["c"]
+    policy = Asha(first_rung=0.1, eta=3, slack=0.01)
+    assert stopped(*first_rung(a=1.0, b=1.009, c=1.02), policy=policy) == ["c"]
 
 
 def test_a_loss_that_is_no_number_is_the_worst() -> None:
@@ -70,7 +75,8 @@ def test_who_is_over_counts_but_is_not_stopped() -> None:
 def test_the_reason_has_the_figures() -> None:
     [(_, first), _] = stops(POLICY, first_rung(a=1, b=2, c=3))
     assert first == (
-        "asha: held-out loss 2.0000 at step 10 is number 2 of 3 (best 1.0000); one in 3 goes on"
+        "asha: held-out loss 2.0000 at step 10 is number 2 (best 1.0000); "
+        "of 3 trials 1 goes on from there"
     )
 
 
