@@ -24,11 +24,11 @@ from workers.actors.actor import SinkFactory
 from workers.actors.data_parallel import GroupActor
 from workers.actors.eval_actor import EvalActor
 from workers.actors.ray_cluster import connect, draining_nodes, nodes, num_slots
-from workers.actors.train_actor import TrainActor
+from workers.actors.stacked_actor import StackedActor
 
 logger = logging.getLogger(__name__)
 
-ACTORS = {WorkKind.TRAIN: TrainActor, WorkKind.EVAL: EvalActor}
+ACTORS = {WorkKind.TRAIN: StackedActor, WorkKind.EVAL: EvalActor}
 # Of its device: beside a training there is room for an evaluation, but not for another training.
 SHARE = {WorkKind.TRAIN: 0.9, WorkKind.EVAL: 0.1}
 MAX_STILLBORN = 3
@@ -266,7 +266,9 @@ class RayExecutor:
             actor = hosted.remote(*told, resources=resources, heeds_sigterm=True)
         else:
             hosted = ray.remote(ACTORS[need.kind]).options(name=name, **options)
-            actor = hosted.remote(*told, heeds_sigterm=True)
+            shares = {"slots": max(1, self._slots(need.kind) // self._size(need))}
+            more = shares if need.kind is WorkKind.TRAIN else {}
+            actor = hosted.remote(*told, heeds_sigterm=True, **more)
         worker = _Worker(actor, need, node_id=actor.__ray_call__.remote(_node_id))
         self._workers[name] = worker
         return worker
