@@ -181,9 +181,9 @@ def test_elements_past_two_to_the_31_are_reached(run_experts: Callable[..., Tens
 @pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="no compute-sanitizer here")
 def test_the_memory_checker_finds_nothing() -> None:
     chosen = "test_bf16_agrees_with_the_float32_reference and odd"
+    command = ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-m", "pytest"]
     ended = subprocess.run(
-        ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-m", "pytest", "-q"]
-        + [__file__, "-k", chosen],
+        [*command, "-q", __file__, "-k", chosen],
         capture_output=True,
         text=True,
         timeout=280,
