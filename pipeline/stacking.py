@@ -44,17 +44,17 @@ def can_stack(spec: TrialSpec) -> bool:
     )
 
 
-def stack_size(spec: TrialSpec, waiting: int, slots: int) -> int:
+def stack_size(spec: TrialSpec, untrained: int, slots: int) -> int:
     """How many trials of this shape one worker should train together; 1 is alone.
 
     Args:
-        waiting: trials of this shape that nobody trains yet, this one included
-        slots:   workers that may train at once: none should idle for a larger stack
+        untrained: trials of this shape that wait or are being trained, this one included
+        slots:     workers that may train at once: none should idle for a larger stack
     """
     device = spec.runtime.device
     values = spec.train.tokens_per_step // spec.train.num_micro_batches * spec.model.d_model
     if not can_stack(spec) or values > LARGEST_ACTIVATION[device]:
         return 1
     room = ROOM_BYTES[device] // model_size(spec.model).train_memory_bytes(spec.train)
-    share = -(-waiting // slots)
+    share = -(-untrained // slots)
     return max(1, min(share, LARGEST_STACK[device], room))

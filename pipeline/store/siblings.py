@@ -1,33 +1,42 @@
-"""Trials that wait beside one another in a sweep that lets trials train together."""
+"""Trials beside one another in a sweep that lets trials train together."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from pipeline.records import WorkKind
 from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import WAITING, WORKING, is_free
+from pipeline.store.standing import HELD, WAITING, WORKING, is_free
+
+WAITS, TRAINS = WAITING[WorkKind.TRAIN], HELD[WorkKind.TRAIN]
 
 
-def waiting_siblings(connection: Connection, digest: str) -> list[tuple[str, dict[str, Any]]]:
-    """Digest and spec of the other trials that wait for training in the sweeps of this one."""
+class Sibling(NamedTuple):
+    digest: str
+    spec: dict[str, Any]
+    waits: bool  # False: it is being trained
+
+
+def siblings(connection: Connection, digest: str) -> list[Sibling]:
+    """Other trials that train or wait for it in the sweeps of this one, in the sweeps' order."""
     sweeps = connection.execute(
         select(Sweep.sweep_id, Sweep.spec)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
         .where(SweepTrial.digest == digest, Sweep.state.in_(WORKING[WorkKind.TRAIN]))
     ).all()
     stacking = [sweep_id for sweep_id, spec in sweeps if spec.get("stacking") == "auto"]
+    waits = (Trial.state == WAITS) & is_free(WorkKind.TRAIN)
     rows = connection.execute(
-        select(Trial.digest, Trial.spec)
+        select(Trial.digest, Trial.spec, Trial.state)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .where(
             SweepTrial.sweep_id.in_(stacking),
             Trial.digest != digest,
-            Trial.state == WAITING[WorkKind.TRAIN],
-            is_free(WorkKind.TRAIN),
+            or_(Trial.state == TRAINS, waits),
         )
         .order_by(SweepTrial.position)
     )
-    return list({row.digest: row.spec for row in rows}.items())
+    found = [Sibling(row.digest, row.spec, row.state is WAITS) for row in rows]
+    return list({sibling.digest: sibling for sibling in found}.values())

@@ -33,6 +33,7 @@ from pipeline.store import leases, presence, reading, removal, schema, siblings,
 from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
+from pipeline.store.siblings import Sibling
 from pipeline.store.standing import WORKING, is_unfinished
 from pipeline.sweep_spec import SweepSpec
 
@@ -231,13 +232,13 @@ class SweepStore:
         with self._writing() as connection:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
 
-    def waiting_siblings(self, digest: str) -> list[tuple[str, dict[str, Any]]]:
-        """Digest and spec of trials that wait for training beside this one, in the same sweeps.
+    def siblings(self, digest: str) -> list[Sibling]:
+        """Other trials that train, or wait for it, in the sweeps of this one.
 
-        Of sweeps with `stacking: auto` only. Each is still to be claimed.
+        Of sweeps with `stacking: auto` only. One that waits is still to be claimed.
         """
         with self._reading() as connection:
-            return siblings.waiting_siblings(connection, digest)
+            return siblings.siblings(connection, digest)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
         """Takes the first waiting trial of the first sweep that has one; None where none has.

@@ -56,7 +56,7 @@ def test_rule_step_size_and_seed_leave_the_shape(changes: dict[str, Any], is_ali
 def test_what_a_stack_cannot_hold_trains_alone(changes: dict[str, Any]) -> None:
     spec = make(**changes)
     assert not can_stack(spec)
-    assert stack_size(spec, waiting=8, slots=1) == 1
+    assert stack_size(spec, untrained=8, slots=1) == 1
 
 
 @pytest.mark.parametrize("kind", sorted(set(BALANCERS) - APART))
@@ -65,11 +65,11 @@ def test_every_other_rule_can_be_stacked(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "slots", "size"),
+    ("untrained", "slots", "size"),
     [(8, 1, 8), (8, 2, 4), (7, 2, 4), (1, 1, 1), (3, 8, 1), (99, 1, 8)],
 )
-def test_no_slot_idles_for_a_larger_stack(waiting: int, slots: int, size: int) -> None:
-    assert stack_size(make(), waiting, slots) == size
+def test_no_slot_idles_for_a_larger_stack(untrained: int, slots: int, size: int) -> None:
+    assert stack_size(make(), untrained, slots) == size
 
 
 def test_on_a_cpu_large_batches_train_alone() -> None:

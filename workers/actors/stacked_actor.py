@@ -63,13 +63,14 @@ class StackedActor(TrainActor):
     def _claimed_siblings(self, lead: Claim) -> Iterator[Claim]:
         spec = TrialSpec.model_validate(lead.spec)
         alike = [
-            digest
-            for digest, other in self._store.waiting_siblings(lead.digest)
-            if _is_alike(spec, TrialSpec.model_validate(other))
+            sibling
+            for sibling in self._store.siblings(lead.digest)
+            if _is_alike(spec, TrialSpec.model_validate(sibling.spec))
         ]
         wanted = stack_size(spec, 1 + len(alike), self._slots) - 1
+        waiting = [sibling.digest for sibling in alike if sibling.waits]
         # From the end: other workers are being sent to the first ones.
-        for digest in reversed(alike):
+        for digest in reversed(waiting):
             if wanted <= 0:
                 return
             claim = self._store.claim(
@@ -85,7 +86,7 @@ class StackedActor(TrainActor):
             return super()._work_logged(claim)
         with ExitStack() as logs:
             for one in reversed(claims):
-                logs.enter_context(attempt_log(log_path(self._settings, one)))
+                logs.enter_context(attempt_log(log_path(self._settings, one), self._settings))
             logger.info("%d trials as one: %s", len(claims), ", ".join(c.label for c in claims))
             return self._work_together(claims)
 

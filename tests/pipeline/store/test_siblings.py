@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.records import Order, WorkKind
+from pipeline.records import Order, TrialState, WorkKind
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep_spec import SweepSpec
@@ -23,7 +23,7 @@ def add(store: SweepStore, name: str, digests: str, **fields: Any) -> str:
 
 
 def siblings(store: SweepStore, digest: str) -> str:
-    return "".join(found for found, _ in store.waiting_siblings(digest))
+    return "".join(found.digest for found in store.siblings(digest))
 
 
 def test_siblings_are_those_of_the_same_sweep_in_its_order(store: SweepStore) -> None:
@@ -31,7 +31,8 @@ def test_siblings_are_those_of_the_same_sweep_in_its_order(store: SweepStore) ->
     add(store, "other", "xy")
     assert siblings(store, "a") == "cb"
     assert siblings(store, "x") == "y"
-    assert dict(store.waiting_siblings("x"))["y"] == store.trial("y").spec
+    (other,) = store.siblings("x")
+    assert (other.spec, other.waits) == (store.trial("y").spec, True)
 
 
 def test_a_trial_of_two_sweeps_has_the_siblings_of_both_once(store: SweepStore) -> None:
@@ -45,11 +46,15 @@ def test_a_sweep_without_stacking_has_none(store: SweepStore) -> None:
     assert siblings(store, "a") == ""
 
 
-def test_only_trials_that_wait_and_may_start_count(store: SweepStore) -> None:
-    sweep_id = add(store, "one", "abcde")
+def test_only_trials_that_train_or_may_start_count(store: SweepStore) -> None:
+    sweep_id = add(store, "one", "abcdef")
     store.claim("b", WorkKind.TRAIN, "w", 60)
+    claim = store.claim("f", WorkKind.TRAIN, "w", 60)
+    assert claim is not None
+    store.finish(claim, TrialState.TRAINED)
     store.order("c", Order.CANCEL)
     store.order("d", Order.PAUSE)
-    assert siblings(store, "a") == "e"
+    assert siblings(store, "a") == "be"
+    assert [sibling.waits for sibling in store.siblings("a")] == [False, True]
     store.pause(sweep_id)
     assert siblings(store, "a") == ""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import Order, RunIdentity, StepRecord, TrialState
+from pipeline.records import Order, RunIdentity, StepRecord, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
@@ -71,6 +71,16 @@ def test_siblings_are_shared_among_the_slots(
     StackedActor("train-1", settings, shards, slots=slots).work("t0")
     assert states(store, 5).count(TrialState.TRAINED) == trained
     assert store.trial("t0").state is TrialState.TRAINED
+
+
+def test_the_second_worker_takes_as_many_as_the_first(
+    settings: Settings, store: SweepStore, add_sweep: AddSweep
+) -> None:
+    add_sweep([0, 1, 2, 3])
+    store.claim("t0", WorkKind.TRAIN, "train-0", 60)
+    store.claim("t3", WorkKind.TRAIN, "train-0", 60)
+    StackedActor("train-1", settings, shards, slots=2).work("t1")
+    assert states(store, 4)[1:3] == [TrialState.TRAINED] * 2
 
 
 def test_trials_of_another_shape_stay_where_they_are(
