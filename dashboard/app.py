@@ -14,6 +14,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "compare": ("Compare", ":material/compare_arrows:"),
     "theory": ("Theory", ":material/science:"),
     "cost": ("Cost", ":material/payments:"),
+    "cluster": ("Cluster", ":material/dns:"),
     "glossary": ("Glossary", ":material/menu_book:"),
 }
 

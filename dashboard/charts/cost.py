@@ -7,22 +7,31 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dashboard.charts.looks import looks
-from dashboard.charts.style import LIGHT, figure
+from dashboard.charts.style import DASHES, LIGHT, figure
 from dashboard.cost_tables import Loss
 
 MAX_BARS = 40  # settings in one chart; of more the cheapest and the dearest
 
 
 def lost_by_ranks(found: Sequence[Loss], sizes: Sequence[int], chosen: int) -> go.Figure:
-    """Share of a step's time that waits against the expert-parallel size, a line a setting."""
-    look = looks([_name(loss) for loss in found])
+    """Share of a step's time that waits against the expert-parallel size.
+
+    A colour a setting, a dash an expert count; the legend names the settings.
+    """
+    look = looks(list(dict.fromkeys(loss.label for loss in found)))
+    counts = sorted({loss.experts for loss in found})
     lines = [
         go.Scatter(
             x=[str(size) for size in sizes if size in loss.share_R],
             y=[100 * loss.share_R[size] for size in sizes if size in loss.share_R],
             mode="lines+markers",
-            name=_name(loss),
-            line={"color": look[_name(loss)].colour, "dash": look[_name(loss)].dash, "width": 2},
+            name=loss.label,
+            legendgroup=loss.label,
+            line={
+                "color": look[loss.label].colour,
+                "dash": DASHES[counts.index(loss.experts) % len(DASHES)],
+                "width": 2,
+            },
             hovertemplate=f"<b>%{{y:.1f}} %</b><extra>{_name(loss)}</extra>",
         )
         for loss in found
@@ -34,6 +43,10 @@ def lost_by_ranks(found: Sequence[Loss], sizes: Sequence[int], chosen: int) -> g
         x="expert-parallel size, ranks",
         y="step time that waits, %",
     )
+    named: set[str] = set()
+    for line in chart.data:
+        line.showlegend = line.name not in named
+        named.add(line.name)
     chart.update_xaxes(type="category", categoryorder="array", categoryarray=[*map(str, sizes)])
     chart.update_yaxes(rangemode="tozero")
     chart.update_layout(hovermode="closest")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation import Detail, GroupScores, Integers, LossByK, Routes
 from pipeline.load_metrics import max_vio, max_vio_floor, summarise
 from pipeline.records import (
     Claim,
@@ -39,6 +40,7 @@ from pipeline.tracking.pooled_sink import PooledLoadSink
 from pipeline.tracking.system_sink import SystemSink
 
 STEPS, LEASE_SECONDS = 300, 3600.0
+DETAILED_EXPERTS = 32  # trials whose evaluation recorded domains, pairs and values of k
 CURVE_STEPS = 20
 FAILURE = """Traceback (most recent call last):
   File "workers/training/loop.py", line 68, in train
@@ -63,10 +65,7 @@ def build(home: Path) -> dict[str, str]:
         "finished": _finished(store, settings),
         "running": _running(store, settings),
     }
-    store.presence("coordinator host-a", "coordinator", {"host": "host-a", "slots": 2})
-    for number in range(2):
-        facts = {"host": "host-b", "device": f"cuda:{number}", "kind": "train"}
-        store.presence(f"worker-b:gpu{number}", "worker", facts)
+    _be_present(store, ids["running"])
     store.close()
     return ids
 
@@ -150,6 +149,23 @@ def _searched(store: SweepStore) -> str:
         _search_one(store, digest, trial, None)
     store.finish_sweep(sweep_id)
     return sweep_id
+
+
+def _be_present(store: SweepStore, sweep_id: str) -> None:
+    """A coordinator with two nodes, and the workers that hold the running trials."""
+    resources = {"CPU": 16.0, "GPU": 1.0, "memory": 64 * 2.0**30}
+    nodes = [
+        {"node_id": name * 10, "host": name, "is_alive": name != "node-c", "resources": resources}
+        for name in ("node-a", "node-b", "node-c")
+    ]
+    slots = {"train": 4, "eval": 1}
+    facts = {"nodes": nodes, "slots": slots, "free": {"train": 2, "eval": 1}, "sweeps": 2}
+    store.presence("node-a:coordinator", "coordinator", facts)
+    for trial in store.trials(sweep_id):
+        if trial.state.is_held and trial.worker is not None:
+            doing = {"digest": trial.digest, "label": trial.label, "attempt": trial.attempt}
+            doing |= {"sweep_id": sweep_id, "rss_bytes": 3 * 2**30}
+            store.presence(trial.worker, "train", doing)
 
 
 def _reseeded(trial: TrialSpec, seed: int) -> TrainSpec:
@@ -300,7 +316,8 @@ def _evaluate(
     bits = 2.31 - 0.05 * math.log2(trial.model.num_experts / 8) + 0.02 * result["max_vio"]
     loss = bits * math.log(2)
     sink = LoadLogSink(settings.trial_dir(digest))
-    sink.log_eval(EvalRecord(STEPS, loss, bits, math.exp(loss), tokens, tokens, count_LE))
+    detail = _detail(trial, count_LE) if trial.model.num_experts == DETAILED_EXPERTS else Detail()
+    sink.log_eval(EvalRecord(STEPS, loss, bits, math.exp(loss), tokens, tokens, count_LE, detail))
     return {
         "val_loss": loss,
         "val_bits_per_byte": bits,
@@ -309,6 +326,34 @@ def _evaluate(
         "max_vio_global_floor": max_vio_floor(tokens, trial.model.num_experts, trial.model.top_k),
         "eval_tokens": float(tokens),
     }
+
+
+def _detail(trial: TrialSpec, count_LE: Integers) -> Detail:
+    """Three domains that prefer experts of their own; pairs and successions nearly independent."""
+    L, E = count_LE.shape
+    rng = np.random.default_rng(1)
+    share_GLE = count_LE * np.exp(rng.normal(0, 0.6, (3, L, E)))
+    share_GLE /= share_GLE.sum(axis=-1, keepdims=True)
+    group_GLE = rng.multinomial(16_384 * trial.model.top_k, share_GLE)
+    noise_LEE = np.exp(rng.normal(0, 0.4, (L, E, E)))
+    outer_LEE = count_LE[:, :, None] * count_LE[:, None, :] / count_LE.sum(axis=-1)[:, None, None]
+    together_LEE = (outer_LEE * (noise_LEE + noise_LEE.swapaxes(1, 2)) / 2).astype(np.int64)
+    together_LEE[:, np.arange(E), np.arange(E)] = count_LE
+    k_N = np.array([1, 2, 3, 4, 8, 16, E])
+    by_k = LossByK(
+        k_N,
+        1.6 + 0.3 / k_N + 0.004 * k_N,
+        np.stack([count_LE * k // trial.model.top_k for k in k_N]),
+        8192,
+    )
+    scores = GroupScores(
+        ("prose", "code", "tables"),
+        np.array([1.72, 1.31, 1.05]),
+        np.array([2.48, 1.89, 1.51]),
+        np.full(3, 16_384),
+        group_GLE,
+    )
+    return Detail(scores, by_k, Routes(together_LEE, (outer_LEE * noise_LEE).astype(np.int64)[:-1]))
 
 
 def _progress(trial: TrialSpec, step: int) -> Progress:

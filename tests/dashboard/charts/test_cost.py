@@ -16,7 +16,15 @@ def test_lines_end_where_experts_cannot_be_divided() -> None:
     chart = lost_by_ranks([_loss("none", 0.4), _loss("sign", 0.1, (2,))], [2, 4], 4)
     assert [list(line.y) for line in chart.data] == [[20, 40], [5]]
     assert list(chart.layout.xaxis.categoryarray) == ["2", "4"]
-    assert "from 40.0 % with none, 16 experts" in says(chart)
+    assert "to 40.0 % with none, 16 experts" in says(chart)
+
+
+def test_a_setting_keeps_its_colour_over_expert_counts() -> None:
+    few, many = _loss("none", 0.4), _loss("none", 0.5)._replace(experts=32)
+    first, second = lost_by_ranks([few, many], [2, 4], 4).data
+    assert first.line.color == second.line.color
+    assert first.line.dash != second.line.dash
+    assert (first.showlegend, second.showlegend) == (True, False)
 
 
 def test_bars_stand_least_first_with_the_spread_of_their_trials() -> None:
