@@ -13,6 +13,8 @@ from urllib.request import url2pathname
 from pydantic import PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.errors import SpecError
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EVENLOAD_", env_ignore_empty=True, frozen=True)
@@ -31,6 +33,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: PositiveFloat = 4.0
     train_slots: PositiveInt | None = None
     eval_slots: PositiveInt = 1
+    data_root: Path | None = None  # where specs may read files; None is anywhere
     dashboard_controls: bool = False  # whoever reaches the dashboard may start and steer sweeps
     tiles_file: Path | None = None  # tile sizes of the Triton kernels; see workers/kernels/tiles.py
 
@@ -55,7 +58,12 @@ class Settings(BaseSettings):
         return (self.root / "artifacts").as_uri()
 
     def trial_dir(self, digest: str) -> Path:
-        """Checkpoints, logs, step and load shards of one trial."""
+        """Checkpoints, logs, step and load shards of one trial.
+
+        Raises:   SpecError: not the digest of any trial, but perhaps the path of something else
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", digest):
+            raise SpecError(f"digest={digest!r} is no trial's; take one from `sweep status --json`")
         return self.root / "trials" / digest
 
     def uri_of(self, path: Path) -> str:
@@ -77,4 +85,5 @@ class Settings(BaseSettings):
 
 def without_password(url: str) -> str:
     """The URL as it may be shown: a password in it becomes ***."""
-    return re.sub(r"(://[^:/@]+):[^@/]*@", r"\1:***@", url)
+    hidden = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)

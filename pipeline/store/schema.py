@@ -44,7 +44,8 @@ def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
         _use_write_ahead_log(engine)
     with engine.execution_options(**{WRITES: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            lock = text("SELECT pg_advisory_xact_lock(:lock)")
+            connection.execute(lock, {"lock": MIGRATION_LOCK})
         found = _revision(connection)
         if found not in (None, *REVISIONS):
             check(connection)

@@ -88,7 +88,7 @@ class Mirror:
         found = dict(_local(trial_dir))
         for path in _in_order(wanted):
             if found.get(path) != wanted[path]:
-                local = trial_dir / path
+                local = _inside(trial_dir, path)
                 local.parent.mkdir(parents=True, exist_ok=True)
                 replace(local, self._files.cat_file(self._path(digest, path)))
         for path in found.keys() - wanted.keys():
@@ -103,6 +103,14 @@ class Mirror:
 
     def _path(self, digest: str, path: str) -> str:
         return f"{self._root.rstrip('/')}/trials/{digest}/{path}"
+
+
+def _inside(trial_dir: Path, path: str) -> Path:
+    """An index says what to write where, but not outside of its trial."""
+    local = trial_dir / path
+    if not local.resolve().is_relative_to(trial_dir.resolve()):
+        raise OSError(f"the mirror's index names {path!r}, which is no file of the trial")
+    return local
 
 
 class MirrorSink:

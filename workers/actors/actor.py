@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 
 from pipeline.errors import LeaseLost, PeerLost
 from pipeline.records import Charge, Claim, RunIdentity, Sink, TrialState, WorkKind
+from pipeline.redaction import redacted, secrets
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
@@ -107,7 +108,7 @@ class Actor(ABC):
         return None if claim is None else self._work_logged(claim)
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
-        with attempt_log(log_path(self._settings, claim)):
+        with attempt_log(log_path(self._settings, claim), self._settings):
             logger.info("attempt %d by %s: %s", claim.attempt, claim.worker, claim.label)
             try:
                 return self._work_on(claim)
@@ -153,7 +154,8 @@ class Actor(ABC):
             except (LeaseLost, PeerLost):
                 raise
             except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
-                verdict = Verdict(TrialState.FAILED, {}, error=traceback.format_exc())
+                error = redacted(traceback.format_exc(), secrets(self._settings))
+                verdict = Verdict(TrialState.FAILED, {}, error=error)
                 logger.error("failed\n%s", verdict.error)
             run_id = getattr(sink, "run_id", None)
             state = through_outages(lambda: self._write(claim, verdict, run_id))

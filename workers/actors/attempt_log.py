@@ -8,6 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from pipeline.records import Claim
+from pipeline.redaction import RedactedFile, secrets
 from pipeline.settings import Settings
 
 OURS = ("pipeline", "workers")  # others log from warnings on
@@ -19,13 +20,14 @@ def log_path(settings: Settings, claim: Claim) -> Path:
 
 
 @contextmanager
-def attempt_log(path: Path) -> Iterator[None]:
-    """Everything that this process logs or prints goes to `path`.
+def attempt_log(path: Path, settings: Settings) -> Iterator[None]:
+    """Everything that this process logs or prints goes to `path`, without secrets.
 
     Of the process, not of the thread: an actor works on one trial at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file:
+    with path.open("a", encoding="utf-8", buffering=1) as opened:
+        file = RedactedFile(opened, secrets(settings))
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()

@@ -173,7 +173,7 @@ def _pass_on_stop(signals: Any, actor: TrainActor) -> None:
 
 def _follow(task: Task, ranks: Ranks) -> None:
     log = task.settings.trial_dir(task.digest) / "logs" / f"rank-{ranks.rank:03}.log"
-    with attempt_log(log):
+    with attempt_log(log, task.settings):
         try:
             # The first rank has the trial now, and its folder is as the run starts from it.
             ranks.meet()

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from pipeline.records import TrialRecord
+from pipeline.redaction import start_logging
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
@@ -91,7 +92,7 @@ class Coordination:
 
 
 def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging(settings)
 
     def show_health(_: Sequence[TrialRecord]) -> None:
         health_file.touch()

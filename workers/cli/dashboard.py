@@ -38,12 +38,13 @@ def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.P
 def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server and UI over the same runs."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", settings.mlflow_uri]
+    command += ["--port", str(port), "--workers", "1"]
     if settings.mlflow_artifacts:
         command += ["--default-artifact-root", settings.mlflow_artifacts]
+    # By the environment: every user of the machine can read the arguments of a process.
     return subprocess.Popen(
         command,
-        env=environment(settings),
+        env=environment(settings) | {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

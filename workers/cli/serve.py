@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.errors import StoreUnavailable
+from pipeline.redaction import start_logging
 from pipeline.settings import Settings, without_password
 from pipeline.store.sweep_store import SweepStore
 from workers.cli.admission import Admission
@@ -47,8 +48,8 @@ def serve(
     The store, MLflow and Ray may go and come back: what cannot be done now is done later. SIGTERM
     lets running trials write checkpoints; the next `evenload serve` goes on from them.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = load_settings(home)
+    start_logging(settings)
     has_cuda = None if device == "auto" else device == "cuda"
     cluster = Cluster(address, join, slots, has_cuda)
     stop = StopSignal()

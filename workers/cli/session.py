@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from pipeline.confinement import check_paths
 from pipeline.errors import SpecError, first_message
 from pipeline.records import TrialRecord
 from pipeline.settings import Settings
@@ -69,6 +70,8 @@ def identify(
     from workers.training.identity import resolve, trial_digest
 
     trials = [resolve(_whole(trial, settings), has_cuda) for trial in proposed]
+    for data in {trial.data for trial in trials}:
+        check_paths(data, settings.data_root)
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return [(trial_digest(trial, settings), trial) for trial in trials]

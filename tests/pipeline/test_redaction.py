@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import pytest
+
+from pipeline.redaction import RedactedFile, RedactingFormatter, redacted, secrets
+from pipeline.settings import Settings, without_password
+
+
+def test_passwords_of_urls_are_secrets_as_written_and_as_meant() -> None:
+    settings = Settings(
+        database_url="postgresql+psycopg://even:p%40ssw0rd@db/evenload",
+        tracking_uri="http://me:tracker-word@mlflow:5000",
+        mirror_url="s3://bucket/prefix?password=in-the-query",
+    )
+    assert set(secrets(settings, {})) == {
+        "p%40ssw0rd",
+        "p@ssw0rd",
+        "p%2540ssw0rd",
+        "tracker-word",
+        "in-the-query",
+    }
+
+
+def test_tokens_of_the_environment_are_secrets() -> None:
+    environment = {"RAY_AUTH_TOKEN": "ray-token", "HF_TOKEN": "hf-token", "HOME": "/home/me"}
+    assert set(secrets(Settings(), environment)) == {"ray-token", "hf-token"}
+
+
+def test_settings_without_passwords_hide_nothing() -> None:
+    plain = Settings(database_url="sqlite:////a/b.db", tracking_uri="http://mlflow:5000")
+    assert secrets(plain, {"RAY_AUTH_TOKEN": "", "HF_TOKEN": "a"}) == ()
+
+
+def test_a_secret_that_holds_another_is_hidden_whole() -> None:
+    environment = {"RAY_AUTH_TOKEN": "secret", "HF_TOKEN": "secret-and-more"}
+    text = redacted("it is secret-and-more", secrets(Settings(), environment))
+    assert text == "it is ***"
+
+
+def test_a_file_never_sees_it() -> None:
+    file = io.StringIO()
+    with RedactedFile(file, ("hidden-word",)) as guarded:
+        print("a hidden-word here", file=guarded)
+    assert file.getvalue() == "a *** here\n"
+
+
+def test_neither_messages_nor_tracebacks_of_logs_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "ray-token")
+    formatter = RedactingFormatter("%(message)s", Settings())
+    try:
+        raise ValueError("it was ray-token")
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.LogRecord("x", logging.INFO, "", 0, "with %s", ("ray-token",), error)
+    text = formatter.format(record)
+    assert "ray-token" not in text
+    assert text.startswith("with ***")
+    assert "ValueError: it was ***" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:word@host/0", "redis://:***@host/0"),
+        (
+            "postgresql://h/db?user=me&password=word&x=1",
+            "postgresql://h/db?user=me&password=***&x=1",
+        ),
+    ],
+)
+def test_urls_are_shown_without_them(url: str, shown: str) -> None:
+    assert without_password(url) == shown
