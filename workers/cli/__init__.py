@@ -65,6 +65,11 @@ COMMANDS = {
         "bench",
         "Run a benchmark. Rivals are measured in turn with us, in the same run.",
     ),
+    "tune": Command(
+        "workers.cli.tune",
+        "tune",
+        "Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer.",
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError as TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from workers.kernels.rows import Rows
@@ -80,7 +81,7 @@ def experts(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Returns: y_TD, and gate_up_RG where `keep`, else nothing of it (0, 2F)."""
-    layer = _Layer(x_TD, down_EDF, token_R, weight_R, count_E)
+    layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
     act_RF = x_TD.new_empty(layer.R, layer.F)
     gate_up_RG = x_TD.new_empty(layer.R if keep else 0, 2 * layer.F)
     layer.up(x_TD, gate_up_EGD, gate_up_RG if keep else None, act_RF)
@@ -118,7 +119,7 @@ def experts_backward(
     gate_up_RG: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x_TD, gate_up_EGD, down_EDF and weight_R. An empty gate_up_RG is recomputed."""
-    layer = _Layer(x_TD, down_EDF, token_R, weight_R, count_E)
+    layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
     if gate_up_RG.shape[0] != layer.R:
         gate_up_RG = x_TD.new_empty(layer.R, 2 * layer.F)
         layer.up(x_TD, gate_up_EGD, gate_up_RG, None)
@@ -180,7 +181,7 @@ def _backward(ctx: Any, grad_TD: Tensor | None, _: Tensor | None) -> tuple[Tenso
 experts.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-class _Layer:
+class Products:
     """One call's sizes, row order and tiles; each method is one kernel launch."""
 
     def __init__(

@@ -1,0 +1,42 @@
+"""`evenload tune`: tile sizes of the Triton kernels, measured on this GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from pipeline.errors import SpecError
+from workers.benchmarks.tuning import Layer, save
+from workers.benchmarks.tuning import tune as tune_tiles
+from workers.cli.session import log, out, print_json
+from workers.kernels.ops import resolve_backend
+
+
+def tune(
+    d_model: Annotated[int, typer.Option(min=1)] = 2048,
+    d_expert: Annotated[int, typer.Option(min=1)] = 1408,
+    num_experts: Annotated[int, typer.Option(min=1)] = 64,
+    top_k: Annotated[int, typer.Option(min=1)] = 6,
+    save_to: Annotated[
+        Path | None, typer.Option("--save", help="table to write; EVENLOAD_TILES_FILE names it")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON document on standard output")
+    ] = False,
+) -> None:
+    """Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer."""
+    if not torch.cuda.is_available():
+        raise SpecError("tune: no CUDA device here; tiles are measured on the GPU that runs them")
+    resolve_backend("triton", "cuda")
+    layer = Layer(d_model, d_expert, num_experts, top_k)
+    table = tune_tiles(layer, torch.device("cuda"), torch.bfloat16, log.print)
+    if save_to is not None:
+        save(table, save_to)
+        log.print(f"saved; use it with EVENLOAD_TILES_FILE={save_to}")
+    if as_json or save_to is None:
+        print_json(table)
+    else:
+        out.print(f"{len(table)} device in {save_to}")
