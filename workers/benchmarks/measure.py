@@ -8,30 +8,39 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 Call = Callable[[], object]
+Name = TypeVar("Name")
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: the median of all turns, and the quartiles around it."""
+    """Seconds of one call, or another figure: the median of all turns, and its quartiles."""
 
     median: float
     low: float
     high: float
 
 
-def in_turn(arms: Mapping[str, Call], device: torch.device, turns: int) -> dict[str, Timing]:
+def in_turn(arms: Mapping[Name, Call], device: torch.device, turns: int) -> dict[Name, Timing]:
     """Every arm once, then every arm again; a first turn that compiles and tunes does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    seconds = every_turn(arms, device, turns)
+    return {name: timing(values) for name, values in seconds.items()}
+
+
+def every_turn(
+    arms: Mapping[Name, Call], device: torch.device, turns: int
+) -> dict[Name, list[float]]:
+    """Seconds of each turn: what the machine does beside falls on neighbours of a turn alike."""
+    seconds: dict[Name, list[float]] = {name: [] for name in arms}
     for turn in range(turns + 1):
         for name, call in arms.items():
             elapsed = seconds_of(call, device)
             if turn:
                 seconds[name].append(elapsed)
-    return {name: _timing(values) for name, values in seconds.items()}
+    return seconds
 
 
 def seconds_of(call: Call, device: torch.device) -> float:
@@ -49,7 +58,7 @@ def seconds_of(call: Call, device: torch.device) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def _timing(seconds: list[float]) -> Timing:
+def timing(seconds: list[float]) -> Timing:
     if len(seconds) < 2:
         return Timing(*seconds * 3)
     low, _, high = statistics.quantiles(seconds, n=4)

@@ -14,5 +14,5 @@ def test_arms_take_turns_and_the_first_turn_does_not_count() -> None:
 
 
 def test_a_timing_is_the_median_within_its_quartiles() -> None:
-    assert measure._timing([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 1.5, 4.5)
-    assert measure._timing([2.0]) == (2.0, 2.0, 2.0)
+    assert measure.timing([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 1.5, 4.5)
+    assert measure.timing([2.0]) == (2.0, 2.0, 2.0)
