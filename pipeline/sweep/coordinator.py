@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 Observer = Callable[[Sequence[TrialRecord]], None]
 OVER = (SweepState.FINISHED, SweepState.CANCELLED)
 PRESENCE_SECONDS = 10.0
+OBSERVED_SHARE = 0.1  # of the time at most goes into reading all trials for the observer
 
 
 class Executor(Protocol):
@@ -83,7 +84,7 @@ class Tender(Protocol):
 class Coordinator:
     """Brings sweeps to their end with an executor's workers.
 
-    Args:     observer: gets the trials of the sweep after every round
+    Args:     observer: gets the trials of the sweep after rounds, and when it is over
               tender: looks after sweeps that grow or stop trials
               outage_seconds: how long the database may be away before `run` gives up
               recovery_seconds: no lease expires for this long after the database came back, as no
@@ -108,7 +109,7 @@ class Coordinator:
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
         self._recovery_seconds = recovery_seconds
-        self._recovers_until = self._next_presence = -math.inf
+        self._recovers_until = self._next_presence = self._next_look = -math.inf
         self._name = worker_id(f"coordinator-{secrets.token_hex(3)}")
         self._stopping = threading.Event()
 
@@ -164,7 +165,10 @@ class Coordinator:
         if not sweep_ids or any(sweep.state not in OVER for sweep in snapshot.sweeps):
             return False
         self._dismiss_latecomers(crew.busy)
-        return not self._executor.busy()
+        if self._executor.busy():
+            return False
+        self._observe(sweep_ids, at_last=True)
+        return True
 
     def _could_start(self) -> int:
         """Trials that more than suffice for every free worker: those just launched still wait."""
@@ -244,11 +248,13 @@ class Coordinator:
             case FinishSweep(sweep_id):
                 self._store.finish_sweep(sweep_id)
 
-    def _observe(self, sweep_ids: tuple[str, ...]) -> None:
-        if self._observer is not None:
-            self._observer(
-                [trial for sweep_id in sweep_ids for trial in self._store.trials(sweep_id)]
-            )
+    def _observe(self, sweep_ids: tuple[str, ...], at_last: bool = False) -> None:
+        started = time.monotonic()
+        if self._observer is None or (started < self._next_look and not at_last):
+            return
+        self._observer([trial for sweep_id in sweep_ids for trial in self._store.trials(sweep_id)])
+        ended = time.monotonic()
+        self._next_look = ended + (ended - started) / OBSERVED_SHARE
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:

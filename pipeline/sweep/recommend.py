@@ -68,9 +68,10 @@ def recommend(
               curves: digest -> learning curve, for the time to the target loss
     """
     objective = spec.objective if spec is not None else Objective()
-    stage = _reported_stage(trials)
-    tuned = settings_of(trials, Stage.TUNE, spec)
-    settings = settings_of(trials, stage, spec)
+    tuned, confirmed = (settings_of(trials, stage, spec) for stage in (Stage.TUNE, Stage.CONFIRM))
+    # Confirm as soon as two of its settings are complete: before, there is nothing to compare.
+    stage = Stage.CONFIRM if len(confirmed) > 1 else Stage.TUNE
+    settings = confirmed if stage is Stage.CONFIRM else tuned
     control = next((setting for setting in settings if setting.kind == "none"), None)
     order = ranking(settings, objective)
     best = order[0] if order and len(settings) > 1 and not order[0].violates else None
@@ -117,12 +118,6 @@ def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
         *sorted(far, key=lambda setting: setting.bits_per_byte),
         *sorted((s for s in rivals if s.violates), key=lambda setting: setting.max_vio),
     ]
-
-
-def _reported_stage(trials: Sequence[TrialRecord]) -> Stage:
-    """Confirm as soon as two of its settings are complete: before, there is nothing to compare."""
-    confirmed = settings_of(trials, Stage.CONFIRM)
-    return Stage.CONFIRM if len(confirmed) > 1 else Stage.TUNE
 
 
 def _against_control(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from math import fsum, sqrt
+from statistics import fmean
 from typing import NamedTuple
 
 from scipy.special import stdtr, stdtrit
@@ -35,13 +36,19 @@ def interval(values: Sequence[float]) -> Interval:
     if count == 1:
         return Interval(values[0], None, 1)
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
-    return Interval(fmean(values), quantile * stdev(values) / count**0.5, count)
+    return Interval(fmean(values), quantile * _standard_error(values), count)
 
 
 def p_value(differences: Sequence[float]) -> float | None:
     """Two-sided, of the mean difference being zero; None where the values have no spread."""
     count = len(differences)
-    if count < 2 or stdev(differences) == 0:
+    error = _standard_error(differences) if count > 1 else 0.0
+    if error == 0:
         return None
-    score = fmean(differences) / (stdev(differences) / count**0.5)
-    return 2 * float(stdtr(count - 1, -abs(score)))
+    return 2 * float(stdtr(count - 1, -abs(fmean(differences) / error)))
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """Of the mean. By hand: `statistics.stdev` works in fractions and takes 40 times as long."""
+    mean, count = fmean(values), len(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)

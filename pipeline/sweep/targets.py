@@ -43,8 +43,12 @@ def target_rows(
     for trial in trials:
         if curves.get(trial.digest):
             groups[int(trial.spec["model"]["num_experts"])][labelled(trial)].append(trial)
+    targets = {
+        num_experts: target_loss or _target(settings, curves)
+        for num_experts, settings in groups.items()
+    }
     return tuple(
-        _row(label, num_experts, group, curves, target_loss or _target(settings, curves))
+        _row(label, num_experts, group, curves, targets[num_experts])
         for num_experts, settings in groups.items()
         for label, group in settings.items()
     )

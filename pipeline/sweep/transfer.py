@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.balancers import parse_balancer
 from pipeline.records import TrialRecord, TrialState
 from pipeline.sweep.setting import LOSS, is_yardstick
 from pipeline.sweep.statistics import Interval, interval
 
-DRAWS = 4000
+DRAWS = 2000
 Losses = NDArray[np.float64]  # (N, U)
 ByStep = dict[tuple[float, str], float]  # step size, seed and what else varies -> loss
 
@@ -62,12 +61,12 @@ def _losses(
     """kind -> experts -> losses, of trials that are complete."""
     found: dict[str, dict[int, ByStep]] = defaultdict(lambda: defaultdict(dict))
     for trial in trials:
-        balancer = parse_balancer(trial.spec["balancer"])
+        balancer = trial.spec["balancer"]
+        step = balancer.get("step_size", balancer.get("coefficient"))
         is_done = trial.state is TrialState.COMPLETED and LOSS in trial.result
-        if balancer.step is not None and is_done and not is_yardstick(balancer.kind):
+        if step is not None and is_done and not is_yardstick(balancer["kind"]):
             experts = int(trial.spec["model"]["num_experts"])
-            rule = _rule(balancer.label, balancer.step)
-            found[rule][experts][balancer.step, _block(trial)] = trial.result[LOSS]
+            found[_rule(trial.label, step)][experts][step, _block(trial)] = trial.result[LOSS]
     return found
 
 

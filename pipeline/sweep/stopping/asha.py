@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 
@@ -21,16 +22,23 @@ def stops(policy: Asha, contest: Sequence[Contestant]) -> Iterator[tuple[str, st
               came first and may take a trial up again later; what is stopped here stays stopped,
               so a rank must be certain.
     """
-    for contestant in contest:
-        if not contestant.may_stop:
-            continue
-        places = len(contest)
-        for rung in rungs(policy, contestant.steps):
-            places = math.ceil(places / policy.eta)
-            reason = _reason(policy, contestant, contest, rung, places)
-            if reason is not None:
-                yield contestant.digest, reason
-                break
+    places, named = len(contest), set[str]()
+    for rung in rungs(policy, contest[0].steps):
+        places = math.ceil(places / policy.eta)
+        losses = {c.digest: loss for c in contest if (loss := _loss_at(c.curve, rung)) is not None}
+        ranked = sorted(losses.values())
+        for contestant in contest:
+            loss = losses.get(contestant.digest)
+            if loss is None or not contestant.may_stop or contestant.digest in named:
+                continue
+            rank = 1 + bisect.bisect_left(ranked, loss)
+            if rank > places and loss > ranked[0] * (1 + policy.slack):
+                named.add(contestant.digest)
+                yield (
+                    contestant.digest,
+                    f"asha: held-out loss {loss:.4f} at step {rung} is number {rank} (best "
+                    f"{ranked[0]:.4f}); of {len(contest)} trials {places} may go on from there",
+                )
 
 
 def rungs(policy: Asha, steps: int) -> list[int]:
@@ -41,23 +49,6 @@ def rungs(policy: Asha, steps: int) -> list[int]:
         found.append(rung)
         rung *= policy.eta
     return found
-
-
-def _reason(
-    policy: Asha, contestant: Contestant, contest: Sequence[Contestant], rung: int, places: int
-) -> str | None:
-    mine = _loss_at(contestant.curve, rung)
-    if mine is None:
-        return None
-    losses = [loss for other in contest if (loss := _loss_at(other.curve, rung)) is not None]
-    best, rank = min(losses), 1 + sum(loss < mine for loss in losses)
-    if rank <= places or mine <= best * (1 + policy.slack):
-        return None
-    go_on = "1 goes" if places == 1 else f"{places} go"
-    return (
-        f"asha: held-out loss {mine:.4f} at step {rung} is number {rank} (best {best:.4f}); of "
-        f"{len(contest)} trials {go_on} on from there"
-    )
 
 
 def _loss_at(curve: Sequence[CurvePoint], rung: int) -> float | None:

@@ -41,7 +41,7 @@ def stops(policy: Extrapolate, contest: Sequence[Contestant]) -> Iterator[tuple[
     """Stops where P(final loss <= best final loss) is below the threshold.
 
     Source:   Domhan, Springenberg, Hutter 2015, IJCAI (the rule). Differs: one family of curves,
-              and the error of its forecasts is not assumed but measured, see `odds`.
+              and the error of its forecasts is not assumed but measured: see `odds`.
     """
     finals = {c.digest: c.final_loss for c in contest if c.final_loss is not None}
     if len(finals) < policy.finished:
@@ -49,48 +49,48 @@ def stops(policy: Extrapolate, contest: Sequence[Contestant]) -> Iterator[tuple[
     best = min(finals.values())
     limit = best * (1 + policy.slack)
     finished = [c.curve for c in contest if c.digest in finals]
+    missed_at: dict[int, list[float]] = {}
     for contestant in contest:
-        if not contestant.may_stop or contestant.step < policy.from_share * contestant.steps:
+        step, steps = contestant.step, contestant.steps
+        if not contestant.may_stop or step < policy.from_share * steps:
             continue
-        found = odds(contestant.curve, contestant.steps, finished, limit)
+        if step not in missed_at:
+            missed_at[step] = misses(finished, step, steps)
+        found = odds(contestant.curve, steps, missed_at[step], limit)
         if found is not None and found.probability < policy.threshold:
             yield (
                 contestant.digest,
-                f"extrapolate: after step {contestant.step} a final held-out loss of at most "
-                f"{limit:.4f} has probability {found.probability:.2g} (expected "
-                f"{found.expected:.4f} ± {found.spread:.4f}; best of {len(finished)} finished "
-                f"{best:.4f})",
+                f"extrapolate: after step {step} a final held-out loss of at most {limit:.4f} has "
+                f"probability {found.probability:.2g} (expected {found.expected:.4f} ± "
+                f"{found.spread:.4f}; best of {len(finished)} finished {best:.4f})",
             )
 
 
-def odds(
-    curve: Sequence[CurvePoint],
-    steps: int,
-    finished: Sequence[Sequence[CurvePoint]],
-    limit: float,
-) -> Odds | None:
-    """The probability that a curve ends at or below `limit`; None where it is too short.
-
-    Every finished curve is cut at the same step and extrapolated alike. How far that missed is a
-    sample of the forecast's error: its mean corrects the forecast (a learning rate that decays
-    lets every curve end below its power law), its spread with Student's t for n finished curves
-    gives the probability.
-    """
-    forecast = extrapolated(curve, steps)
-    if forecast is None:
-        return None
-    step = curve[-1].step
-    misses = [
+def misses(finished: Sequence[Sequence[CurvePoint]], step: int, steps: int) -> list[float]:
+    """Real minus forecast end of every finished curve, extrapolated from its part up to `step`."""
+    return [
         whole[-1].val_loss - past.loss
         for whole in finished
         if (past := extrapolated([p for p in whole if p.step <= step], steps)) is not None
     ]
-    if len(misses) < 2:
+
+
+def odds(
+    curve: Sequence[CurvePoint], steps: int, missed: Sequence[float], limit: float
+) -> Odds | None:
+    """The probability that a curve ends at or below `limit`; None where it is too short.
+
+    How far forecasts from the same step missed is a sample of this one's error: its mean corrects
+    the forecast (a learning rate that decays lets every curve end below its power law), its spread
+    with Student's t for n finished curves gives the probability.
+    """
+    forecast = extrapolated(curve, steps)
+    if forecast is None or len(missed) < 2:
         return None
-    count = len(misses)
-    expected = forecast.loss + float(np.mean(misses))
+    count = len(missed)
+    expected = forecast.loss + float(np.mean(missed))
     # A spread of zero would be certainty from two curves that happen to agree.
-    variance = float(np.var(misses, ddof=1)) * (1 + 1 / count) + forecast.residual**2
+    variance = float(np.var(missed, ddof=1)) * (1 + 1 / count) + forecast.residual**2
     spread = max(variance**0.5, 1e-9)
     return Odds(float(stdtr(count - 1, (limit - expected) / spread)), expected, spread)
 

@@ -76,7 +76,7 @@ def test_the_reason_has_the_figures() -> None:
     [(_, first), _] = stops(POLICY, first_rung(a=1, b=2, c=3))
     assert first == (
         "asha: held-out loss 2.0000 at step 10 is number 2 (best 1.0000); "
-        "of 3 trials 1 goes on from there"
+        "of 3 trials 1 may go on from there"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.records import CurvePoint
 from pipeline.sweep.stopping.contest import Contestant
-from pipeline.sweep.stopping.extrapolate import extrapolated, odds, stops
+from pipeline.sweep.stopping.extrapolate import extrapolated, misses, odds, stops
 from pipeline.sweep_spec import Extrapolate
 
 STEPS = 100
@@ -59,9 +59,8 @@ def test_what_all_curves_do_alike_at_the_end_is_expected() -> None:
             for p in curve(floor, until=until, noise=0.003, seed=seed)
         ]
 
-    found = odds(
-        bent(1.5, until=50, seed=9), STEPS, [bent(1 + n / 10, seed=n) for n in range(4)], 3
-    )
+    missed = misses([bent(1 + n / 10, seed=n) for n in range(4)], 50, STEPS)
+    found = odds(bent(1.5, until=50, seed=9), STEPS, missed, limit=3)
     assert found is not None
     assert found.expected == pytest.approx(3.5 - 0.3, abs=0.05)
 
@@ -74,7 +73,7 @@ def test_the_probability_is_calibrated() -> None:
         done = [curve(1 + n / 10, noise=0.02, seed=base + n) for n in range(4)]
         running = curve(1.0, until=50, noise=0.02, seed=base + 9)
         whole = curve(1.0, noise=0.02, seed=base + 9)
-        found = odds(running, STEPS, done, whole[-1].val_loss)
+        found = odds(running, STEPS, misses(done, 50, STEPS), whole[-1].val_loss)
         assert found is not None
         said.append(found.probability)
     assert 0 < sum(p < 0.2 for p in said) < 60 * 0.35
@@ -102,6 +101,6 @@ def test_nothing_is_stopped_too_early_or_on_too_little() -> None:
 
 
 def test_curves_that_agree_to_the_last_digit_are_no_certainty() -> None:
-    found = odds(curve(1.0, until=40), STEPS, [curve(1.0), curve(1.0)], limit=3.0)
+    found = odds(curve(1.0, until=40), STEPS, [0.1, 0.1], limit=3.0)
     assert found is not None
     assert math.isfinite(found.probability)
