@@ -32,6 +32,8 @@ _NAME = (
 )
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+div:has(> [data-testid="stElementContainer"] > [data-testid="stMetric"]) {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(8.9rem, 1fr)); }
 </style>"""
 
 
@@ -142,6 +144,7 @@ def theme() -> Theme:
 
 
 def metrics(*figures: tuple[str, str, str]) -> None:
-    """A row of (label, value, tooltip)."""
-    for column, (label, value, explanation) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(label, value, help=explanation or None, border=True)
+    """A row of (label, value, tooltip); on a narrow page it becomes two."""
+    with st.container(horizontal=True, gap="small"):
+        for label, value, explanation in figures:
+            st.metric(label, value, help=explanation or None, border=True, width="stretch")

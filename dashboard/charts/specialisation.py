@@ -79,13 +79,13 @@ def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> go.Figure:
             colorbar=colorbar("times chance")
             | {"tickvals": [0, 100, 200, 300], "ticktext": ["never", "1×", "2×", "3× and more"]},
         ),
-        height=460,
+        height=420,
         says=f"{of} with {across}: at most {most / 100:.1f} times as often as by chance.",
         x=across,
         y=of,
     )
-    chart.update_xaxes(showgrid=False, constrain="domain")
-    chart.update_yaxes(autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain")
+    chart.update_xaxes(showgrid=False)
+    chart.update_yaxes(autorange="reversed", showgrid=False)
     return chart
 
 
@@ -101,7 +101,7 @@ def loss_by_group(bits_G: NDArray[np.float64], group_names: Sequence[str]) -> go
             marker={"color": LIGHT.blue},
             hovertemplate="%{y}: <b>%{x:.3f}</b> bits per byte<extra></extra>",
         ),
-        height=max(240, 90 + 24 * len(names)),
+        height=max(300, 90 + 24 * len(names)),
         says=f"Held-out loss of {len(names)} groups of text: hardest {names[0]} with "
         f"{bits_G.max():.3f}, easiest {names[-1]} with {bits_G.min():.3f} bits per byte.",
         x="held-out loss, bits per byte",

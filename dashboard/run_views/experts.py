@@ -67,7 +67,8 @@ def _groups(trial: TrialRecord, groups: GroupScores, layer: int, names: list[str
 
 def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) -> None:
     together_EE = routes.together_LEE[layer]
-    tokens = int(np.diagonal(together_EE).sum()) // spec_of(trial).model.top_k
+    top_k = spec_of(trial).model.top_k
+    tokens = int(np.diagonal(together_EE).sum()) // top_k
     left, right = st.columns(2)
     with left, card("Co-activation", metric="coactivation"):
         pair_EE = lift(together_EE, tokens)
@@ -76,7 +77,8 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
         plot(
             lift_map(_percent(pair_EE), title, title),
             key="co-activation",
-            caption=f"{tokens:,} held-out tokens. White is as often as by chance.",
+            caption=f"{tokens:,} held-out tokens. A token's experts all differ, so the mean is "
+            f"{(top_k - 1) / top_k:.2f}× and not 1×.",
         )
     if layer + 1 < len(names):
         with right, card("Onward to the next layer", metric="transition"):
