@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -85,7 +86,7 @@ class Recorded(NamedTuple):
 
 
 class TrialCost(NamedTuple):
-    """Of the steps that count: what a lost attempt did twice is in `held_seconds` alone."""
+    """Of the steps that count; what attempts took beside them is in `held_seconds`."""
 
     digest: str
     label: str
@@ -94,7 +95,6 @@ class TrialCost(NamedTuple):
     seconds: float  # of training
     gpu_seconds: float
     core_seconds: float  # without a GPU: seconds times threads, of all workers
-    held_seconds: float  # of all its attempts, start-up and evaluation included; NaN: not asked
     joules: float
     is_measured: bool  # by the GPU's counter
     grams: float  # CO2 equivalent
@@ -105,7 +105,6 @@ class SweepCost(NamedTuple):
     trials: tuple[TrialCost, ...]
     gpu_seconds: float
     core_seconds: float
-    held_seconds: float
     joules: float
     measured_share: float  # of the joules; NaN where there are none
     grams: float
@@ -152,12 +151,7 @@ def waiting(found: Recorded, model: ModelSpec, seq_len: int) -> tuple[Waiting, .
     )
 
 
-def trial_cost(
-    trial: TrialRecord,
-    found: Recorded,
-    settings: CostSettings,
-    attempts: Sequence[AttemptRecord] | None = None,
-) -> TrialCost:
+def trial_cost(trial: TrialRecord, found: Recorded, settings: CostSettings) -> TrialCost:
     """What one trial cost so far, whatever became of it."""
     spec = TrialSpec.model_validate(trial.spec)
     on_gpu = spec.runtime.device == "cuda"
@@ -178,7 +172,6 @@ def trial_cost(
         seconds=found.seconds,
         gpu_seconds=gpu_seconds,
         core_seconds=core_seconds,
-        held_seconds=float("nan") if attempts is None else _held_seconds(attempts),
         joules=joules,
         is_measured=measured is not None,
         grams=joules / JOULES_PER_KWH * settings.grams_per_kwh,
@@ -194,12 +187,24 @@ def sweep_cost(trials: Iterable[TrialCost]) -> SweepCost:
         trials=costs,
         gpu_seconds=math.fsum(cost.gpu_seconds for cost in costs),
         core_seconds=math.fsum(cost.core_seconds for cost in costs),
-        held_seconds=math.fsum(cost.held_seconds for cost in costs),
         joules=joules,
         measured_share=measured / joules if joules else float("nan"),
         grams=math.fsum(cost.grams for cost in costs),
         waiting=_mean_waiting(costs),
     )
+
+
+def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
+    """How long workers held trials: start-up, checkpoints, evaluation and lost work included.
+
+    A worker that trained several at once counts once. An attempt that runs, or was lost, counts up
+    to its last heartbeat.
+    """
+    spans: dict[str, list[tuple[datetime, datetime]]] = {}
+    for attempt in attempts:
+        end = attempt.ended_at or attempt.heartbeat_at
+        spans.setdefault(attempt.worker, []).append((attempt.started_at, end))
+    return math.fsum(_covered_seconds(sorted(found)) for found in spans.values())
 
 
 def basis(cost: SweepCost, settings: CostSettings) -> str:
@@ -242,12 +247,15 @@ def _share_lost(expert_flops: float, stretch: float) -> float:
     return surplus / (1 + surplus)
 
 
-def _held_seconds(attempts: Iterable[AttemptRecord]) -> float:
-    """An attempt that runs, or was lost, counts up to its last heartbeat."""
-    return math.fsum(
-        ((attempt.ended_at or attempt.heartbeat_at) - attempt.started_at).total_seconds()
-        for attempt in attempts
-    )
+def _covered_seconds(spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Of spans in the order of their starts, what overlaps counted once."""
+    seconds, covered_until = 0.0, spans[0][0]
+    for start, end in spans:
+        start = max(start, covered_until)
+        if end > start:
+            seconds += (end - start).total_seconds()
+            covered_until = end
+    return seconds
 
 
 def _mean_waiting(costs: Sequence[TrialCost]) -> tuple[Waiting, ...]:

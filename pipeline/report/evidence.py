@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.cost import CostSettings, SweepCost, recorded, sweep_cost, trial_cost
+from pipeline.cost import (
+    CostSettings,
+    SweepCost,
+    held_seconds,
+    recorded,
+    sweep_cost,
+    trial_cost,
+)
 from pipeline.load_metrics import max_vio, utilisation
 from pipeline.records import AttemptRecord, SweepRecord, TrialRecord, TrialState
 from pipeline.report.charts import LoadMap
@@ -38,6 +46,7 @@ class Evidence(NamedTuple):
     attempts: Mapping[str, tuple[AttemptRecord, ...]]
     answer: Recommendation
     cost: SweepCost
+    held_seconds: float  # by workers, see `pipeline.cost`
     cost_settings: CostSettings
     conducts: Mapping[str, Conduct]
     maps: tuple[LoadMap, ...]  # of the best and of the worst trial
@@ -65,7 +74,6 @@ def gather(
             trial,
             recorded(iter_history(folders[trial.digest], columns=["load"]), specs[trial.digest]),
             cost_settings,
-            attempts.get(trial.digest, ()),
         )
         for trial in trials
     ]
@@ -78,6 +86,7 @@ def gather(
         attempts=attempts,
         answer=answer,
         cost=sweep_cost(costs),
+        held_seconds=held_seconds(chain.from_iterable(attempts.values())),
         cost_settings=cost_settings,
         conducts={
             digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()

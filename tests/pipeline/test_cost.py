@@ -70,18 +70,18 @@ def _trial(spec: TrialSpec, **result: float) -> TrialRecord:
     )
 
 
-def _attempt(seconds: float, ended: bool) -> AttemptRecord:
-    end = NOW + timedelta(seconds=seconds)
+def _attempt(start: float, end: float, worker: str = "w", ended: bool = True) -> AttemptRecord:
+    first, last = NOW + timedelta(seconds=start), NOW + timedelta(seconds=end)
     return AttemptRecord(
         digest="d" * 16,
         number=1,
         kind=WorkKind.TRAIN,
-        worker="w",
+        worker=worker,
         state=AttemptState.DONE if ended else AttemptState.LOST,
-        started_at=NOW,
-        heartbeat_at=end if not ended else NOW,
-        lease_until=end,
-        ended_at=end if ended else None,
+        started_at=first,
+        heartbeat_at=first if ended else last,
+        lease_until=last,
+        ended_at=last if ended else None,
         exit_reason=None,
     )
 
@@ -177,11 +177,15 @@ def test_every_worker_of_a_trial_is_paid_for() -> None:
     assert trial_cost(gpu, found, SETTINGS).joules == 32_000
 
 
-def test_held_seconds_cover_every_attempt_also_lost_ones() -> None:
-    attempts = [_attempt(100, ended=True), _attempt(40, ended=False)]
-    found = Recorded(8, 90.0, {}, {})
-    assert trial_cost(_trial(_spec()), found, SETTINGS, attempts).held_seconds == 140
-    assert math.isnan(trial_cost(_trial(_spec()), found, SETTINGS).held_seconds)
+def test_held_seconds_cover_lost_attempts_up_to_their_last_heartbeat() -> None:
+    assert cost.held_seconds([_attempt(0, 100), _attempt(200, 240, ended=False)]) == 140
+    assert cost.held_seconds([]) == 0
+
+
+def test_a_worker_that_trains_several_at_once_is_held_once() -> None:
+    together = [_attempt(0, 100), _attempt(5, 90), _attempt(50, 120), _attempt(130, 150)]
+    assert cost.held_seconds(together) == 140
+    assert cost.held_seconds([*together, _attempt(0, 100, worker="v")]) == 240
 
 
 def test_a_sweep_sums_trials_and_weighs_their_waiting_by_time() -> None:

@@ -19,7 +19,10 @@ def cost(evidence: Evidence) -> Section | None:
     if not any(trial.seconds for trial in total.trials):
         return None
     by_setting = _by_setting(evidence)
-    blocks: list[Block] = [Tiles(_tiles(total)), Text(basis(total, evidence.cost_settings))]
+    blocks: list[Block] = [
+        Tiles(_tiles(total, evidence.held_seconds)),
+        Text(basis(total, evidence.cost_settings)),
+    ]
     if total.waiting:
         blocks += _waiting(evidence, by_setting)
     blocks.append(_table(by_setting))
@@ -34,7 +37,7 @@ def _by_setting(evidence: Evidence) -> dict[str, SweepCost]:
     return {label: sweep_cost(trials) for label, trials in groups.items()}
 
 
-def _tiles(total: SweepCost) -> list[Tile]:
+def _tiles(total: SweepCost, held_seconds: float) -> list[Tile]:
     trained = sum(trial.seconds for trial in total.trials)
     tiles = []
     if total.gpu_seconds:
@@ -45,12 +48,12 @@ def _tiles(total: SweepCost) -> list[Tile]:
         *tiles,
         Tile(energy(total.joules), "energy of training"),
         Tile(mass(total.grams), "CO2 equivalent"),
-        *_busy(trained, total.held_seconds),
+        *_busy(trained, held_seconds),
     ]
 
 
 def _busy(trained: float, held: float) -> list[Tile]:
-    """Of the time that workers held trials; not told where they trained several at once."""
+    """Of the time that workers held trials; nothing where attempts tell no time."""
     if not 0 < trained <= held:
         return []
     note = "the rest: start-up, checkpoints, evaluation, attempts that were lost"
