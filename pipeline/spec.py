@@ -179,7 +179,7 @@ class EvalSpec(Frozen):
 class RuntimeSpec(Frozen):
     """Where and how it runs. `auto` is resolved once, printed and stored with the trial."""
 
-    backend: Literal["auto", "reference", "torch", "triton"] = "auto"
+    backend: Literal["auto", "reference", "torch", "triton", "triton_recompute"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = Field(
         default=1, description="CPU threads of a worker; part of the trial's identity"

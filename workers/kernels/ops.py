@@ -47,6 +47,12 @@ BACKENDS: dict[str, Backend] = {
         triton_support.check_widths,
         router="workers.kernels.triton_router",
     ),
+    "triton_recompute": Backend(
+        "workers.kernels.triton_recompute",
+        triton_support.why_not,
+        triton_support.check_widths,
+        router="workers.kernels.triton_router",
+    ),
 }
 
 

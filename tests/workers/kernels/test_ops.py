@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.errors import SpecError
+from pipeline.spec import RuntimeSpec
 from workers.kernels import reference, triton_support
 from workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
 from workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
@@ -20,7 +21,8 @@ RUNNABLE = [
     for name, backend in BACKENDS.items()
     if backend.why_not("cpu") is None and name != "reference"
 ]
-IN_BF16 = [name for name in RUNNABLE if name != "triton"]  # the interpreter gets bf16 wrong
+# Triton's interpreter gets bf16 wrong.
+IN_BF16 = [name for name in RUNNABLE if not name.startswith("triton")]
 
 
 def token_choice(case: Any) -> Rows:
@@ -136,6 +138,11 @@ def test_widths_that_grouped_mm_refuses_are_named(width: int, hidden: int, messa
     weights = torch.zeros(2, 2 * hidden, width), torch.zeros(2, width, hidden)
     with pytest.raises(SpecError, match=message):
         experts_of("torch")(torch.zeros(3, width), *weights, rows)
+
+
+def test_the_spec_knows_every_back_end() -> None:
+    field = RuntimeSpec.model_fields["backend"]
+    assert set(get_args(field.annotation)) == {"auto", *BACKENDS}
 
 
 def test_auto_is_torch_and_a_name_stays_itself() -> None:

@@ -1,0 +1,17 @@
+"""The Triton back end that keeps no gate_up for backward: 4 R F bytes less in bf16, for the up
+product once more, two ninths of the layer's FLOPs.
+
+Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and up.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from workers.kernels import triton_experts
+from workers.kernels.rows import Rows
+
+
+def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
+    """`triton_experts.run_experts` with `recompute`."""
+    return triton_experts.run_experts(x_TD, gate_up_EGD, down_EDF, rows, recompute=True)
