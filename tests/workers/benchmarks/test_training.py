@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.records import RunIdentity
+from pipeline.settings import Settings
+from pipeline.tracking.load_log import LoadLogSink
+from workers.benchmarks import language_models, stack_speed, step_profile, training, trial_overhead
+
+SHAPE = ("tiny", 2, 16)
+
+
+def only_shards(settings: Settings, run: RunIdentity) -> LoadLogSink:
+    return LoadLogSink(settings.trial_dir(run.digest))
+
+
+def no_rivals(_: Any) -> dict[str, Any]:
+    raise ModuleNotFoundError("No module named 'transformers'")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_rivals_have_our_products() -> None:
+    """The one with plain attention has exactly our weights, the other about as many."""
+    pytest.importorskip("transformers")
+    spec = training.trial(*SHAPE)
+    mine, others = language_models.ours(spec), language_models.rivals(spec)
+    assert others["transformers GLM-4.5"].parameters == mine.parameters
+    latent = others["transformers DeepSeek-V3"].parameters
+    assert latent == pytest.approx(mine.parameters, rel=0.05)
+
+
+def test_a_rival_that_is_not_installed_is_named_with_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "rivals", no_rivals)
+    result = training.step_speed(*SHAPE, turns=2)
+    assert result["missing"] == {"transformers": "pip install transformers"}
+    (mine,) = result["arms"].values()
+    assert mine["ours_is_faster_by"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert mine["tokens_per_second"] == pytest.approx(32e3 / mine["step_ms"]["median"])
+
+
+def test_the_profile_puts_every_operation_into_one_kind() -> None:
+    assert step_profile._kind("aten::_scaled_dot_product_flash_attention_for_cpu") == "attention"
+    assert step_profile._kind("aten::_grouped_mm") == "matrix products"
+    assert step_profile._kind("aten::baddbmm") == "matrix products"
+    assert step_profile._kind("aten::_log_softmax") == "loss"
+    assert step_profile._kind("aten::cumsum") == "routing"
+    assert step_profile._kind("aten::mul_") == "other element-wise"
+    assert step_profile._kind("RmsNormBackward") == step_profile.DISPATCH
+
+
+def test_the_whole_document_is_json_and_has_a_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training, "rivals", no_rivals)
+    monkeypatch.setattr(trial_overhead, "default_sinks", only_shards)
+    monkeypatch.setattr(stack_speed, "default_sinks", only_shards)
+    monkeypatch.setattr(stack_speed, "WHOLE_STEPS", 2)
+    document = json.loads(json.dumps(training.run(quick=True)))
+    assert {stack["what"] for stack in document["stacks"]} == {"steps", "whole trials"}
+    assert 0 < document["overhead"]["heartbeat_share"] < 1
+    text = training.table(document)
+    assert "tiny, 2 x 16 tokens" in text
+    assert "missing: transformers: pip install transformers" in text
+    assert text.count("whole trials") == 1
