@@ -144,6 +144,10 @@ class ConfirmSpec(Frozen):
     """The best settings of the tune stage, and the control, trained again with fresh seeds."""
 
     top: PositiveInt = Field(default=3, description="settings, beside the control")
+    per_rule: PositiveInt | None = Field(
+        default=None,
+        description="settings of one rule at most; 1 compares rules, each at its best; None is any",
+    )
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     data: DataSpec | None = Field(default=None, description="another corpus; None is the same")
 

@@ -7,12 +7,13 @@ is not.
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from pipeline.records import Stage, TrialRecord
 from pipeline.spec import TrialSpec
 from pipeline.sweep.recommend import ranking
-from pipeline.sweep.setting import by_setting, settings_of
+from pipeline.sweep.setting import Setting, by_setting, settings_of
 from pipeline.sweep_spec import ConfirmSpec, SweepSpec, unique, with_data
 
 
@@ -25,7 +26,7 @@ def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
     if confirm is None:
         return []
     settings = settings_of(rows, Stage.TUNE, spec)
-    chosen = [setting.label for setting in ranking(settings, spec.objective)[: confirm.top]]
+    chosen = [setting.label for setting in _best(ranking(settings, spec.objective), confirm)]
     if chosen:
         chosen += [setting.label for setting in settings if setting.kind == "none"]
     groups = by_setting(rows, Stage.TUNE, spec)
@@ -33,6 +34,27 @@ def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
     return unique(
         _again(trial, seed, confirm) for seed, trial in itertools.product(confirm.seeds, found)
     )
+
+
+def most_confirm_trials(confirm: ConfirmSpec, begun: Sequence[TrialSpec]) -> int:
+    """How many trials the stage has at most, told from those that the sweep begins with."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for trial in begun:
+        unseeded = _again(trial, confirm.seeds[0], confirm)
+        places[trial.balancer.label].add(unseeded.model_dump_json())
+    settings = confirm.top + ("none" in places)
+    return settings * max(len(found) for found in places.values()) * len(confirm.seeds)
+
+
+def _best(ranked: Sequence[Setting], confirm: ConfirmSpec) -> list[Setting]:
+    """Numbers that a search drew close together are one setting tried twice: see `per_rule`."""
+    seen: Counter[str] = Counter()
+    kept: list[Setting] = []
+    for setting in ranked:
+        seen[setting.kind] += 1
+        if confirm.per_rule is None or seen[setting.kind] <= confirm.per_rule:
+            kept.append(setting)
+    return kept[: confirm.top]
 
 
 def _again(trial: TrialSpec, seed: int, confirm: ConfirmSpec) -> TrialSpec:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.records import Stage, TrialRecord
 from pipeline.spec import TrialSpec
-from pipeline.sweep.confirm import confirm_trials
-from pipeline.sweep.search import propose_further
+from pipeline.sweep.confirm import confirm_trials, most_confirm_trials
+from pipeline.sweep.search import propose, propose_further
 from pipeline.sweep.setting import stage_of
 from pipeline.sweep_spec import NoStopping, SweepSpec, TpeSearch
 
@@ -40,6 +41,18 @@ def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Grow
         trial for trial in confirm_trials(spec, rows) if trial.model_dump(mode="json") not in listed
     ]
     return Growth(Stage.CONFIRM, missing)
+
+
+def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
+    """How many trials, at most, each stage adds to those that the sweep begins with."""
+    begun = propose(spec)
+    found = {Stage.TUNE: 0, Stage.CONFIRM: 0}
+    if isinstance(spec.search, TpeSearch):
+        places = math.prod(len(axis) for axis in spec.crossed_axes().values())
+        found[Stage.TUNE] = max(0, spec.search.settings * places - len(begun))
+    if spec.confirm is not None:
+        found[Stage.CONFIRM] = most_confirm_trials(spec.confirm, begun)
+    return found
 
 
 def grows(spec: SweepSpec) -> bool:

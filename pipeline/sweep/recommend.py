@@ -171,7 +171,7 @@ def _standing(
     equal = f"losses within {objective.loss_tolerance:.0%} count as equal"
     if stage is Stage.CONFIRM:
         left = sum(not t.state.is_final for t in trials if stage_of(t) is stage)
-        waiting = f"; {left} confirm trials are still to come" if left else ""
+        waiting = f"; {left} of its trials still to come" if left else ""
         fresh = "one fresh seed" if seeds == 1 else f"{seeds} fresh seeds"
         return f"confirmed with {fresh}{waiting}; {equal}"
     missing = "not confirmed yet" if spec is not None and spec.confirm else "not confirmed"

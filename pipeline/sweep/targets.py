@@ -34,14 +34,16 @@ def target_rows(
     target_loss: float | None,
     labelled: Labelled = lambda trial: trial.label,
 ) -> tuple[TargetRow, ...]:
-    """A row a setting and expert count, of trials with a learning curve, in sweep order.
+    """A row a setting and expert count, of trials that trained to their end, in sweep order.
 
+    A trial that was stopped early has no loss at the budget; a failed one no loss at all.
     Without a `target_loss` the target of an expert count is where training without balancing
     ends; where the sweep has no such control, where the worst setting ends.
     """
     groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
-        if curves.get(trial.digest):
+        curve = curves.get(trial.digest, ())
+        if curve and curve[-1].step == trial.spec["train"]["steps"]:
             groups[int(trial.spec["model"]["num_experts"])][labelled(trial)].append(trial)
     targets = {
         num_experts: target_loss or _target(settings, curves)

@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline.records import SweepRecord, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.sweep.answer import answer
+from pipeline.sweep.next_trials import most_to_come
 from pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from pipeline.sweep_spec import SweepSpec, load_sweep
 from workers.cli.answer import answer_parts
@@ -48,7 +49,7 @@ FileOrId = Annotated[str, typer.Argument(help="YAML file of a sweep, or the id o
 
 @sweep_app.command()
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
-    """Dry run: the grid with its tokens, FLOPs, memory and disk. Starts nothing."""
+    """Dry run: the first trials with their tokens, FLOPs, memory and disk. Starts nothing."""
     from workers.actors.device_memory import misfit_here  # with torch
 
     settings = load_settings(home)
@@ -59,9 +60,18 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         if problem := misfit_here(trial):
             log.print(f"[red]would be refused here:[/] {problem}", soft_wrap=True)
     if as_json:
-        print_json({"sweep_id": spec.sweep_id(), "trials": [plan._asdict() for plan in plans]})
+        print_json(
+            {
+                "sweep_id": spec.sweep_id(),
+                "trials": [plan._asdict() for plan in plans],
+                "most_to_come": {stage.value: count for stage, count in most_to_come(spec).items()},
+            }
+        )
     else:
         out.print(_plan_table(spec.sweep_id(), plans))
+        for stage, count in most_to_come(spec).items():
+            if count:
+                out.print(f"Later, at most: {count} more trials to {stage.value}.")
 
 
 @sweep_app.command()

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.sweep.next_trials import Growth, next_trials
+from pipeline.sweep.next_trials import Growth, most_to_come, next_trials
 from pipeline.sweep.search import propose
 from pipeline.sweep_spec import SweepSpec
 
@@ -26,7 +26,16 @@ RULES = [
     {"kind": "quantile"},
 ]
 LOSS = {"none": 2.9, "sign 0.001": 3.0, "sign 0.01": 3.01, "proportional 0.01": 3.2, "quantile": 3}
-VIO = {"none": 4.0, "sign 0.001": 0.9, "sign 0.01": 0.2, "proportional 0.01": 0.1, "quantile": 0.5}
+LOSS["sign 0.02"] = 3.0
+VIO = {
+VIO["sign 0.02"] = 0.3
+    "sign 0.02": 0.3,
+    "none": 4.0,
+    "sign 0.001": 0.9,
+    "sign 0.01": 0.2,
+    "proportional 0.01": 0.1,
+    "quantile": 0.5,
+}
 
 
 def sweep(**more: Any) -> SweepSpec:
@@ -87,6 +96,25 @@ def test_a_setting_that_breaks_a_constraint_is_confirmed_last(tuned: Tuned) -> N
     growth = next_trials(spec, tuned(spec), room=1)
     assert labels(growth)[0][0] == "proportional 0.01"
     assert labels(growth)[2][0] == "sign 0.01"  # the most even of those that break it
+
+
+def test_of_one_rule_no_more_than_asked_for_are_confirmed(tuned: Tuned) -> None:
+    axes = {"balancer": [*RULES, {"kind": "sign", "step_size": 0.02}]}
+    spec = sweep(axes=axes, confirm={"top": 2, "per_rule": 1, "seeds": [7]})
+    assert [label for label, _, _ in labels(next_trials(spec, tuned(spec), room=1))] == [
+        "sign 0.01",
+        "quantile",
+        "none",
+    ]
+
+
+def test_what_is_to_come_is_known_before(tuned: Tuned) -> None:
+    """Two settings and the control, at two expert counts, with two seeds."""
+    assert most_to_come(sweep()) == {Stage.TUNE: 0, Stage.CONFIRM: 12}
+    assert len(next_trials(sweep(), tuned(sweep()), room=1).trials) == 12
+    axes = {"model.num_experts": [16, 32], "balancer.step_size": {"low": 0.001, "high": 0.1}}
+    spec = sweep(axes=axes, search={"kind": "tpe", "startup": 3, "settings": 8}, confirm=None)
+    assert most_to_come(spec) == {Stage.TUNE: 2 * (8 - 3), Stage.CONFIRM: 0}
 
 
 def test_confirm_trials_are_added_once(tuned: Tuned, row: Row) -> None:

@@ -86,7 +86,7 @@ def test_a_confirm_stage_that_still_runs_is_not_called_confirmed(
     confirmed[-2] = replace(confirmed[-2], state=TrialState.TRAINING)  # sign, seed 9
     found = recommend([*tuned, *confirmed], sweep(confirm=CONFIRM))
     assert (found.stage, found.is_confirmed) == (Stage.CONFIRM, False)
-    assert "1 confirm trials are still to come" in found.sentence
+    assert "with 3 fresh seeds; 1 of its trials still to come" in found.sentence
 
 
 def test_without_a_confirm_stage_the_sentence_says_so(tuned: list[TrialRecord]) -> None:

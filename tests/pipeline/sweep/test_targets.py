@@ -10,7 +10,7 @@ from pipeline.sweep.targets import crossing, target_rows
 Row = Callable[..., TrialRecord]
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
-    "train": {"steps": 40, "batch_sequences": 4, "seq_len": 16},
+    "train": {"steps": 30, "batch_sequences": 4, "seq_len": 16},
 }
 
 
@@ -65,6 +65,12 @@ def test_without_a_target_it_is_where_no_balancing_ends(row: Row) -> None:
     assert {found.target_loss for found in rows.values()} == {3.0}
     assert rows["none"].tokens == 3000.0
     assert rows["sign 0.001"].tokens == 2000.0
+
+
+def test_a_trial_that_was_stopped_early_has_no_loss_at_the_budget(row: Row) -> None:
+    whole, stopped = row(trial()), row(trial("quantile"))
+    curves = {whole.digest: curve(4, 3, 2), stopped.digest: curve(4, 3.9)}
+    assert [found.label for found in target_rows([whole, stopped], curves, 2.5)] == ["sign 0.001"]
 
 
 def test_trials_without_a_curve_have_no_row(row: Row) -> None:
