@@ -25,10 +25,15 @@ RULES = [
     {"kind": "proportional"},
     {"kind": "quantile"},
 ]
-LOSS = {"none": 2.9, "sign 0.001": 3.0, "sign 0.01": 3.01, "proportional 0.01": 3.2, "quantile": 3}
-LOSS["sign 0.02"] = 3.0
+LOSS = {
+    "none": 2.9,
+    "sign 0.001": 3.0,
+    "sign 0.01": 3.01,
+    "sign 0.02": 3.0,
+    "proportional 0.01": 3.2,
+    "quantile": 3,
+}
 VIO = {
-VIO["sign 0.02"] = 0.3
     "sign 0.02": 0.3,
     "none": 4.0,
     "sign 0.001": 0.9,
