@@ -98,9 +98,10 @@ class GroupActor:
         """
         from ray.train import TrainingFailedError
 
-        if self._stopping:
-            return None
-        spec = TrialSpec.model_validate(self._trial(digest).spec)
+        trial = self._trial(digest)
+        if self._stopping or trial.state is not TrialState.QUEUED:
+            return None  # before a group is started for nothing
+        spec = TrialSpec.model_validate(trial.spec)
         task = Task(self._name, self._settings, self._sink_factory, digest, spec, self._signals)
         try:
             _trainer(task, self._resources).fit()

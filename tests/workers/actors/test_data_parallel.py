@@ -1,4 +1,4 @@
-"""Trials on two workers, through the coordinator, the store and Ray Train."""
+"""Trials on two workers, through the store and Ray Train."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep.worker_id import name_of
 from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors.actor import SinkFactory
+from workers.actors.data_parallel import GroupActor
 from workers.actors.ray_executor import RayExecutor
+from workers.actors.train_actor import TrainActor
 
 pytestmark = pytest.mark.ray
 Look = Callable[[Sequence[TrialRecord]], None]
@@ -30,11 +34,16 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def executor(settings: Settings) -> Iterator[RayExecutor]:
+def sink_factory() -> SinkFactory:
     # Local to a function, so that Ray ships it by value: tests are no package on the workers.
-    def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
+    def make(settings: Settings, run: RunIdentity) -> LoadLogSink:
         return LoadLogSink(settings.trial_dir(run.digest))
 
+    return make
+
+
+@pytest.fixture
+def executor(settings: Settings, sink_factory: SinkFactory) -> Iterator[RayExecutor]:
     with RayExecutor(settings, sink_factory, train_slots=2) as executor:
         yield executor
 
@@ -60,10 +69,38 @@ def open_files(process: Path) -> set[str]:
         return set()
 
 
-def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worker(
+def assert_equal(settings: Settings, steps: int) -> None:
+    """One worker that takes the halves in turn does the same, bit for bit: see test_ranks."""
+    two, one = (read_history(settings.trial_dir(digest)) for digest in ("t0", "t1"))
+    assert two.step_S.tolist() == list(range(1, steps + 1))
+    np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
+    np.testing.assert_array_equal(two.bias_SLE, one.bias_SLE)
+    np.testing.assert_array_equal(two.scalars["loss"], one.scalars["loss"])
+
+
+# Ray Train asks Ray Data for its defaults in this process.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+def test_a_group_trains_a_trial_and_leaves_what_one_worker_does(
+    store: SweepStore, settings: Settings, sink_factory: SinkFactory, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([2, 1], axis="runtime.workers", steps=20, micro_batch_sequences=2)
+    group = GroupActor("group", settings, sink_factory, resources={})
+    assert group.work("t0") is TrialState.TRAINED
+    assert group.work("t0") is None, "it is trained"
+    assert TrainActor("alone", settings, sink_factory).work("t1") is TrialState.TRAINED
+    assert_equal(settings, steps=20)
+    (attempt,) = store.attempts("t0")
+    assert name_of(attempt.worker) == "group"
+    together, alone = (store.trial(digest).result for digest in ("t0", "t1"))
+    assert together["train_loss"] == alone["train_loss"]
+    assert together["count_check"] == 1.0
+    assert not (settings.root / "ray_train" / "t0").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_a_lost_attempt_and_the_retry_goes_on_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
-    """The second trial takes the halves in turn by itself: equal bit for bit, see test_ranks."""
     killed: list[int] = []
 
     def kill(trials: Sequence[TrialRecord]) -> None:
@@ -80,14 +117,11 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_result_equals_that_of_one_worke
     lost, retried, _ = store.attempts("t0")
     assert (lost.state, retried.state) == (AttemptState.LOST, AttemptState.DONE)
     assert "rank 1: " in str(lost.exit_reason)
-    two, one = (read_history(settings.trial_dir(digest)) for digest in ("t0", "t1"))
-    assert two.step_S.tolist() == list(range(1, 61))
-    np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
-    np.testing.assert_array_equal(two.bias_SLE, one.bias_SLE)
-    np.testing.assert_array_equal(two.scalars["loss"], one.scalars["loss"])
+    assert_equal(settings, steps=60)
     assert together.result["val_loss"] == alone.result["val_loss"]
 
 
+@pytest.mark.slow
 def test_a_group_gives_its_trial_back_when_told_to_and_fails_as_one_worker_does(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
