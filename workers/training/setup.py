@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from pipeline.spec import TrainSpec, TrialSpec
 from workers.balancing import make_balancer
 from workers.model.transformer import MoELanguageModel
+from workers.training.memory import keep_freed_memory
 from workers.training.step import Trainee
 
 NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
@@ -27,6 +28,8 @@ def assemble(spec: TrialSpec) -> Assembly:
     """Everything a trial needs, freshly seeded: the same spec gives the same weights."""
     device = torch.device(spec.runtime.device)
     torch.set_num_threads(spec.runtime.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(spec.train.seed)
     model = MoELanguageModel(spec.model, spec.runtime.backend, recompute=spec.train.recompute)
     model.to(device)
