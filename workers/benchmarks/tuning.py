@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from workers.benchmarks.measure import Call, in_turn
-from workers.kernels.tiles import Tile, Tiles, device_name, read_table
+from workers.kernels.tiles import Tile, Tiles, read_table, table_names
 
 KERNELS = ("up", "down", "grad_up", "grad_rows", "grad_matrix")
 BUCKETS = (64, 256, 1024, None)  # rows per expert, up to
@@ -44,7 +44,7 @@ def tune(
 ) -> dict[str, list[dict[str, Any]]]:
     """The table of one device: for every bucket the fastest tile of every kernel."""
     buckets = [_tune_bucket(layer, most, device, dtype, report, turns) for most in BUCKETS]
-    return {device_name(device): [tiles.model_dump() for tiles in buckets]}
+    return {table_names(device, dtype)[0]: [tiles.model_dump() for tiles in buckets]}
 
 
 def save(table: dict[str, list[dict[str, Any]]], path: Path) -> None:

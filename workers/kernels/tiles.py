@@ -55,10 +55,18 @@ class Tiles(BaseModel):
 Table = dict[str, list[Tiles]]
 
 
-def tiles_for(device: str, num_rows: int, num_experts: int) -> Tiles:
-    """The tiles of a device (its name, or "interpreter"), else those named "default"."""
-    buckets = _table(Settings().tiles_file)
-    return pick(buckets.get(device, buckets["default"]), num_rows / num_experts)
+def tiles_for(names: tuple[str, ...], num_rows: int, num_experts: int) -> Tiles:
+    """The tiles of the first of the names that a table has."""
+    return pick(buckets_of(names), num_rows / num_experts)
+
+
+@cache
+def buckets_of(names: tuple[str, ...]) -> list[Tiles]:
+    """Read once a process: what is asked for at every launch must cost nothing."""
+    table, path = read_table(SHIPPED), Settings().tiles_file
+    if path is not None:
+        table |= read_table(path)
+    return next(table[name] for name in names if name in table)
 
 
 def pick(buckets: list[Tiles], rows_per_expert: float) -> Tiles:
@@ -71,14 +79,18 @@ def pick(buckets: list[Tiles], rows_per_expert: float) -> Tiles:
 
 
 @cache
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+def table_names(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """What a table may call a device, the most special first.
 
-
-@cache
-def _table(path: Path | None) -> Table:
-    shipped = read_table(SHIPPED)
-    return shipped if path is None else shipped | read_table(path)
+    Exact float32 products know no tensor cores, so they are cut in another way.
+    """
+    if device.type != "cuda":
+        return ("interpreter",)
+    name = torch.cuda.get_device_name(device)
+    if dtype is torch.float32:
+        return (f"{name} float32", "float32")
+    major, minor = torch.cuda.get_device_capability(device)
+    return (name, f"sm_{major}{minor}", "default")
 
 
 def read_table(path: Path) -> Table:

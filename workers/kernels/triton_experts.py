@@ -23,7 +23,7 @@ from triton.errors import TritonError as TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from workers.kernels.rows import Rows
-from workers.kernels.tiles import Tile, device_name, tiles_for
+from workers.kernels.tiles import Tile, table_names, tiles_for
 from workers.kernels.torch_experts import compute_dtype
 from workers.kernels.triton_combine import combine, rows_by_token
 from workers.kernels.triton_matmul import (
@@ -191,7 +191,7 @@ class Products:
         self.E, _, self.F = down_EDF.shape
         self.R = len(token_R)
         self.token_R, self.weight_R, self.count_E = token_R, weight_R, count_E
-        self.tiles = tiles_for(device_name(x_TD.device), self.R, self.E)
+        self.tiles = tiles_for(table_names(x_TD.device, x_TD.dtype), self.R, self.E)
         self._lists: dict[int, Tensor] = {}
 
     def up(

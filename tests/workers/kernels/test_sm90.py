@@ -73,7 +73,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         return launch
 
     monkeypatch.setattr(JITFunction, "__getitem__", record)
-    monkeypatch.setattr(triton_experts, "device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(triton_experts, "table_names", lambda device, dtype: ("sm_90",))
     return recorded
 
 
@@ -114,10 +114,10 @@ def _type(value: Any) -> str:
     return "i32" if isinstance(value, int) else "fp32"
 
 
-def record_layer(rows_per_expert: int) -> None:
+def record_layer(rows_per_expert: int, dtype: torch.dtype = torch.bfloat16) -> None:
     """A forward and a backward pass: nothing runs, so memory need not be initialised."""
     rows = rows_per_expert * EXPERTS
-    x_TD = torch.empty(rows, WIDTH, dtype=torch.bfloat16)
+    x_TD = torch.empty(rows, WIDTH, dtype=dtype)
     gate_up_EGD = x_TD.new_empty(EXPERTS, 2 * HIDDEN, WIDTH)
     down_EDF = x_TD.new_empty(EXPERTS, WIDTH, HIDDEN)
     row_R, count_E = torch.arange(rows), torch.zeros(EXPERTS, dtype=torch.int64)
@@ -153,16 +153,31 @@ def test_products_of_many_rows_use_the_tensor_cores_and_spill_nothing(
     check_products(launches, tmp_path)
 
 
+SLOW = pytest.mark.skipif("EVENLOAD_SLOW" not in os.environ, reason="EVENLOAD_SLOW=1 runs it")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "EVENLOAD_SLOW" not in os.environ, reason="6 s of compiling; EVENLOAD_SLOW=1 runs it"
-)
+@SLOW
 def test_products_of_few_rows_too(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     record_layer(rows_per_expert=16)
     check_products(launches, tmp_path)
+
+
+@pytest.mark.slow
+@SLOW
+def test_exact_float32_products_fit_and_spill_nothing(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton_experts, "table_names", lambda device, dtype: ("float32",))
+    record_layer(rows_per_expert=16, dtype=torch.float32)
+    for launch in launches:
+        compiled = compile_for_hopper(launch, tmp_path / "kernel.cubin")
+        assert compiled.spilled_bytes == 0, launch.name
+        assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
 
 
 def test_routing_and_combining_spill_nothing(

@@ -7,16 +7,18 @@ import pytest
 
 from pipeline.errors import SpecError
 from workers.kernels import tiles
-from workers.kernels.tiles import SHIPPED, read_table, tiles_for
+from workers.kernels.tiles import SHIPPED, buckets_of, read_table, tiles_for
 
 
 def test_few_rows_per_expert_take_smaller_tiles() -> None:
-    few, many = (tiles_for("NVIDIA H200", rows, 64) for rows in (64 * 64, 64 * 64 + 1))
+    few, many = (tiles_for(("sm_90",), rows, 64) for rows in (64 * 64, 64 * 64 + 1))
     assert few.up.block_m < many.up.block_m
 
 
-def test_an_unknown_device_takes_the_default() -> None:
-    assert tiles_for("some card", 10, 1) == read_table(SHIPPED)["default"][-1]
+def test_an_unknown_device_takes_the_next_name_that_is_known() -> None:
+    shipped = read_table(SHIPPED)
+    assert tiles_for(("some card", "sm_90", "default"), 10, 1) == shipped["sm_90"][0]
+    assert tiles_for(("some card", "sm_80", "default"), 10, 1) == shipped["default"][-1]
 
 
 def test_every_tile_fits_what_the_kernels_can_cut() -> None:
@@ -37,8 +39,10 @@ def test_a_saved_table_comes_before_the_shipped_one(
     bucket["up"]["group"] = 5
     (tmp_path / "tiles.json").write_text(json.dumps({"some card": [bucket]}))
     monkeypatch.setenv("EVENLOAD_TILES_FILE", str(tmp_path / "tiles.json"))
-    assert tiles_for("some card", 10, 1).up.group == 5
-    assert tiles_for("another card", 10, 1).up.group == 8
+    buckets_of.cache_clear()
+    assert tiles_for(("some card", "default"), 10, 1).up.group == 5
+    assert tiles_for(("another card", "default"), 10, 1).up.group == 8
+    buckets_of.cache_clear()
 
 
 @pytest.mark.parametrize(
