@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
@@ -63,13 +63,31 @@ def sweep(connection: Connection, sweep_id: str) -> SweepRecord:
     return _sweep(row)
 
 
-def trials(connection: Connection, sweep_id: str) -> list[TrialRecord]:
+def counts(connection: Connection, sweep_id: str) -> dict[TrialState, int]:
+    rows = connection.execute(
+        select(Trial.state, func.count())
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .where(SweepTrial.sweep_id == sweep_id)
+        .group_by(Trial.state)
+    )
+    found: dict[TrialState, int] = {state: count for state, count in rows}
+    return {state: found[state] for state in TrialState if state in found}
+
+
+def trials(
+    connection: Connection,
+    sweep_id: str,
+    states: Collection[TrialState] | None,
+    limit: int | None,
+) -> list[TrialRecord]:
+    chosen = Trial.state.in_(states) if states is not None else Trial.state.is_not(None)
     listed = (
         _trials()
         .add_columns(SweepTrial.stage)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
-        .where(SweepTrial.sweep_id == sweep(connection, sweep_id).sweep_id)
+        .where(SweepTrial.sweep_id == sweep(connection, sweep_id).sweep_id, chosen)
         .order_by(SweepTrial.position)
+        .limit(limit)
     )
     return [_trial(row, row.stage) for row in connection.execute(listed)]
 

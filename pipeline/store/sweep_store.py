@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -187,10 +187,20 @@ class SweepStore:
         with self._reading() as connection:
             return reading.sweep(connection, sweep_id)
 
-    def trials(self, sweep_id: str) -> list[TrialRecord]:
-        """The trials of a sweep in its order."""
+    def counts(self, sweep_id: str) -> dict[TrialState, int]:
+        """How many trials of a sweep are in each state; states without any are left out."""
         with self._reading() as connection:
-            return reading.trials(connection, sweep_id)
+            return reading.counts(connection, sweep_id)
+
+    def trials(
+        self,
+        sweep_id: str,
+        states: Collection[TrialState] | None = None,
+        limit: int | None = None,
+    ) -> list[TrialRecord]:
+        """The trials of a sweep in its order: those in these states, the first `limit`."""
+        with self._reading() as connection:
+            return reading.trials(connection, sweep_id, states, limit)
 
     def trial(self, digest: str) -> TrialRecord:
         with self._reading() as connection:

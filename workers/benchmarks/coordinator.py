@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records import TrialState, WorkKind
+from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
 from pipeline.sweep.plan import Crew, plan
@@ -31,13 +35,13 @@ BASE = {
 def run(quick: bool = False) -> dict[str, Any]:
     trials, workers = (500, 50) if quick else (10_000, 1000)
     with tempfile.TemporaryDirectory() as folder:
-        store = SweepStore(f"sqlite:///{Path(folder) / 'store.db'}")
+        store = SweepStore(Settings(home=Path(folder)).store_url)
         store.migrate()
         sweep_id = submit(store, trials)
         document = {
             "trials": trials,
             "workers": workers,
-            "parts": parts(store, sweep_id),
+            "parts": {**parts(store, sweep_id), "status": status_seconds(Path(folder), sweep_id)},
             "sweep": simulate(store, sweep_id, workers),
         }
         store.close()
@@ -71,11 +75,22 @@ def parts(store: SweepStore, sweep_id: str) -> dict[str, float]:
     snapshot = store.snapshot([sweep_id])
     crew = Crew(free=dict.fromkeys(WorkKind, 1000))
     return {
-        "snapshot": _median_seconds(lambda: store.snapshot([sweep_id])),
+        "snapshot": _median_seconds(lambda: store.snapshot([sweep_id], untried=1000)),
         "plan": _median_seconds(lambda: plan(snapshot, snapshot.taken_at, crew)),
         "trials": _median_seconds(lambda: store.trials(sweep_id)),
         "claim": _median_seconds(lambda: _claimed(store)),
     }
+
+
+def status_seconds(home: Path, sweep_id: str) -> float:
+    """From the start of `evenload sweep status` as a process to its end."""
+    command = [str(Path(sys.executable).with_name("evenload")), "sweep", "status", sweep_id]
+    environment = os.environ | {"EVENLOAD_HOME": str(home)}
+
+    def status() -> None:
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+
+    return _median_seconds(status, repeats=5)
 
 
 def simulate(store: SweepStore, sweep_id: str, workers: int) -> dict[str, Any]:
@@ -114,9 +129,9 @@ def _claimed(store: SweepStore) -> None:
     store.release(claim)
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
+def _median_seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)

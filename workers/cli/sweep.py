@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from pipeline.records import SweepRecord, TrialRecord, TrialState
+from pipeline.records import SweepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.sweep.answer import answer
 from pipeline.sweep.next_trials import most_to_come
@@ -44,6 +44,8 @@ from workers.cli.tables import sweep_table, trial_table
 sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True)
 
 SweepFile = Annotated[Path, typer.Argument(help="YAML file of a sweep")]
+MANY = 100  # trials; more are a flood on a screen, and slow to draw
+OF_INTEREST = (TrialState.TRAINING, TrialState.EVALUATING, TrialState.FAILED)
 FileOrId = Annotated[str, typer.Argument(help="YAML file of a sweep, or the id of a stored one")]
 
 
@@ -142,36 +144,51 @@ def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
 
 
 @sweep_app.command()
-def status(sweep_id: SweepId, as_json: AsJson = False, home: Home = None) -> None:
-    """Where a sweep stands: a row a trial."""
+def status(
+    sweep_id: SweepId,
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"all trials and the answer, also of more than {MANY}")
+    ] = False,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Where a sweep stands: a row a trial; of a large one those that run or failed."""
     store = open_store(load_settings(home))
-    sweep, trials = store.sweep(sweep_id), store.trials(sweep_id)
+    sweep, counts = store.sweep(sweep_id), store.counts(sweep_id)
     if as_json:
-        found = sweep_document(sweep_id, trials, answer(store, sweep_id))
-        print_json({"state": sweep.state.value, **found})
+        found = sweep_document(sweep_id, store.trials(sweep_id), answer(store, sweep_id))
+        print_json({"state": sweep.state.value, "note": sweep.note, **found})
         return
-    out.print(sweep_table([(sweep, trials)]))
-    out.print(trial_table(trials))
-    out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
+    out.print(sweep_table([(sweep, counts)]))
+    if sweep.note:
+        out.print(f"[yellow]{sweep.note}")
+    if everything or sum(counts.values()) <= MANY:
+        out.print(trial_table(store.trials(sweep_id)))
+        out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
+        return
+    out.print(trial_table(store.trials(sweep_id, states=OF_INTEREST, limit=MANY)))
+    out.print("`--all` shows every trial and the answer; `evenload report` writes it as a page.")
 
 
 @sweep_app.command(name="list")
 def list_sweeps(as_json: AsJson = False, home: Home = None) -> None:
     """All sweeps, newest first."""
     store = open_store(load_settings(home))
-    rows = [(sweep, store.trials(sweep.sweep_id)) for sweep in store.sweeps()]
+    rows = [(sweep, store.counts(sweep.sweep_id)) for sweep in store.sweeps()]
     if not as_json:
         out.print(sweep_table(rows))
         return
-    print_json([_listed(sweep, trials) for sweep, trials in rows])
+    print_json([_listed(sweep, counts) for sweep, counts in rows])
 
 
-def _listed(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, object]:
+def _listed(sweep: SweepRecord, counts: Mapping[TrialState, int]) -> dict[str, object]:
     return {
         "sweep_id": sweep.sweep_id,
         "state": sweep.state.value,
+        "priority": sweep.priority,
+        "note": sweep.note,
         "created_at": sweep.created_at,
-        "trials": dict(Counter(trial.state.value for trial in trials)),
+        "trials": {state.value: count for state, count in counts.items()},
     }
 
 

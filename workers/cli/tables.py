@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -63,20 +63,19 @@ def _differ(trials: Sequence[TrialRecord]) -> bool:
     return {trial.state for trial in trials} != {TrialState.COMPLETED}
 
 
-def sweep_table(rows: Sequence[tuple[SweepRecord, Sequence[TrialRecord]]]) -> Table:
+def sweep_table(rows: Sequence[tuple[SweepRecord, Mapping[TrialState, int]]]) -> Table:
     """One row a sweep with its trials counted by state."""
     table = Table()
     for title in ("sweep", "state", "trials", "completed", "running", "failed", "created (UTC)"):
         table.add_column(title, justify="left" if title in ("sweep", "state") else "right")
-    for sweep, trials in rows:
-        states = [trial.state for trial in trials]
+    for sweep, counts in rows:
         table.add_row(
             sweep.sweep_id,
             sweep.state.value,
-            str(len(states)),
-            str(states.count(TrialState.COMPLETED)),
-            str(sum(state.is_held for state in states)),
-            str(states.count(TrialState.FAILED)),
+            f"{sum(counts.values())}",
+            f"{counts.get(TrialState.COMPLETED, 0)}",
+            f"{sum(count for state, count in counts.items() if state.is_held)}",
+            f"{counts.get(TrialState.FAILED, 0)}",
             f"{sweep.created_at:%Y-%m-%d %H:%M}",
         )
     return table

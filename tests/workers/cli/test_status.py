@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.records import TrialState, WorkKind
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from workers.benchmarks.coordinator import submit
+from workers.cli import sweep as sweep_commands
+
+
+@pytest.fixture
+def sweep_id(here: Any) -> str:
+    """Four trials: one failed, one training, two waiting; the sweep is paused with a note."""
+    settings = Settings(home=here.folder / ".evenload")
+    settings.root.mkdir()
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    sweep_id = submit(store, 4)
+    failed = store.claim_next(WorkKind.TRAIN, "w", 60)
+    assert failed is not None
+    store.finish(failed, TrialState.FAILED, error="no")
+    store.claim_next(WorkKind.TRAIN, "w", 60)
+    store.pause(sweep_id, note="paused: for a test")
+    store.close()
+    return sweep_id
+
+
+def test_of_a_large_sweep_it_shows_what_runs_or_failed(
+    here: Any, sweep_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_commands, "MANY", 3)
+    shown = here("sweep", "status", sweep_id).out
+    assert "paused: for a test" in shown
+    assert [shown.count(state) for state in ("failed", "training", "queued")] == [2, 1, 0]
+    assert "`--all` shows every trial" in shown
+    assert here("sweep", "status", sweep_id, "--all").out.count("queued") == 2
+
+
+def test_the_list_counts_trials_and_names_the_note(here: Any, sweep_id: str) -> None:
+    (listed,) = here("sweep", "list", "--json").document
+    assert listed["trials"] == {"queued": 2, "training": 1, "failed": 1}
+    assert (listed["note"], listed["priority"]) == ("paused: for a test", 0)
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel", "retry"])
+def test_a_verb_may_be_said_twice(here: Any, sweep_id: str, verb: str) -> None:
+    assert [here("sweep", verb, sweep_id).code for _ in range(2)] == [0, 0]
+
+
+def test_a_verb_for_one_trial_leaves_the_others(here: Any, sweep_id: str) -> None:
+    waiting = f"{2:016x}"
+    assert here("sweep", "cancel", sweep_id, "--trial", waiting).code == 0
+    trials = here("sweep", "list", "--json").document[0]["trials"]
+    assert trials == {"queued": 1, "training": 1, "failed": 1, "cancelled": 1}
+    refused = here("sweep", "stop", sweep_id, "--trial", "nope")
+    assert refused.code == 2
+    assert "has no trial 'nope'" in refused.err
+
+
+def test_an_extension_needs_a_completed_trial_and_more_steps(here: Any, sweep_id: str) -> None:
+    refused = here("sweep", "extend", sweep_id, "--steps", "8")
+    assert refused.code == 2
+    assert "no completed trial to extend" in refused.err
