@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from dashboard.__main__ import command
+from dashboard.charts import style
 from pipeline.records import StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.tracking.load_log import LoadLogSink, iter_history
@@ -29,6 +30,10 @@ pytestmark = [
 ]
 WAIT_MS = 40_000  # a busy machine is slow, not broken
 # On a deep link Streamlit asks below the page's own path where its base path begins.
+CONTROLS = "main button:visible, main input:visible, main a:visible"
+HAS_NO_NAME = """e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length
+  || e.getAttribute('aria-labelledby') || e.closest('[aria-label]'))"""
+DARK = "rgb(16, 21, 29)"
 EXPECTED_404 = re.compile(r"/_stcore/(health|host-config)$")
 
 
@@ -113,6 +118,10 @@ def _click_row(page: Page, row_pixels: int) -> None:
     page.get_by_test_id("stDataFrame").first.click(position={"x": 60, "y": row_pixels})
 
 
+def _choose(page: Page, view: str) -> None:
+    page.get_by_test_id("stMain").get_by_role("radio", name=view, exact=True).click()
+
+
 def test_viewer_gets_from_the_sweeps_to_what_an_expert_did(
     page: Page, address: str, demo: Any
 ) -> None:
@@ -121,25 +130,34 @@ def test_viewer_gets_from_the_sweeps_to_what_an_expert_did(
     _click_row(page, 55)
     page.wait_for_url(f"**/sweep?sweep={demo.ids['running']}")
     _settled(page, "schedules")
-    _charts(page, 4)
-    _click_row(page, 55)
-    page.wait_for_url(f"**/run?run={demo.trials('running')[0].digest}")
+    digest = demo.trials("running")[0].digest
+    page.goto(f"{address}/run?run={digest}")
     _settled(page, "sign 0.002, 16 experts")
     _charts(page, 2)
-    for view, charts in [("Balance", 3), ("Training", 2), ("Load", 2)]:
-        page.get_by_test_id("stMain").get_by_role("radio", name=view).click()
+    for view, charts in [("Balance", 4), ("Biases", 3), ("Training", 4), ("Load", 2)]:
+        _choose(page, view)
         _settled(page, "sign 0.002, 16 experts")
         _charts(page, charts)
-    page.get_by_test_id("stMain").get_by_role("radio", name="Record").click()
+    _choose(page, "System")
+    _settled(page, "sign 0.002, 16 experts")
+    expect(page.get_by_text("Memory of the host")).to_be_visible(timeout=WAIT_MS)
+    _choose(page, "Record")
     expect(page.get_by_text("Specification")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_text("attempt-1.log")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("combobox", name="File")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("step 300/300 loss 1.626")).to_be_visible(timeout=WAIT_MS)
     _settled(page, "sign 0.002, 16 experts")
 
 
 def test_navigation_opens_every_page(page: Page, address: str) -> None:
     page.goto(address)
     _settled(page, "Sweeps")
-    for link, title in [("Sweep", "schedules"), ("Run", "sign 0.002, 16 experts")]:
+    for link, title in [
+        ("Sweep", "schedules"),
+        ("Run", "sign 0.002, 16 experts"),
+        ("Compare", "Compare"),
+        ("Theory", "Theory"),
+        ("Glossary", "Glossary"),
+    ]:
         page.get_by_test_id("stHeader").get_by_role("link", name=link, exact=True).click()
         _settled(page, title)
 
@@ -148,25 +166,98 @@ def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) ->
     digest = demo.trial("finished", "none", 32).digest
     page.goto(f"{address}/run?run={digest}&view=Balance")
     _settled(page, "none, 32 experts")
-    _charts(page, 3)
-    page.goto(f"{address}/sweep?sweep={demo.ids['finished']}")
-    _settled(page, "step-size-by-experts")
     _charts(page, 4)
-    page.get_by_text("sign 0.1, 32 experts: failed after step 140").click()
-    expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible()
+    _choose(page, "Experts")
+    _settled(page, "none, 32 experts")
+    _charts(page, 6)
+    assert "view=Experts" in page.url
+    page.reload()
+    _settled(page, "none, 32 experts")
+    _charts(page, 6)
 
 
-def test_running_trial_grows_on_the_page_without_a_reload(
+def test_runs_of_other_sizes_are_compared_under_one_address(
+    page: Page, address: str, demo: Any
+) -> None:
+    runs = [demo.trial("finished", "sign 0.01", experts).digest for experts in (8, 16, 32)]
+    page.goto(f"{address}/compare?runs={','.join(runs)}")
+    _settled(page, "Compare")
+    _charts(page, 2 + 1 + 3 + 2)
+
+
+def test_charts_are_explained_to_who_cannot_see_them(page: Page, address: str, demo: Any) -> None:
+    digest = demo.trial("finished", "none", 32).digest
+    page.goto(f"{address}/run?run={digest}")
+    _settled(page, "none, 32 experts")
+    _charts(page, 2)
+    expect(page.get_by_label(re.compile("Load of 32 experts in 4 layers"))).to_have_count(1)
+    unnamed = page.locator(CONTROLS).evaluate_all(
+        f"all => all.filter({HAS_NO_NAME}).map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert unnamed == []
+
+
+def test_numbers_of_a_chart_can_be_saved_and_its_metric_looked_up(
+    page: Page, address: str, demo: Any
+) -> None:
+    digest = demo.trial("finished", "none", 32).digest
+    page.goto(f"{address}/run?run={digest}&view=Training")
+    _settled(page, "none, 32 experts")
+    _charts(page, 4)
+    page.get_by_role("button", name="Export").first.click()
+    with page.expect_download(timeout=WAIT_MS) as saved:
+        page.get_by_role("button", name="CSV").click()
+    assert saved.value.suggested_filename == "loss.csv"
+    lines = Path(saved.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == 'series,optimizer step,"loss, nats per token"'
+    assert len(lines) == 301
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Definition").first.click()
+    page.wait_for_url("**/glossary?metric=train_loss")
+    _settled(page, "Glossary")
+    expect(page.get_by_text("All metrics")).to_be_visible(timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", DARK)])
+def test_page_and_charts_follow_the_theme(
+    page: Page, address: str, demo: Any, scheme: Any, ground: str
+) -> None:
+    digest = demo.trial("finished", "none", 32).digest
+    page.emulate_media(color_scheme=scheme)
+    try:
+        page.goto(f"{address}/run?run={digest}&view=Training")
+        _settled(page, "none, 32 experts")
+        _charts(page, 4)
+        background = "e => getComputedStyle(e).backgroundColor"
+        assert page.get_by_test_id("stApp").evaluate(background) == ground
+        title = page.locator(".js-plotly-plot .xtitle").first
+        expected = style.THEMES[scheme].muted
+        assert title.evaluate("e => getComputedStyle(e).fill") == _rgb(expected)
+    finally:
+        page.emulate_media(color_scheme="light")
+
+
+def _rgb(colour: str) -> str:
+    return f"rgb({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
+def test_running_trial_grows_on_the_page_without_a_reload_or_flicker(
     page: Page, address: str, demo: Any, home: Path
 ) -> None:
     trial = demo.trial("running", "sign 0.05", 16)
     page.goto(f"{address}/run?run={trial.digest}")
     _settled(page, "sign 0.05, 16 experts")
     expect(page.get_by_text("180 / 300")).to_be_visible(timeout=WAIT_MS)
+    _charts(page, 2)
+    # A chart that is redrawn in place stays the same element of the page.
+    page.locator(".js-plotly-plot").first.evaluate("e => { e.dataset.seen = 'before' }")
     _add_steps(Settings(home=home).trial_dir(trial.digest), first=181, last=200)
     expect(page.get_by_text("200 / 300")).to_be_visible(timeout=WAIT_MS)
     _settled(page, "sign 0.05, 16 experts")
     _charts(page, 2)
+    expect(page.locator(".js-plotly-plot[data-seen='before']")).to_have_count(1)
+    drawn_steps = "e => e._fullData[0].x.length"
+    assert page.locator(".js-plotly-plot").nth(1).evaluate(drawn_steps) == 200
 
 
 def _add_steps(folder: Path, first: int, last: int) -> None:

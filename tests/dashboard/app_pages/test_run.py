@@ -245,3 +245,21 @@ def test_run_leads_back_to_its_sweep_and_to_mlflow(
     sweep, mlflow = open_page("run", run=finished.digest).get("page_link")[:2]
     assert sweep.proto.query_string == f"sweep={demo.ids['finished']}"
     assert mlflow.proto.page == f"http://127.0.0.1:5000/#/runs/{finished.run_id}"
+
+
+def test_page_says_that_mlflow_is_down_and_shows_what_it_has(
+    open_page: Open, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENLOAD_TRACKING_URI", "http://127.0.0.1:9")
+    page = open_page("run", run=finished.digest)
+    assert not page.exception
+    assert "MLflow does not answer" in page.warning[0].value
+    assert len(_charts(page)) == 2
+
+
+def test_link_to_the_ray_dashboard_is_there_where_it_is_set(
+    open_page: Open, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENLOAD_RAY_DASHBOARD_URL", "http://ray:8265")
+    links = open_page("run", run=finished.digest).get("page_link")
+    assert "http://ray:8265" in [link.proto.page for link in links]
