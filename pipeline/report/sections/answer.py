@@ -69,10 +69,7 @@ def _limits(evidence: Evidence) -> list[str]:
     if found.best is None:
         return limits
     if found.stage is Stage.TUNE:
-        limits.append(
-            "these are figures of the search itself: the best of several is partly luck, and only "
-            "a confirm stage with fresh seeds (`confirm:` in the sweep) measures it without"
-        )
+        limits.append(_unconfirmed(evidence))
     seeds = found.best.loss.seeds
     if seeds == 1:
         limits.append("one seed tells no loss apart: it gives no interval")
@@ -83,3 +80,10 @@ def _limits(evidence: Evidence) -> list[str]:
     if found.best.violates:
         limits.append(f"it breaks {listed(list(found.best.violates))}")
     return limits
+
+
+def _unconfirmed(evidence: Evidence) -> str:
+    luck = "these are figures of the search itself, and the best of several is partly luck"
+    if evidence.spec is not None and evidence.spec.confirm is not None:
+        return f"{luck}: the confirm stage, with fresh seeds, is still to come"
+    return f"{luck}: only a confirm stage with fresh seeds (`confirm:` in the sweep) is without"

@@ -49,7 +49,7 @@ def test_fewer_trials_than_cores_train_at_once_where_memory_is_short(
 ) -> None:
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(device_memory, "LIMITS", (limit,))
-    monkeypatch.setattr(device_memory.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     limit.write_text(str(int(2.5 * memory_bytes(SPEC))))
     assert slots_in_memory([SPEC]) == 2
     limit.write_text(str(9 * memory_bytes(SPEC)))

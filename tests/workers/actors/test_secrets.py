@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ class Indiscreet(LoadLogSink):
         logging.getLogger("workers.indiscreet").warning("connecting with %s", PLANTED)
         print(f"http://me:{PLANTED}@mlflow:5000")
 
-    def log_steps(self, records: list[StepRecord]) -> None:  # type: ignore[override]
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
         super().log_steps(records)
         if self._fails:
             raise ConnectionError(f"no answer from http://me:{PLANTED}@mlflow:5000")
