@@ -6,7 +6,6 @@ with the arguments they had: shapes of DeepSeekMoE-16B's layer, but few rows and
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -153,11 +152,7 @@ def test_products_of_many_rows_use_the_tensor_cores_and_spill_nothing(
     check_products(launches, tmp_path)
 
 
-SLOW = pytest.mark.skipif("EVENLOAD_SLOW" not in os.environ, reason="EVENLOAD_SLOW=1 runs it")
-
-
 @pytest.mark.slow
-@SLOW
 def test_products_of_few_rows_too(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +162,6 @@ def test_products_of_few_rows_too(
 
 
 @pytest.mark.slow
-@SLOW
 def test_exact_float32_products_fit_and_spill_nothing(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
