@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     ranks: int
     gpu_hours: float
-    price: float  # of a GPU hour, in whatever currency
+    price: float  # of a GPU hour, dollars
     watts: float  # of a GPU
     grams_per_kwh: float
 
@@ -45,7 +45,7 @@ class Bill(NamedTuple):
 
     share: float
     gpu_hours: float
-    money: float
+    money: float  # dollars
     kwh: float
     kilograms: float  # CO2 equivalent
 

@@ -1,4 +1,8 @@
-"""What the pages read of sweeps and trials: the store's rows. Cached, read-only."""
+"""What the pages read of sweeps and trials: the store's records. Cached, read-only.
+
+They are kept as they are and not copied for every reader, which for 500 trials takes longer than
+reading them: nobody changes what comes from here.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,11 @@ FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
     """Every sweep with its trials.  Raises: SpecError: no store, or one of another version"""
     return _sweeps(Settings().store_url)
+
+
+def sweep_ids() -> list[str]:
+    """Newest first, without their trials.  Raises: SpecError: as `sweeps`"""
+    return _sweep_ids(Settings().store_url)
 
 
 def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
@@ -48,7 +57,7 @@ def store() -> SweepStore:
 
 def forget() -> None:
     """The next read of sweeps and trials asks the store."""
-    for reader in (_sweeps, _sweep, _trial, _answer):
+    for reader in (_sweeps, _sweep_ids, _sweep, _trial, _answer):
         reader.clear()
 
 
@@ -67,24 +76,29 @@ def _store(url: str) -> SweepStore:
     return SweepStore(url)
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
 def _sweeps(url: str) -> list[tuple[SweepRecord, list[TrialRecord]]]:
     store = _store(url)
     return [(sweep, store.trials(sweep.sweep_id)) for sweep in store.sweeps()]
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
+def _sweep_ids(url: str) -> list[str]:
+    return [sweep.sweep_id for sweep in _store(url).sweeps()]
+
+
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
 def _sweep(url: str, sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     store = _store(url)
     return store.sweep(sweep_id), store.trials(sweep_id)
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
 def _curves(url: str, sweep_id: str) -> dict[str, list[CurvePoint]]:
     return _store(url).curves(sweep_id)
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
 def _answer(url: str, sweep_id: str) -> Recommendation:
     sweep, trials = _sweep(url, sweep_id)
     return recommend(trials, _sweep_spec(sweep_id, sweep.spec), _curves(url, sweep_id))
@@ -98,11 +112,11 @@ def _sweep_spec(sweep_id: str, _spec: dict[str, Any]) -> SweepSpec | None:
         return None
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
 def _trial(url: str, digest: str) -> TrialRecord:
     return _store(url).trial(digest)
 
 
-@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
 def _attempts(url: str, digest: str) -> list[AttemptRecord]:
     return _store(url).attempts(digest)

@@ -12,11 +12,10 @@ from dashboard import cost_queries, queries
 from dashboard.charts.cost import lost_by_ranks, lost_by_setting
 from dashboard.cost_tables import Loss, Plan, bill, bill_table, losses, mean_share, plan_of, sizes
 from dashboard.frame import card, chosen, live, metrics, plot
-from dashboard.frames import spec_of
 from dashboard.new_sweep import scaled
 from dashboard.spending import spent
 from dashboard.wording import duration, number
-from pipeline.cost import CostSettings, basis, waiting
+from pipeline.cost import CostSettings, basis
 from pipeline.records import SweepState, TrialRecord
 from pipeline.sweep.recommend import Recommendation
 
@@ -31,9 +30,9 @@ EXPLANATION = (
 def main() -> None:
     title, choice = st.columns([3, 2], vertical_alignment="center")
     title.title("Cost of imbalance", anchor=False)
-    names = [sweep.sweep_id for sweep, trials in queries.sweeps() if trials]
+    names = queries.sweep_ids()
     if not names:
-        st.info("No trials yet. `evenload quickstart` runs a small sweep.")
+        st.info("No sweeps yet. `evenload quickstart` runs a small sweep.")
         return
     with choice:
         sweep_id = chosen("Sweep", names, "sweep", str)
@@ -47,11 +46,7 @@ def _is_over(sweep_id: str) -> bool:
 def _body(sweep_id: str) -> None:
     _, trials = queries.sweep(sweep_id)
     with st.spinner("Reading the recorded loads", show_time=True):
-        found = losses(
-            (trial, waiting(cost_queries.recorded_loads(trial), spec.model, spec.train.seq_len))
-            for trial in trials
-            for spec in [spec_of(trial)]
-        )
+        found = losses(cost_queries.what_waits(trials))
     available = sizes(found)
     if not available:
         st.info(
@@ -93,9 +88,8 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
             "GPU hours of the run", 1.0, 1e9, START_HOURS, key="hours", bind="query-params"
         )
         price = columns[2].number_input(
-            "Price of a GPU hour", 0.0, 1e4, START_PRICE, key="price", bind="query-params",
-            help="in any currency; the figure below is in the same one",
-        )  # fmt: skip
+            "Price of a GPU hour, $", 0.0, 1e4, START_PRICE, key="price", bind="query-params"
+        )
         watts = columns[3].number_input(
             "Watts of a GPU", 0.0, 1e4, settings.gpu_watts, key="watts", bind="query-params"
         )
@@ -114,9 +108,9 @@ def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
         ("Setting", label, "recommended" if answer.best else "the one that waits least"),
         ("Step time lost", number(100 * own, 1, " %"), f"waits for the fullest of {plan.ranks}"),
         ("GPU hours lost", number(bills.gpu_hours, 1, " h"), f"of {plan.gpu_hours:,.0f}"),
-        ("Money lost", number(bills.money, 0), f"at {plan.price:g} a GPU hour"),
+        ("Money lost", f"${number(bills.money, 0)}", f"at ${plan.price:g} a GPU hour"),
         ("Energy lost", number(bills.kwh, 1, " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
-        ("Saved against none", number(saved.money, 0), f"{saved.gpu_hours:,.1f} GPU hours"),
+        ("Saved against none", f"${number(saved.money, 0)}", f"{saved.gpu_hours:,.1f} GPU hours"),
     )
 
 
@@ -141,7 +135,7 @@ def _columns() -> dict[str, Any]:
         "experts": config.NumberColumn("Experts"),
         "share": config.NumberColumn("Step time lost", format="%.1f %%"),
         "gpu_hours": config.NumberColumn("GPU hours lost", format="%.1f h"),
-        "money": config.NumberColumn("Money lost", format="localized", step=1),
+        "money": config.NumberColumn("Money lost", format="dollar", step=1),
         "kwh": config.NumberColumn("Energy lost", format="%.1f kWh"),
         "kilograms": config.NumberColumn("Carbon", format="%.2f kg", help="CO₂ equivalent"),
         "trials": config.NumberColumn("Trials"),

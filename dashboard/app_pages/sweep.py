@@ -35,7 +35,7 @@ MAX_FAILURES = 20  # tracebacks on one page
 
 
 def main() -> None:
-    sweep_ids = [sweep.sweep_id for sweep, _ in queries.sweeps()]
+    sweep_ids = queries.sweep_ids()
     if not sweep_ids:
         st.title("Sweep", anchor=False)
         st.info("No sweeps yet. `evenload quickstart` runs a small one.")

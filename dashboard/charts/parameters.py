@@ -163,22 +163,35 @@ def _draw_axes(chart: go.Figure, axes: Sequence[Axis]) -> None:
         fixedrange=True,
     )
     chart.update_yaxes(visible=False, range=[-0.04, 1.04], fixedrange=True)
-    for place, axis in enumerate(axes):
-        chart.add_shape(
-            type="line", x0=place, x1=place, y0=0, y1=1, line={"color": LIGHT.muted, "width": 1}
-        )
-        for height, text in axis.ticks:
-            chart.add_annotation(
-                x=place,
-                y=height,
-                text=text,
-                showarrow=False,
-                xanchor="left",
-                xshift=5,
-                font={"size": 11, "color": LIGHT.muted},
-                bgcolor=LIGHT.ground,
-                opacity=0.9,
-            )
+    # At once: plotly checks everything again for each one that is added.
+    chart.update_layout(
+        shapes=[
+            {
+                "type": "line",
+                "x0": place,
+                "x1": place,
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": LIGHT.muted, "width": 1},
+            }
+            for place in range(len(axes))
+        ],
+        annotations=[
+            {
+                "x": place,
+                "y": height,
+                "text": text,
+                "showarrow": False,
+                "xanchor": "left",
+                "xshift": 5,
+                "font": {"size": 11, "color": LIGHT.muted},
+                "bgcolor": LIGHT.ground,
+                "opacity": 0.9,
+            }
+            for place, axis in enumerate(axes)
+            for height, text in axis.ticks
+        ],
+    )
 
 
 def _says_importance(share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> str:

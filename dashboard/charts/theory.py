@@ -52,10 +52,11 @@ def regret_growth(curves: Mapping[str, RegretCurve]) -> go.Figure:
         shown_P, fit_P = (
             _positive(value_P) if is_log else value_P for value_P in (curve.regret_P, curve.fit_P)
         )
+        fitted_P = curve.step_P > curve.step_P[-1] / 10  # the way to the optimum is left out
         lines.append(_line(rule, curve.step_P, shown_P, colours[rule], "%{y:.3g}"))
         fit = go.Scatter(
-            x=curve.step_P,
-            y=fit_P,
+            x=curve.step_P[fitted_P],
+            y=fit_P[fitted_P],
             mode="lines",
             name=f"{rule}: {curve.law}",
             line={"color": colours[rule].colour, "width": 1.2, "dash": "dot"},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cost_queries
+from dashboard.frames import spec_of
 from pipeline.cost import Recorded, recorded
 from pipeline.settings import Settings
 from pipeline.tracking.load_log import iter_history
@@ -30,7 +32,7 @@ def test_plan_in_the_address_prices_what_waits(open_page: Open, demo: Any) -> No
     assert table.share.is_monotonic_increasing
     assert table.share["sign 0.01", 8] < lost.share
     assert figures["Setting"] == "sign 0.01"
-    assert float(figures["Saved against none"].replace(",", "")) > 0
+    assert float(figures["Saved against none"].removeprefix("$").replace(",", "")) > 0
     assert len(page.get("plotly_chart")) == 2
 
 
@@ -60,11 +62,28 @@ def test_running_sweep_is_billed_as_far_as_it_is(open_page: Open, demo: Any) -> 
 
 def test_only_the_last_quarter_is_read(demo_home: Any) -> None:
     trial = demo_home.trial("finished", "none", 8)
-    found = cost_queries.recorded_loads(trial)
+    spec, folder = spec_of(trial), Settings().trial_dir(trial.digest)
+    found = cost_queries.recorded_loads(folder, spec)
     assert found.steps == 75
-    spec = cost_queries.spec_of(trial)
-    folder = Settings().trial_dir(trial.digest)
     whole = recorded(iter_history(folder, columns=["load"]), spec)
     assert found.stretch == pytest.approx(whole.steady_stretch)
-    nothing = cost_queries.recorded_loads(demo_home.trials("cancelled")[0])
-    assert nothing == Recorded(0, 0.0, {}, {})
+    assert cost_queries.recorded_loads(folder / "nowhere", spec) == Recorded(0, 0.0, {}, {})
+
+
+def test_a_trial_is_read_again_when_it_has_gone_on(
+    demo_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+
+    def count(folder: Any, spec: Any) -> Recorded:
+        read.append(folder)
+        return Recorded(0, 0.0, {}, {})
+
+    monkeypatch.setattr(cost_queries, "recorded_loads", count)
+    trial = demo_home.trial("running", "sign 0.05", 16)
+    for _ in range(2):
+        assert [waits for _, waits in cost_queries.what_waits([trial])] == [()]
+    assert len(read) == 1
+    further = dataclasses.replace(trial.progress, step=trial.progress.step + 10)
+    list(cost_queries.what_waits([dataclasses.replace(trial, progress=further)]))
+    assert len(read) == 2
