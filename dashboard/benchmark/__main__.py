@@ -67,7 +67,8 @@ def _measured(home: Path, given: argparse.Namespace) -> dict[str, Any]:
     if ids_file.exists():
         ids = json.loads(ids_file.read_text())
         if ids["size"] != size:
-            raise SystemExit(f"{home} holds {ids['size']}; choose another --home for {size}")
+            print(f"{home} holds {ids['size']}; choose another --home for {size}", file=sys.stderr)
+            raise SystemExit(2)
     else:
         ids = build(home, **size) | {"size": size}
         ids_file.write_text(json.dumps(ids))
