@@ -209,10 +209,15 @@ def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
 
 def basis(cost: SweepCost, settings: CostSettings) -> str:
     """In a sentence or two: how energy and carbon were come by, with every factor and source."""
-    modelled = (
-        f"modelled as {settings.gpu_watts:g} W a GPU and {settings.core_watts:g} W a CPU core "
-        "over the seconds of training"
-    )
+    watts = [
+        f"{watts:g} W a {what}"
+        for what, watts, seconds in (
+            ("GPU", settings.gpu_watts, cost.gpu_seconds),
+            ("CPU core", settings.core_watts, cost.core_seconds),
+        )
+        if seconds
+    ]
+    modelled = f"modelled as {' and '.join(watts) or 'nothing'} over the seconds of training"
     counted = "measured by the GPUs' own counters (NVML)"
     share = cost.measured_share
     if share == 1:
@@ -221,8 +226,13 @@ def basis(cost: SweepCost, settings: CostSettings) -> str:
         energy = f"{share:.0%} {counted}, the rest {modelled}"
     else:
         energy = modelled
+    housed = (
+        f"times {settings.overhead:g} for the building"
+        if settings.overhead > 1
+        else ("devices alone, without the building")
+    )
     return (
-        f"Energy: {energy}; times {settings.overhead:g} for the building. "
+        f"Energy: {energy}; {housed}. "
         f"Carbon: {settings.grams_per_kwh:g} g CO2e per kWh ({settings.carbon_source})."
     )
 

@@ -44,7 +44,7 @@ code { font: 0.9em ui-monospace, "DejaVu Sans Mono", monospace; background: #f4f
   padding: 1px 4px; border-radius: 4px }
 .subtitle { color: var(--muted); margin: 0 0 14px; max-width: none }
 nav { font-size: 14px; margin: -14px 0 0 } nav a { margin-right: 16px; color: var(--accent);
-  text-decoration: none }
+  text-decoration: none; display: inline-block }
 .answer { border-left: 5px solid #0f8a6d; background: #f1f8f5; padding: 12px 16px; font-size: 17px;
   max-width: none; margin: 12px 0 }
 .answer.warning { border-color: #b7791f; background: #fdf6e7 }

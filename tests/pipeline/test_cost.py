@@ -201,13 +201,17 @@ def test_a_sweep_sums_trials_and_weighs_their_waiting_by_time() -> None:
 def test_a_sweep_without_a_step_costs_nothing() -> None:
     total = sweep_cost([_cost("a", 0.0, {})])
     assert (total.joules, total.grams, total.waiting) == (0, 0, ())
-    assert "modelled as 500 W" in cost.basis(total, SETTINGS)
+    assert "modelled as nothing" in cost.basis(total, SETTINGS)
 
 
 def test_the_basis_names_every_factor_and_its_source() -> None:
     text = cost.basis(sweep_cost([_cost("a", 30.0, {})]), SETTINGS)
-    for said in ("500 W a GPU", "10 W a CPU core", "times 1", "100 g CO2e", "a test"):
+    for said in ("as 10 W a CPU core over", "without the building", "100 g CO2e", "a test"):
         assert said in text
+    housed = SETTINGS.model_copy(update={"overhead": 1.5})
+    on_gpu = sweep_cost([trial_cost(_trial(_spec("cuda")), Recorded(8, 1.0, {}, {}), housed)])
+    assert "as 500 W a GPU over" in cost.basis(on_gpu, housed)
+    assert "times 1.5 for the building" in cost.basis(on_gpu, housed)
     gpu = _trial(_spec("cuda"), joules_per_step=1.0)
     counted = sweep_cost([trial_cost(gpu, Recorded(8, 1.0, {}, {}), SETTINGS)])
     assert "NVML" in cost.basis(counted, SETTINGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.records import Stage, SweepState, TrialState
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
+from pipeline.report.sections.cost import cost_by_setting, steady_shares
 from pipeline.report.wording import counted, listed, number, percent, with_half
 from pipeline.sweep.setting import Setting
 
@@ -54,7 +55,19 @@ def _tiles(evidence: Evidence, best: Setting, control: Setting | None) -> list[T
             against(percent(control.effective_util, 0) if control else ""),
         ),
     ]
-    return tiles
+    return [*tiles, *_waiting_tile(evidence, best, control)]
+
+
+def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:
+    """What the balance is worth on a cluster, at the largest size that was reckoned."""
+    by_setting = cost_by_setting(evidence)
+    shares = steady_shares(by_setting[best.label])
+    if not shares:
+        return []
+    size = max(shares)
+    other = steady_shares(by_setting[control.label]).get(size) if control is not None else None
+    note = "" if other is None else f"without balancing {percent(other)}"
+    return [Tile(percent(shares[size]), f"of a step lost at {size} expert-parallel ranks", note)]
 
 
 def _limits(evidence: Evidence) -> list[str]:

@@ -18,7 +18,7 @@ def cost(evidence: Evidence) -> Section | None:
     total = evidence.cost
     if not any(trial.seconds for trial in total.trials):
         return None
-    by_setting = _by_setting(evidence)
+    by_setting = cost_by_setting(evidence)
     blocks: list[Block] = [
         Tiles(_tiles(total, evidence.held_seconds)),
         Text(basis(total, evidence.cost_settings)),
@@ -29,7 +29,8 @@ def cost(evidence: Evidence) -> Section | None:
     return Section("Cost", blocks)
 
 
-def _by_setting(evidence: Evidence) -> dict[str, SweepCost]:
+def cost_by_setting(evidence: Evidence) -> dict[str, SweepCost]:
+    """What the trials of every setting cost together, both stages."""
     label_of = {trial.digest: setting_label(trial, evidence.spec) for trial in evidence.trials}
     groups = defaultdict(list)
     for trial in evidence.cost.trials:
@@ -64,9 +65,13 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
     best = evidence.answer.best
     control = evidence.answer.control
     series = [
-        Series(label, _steady(found), _role(label, best and best.label, control and control.label))
+        Series(
+            label,
+            steady_shares(found),
+            _role(label, best and best.label, control and control.label),
+        )
         for label, found in by_setting.items()
-        if _steady(found)
+        if steady_shares(found)
     ]
     blocks: list[Block] = [
         Text(
@@ -88,7 +93,8 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
     return [*blocks, waiting_lines(series, title), Table(columns, rows, marked=marked)]
 
 
-def _steady(found: SweepCost) -> dict[int, float]:
+def steady_shares(found: SweepCost) -> dict[int, float]:
+    """Expert-parallel size -> share of a step lost to imbalance, last quarter of the runs."""
     return {
         entry.ranks: entry.steady_step_share
         for entry in found.waiting
