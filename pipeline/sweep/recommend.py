@@ -54,6 +54,7 @@ class Recommendation(NamedTuple):
     targets: tuple[TargetRow, ...]  # time to a target loss beside the loss at the budget
     transfers: tuple[Transfer, ...]  # does the best step size survive more experts?
     stopped: tuple[Stopped, ...]
+    runner_up: Comparison | None  # the recommended setting against the next in the ranking
 
 
 def recommend(
@@ -78,14 +79,18 @@ def recommend(
     is_confirmed = stage is Stage.CONFIRM and all(
         trial.state.is_final for trial in trials if stage_of(trial) is stage
     )
-    comparisons = _against_control(trials, stage, control, spec)
+    groups = _complete_groups(trials, stage, spec)
+    comparisons = _against_control(groups, control, spec)
+    runner_up = _against_next(groups, order, spec) if best is not None else None
     return Recommendation(
         best=best,
         control=control,
         settings=tuple(settings),
         sentence=_no_answer(trials, order)
         if best is None
-        else _sentence(best, control, comparisons, _standing(trials, spec, stage, objective)),
+        else _sentence(
+            best, control, comparisons, runner_up, _standing(trials, spec, stage, objective)
+        ),
         stage=stage,
         is_confirmed=is_confirmed,
         tuned=tuple(tuned),
@@ -98,6 +103,7 @@ def recommend(
         ),
         transfers=transfers([trial for trial in trials if stage_of(trial) is Stage.TUNE]),
         stopped=tuple(_stopped(t, spec) for t in trials if t.state is TrialState.STOPPED),
+        runner_up=runner_up,
     )
 
 
@@ -120,15 +126,29 @@ def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
     ]
 
 
-def _against_control(
-    trials: Sequence[TrialRecord], stage: Stage, control: Setting | None, spec: SweepSpec | None
-) -> tuple[Comparison, ...]:
-    if control is None:
-        return ()
-    groups = {
+def _complete_groups(
+    trials: Sequence[TrialRecord], stage: Stage, spec: SweepSpec | None
+) -> dict[str, list[TrialRecord]]:
+    return {
         label: [trial for trial in group if trial.state is TrialState.COMPLETED]
         for label, group in by_setting(trials, stage, spec).items()
     }
+
+
+def _against_next(
+    groups: Mapping[str, Sequence[TrialRecord]], order: Sequence[Setting], spec: SweepSpec | None
+) -> Comparison | None:
+    if len(order) < 2:
+        return None
+    best, second = order[0].label, order[1].label
+    return compare(best, groups[best], second, groups[second], spec)
+
+
+def _against_control(
+    groups: Mapping[str, Sequence[TrialRecord]], control: Setting | None, spec: SweepSpec | None
+) -> tuple[Comparison, ...]:
+    if control is None:
+        return ()
     found = (
         compare(label, group, control.label, groups[control.label], spec)
         for label, group in groups.items()
@@ -179,7 +199,11 @@ def _standing(
 
 
 def _sentence(
-    best: Setting, control: Setting | None, comparisons: Sequence[Comparison], standing: str
+    best: Setting,
+    control: Setting | None,
+    comparisons: Sequence[Comparison],
+    runner_up: Comparison | None,
+    standing: str,
 ) -> str:
     text = (
         f"Take {best.label}: MaxVio {best.max_vio:.2f} (a fair router would show "
@@ -194,6 +218,12 @@ def _sentence(
     paired = next((c for c in comparisons if c.label == best.label), None)
     if paired is not None and paired.loss.half is not None:
         text += f", a paired difference of {_with_half(paired.loss, '+.3f')}"
+    if runner_up is not None and runner_up.loss.half is not None:
+        text += (
+            f"; the next is {runner_up.against}, from which its loss differs by "
+            f"{_with_half(runner_up.loss, '+.3f')} and its MaxVio by "
+            f"{_with_half(runner_up.imbalance, '+.2f')}"
+        )
     return f"{text} ({standing})."
 
 

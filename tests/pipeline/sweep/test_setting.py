@@ -78,6 +78,10 @@ def test_only_the_confirm_stage_is_reported(
     assert {setting.stage for setting in after.settings} == {Stage.CONFIRM}
     assert [setting.label for setting in after.tuned] == ["sign 0.001", "quantile", "none"]
     assert "confirmed with 3 fresh seeds" in after.sentence
+    assert after.runner_up is not None
+    assert (after.runner_up.label, after.runner_up.against) == ("quantile", "sign 0.001")
+    assert after.runner_up.loss.mean == pytest.approx(-0.14)
+    assert "the next is sign 0.001, from which its loss differs by -0.140 ± 0.000" in after.sentence
 
 
 def test_a_confirm_stage_that_still_runs_is_not_called_confirmed(
