@@ -42,6 +42,7 @@ from pipeline.tracking.mlflow_sink import (
     probe,
     settle,
 )
+from pipeline.tracking.run_removal import remove_runs
 
 Identity = Callable[..., RunIdentity]
 Record = Callable[..., StepRecord]
@@ -444,3 +445,12 @@ def test_delivery_whose_answer_was_lost_is_repeated_without_a_second_point(
     started.close(TrialState.TRAINED, {})
     assert len(calls) == 2
     assert _steps(client, started) == [10]
+
+
+def test_removed_runs_are_gone_and_removing_them_again_is_no_error(
+    settings: Settings, client: MlflowClient, started: MlflowSink
+) -> None:
+    assert started.run_id is not None
+    for _ in range(2):
+        remove_runs(settings, [started.run_id, "0" * 32])
+    assert _trial_runs(client) == []

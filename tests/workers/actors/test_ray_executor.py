@@ -15,6 +15,7 @@ from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
 from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors import ray_executor
 from workers.actors.ray_executor import RayExecutor
 
 pytestmark = pytest.mark.ray
@@ -135,6 +136,26 @@ def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
     assert store.attempts("t0")[0].state is AttemptState.RELEASED
     newest = max((settings.trial_dir("t0") / "checkpoints").glob("step-*.pt"))
     assert 0 < int(newest.stem.removeprefix("step-")) < 3000
+
+
+def test_a_worker_on_a_node_that_is_taken_away_gives_its_trial_back_for_a_preemption(
+    store: SweepStore,
+    executor: RayExecutor,
+    add_sweep: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep_id = add_sweep([0], steps=400)
+    monkeypatch.setattr(executor, "_is_local", False)  # a cluster of one's own is never drained
+
+    def drain(trials: Sequence[TrialRecord]) -> None:
+        leaving = trials[0].progress is not None and trials[0].preemptions == 0
+        nodes = frozenset(node["NodeID"] for node in ray.nodes()) if leaving else frozenset()
+        monkeypatch.setattr(ray_executor, "draining_nodes", lambda: nodes)
+
+    assert run(store, executor, sweep_id, drain)
+    (trial,) = store.trials(sweep_id)
+    assert (trial.state, trial.preemptions, trial.failures) == (TrialState.COMPLETED, 1, 0)
+    assert store.attempts("t0")[0].state is AttemptState.PREEMPTED
 
 
 def test_workers_that_cannot_start_end_the_run_with_the_reason(

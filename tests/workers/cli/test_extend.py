@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SpecError
+from pipeline.records import TrialState, WorkKind
+from pipeline.settings import Settings
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep_spec import SweepSpec
+from workers.cli.session import identified
+from workers.cli.steering import extension
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[SweepStore]:
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+def complete(store: SweepStore, digest: str) -> None:
+    for kind, state in (
+        (WorkKind.TRAIN, TrialState.TRAINED),
+        (WorkKind.EVAL, TrialState.COMPLETED),
+    ):
+        claim = store.claim(digest, kind, "w", 60)
+        assert claim is not None
+        store.finish(claim, state)
+
+
+def test_an_extension_takes_the_completed_trials_to_more_steps_and_changes_nothing_else(
+    settings: Settings, store: SweepStore, sweep: Callable[..., dict[str, Any]]
+) -> None:
+    spec = SweepSpec.model_validate(sweep())
+    trials = identified(spec, settings, has_cuda=False)
+    sweep_id = store.add_sweep(spec, trials)
+    _, (parent, trial) = trials
+    complete(store, parent)
+
+    longer = extension(spec.name, store.trials(sweep_id), steps=40)
+    ((digest, found),) = identified(longer, settings, has_cuda=False)
+    train = trial.train.model_copy(update={"steps": 40})
+    assert found == trial.model_copy(update={"train": train, "extends": parent})
+    assert digest not in {known for known, _ in trials}
+    store.add_sweep(longer, [(digest, found)])
+    assert store.trial(digest).extends == parent
+    with pytest.raises(SpecError, match="steps=24: a trial has 24 already; take more"):
+        extension(spec.name, store.trials(sweep_id), steps=24)
+
+
+def test_an_extended_trial_needs_more_steps_than_it_starts_with(
+    settings: Settings, store: SweepStore, sweep: Callable[..., dict[str, Any]]
+) -> None:
+    spec = SweepSpec.model_validate(sweep())
+    (parent, _), *_ = trials = identified(spec, settings, has_cuda=False)
+    store.add_sweep(spec, trials)
+    tree = sweep(axes={"extends": [parent]}, train={"steps": 10})
+    with pytest.raises(SpecError, match=r"train\.steps=10: trial .* has 24 already"):
+        identified(SweepSpec.model_validate(tree), settings, has_cuda=False)
