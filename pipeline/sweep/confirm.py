@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pipeline.records import Stage, TrialRecord
 from pipeline.spec import TrialSpec
-from pipeline.sweep.recommend import ranking
+from pipeline.sweep.recommend import control_of, ranking
 from pipeline.sweep.setting import Setting, by_setting, settings_of
 from pipeline.sweep_spec import ConfirmSpec, SweepSpec, unique, with_data
 
@@ -27,8 +27,9 @@ def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
         return []
     settings = settings_of(rows, Stage.TUNE, spec)
     chosen = [setting.label for setting in _best(ranking(settings, spec.objective), confirm)]
-    if chosen:
-        chosen += [setting.label for setting in settings if setting.kind == "none"]
+    control = control_of(settings)
+    if chosen and control is not None:
+        chosen.append(control.label)
     groups = by_setting(rows, Stage.TUNE, spec)
     found = [TrialSpec.model_validate(row.spec) for label in chosen for row in groups[label]]
     return unique(

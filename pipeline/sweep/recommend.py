@@ -73,7 +73,7 @@ def recommend(
     # Confirm as soon as two of its settings are complete: before, there is nothing to compare.
     stage = Stage.CONFIRM if len(confirmed) > 1 else Stage.TUNE
     settings = confirmed if stage is Stage.CONFIRM else tuned
-    control = next((setting for setting in settings if setting.kind == "none"), None)
+    control = control_of(settings)
     order = ranking(settings, objective)
     best = order[0] if order and len(settings) > 1 and not order[0].violates else None
     is_confirmed = stage is Stage.CONFIRM and all(
@@ -105,6 +105,12 @@ def recommend(
         stopped=tuple(_stopped(t, spec) for t in trials if t.state is TrialState.STOPPED),
         runner_up=runner_up,
     )
+
+
+def control_of(settings: Sequence[Setting]) -> Setting | None:
+    """Training without balancing; of several, where more than the rule is tuned, the best loss."""
+    plain = [setting for setting in settings if setting.kind == "none"]
+    return min(plain, key=lambda setting: setting.bits_per_byte, default=None)
 
 
 def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:

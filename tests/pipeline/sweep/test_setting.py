@@ -145,6 +145,15 @@ def test_what_the_search_tuned_may_differ_within_a_pair(row: Row) -> None:
     assert labels == ["none learning_rate=0.001", "sign 0.001 learning_rate=0.004"]
 
 
+def test_the_control_is_the_best_of_those_without_balancing(row: Row) -> None:
+    axes = {"balancer": RULES, "train.learning_rate": {"low": 0.001, "high": 0.01}}
+    spec = SweepSpec(name="s", base=BASE, axes=axes, search={"kind": "tpe"})
+    rows = [row(trial("none", rate=0.001), 3.5, 2.0), row(trial("none", rate=0.002), 3.0, 4.0)]
+    control = recommend(rows, spec).control
+    assert control is not None
+    assert control.label == "none learning_rate=0.002"
+
+
 def test_who_breaks_a_constraint_is_not_recommended(tuned: list[TrialRecord]) -> None:
     tight = recommend(tuned, sweep(objective={"constraints": {"max_vio": 0.2}}))
     assert tight.best is not None
