@@ -15,6 +15,7 @@ import typer
 from rich.table import Table
 
 from pipeline.errors import SpecError
+from pipeline.redaction import redacted, secrets
 from pipeline.settings import Settings, without_password
 from pipeline.tracking import mlflow_sink
 from workers.actors.ray_cluster import probe_ray
@@ -107,9 +108,9 @@ def _store(settings: Settings) -> Check:
 
 def _mlflow(settings: Settings) -> Check:
     version = importlib.metadata.version("mlflow")
-    problem = mlflow_sink.probe(settings)
+    problem = redacted(mlflow_sink.probe(settings) or "", secrets(settings))
     where = without_password(settings.mlflow_uri)
-    return Check("mlflow", problem is None, problem or f"{version} at {where}", "start the server")
+    return Check("mlflow", not problem, problem or f"{version} at {where}", "start the server")
 
 
 PROBES: tuple[Callable[[Settings], Check], ...] = (
