@@ -50,6 +50,9 @@ class Files(TextData):
     kind: Literal["files"] = "files"
     glob: str
     column: str = "text"
+    group_column: str | None = Field(
+        default=None, description="names the group of a row, e.g. its domain; None is its file"
+    )
 
 
 class HuggingFace(TextData):
@@ -60,6 +63,9 @@ class HuggingFace(TextData):
     split: str = "train"
     config: str | None = None
     column: str = "text"
+    group_column: str | None = Field(
+        default=None, description="names the group of a row, e.g. its domain; None is one group"
+    )
     max_documents: PositiveInt = 100_000
 
 

@@ -13,7 +13,7 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import pyarrow.parquet as pq
 
@@ -24,7 +24,7 @@ from pipeline.errors import SpecError
 class Document(NamedTuple):
     key: str  # unique within the corpus, the same on every machine
     text: str
-    group: str  # top directory of a file that is a document; the file of a row that is one
+    group: str  # top directory of a file that is a document; of a row its label, or its file
 
 
 TextSource = PythonStdlib | Files | HuggingFace
@@ -81,17 +81,17 @@ def _files(source: Files) -> Iterator[Document]:
         raise SpecError(f"data.glob={source.glob!r} matches no file; check the path")
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
-        yield from _file_documents(path, root, source.column)
+        yield from _file_documents(path, root, source)
 
 
-def _file_documents(path: Path, root: Path, column: str) -> Iterator[Document]:
+def _file_documents(path: Path, root: Path, source: Files) -> Iterator[Document]:
     match path.suffix:
         case ".txt" | ".md" | ".py":
             yield Document(path.as_posix(), _text(path), _top_directory(path, root))
         case ".jsonl":
-            yield from _rows(path, root, _jsonl(path, column))
+            yield from _rows(path, root, _jsonl(path, source))
         case ".parquet":
-            yield from _rows(path, root, _parquet(path, column))
+            yield from _rows(path, root, _parquet(path, source))
         case suffix:
             raise SpecError(
                 f"data.glob matches {path}: suffix {suffix!r} is not readable; "
@@ -109,36 +109,61 @@ def _top_directory(path: Path, root: Path) -> str:
     return parents[0] if parents else "."
 
 
-def _rows(path: Path, root: Path, rows: Iterator[tuple[int, str]]) -> Iterator[Document]:
-    group = path.relative_to(root).as_posix()
-    return (Document(f"{path.as_posix()}:{number}", text, group) for number, text in rows)
+class _Row(NamedTuple):
+    number: int
+    text: str
+    group: str | None
 
 
-def _jsonl(path: Path, column: str) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, and texts."""
+def _rows(path: Path, root: Path, rows: Iterator[_Row]) -> Iterator[Document]:
+    file = path.relative_to(root).as_posix()
+    for row in rows:
+        yield Document(f"{path.as_posix()}:{row.number}", row.text, row.group or file)
+
+
+def _columns(source: Files | HuggingFace) -> dict[str, str]:
+    """Spec key -> the column that it names."""
+    named = {"column": source.column, "group_column": source.group_column}
+    return {key: column for key, column in named.items() if column is not None}
+
+
+def _jsonl(path: Path, source: Files) -> Iterator[_Row]:
+    """Numbered from 1, as lines are."""
+    columns = _columns(source)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield number, str(json.loads(line)[column])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise SpecError(
-                    f"{path}:{number}: no JSON object with the key {column!r} ({error!r}); "
-                    "set data.column to the key that holds the text"
-                ) from None
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise SpecError(f"{path}:{number}: no JSON object ({error})") from None
+            for key, column in columns.items():
+                if not isinstance(row, dict) or column not in row:
+                    raise SpecError(
+                        f"{path}:{number}: no JSON object with the key {column!r}; "
+                        f"set data.{key} to a key that every line has"
+                    )
+            yield _row(number, row, source)
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[int, str]]:
-    """Row numbers from 0, and texts."""
-    file = pq.ParquetFile(path)
-    if column not in file.schema_arrow.names:
-        raise SpecError(
-            f"{path}: no column {column!r}; set data.column to one of {file.schema_arrow.names}"
-        )
-    row = 0
-    for batch in file.iter_batches(columns=[column]):
-        for text in batch.column(0).to_pylist():
-            yield row, str(text)
-            row += 1
+def _parquet(path: Path, source: Files) -> Iterator[_Row]:
+    """Numbered from 0."""
+    file, columns = pq.ParquetFile(path), _columns(source)
+    for key, column in columns.items():
+        if column not in file.schema_arrow.names:
+            raise SpecError(
+                f"{path}: no column {column!r}; set data.{key} to one of {file.schema_arrow.names}"
+            )
+    rows = (
+        row
+        for batch in file.iter_batches(columns=list(set(columns.values())))
+        for row in batch.to_pylist()
+    )
+    return (_row(number, row, source) for number, row in enumerate(rows))
+
+
+def _row(number: int, row: dict[str, Any], source: Files | HuggingFace) -> _Row:
+    group = None if source.group_column is None else str(row[source.group_column])
+    return _Row(number, str(row[source.column]), group)
 
 
 def _hugging_face(source: HuggingFace) -> Iterator[Document]:
@@ -149,6 +174,7 @@ def _hugging_face(source: HuggingFace) -> Iterator[Document]:
             "data.kind='huggingface' needs the package datasets; run: pip install datasets"
         ) from None
     stream = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
-    for row, example in enumerate(stream.take(source.max_documents)):
-        key = f"{source.name}:{source.split}:{row}"
-        yield Document(key, str(example[source.column]), source.name)
+    for number, example in enumerate(stream.take(source.max_documents)):
+        row = _row(number, example, source)
+        key = f"{source.name}:{source.split}:{number}"
+        yield Document(key, row.text, row.group or source.name)

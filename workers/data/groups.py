@@ -1,6 +1,7 @@
 """Which group of documents every validation token belongs to.
 
-A group is a domain of synthetic text, the top directory of a file, the file of a row, or a shard.
+A group is a domain of synthetic text, the top directory of a file, the label or the file of a row,
+or a shard.
 Documents lie one after the other in the token stream.
 
 Letters: G groups, D documents.

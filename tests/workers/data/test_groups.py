@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 
 from pipeline.data_spec import BpeTokenizer, Files, PythonStdlib, Shards, Synthetic
+from pipeline.errors import SpecError
 from workers.data.corpus import Corpus, prepare
 from workers.data.groups import Group, group_documents
 from workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
@@ -52,6 +56,19 @@ def test_a_row_belongs_to_its_file(tmp_path: Path) -> None:
     )
     assert sorted(names(corpus)) == ["code.jsonl", "wiki.jsonl"]
     assert "code" not in text_of(corpus, "wiki.jsonl")
+
+
+def test_a_row_may_name_its_group(tmp_path: Path) -> None:
+    rows = [{"text": f"{name} {n}", "domain": name} for name in ("law", "math") for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        spec = Files(glob=str(tmp_path / name), group_column="domain", validation_share=0.4)
+        corpus = prepare(spec, tmp_path / "corpora")
+        assert sorted(names(corpus)) == ["law", "math"]
+        assert "law" not in text_of(corpus, "math")
+        with pytest.raises(SpecError, match=r"'topic'.*data\.group_column"):
+            prepare(spec.model_copy(update={"group_column": "topic"}), tmp_path / "corpora")
 
 
 def test_a_synthetic_document_belongs_to_its_domain(tmp_path: Path) -> None:

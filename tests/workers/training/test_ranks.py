@@ -76,7 +76,7 @@ def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int =
         subprocess.Popen([*command, str(rank), str(size)], env=environment) for rank in range(size)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * size
+        assert [process.wait(timeout=240) for process in processes] == [0] * size
     finally:
         for process in processes:
             process.kill()
