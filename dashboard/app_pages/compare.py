@@ -190,7 +190,7 @@ def _x(trial: TrialRecord, series: LoadSeries, axis: str) -> NDArray[np.float64]
         "steps": 1.0,
         "share of the run": 100 / spec.train.steps,
     }[axis]
-    return series.step_B * scale
+    return series.step_B.astype(np.float64) * scale
 
 
 def _loads(runs: Runs) -> None:

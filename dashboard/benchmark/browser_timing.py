@@ -20,7 +20,6 @@ from dashboard.__main__ import command
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-SIZE = {"width": 1440, "height": 900}
 WAIT_MS = 120_000
 START_SECONDS = 60.0
 DRAWN = """charts => document.querySelectorAll('.js-plotly-plot .main-svg').length >= charts
@@ -52,7 +51,7 @@ def measure_browser(home: Path, address: str, charts: int) -> dict[str, Any] | N
         _wait_until_healthy(port)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport=SIZE)
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(f"http://127.0.0.1:{port}/_stcore/health")  # the browser itself is warm
             url = f"http://127.0.0.1:{port}/{address}"
             first, again = (_visit(page, url, charts) for _ in range(2))

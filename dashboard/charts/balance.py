@@ -71,7 +71,7 @@ def idle_streak_over_time(
 def longest_idle_streaks(streak_LE: NDArray[np.int32], layer_names: Sequence[str]) -> go.Figure:
     """Layers down, experts across: the longest run of steps without a token; blank is none."""
     L, E = streak_LE.shape
-    layer, expert = np.unravel_index(streak_LE.argmax(), streak_LE.shape)
+    layer, expert = divmod(int(streak_LE.argmax()), E)
     chart = figure(
         go.Heatmap(
             z=np.where(streak_LE > 0, streak_LE, np.nan).astype(np.float32),

@@ -47,6 +47,11 @@ def _metrics(page: AppTest) -> dict[str, str]:
     return {metric.label: str(metric.value) for metric in page.metric}
 
 
+def _windows(page: AppTest) -> Any:
+    """The choice of how many steps are summed."""
+    return page.get("button_group")[1]
+
+
 def _captions(page: AppTest) -> str:
     return " ".join(str(caption.value) for caption in page.caption)
 
@@ -72,7 +77,7 @@ def test_slider_and_window_choose_the_steps_of_the_map(
 ) -> None:
     page = open_page("run", run=finished.digest)
     page.slider[0].set_value(20)
-    page.get("button_group")[1].set_value("1 step")
+    _windows(page).set_value("1 step")
     page.run()
     history = read_history(Settings(home=demo.home).trial_dir(finished.digest), first=20, last=20)
     expected_LE = 100 * utilisation(history.count_SLE[0])
@@ -82,7 +87,7 @@ def test_slider_and_window_choose_the_steps_of_the_map(
 
 def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
     page = open_page("run", run=finished.digest)
-    page.get("button_group")[1].set_value("evaluation")
+    _windows(page).set_value("evaluation")
     page.run()
     assert not page.exception
     assert "whole evaluation set" in _captions(page)

@@ -16,7 +16,7 @@ def test_few_samples_are_drawn_as_they_are() -> None:
 def test_peak_of_many_samples_survives() -> None:
     value_N = np.full(60_001, 50.0)
     value_N[31_415] = 99.0
-    chart = resource_curve(value_N, np.arange(60_001.0), "GPU", "% busy")
+    chart = resource_curve(value_N, np.arange(60_001, dtype=np.float64), "GPU", "% busy")
     trace = chart.data[0]
     assert len(trace.y) == len(trace.x) == MAX_POINTS
     assert max(trace.y) == 99
