@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from pipeline.sweep.recommend import Recommendation, recommend
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import provenance
 from pipeline.tracking.load_log import iter_history
+from pipeline.tracking.mirror import readable_dir
 
 TIME_BINS = 120
 
@@ -68,7 +70,7 @@ def gather(
         trial.digest: tuple(store.attempts(trial.digest)) for trial in trials if trial.attempt
     }
     specs = {trial.digest: TrialSpec.model_validate(trial.spec) for trial in trials}
-    folders = {trial.digest: settings.trial_dir(trial.digest) for trial in trials}
+    folders = {trial.digest: readable_dir(settings, trial.digest) for trial in trials}
     costs = [
         trial_cost(
             trial,
@@ -91,7 +93,7 @@ def gather(
         conducts={
             digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()
         },
-        maps=tuple(_map(trial, settings) for trial in best_and_worst(trials, answer)),
+        maps=tuple(_map(trial, folders[trial.digest]) for trial in best_and_worst(trials, answer)),
         origins=_origins(said for folder in folders.values() for said in provenance.read(folder)),
         written_at=now or datetime.now(UTC),
     )
@@ -117,18 +119,18 @@ def best_and_worst(trials: Sequence[TrialRecord], answer: Recommendation) -> lis
 
 def _spec(sweep: SweepRecord) -> SweepSpec | None:
     try:
-        return SweepSpec.model_validate(sweep.spec)
+        return SweepSpec.trusted(sweep.spec)
     except ValidationError:
         return None
 
 
-def _map(trial: TrialRecord, settings: Settings) -> LoadMap:
+def _map(trial: TrialRecord, folder: Path) -> LoadMap:
     spec = TrialSpec.model_validate(trial.spec)
     L, E = spec.model.num_moe_layers, spec.model.num_experts
     steps, bins = spec.train.steps, min(TIME_BINS, spec.train.steps)
     count_BLE = np.zeros((bins, L, E), np.int64)
     late_LE = np.zeros((L, E), np.int64)
-    for chunk in iter_history(settings.trial_dir(trial.digest), columns=["load"]):
+    for chunk in iter_history(folder, columns=["load"]):
         np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
     layer = _least_even(late_LE, spec.balancer.target)
