@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,9 +202,10 @@ def test_tpe_goes_on_past_failed_stopped_and_running_trials(row: Row) -> None:
 
 
 def test_confirm_trials_are_no_evidence_of_the_search(row: Row) -> None:
-    spec = sweep({"kind": "tpe", "startup": 4, "settings": 8}, {"balancer.step_size": STEP})
-    rows = [row(trial) for trial in propose(spec)]
-    confirm = [replace(trial, stage=Stage.CONFIRM) for trial in rows]
+    """Told of them it would look where the confirm stage was good."""
+    spec = sweep({"kind": "tpe", "startup": 6, "settings": 8}, {"balancer.step_size": STEP})
+    rows = [row(trial, valley(trial, 0.05)) for trial in propose(spec)]
+    confirm = [row(trial, 1 + valley(trial, 1e-4), stage=Stage.CONFIRM) for trial in propose(spec)]
     assert propose_further(spec, rows, 1) == propose_further(spec, [*rows, *confirm], 1)
 
 
