@@ -94,7 +94,8 @@ class GroupActor:
         """Lets a group work on the trial.
 
         Returns:  the state it left the trial in; None where another worker has it
-        Raises:   PeerLost: a rank died; the trial is still claimed in the name of this actor
+        Raises:   PeerLost: a rank died; the trial is as it was or still claimed in this actor's
+                  name
         """
         from ray.train import TrainingFailedError
 
@@ -106,10 +107,11 @@ class GroupActor:
         try:
             _trainer(task, self._resources).fit()
         except TrainingFailedError as error:
-            trial = self._trial(digest)
-            if self._holds(trial):
+            now = self._trial(digest)
+            unclaimed = now.state is TrialState.QUEUED and now.attempt == trial.attempt
+            if unclaimed or self._holds(now):
                 raise _loss(error) from error
-            return trial.state if trial.state is TrialState.FAILED else None
+            return now.state if now.state is TrialState.FAILED else None
         finally:
             shutil.rmtree(_ray_folder(self._settings) / digest, ignore_errors=True)
         return self._trial(digest).state

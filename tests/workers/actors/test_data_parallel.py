@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState
+from pipeline.errors import PeerLost
+from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
 from pipeline.sweep.worker_id import name_of
 from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.actors import data_parallel
 from workers.actors.actor import SinkFactory
 from workers.actors.data_parallel import GroupActor
 from workers.actors.ray_executor import RayExecutor
@@ -95,6 +97,47 @@ def test_a_group_trains_a_trial_and_leaves_what_one_worker_does(
     assert together["train_loss"] == alone["train_loss"]
     assert together["count_check"] == 1.0
     assert not (settings.root / "ray_train" / "t0").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
+    store: SweepStore,
+    settings: Settings,
+    sink_factory: SinkFactory,
+    add_sweep: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.train import WorkerGroupError
+
+    add_sweep([0, 1, 2, 3], workers=2)
+
+    class Broken:
+        """A group of which somebody claims the trial before rank 1 dies."""
+
+        def __init__(self, worker: str | None, state: TrialState | None = None) -> None:
+            self.worker, self.state = worker, state
+
+        def fit(self) -> None:
+            if self.worker:
+                claim = store.claim(digest, WorkKind.TRAIN, self.worker, 60)
+                if claim and self.state:
+                    store.finish(claim, self.state, {}, error="no")
+            raise WorkerGroupError("told at length", {1: ValueError("out of memory\nand more")})
+
+    def work(group: Broken) -> TrialState | None:
+        monkeypatch.setattr(data_parallel, "_trainer", lambda task, resources: group)
+        return GroupActor("group", settings, sink_factory, resources={}).work(digest)
+
+    digest = "t0"
+    with pytest.raises(PeerLost, match=r"^rank 1: out of memory$"):
+        work(Broken(worker=None))
+    digest = "t1"
+    with pytest.raises(PeerLost, match=r"^rank 1: out of memory$"):
+        work(Broken("group@host:1"))
+    digest = "t2"
+    assert work(Broken("other@host:1")) is None
+    digest = "t3"
+    assert work(Broken("group@host:1", TrialState.FAILED)) is TrialState.FAILED
 
 
 @pytest.mark.slow
