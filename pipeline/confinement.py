@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.data_spec import DataSpec, Files, FileTokenizer, Shards, TextData
+from pipeline.data_spec import DataSpec, Files, FileTokenizer, HuggingFace, Shards, TextData
 from pipeline.errors import SpecError
 
 
@@ -33,6 +33,8 @@ def _patterns(data: DataSpec) -> Iterator[tuple[str, str]]:
     if isinstance(data, Shards):
         yield "data.train_glob", data.train_glob
         yield "data.validation_glob", data.validation_glob
+    if isinstance(data, HuggingFace) and Path(data.name).exists():
+        yield "data.name", glob.escape(data.name)  # the library takes folders as well as names
     if isinstance(data, TextData) and isinstance(data.tokenizer, FileTokenizer):
         yield "data.tokenizer.path", glob.escape(str(data.tokenizer.path))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.confinement import check_paths
-from pipeline.data_spec import Files, FileTokenizer, PythonStdlib, Shards
+from pipeline.data_spec import Files, FileTokenizer, HuggingFace, PythonStdlib, Shards
 from pipeline.errors import SpecError
 from pipeline.settings import Settings
 
@@ -59,6 +59,12 @@ def test_every_path_of_a_spec_counts(root: Path, data: dict[str, Any]) -> None:
     outside = FileTokenizer(path=root.parent / "private" / "tokenizer.json")
     with pytest.raises(SpecError, match=r"data\.tokenizer\.path"):
         check_paths(PythonStdlib(tokenizer=outside), root)
+
+
+def test_a_name_of_the_hub_is_no_path_and_a_path_is_no_name(root: Path) -> None:
+    check_paths(HuggingFace(name="wikitext"), root)
+    with pytest.raises(SpecError, match=r"data\.name"):
+        check_paths(HuggingFace(name=str(root.parent / "private")), root)
 
 
 @pytest.mark.parametrize("digest", ["../../etc", "a/b", "..", "", "x\0y", "/etc"])
