@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import ray
 
-from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState
+from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import Coordinator
 from pipeline.tracking.load_log import LoadLogSink, read_history
+from pipeline.tracking.sinks import default_sinks
 from workers.actors import ray_executor
 from workers.actors.ray_executor import RayExecutor
 
@@ -70,6 +71,14 @@ def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     assert len(workers) == 6
     assert len({pid_of(worker) for worker in workers}) <= 3, "actors are used again"
     assert executor.busy() == {}
+
+
+def test_as_many_trials_are_scored_at_once_as_the_settings_say(
+    settings: Settings, store: SweepStore
+) -> None:
+    more = settings.model_copy(update={"eval_slots": 3})
+    with RayExecutor(more, default_sinks, train_slots=1) as executor:
+        assert executor.free() == {WorkKind.TRAIN: 1, WorkKind.EVAL: 3}
 
 
 def test_threads_of_trials_do_not_share_cores(
