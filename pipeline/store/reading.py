@@ -184,6 +184,7 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
     )
     fast = 0
     for state, started_at, ended_at in rows:
+        assert ended_at is not None, "as the statement says"
         lived_seconds = (ended_at - started_at).total_seconds()
         if state is AttemptState.DONE or lived_seconds > FAST_SECONDS:
             break

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.errors import SpecError
+
+Context = Any  # click's: typer depends on click or brings its own, by its version
 
 
 class Command(NamedTuple):
@@ -76,20 +77,18 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists commands without importing them, and imports the one that is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: Context, name: str) -> TyperCommand | None:
         return TyperCommand(name, help=COMMANDS[name].help) if name in COMMANDS else None
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load(str(name)), rest
 
 
-def load(name: str) -> click.Command:
+def load(name: str) -> Any:
     """The command of this name, imported."""
     found = getattr(import_module(COMMANDS[name].module), COMMANDS[name].attribute)
     if isinstance(found, typer.Typer):
