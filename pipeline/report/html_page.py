@@ -53,7 +53,8 @@ nav { font-size: 14px; margin: -14px 0 0 } nav a { margin-right: 16px; color: va
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px;
   margin: 16px 0 }
 .tile { border: 1px solid var(--rule); border-radius: 6px; padding: 10px 14px }
-.tile b { display: block; font-size: 24px; line-height: 1.25; font-weight: 600 }
+.tile b { display: block; font-size: 20px; line-height: 1.35; font-weight: 600;
+  white-space: nowrap }
 .tile span { display: block; font-size: 13px } .tile small { color: var(--muted); font-size: 12px }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums;

@@ -79,6 +79,7 @@ def _limits(evidence: Evidence) -> list[str]:
     failed = sum(trial.state is TrialState.FAILED for trial in evidence.trials)
     if failed:
         limits.append(f"{counted(failed, 'trial')} failed, see below")
+    limits += _mixtures(evidence)
     if found.best is None:
         return limits
     if found.stage is Stage.TUNE:
@@ -100,3 +101,19 @@ def _unconfirmed(evidence: Evidence) -> str:
     if evidence.spec is not None and evidence.spec.confirm is not None:
         return f"{luck}: the confirm stage, with fresh seeds, is still to come"
     return f"{luck}: only a confirm stage with fresh seeds (`confirm:` in the sweep) is without"
+
+
+def _mixtures(evidence: Evidence) -> list[str]:
+    """Where trials did not all run alike, or not as anybody else could run them."""
+    found = [
+        f"trials ran on {len(evidence.origins[key])} different {what}, named at the end"
+        for key, what in (
+            ("commit", "commits"),
+            ("device", "devices"),
+            ("version.torch", "versions of torch"),
+        )
+        if len(evidence.origins.get(key, ())) > 1
+    ]
+    if any(commit.endswith("-dirty") for commit in evidence.origins.get("commit", ())):
+        found.append("the code had changes that are in no commit")
+    return found

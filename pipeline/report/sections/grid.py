@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pipeline.balancers import parse_balancer
-from pipeline.records import TrialRecord, TrialState
+from pipeline.records import Stage, TrialRecord, TrialState
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Cell, Columns, Heat, Section, Table, Text
 from pipeline.sweep.setting import setting_label, stage_of
@@ -41,7 +41,7 @@ def _against_a_third(value: float, values: Sequence[float]) -> float:
 
 
 METRICS = (
-    Metric("val_bits_per_byte", "Validation loss, bits per byte", "{:.3f}".format, _from_the_least),
+    Metric("val_bits_per_byte", "Bits per byte", "{:.3f}".format, _from_the_least),
     Metric("max_vio", "MaxVio, steady", "{:.2f}".format, _by_magnitude),
     Metric("idle_frac", "Idle experts in a step", "{:.1%}".format, _against_a_third),
 )
@@ -49,7 +49,7 @@ METRICS = (
 
 def grid(evidence: Evidence) -> Section | None:
     groups: dict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
-    trials = [trial for trial in evidence.trials if stage_of(trial) is evidence.answer.stage]
+    trials = [trial for trial in evidence.trials if stage_of(trial) is Stage.TUNE]
     steps: dict[str, tuple[str, float]] = {}
     for trial in trials:
         label = setting_label(trial, evidence.spec)
@@ -66,8 +66,8 @@ def grid(evidence: Evidence) -> Section | None:
         "Step size by expert count",
         [
             Text(
-                "Means over seeds of finished trials; a cell without a figure says why. Colours "
-                "compare the settings of one expert count."
+                "What the search saw: means over seeds of the tune stage's finished trials; a "
+                "cell without a figure says why. Colours compare the settings of one expert count."
             ),
             Columns(tables),
         ],

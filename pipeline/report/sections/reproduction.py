@@ -12,7 +12,7 @@ from pipeline.sweep.setting import seed_of, setting_label, stage_of
 ORIGINS = {
     "commit": "commit",
     "device": "device",
-    "core": "numerical core",
+    "core": "numerical core, one a rule",
     "corpus": "corpus digest",
     "version.evenload": "evenload",
     "version.torch": "torch",

@@ -76,6 +76,27 @@ def test_confirm_figures_stand_beside_those_that_chose_them(home: Home) -> None:
     assert "| sign 0.01 | 2.903 | 2.903 ± 0.000 | 0.30 | 0.30 ± 0.00 |" in held
 
 
+def test_trials_of_several_commits_are_told(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    assert "different commits" not in _markdown(home, sweep_id)
+    said = home.settings.trial_dir(home.trials[0][0]) / "provenance" / "attempt-001.json"
+    said.write_text(said.read_text().replace("abc123", "def456-dirty"))
+    answer = _section(_markdown(home, sweep_id), "Answer")
+    assert "trials ran on 2 different commits" in answer
+    assert "changes that are in no commit" in answer
+
+
+def test_the_grid_is_that_of_the_search_also_after_the_confirm_stage(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    before = _section(_markdown(home, sweep_id), "Step size by expert count")
+    home.trials = home.trials[::3]
+    home.confirm(sweep_id, (11,))
+    home.finish_all()
+    assert _section(_markdown(home, sweep_id), "Step size by expert count") == before
+
+
 def test_the_grid_has_a_figure_or_a_reason_in_every_cell(home: Home) -> None:
     sweep_id = home.add_sweep()
     (broken, spec), *others = home.trials
