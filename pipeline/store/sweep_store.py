@@ -34,7 +34,7 @@ from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
 from pipeline.store.siblings import Sibling
-from pipeline.store.standing import WORKING, is_unfinished
+from pipeline.store.standing import WORKING, is_unfinished, trial_state
 from pipeline.sweep_spec import SweepSpec
 
 
@@ -149,7 +149,14 @@ class SweepStore:
         with self._writing() as connection:
             verbs.set_priority(connection, sweep_id, priority)
 
-    def order(self, digest: str, wanted: Order | None, reason: str | None = None) -> TrialState:
+    def order(
+        self,
+        digest: str,
+        wanted: Order | None,
+        reason: str | None = None,
+        *,
+        for_sweep: str | None = None,
+    ) -> TrialState:
         """What is to happen to one trial, in every sweep that lists it; returns its state now.
 
         PAUSE: it waits, with a checkpoint. STOP: it ends as STOPPED with `reason`, its checkpoint
@@ -157,9 +164,13 @@ class SweepStore:
         None lifts an order; a stopped or cancelled trial goes on from its checkpoint then. A
         worker that holds the trial learns of it by its next heartbeat.
 
+        Args:     for_sweep: on behalf of this sweep only: nothing happens to a trial that another
+                      one, active or paused, wants too
         Raises:   SpecError: no such trial; None for a failed one, which `retry_failed` is for
         """
         with self._writing() as connection:
+            if for_sweep is not None and verbs.is_shared(connection, digest, for_sweep):
+                return trial_state(connection, digest)
             return verbs.order(connection, digest, wanted, reason)
 
     def delete(self, sweep_id: str) -> list[str]:

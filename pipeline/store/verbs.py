@@ -11,7 +11,7 @@ from pipeline.errors import SpecError
 from pipeline.records import Order, SweepState, TrialState
 from pipeline.store.columns import db_time
 from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import end_unwanted, unknown_sweep, unknown_trial
+from pipeline.store.standing import TRAINING_ON, end_unwanted, unknown_sweep, unknown_trial
 from pipeline.store.submission import reopen_if_unfinished
 
 ALLOWED = {  # into a state -> from these; a sweep that is in it already stays
@@ -93,6 +93,21 @@ def order(
         end_unwanted(connection, digest)
     found = connection.execute(select(Trial.state).where(Trial.digest == digest))
     return found.scalar_one()
+
+
+def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
+    """Another sweep than this one wants the trial trained."""
+    others = (
+        select(Sweep.sweep_id)
+        .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
+        .where(
+            SweepTrial.digest == digest,
+            Sweep.sweep_id != sweep_id,
+            Sweep.state.in_(TRAINING_ON),
+        )
+        .limit(1)
+    )
+    return connection.execute(others).one_or_none() is not None
 
 
 def order_in(

@@ -67,7 +67,7 @@ class SweepTender:
         if stops_trials(spec):
             for digest, reason in stops(spec, self._store.curves(sweep_id), rows):
                 logger.info("sweep %s: trial %s stops; %s", sweep_id, digest, reason)
-                self._store.order(digest, Order.STOP, reason)
+                self._store.order(digest, Order.STOP, reason, for_sweep=sweep_id)
         added = self._grow(sweep_id, spec, rows, room)
         if added or not all(row.state.is_final for row in rows):
             return True

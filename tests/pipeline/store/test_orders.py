@@ -194,3 +194,15 @@ def test_a_verdict_that_arrives_twice_is_one(store: SweepStore, sweep_id: str) -
     for _ in range(2):
         assert store.release(claim, preempted=True) is TrialState.TRAINED
     assert store.trial("t000").preemptions == 1
+
+
+def test_an_order_on_behalf_of_one_sweep_leaves_a_trial_that_another_wants(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(2, name="first"))
+    second = store.add_sweep(*make_sweep(1, name="second"))
+    for digest in ("t000", "t001"):
+        store.order(digest, Order.STOP, "worse", for_sweep=first)
+    assert (state(store), state(store, "t001")) == (TrialState.QUEUED, TrialState.STOPPED)
+    store.cancel(second)
+    assert store.order("t000", Order.STOP, "worse", for_sweep=first) is TrialState.STOPPED
