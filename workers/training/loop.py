@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,10 @@ from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
 from workers.training.step import StepOutput, Watch, train_step
 from workers.training.telemetry import Telemetry
+
+# Least time between two writes of records: MLflow takes 15 ms a call on SQLite, more than a step of
+# the smallest trials, and nobody looks more often.
+REST_SECONDS = 3.0
 
 
 class TrainOutcome(NamedTuple):
@@ -118,6 +124,7 @@ class Trainer:
         self._directory = checkpoint_dir(settings, digest)
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
+        self._flushed_at = -math.inf  # of the performance counter
         self._assembly = assembly = assemble(spec)
         self._meter: CurveMeter | None = None
         self.trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
@@ -163,20 +170,24 @@ class Trainer:
         """Share of the training that is done after the current step."""
         return self.step / self._spec.train.steps
 
-    def record(self, output: StepOutput, done_at: float | None = None) -> None:
+    def record(
+        self, output: StepOutput, flushes: bool | None = None, done_at: float | None = None
+    ) -> None:
         """Args:
+        flushes: whether the step's records are written now; None is when they are due
         done_at: of the performance counter, when the step was done; None is now
         """
         self._telemetry.add(self.step, learning_rate(self._spec.train, self.step), output)
-        if self.flushes:
+        if self.flush_is_due() if flushes is None else flushes:
             self._flush(done_at)
 
-    @property
-    def flushes(self) -> bool:
-        """The current step's records are written with it, and those of the steps before."""
+    def flush_is_due(self) -> bool:
+        """With a checkpoint and at the end always; between them at steps that are logged."""
         runtime, step = self._spec.runtime, self.step
-        last = step == self._spec.train.steps
-        return last or step % runtime.log_every == 0 or step % runtime.checkpoint_every == 0
+        if step == self._spec.train.steps or step % runtime.checkpoint_every == 0:
+            return True
+        rested = time.perf_counter() - self._flushed_at > REST_SECONDS
+        return rested and step % runtime.log_every == 0
 
     def share_clock(self, trials: int, done_at: float) -> None:
         """From now on a step's time counts for this trial by its share among so many.

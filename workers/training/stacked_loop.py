@@ -92,10 +92,10 @@ class _Member(Trainer):
         assert self._stack is not None
         return self._stack.checkpoint(self._place, self.step)
 
-    def goes_on(self, output: StepOutput, done_at: float) -> bool:
+    def goes_on(self, output: StepOutput, flushes: bool, done_at: float) -> bool:
         """Records a step; where the trial ends with it, tells the outcome."""
         try:
-            self.record(output, done_at)
+            self.record(output, flushes, done_at)
             outcome = self.settle()
         except Exception as error:  # noqa: BLE001  a lost lease, or a loss that is not finite
             self._told.set_exception(error)
@@ -129,12 +129,13 @@ def _train_together(spec: TrialSpec, members: list[_Member]) -> None:
     while members:
         token_NBS = torch.stack([member.take(member.batches) for member in members])
         outputs = stack.step(token_NBS, members[0].progress)
-        flushes = members[0].flushes
+        flushes = members[0].flush_is_due()
         if flushes and token_NBS.is_cuda:
             torch.cuda.synchronize()
         done_at = time.perf_counter()
         stays = [
-            member.goes_on(output, done_at) for member, output in zip(members, outputs, strict=True)
+            member.goes_on(output, flushes, done_at)
+            for member, output in zip(members, outputs, strict=True)
         ]
         members = [member for member, goes_on in zip(members, stays, strict=True) if goes_on]
         if members and len(members) < len(stays):
