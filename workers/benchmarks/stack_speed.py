@@ -33,9 +33,9 @@ STEPS = (
     ("tiny", 32, 128, 12),
     ("small", 4, 128, 3),
 )
-WHOLE = (("tiny", 8, 128, 3), ("tiny", 16, 128, 3), ("tiny", 32, 128, 3))
+WHOLE = (("tiny", 8, 128, 2), ("tiny", 16, 128, 2))
 QUICK = (("tiny", 2, 16, 2),)
-WHOLE_STEPS = 60
+WHOLE_STEPS = 40
 CPU = torch.device("cpu")
 
 
