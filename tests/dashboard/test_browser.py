@@ -7,10 +7,12 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,18 @@ def home(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(home, tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
+
+
+@contextmanager
+def served(home: Path, log_file: Path) -> Iterator[str]:
+    """The address of a server over this home that lets its viewers steer."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    environment = os.environ | {"EVENLOAD_HOME": str(home)}
-    with (tmp_path_factory.mktemp("server") / "log").open("wb") as log:
+    environment = os.environ | {"EVENLOAD_HOME": str(home), "EVENLOAD_DASHBOARD_CONTROLS": "true"}
+    with log_file.open("wb") as log:
         server = subprocess.Popen(
             command(port, "127.0.0.1"), env=environment, stdout=log, stderr=log
         )
@@ -156,10 +165,138 @@ def test_navigation_opens_every_page(page: Page, address: str) -> None:
         ("Run", "sign 0.002, 16 experts"),
         ("Compare", "Compare"),
         ("Theory", "Theory"),
+        ("Cost", "Cost of imbalance"),
+        ("Cluster", "Cluster"),
         ("Glossary", "Glossary"),
     ]:
         page.get_by_test_id("stHeader").get_by_role("link", name=link, exact=True).click()
         _settled(page, title)
+
+
+def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
+    page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
+    _settled(page, "search")
+    for view, charts in [("Grid", 4), ("Front", 3), ("Curves", 1), ("Parameters", 2)]:
+        _choose(page, view)
+        _settled(page, "search")
+        _charts(page, charts)
+    _choose(page, "Trials")
+    _settled(page, "search")
+    _click_row(page, 55)
+    page.wait_for_url("**/run?run=*")
+    page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Trials")
+    page.get_by_text("sign 0.1, 32 experts: failed after step 140").click()
+    expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible()
+
+
+def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo: Any) -> None:
+    page.goto(f"{address}/sweep?sweep={demo.ids['running']}")
+    _settled(page, "schedules")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0, timeout=WAIT_MS)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible(timeout=WAIT_MS)
+    page.goto(address)
+    _settled(page, "Sweeps")
+    _choose(page, "Start a sweep")
+    expect(page.get_by_text("Dry run")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_label("Name", exact=True).fill("from-the-browser")
+    page.get_by_label("Name", exact=True).press("Enter")
+    page.get_by_text("As a file").click()
+    expect(page.get_by_text("name: from-the-browser")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/sweep?sweep=from-the-browser-*", timeout=WAIT_MS)
+    _settled(page, "from-the-browser")
+    expect(page.get_by_text("not listed yet")).to_be_visible(timeout=WAIT_MS)
+
+
+def test_simulation_runs_from_the_page(page: Page, address: str) -> None:
+    page.goto(f"{address}/theory")
+    _settled(page, "Theory")
+    for name in ("Experts", "Tokens a step", "Steps"):
+        page.get_by_role("slider", name=name).press("Home")
+    page.get_by_label("Top-k").fill("2")
+    page.get_by_role("button", name="Run the simulation").click()
+    page.wait_for_url("**/theory?simulation=*", timeout=WAIT_MS)
+    expect(page.get_by_text("Most even rule")).to_be_visible(timeout=2 * WAIT_MS)
+    _settled(page, "Theory")
+    _charts(page, 4)
+    chosen = page.get_by_role("combobox", name="Simulation")
+    expect(chosen).to_have_value(re.compile("8 experts, top-2, 50 steps"))
+
+
+def test_cost_follows_the_plan_and_the_plan_is_an_address(
+    page: Page, address: str, demo: Any
+) -> None:
+    page.goto(f"{address}/cost?sweep={demo.ids['finished']}&ranks=4&hours=2000")
+    _settled(page, "Cost of imbalance")
+    _charts(page, 2)
+    before = page.get_by_test_id("stMetricValue").nth(3).inner_text()
+    page.get_by_label("Price of a GPU hour, $").fill("5")
+    page.get_by_label("Price of a GPU hour, $").press("Enter")
+    expect(page.get_by_test_id("stMetricValue").nth(3)).not_to_have_text(before, timeout=WAIT_MS)
+    assert {"ranks=4", "hours=2000", "price=5"} <= {
+        part.removesuffix(".0") for part in page.url.partition("?")[2].split("&")
+    }
+
+
+def test_cluster_says_what_is_well_and_what_is_not(page: Page, address: str) -> None:
+    page.goto(f"{address}/cluster")
+    _settled(page, "Cluster")
+    for part in ("SQL store", "Coordinator", "Workers", "MLflow", "Disk"):
+        expect(page.get_by_text(part, exact=True)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_test_id("stDataFrame")).not_to_have_count(0)
+
+
+@pytest.mark.parametrize("view", ["", "theory", "cost", "cluster", "sweep?view=Parameters"])
+def test_nothing_that_can_be_pressed_is_without_a_name(page: Page, address: str, view: str) -> None:
+    page.goto(f"{address}/{view}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator('[data-test-script-state="running"]')).to_have_count(0, timeout=WAIT_MS)
+    unnamed = page.locator(CONTROLS).evaluate_all(
+        f"all => all.filter({HAS_NO_NAME}).map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert unnamed == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_every_page_over_a_sweep_that_was_really_trained(page: Page, tmp_path: Path) -> None:
+    """Two trials and their evaluation by `evenload sweep run`, then every page and view."""
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "{name: small, axes: {balancer: [{kind: none}, {kind: sign, step_size: 0.01}]}, base: {"
+        "model: {preset: tiny}, balancer: {kind: none}, eval: {tokens: 2048, every_steps: 10}, "
+        "data: {kind: synthetic, num_tokens: 60000, vocab_size: 256, num_domains: 2}, "
+        "train: {steps: 40, batch_sequences: 4, seq_len: 32}, runtime: {device: cpu}}}"
+    )
+    evenload = str(Path(sys.executable).with_name("evenload"))
+    home = tmp_path / "home"
+    arguments = ["sweep", "run", str(file), "--home", str(home), "--slots", "1"]
+    subprocess.run([evenload, *arguments], check=True, timeout=240, capture_output=True)
+    with served(home, tmp_path / "log") as address:
+        page.goto(address)
+        _settled(page, "Sweeps")
+        _click_row(page, 55)
+        page.wait_for_url("**/sweep?sweep=small-*")
+        for view, charts in [("Grid", 4), ("Front", 1), ("Curves", 1), ("Parameters", 2)]:
+            _choose(page, view)
+            _settled(page, "small")
+            _charts(page, charts)
+        page.get_by_test_id("stHeader").get_by_role("link", name="Run", exact=True).click()
+        _settled(page, "none, 16 experts")
+        for view in ("Load", "Balance", "Biases", "Experts", "Training", "System", "Record"):
+            _choose(page, view)
+            _settled(page, "none, 16 experts")
+        for link, title, charts in [
+            ("Compare", "Compare", 1),
+            ("Cost", "Cost of imbalance", 2),
+            ("Cluster", "Cluster", 0),
+        ]:
+            page.get_by_test_id("stHeader").get_by_role("link", name=link, exact=True).click()
+            _settled(page, title)
+            if charts:
+                expect(page.get_by_test_id("stPlotlyChart")).not_to_have_count(0, timeout=WAIT_MS)
 
 
 def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) -> None:
