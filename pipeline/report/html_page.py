@@ -79,7 +79,7 @@ footer { margin-top: 48px; padding-top: 8px; border-top: 1px solid var(--rule); 
 @media print {
   @page { size: A4; margin: 14mm 12mm }
   body { padding: 0; max-width: none; font-size: 10.5pt }
-  nav { display: none }
+  nav { display: none } figure svg { max-width: 440px !important }
   h2 { margin-top: 22px } h2, h3 { break-after: avoid }
   table { font-size: 8.5pt } th, td { padding: 2px 6px } .scroll { overflow: visible }
   figure, .tiles, .answer, tr { break-inside: avoid }
