@@ -10,12 +10,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.records import SweepRecord, TrialRecord, TrialState
+from pipeline.records import Stage, SweepRecord, TrialRecord, TrialState
 
 
 class Column(NamedTuple):
     title: str
     cell: Callable[[TrialRecord], str]
+    usual: str | None = None  # the column is left out where every trial has this
 
 
 def _figure(name: str, pattern: str) -> Callable[[TrialRecord], str]:
@@ -25,7 +26,9 @@ def _figure(name: str, pattern: str) -> Callable[[TrialRecord], str]:
 TRIAL_COLUMNS = (
     Column("rule", lambda trial: trial.label),
     Column("experts", lambda trial: str(trial.spec["model"]["num_experts"])),
-    Column("state", lambda trial: trial.state.value),
+    Column("seed", lambda trial: str(trial.spec["train"].get("seed", 0)), usual="0"),
+    Column("stage", lambda trial: (trial.stage or Stage.TUNE).value, usual="tune"),
+    Column("state", lambda trial: trial.state.value, usual="completed"),
     Column("val bits\nper byte", _figure("val_bits_per_byte", "{:.3f}")),
     Column("MaxVio\nglobal", _figure("max_vio_global", "{:.2f}")),
     Column("MaxVio\nbatch", _figure("max_vio", "{:.2f}")),
@@ -46,7 +49,7 @@ LEGEND = (
 
 def trial_table(trials: Sequence[TrialRecord]) -> Group:
     """One row a trial, in sweep order, and what the columns mean."""
-    columns = [column for column in TRIAL_COLUMNS if column.title != "state" or _differ(trials)]
+    columns = [column for column in TRIAL_COLUMNS if _tells(column, trials)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         left = column.title == "rule"
@@ -59,8 +62,8 @@ def trial_table(trials: Sequence[TrialRecord]) -> Group:
     return Group(table, Text(LEGEND.format(window=window), style="dim"))
 
 
-def _differ(trials: Sequence[TrialRecord]) -> bool:
-    return {trial.state for trial in trials} != {TrialState.COMPLETED}
+def _tells(column: Column, trials: Sequence[TrialRecord]) -> bool:
+    return column.usual is None or {column.cell(trial) for trial in trials} != {column.usual}
 
 
 def sweep_table(rows: Sequence[tuple[SweepRecord, Mapping[TrialState, int]]]) -> Table:
