@@ -58,6 +58,17 @@ def ago(when: datetime | None, now: datetime | None = None) -> str:
     return f"{duration(((now or datetime.now(UTC)) - when).total_seconds())} ago"
 
 
+SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def short(count: int) -> str:
+    """A count that fits beside another one: `9,999`, `100k`, `12.3k`, `1.5M`."""
+    if count < 10_000:
+        return f"{count:,}"
+    scale, letter = next((scale, letter) for scale, letter in SCALES if count >= scale)
+    return f"{count / scale:,.1f}".removesuffix(".0") + letter
+
+
 def number(value: float, decimals: int, unit: str = "") -> str:
     """A number with its unit; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{decimals}f}{unit}"

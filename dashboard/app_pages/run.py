@@ -11,7 +11,7 @@ from dashboard import queries, run_queries
 from dashboard.frame import chosen, heading, live, metrics
 from dashboard.frames import figure, label_of, spec_of, trial_labels
 from dashboard.run_views import balance, biases, experts, load, record, system, training
-from dashboard.wording import TRIAL_STATES, number
+from dashboard.wording import TRIAL_STATES, number, short
 from pipeline.load_metrics import max_vio_floor
 from pipeline.records import TrialRecord, TrialState
 from pipeline.tracking.load_series import LoadSeries
@@ -107,7 +107,11 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     wrong = series.miscounted_steps
     check = "–" if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
     metrics(
-        ("Steps", f"{series.last_step:,} / {spec.train.steps:,}", ""),
+        (
+            "Steps",
+            f"{short(series.last_step)} / {short(spec.train.steps)}",
+            f"{series.last_step:,} of {spec.train.steps:,} optimizer steps",
+        ),
         ("Loss, held out", number(figure(trial, "val_bits_per_byte"), 3), "bits per byte"),
         ("MaxVio", number(vio, 2), f"largest load over fair share, minus 1; {when}"),
         ("Sampling floor", number(floor, 2), "MaxVio of a fair router, by chance alone"),

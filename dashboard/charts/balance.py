@@ -84,7 +84,7 @@ def longest_idle_streaks(streak_LE: NDArray[np.int32], layer_names: Sequence[str
             hovertemplate="layer %{y}, expert %{x}<br><b>%{z:,} steps</b><extra></extra>",
             colorbar=colorbar("steps"),
         ),
-        height=max(240, 100 + 26 * L),
+        height=340,
         says=f"Longest idle streaks of {E} experts in {L} layers: at most {streak_LE.max():,} "
         f"steps, of expert {expert} in layer {layer_names[layer]}.",
         x=f"expert (0 to {E - 1})",

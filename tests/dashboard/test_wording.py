@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, duration, number
+from dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, duration, number, short
 from pipeline.records import SweepState, TrialState
 
 
@@ -40,3 +40,20 @@ def test_every_state_has_a_wording_of_its_own() -> None:
     assert TRIAL_STATES.keys() == set(TrialState)
     assert SWEEP_STATES.keys() == set(SweepState)
     assert len({wording.text for wording in TRIAL_STATES.values()}) == len(TrialState)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10k"),
+        (12_345, "12.3k"),
+        (100_000, "100k"),
+        (999_999, "1,000k"),
+        (1_500_000, "1.5M"),
+        (2_000_000_000, "2G"),
+    ],
+)
+def test_counts_stay_short(count: int, text: str) -> None:
+    assert short(count) == text
