@@ -82,7 +82,7 @@ footer { margin-top: 48px; padding-top: 8px; border-top: 1px solid var(--rule); 
   nav { display: none } figure svg { max-width: 440px !important }
   h2 { margin-top: 22px } h2, h3 { break-after: avoid }
   table { font-size: 8.5pt } th, td { padding: 2px 6px } .scroll { overflow: visible }
-  figure, .tiles, .answer, tr { break-inside: avoid }
+  figure, .tiles, .answer, tr, .columns > div { break-inside: avoid }
   thead { display: table-header-group }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
