@@ -24,7 +24,7 @@ from pipeline.sweep.recommend import Recommendation
 from pipeline.sweep.search import propose
 from pipeline.sweep_spec import SweepSpec
 
-PIPE_WIDTH = 132  # of tables that go to a file or a pipe
+PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 log = Console(stderr=True)
 
