@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import yaml
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
     steps: int
     batch_sequences: int
     seq_len: int
-    stopping: Literal["none", "asha", "extrapolate"]
+    stopping: str  # kind of the stopping policy
     confirm_seeds: int  # 0: no confirm stage
 
 

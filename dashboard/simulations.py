@@ -163,10 +163,11 @@ def recording_size(path: Path) -> RecordingSize:
     """Reads the headers, not the scores.  Raises: SpecError: no recording"""
     try:
         with zipfile.ZipFile(path) as arrays, arrays.open("score_NLTE.npy") as file:
-            np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            steps, layers, tokens, experts = shape
         with np.load(path) as content:
-            return RecordingSize(*shape, int(content["top_k"]))
+            return RecordingSize(steps, layers, tokens, experts, int(content["top_k"]))
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise SpecError(f"{path.name}: no recording of router scores ({error})") from None
 

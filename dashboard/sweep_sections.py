@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.charts.front import pareto_front, tune_against_confirm
-from dashboard.charts.learning_curves import learning_curves
+from dashboard.charts.learning_curves import AXES, Unit, learning_curves
 from dashboard.charts.parameters import importance_bars, parallel_coordinates
 from dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
 from dashboard.frame import card, plot
@@ -82,12 +82,12 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             "Figure", list(CURVES), default="Held-out loss", key="figure", bind="query-params",
             required=True,
         )  # fmt: skip
-        x = right.segmented_control(
-            "Over", ["steps", "tokens"], default="steps", key="over", bind="query-params",
-            required=True,
-        )  # fmt: skip
+        over = right.segmented_control(
+            "Over", list(AXES), default="steps", key="over", bind="query-params", required=True
+        )
+        x: Unit = "tokens" if over == "tokens" else "steps"
         name, title = CURVES[shown or "Held-out loss"]
-        curves = curves_of(trials, points, x or "steps", name)
+        curves = curves_of(trials, points, x, name)
         if not curves:
             st.info(
                 "No trial has a learning curve yet. `eval: {every_steps: 50}` in the base of a "
@@ -95,7 +95,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             )
         else:
             caption = "Faint, with a cross: stopped before its end. Point at the cross to read why."
-            plot(learning_curves(curves, x or "steps", title), "learning-curves", caption)
+            plot(learning_curves(curves, x, title), "learning-curves", caption)
     ended = ended_table(trials)
     if not ended.empty:
         with card("Not trained to the end", "Stopped by a policy or a user, cancelled, or failed."):

@@ -187,7 +187,7 @@ def _result(digest: str, document: Document) -> None:
         stream = picked or stream
     table = row_table(document, stream)
     floor = floor_of(document, stream)
-    best = table.loc[table.max_vio.idxmin()]
+    best = table.iloc[int(table.max_vio.argmin())]
     metrics(
         ("Most even rule", str(best.rule), "smallest MaxVio in the steady state"),
         ("Its MaxVio", number(best.max_vio, 3), "mean of the last 40 % of the steps"),

@@ -26,7 +26,7 @@ def test_plan_in_the_address_prices_what_waits(open_page: Open, demo: Any) -> No
     assert not page.exception
     figures = _metrics(page)
     table = page.dataframe[0].value.set_index(["setting", "experts"])
-    lost = table.loc[("none", 8)]
+    lost: Any = table.loc[("none", 8)]
     assert lost.gpu_hours == pytest.approx(2000 * lost.share / 100)
     assert lost.money == pytest.approx(3 * lost.gpu_hours)
     assert table.share.is_monotonic_increasing

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from streamlit.testing.v1 import AppTest
@@ -46,8 +47,8 @@ def test_page_shows_what_a_simulation_found(render_in: Open, settings: Settings)
 def _simulate_into(folder: Path) -> None:
     """What the command leaves in a folder."""
     folder.mkdir(parents=True)
-    small = {"tokens": 128, "num_experts": 8, "top_k": 2, "steps": 40, "seeds": 1}
-    asked = {"streams": {"still": {"kind": "gaussian"}}}
+    small: dict[str, Any] = {"tokens": 128, "num_experts": 8, "top_k": 2, "steps": 40, "seeds": 1}
+    asked: dict[str, Any] = {"streams": {"still": {"kind": "gaussian"}}}
     asked |= {"rules": [{"kind": "none"}, {"kind": "self_tuned"}]}
     (folder / "spec.yaml").write_text(yaml.safe_dump(small | asked))
     result = simulate(SimulationSpec.model_validate(small | asked), theory=True)

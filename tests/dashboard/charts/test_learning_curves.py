@@ -7,7 +7,7 @@ from dashboard.charts.style import says
 
 
 def _curve(group: str, values: list[float], ended: str = "") -> Curve:
-    steps = np.arange(1, len(values) + 1) * 10.0
+    steps = 10 * np.arange(1, len(values) + 1, dtype=np.float64)
     return Curve(f"{group}, seed 0", group, steps, np.array(values), ended)
 
 
