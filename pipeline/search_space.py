@@ -19,6 +19,7 @@ from pipeline.spec_file import Frozen
 
 Coordinates = dict[str, int | float]
 SIGNIFICANT_DIGITS = 3  # of drawn numbers: a label shows them whole
+PROBED_SHARE = 0.382  # of a range: a number between its ends, hardly ever a whole one
 
 
 class Range(Frozen):
@@ -103,10 +104,9 @@ def dimensions(axes: Axes) -> dict[str, Range | int]:
 
 
 def corners(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of choices, and of the two ends of ranges; later axes fastest."""
+    """Every combination of choices and, of ranges, of three numbers; later axes fastest."""
     sides = [
-        [axis.low, axis.high] if isinstance(axis, Range) else _all_ends(axis)
-        for axis in axes.values()
+        _probes(axis) if isinstance(axis, Range) else _all_ends(axis) for axis in axes.values()
     ]
     return (dict(zip(axes, point, strict=True)) for point in itertools.product(*sides))
 
@@ -185,13 +185,16 @@ def _range(value: dict[str, Any]) -> Range:
 def _ends(value: Any) -> Iterator[Any]:
     """The value with every range in it replaced by its ends, in all combinations."""
     if _is_range(value):
-        span = _range(value)
-        yield from (span.low, span.high)
+        yield from _probes(_range(value))
     elif isinstance(value, dict):
         for point in itertools.product(*(list(_ends(item)) for item in value.values())):
             yield dict(zip(value, point, strict=True))
     else:
         yield value
+
+
+def _probes(span: Range) -> list[float]:
+    return [span.low, span.at(PROBED_SHARE), span.high]
 
 
 def _all_ends(values: list[Any]) -> list[Any]:

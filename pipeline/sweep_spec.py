@@ -253,7 +253,7 @@ class SweepSpec(Frozen):
         )
 
     def expand(self) -> list[TrialSpec]:
-        """The trials of the grid in axis order, without duplicates; of ranges, both ends.
+        """The trials of the grid in axis order, without duplicates; of ranges a few numbers.
 
         Raises:   ValueError: a combination that is no valid trial, with its axis values
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.errors import SpecError, StoreUnavailable
+from pipeline.errors import StoreUnavailable
 from pipeline.records import Order, SweepState, TrialRecord
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
@@ -55,7 +55,7 @@ class SweepTender:
             return self._look(sweep_id, spec, room)
         except StoreUnavailable:
             raise
-        except SpecError as error:
+        except ValueError as error:  # a SpecError, or a drawn point that is no valid trial
             self._pause(sweep_id, str(error))
             return True
         finally:
@@ -66,7 +66,6 @@ class SweepTender:
         rows = self._store.trials(sweep_id)
         if stops_trials(spec):
             for digest, reason in stops(spec, self._store.curves(sweep_id), rows):
-                logger.info("sweep %s: trial %s stops; %s", sweep_id, digest, reason)
                 self._store.order(digest, Order.STOP, reason, for_sweep=sweep_id)
         added = self._grow(sweep_id, spec, rows, room)
         if added or not all(row.state.is_final for row in rows):

@@ -89,6 +89,7 @@ def test_a_trial_outside_the_space_is_not_found() -> None:
     assert locate({"no.such.key": [1]}, trial(values)) is None
 
 
-def test_corners_are_all_choices_and_both_ends() -> None:
-    found = list(corners({"a": [1, {"b": {"low": 0, "high": 5}}], "c": Range(low=2, high=3)}))
-    assert found == [{"a": a, "c": c} for a in (1, {"b": 0.0}, {"b": 5.0}) for c in (2.0, 3.0)]
+def test_corners_are_all_choices_and_of_ranges_three_numbers() -> None:
+    axes = {"a": [1, {"b": {"low": 0, "high": 5}}], "c": Range(low=2, high=3)}
+    chosen = [1, {"b": 0.0}, {"b": 1.91}, {"b": 5.0}]
+    assert list(corners(axes)) == [{"a": a, "c": c} for a in chosen for c in (2.0, 2.38, 3.0)]

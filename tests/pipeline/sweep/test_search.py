@@ -103,6 +103,12 @@ def test_what_cannot_be_drawn_is_refused(search: Any, axis: Any, message: str) -
         sweep(search, {"balancer.step_size": axis})
 
 
+def test_a_whole_number_cannot_be_drawn_from_a_range() -> None:
+    axes = {"train.warmup_steps": {"low": 0, "high": 3}}
+    with pytest.raises(ValidationError, match=r"warmup_steps=1.15: .* valid integer"):
+        sweep({"kind": "tpe"}, axes)
+
+
 RULES = {
     "balancer": [
         {"kind": "none"},

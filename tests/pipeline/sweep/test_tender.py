@@ -152,6 +152,19 @@ def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
     assert (found.state, found.note) == (SweepState.PAUSED, "no such corpus")
 
 
+def test_a_drawn_point_that_is_no_trial_pauses_the_sweep(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def invalid(*_: object) -> None:
+        raise ValueError("no valid trial")
+
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    monkeypatch.setattr(tender_module, "next_trials", invalid)
+    assert SweepTender(store, identify).tend(sweep_id, room=1)
+    assert store.sweep(sweep_id).note == "no valid trial"
+
+
 def test_a_trial_that_another_sweep_has_already_does_not_keep_a_sweep_going(
     store: SweepStore,
 ) -> None:
