@@ -56,7 +56,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     found, missing = arms(device)
     shapes = QUICK_SHAPES if quick else GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
-    turns = QUICK_TURNS if quick else TURNS
+    turns = 1 if interpreting() else QUICK_TURNS if quick else TURNS
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "gpu": gpu_state(),
