@@ -224,6 +224,8 @@ def _sentence(
     paired = next((c for c in comparisons if c.label == best.label), None)
     if paired is not None and paired.loss.half is not None:
         text += f", a paired difference of {_with_half(paired.loss, '+.3f')}"
+        if abs(paired.loss.mean) <= paired.loss.half:
+            text += ", which may be luck"
     if runner_up is not None and runner_up.loss.half is not None:
         text += (
             f"; the next is {runner_up.against}, from which its loss differs by "

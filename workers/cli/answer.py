@@ -110,7 +110,7 @@ def _target_table(rows: Sequence[TargetRow]) -> Table:
 
 def _stopped_lines(stopped: Sequence[Stopped]) -> Text:
     saved = sum(trial.steps - trial.step for trial in stopped)
-    text = Text(f"{len(stopped)} trials were stopped early, {saved:,} steps before their ends:\n")
+    text = Text(f"Stopped early, saving {saved:,} steps:\n")
     for trial in stopped[:MAX_STOPPED]:
         text.append(f"  {trial.label}, {trial.num_experts} experts, seed {trial.seed}, step ")
         text.append(f"{trial.step} of {trial.steps}: {trial.reason}\n")

@@ -84,6 +84,15 @@ def test_only_the_confirm_stage_is_reported(
     assert "the next is sign 0.001, from which its loss differs by -0.140 ± 0.000" in after.sentence
 
 
+def test_a_difference_within_its_interval_may_be_luck(confirmed: list[TrialRecord]) -> None:
+    assert "which may be luck" not in recommend(confirmed).sentence
+    noisy = [
+        replace(r, result=r.result | {"val_bits_per_byte": 2.9 + 0.1 * (i % 5)})
+        for i, r in enumerate(confirmed)
+    ]
+    assert "which may be luck" in recommend(noisy).sentence
+
+
 def test_a_confirm_stage_that_still_runs_is_not_called_confirmed(
     tuned: list[TrialRecord], confirmed: list[TrialRecord]
 ) -> None:
