@@ -141,6 +141,7 @@ def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_rank_is_a_lost_attempt_and_the_retry_goes_on_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_retry_goes_on_from_its_checkpoi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_group_gives_its_trial_back_when_told_to_and_fails_as_one_worker_does(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
