@@ -90,6 +90,6 @@ def test_a_trial_outside_the_space_is_not_found() -> None:
 
 
 def test_corners_are_all_choices_and_of_ranges_three_numbers() -> None:
-    axes = {"a": [1, {"b": {"low": 0, "high": 5}}], "c": Range(low=2, high=3)}
+    axes: dict[str, Any] = {"a": [1, {"b": {"low": 0, "high": 5}}], "c": Range(low=2, high=3)}
     chosen = [1, {"b": 0.0}, {"b": 1.91}, {"b": 5.0}]
     assert list(corners(axes)) == [{"a": a, "c": c} for a in chosen for c in (2.0, 2.38, 3.0)]
