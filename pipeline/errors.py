@@ -19,6 +19,10 @@ class LeaseLost(Exception):
     """The attempt is no longer the trial's current one: stop, and write nothing."""
 
 
+class TrackingUnavailable(ConnectionError):
+    """MLflow did not answer for longer than a trial waits: no fault of the trial."""
+
+
 class PeerLost(Exception):
     """Another process that trains the same trial died: the attempt is lost, not the trial.
 

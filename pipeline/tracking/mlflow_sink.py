@@ -20,6 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.errors import TrackingUnavailable
 from pipeline.load_metrics import max_vio, max_vio_floor
 from pipeline.records import (
     Biases,
@@ -85,7 +86,7 @@ class MlflowSink:
         return self._outbox.errors
 
     def start(self, run: RunIdentity) -> None:
-        """Raises: MlflowException, OSError: no answer within the patience, or a refusal"""
+        """Raises: TrackingUnavailable: no answer within the patience; MlflowException: a refusal"""
         self._run = run
         self._spec = TrialSpec.model_validate(run.spec)
         self._trial_dir = self._settings.trial_dir(run.digest)
@@ -336,8 +337,10 @@ def _patiently(call: Callable[[], Result], patience_seconds: float) -> Result:
         try:
             return call()
         except FAILURES as error:
-            if not _is_outage(error) or time.monotonic() >= deadline:
+            if not _is_outage(error):
                 raise
+            if time.monotonic() >= deadline:
+                raise TrackingUnavailable(f"MLflow does not answer: {error}") from error
             time.sleep(min(1.0, patience_seconds))
 
 

@@ -94,6 +94,7 @@ class Stack:
 
     def until_finished(self, sweep_id: str, seconds: float) -> None:
         def is_finished() -> bool:
+            self.keep_alive()
             try:
                 return self.store.sweep(sweep_id).state is SweepState.FINISHED
             except StoreUnavailable:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ClassVar, NamedTuple
 
-from pipeline.errors import LeaseLost, PeerLost
+from pipeline.errors import LeaseLost, PeerLost, TrackingUnavailable
 from pipeline.records import Charge, Claim, RunIdentity, Sink, TrialState, WorkKind
 from pipeline.redaction import redacted, secrets
 from pipeline.settings import Settings
@@ -87,7 +87,10 @@ class Actor(ABC):
 
     @abstractmethod
     def compute(self, assignment: Assignment) -> Verdict:
-        """Does the work. What it raises fails the trial, but for LeaseLost and PeerLost."""
+        """Does the work. What it raises fails the trial, but for LeaseLost and PeerLost.
+
+        TrackingUnavailable gives it back: somebody tries again when MLflow may be there.
+        """
 
     def work(self, digest: str) -> TrialState | None:
         """Claims the trial and works on it.
@@ -153,6 +156,9 @@ class Actor(ABC):
                 verdict = self.compute(Assignment(claim, spec, run, sink, self._heartbeat))
             except (LeaseLost, PeerLost):
                 raise
+            except TrackingUnavailable as away:
+                verdict = Verdict(TrialState.QUEUED, {}, error=str(away).partition("\n")[0])
+                logger.warning("given back: %s", away)
             except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
                 error = redacted(traceback.format_exc(), secrets(self._settings))
                 verdict = Verdict(TrialState.FAILED, {}, error=error)
@@ -169,7 +175,7 @@ class Actor(ABC):
         assert self._heartbeat is not None
         self._heartbeat.deliver()
         if verdict.state is TrialState.QUEUED:
-            reason = "preempted" if self._preempted else "told to stop"
+            reason = verdict.error or ("preempted" if self._preempted else "told to stop")
             return self._store.release(claim, reason, preempted=self._preempted)
         return self._store.finish(
             claim,

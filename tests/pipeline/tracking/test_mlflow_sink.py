@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.errors import TrackingUnavailable
 from pipeline.evaluation import Detail
 from pipeline.records import (
     EvalRecord,
@@ -333,9 +333,11 @@ def _sweep(state: SweepState) -> SweepRecord:
     )
 
 
-def test_start_against_no_server_is_fatal(settings: Settings, identity: Identity) -> None:
+def test_start_against_no_server_says_so_after_its_patience(
+    settings: Settings, identity: Identity
+) -> None:
     away = Settings(home=settings.home, tracking_uri=f"http://127.0.0.1:{_free_port()}")
-    with pytest.raises(MlflowException, match=r"Max retries exceeded"):
+    with pytest.raises(TrackingUnavailable, match=r"Max retries exceeded"):
         MlflowSink(away, patience_seconds=0.0).start(identity())
     assert "Max retries exceeded" in str(probe(away))
 

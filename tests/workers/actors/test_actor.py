@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import StoreUnavailable, TrackingUnavailable
 from pipeline.records import AttemptState, CurvePoint, Progress, RunIdentity, TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
@@ -360,3 +360,19 @@ def test_a_worker_is_present_while_it_works(
     assert [(facts["digest"], facts["attempt"]) for facts in seen] == [("t0", 1)]
     assert seen[0]["rss_bytes"] > 2**20
     assert store.present() == []
+
+
+def test_an_outage_of_mlflow_gives_the_trial_back_and_costs_it_nothing(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+
+    def train(_: Assignment) -> Verdict:
+        raise TrackingUnavailable("MLflow does not answer: refused")
+
+    assert make_actor(train).work("t0") is TrialState.QUEUED
+    trial = store.trial("t0")
+    assert (trial.failures, trial.preemptions, trial.error) == (0, 0, None)
+    (attempt,) = store.attempts("t0")
+    assert attempt.state is AttemptState.RELEASED
+    assert attempt.exit_reason == "MLflow does not answer: refused"
