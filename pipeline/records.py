@@ -123,7 +123,8 @@ class Sink(Protocol):
     """Receives what a run produces.
 
     `start` may raise: a sink that cannot start is fatal; TrackingUnavailable gives the trial back,
-    to be tried again. Everything after it must not raise for an outage; a sink counts what it could not deliver in `errors` and delivers it later where it can.
+    to be tried again. Everything after it must not raise for an outage; a sink counts what it
+    could not deliver in `errors` and delivers it later where it can.
     """
 
     @property
