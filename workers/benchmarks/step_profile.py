@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable
-
-# Before the profiler is loaded: it would tell standard error of every start and stop.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 
 from torch.profiler import ProfilerActivity, profile
 
