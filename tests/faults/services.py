@@ -76,7 +76,8 @@ class Service:
             if self._is_ready():
                 return True
             time.sleep(0.1)
-        return self._process.poll() is None and self._is_ready()
+        self.kill()  # too slow, or ended: two of them at once would be a fault of our own
+        return False
 
     def tree(self) -> list[psutil.Process]:
         """Itself and everything that it started, however deep."""
