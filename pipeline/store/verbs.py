@@ -5,7 +5,7 @@ Doing it twice is doing it once. An order to a trial holds for every sweep that 
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from pipeline.errors import SpecError
 from pipeline.records import Order, SweepState, TrialState
@@ -49,7 +49,7 @@ def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> i
     if state is SweepState.CANCELLED:
         raise SpecError(f"sweep {sweep_id} is cancelled; run it under another name")
     listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
-    chosen = Trial.digest.in_(listed)
+    chosen: ColumnElement[bool] = Trial.digest.in_(listed)
     if digest is not None:
         _check_listed(connection, sweep_id, digest)
         chosen = Trial.digest == digest
