@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from streamlit.testing.v1 import AppTest
 
@@ -86,3 +87,19 @@ def test_a_rule_with_a_step_size_is_asked_once_for_each() -> None:
         {"kind": "sign", "step_size": [0.01, 0.1], "schedule": "inverse"},
         {"kind": "smebu", "step_size": [0.01, 0.1]},
     ]
+
+
+def test_recorded_run_is_offered_and_brings_its_own_size(
+    render_in: Open, settings: Settings
+) -> None:
+    scores = np.zeros((40, 2, 64, 8), np.float32)
+    np.savez(settings.root / "mine.npz", score_NLTE=scores, bias_NLE=scores[:, :, 0], top_k=2)
+    page = render_in("theory")
+    page.selectbox[0].select("recorded: mine.npz")
+    page.button[0].click().run()
+    assert not page.exception
+    digest = page.query_params["simulation"]
+    simulation_queries.simulations().cancel(digest)
+    spec = simulation_queries.simulations().spec(digest)
+    assert (spec.steps, spec.seeds, spec.tokens, spec.num_experts, spec.top_k) == (40, 2, 64, 8, 2)
+    assert spec.model_dump()["streams"]["recorded: mine.npz"]["kind"] == "recorded"
