@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.elements import plotly_chart
-from streamlit.elements.lib.utils import compute_and_register_element_id
 
 from dashboard.charts.style import THEMES, Theme, says, themed
 from dashboard.exports import FORMATS, chart_table
@@ -99,22 +96,8 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
         yield
 
 
-def _named_by_key(element_type: str, **of_chart: Any) -> str:
-    """Streamlit's id of a chart, from its key alone.
-
-    It also hashes the content, so a browser drops the chart and builds another one on every
-    refresh: it flickers and forgets where its viewer has zoomed. Named by its key it is updated.
-    """
-    return compute_and_register_element_id(
-        element_type, **(of_chart | {"key_as_main_identity": True})
-    )
-
-
-plotly_chart.compute_and_register_element_id = _named_by_key  # type: ignore[attr-defined]
-
-
 def plot(chart: go.Figure, key: str, caption: str = "") -> None:
-    """A chart at full width in the page's theme, redrawn in place under a stable key.
+    """A chart at full width in the page's theme; one whose numbers are the same is left alone.
 
     Below it a caption and what it can be saved as; its toolbar saves it as a picture.
     """
