@@ -7,8 +7,6 @@ from math import fsum, sqrt
 from statistics import fmean
 from typing import NamedTuple
 
-from scipy.special import stdtr, stdtrit
-
 CONFIDENCE = 0.95
 
 
@@ -35,6 +33,8 @@ def interval(values: Sequence[float]) -> Interval:
     count = len(values)
     if count == 1:
         return Interval(values[0], None, 1)
+    from scipy.special import stdtrit  # takes long to import, and many only count trials
+
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Interval(fmean(values), quantile * _standard_error(values), count)
 
@@ -45,6 +45,8 @@ def p_value(differences: Sequence[float]) -> float | None:
     error = _standard_error(differences) if count > 1 else 0.0
     if error == 0:
         return None
+    from scipy.special import stdtr
+
     return 2 * float(stdtr(count - 1, -abs(fmean(differences) / error)))
 
 
