@@ -98,8 +98,9 @@ def route_kernel(
         first_out = tl.max(tl.where(free, biased, -float("inf")), axis=1)
         inside = biased >= last_in[:, None]
         margin = biased - tl.where(inside, first_out[:, None], last_in[:, None])
-        octave = tl.log2(tl.abs(margin) / smallest) * per_octave
-        # A tie has the logarithm -inf, a margin without a boundary +inf: clamp before the cast.
+        # Below `smallest` all is one bin: no logarithm of a tie is needed. Without a boundary the
+        # margin is infinite: clamp before the cast.
+        octave = tl.log2(tl.maximum(tl.abs(margin) / smallest, 0.5)) * per_octave
         bin = tl.minimum(tl.maximum(tl.floor(octave) + 1, 0.0), BINS - 1.0).to(tl.int32)
         cell = (2 * expert[None, :] + (margin <= 0).to(tl.int32)) * BINS + bin
         # Integers: the sum is the same in any order.

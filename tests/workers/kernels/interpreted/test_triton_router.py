@@ -116,6 +116,15 @@ def test_margins_fall_into_the_bins_of_balancing(shape: tuple[int, int, int]) ->
     assert torch.equal(routed.margin_E2B[:, 0].sum(dim=-1), routed.count_E)
 
 
+def test_a_tie_counts_as_not_chosen_as_in_balancing() -> None:
+    logit_TE = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0]])
+    gate = Gate(2, softmax=False, renormalise=True, route_scale=1.0)
+    routed = route(logit_TE, torch.zeros(3), gate, Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))
+    expected = margin_counts(routed.score_TE, torch.zeros(3), 2)
+    assert torch.equal(routed.margin_E2B, expected)
+    assert routed.margin_E2B[:, 0].sum() == 1
+
+
 def test_the_operator_keeps_torchs_rules() -> None:
     logit_TE, bias_E = make_logits(6, 4)
     arguments = (logit_TE, bias_E, 2, True, True, 1.0, 3, 0.1, 1)
