@@ -65,7 +65,7 @@ def build(home: Path) -> dict[str, str]:
         "finished": _finished(store, settings),
         "running": _running(store, settings),
     }
-    _be_present(store, ids["running"])
+    be_present(store, ids["running"])
     store.close()
     return ids
 
@@ -151,7 +151,7 @@ def _searched(store: SweepStore) -> str:
     return sweep_id
 
 
-def _be_present(store: SweepStore, sweep_id: str) -> None:
+def be_present(store: SweepStore, sweep_id: str) -> None:
     """A coordinator with two nodes, and the workers that hold the running trials."""
     resources = {"CPU": 16.0, "GPU": 1.0, "memory": 64 * 2.0**30}
     nodes = [

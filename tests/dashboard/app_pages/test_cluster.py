@@ -9,8 +9,18 @@ from streamlit.testing.v1 import AppTest
 
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
+from tests.dashboard.demo_home import be_present
 
 Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def present(demo: Any) -> None:
+    """Who was there when the home was made is there now, however long other tests took."""
+    store = SweepStore(Settings(home=demo.home).store_url)
+    be_present(store, demo.ids["running"])
+    store.close()
+    st.cache_data.clear()
 
 
 def _cards(page: AppTest) -> dict[str, str]:

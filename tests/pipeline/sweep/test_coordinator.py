@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -110,6 +111,12 @@ class FakeExecutor:
             self._store.release(claim)
         else:
             self._store.finish(claim, VERDICT[kind], {kind: 1.0})
+
+
+@pytest.fixture(autouse=True)
+def observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observers see every round, however long their reading took."""
+    monkeypatch.setattr(coordinator_module, "OBSERVED_SHARE", math.inf)
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_as_many_trials_are_scored_at_once_as_the_settings_say(
         assert executor.free() == {WorkKind.TRAIN: 1, WorkKind.EVAL: 3}
 
 
+@pytest.mark.slow
 def test_threads_of_trials_do_not_share_cores(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_threads_of_trials_do_not_share_cores(
     assert max(training) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
@@ -147,6 +149,7 @@ def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
     assert 0 < int(newest.stem.removeprefix("step-")) < 3000
 
 
+@pytest.mark.slow
 def test_a_worker_on_a_node_that_is_taken_away_gives_its_trial_back_for_a_preemption(
     store: SweepStore,
     executor: RayExecutor,

@@ -53,6 +53,7 @@ def test_a_sweep_ends_with_figures_and_runs_once(evenload: Any, sweep: Sweep) ->
     ]
     runs = mlflow_rows(evenload.folder, "SELECT status FROM runs")
     assert runs == [("FINISHED",)] * 3, "one parent and one child a trial"
+    assert_status_and_list_show(evenload, first.document["sweep_id"])
     assert_readme_finds_the_answer(evenload.folder, first.document["recommendation"])
 
 
@@ -72,6 +73,7 @@ def assert_readme_finds_the_answer(folder: Path, sentence: str) -> None:
     assert all(isinstance(figure, float) for row in rows for figure in row[2:])
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: Sweep) -> None:
     axes = {"train.learning_rate": [0.003, 1e30]}
     tree = sweep(axes=axes, train={"grad_clip": 1e30}, balancer={"kind": "sign"})
@@ -86,9 +88,7 @@ def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: S
     assert ("FAILED",) in statuses
 
 
-def test_status_and_list_show_what_is_there(evenload: Any, sweep: Sweep) -> None:
-    path = evenload.write("sweep.yaml", sweep(train={"steps": 4}))
-    sweep_id = evenload("sweep", "run", path, "--json").document["sweep_id"]
+def assert_status_and_list_show(evenload: Any, sweep_id: str) -> None:
     assert evenload("sweep", "status", sweep_id, "--json").document["state"] == "finished"
     listed = evenload("sweep", "list", "--json").document
     assert [(row["sweep_id"], row["trials"]) for row in listed] == [(sweep_id, {"completed": 2})]
