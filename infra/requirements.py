@@ -1,4 +1,4 @@
-"""requirements.py EXTRA ...: what pyproject.toml beside it asks for, a line each, evenload left out."""
+"""requirements.py EXTRA ...: what pyproject.toml asks for, a line each, without evenload itself."""
 
 from __future__ import annotations
 
