@@ -41,7 +41,7 @@ def killed(store: SweepStore, sweep_id: str, choose: Callable[[TrialRecord], boo
 
 
 def test_coordinator_and_workers_are_killed_and_the_answer_is_the_same(tmp_path: Path) -> None:
-    spec = sweep("short", seeds=[0], steps=150)
+    spec = sweep("short", seeds=[0], steps=500)
     whole, _ = undisturbed(spec, tmp_path / "undisturbed")
 
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json")))
@@ -53,12 +53,14 @@ def test_coordinator_and_workers_are_killed_and_the_answer_is_the_same(tmp_path:
     coordinator = Service("coordinator", command, tmp_path, environment)
 
     def trains(trial: TrialRecord) -> bool:
-        return trial.state is TrialState.TRAINING and _has_begun(settings, trial)
+        return trial.state is TrialState.TRAINING and _has_checkpoint(settings, trial)
 
     try:
         coordinator.start()
         until(lambda: _is_listed(store, sweep_id), 200, "the sweep is listed")
-        until(lambda: any(map(trains, store.trials(sweep_id))), 200, "training has begun")
+        until(
+            lambda: any(map(trains, store.trials(sweep_id))), 200, "training has begun", every=0.05
+        )
         coordinator.kill()
         assert finished_too_early(settings.root / "mlflow.db", store, sweep_id) == []
         orphan = next(t.worker for t in store.trials(sweep_id) if t.state.is_held)
@@ -92,6 +94,5 @@ def _is_listed(store: SweepStore, sweep_id: str) -> bool:
         return False
 
 
-def _has_begun(settings: Settings, trial: TrialRecord) -> bool:
-    checkpoints = settings.trial_dir(trial.digest) / "checkpoints"
-    return trial.progress is not None and any(checkpoints.glob("step-*.pt"))
+def _has_checkpoint(settings: Settings, trial: TrialRecord) -> bool:
+    return any((settings.trial_dir(trial.digest) / "checkpoints").glob("step-*.pt"))
