@@ -1,4 +1,4 @@
-"""The verbs of a sweep as buttons, where the settings allow them."""
+"""The verbs of a sweep, and of one trial, as buttons, where the settings allow them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from dashboard import queries
-from pipeline.records import SweepRecord, SweepState, TrialRecord, TrialState
+from pipeline.records import Order, SweepRecord, SweepState, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 
@@ -16,14 +16,38 @@ REMEDY = "Set EVENLOAD_DASHBOARD_CONTROLS=true for the dashboard to allow it."
 
 
 class Verb(NamedTuple):
-    """One button. `question` is asked first where what it does cannot be taken back."""
+    """One button. `question` is asked of a whole sweep first: little brings that back."""
 
     label: str
     icon: str
     explanation: str
-    states: tuple[SweepState, ...]  # in which it makes sense
-    act: Callable[[SweepStore, str], object]
+    states: tuple[SweepState, ...]  # of a sweep, in which it makes sense
+    fits: Callable[[TrialRecord], bool]  # whether it would change this trial
+    act: Callable[[SweepStore, str, str | None], object]  # on a sweep, or a trial of it
     question: str = ""
+
+
+def _may_run(trial: TrialRecord) -> bool:
+    return not trial.state.is_final and trial.ordered is None
+
+
+def _rests(trial: TrialRecord) -> bool:
+    if trial.state.is_final:
+        return trial.state in (TrialState.STOPPED, TrialState.CANCELLED)
+    return trial.ordered is not None
+
+
+def _trains_on(trial: TrialRecord) -> bool:
+    waits = trial.state in (TrialState.QUEUED, TrialState.TRAINING)
+    return waits and trial.ordered in (None, Order.PAUSE)
+
+
+def _is_going(trial: TrialRecord) -> bool:
+    return not trial.state.is_final and trial.ordered is not Order.CANCEL
+
+
+def _has_failed(trial: TrialRecord) -> bool:
+    return trial.state is TrialState.FAILED
 
 
 # A verb is a line: as `evenload sweep VERB` names it.
@@ -31,15 +55,17 @@ VERBS: dict[str, Verb] = {
     "pause": Verb(
         "Pause",
         ":material/pause:",
-        "Starts nothing new; running trials write a checkpoint and wait.",
+        "Starts nothing new; what runs writes a checkpoint and waits.",
         (SweepState.ACTIVE,),
+        _may_run,
         SweepStore.pause,
     ),
     "resume": Verb(
         "Resume",
         ":material/play_arrow:",
-        "Goes on from the checkpoints.",
+        "Goes on from the last checkpoint.",
         (SweepState.PAUSED, SweepState.STOPPING),
+        _rests,
         SweepStore.resume,
     ),
     "stop": Verb(
@@ -47,22 +73,25 @@ VERBS: dict[str, Verb] = {
         ":material/stop:",
         "Trains no further; what is trained is still evaluated.",
         (SweepState.ACTIVE, SweepState.PAUSED),
+        _trains_on,
         SweepStore.stop,
         "Running trials write a checkpoint and end as stopped; queued ones never start.",
     ),
     "cancel": Verb(
         "Cancel",
         ":material/cancel:",
-        "Ends the sweep for good; finished trials keep their figures.",
+        "Ends it; what is finished keeps its figures.",
         (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING),
+        _is_going,
         SweepStore.cancel,
         "A cancelled sweep cannot be resumed.",
     ),
     "retry": Verb(
         "Retry failed",
         ":material/replay:",
-        "Queues the failed trials again, from their checkpoints.",
+        "Queues what failed again, from its checkpoint.",
         (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING, SweepState.FINISHED),
+        _has_failed,
         SweepStore.retry_failed,
     ),
 }
@@ -74,38 +103,45 @@ def are_enabled() -> bool:
 
 def applicable(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
     """The verbs that would change something now."""
-    has_failed = any(trial.state is TrialState.FAILED for trial in trials)
     return [
         name
         for name, verb in VERBS.items()
-        if sweep.state in verb.states and (name != "retry" or has_failed)
+        if sweep.state in verb.states and (name != "retry" or any(map(_has_failed, trials)))
     ]
 
 
 def verb_buttons(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """A row of buttons; nothing where the settings do not allow it."""
-    names = applicable(sweep, trials)
+    _row(applicable(sweep, trials), sweep.sweep_id)
+
+
+def trial_buttons(sweep_id: str, trial: TrialRecord) -> None:
+    """The same for one trial of a sweep."""
+    _row([name for name, verb in VERBS.items() if verb.fits(trial)], sweep_id, trial.digest)
+
+
+def _row(names: Sequence[str], sweep_id: str, digest: str | None = None) -> None:
     if not are_enabled() or not names:
         return
     with st.container(horizontal=True, gap="small"):
         for name in names:
-            _button(name, VERBS[name], sweep.sweep_id)
+            _button(name, VERBS[name], sweep_id, digest)
 
 
-def _button(name: str, verb: Verb, sweep_id: str) -> None:
-    key = f"{name}-{sweep_id}"
-    if not verb.question:
+def _button(name: str, verb: Verb, sweep_id: str, digest: str | None) -> None:
+    key = f"{name}-{digest or sweep_id}"
+    if digest or not verb.question:
         if st.button(verb.label, icon=verb.icon, help=verb.explanation, key=key):
-            _act(verb, sweep_id)
+            _act(verb, sweep_id, digest)
         return
     with st.popover(verb.label, icon=verb.icon, help=verb.explanation, key=f"ask-{key}"):
         st.markdown(f"{verb.label} **{sweep_id}**? {verb.question}")
         if st.button(f"Yes, {verb.label.lower()}", icon=verb.icon, type="primary", key=key):
-            _act(verb, sweep_id)
+            _act(verb, sweep_id, digest)
 
 
-def _act(verb: Verb, sweep_id: str) -> None:
-    verb.act(queries.store(), sweep_id)
+def _act(verb: Verb, sweep_id: str, digest: str | None) -> None:
+    verb.act(queries.store(), sweep_id, digest)
     queries.forget()
-    st.toast(f"{verb.label}: {sweep_id}", icon=verb.icon)
+    st.toast(f"{verb.label}: {digest or sweep_id}", icon=verb.icon)
     st.rerun()

@@ -22,6 +22,7 @@ from pipeline.records import SweepRecord, TrialRecord
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.answer import answer
+from pipeline.sweep.extension import extension
 from pipeline.sweep.recommend import Recommendation
 from pipeline.sweep.removal import remove_sweep
 from pipeline.sweep_spec import SweepSpec, load_sweep
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 class Client:
     """Reads the store and the shards.
 
-    `submit`, `delete` and the verbs of `store` are all that writes: pause, resume, stop, cancel
-    and retry_failed take a sweep, or a sweep and one of its trials, as `evenload sweep` does.
+    `submit`, `extend`, `delete` and the verbs of `store` are all that writes: pause, resume, stop,
+    cancel and retry_failed take a sweep, or a sweep and one trial of it, as `evenload sweep` does.
 
     Args:     home: folder with the shards; database_url: the store, see `pipeline.settings`
     Raises:   SpecError: an unknown id, no store; StoreUnavailable: the database does not answer
@@ -54,6 +55,15 @@ class Client:
         """Leaves a sweep, or the one in a YAML file, to `evenload serve`; returns its id."""
         spec = sweep if isinstance(sweep, SweepSpec) else load_sweep(Path(sweep))
         return self.store.submit(spec)
+
+    def extend(self, sweep_id: str, steps: int, digest: str | None = None) -> str:
+        """Submits a sweep that takes the completed trials, or this one, to so many steps in all.
+
+        Returns:  the id of the new sweep
+        Raises:   SpecError: no completed trial, or one is that long already
+        """
+        trials = self.store.trials(sweep_id)
+        return self.store.submit(extension(self.store.sweep(sweep_id).name, trials, steps, digest))
 
     def sweeps(self) -> list[SweepRecord]:
         """Newest first."""

@@ -8,6 +8,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import queries, run_queries
+from dashboard.controls import trial_buttons
 from dashboard.frame import chosen, heading, live, metrics
 from dashboard.frames import figure, label_of, spec_of, trial_labels
 from dashboard.run_views import balance, biases, experts, load, record, system, training
@@ -49,6 +50,7 @@ def main() -> None:
     with title:
         heading(label_of(trial), TRIAL_STATES[trial.state])
     _links(trial, sweep_id)
+    trial_buttons(sweep_id, trial)
     if trial.error and trial.state is TrialState.FAILED:
         st.error(trial.error.strip().splitlines()[-1], icon=":material/error:")
         with st.expander("Traceback"):

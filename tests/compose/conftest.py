@@ -28,6 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "POSTGRES_PASSWORD": secrets.token_hex(16),
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "GRAFANA_PASSWORD": secrets.token_hex(16),
+        "EVENLOAD_DASHBOARD_CONTROLS": "true",
     }
     env_file.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
     stack = Stack(env_file)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,35 @@ def test_mlflow_shows_the_sweep_through_its_api(stack: Stack) -> None:
 
 
 @pytest.mark.browser
-def test_the_dashboard_shows_the_sweep(stack: Stack) -> None:
+def test_a_sweep_submitted_from_the_dashboard_ends_and_shows(stack: Stack, tmp_path: Path) -> None:
+    tree = sweep("from-the-browser", steps=24)
+    tree["axes"]["train.seed"] = [7]  # trials of its own
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
+    with opened(stack, "/?view=Start+a+sweep&from=YAML+file") as page:
+        page.locator("input[type=file]").set_input_files(tmp_path / "sweep.yaml")
+        page.get_by_role("button", name="Submit").click(timeout=60_000)
+        page.wait_for_url("**/sweep?sweep=from-the-browser-*", timeout=60_000)
+        sweep_id = page.url.partition("?sweep=")[2].partition("&")[0]
+        ended = stack.finished(sweep_id)
+        assert [trial["state"] for trial in ended["trials"]] == ["completed"] * 2
+        page.get_by_text("2 of 2").first.wait_for(timeout=60_000)  # it refreshes by itself
+        page.goto(stack.url("DASHBOARD_PORT", f"/run?run={ended['trials'][0]['digest']}"))
+        page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=60_000)
+        assert page.get_by_test_id("stException").count() == 0
+
+
+@contextmanager
+def opened(stack: Stack, path: str) -> Iterator[Any]:
+    """The dashboard in a browser."""
     from playwright.sync_api import sync_playwright
 
-    sweep_id = stack.submit(SHORT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
         page = browser.new_page()
-        page.goto(stack.url("DASHBOARD_PORT", f"/sweep?sweep={sweep_id}"))
-        page.get_by_text("sign 0.01").first.wait_for(timeout=60_000)
+        page.goto(stack.url("DASHBOARD_PORT", path))
+        yield page
         browser.close()
 
 

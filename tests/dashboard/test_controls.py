@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.controls import VERBS, applicable
-from pipeline.records import SweepState
+from pipeline.records import Order, SweepState, TrialRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 
@@ -37,6 +37,14 @@ def _state(settings: Settings, sweep_id: str) -> SweepState:
         store.close()
 
 
+def _trial(settings: Settings, digest: str) -> TrialRecord:
+    store = SweepStore(settings.store_url)
+    try:
+        return store.trial(digest)
+    finally:
+        store.close()
+
+
 def _press(page: AppTest, label: str) -> AppTest:
     (button,) = [button for button in page.button if button.label == label]
     return button.click().run()
@@ -44,7 +52,11 @@ def _press(page: AppTest, label: str) -> AppTest:
 
 def test_nothing_can_be_steered_unless_it_is_allowed(open_page: Open, demo: Any) -> None:
     labels = {verb.label for verb in VERBS.values()}
-    for page in (open_page("sweep", sweep=demo.ids["running"]), open_page("sweeps")):
+    for page in (
+        open_page("sweep", sweep=demo.ids["running"]),
+        open_page("sweeps"),
+        open_page("run", run=demo.trials("running")[0].digest),
+    ):
         assert not labels & {button.label for button in page.button}
     start = open_page("sweeps", view="Start a sweep")
     (submit,) = [button for button in start.button if button.label == "Submit"]
@@ -68,6 +80,31 @@ def test_verbs_turn_a_sweep_and_only_those_that_fit_are_offered(
     assert _state(own_home, sweep_id) is SweepState.STOPPING
     _press(page, "Yes, cancel")
     assert _state(own_home, sweep_id) is SweepState.CANCELLED
+
+
+def test_a_trial_is_steered_from_its_own_page(
+    own_home: Settings, demo: Any, render_in: Open
+) -> None:
+    waiting, failed = (
+        next(t for t in demo.trials("running") if t.state is state)
+        for state in (TrialState.QUEUED, TrialState.FAILED)
+    )
+    page = render_in("run", run=waiting.digest)
+    for label, state, ordered in [
+        ("Pause", TrialState.QUEUED, Order.PAUSE),
+        ("Resume", TrialState.QUEUED, None),
+        ("Stop", TrialState.STOPPED, None),
+        ("Resume", TrialState.QUEUED, None),
+        ("Cancel", TrialState.CANCELLED, None),
+    ]:
+        page = _press(page, label)
+        assert not page.exception
+        trial = _trial(own_home, waiting.digest)
+        assert (trial.state, trial.ordered) == (state, ordered), label
+    _press(render_in("run", run=failed.digest), "Retry failed")
+    assert _trial(own_home, failed.digest).state is TrialState.QUEUED
+    others = [t for t in demo.trials("running") if t.digest not in (waiting.digest, failed.digest)]
+    assert [_trial(own_home, t.digest).state for t in others] == [t.state for t in others]
 
 
 def test_form_submits_the_sweep_that_its_dry_run_showed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,43 @@ def check(tree: dict[str, Any]) -> None:
 )
 def test_resources_have_the_fields_that_their_kinds_have(tree: dict[str, Any]) -> None:
     check(tree)
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send. Nothing is asked of a cluster."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl")
+    made = subprocess.run(["kubectl", "kustomize", str(K8S)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return list(yaml.safe_load_all(made.stdout))
+
+
+def test_kustomize_renders_every_resource_into_the_namespace(
+    rendered: list[dict[str, Any]],
+) -> None:
+    names = {(tree["kind"], tree["metadata"]["name"]) for tree in rendered}
+    written = {(tree["kind"], tree["metadata"]["name"]) for tree in documents()}
+    assert names == written | {("ConfigMap", "evenload-postgres-init")}
+    for tree in rendered:
+        check(tree)
+        assert tree["metadata"]["namespace"] == "evenload"
+        assert all(":" in image for image in leaves(tree, "image"))
+    (script,) = [tree["data"] for tree in rendered if tree["kind"] == "ConfigMap"]
+    databases = REPOSITORY / "infra" / "postgres" / "databases.sql"
+    assert script == {"databases.sql": databases.read_text()}
+
+
+def test_the_rendered_policies_let_every_pod_of_evenload_through(
+    rendered: list[dict[str, Any]],
+) -> None:
+    """Postgres and MLflow hear pods with this label, Ray's among them."""
+    part_of = {"app.kubernetes.io/part-of": "evenload"}
+    pods = [tree for tree in rendered if "containers" in str(tree.get("spec", {}))]
+    templates = [template for tree in pods for template in leaves(tree, "template")]
+    assert len(templates) == len(PODS)
+    for template in templates:
+        assert part_of.items() <= template["metadata"]["labels"].items()
 
 
 def test_a_field_that_does_not_exist_is_found_at_every_depth() -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.client import Client
 from pipeline.errors import SpecError
+from pipeline.records import TrialState
 from tests.dashboard.demo_home import STEPS, build
 
 
@@ -57,3 +58,14 @@ def test_a_sweep_file_is_submitted_once(home: tuple[Path, dict[str, str]], tmp_p
     client = Client(home=home[0])
     assert client.submit(path) == client.submit(path)
     assert client.trials(client.submit(path)) == [], "whoever serves it lists its trials"
+
+
+def test_finished_trials_are_extended_once(home: tuple[Path, dict[str, str]]) -> None:
+    client = Client(home=home[0])
+    finished = home[1]["finished"]
+    longer = client.extend(finished, steps=STEPS + 100)
+    assert client.extend(finished, steps=STEPS + 100) == longer
+    completed = [t.digest for t in client.trials(finished) if t.state is TrialState.COMPLETED]
+    assert client.store.sweep(longer).spec["axes"] == {"extends": completed}
+    one = client.extend(finished, steps=STEPS + 200, digest=completed[1])
+    assert client.store.sweep(one).spec["axes"] == {"extends": completed[1:2]}

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SpecError
-from pipeline.records import TrialRecord, TrialState
-from pipeline.sweep_spec import SweepSpec
+from pipeline.sweep.extension import extension
 from workers.cli.session import load_settings, log, open_store, out, print_json
 
 SweepId = Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")]
@@ -91,25 +89,3 @@ def extend(
         print_json({"sweep_id": spec.sweep_id(), "trials": len(spec.axes["extends"])})
     else:
         out.print(spec.sweep_id())
-
-
-def extension(
-    name: str, trials: list[TrialRecord], steps: int, digest: str | None = None
-) -> SweepSpec:
-    """The sweep that takes the completed ones of these trials, or this one, to `steps` steps.
-
-    Raises:   SpecError: there is none, or one is that long already
-    """
-    chosen = [
-        trial
-        for trial in trials
-        if trial.state is TrialState.COMPLETED and digest in (None, trial.digest)
-    ]
-    if not chosen:
-        raise SpecError(f"{digest or name}: no completed trial to extend")
-    longest = max(trial.spec["train"]["steps"] for trial in chosen)
-    if steps <= longest:
-        raise SpecError(f"steps={steps}: a trial has {longest} already; take more")
-    base = chosen[0].spec | {"train": chosen[0].spec["train"] | {"steps": steps}}
-    digests = [trial.digest for trial in chosen]
-    return SweepSpec(name=f"{name[:48]}-{steps}-steps", base=base, axes={"extends": digests})

@@ -10,9 +10,9 @@ from pipeline.errors import SpecError
 from pipeline.records import TrialState, WorkKind
 from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.extension import extension
 from pipeline.sweep_spec import SweepSpec
 from workers.cli.session import identified
-from workers.cli.steering import extension
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""More steps for trials that are finished: a sweep that goes on from their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.errors import SpecError
+from pipeline.records import TrialRecord, TrialState
+from pipeline.sweep_spec import SweepSpec
+
+
+def extension(
+    name: str, trials: Sequence[TrialRecord], steps: int, digest: str | None = None
+) -> SweepSpec:
+    """The sweep that takes the completed ones of these trials, or this one, to `steps` steps.
+
+    Raises:   SpecError: there is none, or one is that long already
+    """
+    chosen = [
+        trial
+        for trial in trials
+        if trial.state is TrialState.COMPLETED and digest in (None, trial.digest)
+    ]
+    if not chosen:
+        raise SpecError(f"{digest or name}: no completed trial to extend")
+    longest = max(trial.spec["train"]["steps"] for trial in chosen)
+    if steps <= longest:
+        raise SpecError(f"steps={steps}: a trial has {longest} already; take more")
+    base = chosen[0].spec | {"train": chosen[0].spec["train"] | {"steps": steps}}
+    digests = [trial.digest for trial in chosen]
+    return SweepSpec(name=f"{name[:48]}-{steps}-steps", base=base, axes={"extends": digests})
