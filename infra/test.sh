@@ -20,4 +20,4 @@ step "format" .venv/bin/ruff format --check .
 step "lint" .venv/bin/ruff check .
 step "types" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports --no-cache
-step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"
+step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -55,6 +55,7 @@ def log_of(settings: Settings, digest: str, attempt: str) -> str:
     return (settings.trial_dir(digest) / "logs" / f"attempt-{attempt}.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     store: SweepStore, executor: RayExecutor, add_sweep: Callable[..., str]
 ) -> None:

@@ -1,9 +1,11 @@
-"""`evenload serve` as a process: takes submitted sweeps, ends on SIGTERM, goes on later."""
+"""`evenload serve` on a real Ray, a real store and a real MLflow, and what it leaves behind."""
 
 from __future__ import annotations
 
-import json
+import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,40 +14,96 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.ray
+README = Path(__file__).resolve().parents[3] / "README.md"
+TIMED = {"train_seconds", "tokens_per_second"}
 Sweep = Callable[..., dict[str, Any]]
 
 
-def served(evenload: Any, health: Path) -> Any:
-    return evenload.start("serve", "--slots", "2", "--health-file", str(health))
-
-
-def until_state(folder: Path, wanted: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with sqlite3.connect(folder / ".evenload" / "mlflow.db") as runs:
-            known = runs.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall()
-            found = known and runs.execute("SELECT status FROM runs").fetchall()
-        if found and all(status == (wanted,) for status in found) and len(found) == 3:
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"{found} in MLflow, not three times {wanted}")
-
-
-def test_a_submitted_sweep_is_run_and_a_stop_ends_it_well(
+def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     evenload: Any, sweep: Sweep, tmp_path: Path
 ) -> None:
-    path = evenload.write("sweep.yaml", sweep())
+    path, healthy = evenload.write("sweep.yaml", sweep()), tmp_path / "healthy"
     submitted = evenload("sweep", "submit", path, "--json")
     assert submitted.code == 0, submitted.err
     sweep_id = submitted.document["sweep_id"]
     assert evenload("sweep", "list", "--json").document[0]["trials"] == {}, "not listed yet"
 
-    service = served(evenload, tmp_path / "healthy")
-    until_state(evenload.folder, "FINISHED")
-    assert time.time() - (tmp_path / "healthy").stat().st_mtime < 10
+    service = evenload.start("serve", "--slots", "2", "--health-file", str(healthy))
+    until_runs_are(evenload.folder, ["FINISHED"] * 3)  # one parent and one child a trial
+    assert time.time() - healthy.stat().st_mtime < 10
     service.terminate()
     _, log = service.communicate(timeout=60)
     assert service.returncode == 0, log
-    status = json.loads(evenload("sweep", "status", sweep_id, "--json").out)
-    assert status["state"] == "finished"
-    assert [trial["state"] for trial in status["trials"]] == ["completed"] * 2
+
+    served = evenload("sweep", "status", sweep_id, "--json").document
+    assert served["state"] == "finished"
+    assert_figures_make_sense(served["trials"])
+    again = evenload("sweep", "run", path, "--json")
+    assert again.code == 0, again.err
+    assert again.document["sweep_id"] == sweep_id
+    assert figures(again.document) == figures(served)
+    assert attempts(again.document) == attempts(served)
+    assert again.document["recommended"]["label"] == "sign 0.01"
+    until_runs_are(evenload.folder, ["FINISHED"] * 3)
+    assert_status_and_list_show(evenload, sweep_id)
+    assert_readme_finds_the_answer(evenload.folder, again.document["recommendation"])
+
+
+def until_runs_are(folder: Path, wanted: list[str]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        with sqlite3.connect(folder / ".evenload" / "mlflow.db") as runs:
+            known = runs.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall()
+            rows = runs.execute("SELECT status FROM runs").fetchall() if known else []
+        if [status for (status,) in rows] == wanted:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{rows} in MLflow, not {wanted}")
+
+
+def assert_figures_make_sense(trials: list[dict[str, Any]]) -> None:
+    assert [trial["state"] for trial in trials] == ["completed"] * 2
+    for trial in trials:
+        result = trial["result"]
+        assert result["count_check"] == 1
+        assert result["steps"] == 24
+        assert 0 < result["val_bits_per_byte"] < 5.1
+        assert result["max_vio_floor"] > 0
+        assert result["tracking_errors"] == 0
+
+
+def figures(document: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Every trial's result without what depends on the clock."""
+    return {
+        trial["digest"]: {k: v for k, v in trial["result"].items() if k not in TIMED}
+        for trial in document["trials"]
+    }
+
+
+def attempts(document: dict[str, Any]) -> list[int]:
+    return [trial["attempt"] for trial in document["trials"]]
+
+
+def assert_status_and_list_show(evenload: Any, sweep_id: str) -> None:
+    assert evenload("sweep", "status", sweep_id, "--json").document["state"] == "finished"
+    listed = evenload("sweep", "list", "--json").document
+    assert [(row["sweep_id"], row["trials"]) for row in listed] == [(sweep_id, {"completed": 2})]
+    shown = evenload("sweep", "status", sweep_id)
+    assert "sign 0.01" in shown.out
+    assert "bits per byte" in shown.out
+
+
+def assert_readme_finds_the_answer(folder: Path, sentence: str) -> None:
+    """The README's own lines, run where a user would run them."""
+    section = README.read_text().split("### Get the answer out")[1].split("\n### ")[0]
+    client, mlflow = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    for code, wanted in ((client, sentence), (mlflow, "sign 0.01")):
+        ended = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert wanted in ended.stdout
+    (query,) = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    with sqlite3.connect(folder / ".evenload" / "evenload.db") as database:
+        rows = database.execute(query).fetchall()
+    assert {row[:2] for row in rows} == {("none", "completed"), ("sign 0.01", "completed")}
+    assert all(isinstance(figure, float) for row in rows for figure in row[2:])
