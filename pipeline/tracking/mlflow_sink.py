@@ -163,10 +163,19 @@ class MlflowSink:
         self._client.log_batch(self._run_id, params=missing, tags=_tags(attempt_tags(self._run)))
         corpus_digest = self._run.tags.get("corpus")
         if corpus_digest and not (run.inputs and run.inputs.dataset_inputs):
-            dataset = _dataset(self._spec, corpus_digest)
-            self._client.log_inputs(self._run_id, [dataset])
+            self._log_dataset(_dataset(self._spec, corpus_digest))
         self._client.log_dict(self._run_id, self._run.spec, "spec.json")
         self._client.update_run(self._run_id, status="RUNNING")
+
+    def _log_dataset(self, dataset: DatasetInput) -> None:
+        try:
+            self._client.log_inputs(self._run_id, [dataset])
+        except MlflowException as error:
+            if _is_outage(error):
+                raise
+            # Runs that begin at once all insert the dataset they share, and on PostgreSQL all but
+            # one are refused. The second time it is there.
+            self._client.log_inputs(self._run_id, [dataset])
 
     def _log_what_is_missing(self) -> None:
         """The shards are the spool: what an outage or a kill kept from MLflow is read from them."""

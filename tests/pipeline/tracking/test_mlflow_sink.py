@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
 
 from pipeline.errors import TrackingUnavailable
@@ -148,6 +149,25 @@ def test_corpus_is_the_runs_dataset(
     assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [
         ("python_stdlib", "c0ffee")
     ]
+
+
+def test_a_dataset_that_another_run_inserts_at_the_same_moment_is_shared(
+    settings: Settings, client: MlflowClient, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MLflow on PostgreSQL answers to the second of two."""
+    log_inputs, refused = MlflowClient.log_inputs, []
+
+    def beaten(self: MlflowClient, run_id: str, *arguments: Any) -> None:
+        if not refused:
+            refused.append(run_id)
+            raise RestException({"error_code": "BAD_REQUEST", "message": "duplicate dataset_pk"})
+        log_inputs(self, run_id, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", beaten)
+    sink = _start(settings, identity())
+    assert refused == [sink.run_id]
+    (found,) = _run(client, sink).inputs.dataset_inputs
+    assert found.dataset.digest == identity().tags["corpus"]
 
 
 def test_next_attempt_goes_on_in_the_same_run_and_writes_no_step_twice(
