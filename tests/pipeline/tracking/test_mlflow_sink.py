@@ -164,10 +164,10 @@ def test_a_dataset_that_another_run_inserts_at_the_same_moment_is_shared(
         log_inputs(self, run_id, *arguments)
 
     monkeypatch.setattr(MlflowClient, "log_inputs", beaten)
-    sink = _start(settings, identity())
+    sink = _start(settings, identity(tags={"corpus": "c0ffee"}))
     assert refused == [sink.run_id]
     (found,) = _run(client, sink).inputs.dataset_inputs
-    assert found.dataset.digest == identity().tags["corpus"]
+    assert found.dataset.digest == "c0ffee"
 
 
 def test_next_attempt_goes_on_in_the_same_run_and_writes_no_step_twice(
