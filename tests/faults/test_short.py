@@ -82,6 +82,7 @@ def test_coordinator_and_workers_are_killed_and_the_answer_is_the_same(tmp_path:
     }
     assert lost.keys() == {orphan, trainer, scorer}
     assert lost[str(orphan)] == "its coordinator ended"
+    assert not Path("/proc", str(orphan).rpartition(":")[2]).exists(), "it ended with it"
     assert "worker lost" in str(lost[trainer])
     assert sum(trial.failures for trial in store.trials(sweep_id)) == 2
     store.close()

@@ -293,9 +293,10 @@ def test_a_worker_whose_host_process_is_gone_gives_its_trial_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add_sweep([0])
+    adopter = os.getppid() + 1
 
     def train(assignment: Assignment) -> Verdict:
-        monkeypatch.setattr(os, "getppid", lambda: 1)
+        monkeypatch.setattr(os, "getppid", lambda: adopter)
         assert until_told(assignment) == "stop"
         return Verdict(TrialState.QUEUED, {}, "file:/c")
 
