@@ -173,14 +173,9 @@ class Stack:
         return answer
 
     def mlflow_runs(self, sweep_id: str) -> list[dict[str, Any]]:
-        by_name = urllib.request.urlopen(
-            self.url(
-                "MLFLOW_PORT",
-                "/api/2.0/mlflow/experiments/get-by-name?experiment_name=evenload",
-            ),
-            timeout=30,
-        )
-        experiment = json.load(by_name)["experiment"]["experiment_id"]
+        path = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=evenload"
+        with urllib.request.urlopen(self.url("MLFLOW_PORT", path), timeout=30) as answer:
+            experiment = json.load(answer)["experiment"]["experiment_id"]
         wanted = f"tags.sweep = '{sweep_id}'"
         found = self.mlflow("runs/search", {"experiment_ids": [experiment], "filter": wanted})
         return list(found.get("runs", []))

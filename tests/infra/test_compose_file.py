@@ -45,6 +45,13 @@ def test_ports_are_published_to_this_machine_only_and_the_database_not_at_all() 
     assert "ports" not in SERVICES["postgres"]
 
 
+def test_the_database_is_stopped_after_everything_that_needs_it() -> None:
+    """`down` knows the dependencies of running containers only, and migrate has ended."""
+    for name, service in SERVICES.items():
+        if "@postgres/" in str(service.get("environment")):
+            assert "postgres" in service["depends_on"], name
+
+
 def test_ray_asks_for_the_token_in_every_role() -> None:
     for name in ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator"):
         environment = SERVICES[name]["environment"]
