@@ -44,6 +44,7 @@ class CostSettings(BaseSettings):
     overhead: float = Field(
         default=1.0, ge=1, description="building over devices (PUE); 1 counts the devices alone"
     )
+    # 14.6 Gt of CO2 over 12,609 TWh / 40.9 % of electricity, as that review has them.
     grams_per_kwh: NonNegativeFloat = 473.0
     carbon_source: str = "world mean of 2024, Ember, Global Electricity Review 2025"
 
