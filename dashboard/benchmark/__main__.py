@@ -30,7 +30,11 @@ PAGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("run", {"view": "Training"}),
     ("run", {"view": "Record"}),
     ("compare", {}),
-    ("sweep", {}),
+    ("sweep", {"view": "Grid"}),
+    ("sweep", {"view": "Front"}),
+    ("sweep", {"view": "Curves"}),
+    ("sweep", {"view": "Trials"}),
+    ("sweep", {"view": "Parameters"}),
     ("sweeps", {}),
 )
 LIMITS = {"cold_seconds": 2.0, "warm_seconds": 0.3, "largest_chart_bytes": 300_000}

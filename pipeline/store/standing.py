@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, update
+from functools import cache
+
+from sqlalchemy import ColumnElement, Connection, Update, exists, func, or_, select, update
 
 from pipeline.errors import SpecError
 from pipeline.records import Order, SweepState, TrialState, WorkKind
@@ -29,6 +31,7 @@ KEEPING = (*TRAINING_ON, SweepState.STOPPING)  # sweeps that keep trained trials
 FINAL = tuple(state for state in TrialState if state.is_final)
 
 
+@cache
 def is_wanted_by(*states: SweepState) -> ColumnElement[bool]:
     """A sweep in one of these states lists the trial of the enclosing statement."""
     return exists().where(
@@ -38,16 +41,19 @@ def is_wanted_by(*states: SweepState) -> ColumnElement[bool]:
     )
 
 
+@cache
 def is_workable(kind: WorkKind) -> ColumnElement[bool]:
     """A sweep wants this work on the trial done now, and no order holds the trial back."""
     return is_wanted_by(*WORKING[kind]) & is_free(kind)
 
 
+@cache
 def is_free(kind: WorkKind) -> ColumnElement[bool]:
     """No order holds this work on the trial back."""
     return or_(Trial.ordered.is_(None), Trial.ordered.not_in(HOLDING[kind]))
 
 
+@cache
 def is_unfinished() -> ColumnElement[bool]:
     """The trial of the enclosing statement's `SweepTrial` is not final."""
     return exists().where(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL))
@@ -60,24 +66,22 @@ def end_unwanted(connection: Connection, digest: str | None = None) -> None:
     them back leads here.
     """
     one = Trial.digest == digest if digest is not None else Trial.digest.is_not(None)
+    for ending in _endings():
+        connection.execute(ending.where(one))
+
+
+@cache
+def _endings() -> tuple[Update, Update]:
     waiting = Trial.state.in_(list(WAITING.values()))
     unwanted = or_(Trial.ordered == Order.CANCEL, ~is_wanted_by(*KEEPING))
-    _end(connection, one & waiting & unwanted, TrialState.CANCELLED)
     no_further = or_(Trial.ordered == Order.STOP, ~is_wanted_by(*TRAINING_ON))
-    _end(connection, one & (Trial.state == TrialState.QUEUED) & no_further, TrialState.STOPPED)
-
-
-def _end(connection: Connection, which: ColumnElement[bool], state: TrialState) -> None:
-    reason = {"stop_reason": func.coalesce(Trial.stop_reason, "its sweep was stopped")}
-    connection.execute(
+    ended = {"ordered": None, "finished_at": db_time()}
+    reason = func.coalesce(Trial.stop_reason, "its sweep was stopped")
+    return (
+        update(Trial).where(waiting, unwanted).values(state=TrialState.CANCELLED, **ended),
         update(Trial)
-        .where(which)
-        .values(
-            state=state,
-            ordered=None,
-            finished_at=db_time(),
-            **(reason if state is TrialState.STOPPED else {}),
-        )
+        .where(Trial.state == TrialState.QUEUED, no_further)
+        .values(state=TrialState.STOPPED, stop_reason=reason, **ended),
     )
 
 
