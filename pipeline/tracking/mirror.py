@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 import fsspec
 
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, TrackingUnavailable
 from pipeline.records import EvalRecord, RunIdentity, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.tracking.parquet_files import replace
@@ -60,7 +60,7 @@ class Mirror:
     def push(self, digest: str, trial_dir: Path, known: Index) -> Index:
         """Carries over what changed in the local trial since it was as in `known`.
 
-        What others mirrored since then stays: an evaluation ends while training still cleans up.
+        What others mirrored since then stays: an evaluation begins while training still ends.
         Returns:  the local trial as it is now, for the next push
         Raises:   OSError
         """
@@ -76,24 +76,30 @@ class Mirror:
             self._files.rm_file(self._path(digest, path))
         return now
 
-    def pull(self, digest: str, trial_dir: Path) -> None:
+    def pull(self, digest: str, trial_dir: Path) -> Index:
         """Makes the local trial equal to the mirrored one, where there is one.
 
         State that lies only here is deleted: another worker went on from the mirrored one since.
+        Returns:  what is mirrored, with the content that lies here now: what a push begins from
         Raises:   OSError
         """
         wanted = self.index(digest)
         if not wanted:
-            return
+            return {}
         found = dict(_local(trial_dir))
+        pulled: Index = {}
         for path in _in_order(wanted):
+            pulled[path] = wanted[path]
             if found.get(path) != wanted[path]:
                 local = _inside(trial_dir, path)
                 local.parent.mkdir(parents=True, exist_ok=True)
-                replace(local, self._files.cat_file(self._path(digest, path)))
+                content = self._files.cat_file(self._path(digest, path))
+                replace(local, content)
+                pulled[path] = _sha256(content)  # newer than the index while somebody pushes
         for path in found.keys() - wanted.keys():
             if path.startswith(STATE):
                 (trial_dir / path).unlink(missing_ok=True)
+        return pulled
 
     def delete(self, digest: str) -> None:
         """Removes the mirrored trial.  Raises: OSError"""
@@ -117,7 +123,8 @@ class MirrorSink:
     """Pushes at every checkpoint, and at the end what was written since.
 
     A store that is away is tried again for `patience_seconds`, then counted; the next checkpoint
-    carries everything.
+    carries everything. It begins from what `fetch` found: of files that another worker mirrored
+    later it knows nothing, so it neither deletes nor overwrites them.
     """
 
     def __init__(self, mirror: Mirror, settings: Settings) -> None:
@@ -128,9 +135,8 @@ class MirrorSink:
         self._known: Index = {}
 
     def start(self, run: RunIdentity) -> None:
-        """Raises: OSError: the object store does not answer"""
         self._digest = run.digest
-        self._known = _patiently(self._settings, lambda: self._mirror.index(run.digest))
+        self._known = _fetched(self._settings, run.digest)
 
     def log_steps(self, records: Sequence[StepRecord]) -> None: ...
 
@@ -156,11 +162,28 @@ class MirrorSink:
 def fetch(settings: Settings, digest: str) -> None:
     """Before an attempt: the trial folder as its last worker left it, wherever that was.
 
-    Raises:   OSError: the object store does not answer
+    Raises:   TrackingUnavailable: no answer within the patience
     """
-    if settings.mirror_url is not None:
-        mirror = Mirror(settings.mirror_url)
-        _patiently(settings, lambda: mirror.pull(digest, settings.trial_dir(digest)))
+    if settings.mirror_url is None:
+        return
+    mirror = Mirror(settings.mirror_url)
+    pulled = _patiently(settings, lambda: mirror.pull(digest, settings.trial_dir(digest)))
+    record = _fetch_record(settings, digest)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    replace(record, json.dumps(pulled, indent=1).encode())
+
+
+def _fetched(settings: Settings, digest: str) -> Index:
+    """What the last `fetch` found; empty where there was none, and all that is local is pushed."""
+    try:
+        return cast(Index, json.loads(_fetch_record(settings, digest).read_bytes()))
+    except FileNotFoundError:
+        return {}
+
+
+def _fetch_record(settings: Settings, digest: str) -> Path:
+    """Beside the trial folder: what lies in that is mirrored."""
+    return settings.root / "mirrored" / f"{digest}.fetched.json"
 
 
 def readable_dir(settings: Settings, digest: str) -> Path:
@@ -177,29 +200,55 @@ def readable_dir(settings: Settings, digest: str) -> Path:
         copy.mkdir(parents=True, exist_ok=True)
         stamp.touch()
         try:
-            Mirror(settings.mirror_url).pull(digest, copy)
+            mirror = Mirror(settings.mirror_url)
+            _asked(lambda: mirror.pull(digest, copy))
         except OSError as error:
             logger.warning("%s is shown as it was: %s", digest, error)
     return copy
 
 
 def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
-    """The call's answer, tried again for as long as a trial waits for tracking.  Raises: OSError"""
+    """The call's answer, tried again for as long as a trial waits for tracking.
+
+    Raises:   TrackingUnavailable: none within that time
+    """
     deadline = time.monotonic() + settings.tracking_patience_seconds
     while True:
         try:
-            return call()
-        except OSError:
+            return _asked(call)
+        except OSError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
-                raise
+                raise TrackingUnavailable(f"the mirror does not answer: {error}") from error
         time.sleep(RETRY_SECONDS)
+
+
+def _asked(call: Callable[[], Result]) -> Result:
+    """The call's answer.  Raises: OSError: also where S3's library has an error of its own"""
+    try:
+        return call()
+    except Exception as error:
+        if _is_outage_of_s3(error):
+            raise ConnectionError(str(error)) from error
+        raise
+
+
+def _is_outage_of_s3(error: Exception) -> bool:
+    """By name: botocore is not installed everywhere, and its connection errors are no OSError."""
+    return any(
+        base.__module__.partition(".")[0] in ("botocore", "aiobotocore")
+        and base.__name__ in ("ConnectionError", "HTTPClientError")
+        for base in type(error).__mro__
+    )
 
 
 def _local(trial_dir: Path) -> Iterator[tuple[str, str]]:
     for path in trial_dir.rglob("*"):
         if path.is_file() and path.suffix != UNFINISHED:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            yield path.relative_to(trial_dir).as_posix(), content
+            yield path.relative_to(trial_dir).as_posix(), _sha256(path.read_bytes())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _in_order(index: Index) -> list[str]:

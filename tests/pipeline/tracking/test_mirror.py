@@ -11,7 +11,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, TrackingUnavailable
 from pipeline.records import RunIdentity, TrialState
 from pipeline.settings import Settings
 from pipeline.tracking import mirror as module
@@ -126,6 +126,46 @@ def test_closing_keeps_what_others_mirrored_meanwhile(host: Callable[[str], Sett
     assert read(reader.trial_dir("d")) == FIRST | both
 
 
+def test_an_evaluation_that_begins_while_training_ends_takes_nothing_from_it(
+    host: Callable[[str], Settings], url: str
+) -> None:
+    train, evaluation, reader = host("train"), host("evaluation"), host("reader")
+    sink = started(train)
+    write(train, FIRST | {"logs/train.log": b"step 10"})
+    sink.checkpoint(10, "")
+    fetch(evaluation, "d")
+    (train.trial_dir("d") / "checkpoints/step-10.pt").unlink()
+    last = {"checkpoints/step-20.pt": b"20", "logs/train.log": b"step 10, step 20"}
+    write(train, last)
+    sink.close(TrialState.TRAINED, {})
+    write(evaluation, {"logs/eval.log": b"hm"})
+    scoring = MirrorSink(Mirror(url), evaluation)
+    scoring.start(RUN)
+    write(evaluation, {"expert_load/eval-20.parquet": b"scores"})
+    scoring.close(TrialState.COMPLETED, {})
+    fetch(reader, "d")
+    scored = {"logs/eval.log": b"hm", "expert_load/eval-20.parquet": b"scores"}
+    part = "expert_load/part-1-10.parquet"
+    assert read(reader.trial_dir("d")) == last | scored | {part: FIRST[part]}
+
+
+def test_what_an_attempt_changes_before_its_sink_starts_is_mirrored(
+    host: Callable[[str], Settings], url: str
+) -> None:
+    a, b, reader = host("a"), host("b"), host("reader")
+    sink = started(a)
+    write(a, FIRST | {"expert_load/part-11-14.parquet": b"dropped by who goes on from step 10"})
+    sink.close(TrialState.QUEUED, {})
+    fetch(b, "d")
+    (b.trial_dir("d") / "expert_load/part-11-14.parquet").unlink()
+    write(b, {"expert_load/part-1-10.parquet": b"rewritten"})
+    other = MirrorSink(Mirror(url), b)
+    other.start(RUN)
+    other.checkpoint(10, "")
+    fetch(reader, "d")
+    assert read(reader.trial_dir("d")) == FIRST | {"expert_load/part-1-10.parquet": b"rewritten"}
+
+
 def test_a_push_that_is_cut_off_anywhere_leaves_the_state_before_it(
     host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +213,58 @@ def test_an_outage_is_waited_for_then_counted_and_made_up_for(
     assert sink.errors == 1
     fetch(host("b"), "d")
     assert read(host("b").trial_dir("d")) == FIRST
+
+
+def refused(error: Exception) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        raise error
+
+    return call
+
+
+class ConnectionOfBotocore(Exception):
+    """As botocore.exceptions.ConnectionError, which is no OSError and need not be installed."""
+
+
+ConnectionOfBotocore.__module__ = "botocore.exceptions"
+ConnectionOfBotocore.__name__ = "ConnectionError"
+
+
+class EndpointConnectionError(ConnectionOfBotocore): ...
+
+
+OUTAGES = (OSError("no route"), EndpointConnectionError("no route"))
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+def test_an_outage_is_no_fault_of_the_trial(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{uuid4()}"
+    a = Settings(home=tmp_path, mirror_url=url, tracking_patience_seconds=0.01)
+    sink = started(a)
+    monkeypatch.setattr(Mirror, "pull", refused(error))
+    monkeypatch.setattr(Mirror, "push", refused(error))
+    with pytest.raises(TrackingUnavailable, match="the mirror does not answer: no route"):
+        fetch(a, "d")
+    sink.checkpoint(10, "")
+    assert sink.errors == 1
+    assert read(readable_dir(a, "d")) == {}
+
+
+def test_what_is_no_outage_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, mirror_url=f"memory://{uuid4()}")
+    monkeypatch.setattr(Mirror, "pull", refused(KeyError("a fault of ours")))
+    with pytest.raises(KeyError):
+        fetch(settings, "d")
+
+
+@pytest.mark.parametrize("name", ["EndpointConnectionError", "ReadTimeoutError"])
+def test_errors_of_the_real_botocore_are_outages(name: str) -> None:
+    errors = pytest.importorskip("botocore.exceptions")
+    away = getattr(errors, name)(endpoint_url="http://away", error="away")
+    assert module._is_outage_of_s3(away)
+    assert not module._is_outage_of_s3(errors.NoCredentialsError())
 
 
 def test_a_reader_has_a_copy_and_keeps_it_while_the_store_is_away(
