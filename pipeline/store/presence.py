@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, delete, update
 
 from pipeline.store.columns import db_time
+from pipeline.store.insertion import insert_new
 from pipeline.store.models import PresenceRow
 
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # who was killed never says that it left
@@ -22,11 +23,9 @@ def seen(connection: Connection, name: str, role: str, facts: dict[str, Any]) ->
         connection.execute(
             delete(PresenceRow).where(PresenceRow.seen_at < db_time(-FORGOTTEN_AFTER_SECONDS))
         )
-        connection.execute(
-            insert(PresenceRow).values(
-                name=name, role=role, started_at=db_time(), seen_at=db_time(), facts=facts
-            )
-        )
+        # The trials of a stack have one worker, and each of them says that it is there.
+        row = {"name": name, "role": role, "facts": facts}
+        insert_new(connection, PresenceRow, [row], started_at=db_time(), seen_at=db_time())
 
 
 def left(connection: Connection, name: str) -> None:

@@ -25,7 +25,14 @@ from pipeline.records import (
 )
 from pipeline.store.columns import db_time
 from pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
-from pipeline.store.standing import FINAL, HOLDING, WORKING, unknown_sweep, unknown_trial
+from pipeline.store.standing import (
+    FINAL,
+    HOLDING,
+    WORKING,
+    is_free,
+    unknown_sweep,
+    unknown_trial,
+)
 
 FAST_SECONDS = 30.0  # an attempt that fails sooner never got to train
 FAST_FAILURES_LOOKED_AT = 16
@@ -201,7 +208,9 @@ def _trial_standings(
         rows = connection.execute(unfinished).all()
     else:
         tried = connection.execute(unfinished.where(Trial.attempt > 0)).all()
-        rest = connection.execute(unfinished.where(Trial.attempt == 0).limit(untried)).all()
+        # Trials that a user holds back would fill the places of those that could start.
+        fresh = unfinished.where(Trial.attempt == 0, is_free(WorkKind.TRAIN))
+        rest = connection.execute(fresh.limit(untried)).all()
         rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])
     standings: dict[str, TrialStanding] = {}
     for row in rows:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import SpecError
 from pipeline.records import Stage, SweepState, TrialState
 from pipeline.spec import TrialSpec
 from pipeline.store.columns import db_time
-from pipeline.store.models import Base, Sweep, SweepTrial, Trial
+from pipeline.store.insertion import insert_new
+from pipeline.store.models import Sweep, SweepTrial, Trial
 from pipeline.store.standing import end_unwanted, is_unfinished, unknown_sweep
 from pipeline.sweep_spec import SweepSpec
 
@@ -20,7 +19,7 @@ from pipeline.sweep_spec import SweepSpec
 def submit(connection: Connection, spec: SweepSpec) -> str:
     """Stores a sweep whose trials are not listed yet."""
     sweep_id = spec.sweep_id()
-    _insert_new(
+    insert_new(
         connection,
         Sweep,
         [{"sweep_id": sweep_id, "name": spec.name, "spec": spec.model_dump(mode="json")}],
@@ -50,6 +49,15 @@ def add_sweep(
     return sweep_id
 
 
+def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
+    if _locked(connection, sweep_id) is not SweepState.ACTIVE:
+        return False
+    if not _listed(connection, sweep_id):
+        _list(connection, sweep_id, _insert_trials(connection, trials), Stage.TUNE)
+    _take_up(connection, sweep_id)
+    return True
+
+
 def add_trials(
     connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage
 ) -> int:
@@ -72,7 +80,7 @@ def _take_up(connection: Connection, sweep_id: str) -> None:
 def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec]]) -> list[str]:
     """Stores what is new; returns the digests in their order, each once."""
     by_digest = dict(reversed(trials))
-    _insert_new(
+    insert_new(
         connection,
         Trial,
         [
@@ -91,16 +99,6 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
         created_at=db_time(),
     )
     return list(dict.fromkeys(digest for digest, _ in trials))
-
-
-def _insert_new(
-    connection: Connection, table: type[Base], rows: list[dict[str, Any]], **shared: object
-) -> None:
-    """Inserts rows, where there is none of their key yet. `shared` values are those of all."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    if rows:
-        statement = dialect.insert(table).values(**shared).on_conflict_do_nothing()
-        connection.execute(statement, rows)
 
 
 def _refuse_cancelled(connection: Connection, sweep_id: str) -> None:

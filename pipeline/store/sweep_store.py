@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, exists, update
+from sqlalchemy import Connection, Engine, exists, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from pipeline.errors import StoreUnavailable
@@ -34,7 +34,7 @@ from pipeline.store.columns import db_time
 from pipeline.store.engine import WRITES, open_engine
 from pipeline.store.models import Sweep, SweepTrial, Trial
 from pipeline.store.siblings import Sibling
-from pipeline.store.standing import WORKING, is_unfinished, trial_state
+from pipeline.store.standing import WORKING, end_unwanted, is_unfinished, trial_state
 from pipeline.sweep_spec import SweepSpec
 
 
@@ -80,6 +80,14 @@ class SweepStore:
         """Stores a sweep whose trials whoever runs it will list with `add_sweep`."""
         with self._writing() as connection:
             return submission.submit(connection, spec)
+
+    def admit(self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
+        """Lists the trials of a submitted sweep; False where it is not active any more.
+
+        Raises:   SpecError: an unknown sweep
+        """
+        with self._writing() as connection:
+            return submission.admit(connection, sweep_id, trials)
 
     def add_trials(
         self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage = Stage.TUNE
@@ -347,9 +355,22 @@ class SweepStore:
         with self._writing() as connection:
             return leases.fail(connection, digest, attempt, reason)
 
+    def end_unwanted(self) -> None:
+        """Ends waiting trials that no sweep wants any more.
+
+        Every verb does that by itself; on PostgreSQL a worker that gives its trial back at the same
+        moment may have seen the sweep as it was before.
+        """
+        with self._writing() as connection:
+            end_unwanted(connection)
+
     def finish_sweep(self, sweep_id: str) -> bool:
         """Marks a sweep FINISHED that is active or stopping; False where a trial is not final."""
         with self._writing() as connection:
+            # First the lock, then the look: PostgreSQL would judge by what it saw before it waited.
+            connection.execute(
+                select(Sweep.sweep_id).where(Sweep.sweep_id == sweep_id).with_for_update()
+            )
             left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
             finished = connection.execute(
                 update(Sweep)

@@ -11,12 +11,12 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import SpecError, StoreUnavailable
 from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.plan import (
@@ -45,8 +45,11 @@ OBSERVED_SHARE = 0.1  # of the time at most goes into reading all trials for the
 class Executor(Protocol):
     """Has workers that claim trials, and says how they are. Workers go by name."""
 
-    def launch(self, kind: WorkKind, digest: str) -> None:
-        """Lets a free worker claim this trial and work on it. Returns at once."""
+    def launch(self, kind: WorkKind, digest: str) -> bool:
+        """Lets a free worker claim this trial and work on it. Returns at once.
+
+        Returns:  False where the trial needs more room than there is now
+        """
 
     def free(self) -> Mapping[WorkKind, int]:
         """How many more launches of each kind can be served now."""
@@ -157,9 +160,8 @@ class Coordinator:
         snapshot = self._store.snapshot(sweep_ids or None, untried=self._could_start())
         crew = self._crew(snapshot, gone)
         growing = self._growing(snapshot)
-        for action in plan(snapshot, snapshot.taken_at, crew):
-            if not self._must_wait(action, growing):
-                self._apply(action)
+        actions = plan(snapshot, snapshot.taken_at, crew)
+        self._apply_all(action for action in actions if not self._must_wait(action, growing))
         self._observe(sweep_ids)
         self._show_presence(snapshot)
         if not sweep_ids or any(sweep.state not in OVER for sweep in snapshot.sweeps):
@@ -212,6 +214,7 @@ class Coordinator:
             **self._executor.facts(),
         }
         self._store.presence(self._name, "coordinator", facts)
+        self._store.end_unwanted()
 
     def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:
         """Ends workers that still wait to start on a trial that another coordinator's finished."""
@@ -230,7 +233,23 @@ class Coordinator:
         orphans = frozenset(worker for worker in strangers if is_dead_here(worker))
         return Crew(free=self._executor.free(), busy=busy, gone=gone, orphans=orphans)
 
-    def _apply(self, action: Action) -> None:
+    def _apply_all(self, actions: Iterable[Action]) -> None:
+        full: set[WorkKind] = set()
+        for action in actions:
+            # Who needs more room than there is now keeps its place: what ends makes the room, and
+            # nothing behind it takes it away.
+            if isinstance(action, Launch) and action.kind in full:
+                continue
+            try:
+                if not self._apply(action) and isinstance(action, Launch):
+                    full.add(action.kind)
+            except StoreUnavailable:
+                raise
+            except SpecError as error:  # somebody changed it since the snapshot
+                logger.warning("%s", error)
+
+    def _apply(self, action: Action) -> bool:
+        """False where a launch found no room."""
         match action:
             case Lose(worker_id, reason, charge):
                 self._store.lose(worker_id, reason, charge)
@@ -244,9 +263,10 @@ class Coordinator:
                 logger.error("sweep %s is %s", sweep_id, note)
                 self._store.pause(sweep_id, note=note)
             case Launch(kind, digest):
-                self._executor.launch(kind, digest)
+                return self._executor.launch(kind, digest)
             case FinishSweep(sweep_id):
                 self._store.finish_sweep(sweep_id)
+        return True
 
     def _observe(self, sweep_ids: tuple[str, ...], at_last: bool = False) -> None:
         started = time.monotonic()

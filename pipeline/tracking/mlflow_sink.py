@@ -16,7 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -74,7 +83,7 @@ class MlflowSink:
         self._settings = settings
         self._patience_seconds = patience_seconds
         self._last_step = 0  # of the newest step logged or queued
-        self._outbox = Outbox(FAILURES, _is_outage)
+        self._outbox = Outbox(FAILURES, is_outage)
 
     @property
     def run_id(self) -> str | None:
@@ -171,7 +180,7 @@ class MlflowSink:
         try:
             self._client.log_inputs(self._run_id, [dataset])
         except MlflowException as error:
-            if _is_outage(error):
+            if is_outage(error):
                 raise
             # Runs that begin at once all insert the dataset they share, and on PostgreSQL all but
             # one are refused. The second time it is there.
@@ -275,8 +284,20 @@ def settle(settings: Settings, sweep: SweepRecord, trials: Sequence[TrialRecord]
     parent_id = sweep.parent_run_id or ensure_parent(settings, sweep)
     wanted = {trial.run_id: RUN_STATUS.get(trial.state) for trial in trials if trial.run_id}
     for run_id, status in (wanted | {parent_id: PARENT_STATUS.get(sweep.state)}).items():
-        if status and client.get_run(run_id).info.status != status:
-            client.set_terminated(run_id, status)
+        if status:
+            _end_run(client, run_id, status)
+
+
+def _end_run(client: MlflowClient, run_id: str, status: str) -> None:
+    """Does nothing to a run that a user removed."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return
+        raise
+    if run.info.lifecycle_stage == LifecycleStage.ACTIVE and run.info.status != status:
+        client.set_terminated(run_id, status)
 
 
 def _experiment_id(client: MlflowClient, settings: Settings) -> str:
@@ -335,7 +356,8 @@ def _records(chunk: History) -> list[StepRecord]:
     ]
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
+    """No answer, in contrast to a refusal."""
     return not isinstance(error, MlflowException) or error.error_code in OUTAGES
 
 
@@ -346,7 +368,7 @@ def _patiently(call: Callable[[], Result], patience_seconds: float) -> Result:
         try:
             return call()
         except FAILURES as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 raise
             if time.monotonic() >= deadline:
                 raise TrackingUnavailable(f"MLflow does not answer: {error}") from error

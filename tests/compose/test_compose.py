@@ -93,6 +93,7 @@ def test_ray_refuses_jobs_without_the_token(stack: Stack) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(stack.url("RAY_PORT", "/api/jobs/"), timeout=30)
     assert refused.value.code == 401
+    refused.value.close()
 
 
 def test_a_job_submitted_from_outside_runs_a_sweep(stack: Stack, tmp_path: Path) -> None:

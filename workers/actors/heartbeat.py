@@ -45,7 +45,7 @@ class Heartbeat:
         self._points_lock = threading.Lock()
         self._command = Command.CONTINUE
         self._stop_requested = threading.Event()
-        self._lost: LeaseLost | None = None
+        self._lost: Exception | None = None
         self._ended = threading.Event()
         self._host_process = os.getppid()
         self._shown_at = -PRESENCE_SECONDS
@@ -69,7 +69,10 @@ class Heartbeat:
             logger.warning("%s", away)
 
     def report(self, progress: Progress) -> Command:
-        """What training calls after every step.  Raises: LeaseLost: stop, and write nothing"""
+        """What training calls after every step.
+
+        Raises:   LeaseLost: stop, and write nothing; whatever else ended the heartbeat
+        """
         self._progress = progress
         if self._lost is not None:
             raise self._lost
@@ -100,6 +103,11 @@ class Heartbeat:
                 logger.warning("no heartbeat: %s", error)
             except LeaseLost as lost:
                 self._lost = lost
+                return
+            except Exception as error:
+                # Without a heartbeat another worker takes the trial: this one must not go on.
+                logger.exception("no heartbeat any more")
+                self._lost = error
                 return
 
     def _beat(self) -> None:

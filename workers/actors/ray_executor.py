@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from pydantic import ValidationError
+from ray.exceptions import RayError
 
 from pipeline.records import TrialState, WorkKind
 from pipeline.settings import Settings
@@ -105,14 +106,15 @@ class RayExecutor:
     ) -> None:
         self.close()
 
-    def launch(self, kind: WorkKind, digest: str) -> None:
+    def launch(self, kind: WorkKind, digest: str) -> bool:
         need = self._need(kind, digest)
         taken = self._taken(kind)
         if taken and taken + self._size(need) > self._slots(kind):
-            return  # planned again once there is room; alone, a trial may exceed the machine
+            return False  # alone, a trial may exceed the machine
         worker = self._worker_for(need)
         worker.digest = digest
         worker.returned = worker.actor.work.remote(digest)
+        return True
 
     def free(self) -> Mapping[WorkKind, int]:
         return {kind: self._slots(kind) - self._taken(kind) for kind in ACTORS}
@@ -211,7 +213,7 @@ class RayExecutor:
         worker = self._workers[name]
         try:
             left_in = ray.get(worker.returned)
-        except (ActorDiedError, ActorUnavailableError, RayTaskError) as error:
+        except RayError as error:
             # One that is unavailable may still run. Killing it is tried; its attempt number keeps
             # it from writing to the store where that does not reach it.
             self.kill(name)
@@ -220,9 +222,9 @@ class RayExecutor:
             preempted = worker.is_leaving or getattr(error, "preempted", False)
             return Death(f"worker lost: {_first_line(error)}", preempted)
         worker.digest, worker.idle_since, self._stillborn = None, time.monotonic(), 0
-        if left_in in (TrialState.FAILED, TrialState.QUEUED):
+        if worker.is_leaving or left_in in (TrialState.FAILED, TrialState.QUEUED):
             # A failed kernel leaves a CUDA context that fails every trial after it, and who was
-            # told to give its trial back takes no other.
+            # told to give its trial back takes no other, also where it finished it instead.
             self.kill(name)
         return None
 
@@ -238,7 +240,10 @@ class RayExecutor:
             raise RuntimeError(f"workers die before they take a trial: {error}") from error
 
     def _need(self, kind: WorkKind, digest: str) -> Need:
-        runtime = TrialSpec.model_validate(self._store.trial(digest).spec).runtime
+        try:
+            runtime = TrialSpec.model_validate(self._store.trial(digest).spec).runtime
+        except ValidationError:  # of another version: the worker says so, and the trial fails
+            return Need(kind, "cpu", threads=1)
         workers = runtime.workers if kind is WorkKind.TRAIN else 1
         return Need(kind, runtime.device, runtime.threads, workers)
 

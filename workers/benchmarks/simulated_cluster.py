@@ -118,10 +118,11 @@ class SimulatedExecutor:
         self._cluster = cluster
         self._launched: dict[str, str] = {}
 
-    def launch(self, kind: WorkKind, digest: str) -> None:
+    def launch(self, kind: WorkKind, digest: str) -> bool:
         worker = self._cluster.start(kind, digest)
         if worker is not None:
             self._launched[worker] = digest
+        return True
 
     def free(self) -> Mapping[WorkKind, int]:
         return {kind: self._cluster.free(kind) for kind in WorkKind}

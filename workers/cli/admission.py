@@ -13,7 +13,7 @@ from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep.coordinator import OVER
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
-from workers.cli.running import register
+from workers.cli.running import give_run
 from workers.cli.session import identified
 
 logger = logging.getLogger(__name__)
@@ -37,30 +37,53 @@ class Admission:
     def round(self) -> None:
         try:
             for sweep in self._store.sweeps():
-                if sweep.state is SweepState.ACTIVE and not sweep.is_expanded:
-                    self._admit(sweep)
-                elif sweep.state in OVER and sweep.sweep_id not in self._settled:
-                    self._settle(sweep)
+                self._look_after(sweep)
         except StoreUnavailable as error:
             logger.warning("%s; trying again", error)
         except mlflow_sink.FAILURES as error:
-            logger.warning("MLflow: %s; trying again", str(error).partition("\n")[0])
+            logger.warning("MLflow: %s; trying again", _first_line(error))
+
+    def _look_after(self, sweep: SweepRecord) -> None:
+        """Raises: StoreUnavailable; what MLflow raises while it is away"""
+        try:
+            if sweep.state is SweepState.ACTIVE and not sweep.is_expanded:
+                self._admit(sweep)
+            elif sweep.state in OVER and sweep.sweep_id not in self._settled:
+                self._settle(sweep)
+        except mlflow_sink.FAILURES as error:
+            if mlflow_sink.is_outage(error):
+                raise
+            # What is wrong with one sweep keeps no other one waiting.
+            logger.warning("sweep %s: MLflow: %s; trying again", sweep.sweep_id, _first_line(error))
 
     def _admit(self, sweep: SweepRecord) -> None:
         try:
             spec = SweepSpec.model_validate(sweep.spec)
             trials = identified(spec, self._settings, self._has_cuda)
-            register(self._store, self._settings, spec, trials)
+            give_run(self._store, self._settings, sweep.sweep_id)
+            # Reading the corpus takes minutes, in which the sweep may have been ended.
+            if self._store.admit(sweep.sweep_id, trials):
+                logger.info("sweep %s: %d trials", sweep.sweep_id, len(trials))
         except StoreUnavailable:
             raise
         except (SpecError, ValidationError) as error:
             reason = first_message(error) if isinstance(error, ValidationError) else str(error)
-            self._store.pause(sweep.sweep_id, note=reason)
-            logger.error("sweep %s cannot run and is paused: %s", sweep.sweep_id, reason)
-        else:
-            logger.info("sweep %s: %d trials", sweep.sweep_id, len(trials))
+            self._pause(sweep.sweep_id, reason)
+
+    def _pause(self, sweep_id: str, reason: str) -> None:
+        logger.error("sweep %s cannot run: %s", sweep_id, reason)
+        try:
+            self._store.pause(sweep_id, note=reason)
+        except StoreUnavailable:
+            raise
+        except SpecError as error:  # it was ended or deleted meanwhile
+            logger.warning("%s", error)
 
     def _settle(self, sweep: SweepRecord) -> None:
         mlflow_sink.settle(self._settings, sweep, self._store.trials(sweep.sweep_id))
         self._settled.add(sweep.sweep_id)
         logger.info("sweep %s is %s", sweep.sweep_id, sweep.state)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

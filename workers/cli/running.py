@@ -31,10 +31,15 @@ def register(
     """
     sweep_id = store.submit(spec)
     with log.status("preparing MLflow"):
-        mlflow_sink.prepare(settings)
-        run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
-    store.set_parent_run(sweep_id, run_id)
+        give_run(store, settings, sweep_id)
     return store.add_sweep(spec, trials)
+
+
+def give_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Its run in MLflow, the parent of those of its trials; doing it twice is once."""
+    mlflow_sink.prepare(settings)
+    run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
+    store.set_parent_run(sweep_id, run_id)
 
 
 def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -159,3 +160,35 @@ def test_a_trial_that_another_one_starts_from_is_kept(
     store.cancel(parent)
     with pytest.raises(SpecError, match="trial l000 goes on from trial t000"):
         store.delete(parent)
+
+
+def test_two_threads_of_one_worker_may_say_at_once_that_it_is_here(store: SweepStore) -> None:
+    """As the trials of a stack do, each with a connection of its own."""
+
+    def say(number: int) -> None:
+        store.presence(f"w{number // 8}", "train", {"thread": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(say, range(160)))
+    assert len(store.present()) == 20
+
+
+def test_a_submitted_sweep_gets_its_trials_only_while_it_is_active(
+    store: SweepStore, make_sweep: MakeSweep
+) -> None:
+    spec, trials = make_sweep(2)
+    sweep_id = store.submit(spec)
+    store.pause(sweep_id)
+    assert not store.admit(sweep_id, trials)
+    store.resume(sweep_id)
+    assert store.admit(sweep_id, trials)
+    assert store.admit(sweep_id, trials), "twice is once"
+    assert [trial.digest for trial in store.trials(sweep_id)] == [digest for digest, _ in trials]
+    spec, trials = make_sweep(2, name="ended", prefix="e")
+    ended = store.submit(spec)
+    store.stop(ended)
+    assert store.finish_sweep(ended)
+    assert not store.admit(ended, trials)
+    assert store.sweep(ended).state is SweepState.FINISHED
+    with pytest.raises(SpecError, match="unknown"):
+        store.admit("nobody", trials)

@@ -103,3 +103,7 @@ def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
     assert [trial.digest for trial in found.trials] == ["t000", "t001", "t003", "t004"]
     (sweep,) = found.sweeps
     assert (sweep.unfinished, sweep.queued, sweep.trained) == (5, 4, 1)
+    store.pause(sweep_id, "t000")
+    store.pause(sweep_id, "t001")
+    found = store.snapshot([sweep_id], untried=1)
+    assert "t002" in {trial.digest for trial in found.trials}, "who waits fills nobody's place"

@@ -61,10 +61,11 @@ class FakeExecutor:
         self.killed: list[str] = []
         self.is_closed = False
 
-    def launch(self, kind: WorkKind, digest: str) -> None:
+    def launch(self, kind: WorkKind, digest: str) -> bool:
         self.launched.append((kind, digest))
         worker = f"{self._name}{len(self.launched)}"
         self._work[worker] = (digest, self._working(worker, kind, digest))
+        return True
 
     def free(self) -> Mapping[WorkKind, int]:
         return {TRAIN: 2 - len(self._work), EVAL: 2 - len(self._work)}
@@ -410,6 +411,41 @@ def test_no_lease_expires_right_after_the_database_was_away(
     monkeypatch.setattr(store, "snapshot", back_after_one_call)
     coordinator.run(sweep_id)
     assert store.trial("t0").failures == failures
+
+
+def test_a_trial_that_needs_more_room_is_not_overtaken(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    """The first one takes all there is, so nothing behind it may start while it waits."""
+
+    class Narrow(FakeExecutor):
+        def launch(self, kind: WorkKind, digest: str) -> bool:
+            if digest == store.trials(sweep_id)[1].digest and self._work:
+                return False
+            return super().launch(kind, digest)
+
+    sweep_id = add_sweep(4)
+    executor = Narrow(store, pid=os.getpid(), name="w")
+    assert run(store, executor, sweep_id)
+    order = [trial.digest for trial in store.trials(sweep_id)]
+    assert [digest for kind, digest in executor.launched if kind is TRAIN] == order
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 4}
+
+
+def test_what_changed_since_the_snapshot_is_planned_again(
+    store: SweepStore, add_sweep: Callable[[int], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Surprised(FakeExecutor):
+        def launch(self, kind: WorkKind, digest: str) -> bool:
+            if not self.launched:
+                self.launched.append((kind, digest))
+                store.trial("deleted meanwhile")
+            return super().launch(kind, digest)
+
+    sweep_id = add_sweep(2)
+    assert run(store, Surprised(store, pid=os.getpid(), name="w"), sweep_id)
+    assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
+    assert "deleted meanwhile" in caplog.text
 
 
 def test_a_worker_that_comes_too_late_for_its_trial_is_not_waited_for(

@@ -336,6 +336,19 @@ def test_runs_that_no_worker_could_end_are_ended_as_the_store_says(
     assert found == ["KILLED", "FAILED", "RUNNING"]
 
 
+def test_runs_that_a_user_removed_are_not_ended(
+    settings: Settings, client: MlflowClient, identity: Identity
+) -> None:
+    removed = str(_start(settings, identity("a" * 16)).run_id)
+    client.delete_run(removed)
+    trials = [
+        _trial("a" * 16, TrialState.CANCELLED, removed),
+        _trial("b" * 16, TrialState.CANCELLED, "0" * 32),
+    ]
+    settle(settings, _sweep(SweepState.CANCELLED), trials)
+    assert client.get_run(removed).info.status == "RUNNING"
+
+
 def _trial(digest: str, state: TrialState, run_id: str | None = None) -> TrialRecord:
     blank = {field.name: None for field in dataclasses.fields(TrialRecord)}
     return TrialRecord(**(blank | {"digest": digest, "state": state, "run_id": run_id}))

@@ -218,6 +218,23 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(
     assert (trial.checkpoint_uri, trial.error) == (None, None)
 
 
+def test_a_trial_whose_heartbeat_broke_fails_and_does_not_train_on_unheard(
+    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        def broken(*_: Any) -> None:
+            raise KeyError("a defect of ours")
+
+        assignment.heartbeat._store.heartbeat = broken  # type: ignore[method-assign, assignment]
+        until_told(assignment)
+        raise AssertionError("it was not told")
+
+    assert make_actor(train).work("t0") is TrialState.FAILED
+    assert "a defect of ours" in str(store.trial("t0").error)
+
+
 def test_what_a_trial_prints_and_warns_is_in_the_log_of_its_attempt(
     settings: Settings, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_STATE
 
 from pipeline.errors import StoreUnavailable
 from pipeline.records import SweepState
@@ -12,6 +14,7 @@ from pipeline.settings import Settings
 from pipeline.store.sweep_store import SweepStore
 from pipeline.sweep_spec import SweepSpec
 from pipeline.tracking import mlflow_sink
+from workers.cli import admission, session
 from workers.cli.admission import Admission
 
 Sweep = Callable[..., dict[str, Any]]
@@ -75,15 +78,15 @@ def test_what_cannot_run_is_paused_and_runs_once_it_is_resumed_and_repaired(
     texts = str(tmp_path / "texts" / "*.txt")
     tree["base"]["data"] = {"kind": "files", "glob": texts, "validation_share": 0.3}
     sweep_id = store.submit(SweepSpec.model_validate(tree))
-    admission = Admission(store, settings, has_cuda=False)
-    admission.round()
+    service = Admission(store, settings, has_cuda=False)
+    service.round()
     assert store.sweep(sweep_id).state is SweepState.PAUSED
     assert "matches no file" in str(store.sweep(sweep_id).note)
     (tmp_path / "texts").mkdir()
     for number in range(20):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 500)
     store.resume(sweep_id)
-    admission.round()
+    service.round()
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
     assert len(store.trials(sweep_id)) == 2
 
@@ -96,16 +99,16 @@ def test_without_mlflow_nothing_is_listed_until_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    admission = Admission(store, settings, has_cuda=False)
+    service = Admission(store, settings, has_cuda=False)
     with monkeypatch.context() as away:
 
         def refuse(settings: Settings) -> None:
             raise ConnectionError("refused")
 
         away.setattr(mlflow_sink, "prepare", refuse)
-        admission.round()
+        service.round()
     assert not store.sweep(sweep_id).is_expanded
-    admission.round()
+    service.round()
     assert store.sweep(sweep_id).is_expanded
 
 
@@ -125,7 +128,64 @@ def test_a_sweep_that_is_over_is_closed_in_mlflow_once(
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
     store.cancel(sweep_id)
-    admission = Admission(store, settings, has_cuda=False)
-    admission.round()
-    admission.round()
+    service = Admission(store, settings, has_cuda=False)
+    service.round()
+    service.round()
     assert mlflow == ["small is cancelled"]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "stop", "delete"])
+def test_a_sweep_that_is_ended_while_its_corpus_is_read_stays_ended(
+    verb: str,
+    store: SweepStore,
+    settings: Settings,
+    mlflow: list[str],
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep_id = store.submit(SweepSpec.model_validate(sweep()))
+    other = store.submit(SweepSpec.model_validate(sweep() | {"name": "other"}))
+
+    def read(spec: SweepSpec, *arguments: Any) -> Any:
+        if spec.name != "other":
+            end(verb, store, sweep_id)
+        return session.identified(spec, *arguments)
+
+    monkeypatch.setattr(admission, "identified", read)
+    Admission(store, settings, has_cuda=False).round()
+    assert store.sweep(other).is_expanded
+    left = {sweep.sweep_id: sweep for sweep in store.sweeps()}
+    if verb == "delete":
+        assert sweep_id not in left
+    else:
+        assert left[sweep_id].state in (SweepState.CANCELLED, SweepState.FINISHED)
+        assert not left[sweep_id].is_expanded
+
+
+def end(verb: str, store: SweepStore, sweep_id: str) -> None:
+    if verb == "stop":
+        store.stop(sweep_id)
+        store.finish_sweep(sweep_id)
+    else:
+        store.cancel(sweep_id)
+    if verb == "delete":
+        store.delete(sweep_id)
+
+
+def test_a_sweep_that_mlflow_refuses_keeps_no_other_one_waiting(
+    store: SweepStore,
+    settings: Settings,
+    mlflow: list[str],
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = store.submit(SweepSpec.model_validate(sweep() | {"name": "older"}))
+    over = store.submit(SweepSpec.model_validate(sweep() | {"name": "over"}))
+    store.cancel(over)
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("no", error_code=INVALID_STATE)
+
+    monkeypatch.setattr(mlflow_sink, "settle", refuse)
+    Admission(store, settings, has_cuda=False).round()
+    assert store.sweep(older).is_expanded
