@@ -157,8 +157,9 @@ class Actor(ABC):
             except (LeaseLost, PeerLost):
                 raise
             except TrackingUnavailable as away:
-                verdict = Verdict(TrialState.QUEUED, {}, error=str(away).partition("\n")[0])
-                logger.warning("given back: %s", away)
+                reason = redacted(str(away).partition("\n")[0], secrets(self._settings))
+                verdict = Verdict(TrialState.QUEUED, {}, error=reason)
+                logger.warning("given back: %s", reason)
             except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
                 error = redacted(traceback.format_exc(), secrets(self._settings))
                 verdict = Verdict(TrialState.FAILED, {}, error=error)

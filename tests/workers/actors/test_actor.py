@@ -381,16 +381,18 @@ def test_a_worker_is_present_while_it_works(
 
 
 def test_an_outage_of_mlflow_gives_the_trial_back_and_costs_it_nothing(
-    store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
+    store: SweepStore, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     add_sweep([0])
+    url = "http://user:correct-horse@mlflow"
 
     def train(_: Assignment) -> Verdict:
-        raise TrackingUnavailable("MLflow does not answer: refused")
+        raise TrackingUnavailable(f"MLflow does not answer: {url}")
 
-    assert make_actor(train).work("t0") is TrialState.QUEUED
+    told = settings.model_copy(update={"tracking_uri": url})
+    assert FakeTrainActor(told, store, train).work("t0") is TrialState.QUEUED
     trial = store.trial("t0")
     assert (trial.failures, trial.preemptions, trial.error) == (0, 0, None)
     (attempt,) = store.attempts("t0")
     assert attempt.state is AttemptState.RELEASED
-    assert attempt.exit_reason == "MLflow does not answer: refused"
+    assert attempt.exit_reason == "MLflow does not answer: http://user:***@mlflow"

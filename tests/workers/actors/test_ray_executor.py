@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState, WorkKind
 from pipeline.settings import Settings
@@ -129,6 +130,35 @@ def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     assert list(disturbed.step_S) == list(range(1, 301))
     assert (disturbed.count_SLE == undisturbed.count_SLE[:300]).all()
     assert (disturbed.scalars["loss"] == undisturbed.scalars["loss"][:300]).all()
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_for_its_memory_costs_its_trial_a_retry(
+    store: SweepStore,
+    executor: RayExecutor,
+    add_sweep: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray says so by an error of its own kind, as for an environment that it cannot make."""
+    sweep_id = add_sweep([0], steps=300)
+    get, told = ray.get, []
+
+    def kill(trials: Sequence[TrialRecord]) -> None:
+        if not told and trials[0].worker is not None:
+            told.append(trials[0].worker)
+            os.kill(pid_of(trials[0].worker), signal.SIGKILL)
+
+    def get_or_say_why(reference: Any) -> Any:
+        try:
+            return get(reference)
+        except ActorDiedError as died:
+            raise OutOfMemoryError("the node ran out of memory") from died
+
+    monkeypatch.setattr(ray_executor.ray, "get", get_or_say_why)
+    assert run(store, executor, sweep_id, kill)
+    (trial,) = store.trials(sweep_id)
+    assert (trial.state, trial.failures) == (TrialState.COMPLETED, 1)
+    assert "out of memory" in str(store.attempts("t0")[0].exit_reason)
 
 
 def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
