@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -17,14 +18,14 @@ from workers.cli.session import load_settings, log, open_store
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(help="port of the dashboard")] = 8501,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the dashboard")] = 8501,
     address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Serve the dashboard until Ctrl-C."""
     settings = load_settings(home)
     open_store(settings)
-    with start_dashboard(settings, free_port(port), address) as server:
+    with start_dashboard(settings, free_port(port, address), address) as server:
         log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends)")
         raise typer.Exit(_wait(server))
 
@@ -59,14 +60,19 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def free_port(port: int) -> int:
-    """The port itself.  Raises: SpecError: somebody listens there"""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
+def free_port(port: int, address: str = "127.0.0.1") -> int:
+    """The port itself.  Raises: SpecError: somebody listens there, or nobody can"""
+    try:
+        family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise SpecError(f"--port {port} is in use; choose another one") from None
+        raise SpecError(
+            f"--address {address} --port {port}: {error.strerror}; choose others, or leave them out"
+        ) from None
     return port
 
 

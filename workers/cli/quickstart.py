@@ -26,7 +26,7 @@ def quickstart(
 ) -> None:
     """Train a small real sweep on this machine and say which balancing keeps experts busy.
 
-    Bytes of the Python standard library's source, ten small models, about three minutes on two
+    Bytes of the Python standard library's source, fourteen small models, about three minutes on two
     cores. A second call finds the trials done and goes straight to the figures.
     """
     settings = load_settings(home)

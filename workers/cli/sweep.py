@@ -10,6 +10,7 @@ import typer
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from pipeline.errors import SpecError
 from pipeline.records import SweepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.sweep.answer import answer
@@ -46,7 +47,12 @@ sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True
 SweepFile = Annotated[Path, typer.Argument(help="YAML file of a sweep")]
 MANY = 100  # trials; more are a flood on a screen, and slow to draw
 OF_INTEREST = (TrialState.TRAINING, TrialState.EVALUATING, TrialState.FAILED)
-FileOrId = Annotated[str, typer.Argument(help="YAML file of a sweep, or the id of a stored one")]
+FileOrId = Annotated[
+    str,
+    typer.Argument(
+        help="YAML file of a sweep, or the id of a stored one (not with --address http://...)"
+    ),
+]
 
 
 @sweep_app.command()
@@ -105,11 +111,8 @@ def run(
 ) -> None:
     """Run a sweep to its end. Run it again after a crash and it goes on where it stood."""
     settings = load_settings(home)
-    if address is not None and address.startswith("http"):
-        from workers.actors.ray_job import run_as_job  # with Ray, as below
-
-        sweep_id = load_sweep(Path(sweep)).sweep_id()
-        raise typer.Exit(run_as_job(address, sweep_id, Path(sweep), as_json, slots))
+    if address is not None and address.startswith(("http://", "https://")):
+        raise typer.Exit(_run_there(address, sweep, as_json, slots))
     spec = _stored_or_load(sweep, settings)
     from workers.cli.running import run_sweep  # with torch, Ray and MLflow
 
@@ -117,9 +120,34 @@ def run(
     finish(settings, spec.sweep_id(), as_json)
 
 
+def _run_there(address: str, sweep: str, as_json: bool, slots: int | None) -> int:
+    """The exit code of the Ray job.  Raises: SpecError: no file, or the cluster refuses"""
+    if not _is_file(sweep):
+        raise SpecError(
+            f"{sweep}: with --address {address} only the YAML file of a sweep is sent, and this is "
+            "none; give the file, or the id without an http address"
+        )
+    sweep_id = load_sweep(Path(sweep)).sweep_id()
+    from workers.actors.ray_job import run_as_job  # with Ray, as below
+
+    try:
+        return run_as_job(address, sweep_id, Path(sweep), as_json, slots)
+    except (OSError, RuntimeError) as error:  # those of requests are OSError
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SpecError(
+            f"--address {address}: {reason.rstrip('.')}; give the address of a Ray cluster's "
+            "dashboard that answers, and its token in RAY_AUTH_TOKEN"
+        ) from None
+
+
+def _is_file(sweep: str) -> bool:
+    """Also one that is missing: its name says what was meant."""
+    return Path(sweep).suffix in (".yaml", ".yml") or Path(sweep).exists()
+
+
 def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
     """Raises: SpecError: neither a file nor the id of a sweep in the store"""
-    if Path(sweep).suffix in (".yaml", ".yml") or Path(sweep).exists():
+    if _is_file(sweep):
         return load_sweep(Path(sweep))
     return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
 

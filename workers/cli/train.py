@@ -47,6 +47,8 @@ def train(
             f"--record-scores listens to one process; runtime.workers={asked.runtime.workers} "
             "are others: set it to 1"
         )
+    if record_scores is not None:
+        _check_writable(record_scores)
     spec = as_sweep(asked, trial_file.stem)
     with log.status("reading the corpus"):
         trials = identified(spec, settings)
@@ -69,6 +71,20 @@ def train(
         _write_scores(recorder, record_scores)
     settle(store, settings, sweep_id)
     finish(settings, sweep_id, as_json)
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of training, not after them.  Raises: SpecError"""
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if is_new:
+            path.unlink()  # an empty one would look like a recording
+    except OSError as error:
+        raise SpecError(
+            f"--record-scores {path}: {error.strerror}; give a file that can be written"
+        ) from None
 
 
 def _train_in_group(settings: Settings, digest: str) -> None:

@@ -16,10 +16,10 @@ from workers.kernels.ops import resolve_backend
 
 
 def tune(
-    d_model: Annotated[int, typer.Option(min=1)] = 2048,
-    d_expert: Annotated[int, typer.Option(min=1)] = 1408,
-    num_experts: Annotated[int, typer.Option(min=1)] = 64,
-    top_k: Annotated[int, typer.Option(min=1)] = 6,
+    d_model: Annotated[int, typer.Option(min=1, help="width of the model")] = 2048,
+    d_expert: Annotated[int, typer.Option(min=1, help="width of one expert")] = 1408,
+    num_experts: Annotated[int, typer.Option(min=1, help="experts of the layer")] = 64,
+    top_k: Annotated[int, typer.Option(min=1, help="experts that a token is sent to")] = 6,
     save_to: Annotated[
         Path | None, typer.Option("--save", help="table to write; EVENLOAD_TILES_FILE names it")
     ] = None,

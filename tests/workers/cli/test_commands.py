@@ -27,6 +27,12 @@ def test_the_overview_says_what_the_command_says_of_itself(name: str) -> None:
     assert (load(name).help or "").splitlines()[0] == COMMANDS[name].help
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name: str) -> None:
+    silent = [option.name for option in load(name).params if not getattr(option, "help", "")]
+    assert silent == []
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["sweep", "list"], ["sweep", "--help"]])
 def test_who_only_reads_need_not_wait_for_torch(arguments: list[str], tmp_path: object) -> None:
     ended = subprocess.run(
