@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-import yaml
 from pydantic import ValidationError
 
 from pipeline.balancers import BALANCERS
 from pipeline.errors import SpecError, first_message
+from pipeline.spec_file import mapping_of_yaml
 from pipeline.sweep.search import propose
 from pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from pipeline.sweep_spec import SweepSpec
@@ -87,16 +87,10 @@ def numbers(name: str, values: Sequence[Any], kind: Callable[[Any], Number]) -> 
 
 
 def parsed(content: bytes) -> Tree:
-    """A file's tree.  Raises: SpecError: too large, no YAML, no mapping"""
+    """A file's tree.  Raises: SpecError: too large, no YAML, a key given twice, no mapping"""
     if len(content) > MAX_FILE_BYTES:
         raise SpecError(f"{len(content):,} bytes are no sweep; at most {MAX_FILE_BYTES:,}")
-    try:
-        tree = yaml.safe_load(content.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"the file is not readable as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise SpecError(f"the file holds a {type(tree).__name__}; it must hold a mapping of keys")
-    return tree
+    return mapping_of_yaml(content, "the file")
 
 
 def checked(tree: Tree) -> SweepSpec:

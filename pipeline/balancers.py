@@ -186,10 +186,10 @@ def parse_balancer(value: object) -> BalancerSpec:
     """
     if isinstance(value, BalancerSpec):
         return value
-    if not isinstance(value, dict) or value.get("kind") not in _SPECS:
-        kind = value.get("kind") if isinstance(value, dict) else value
+    kind = value.get("kind") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(kind, str) or kind not in _SPECS:
         raise ValueError(f"kind={kind!r} is no balancing rule; choose one of {', '.join(_SPECS)}")
     try:
-        return _SPECS[value["kind"]].model_validate(value)
+        return _SPECS[kind].model_validate(value)
     except ValidationError as error:
         raise ValueError(first_message(error)) from None

@@ -33,7 +33,9 @@ JOULES_PER_STEP = "joules_per_step"
 class CostSettings(BaseSettings):
     """What energy and carbon are reckoned with; EVENLOAD_COST_* variables, then these defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="EVENLOAD_COST_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EVENLOAD_COST_", env_ignore_empty=True, frozen=True
+    )
 
     gpu_watts: NonNegativeFloat = Field(
         default=700.0, description="of a GPU without a counter: the limit of an H100 or H200 SXM"

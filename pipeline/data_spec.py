@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
-from pipeline.spec_file import Frozen
+from pipeline.spec_file import Frozen, NonNegativeInt, PositiveInt
 
 
 class BytesTokenizer(Frozen):

@@ -242,7 +242,8 @@ def _match(option: Any, found: Any, below: set[str], path: str = "") -> int | No
 
 def _without_preset(option: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in option.items() if key != "preset"}
-    return PRESETS.get(option.get("preset", ""), {}) | given
+    preset = option.get("preset")
+    return (PRESETS.get(preset, {}) if isinstance(preset, str) else {}) | given
 
 
 def _inner(option: Any, found: Any, name: str) -> Coordinates:

@@ -14,15 +14,13 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     model_validator,
 )
 
 from pipeline.balancers import BalancerSpec, parse_balancer
-from pipeline.spec_file import Frozen, load
+from pipeline.spec_file import Frozen, NonNegativeInt, PositiveInt, load
 
 ACTS_IN_TRAINING = {
     "aux_loss": "it acts on the router through training",
@@ -120,7 +118,7 @@ class SimulationSpec(Frozen):
 
     name: str = "simulation"
     tokens: PositiveInt = Field(default=4096, description="tokens of a step")
-    num_experts: Annotated[int, Field(ge=2)] = 64
+    num_experts: Annotated[PositiveInt, Field(ge=2)] = 64
     top_k: PositiveInt = 6
     steps: PositiveInt = 500
     seeds: PositiveInt = 3
@@ -132,7 +130,7 @@ class SimulationSpec(Frozen):
     rules: Annotated[
         tuple[SerializeAsAny[BalancerSpec], ...], BeforeValidator(_rules_of), Field(min_length=1)
     ]
-    device: str = "cpu"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")] = "cpu"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -155,6 +153,11 @@ class SimulationSpec(Frozen):
             twice = next(label for label in labels if labels.count(label) > 1)
             raise ValueError(f"rules: {twice!r} is named twice; remove one")
         return self
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Of the scores of one step, all seeds: what a simulation holds at least."""
+        return 4 * self.tokens * self.num_experts * self.seeds
 
     @property
     def steady_steps(self) -> int:

@@ -12,9 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     model_validator,
 )
@@ -29,7 +27,7 @@ from pipeline.data_spec import (
     TextData,
 )
 from pipeline.presets import PRESETS
-from pipeline.spec_file import Frozen, load, sha256
+from pipeline.spec_file import Frozen, NonNegativeInt, PositiveInt, load, sha256
 
 
 class ModelSpec(Frozen):
@@ -66,11 +64,10 @@ class ModelSpec(Frozen):
         if not isinstance(value, dict) or "preset" not in value:
             return value
         given = {key: field for key, field in value.items() if key != "preset"}
-        if value["preset"] not in PRESETS:
-            raise ValueError(
-                f"preset={value['preset']!r} is unknown; choose one of {', '.join(PRESETS)}"
-            )
-        return PRESETS[value["preset"]] | given
+        preset = value["preset"]
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+        return PRESETS[preset] | given
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> Self:
@@ -98,9 +95,9 @@ class ModelSpec(Frozen):
 class TrainSpec(Frozen):
     """How one trial trains. One step is one optimizer step over `batch_sequences` sequences."""
 
-    steps: PositiveInt
+    steps: Annotated[int, Field(gt=0, lt=2**31)]
     batch_sequences: PositiveInt
-    seq_len: Annotated[int, Field(ge=2)]
+    seq_len: Annotated[int, Field(ge=2, lt=2**31)]
     micro_batch_sequences: PositiveInt | None = Field(
         default=None,
         description="sequences per forward pass; None is all of the batch that a worker has",

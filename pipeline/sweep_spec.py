@@ -10,9 +10,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -22,7 +20,7 @@ from pipeline.data_spec import DataSpec
 from pipeline.errors import first_message, shown
 from pipeline.search_space import Range, corners, has_ranges, parse_axis
 from pipeline.spec import TrialSpec
-from pipeline.spec_file import Frozen, load, sha256
+from pipeline.spec_file import Frozen, Int32, NonNegativeInt, PositiveInt, load, sha256
 
 Axis = Annotated[Any, BeforeValidator(parse_axis)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -89,7 +87,7 @@ class Asha(Frozen):
     first_rung: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.25, description="share of the steps after which trials are first judged"
     )
-    eta: Annotated[int, Field(ge=2)] = Field(
+    eta: Annotated[PositiveInt, Field(ge=2)] = Field(
         default=2, description="one in eta goes on from a rung; rungs lie a factor eta apart"
     )
     slack: NonNegativeFloat = Field(
@@ -112,7 +110,7 @@ class Extrapolate(Frozen):
     from_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.3, description="share of the steps before which nothing is stopped"
     )
-    finished: Annotated[int, Field(ge=2)] = Field(
+    finished: Annotated[PositiveInt, Field(ge=2)] = Field(
         default=3, description="finished trials before anything is stopped"
     )
     slack: NonNegativeFloat = Field(
@@ -167,13 +165,13 @@ class SweepSpec(Frozen):
     stopping: StoppingSpec = NoStopping()
     objective: Objective = Objective()
     confirm: ConfirmSpec | None = None
-    max_retries: NonNegativeInt = Field(
+    max_retries: Annotated[Int32, Field(ge=0)] = Field(
         default=2, description="workers that a trial may lose before it is given up"
     )
-    max_preemptions: NonNegativeInt = Field(
+    max_preemptions: Annotated[Int32, Field(ge=0)] = Field(
         default=20, description="times a trial may be preempted before it is given up"
     )
-    priority: int = Field(default=0, description="sweeps of a higher priority start first")
+    priority: Int32 = Field(default=0, description="sweeps of a higher priority start first")
     stacking: Literal["auto", "off"] = Field(
         default="auto", description="train trials of equal shape together where that is faster"
     )

@@ -79,6 +79,8 @@ def test_what_cannot_be_run_is_said_with_its_key(changes: dict[str, Any], words:
         (b"a: [", "not readable as YAML"),
         (b"\xff\xfe", "not readable as YAML"),
         (b"- 1", "holds a list"),
+        (b"name: a\nname: b", "key 'name' is given twice"),
+        (b"name: 2024-99-99", "not readable as YAML"),
         (b"x" * (MAX_FILE_BYTES + 1), "at most"),
     ],
 )

@@ -37,6 +37,9 @@ def test_label_and_step_tell_settings_apart(
     ("value", "message"),
     [
         ({"kind": "signs"}, "kind='signs' is no balancing rule; choose one of none, aux_loss"),
+        ({"kind": ["sign"]}, r"kind=\['sign'\] is no balancing rule"),
+        ({"kind": {"a": "b"}}, "kind={'a': 'b'} is no balancing rule"),
+        ("sign", "kind='sign' is no balancing rule"),
         ({"kind": "sign", "step": 1}, "step=1: unknown key"),
         ({"kind": "sign", "step_size": -1}, "step_size=-1"),
         ({"kind": "quantile", "memory": 1.0}, "memory=1"),
@@ -45,7 +48,7 @@ def test_label_and_step_tell_settings_apart(
         ({"kind": "expert_choice", "target": [0.5, 0.5]}, "takes no target"),
     ],
 )
-def test_bad_settings_name_value_and_remedy(value: dict[str, Any], message: str) -> None:
+def test_bad_settings_name_value_and_remedy(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_balancer(value)
 

@@ -224,3 +224,9 @@ def test_a_carbon_factor_without_a_source_is_refused(monkeypatch: pytest.MonkeyP
         CostSettings()
     monkeypatch.setenv("EVENLOAD_COST_CARBON_SOURCE", "France 2023, Ember")
     assert CostSettings().grams_per_kwh == 56
+
+
+def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLOAD_COST_GRAMS_PER_KWH", "")
+    monkeypatch.setenv("EVENLOAD_COST_GPU_WATTS", "")
+    assert CostSettings() == CostSettings.model_construct()

@@ -87,6 +87,7 @@ def test_a_trial_outside_the_space_is_not_found() -> None:
     assert locate(AXES, trial(values | {"balancer": {"kind": "quantile"}})) is None
     assert locate(AXES, trial(values | {"train.learning_rate": 0.5})) is None
     assert locate({"no.such.key": [1]}, trial(values)) is None
+    assert locate({"model": [{"preset": ["tiny"], "d_model": 1}]}, trial(values)) is None
 
 
 def test_corners_are_all_choices_and_of_ranges_three_numbers() -> None:

@@ -28,6 +28,11 @@ def test_a_target_is_one_value_and_no_axis() -> None:
     assert [rule.target for rule in spec.rules] == [(0.5, 0.25, 0.25)]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_device_is_the_cpu_or_a_gpu_by_its_number(device: str) -> None:
+    assert SimulationSpec.model_validate(SMALL | {"device": device}).device == device
+
+
 def test_the_spec_survives_json() -> None:
     spec = SimulationSpec.model_validate(SMALL | {"rules": [{"kind": "sign", "step_size": [1, 2]}]})
     assert SimulationSpec.model_validate(spec.model_dump(mode="json")) == spec
@@ -43,6 +48,11 @@ def test_the_spec_survives_json() -> None:
         ({"rules": [{"kind": "sign", "stepsize": 1}]}, "unknown key"),
         ({"streams": {"odd": {"kind": "gaussian", "drifts": 1}}}, "unknown key"),
         ({"streams": {}}, "streams"),
+        ({"rules": [{"kind": {"a": "b"}}]}, "kind={'a': 'b'} is no balancing rule"),
+        ({"first_seed": 2**63}, "first_seed=9223372036854775808"),
+        ({"tokens": 10**400}, "tokens=1000"),
+        ({"device": "banana"}, 'device="banana"'),
+        ({"device": "cuda:"}, 'device="cuda:"'),
     ],
 )
 def test_bad_input_names_key_and_remedy(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import SpecError
 from pipeline.spec import TrialSpec, load_trial
+from pipeline.spec_file import mapping_of_yaml
 from pipeline.sweep_spec import SweepSpec, load_sweep
 
 BASE: dict[str, Any] = {
@@ -15,6 +17,7 @@ BASE: dict[str, Any] = {
     "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
     "balancer": {"kind": "sign", "step_size": 0.01},
 }
+AXES = "name: s\nbase: {}\naxes: {train.seed: [0]}"
 
 
 def trial(**changes: dict[str, Any]) -> TrialSpec:
@@ -86,6 +89,15 @@ def test_sweep_id_names_the_content() -> None:
         ({"balancer": {"kind": "sign", "step_size": -1}}, ["step_size=-1", "greater than"]),
         ({"balancer": {"kind": "none", "target": [0.5, 0.5]}}, ["2 shares", "num_experts=16"]),
         ({"data": {"kind": "files"}}, ["glob", "required"]),
+        ({"balancer": {"kind": ["sign"]}}, ["kind=['sign']", "choose one of"]),
+        ({"model": {"preset": ["tiny"]}}, ["preset=['tiny']", "choose one of"]),
+        ({"train": BASE["train"] | {"steps": 2**31}}, ["train.steps=2147483648", "less than"]),
+        ({"train": BASE["train"] | {"steps": int("9" * 400)}}, ["train.steps=99", "less than"]),
+        ({"train": BASE["train"] | {"seed": 2**63}}, ["train.seed=9223", "less than"]),
+        ({"model": {"preset": "tiny", "d_dense": 10**400}}, ["model.d_dense=10", "less than"]),
+        ({"train": BASE["train"] | {"learning_rate": inf}}, ["learning_rate", "finite"]),
+        ({"train": BASE["train"] | {"grad_clip": inf}}, ["grad_clip", "finite"]),
+        ({"train": BASE["train"] | {"weight_decay": inf}}, ["weight_decay", "finite"]),
     ],
 )
 def test_bad_input_names_key_value_and_remedy(
@@ -110,6 +122,16 @@ def test_bad_input_names_key_value_and_remedy(
         ("name: s\nbase: {}\naxes: {train.seed: []}", ["axes.train.seed"]),
         ("name: s\nbase: {}\naxes: {train.seed: [0]}\nnotes: x", ["notes", "unknown key"]),
         ("name: s/t\nbase: {}\naxes: {train.seed: [0]}", ["name", "pattern"]),
+        ("name: s\nbase: {}\nname: t\naxes: {}", ["key 'name' is given twice", "line 3"]),
+        ("base: {train: {seed: 1, seed: 2}}", ["key 'seed' is given twice"]),
+        ("name: 2024-99-99", ["not readable as YAML", "month"]),
+        ("name: !!bool maybe", ["not readable as YAML", "maybe"]),
+        ("name: " + "[" * 3000 + "]" * 3000, ["not readable as YAML", "nested too deeply"]),
+        (f"{AXES}\npriority: {10**23}", ["priority=1000", "less than"]),
+        (f"{AXES}\nmax_retries: {2**31}", ["max_retries=2147483648", "less than"]),
+        (f"{AXES}\nsearch: {{kind: random, seed: {2**63}}}", ["seed=9223", "less than"]),
+        (f"{AXES}\nconfirm: {{seeds: [{2**63}]}}", ["confirm.seeds.0=9223", "less than"]),
+        (f"{AXES}\nobjective: {{target_loss: .inf}}", ["objective.target_loss", "finite"]),
     ],
 )
 def test_unreadable_sweeps_are_refused(
@@ -121,6 +143,16 @@ def test_unreadable_sweeps_are_refused(
     with pytest.raises(SpecError) as error:
         load_sweep(path)
     assert [word for word in words if word not in str(error.value)] == []
+    assert "\n" not in str(error.value)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    """`<<` brings keys that stand beside it too; no key is given twice."""
+    path = tmp_path / "trial.yaml"
+    merged = "short: &a {seed: 1}\nlonger: [&b {<<: *a, seed: 2}]\ntrain: {<<: *b, seed: 3}"
+    path.write_text(merged)
+    tree = mapping_of_yaml(path.read_bytes(), "it")
+    assert tree == {"short": {"seed": 1}, "longer": [{"seed": 2}], "train": {"seed": 3}}
 
 
 def test_an_invalid_grid_point_is_named() -> None:
