@@ -59,6 +59,14 @@ def test_ray_asks_for_the_token_in_every_role() -> None:
         assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
 
 
+def test_the_settings_table_names_what_the_file_reads_with_its_default() -> None:
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    defaults = dict(re.findall(r"\$\{(EVENLOAD_\w+):-(.*?)\}", text))
+    table = (REPOSITORY / "infra" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (EVENLOAD_\w+) \| (\S+) \|", table, flags=re.MULTILINE))
+    assert rows == {name: default or "none" for name, default in defaults.items()}
+
+
 def test_every_ray_role_runs_the_same_image() -> None:
     roles = ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator")
     assert len({SERVICES[role]["image"] for role in roles}) == 1
