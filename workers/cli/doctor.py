@@ -65,8 +65,8 @@ def _python(_: Settings) -> Check:
 
 
 def _disk(settings: Settings) -> Check:
-    folder = settings.root if settings.root.exists() else settings.root.parent
-    free = shutil.disk_usage(folder).free / GIB
+    nearest = next(place for place in (settings.root, *settings.root.parents) if place.exists())
+    free = shutil.disk_usage(nearest).free / GIB
     return Check("disk", free > 1, f"{free:.0f} GiB free at {settings.root}", "free some space")
 
 
@@ -102,7 +102,7 @@ def _store(settings: Settings) -> Check:
     try:
         sweeps = len(open_store(settings).sweeps())
     except SpecError as error:
-        return Check("store", False, str(error), "check EVENLOAD_DATABASE_URL")
+        return Check("store", False, str(error), "check EVENLOAD_HOME and EVENLOAD_DATABASE_URL")
     return Check("store", True, f"{sweeps} sweeps in {without_password(settings.store_url)}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -34,15 +36,34 @@ def load_settings(home: Path | None = None) -> Settings:
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
-        raise SpecError(f"environment: EVENLOAD_{first_message(error).upper()}") from None
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        rest = first_message(error).removeprefix(key)
+        raise SpecError(f"environment: EVENLOAD_{key.upper()}{rest}") from None
 
 
 def open_store(settings: Settings) -> SweepStore:
-    """The store, created or upgraded first."""
-    settings.root.mkdir(parents=True, exist_ok=True)
+    """The store, created or upgraded first.  Raises: SpecError: no home, no such database"""
+    make_home(settings)
     store = SweepStore(settings.store_url)
     store.migrate()
     return store
+
+
+def make_home(settings: Settings) -> None:
+    """The home is a folder from here on, which may be for reading alone.  Raises: SpecError"""
+    try:
+        settings.root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # what stands there is no folder
+        raise _unusable(settings, os.strerror(errno.ENOTDIR)) from None
+    except OSError as error:
+        raise _unusable(settings, error.strerror) from None
+
+
+def _unusable(settings: Settings, reason: str | None) -> SpecError:
+    return SpecError(
+        f"home={str(settings.home)!r}: {reason}; set EVENLOAD_HOME or --home to a folder that "
+        "can be written"
+    )
 
 
 def identified(
@@ -63,8 +84,12 @@ def identify(
     """Trials with their digests, resolved for where they will run and checked against their data.
 
     Args:     has_cuda: whether the workers have GPUs; None: they are here
-    Raises:   SpecError: a back end or device that cannot run, a corpus that does not fit
+    Raises:   SpecError: a home that cannot be written, a back end or device that cannot run, a
+              corpus that does not fit
     """
+    make_home(settings)
+    if not os.access(settings.root, os.W_OK):  # corpora are written there
+        raise _unusable(settings, os.strerror(errno.EACCES))
     # With torch: who only reads the store need not wait for it.
     from workers.data.corpus import check_fits, prepare
     from workers.training.identity import resolve, trial_digest

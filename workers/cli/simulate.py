@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.errors import SpecError
-from pipeline.simulation_spec import load_simulation
+from pipeline.simulation_spec import Recorded, SimulationSpec, load_simulation
+from workers.actors.device_memory import available_bytes
 from workers.cli.session import log, out, print_json
 from workers.simulation.advice import Advice, Estimate, advise, estimate
 from workers.simulation.play import ProgressCallback
 from workers.simulation.recording import read_recording
 from workers.simulation.result import COLUMNS, SimulationResult
 from workers.simulation.run import simulate as run_simulation
+
+GIB = 2**30
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
@@ -39,6 +43,8 @@ def simulate(
     A hundred step sizes are screened here before a GPU hour goes to ten of them.
     """
     spec = load_simulation(simulation_file)
+    _check_device(spec)
+    _check_memory(spec)
     with _progress() as bar:
         result = run_simulation(spec, _shown_on(bar), theory=check == "theory")
     if out_folder is not None:
@@ -74,6 +80,25 @@ def advise_command(
         print_json({"seen": seen._asdict(), "advice": [entry._asdict() for entry in advice]})
     else:
         _print_advice(seen, advice, steps)
+
+
+def _check_device(spec: SimulationSpec) -> None:
+    device, gpus = torch.device(spec.device), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise SpecError(f"device={spec.device!r}: this machine has {gpus} CUDA devices; use cpu")
+
+
+def _check_memory(spec: SimulationSpec) -> None:
+    """A recording has its own size, and is read whole before anything else is allocated."""
+    if all(isinstance(stream, Recorded) for stream in spec.streams.values()):
+        return
+    room = available_bytes("cpu")
+    if spec.bytes_per_step > room:
+        raise SpecError(
+            f"tokens={spec.tokens}: the scores of one step, {spec.num_experts} experts and "
+            f"{spec.seeds} seeds, take {spec.bytes_per_step / GIB:,.0f} GiB; the host has "
+            f"{room / GIB:,.0f} GiB; lower tokens, num_experts or seeds"
+        )
 
 
 def _progress() -> Progress:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.errors import SpecError
 from pipeline.spec import TrialSpec
 from workers.balancing import make_balancer
 from workers.balancing.base import Balancer, Observation
 from workers.data.corpus import prepare
 from workers.data.shards import Batches
 from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.simulation.score_streams import NO_RECORDING, UNREADABLE
 from workers.simulation.theory import Transition
 
 
@@ -91,8 +93,12 @@ def write_recording(path: Path, recording: Recording) -> Path:
 
 
 def read_recording(path: Path) -> Recording:
-    with np.load(path) as content:
-        return Recording(content["score_NLTE"], content["bias_NLE"], int(content["top_k"]))
+    """What `write_recording` wrote.  Raises: SpecError: no such file, or no recording"""
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            return Recording(content["score_NLTE"], content["bias_NLE"], int(content["top_k"]))
+    except UNREADABLE:
+        raise SpecError(f"{path}: {NO_RECORDING}") from None
 
 
 def train_steps(trial: TrialSpec, corpus_dir: Path) -> Iterator[TrainedStep]:

@@ -5,8 +5,10 @@ Letters: S seeds (stacked where training stacks layers), T tokens, E experts, N 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +24,11 @@ from pipeline.simulation_spec import (
     StreamSpec,
     Zipf,
 )
+
+# What NumPy raises at files that are missing, empty, damaged, pickles or one array alone. Its own
+# words are not passed on: they advise to allow pickles.
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error)
+NO_RECORDING = "no recording of scores; make it with `evenload train --record-scores`"
 
 Moving = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
 Noise = Callable[[], Tensor]  # the tokens' own part of the logits, (S, T, E), anew each step
@@ -52,10 +59,10 @@ def recorded_scores(stream: Recorded, device: torch.device) -> Tensor:
     Raises:   SpecError: no such file, or no recording
     """
     try:
-        with np.load(stream.path) as content:
+        with stream.path.open("rb") as file, np.load(file) as content:
             score = content["score_NLTE"]
-    except (OSError, KeyError, ValueError) as error:
-        raise SpecError(f"path={str(stream.path)!r}: no recording of scores: {error}") from None
+    except UNREADABLE:
+        raise SpecError(f"path={str(stream.path)!r}: {NO_RECORDING}") from None
     return torch.from_numpy(score).to(device, torch.float32)
 
 

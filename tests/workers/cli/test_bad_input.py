@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -61,3 +62,68 @@ def test_bad_arguments_exit_with_2_and_say_why(
     assert ended.code == 2
     assert [word for word in words if word not in ended.err] == [], ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", [["sweep", "list"], ["sweep", "plan", "good.yaml"]])
+@pytest.mark.parametrize("home", ["a-file", "a-file/below"])
+def test_a_home_that_is_no_folder_is_refused(
+    command: list[str], home: str, here: Any, sweep: Callable[..., dict[str, Any]]
+) -> None:
+    here.write("good.yaml", sweep())
+    here.write("a-file", "x")
+    ended = here(*command, "--home", home)
+    assert ended.code == 2
+    remedy = "set EVENLOAD_HOME or --home to a folder that can be written"
+    assert ended.err == f"error: home={home!r}: Not a directory; {remedy}\n"
+
+
+def test_a_home_for_reading_alone_takes_no_corpus(
+    here: Any, sweep: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    assert here("sweep", "list", "--json").document == []
+    ended = here("sweep", "plan", here.write("good.yaml", sweep()))
+    assert (ended.code, ended.err[:42]) == (2, "error: home='.evenload': Permission denied")
+
+
+@pytest.mark.parametrize("home", ["a-file", "a-file/below/that"])
+def test_doctor_finds_that_the_home_is_no_folder(home: str, here: Any) -> None:
+    here.write("a-file", "x")
+    ended = here("doctor", "--json", "--home", home)
+    store = next(check for check in ended.document["checks"] if check["part"] == "store")
+    assert (ended.code, store["usable"]) == (1, False)
+    assert f"home={home!r}: Not a directory" in store["detail"]
+
+
+def test_a_bad_variable_is_named_and_its_value_is_as_given(
+    here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENLOAD_LEASE_SECONDS", "soon")
+    ended = here("sweep", "list")
+    assert ended.code == 2
+    assert 'EVENLOAD_LEASE_SECONDS="soon": Input should be a valid number' in ended.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": "banana"}, ['device="banana"', "pattern"]),
+        ({"device": "cuda:99"}, ["device='cuda:99'", "CUDA devices; use cpu"]),
+        ({"tokens": 10**14}, ["tokens=100000000000000", "GiB; the host has", "lower tokens"]),
+    ],
+)
+def test_a_simulation_that_cannot_run_here_is_refused(
+    changes: dict[str, Any], words: list[str], here: Any
+) -> None:
+    small = {"streams": {"still": {"kind": "gaussian"}}, "rules": [{"kind": "none"}]}
+    ended = here("simulate", here.write("simulation.yaml", small | changes))
+    assert ended.code == 2
+    assert [word for word in words if word not in ended.err] == [], ended.err
+    assert ended.err.strip().count("\n") == 0
+
+
+def test_advice_on_what_is_no_recording_is_refused(here: Any) -> None:
+    here.write("bin.txt", "x")
+    ended = here("advise", "bin.txt")
+    remedy = "no recording of scores; make it with `evenload train --record-scores`"
+    assert (ended.code, ended.err) == (2, f"error: bin.txt: {remedy}\n")

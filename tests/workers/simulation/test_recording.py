@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import SpecError
 from pipeline.simulation_spec import Recorded
 from pipeline.spec import TrialSpec
 from workers.simulation.comparison import compare, rule
 from workers.simulation.recording import Recording, read_recording, record, train_steps, transitions
-from workers.simulation.score_streams import Size
+from workers.simulation.score_streams import Size, recorded_scores
 from workers.simulation.theory import identity
 
+CPU = torch.device("cpu")
 TRIAL = TrialSpec.model_validate(
     {
         "model": {"preset": "tiny", "d_model": 32, "num_experts": 8, "top_k": 2, "d_expert": 16},
@@ -39,6 +41,22 @@ def test_a_recording_holds_every_steps_scores_and_biases(recording: Path) -> Non
     assert ((found.score_NLTE > 0) & (found.score_NLTE < 1)).all()
     assert (found.bias_NLE[0] == 0).all()
     assert np.abs(found.bias_NLE[1:]).max() > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 damaged", "array", "other"])
+def test_other_files_are_no_recordings(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "file.npz"
+    with path.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        elif content == "array":
+            np.save(file, np.zeros(3))
+        else:
+            np.savez(file, weights=np.zeros(3))
+    for read in (read_recording, lambda path: recorded_scores(Recorded(path=path), CPU)):
+        with pytest.raises(SpecError, match=r"file\.npz'?: no recording of scores") as error:
+            read(path)
+        assert "pickle" not in str(error.value)
 
 
 def test_counts_follow_from_recorded_scores_and_biases(tmp_path: Path, recording: Path) -> None:
