@@ -48,7 +48,7 @@ def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
     Raises:   SpecError: no YAML, a key given twice, no mapping
     """
     try:
-        tree = yaml.load(content.decode(), _UniqueKeys)
+        tree = _UniqueKeys(content.decode()).get_single_data()
     except RecursionError:
         raise SpecError(f"{where}: not readable as YAML: nested too deeply; flatten it") from None
     except UNREADABLE as error:

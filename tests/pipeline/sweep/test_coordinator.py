@@ -502,7 +502,7 @@ def lines_of(
     return executed
 
 
-@pytest.mark.parametrize("workers_survive", [False, True])
+@pytest.mark.parametrize("workers_survive", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
     tmp_path: Path,
     store: SweepStore,

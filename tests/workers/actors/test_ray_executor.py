@@ -20,7 +20,8 @@ from pipeline.tracking.sinks import default_sinks
 from workers.actors import ray_executor
 from workers.actors.ray_executor import RayExecutor
 
-pytestmark = pytest.mark.ray
+# In every run `evenload serve`, `sweep run` and the short fault test go the same way.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +57,6 @@ def log_of(settings: Settings, digest: str, attempt: str) -> str:
     return (settings.trial_dir(digest) / "logs" / f"attempt-{attempt}.log").read_text()
 
 
-@pytest.mark.slow
 def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     store: SweepStore, executor: RayExecutor, add_sweep: Callable[..., str]
 ) -> None:
@@ -83,7 +83,6 @@ def test_as_many_trials_are_scored_at_once_as_the_settings_say(
         assert executor.free() == {WorkKind.TRAIN: 1, WorkKind.EVAL: 3}
 
 
-@pytest.mark.slow
 def test_threads_of_trials_do_not_share_cores(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
@@ -103,7 +102,6 @@ def test_threads_of_trials_do_not_share_cores(
     assert max(training) == 1
 
 
-@pytest.mark.slow
 def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
@@ -132,7 +130,6 @@ def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     assert (disturbed.scalars["loss"] == undisturbed.scalars["loss"][:300]).all()
 
 
-@pytest.mark.slow
 def test_a_worker_that_ray_ends_for_its_memory_costs_its_trial_a_retry(
     store: SweepStore,
     executor: RayExecutor,
@@ -180,7 +177,6 @@ def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
     assert 0 < int(newest.stem.removeprefix("step-")) < 3000
 
 
-@pytest.mark.slow
 def test_a_worker_on_a_node_that_is_taken_away_gives_its_trial_back_for_a_preemption(
     store: SweepStore,
     executor: RayExecutor,
