@@ -9,6 +9,8 @@ machine only (paths, workers, run ids):
     evenload sweep run infra/sweeps/five_seeds.yaml --json |
         python infra/readme.py --record five_seeds
     evenload simulate infra/sweeps/rules.yaml --json | python infra/readme.py --record rules
+    python -m dashboard.benchmark --json | python infra/readme.py --record pages
+Those of `evenload bench NAME --json` lie as they are in workers/benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pipeline.balancers import BALANCERS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "infra" / "results"
+BENCHMARKS = ROOT / "workers" / "benchmarks" / "results"
 ROOMS = ("pipeline", "workers", "dashboard")
 LOCAL_KEYS = ("checkpoint_uri", "worker", "run_id")
 INFRA = {
@@ -163,6 +166,88 @@ def _steps(count: int | None) -> str:
     return "never" if count is None else str(count)
 
 
+def training() -> str:
+    """Steps against rivals and stacks against their trials apart, from one run each."""
+    document = json.loads((BENCHMARKS / "training.json").read_text())
+    steps = [
+        (
+            _shape(row),
+            name,
+            f"{arm['tokens_per_second']:,.0f}",
+            "" if name == "evenload" else _ratio(arm["ours_is_faster_by"], "{:.2f}"),
+        )
+        for row in document["steps"]
+        for name, arm in row["arms"].items()
+    ]
+    stacks = [
+        (_shape(row), row["what"], _ratio(row["stacked_over_apart"], "{:.2f}"))
+        for row in document["stacks"]
+    ]
+    overhead = _ratio(document["overhead"]["over_bare_loop"], "{:+.1%}")
+    return "\n\n".join(
+        [
+            _measured_on(document),
+            _table(("model, sequences x tokens", "step of", "tokens/s", "evenload over it"), steps),
+            _table(("8 trials, sequences x tokens each", "of", "stacked over in turn"), stacks),
+            f"A trial of {document['overhead']['steps']} steps against its bare loop: {overhead}.",
+        ]
+    )
+
+
+def coordinator() -> str:
+    document = json.loads((BENCHMARKS / "coordinator.json").read_text())
+    parts, sweep = document["parts"], document["sweep"]
+    rows = [(name, f"{1e3 * seconds:,.1f}") for name, seconds in parts.items()]
+    return "\n\n".join(
+        [
+            _measured_on(document),
+            _table((f"at {document['trials']:,} waiting trials", "ms"), rows),
+            f"{document['trials']:,} trials over {document['workers']:,} simulated workers: "
+            f"{sweep['seconds']:,.0f} s of computing, {sweep['restarts']} coordinators killed, "
+            f"{sweep['deaths']} attempts killed, {sweep['completed']:,} completed, "
+            f"{sweep['trained_twice']} trained twice, {sweep['memory_bytes'] / 2**20:.0f} MiB.",
+        ]
+    )
+
+
+def pages() -> str:
+    document = json.loads((RESULTS / "pages.json").read_text())
+    rows = [
+        (
+            f"{page['page']} {page['view']}".strip(),
+            f"{page['cold_seconds']:.2f}",
+            f"{page['warm_seconds']:.2f}",
+            f"{page['largest_chart_bytes'] / 1e3:,.0f}",
+        )
+        for page in document["pages"]
+    ]
+    return "\n\n".join(
+        [
+            _measured_on(document["where"]),
+            _table(("page", "cold, s", "warm, s", "largest chart, KB"), rows),
+        ]
+    )
+
+
+def _measured_on(where: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    commit = f", commit {where['commit'][:7]}" if where.get("commit") else ""
+    return (
+        f"{where['device']}, {where['cores']} cores, load {where['load']:.1f}, "
+        f"Python {where['python']}, {versions}{commit}:"
+    )
+
+
+def _shape(row: dict[str, Any]) -> str:
+    return f"{row['preset']}, {row['batch_sequences']} x {row['seq_len']}"
+
+
+def _ratio(found: dict[str, float], pattern: str) -> str:
+    """The median with its quartiles."""
+    low, median, high = (pattern.format(found[name]) for name in ("low", "median", "high"))
+    return f"{median} ({low} to {high})"
+
+
 def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
     result = trial["result"]
     return (
@@ -187,6 +272,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "seeds": seeds,
     "simulation": simulation,
+    "training": training,
+    "coordinator": coordinator,
+    "pages": pages,
 }
 
 
