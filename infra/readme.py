@@ -225,6 +225,9 @@ def pages() -> str:
         [
             _measured_on(document["where"]),
             _table(("page", "cold, s", "warm, s", "largest chart, KB"), rows),
+            "In a browser the page of the long run is there after "
+            f"{document['browser']['first_seconds']:.1f} s the first time, "
+            f"{document['browser']['again_seconds']:.1f} s again.",
         ]
     )
 
