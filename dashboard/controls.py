@@ -16,7 +16,7 @@ REMEDY = "Set EVENLOAD_DASHBOARD_CONTROLS=true for the dashboard to allow it."
 
 
 class Verb(NamedTuple):
-    """One button. `question` is asked of a whole sweep first: little brings that back."""
+    """One button. `question` is asked first where it is for a whole sweep and ends it."""
 
     label: str
     icon: str

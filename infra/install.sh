@@ -48,7 +48,6 @@ fi
 
 [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
 pip=(.venv/bin/python -m pip --quiet --quiet --disable-pip-version-check)
-export PIP_NO_COMPILE=1 # most modules of what we install are never imported; the others compile then
 echo "installing evenload into .venv (torch: $(torch_build)) ..." >&2
 install_torch
 "${pip[@]}" install --constraint infra/constraints.txt --editable ".[$extras]"
