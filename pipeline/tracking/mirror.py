@@ -210,12 +210,14 @@ def readable_dir(settings: Settings, digest: str) -> Path:
 def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
     """The call's answer, tried again for as long as a trial waits for tracking.
 
-    Raises:   TrackingUnavailable: none within that time
+    Raises:   TrackingUnavailable: none within that time; PermissionError: refused
     """
     deadline = time.monotonic() + settings.tracking_patience_seconds
     while True:
         try:
             return _asked(call)
+        except PermissionError:  # no waiting gives access: the trial fails and says so
+            raise
         except OSError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
                 raise TrackingUnavailable(f"the mirror does not answer: {error}") from error

@@ -252,10 +252,14 @@ def test_an_outage_is_no_fault_of_the_trial(
     assert read(readable_dir(a, "d")) == {}
 
 
-def test_what_is_no_outage_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(home=tmp_path, mirror_url=f"memory://{uuid4()}")
-    monkeypatch.setattr(Mirror, "pull", refused(KeyError("a fault of ours")))
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError("a fault of ours"), PermissionError("no access")])
+def test_what_is_no_outage_is_handed_on(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{uuid4()}"
+    settings = Settings(home=tmp_path, mirror_url=url, tracking_patience_seconds=0.01)
+    monkeypatch.setattr(Mirror, "pull", refused(error))
+    with pytest.raises(type(error)):
         fetch(settings, "d")
 
 
