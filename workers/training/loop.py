@@ -124,6 +124,7 @@ class Trainer:
         self._directory = checkpoint_dir(settings, digest)
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
+        self._last_max_vio = 0.0
         self._flushed_at = -math.inf  # of the performance counter
         self._assembly = assembly = assemble(spec)
         self._meter: CurveMeter | None = None
@@ -231,8 +232,11 @@ class Trainer:
             tokens=self.step * self._spec.train.tokens_per_step,
             tokens_per_second=self._spec.train.tokens_per_step / last.seconds,
             loss=last.loss,
-            max_vio=float(max_vio(last.count_LE, self._spec.balancer.target).mean()),
+            max_vio=self._last_max_vio,
         )
+
+    def _max_vio(self, record: StepRecord) -> float:
+        return float(max_vio(record.count_LE, self._spec.balancer.target).mean())
 
     def write_checkpoint(self) -> None:
         """Records first, then the checkpoint: what a resumed run skips is surely recorded."""
@@ -281,7 +285,9 @@ class Trainer:
     def _flush(self, done_at: float | None = None) -> None:
         records = self._telemetry.drain(done_at)
         if records:
+            self._flushed_at = time.perf_counter()
             self._last = records[-1]
+            self._last_max_vio = self._max_vio(records[-1])
             self._sink.log_steps(records)
             if self._meter is not None:
                 self._meter.add(records)

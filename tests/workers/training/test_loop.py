@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pipeline.errors import SpecError
-from pipeline.records import Command, Progress, TrialState
+from pipeline.records import Command, Progress, StepRecord, TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import read_history
-from workers.training import checkpoint
+from pipeline.tracking.load_log import LoadLogSink, read_history
+from workers.training import checkpoint, loop
 from workers.training.loop import TrainOutcome, resume_step
 
 MakeSpec = Callable[..., TrialSpec]
@@ -130,6 +130,23 @@ def test_a_diverging_run_says_at_which_step_and_what_to_do(
 ) -> None:
     with pytest.raises(FloatingPointError, match=r"step \d+: .*lower train.learning_rate"):
         run_trial(make_spec(train={"learning_rate": 1e30, "grad_clip": 1e30}))
+
+
+def test_records_are_written_together_with_a_rest_between(
+    make_spec: MakeSpec, run_trial: RunTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 2 is the first that is logged, at 10 is a checkpoint, 20 is the end."""
+    written: list[int] = []
+
+    def note(sink: LoadLogSink, records: Sequence[StepRecord]) -> None:
+        written.append(records[-1].step)
+        log_steps(sink, records)
+
+    log_steps = LoadLogSink.log_steps
+    monkeypatch.setattr(LoadLogSink, "log_steps", note)
+    monkeypatch.setattr(loop, "REST_SECONDS", 3600)
+    run_trial(make_spec(runtime={"log_every": 2, "checkpoint_every": 10}))
+    assert written == [2, 10, 20]
 
 
 def test_a_corpus_that_is_too_small_starts_nothing(
