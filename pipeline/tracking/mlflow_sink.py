@@ -83,6 +83,7 @@ class MlflowSink:
         self._settings = settings
         self._patience_seconds = patience_seconds
         self._last_step = 0  # of the newest step logged or queued
+        self._remote_size: dict[str, int | None] = {}  # bytes of each artifact in MLflow
         self._outbox = Outbox(FAILURES, is_outage)
 
     @property
@@ -156,9 +157,13 @@ class MlflowSink:
         )
         self._run_id = run.info.run_id
         self._describe(run)
+        self._logged_once = set(run.data.metrics)
+        if found is not None:
+            self._look_up_what_is_there()
+
+    def _look_up_what_is_there(self) -> None:
         history = self._client.get_metric_history(self._run_id, "loss")
         self._last_step = max((metric.step for metric in history), default=0)
-        self._logged_once = set(run.data.metrics)
         self._remote_size = {
             file.path: file.file_size
             for folder in ("expert_load", "steps", eval_artifacts.FOLDER)
@@ -174,7 +179,8 @@ class MlflowSink:
         if corpus_digest and not (run.inputs and run.inputs.dataset_inputs):
             self._log_dataset(_dataset(self._spec, corpus_digest))
         self._client.log_dict(self._run_id, self._run.spec, "spec.json")
-        self._client.update_run(self._run_id, status="RUNNING")
+        if run.info.status != "RUNNING":
+            self._client.update_run(self._run_id, status="RUNNING")
 
     def _log_dataset(self, dataset: DatasetInput) -> None:
         try:
