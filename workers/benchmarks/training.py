@@ -119,11 +119,14 @@ def _stack_line(stack: dict[str, Any]) -> str:
     )
 
 
+def _share(share: dict[str, float]) -> str:
+    return f"{share['median']:+.1%} ({share['low']:+.1%} to {share['high']:+.1%})"
+
+
 def _overhead_lines(result: dict[str, Any]) -> list[str]:
-    share = result["over_bare_loop"]
     return [
-        f"a trial of {result['steps']} steps over the bare loop: {share['median']:+.1%} "
-        f"({share['low']:+.1%} to {share['high']:+.1%})",
+        f"a trial of {result['steps']} steps over the bare loop: {_share(result['over_bare_loop'])}",
+        f"  over its own steps: {_share(result['over_own_steps'])}",
         f"  heartbeats {result['heartbeat_share']:.2%}, "
         f"coordinator {result['coordinator_share']:.2%} of one core besides",
     ]
