@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from workers.selection import NO_BINS, Bins
 from workers.selection import add_bias as add_bias
 
 
@@ -43,10 +44,12 @@ class Measure(NamedTuple):
     reduction "sum" the parts are added over micro-batches and ranks; with "concat" they are
     joined along the first dimension, on one rank only. Padding tokens are not to be passed.
     Leading dimensions are free: (..., T, E) with a bias of (..., 1, E) gives (..., result).
+    With bins, `of` is the margin counts in them, and what a router kernel counted stands for it.
     """
 
     of: Callable[[Tensor, Tensor, int], Tensor]
     reduction: Literal["sum", "concat"]
+    bins: Bins = NO_BINS
 
 
 class RoutedBatch(NamedTuple):

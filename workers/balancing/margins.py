@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.balancing.base import Measure
+from workers.selection import Bins
 
 SMALLEST = 2.0**-22  # units of the score; below it a margin counts as a tie
 BINS_PER_OCTAVE = 2
@@ -57,7 +58,7 @@ def margin_counts(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     return count_N.unflatten(-1, (num_experts, 2, NUM_BINS))
 
 
-MARGIN_COUNTS = Measure(margin_counts, "sum")
+MARGIN_COUNTS = Measure(margin_counts, "sum", Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))
 
 
 def edges(device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,15 @@ from pipeline.errors import SpecError
 from workers.kernels import torch_experts, triton_support
 from workers.kernels.routing import Gate, Route
 from workers.kernels.rows import Rows
+from workers.selection import NO_BINS, Bins
 
 RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
-RouteTokens = Callable[[Tensor, Tensor, Gate], Route]
+
+
+class RouteTokens(Protocol):
+    def __call__(
+        self, logit_TE: Tensor, bias_E: Tensor, gate: Gate, bins: Bins = NO_BINS
+    ) -> Route: ...
 
 
 def _anywhere(device: str) -> str | None:
@@ -35,7 +41,7 @@ class Backend(NamedTuple):
     module: str  # imported on first use: Triton is no part of every install
     why_not: Callable[[str], str | None] = _anywhere  # why it cannot run on a device
     check_widths: Callable[[int, int, torch.dtype], None] = _any_width
-    router: str | None = None  # module with `route(logit_TE, bias_E, gate) -> Route`
+    router: str | None = None  # module with `route`, a RouteTokens
 
 
 BACKENDS: dict[str, Backend] = {

@@ -21,21 +21,10 @@ class Gate(NamedTuple):
     route_scale: float
 
 
-class Bins(NamedTuple):
-    """Bins of the margins, by distance from the boundary: the first ends at `smallest`."""
-
-    num: int
-    smallest: float  # units of the score
-    per_octave: int
-
-
-NO_BINS = Bins(0, 1.0, 1)
-
-
 class Route(NamedTuple):
     score_TE: Tensor  # float32, with gradient
     expert_TK: Tensor  # int64
     weight_TK: Tensor  # float32, with gradient
     count_E: Tensor  # int64
     rows: Rows
-    margin_E2B: Tensor  # int64, chosen ones first; (E, 2, 0) without bins
+    margin_E2B: Tensor | None  # int64, chosen ones first; None without bins

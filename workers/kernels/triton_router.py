@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.kernels.routing import NO_BINS, Bins, Gate, Route
+from workers.kernels.routing import Gate, Route
 from workers.kernels.rows import Rows
 from workers.kernels.tiles import ALWAYS
 from workers.kernels.triton_rows import place_rows, tokens_per_block
+from workers.selection import NO_BINS, Bins
 
 TINY = tl.constexpr(1e-20)  # sigmoid scores may all underflow to 0
 
@@ -36,7 +37,8 @@ def route(logit_TE: Tensor, bias_E: Tensor, gate: Gate, bins: Bins = NO_BINS) ->
     )
     weight_R = weight_TK.flatten().gather(0, assignment_R)
     rows = Rows(assignment_R // gate.top_k, weight_R, count_E, row_TK)
-    return Route(score_TE, expert_TK, weight_TK, count_E, rows, margin_E2B)
+    counted = margin_E2B if bins.num else None
+    return Route(score_TE, expert_TK, weight_TK, count_E, rows, counted)
 
 
 @triton.jit

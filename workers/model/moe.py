@@ -12,6 +12,7 @@ from pipeline.spec import ModelSpec
 from workers.kernels.ops import experts_of
 from workers.model.layers import SwiGLU
 from workers.model.router import Adjust, Routed, Router, Selects
+from workers.selection import NO_BINS, Bins
 
 
 class MoE(nn.Module):
@@ -31,9 +32,14 @@ class MoE(nn.Module):
         self._run_experts = experts_of(backend)
 
     def forward(
-        self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
+        self,
+        x_TD: Tensor,
+        bias_E: Tensor,
+        adjust: Adjust,
+        selects: Selects,
+        bins: Bins = NO_BINS,
     ) -> tuple[Tensor, Routed]:
-        routed, rows = self.router(x_TD, bias_E, adjust, selects)
+        routed, rows = self.router(x_TD, bias_E, adjust, selects, bins)
         # Experts of stacked trials stand in one line, as their rows do.
         flat_TD, gate_up_EGD = x_TD.flatten(0, -2), self.gate_up_EGD.flatten(0, -3)
         y_TD = self._run_experts(flat_TD, gate_up_EGD, self.down_EDF.flatten(0, -3), rows)

@@ -3,7 +3,7 @@
 In bf16 scores tie often, and then the tie rule decides the load.
 Stacked trials have one dimension more in front of what has a T or an E.
 Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
-(assignments), C rows of one expert.
+(assignments), C rows of one expert, B bins of the margins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workers.kernels.rows import (
     rows_per_expert,
 )
 from workers.model.layers import product
-from workers.selection import add_bias
+from workers.selection import NO_BINS, Bins, add_bias
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 Selects = Literal["tokens", "experts"]
@@ -41,6 +41,7 @@ class Routed(NamedTuple):
     expert_TK: Tensor  # int64
     weight_TK: Tensor  # float32 gate weights, with gradient
     count_E: Tensor  # int64; sums to T*K
+    margin_E2B: Tensor | None = None  # int64, where bins were given and a router kernel counted
 
 
 class Router(nn.Module):
@@ -60,15 +61,21 @@ class Router(nn.Module):
         self._route_scale = spec.route_scale
 
     def forward(
-        self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
+        self,
+        x_TD: Tensor,
+        bias_E: Tensor,
+        adjust: Adjust,
+        selects: Selects,
+        bins: Bins = NO_BINS,
     ) -> tuple[Routed, Rows]:
         """Args:
         adjust: (score_TE, bias_E) -> the score that selects; called without gradient
+        bins:   in which a router kernel, where one routes, counts the margins on its way
         """
         with torch.autocast(x_TD.device.type, enabled=False):
             # `add_bias` itself: what another rule does with the scores is not the kernel's to know.
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
-                return self._route_at_once(self._route, x_TD, bias_E)
+                return self._route_at_once(self._route, x_TD, bias_E, bins)
             score_TE = self._score(x_TD)
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
@@ -76,11 +83,11 @@ class Router(nn.Module):
             return choose(score_TE, adjusted_TE)
 
     def _route_at_once(
-        self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor
+        self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor, bins: Bins
     ) -> tuple[Routed, Rows]:
         gate = Gate(self._top_k, self._softmax, self._renormalise, self._route_scale)
-        routed = route(self._logits(x_TD), bias_E, gate)
-        return Routed(*routed[:4]), routed.rows
+        routed = route(self._logits(x_TD), bias_E, gate, bins)
+        return Routed(*routed[:4], routed.margin_E2B), routed.rows
 
     def _logits(self, x_TD: Tensor) -> Tensor:
         return product(x_TD.float(), self.weight_ED.float())

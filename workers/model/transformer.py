@@ -19,6 +19,7 @@ from workers.model.attention import Attention, rotation
 from workers.model.layers import RMSNorm, SwiGLU, product
 from workers.model.moe import MoE
 from workers.model.router import Adjust, Routed, Router, Selects
+from workers.selection import NO_BINS, Bins
 
 
 class ModelOutput(NamedTuple):
@@ -55,10 +56,17 @@ class ExpertBlock(nn.Module):
         self.ffn = MoE(spec, backend)
 
     def forward(
-        self, x_BSD: Tensor, rotation: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects
+        self,
+        x_BSD: Tensor,
+        rotation: Tensor,
+        bias_E: Tensor,
+        adjust: Adjust,
+        selects: Selects,
+        bins: Bins = NO_BINS,
     ) -> tuple[Tensor, Routed]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
-        y_TD, routed = self.ffn(self.ffn_norm(x_BSD).flatten(-3, -2), bias_E, adjust, selects)
+        x_TD = self.ffn_norm(x_BSD).flatten(-3, -2)
+        y_TD, routed = self.ffn(x_TD, bias_E, adjust, selects, bins)
         return x_BSD + y_TD.view_as(x_BSD), routed
 
 
@@ -95,11 +103,13 @@ class MoELanguageModel(nn.Module):
         bias_LE: Tensor,
         adjust: Adjust = torch.add,
         selects: Selects = "tokens",
+        bins: Bins = NO_BINS,
     ) -> ModelOutput:
         """Args:
         bias_LE: float32, one row per expert layer; no gradient passes through it
         adjust:  (score_TE, bias_E) -> the score that selects
         selects: "experts": each expert takes its top T*K/E tokens, later ones included
+        bins:    in which router kernels count the margins on their way
         """
         turn = rotation(token_BS.shape[-1], self._head_width, self._rope_theta, token_BS.device)
         x_BSD = self._embed(token_BS)
@@ -107,7 +117,7 @@ class MoELanguageModel(nn.Module):
         for block in self.dense_blocks:
             x_BSD = self._run(block, x_BSD, turn)
         for block, bias_E in zip(self.expert_blocks, bias_LE.unbind(), strict=True):
-            x_BSD, decision = self._run(block, x_BSD, turn, bias_E, adjust, selects)
+            x_BSD, decision = self._run(block, x_BSD, turn, bias_E, adjust, selects, bins)
             routed.append(decision)
         hidden_BSD = self.norm(x_BSD).to(_compute_dtype(x_BSD))
         return ModelOutput(hidden_BSD, self.head.weight, tuple(routed))

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from pipeline.spec import TrialSpec
 from workers.balancing.base import Balancer, add_bias
 from workers.kernels.linear_cross_entropy import linear_cross_entropy
-from workers.model.router import Adjust
+from workers.model.router import Adjust, Routed
 from workers.model.transformer import ModelOutput, MoELanguageModel
 from workers.training.checkpoint import Checkpoint
 from workers.training.ranks import ALONE
@@ -171,7 +171,8 @@ def clip_each(weights: Sequence[nn.Parameter], limit: float) -> Tensor:
 
 
 def _of_trial(output: ModelOutput, place: int) -> ModelOutput:
-    routed = tuple(type(layer)(*(value[place] for value in layer)) for layer in output.routed)
+    """Without margins: no router kernel takes stacked trials."""
+    routed = tuple(Routed(*(value[place] for value in layer[:4])) for layer in output.routed)
     return ModelOutput(output.hidden_BSD[place], output.head_VD[place], routed)
 
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.balancing.base import Balancer, Observation, RoutedBatch
+from workers.balancing.base import Balancer, Measure, Observation, RoutedBatch
 from workers.kernels.linear_cross_entropy import linear_cross_entropy
+from workers.model.router import Routed
 from workers.model.transformer import ModelOutput, MoELanguageModel
+from workers.selection import NO_BINS
 from workers.training.ranks import ALONE, Ranks
 
 # Sees every micro-batch: its place in the step, the model's output, the bias_LE that routed it.
@@ -95,10 +97,10 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
+    rule = trainee.balancer
+    bins = NO_BINS if rule.measure is None else rule.measure.bins
     with autocast(token_BS.device, trainee.autocast_dtype):
-        return trainee.model(
-            token_BS[:, :-1], state.bias_LE, trainee.balancer.adjust, trainee.balancer.selects
-        )
+        return trainee.model(token_BS[:, :-1], state.bias_LE, rule.adjust, rule.selects, bins)
 
 
 def balance_loss(
@@ -115,6 +117,13 @@ def balance_loss(
             )
         )
     return loss
+
+
+def _measured(measure: Measure, routed: Routed, bias_E: Tensor) -> Tensor:
+    """The statistic of one layer: what a router kernel counted, else a pass over the scores."""
+    if routed.margin_E2B is not None:
+        return routed.margin_E2B
+    return measure.of(routed.score_TE.detach(), bias_E, routed.expert_TK.shape[-1])
 
 
 class StepSums:
@@ -144,7 +153,7 @@ class StepSums:
             return
         part = torch.stack(
             [
-                balancer.measure.of(routed.score_TE.detach(), bias_E, routed.expert_TK.shape[-1])
+                _measured(balancer.measure, routed, bias_E)
                 for routed, bias_E in zip(output.routed, state.bias_LE, strict=True)
             ]
         )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.balancing.margins import BINS_PER_OCTAVE, NUM_BINS, SMALLEST, margin_counts
-from workers.kernels.routing import Bins, Gate, Route
+from workers.balancing.margins import MARGIN_COUNTS, margin_counts
+from workers.kernels.routing import Gate, Route
 from workers.kernels.rows import count_experts, rows_of_tokens
 from workers.kernels.triton_router import TINY, route
 
@@ -110,7 +110,7 @@ def test_margins_fall_into_the_bins_of_balancing(shape: tuple[int, int, int]) ->
     tokens, experts, top_k = shape
     logit_TE, bias_E = make_logits(tokens, experts)
     gate = Gate(top_k, softmax=True, renormalise=True, route_scale=1.0)
-    routed = route(logit_TE, bias_E, gate, Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))
+    routed = route(logit_TE, bias_E, gate, MARGIN_COUNTS.bins)
     expected = margin_counts(routed.score_TE.detach(), bias_E, top_k)
     assert torch.equal(routed.margin_E2B, expected)
     assert torch.equal(routed.margin_E2B[:, 0].sum(dim=-1), routed.count_E)
@@ -119,7 +119,7 @@ def test_margins_fall_into_the_bins_of_balancing(shape: tuple[int, int, int]) ->
 def test_a_tie_counts_as_not_chosen_as_in_balancing() -> None:
     logit_TE = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0]])
     gate = Gate(2, softmax=False, renormalise=True, route_scale=1.0)
-    routed = route(logit_TE, torch.zeros(3), gate, Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))
+    routed = route(logit_TE, torch.zeros(3), gate, MARGIN_COUNTS.bins)
     expected = margin_counts(routed.score_TE, torch.zeros(3), 2)
     assert torch.equal(routed.margin_E2B, expected)
     assert routed.margin_E2B[:, 0].sum() == 1
