@@ -115,7 +115,11 @@ class TrainSpec(Frozen):
     grad_clip: PositiveFloat = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
-    compile: bool = False
+    compile: bool = Field(
+        default=False,
+        description="by torch.compile: steps a tenth to a fifth shorter on a CPU, after half a "
+        "minute of compiling; evaluations are not compiled",
+    )
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -128,11 +132,6 @@ class TrainSpec(Frozen):
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
-        if self.compile and self.precision == "float32":
-            raise ValueError(
-                "compile=True needs precision=bfloat16: torch traces its grouped product "
-                "in bf16 only"
-            )
         return self
 
     @property

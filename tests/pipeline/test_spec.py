@@ -83,7 +83,6 @@ def test_sweep_id_names_the_content() -> None:
         ({"model": {"preset": "tiny", "vocab_size": 99}}, ["vocab_size=99", "at least 256"]),
         ({"train": BASE["train"] | {"steps": "ten"}}, ["train.steps", '"ten"', "integer"]),
         ({"train": BASE["train"] | {"micro_batch_sequences": 3}}, ["batch_sequences=4", "divisor"]),
-        ({"train": BASE["train"] | {"compile": True}}, ["compile=True", "precision=bfloat16"]),
         ({"balancer": {"kind": "sing"}}, ["'sing'", "sign"]),
         ({"balancer": {"kind": "none", "step_size": 1}}, ["step_size=1", "unknown key"]),
         ({"balancer": {"kind": "sign", "step_size": -1}}, ["step_size=-1", "greater than"]),

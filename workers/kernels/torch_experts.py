@@ -1,6 +1,6 @@
 """The experts on torch's grouped matrix product: three passes over the rows, no Python loop.
 
-Rows of all experts lie one after the other, so one `grouped_mm` multiplies each by its expert's
+Rows of all experts lie one after the other, so one `grouped_linear` multiplies each by its expert's
 matrix. Nothing here waits for the device or depends on values in its control flow.
 Letters: T tokens, E experts, K top-k, D width, F expert width, G = 2F gate and up, R rows.
 """
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pipeline.errors import SpecError
 from workers.kernels import cpu_passes
+from workers.kernels.grouped_linear import grouped_linear
 from workers.kernels.rows import Rows
 
 ALIGNMENT_BYTES = 16  # grouped_mm wants the strides of its matrices to be multiples of this
@@ -32,9 +33,9 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
     check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
     offset_E = rows.count_E.cumsum(0, dtype=torch.int32)
     x_RD = _Spread.apply(x_TD.to(dtype), rows.token_R, rows.row_TK)
-    gate_up_RG = functional.grouped_mm(x_RD, gate_up_EGD.to(dtype).mT, offs=offset_E)
+    gate_up_RG = grouped_linear(x_RD, gate_up_EGD.to(dtype), offset_E)
     act_RF = _weighted_swiglu(gate_up_RG, rows.weight_R)
-    y_RD = functional.grouped_mm(act_RF, down_EDF.to(dtype).mT, offs=offset_E)
+    y_RD = grouped_linear(act_RF, down_EDF.to(dtype), offset_E)
     y_TD: Tensor = _Collect.apply(y_RD, rows.token_R, rows.row_TK, x_TD.shape[0])
     return y_TD.to(x_TD.dtype)
 

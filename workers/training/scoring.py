@@ -49,7 +49,8 @@ class Scorer(NamedTuple):
         for token_BS in torch.from_numpy(window_NS).split(self.batch_sequences):
             token_BS = token_BS.to(self.device)
             with autocast(self.device, self.autocast_dtype):
-                output = self.model(token_BS[:, :-1], self.bias_LE, self.adjust)
+                # Past torch.compile: compiling takes longer than these few batches.
+                output = self.model.forward(token_BS[:, :-1], self.bias_LE, self.adjust)
             target_BS = token_BS[:, 1:]
             loss = next_token_loss(output.logits_BSV, target_BS)
             total += loss.double().cpu() * target_BS.numel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from pipeline.errors import SpecError
 from pipeline.spec import TrainSpec, TrialSpec
 from workers.balancing import make_balancer
 from workers.model.transformer import MoELanguageModel
@@ -25,7 +28,10 @@ class Assembly(NamedTuple):
 
 
 def assemble(spec: TrialSpec) -> Assembly:
-    """Everything a trial needs, freshly seeded: the same spec gives the same weights."""
+    """Everything a trial needs, freshly seeded: the same spec gives the same weights.
+
+    Raises:   SpecError: it is to be compiled, and nothing here compiles
+    """
     device = torch.device(spec.runtime.device)
     torch.set_num_threads(spec.runtime.threads)
     if device.type == "cpu":
@@ -45,9 +51,20 @@ def assemble(spec: TrialSpec) -> Assembly:
         autocast_dtype=torch.bfloat16 if spec.train.precision == "bfloat16" else None,
     )
     if spec.train.compile:
+        _check_compiler(device)
         model.compile()
     state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
     return Assembly(trainee, state, device)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raises: SpecError: torch.compile has no compiler for what it writes"""
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise SpecError(
+            f"train.compile=True needs a C++ compiler, and {compiler!r} is not here; install g++, "
+            "name another in the variable CXX, or set train.compile: false"
+        )
 
 
 def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:

@@ -229,14 +229,16 @@ def test_the_loss_falls_in_twenty_steps(spec_of: Model, gate: str, autocast: boo
 
 # torch's own: its tracer makes an instance of each autograd function.
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")
-def test_the_torch_path_is_one_graph(spec_of: Model, token_BS: Tensor) -> None:
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+def test_the_torch_path_is_one_graph(
+    spec_of: Model, token_BS: Tensor, autocast: bool, tolerance: float
+) -> None:
     """A wait for the device or a branch on data would break the graph; fullgraph raises then."""
     spec = spec_of()
     model = make_model(spec)
     results = []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
-        # torch 2.13 traces grouped_mm in bf16 only.
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = run(token_BS, no_bias(spec))
         grads = torch.autograd.grad(loss_of(output, token_BS), list(model.parameters()))
         results.append((output, grads))
@@ -244,4 +246,4 @@ def test_the_torch_path_is_one_graph(spec_of: Model, token_BS: Tensor) -> None:
     torch.testing.assert_close(compiled.logits_BSV, eager.logits_BSV)
     assert torch.equal(compiled.routed[1].count_E, eager.routed[1].count_E)
     for one, other in zip(eager_grads, compiled_grads, strict=True):
-        assert (one - other).norm() <= 1e-2 * one.norm()
+        assert (one - other).norm() <= tolerance * one.norm()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.fx import GraphModule
+
+from pipeline.errors import SpecError
+from pipeline.records import TrialState
+from pipeline.settings import Settings
+from pipeline.spec import TrialSpec
+from pipeline.tracking.load_log import read_history
+from workers.training.loop import TrainOutcome
+from workers.training.scoring import scorer_of
+from workers.training.setup import Assembly, assemble
+from workers.training.step import train_step
+
+MakeSpec = Callable[..., TrialSpec]
+
+# torch's own: its tracer makes an instance of each autograd function.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning"
+)
+
+
+class Counting:
+    """Stands in for inductor: runs the graphs that it is given as they are."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 32, (4, 33), generator=torch.Generator().manual_seed(0))
+
+
+def figures(assembly: Assembly, token_BS: torch.Tensor) -> list[torch.Tensor]:
+    state, losses = assembly.state, []
+    for _ in range(3):
+        output, state = train_step(assembly.trainee, state, token_BS.split(2), progress=0.5)
+        losses.append(output.loss)
+    return [torch.stack(losses), output.count_LE, state.bias_LE]
+
+
+@pytest.mark.parametrize("kind", ["sign", "self_tuned", "expert_choice"])
+def test_a_compiled_step_in_float32_gives_the_figures_of_a_plain_one(
+    make_spec: MakeSpec, tokens: torch.Tensor, kind: str
+) -> None:
+    spec = make_spec(balancer={"kind": kind})
+    plain, compiled, backend = assemble(spec), assemble(spec), Counting()
+    compiled.trainee.model.compile(backend=backend, fullgraph=True)
+    expected, actual = figures(plain, tokens), figures(compiled, tokens)
+    assert backend.graphs == 1
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluations_are_not_compiled(make_spec: MakeSpec) -> None:
+    spec, backend = make_spec(), Counting()
+    assembly = assemble(spec)
+    assembly.trainee.model.compile(backend=backend)
+    scorer_of(assembly, assembly.state.bias_LE, 4).score(np.zeros((4, 17), dtype=np.int64))
+    assert backend.graphs == 0
+
+
+def test_no_compiler_is_said_before_anything_trains(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SpecError, match=r"'no-such-compiler' is not here; install g\+\+"):
+        assemble(make_spec(train={"compile": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_compiled_run_learns_what_a_plain_one_does(
+    make_spec: MakeSpec, run_trial: Callable[..., TrainOutcome], settings: Settings
+) -> None:
+    """By inductor itself, to the end of a trial, with checkpoints between."""
+    for digest, compiled in (("plain", False), ("compiled", True)):
+        outcome = run_trial(make_spec(train={"compile": compiled}), digest=digest)
+        assert outcome.state is TrialState.TRAINED
+    plain, compiled_ = (read_history(settings.trial_dir(name)) for name in ("plain", "compiled"))
+    np.testing.assert_allclose(compiled_.scalars["loss"], plain.scalars["loss"], rtol=1e-3)
