@@ -36,6 +36,7 @@ def test_values_and_gradients_are_those_of_all_logits(
     monkeypatch: pytest.MonkeyPatch, trials: int, tokens: int
 ) -> None:
     """In blocks of 64 tokens: exactly one, a part of one, two and a part."""
+    monkeypatch.setattr(module, "SMALLEST_BLOCK", 64)
     monkeypatch.setitem(module.BLOCK_VALUES, "cpu", 64 * 30)
     hidden_NTD, head_NVD, target_NT = make(trials, tokens)
     results = []
