@@ -3,14 +3,17 @@
 The rivals are DeepSeek-V3's mixture (sigmoid gate, selection bias, shared experts) as Hugging Face
 transformers has it: GLM-4.5 with our plain attention, so with exactly our products, and DeepSeek-V3
 with latent attention of a rank that gives it about as many weights. Both get our loss, our clipping
-and our optimizer; neither moves its biases, which ours does.
+and our optimizer; neither moves its biases, which ours does. What is compiled is the model, by
+torch.compile as it comes.
 Letters: B sequences, S tokens of a sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -23,6 +26,9 @@ from workers.training.setup import adamw, assemble, trained
 from workers.training.step import next_token_loss, train_step
 
 Step = Callable[[], object]
+OURS = "evenload"
+OURS_COMPILED = "evenload, compiled"
+GLM = "transformers GLM-4.5"
 EXPERTS = ("grouped_mm", "eager")  # batched_mm copies weights per token: 7x slower on a CPU
 NUM_BATCHES = 4
 MISSING = "pip install transformers"
@@ -45,38 +51,53 @@ def ours(spec: TrialSpec) -> Arm:
     return Arm(step, _count(trainee.model), spec.runtime.backend)
 
 
-def rivals(spec: TrialSpec) -> dict[str, Arm]:
-    """Each with the implementation of its experts that is fastest here.
+def makers(spec: TrialSpec, compiled: bool) -> dict[str, Callable[[], Arm]]:
+    """What builds each arm. A rival runs the implementation of its experts that is fastest here.
 
-    Raises:   ModuleNotFoundError: transformers is not installed
+    Args:     compiled: the arms by torch.compile too, which take half a minute to begin
     """
+    tree = spec.model_dump(mode="json")
+    made: dict[str, Callable[[], Arm]] = {OURS: partial(_made, ours, tree)}
+    if compiled:
+        compiled_tree = tree | {"train": tree["train"] | {"compile": True}}
+        made[OURS_COMPILED] = partial(_made, ours, compiled_tree)
+    if find_spec("transformers") is None:
+        return made
+    for name in RIVALS:
+        made[name] = partial(_made, partial(_fastest, name=name), tree)
+    if compiled:
+        made[f"{GLM}, compiled"] = partial(_made, partial(_fastest, name=GLM, compiled=True), tree)
+    return made
+
+
+def _made(build: Callable[[TrialSpec], Arm], tree: dict[str, Any]) -> Arm:
+    """From the spec as JSON, since that alone can go to another process."""
+    return build(TrialSpec.model_validate(tree))
+
+
+def _fastest(spec: TrialSpec, name: str, compiled: bool = False) -> Arm:
     transformers = import_module("transformers")
     transformers.utils.logging.set_verbosity_error()
-    return {
-        "transformers GLM-4.5": _fastest(spec, transformers, "Glm4Moe", _plain_attention),
-        "transformers DeepSeek-V3": _fastest(spec, transformers, "DeepseekV3", _latent_attention),
-    }
+    torch.set_num_threads(spec.runtime.threads)
+    rival = RIVALS[name]
+    config_class = getattr(transformers, f"{rival.family}Config")
+    model_class = getattr(transformers, f"{rival.family}ForCausalLM")
+    config = config_class(**_shared_fields(spec), **rival.attention(spec.model))
+    build = partial(_rival, spec, model_class, config)
+    best = min((build(experts) for experts in EXPERTS), key=lambda arm: _seconds_warm(arm.step))
+    return build(best.experts, compiled=True) if compiled else best
 
 
-def _fastest(
-    spec: TrialSpec,
-    transformers: Any,
-    family: str,
-    attention: Callable[[ModelSpec], dict[str, Any]],
+def _rival(
+    spec: TrialSpec, model_class: Any, config: Any, experts: str, compiled: bool = False
 ) -> Arm:
-    config = getattr(transformers, f"{family}Config")
-    model = getattr(transformers, f"{family}ForCausalLM")
-    fields = _shared_fields(spec) | attention(spec.model)
-    arms = [_rival(spec, model, config(**fields), experts) for experts in EXPERTS]
-    return min(arms, key=lambda arm: _seconds_warm(arm.step))
-
-
-def _rival(spec: TrialSpec, model_class: Any, config: Any, experts: str) -> Arm:
     torch.manual_seed(spec.train.seed)
     model = model_class._from_config(
         config, attn_implementation="sdpa", experts_implementation=experts
     )
     model.train()
+    if compiled:
+        model.compile()
     optimizer, batches = adamw(spec.train, trained(model)), _batches(spec)
 
     def step() -> None:
@@ -127,6 +148,17 @@ def _latent_attention(model: ModelSpec) -> dict[str, Any]:
         "qk_nope_head_dim": width // 2,
         "v_head_dim": width,
     }
+
+
+class Rival(NamedTuple):
+    family: str  # of transformers' classes
+    attention: Callable[[ModelSpec], dict[str, Any]]
+
+
+RIVALS = {
+    GLM: Rival("Glm4Moe", _plain_attention),
+    "transformers DeepSeek-V3": Rival("DeepseekV3", _latent_attention),
+}
 
 
 def _batches(spec: TrialSpec) -> Iterator[Tensor]:

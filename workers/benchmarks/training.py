@@ -8,30 +8,31 @@ Letters: B sequences, S tokens of a sequence.
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
 
 from pipeline.model_size import model_size
 from pipeline.spec import TrialSpec
-from workers.benchmarks.language_models import MISSING, Arm, ours, rivals
+from workers.benchmarks.apart import Apart
+from workers.benchmarks.language_models import MISSING, OURS, OURS_COMPILED, RIVALS, makers
 from workers.benchmarks.measure import every_turn, timing
 from workers.benchmarks.stack_speed import stacks
-from workers.benchmarks.step_profile import time_by_kind
 from workers.benchmarks.trial_overhead import overhead
 
 # preset, B, S, turns
 SHAPES = (("tiny", 32, 128, 40), ("tiny", 8, 128, 80), ("small", 16, 128, 8))
 QUICK_SHAPES = (("tiny", 2, 16, 2),)
-OURS = "evenload"
-GOAL = 2.0  # times the tokens/s of the best rival
 CPU = torch.device("cpu")
 
 
 def run(quick: bool = False) -> dict[str, Any]:
     return {
         "threads": 1,
-        "steps": [step_speed(*shape) for shape in (QUICK_SHAPES if quick else SHAPES)],
+        "steps": [
+            step_speed(*shape, compiled=not quick) for shape in (QUICK_SHAPES if quick else SHAPES)
+        ],
         "overhead": overhead(quick),
         "stacks": stacks(quick),
     }
@@ -53,41 +54,50 @@ def trial(preset: str, batch_sequences: int, seq_len: int, **train: Any) -> Tria
     )
 
 
-def step_speed(preset: str, batch_sequences: int, seq_len: int, turns: int) -> dict[str, Any]:
-    """Tokens/s of each arm with quartiles, and how many times a rival's ours are."""
+def step_speed(
+    preset: str, batch_sequences: int, seq_len: int, turns: int, compiled: bool = True
+) -> dict[str, Any]:
+    """Tokens/s of each arm with quartiles, and how many times a rival's ours are.
+
+    Each arm has a process of its own, so it runs as its users run it.
+    """
     spec = trial(preset, batch_sequences, seq_len)
-    arms, missing = {OURS: ours(spec)}, {}
-    try:
-        arms |= rivals(spec)
-    except ModuleNotFoundError:
-        missing["transformers"] = MISSING
-    seconds = every_turn({name: arm.step for name, arm in arms.items()}, CPU, turns)
+    with ExitStack() as stack:
+        arms = {
+            name: stack.enter_context(closing(Apart(make)))
+            for name, make in makers(spec, compiled).items()
+        }
+        seconds = every_turn({name: arm.step for name, arm in arms.items()}, CPU, turns)
+        found = {name: _figures(spec, arm, seconds, name) for name, arm in arms.items()}
     return {
         "preset": preset,
         "batch_sequences": batch_sequences,
         "seq_len": seq_len,
         "turns": turns,
-        "missing": missing,
-        "arms": {
-            name: _figures(spec, arm, seconds[name], seconds[OURS]) for name, arm in arms.items()
-        },
+        "missing": {} if RIVALS.keys() <= arms.keys() else {"transformers": MISSING},
+        "arms": found,
     }
 
 
 def _figures(
-    spec: TrialSpec, arm: Arm, seconds: list[float], our_seconds: list[float]
+    spec: TrialSpec, arm: Apart, seconds: dict[str, list[float]], name: str
 ) -> dict[str, Any]:
-    tokens = spec.train.tokens_per_step
+    tokens, median = spec.train.tokens_per_step, statistics.median(seconds[name])
     flops = tokens * model_size(spec.model).train_flops_per_token(spec.train.seq_len)
-    ratios = [theirs / own for theirs, own in zip(seconds, our_seconds, strict=True)]
     return {
         "parameters": arm.parameters,
         "experts": arm.experts,
-        "step_ms": {name: 1e3 * value for name, value in timing(seconds)._asdict().items()},
-        "tokens_per_second": tokens / statistics.median(seconds),
-        "gflops": flops / statistics.median(seconds) / 1e9,
-        "ours_is_faster_by": timing(ratios)._asdict(),
-        "milliseconds_by_kind": time_by_kind(arm.step),
+        "step_ms": {key: 1e3 * value for key, value in timing(seconds[name])._asdict().items()},
+        "tokens_per_second": tokens / median,
+        "gflops": flops / median / 1e9,
+        "slower_than": {
+            own: timing(
+                [theirs / ours for theirs, ours in zip(seconds[name], seconds[own], strict=True)]
+            )._asdict()
+            for own in (OURS, OURS_COMPILED)
+            if own in seconds
+        },
+        "milliseconds_by_kind": arm.milliseconds_by_kind(),
     }
 
 
@@ -103,12 +113,10 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _step_line(name: str, arm: dict[str, Any]) -> str:
-    ratio, kinds = arm["ours_is_faster_by"], arm["milliseconds_by_kind"]
-    most = ", ".join(f"{kind} {value:.1f}" for kind, value in list(kinds.items())[:4])
-    return (
-        f"  {name:<26}{arm['tokens_per_second']:>10,.0f} tokens/s  ours x {ratio['median']:.2f} "
-        f"({ratio['low']:.2f} to {ratio['high']:.2f})  ms: {most}"
-    )
+    kinds = list(arm["milliseconds_by_kind"].items())[:4]
+    times = "".join(f"  {ratio['median']:.2f} x {own}" for own, ratio in arm["slower_than"].items())
+    most = ", ".join(f"{kind} {value:.1f}" for kind, value in kinds)
+    return f"  {name:<32}{arm['tokens_per_second']:>10,.0f} tokens/s{times}  ms: {most}"
 
 
 def _stack_line(stack: dict[str, Any]) -> str:
@@ -124,9 +132,9 @@ def _share(share: dict[str, float]) -> str:
 
 
 def _overhead_lines(result: dict[str, Any]) -> list[str]:
+    bare, own = _share(result["over_bare_loop"]), _share(result["over_own_steps"])
     return [
-        f"a trial of {result['steps']} steps over the bare loop: {_share(result['over_bare_loop'])}",
-        f"  over its own steps: {_share(result['over_own_steps'])}",
+        f"a trial of {result['steps']} steps over the bare loop: {bare}, over its own steps: {own}",
         f"  heartbeats {result['heartbeat_share']:.2%}, "
         f"coordinator {result['coordinator_share']:.2%} of one core besides",
     ]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from pipeline.records import RunIdentity
 from pipeline.settings import Settings
 from pipeline.tracking.load_log import LoadLogSink
 from workers.benchmarks import language_models, stack_speed, step_profile, training, trial_overhead
+from workers.benchmarks.apart import Apart
 
 SHAPE = ("tiny", 2, 16)
 
@@ -18,30 +18,48 @@ def only_shards(settings: Settings, run: RunIdentity) -> LoadLogSink:
     return LoadLogSink(settings.trial_dir(run.digest))
 
 
-def no_rivals(_: Any) -> dict[str, Any]:
-    raise ModuleNotFoundError("No module named 'transformers'")
+def nowhere(_: str) -> None:
+    """Stands in for `find_spec` where transformers is not installed."""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_rivals_have_our_products() -> None:
     """The one with plain attention has exactly our weights, the other about as many."""
     pytest.importorskip("transformers")
-    spec = training.trial(*SHAPE)
-    mine, others = language_models.ours(spec), language_models.rivals(spec)
-    assert others["transformers GLM-4.5"].parameters == mine.parameters
-    latent = others["transformers DeepSeek-V3"].parameters
-    assert latent == pytest.approx(mine.parameters, rel=0.05)
+    arms = language_models.makers(training.trial(*SHAPE), compiled=False)
+    parameters = {name: make().parameters for name, make in arms.items()}
+    assert parameters["transformers GLM-4.5"] == parameters["evenload"]
+    latent = parameters["transformers DeepSeek-V3"]
+    assert latent == pytest.approx(parameters["evenload"], rel=0.05)
 
 
 def test_a_rival_that_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "rivals", no_rivals)
-    result = training.step_speed(*SHAPE, turns=2)
+    monkeypatch.setattr(language_models, "find_spec", nowhere)
+    result = training.step_speed(*SHAPE, turns=2, compiled=False)
     assert result["missing"] == {"transformers": "pip install transformers"}
     (mine,) = result["arms"].values()
-    assert mine["ours_is_faster_by"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert mine["slower_than"] == {"evenload": {"median": 1.0, "low": 1.0, "high": 1.0}}
     assert mine["tokens_per_second"] == pytest.approx(32e3 / mine["step_ms"]["median"])
+    assert mine["milliseconds_by_kind"]["matrix products"] > 0
+
+
+def test_compiled_arms_are_measured_beside_the_others() -> None:
+    plain, compiled = (
+        set(language_models.makers(training.trial(*SHAPE), compiled=flag)) for flag in (False, True)
+    )
+    assert {name.removesuffix(", compiled") for name in compiled - plain} <= plain
+    assert "evenload, compiled" in compiled - plain
+
+
+def dies() -> language_models.Arm:
+    raise SystemExit(3)
+
+
+def test_an_arm_that_dies_says_so() -> None:
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        Apart(dies)
 
 
 def test_the_profile_puts_every_operation_into_one_kind() -> None:
@@ -57,7 +75,7 @@ def test_the_profile_puts_every_operation_into_one_kind() -> None:
 def test_the_whole_document_is_json_and_has_a_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(training, "rivals", no_rivals)
+    monkeypatch.setattr(language_models, "find_spec", nowhere)
     monkeypatch.setattr(trial_overhead, "default_sinks", only_shards)
     monkeypatch.setattr(stack_speed, "default_sinks", only_shards)
     monkeypatch.setattr(stack_speed, "WHOLE_STEPS", 2)
