@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from workers.benchmarks.language_models import Arm
 from workers.benchmarks.step_profile import time_by_kind
 
-WARM_STEPS = 2  # the first compiles where anything is compiled
+COLD_STEPS = 2  # the first compiles where anything is compiled
 
 
 class Apart:
@@ -26,7 +27,7 @@ class Apart:
         self._process = context.Process(target=_serve, args=(make, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        self.parameters, self.experts = self._answer()
+        self.parameters, self.experts, self.warm_seconds = self._answer()
 
     def step(self) -> None:
         self._connection.send("step")
@@ -50,14 +51,30 @@ class Apart:
             raise RuntimeError(f"an arm died with exit code {code}; see above why") from None
 
 
+def fastest(made: Sequence[Callable[[], Arm]]) -> Apart:
+    """One after the other, and only the fastest stays."""
+    best = Apart(made[0])
+    for make in made[1:]:
+        other = Apart(make)
+        best, slower = sorted((best, other), key=lambda arm: arm.warm_seconds)
+        slower.close()
+    return best
+
+
 def _serve(make: Callable[[], Arm], connection: Connection) -> None:
     arm = make()
-    for _ in range(WARM_STEPS):
+    for _ in range(COLD_STEPS):
         arm.step()
-    connection.send((arm.parameters, arm.experts))
+    connection.send((arm.parameters, arm.experts, min(_seconds(arm) for _ in range(2))))
     while True:
         try:
             asked = connection.recv()
         except EOFError:
             return
         connection.send(time_by_kind(arm.step) if asked == "profile" else arm.step())
+
+
+def _seconds(arm: Arm) -> float:
+    started = time.perf_counter()
+    arm.step()
+    return time.perf_counter() - started

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.spec import ModelSpec, TrialSpec
-from workers.benchmarks.measure import seconds_of
+from workers.training.memory import keep_freed_memory
 from workers.training.setup import adamw, assemble, trained
 from workers.training.step import next_token_loss, train_step
 
@@ -51,22 +51,22 @@ def ours(spec: TrialSpec) -> Arm:
     return Arm(step, _count(trainee.model), spec.runtime.backend)
 
 
-def makers(spec: TrialSpec, compiled: bool) -> dict[str, Callable[[], Arm]]:
-    """What builds each arm. A rival runs the implementation of its experts that is fastest here.
+def makers(spec: TrialSpec, compiled: bool) -> dict[str, list[Callable[[], Arm]]]:
+    """What builds each arm, a rival with each implementation of its experts.
 
     Args:     compiled: the arms by torch.compile too, which take half a minute to begin
     """
     tree = spec.model_dump(mode="json")
-    made: dict[str, Callable[[], Arm]] = {OURS: partial(_made, ours, tree)}
+    made: dict[str, list[Callable[[], Arm]]] = {OURS: [partial(_made, ours, tree)]}
     if compiled:
         compiled_tree = tree | {"train": tree["train"] | {"compile": True}}
-        made[OURS_COMPILED] = partial(_made, ours, compiled_tree)
+        made[OURS_COMPILED] = [partial(_made, ours, compiled_tree)]
     if find_spec("transformers") is None:
         return made
-    for name in RIVALS:
-        made[name] = partial(_made, partial(_fastest, name=name), tree)
-    if compiled:
-        made[f"{GLM}, compiled"] = partial(_made, partial(_fastest, name=GLM, compiled=True), tree)
+    for name, rival in RIVALS.items():
+        if compiled or not rival.compiled:
+            builders = [partial(_rival, rival=rival, experts=experts) for experts in EXPERTS]
+            made[name] = [partial(_made, build, tree) for build in builders]
     return made
 
 
@@ -75,28 +75,21 @@ def _made(build: Callable[[TrialSpec], Arm], tree: dict[str, Any]) -> Arm:
     return build(TrialSpec.model_validate(tree))
 
 
-def _fastest(spec: TrialSpec, name: str, compiled: bool = False) -> Arm:
+def _rival(spec: TrialSpec, rival: Rival, experts: str) -> Arm:
     transformers = import_module("transformers")
     transformers.utils.logging.set_verbosity_error()
+    if rival.keeps_memory:
+        keep_freed_memory()
     torch.set_num_threads(spec.runtime.threads)
-    rival = RIVALS[name]
-    config_class = getattr(transformers, f"{rival.family}Config")
-    model_class = getattr(transformers, f"{rival.family}ForCausalLM")
-    config = config_class(**_shared_fields(spec), **rival.attention(spec.model))
-    build = partial(_rival, spec, model_class, config)
-    best = min((build(experts) for experts in EXPERTS), key=lambda arm: _seconds_warm(arm.step))
-    return build(best.experts, compiled=True) if compiled else best
-
-
-def _rival(
-    spec: TrialSpec, model_class: Any, config: Any, experts: str, compiled: bool = False
-) -> Arm:
     torch.manual_seed(spec.train.seed)
-    model = model_class._from_config(
-        config, attn_implementation="sdpa", experts_implementation=experts
+    config_class = getattr(transformers, f"{rival.family}Config")
+    model = getattr(transformers, f"{rival.family}ForCausalLM")._from_config(
+        config_class(**_shared_fields(spec), **rival.attention(spec.model)),
+        attn_implementation="sdpa",
+        experts_implementation=experts,
     )
     model.train()
-    if compiled:
+    if rival.compiled:
         model.compile()
     optimizer, batches = adamw(spec.train, trained(model)), _batches(spec)
 
@@ -153,11 +146,15 @@ def _latent_attention(model: ModelSpec) -> dict[str, Any]:
 class Rival(NamedTuple):
     family: str  # of transformers' classes
     attention: Callable[[ModelSpec], dict[str, Any]]
+    keeps_memory: bool = False  # as evenload does, and no user of transformers
+    compiled: bool = False
 
 
 RIVALS = {
     GLM: Rival("Glm4Moe", _plain_attention),
     "transformers DeepSeek-V3": Rival("DeepseekV3", _latent_attention),
+    f"{GLM}, freed memory kept": Rival("Glm4Moe", _plain_attention, keeps_memory=True),
+    f"{GLM}, compiled": Rival("Glm4Moe", _plain_attention, compiled=True),
 }
 
 
@@ -168,12 +165,6 @@ def _batches(spec: TrialSpec) -> Iterator[Tensor]:
         torch.randint(0, spec.model.vocab_size, shape, generator=generator)
         for _ in range(NUM_BATCHES)
     )
-
-
-def _seconds_warm(step: Step) -> float:
-    cpu = torch.device("cpu")
-    step()
-    return min(seconds_of(step, cpu) for _ in range(2))
 
 
 def _count(model: nn.Module) -> int:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from pipeline.records import RunIdentity
 from pipeline.settings import Settings
 from pipeline.tracking.load_log import LoadLogSink
 from workers.benchmarks import language_models, stack_speed, step_profile, training, trial_overhead
-from workers.benchmarks.apart import Apart
+from workers.benchmarks.apart import Apart, fastest
 
 SHAPE = ("tiny", 2, 16)
 
@@ -27,7 +30,7 @@ def test_rivals_have_our_products() -> None:
     """The one with plain attention has exactly our weights, the other about as many."""
     pytest.importorskip("transformers")
     arms = language_models.makers(training.trial(*SHAPE), compiled=False)
-    parameters = {name: make().parameters for name, make in arms.items()}
+    parameters = {name: made[0]().parameters for name, made in arms.items()}
     assert parameters["transformers GLM-4.5"] == parameters["evenload"]
     latent = parameters["transformers DeepSeek-V3"]
     assert latent == pytest.approx(parameters["evenload"], rel=0.05)
@@ -46,11 +49,23 @@ def test_a_rival_that_is_not_installed_is_named_with_how_to_get_it(
 
 
 def test_compiled_arms_are_measured_beside_the_others() -> None:
-    plain, compiled = (
-        set(language_models.makers(training.trial(*SHAPE), compiled=flag)) for flag in (False, True)
-    )
-    assert {name.removesuffix(", compiled") for name in compiled - plain} <= plain
-    assert "evenload, compiled" in compiled - plain
+    spec = training.trial(*SHAPE)
+    plain, both = (set(language_models.makers(spec, compiled=flag)) for flag in (False, True))
+    assert both - plain >= {"evenload, compiled"}
+    assert {name.removesuffix(", compiled") for name in both - plain} <= plain
+
+
+def slow() -> language_models.Arm:
+    return language_models.Arm(partial(time.sleep, 0.2), 1, "slow")
+
+
+def fast() -> language_models.Arm:
+    return language_models.Arm(partial(time.sleep, 0), 1, "fast")
+
+
+def test_of_several_ways_the_fastest_is_measured() -> None:
+    with closing(fastest([slow, fast])) as arm:
+        assert arm.experts == "fast"
 
 
 def dies() -> language_models.Arm:
