@@ -19,6 +19,7 @@ from workers.training.memory import keep_freed_memory
 from workers.training.step import Trainee
 
 NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
+SHAPES_OF_A_WORKER = 256  # beyond these torch.compile compiles no more and says so in a log alone
 
 
 class Assembly(NamedTuple):
@@ -52,9 +53,21 @@ def assemble(spec: TrialSpec) -> Assembly:
     )
     if spec.train.compile:
         _check_compiler(device)
-        model.compile()
+        compile_model(model)
     state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
     return Assembly(trainee, state, device)
+
+
+def compile_model(model: nn.Module, **options: Any) -> None:
+    """Its calls are compiled from here on, `forward` is as before.
+
+    A trial's shapes never change, so code is made for them alone. A worker trains many trials: one
+    of a shape that it has compiled already compiles nothing.
+
+    Args:     options: of torch.compile
+    """
+    torch._dynamo.config.recompile_limit = SHAPES_OF_A_WORKER
+    model.compile(dynamic=False, **options)
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from pipeline.spec import TrialSpec
 from pipeline.tracking.load_log import read_history
 from workers.training.loop import TrainOutcome
 from workers.training.scoring import scorer_of
-from workers.training.setup import Assembly, assemble
+from workers.training.setup import Assembly, assemble, compile_model
 from workers.training.step import train_step
 
 MakeSpec = Callable[..., TrialSpec]
@@ -56,16 +56,29 @@ def test_a_compiled_step_in_float32_gives_the_figures_of_a_plain_one(
 ) -> None:
     spec = make_spec(balancer={"kind": kind})
     plain, compiled, backend = assemble(spec), assemble(spec), Counting()
-    compiled.trainee.model.compile(backend=backend, fullgraph=True)
+    compile_model(compiled.trainee.model, backend=backend, fullgraph=True)
     expected, actual = figures(plain, tokens), figures(compiled, tokens)
     assert backend.graphs == 1
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_trials_of_one_shape_are_compiled_once_and_each_other_shape_for_itself(
+    make_spec: MakeSpec,
+) -> None:
+    """Also the ninth, where torch by itself would have given up."""
+    backend = Counting()
+    for length, seed in [(4, 0), (4, 1), *((length, 0) for length in range(5, 13))]:
+        model = assemble(make_spec(train={"seed": seed})).trainee.model
+        compile_model(model, backend=backend)
+        with torch.no_grad():
+            model(torch.zeros(1, length, dtype=torch.int64), torch.zeros(2, 8))
+    assert backend.graphs == 9
+
+
 def test_evaluations_are_not_compiled(make_spec: MakeSpec) -> None:
     spec, backend = make_spec(), Counting()
     assembly = assemble(spec)
-    assembly.trainee.model.compile(backend=backend)
+    compile_model(assembly.trainee.model, backend=backend)
     scorer_of(assembly, assembly.state.bias_LE, 4).score(np.zeros((4, 17), dtype=np.int64))
     assert backend.graphs == 0
 
