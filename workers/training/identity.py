@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from workers.data.corpus import prepare
 from workers.kernels.ops import check_widths, resolve_backend
+from workers.training.compilation import check_compiler
 
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
@@ -28,7 +29,8 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     """The spec with every `auto` replaced by what it stands for here.
 
     Args:     has_cuda: whether the workers have a GPU; None asks this process
-    Raises:   SpecError: a device or back end that cannot run here, or not with these widths
+    Raises:   SpecError: a device or back end that cannot run here, or not with these widths; no
+              compiler for what is to be compiled, where workers are this process's
     """
     cuda = torch.cuda.is_available() if has_cuda is None else has_cuda
     device = spec.runtime.device
@@ -40,7 +42,10 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     check_widths(backend, spec.model.d_model, spec.model.d_expert, dtype)
     runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
-    return spec.model_copy(update={"runtime": runtime})
+    resolved = spec.model_copy(update={"runtime": runtime})
+    if has_cuda is None:
+        check_compiler(resolved)
+    return resolved
 
 
 def trial_digest(spec: TrialSpec, settings: Settings) -> str:

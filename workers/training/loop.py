@@ -33,7 +33,7 @@ from workers.training.curve import CurveMeter
 from workers.training.ranks import ALONE, Ranks
 from workers.training.schedule import learning_rate
 from workers.training.setup import Assembly, assemble
-from workers.training.step import StepOutput, Watch, train_step
+from workers.training.step import StepOutput, Watch, rehearse, train_step
 from workers.training.telemetry import Telemetry
 
 # Least time between two writes of records: MLflow takes 15 ms a call on SQLite, more than a step of
@@ -95,6 +95,8 @@ def train(
         trainer.observe(observe, corpus)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
+    if spec.train.compile:
+        trainer.compile_ahead(batches)
     while trainer.step < spec.train.steps:
         trainer.train_one(batches)
         outcome = trainer.settle()
@@ -150,6 +152,14 @@ class Trainer:
         trainee = assembly.trainee
         state = checkpoint.restore(saved, trainee.model, trainee.optimizer, assembly.state)
         return saved.step, state
+
+    def compile_ahead(self, batches: Batches) -> None:
+        """No step's time is then that of compiling, and no step is another for it."""
+        train = self._spec.train
+        share = train.micro_batch_sequences or train.batch_sequences // self._ranks.size
+        token_BS = torch.from_numpy(batches.take(0, share)).to(self.device)
+        rehearse(self.trainee, self.state, token_BS)
+        self._telemetry.restart_clock()
 
     def train_one(self, batches: Batches) -> None:
         token_BS = self.take(batches)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,15 +9,14 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from pipeline.errors import SpecError
 from pipeline.spec import TrainSpec, TrialSpec
 from workers.balancing import make_balancer
 from workers.model.transformer import MoELanguageModel
+from workers.training.compilation import check_compiler, compile_model
 from workers.training.memory import keep_freed_memory
 from workers.training.step import Trainee
 
 NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
-SHAPES_OF_A_WORKER = 256  # beyond these torch.compile compiles no more and says so in a log alone
 
 
 class Assembly(NamedTuple):
@@ -52,32 +49,10 @@ def assemble(spec: TrialSpec) -> Assembly:
         autocast_dtype=torch.bfloat16 if spec.train.precision == "bfloat16" else None,
     )
     if spec.train.compile:
-        _check_compiler(device)
+        check_compiler(spec)
         compile_model(model)
     state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
     return Assembly(trainee, state, device)
-
-
-def compile_model(model: nn.Module, **options: Any) -> None:
-    """Its calls are compiled from here on, `forward` is as before.
-
-    A trial's shapes never change, so code is made for them alone. A worker trains many trials: one
-    of a shape that it has compiled already compiles nothing.
-
-    Args:     options: of torch.compile
-    """
-    torch._dynamo.config.recompile_limit = SHAPES_OF_A_WORKER
-    model.compile(dynamic=False, **options)
-
-
-def _check_compiler(device: torch.device) -> None:
-    """Raises: SpecError: torch.compile has no compiler for what it writes"""
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise SpecError(
-            f"train.compile=True needs a C++ compiler, and {compiler!r} is not here; install g++, "
-            "name another in the variable CXX, or set train.compile: false"
-        )
 
 
 def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:

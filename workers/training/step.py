@@ -80,6 +80,14 @@ def train_step(
     )
 
 
+def rehearse(trainee: Trainee, state: Any, token_BS: Tensor) -> None:
+    """Both passes of a micro-batch and nothing that stays of them: what compiles has compiled."""
+    with torch.random.fork_rng():
+        output = _forward(trainee, state, token_BS)
+        _lm_loss(output, token_BS[:, 1:]).backward()
+    trainee.optimizer.zero_grad(set_to_none=True)
+
+
 def next_token_loss(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
     """Mean cross entropy in nats per token, in float32."""
     return functional.cross_entropy(logits_BSV.float().flatten(0, 1), target_BS.flatten())

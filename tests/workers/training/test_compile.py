@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,13 @@ from pipeline.records import TrialState
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
 from pipeline.tracking.load_log import read_history
+from workers.training import loop, setup
+from workers.training.compilation import compile_model
+from workers.training.identity import resolve
 from workers.training.loop import TrainOutcome
 from workers.training.scoring import scorer_of
-from workers.training.setup import Assembly, assemble, compile_model
-from workers.training.step import train_step
+from workers.training.setup import Assembly, assemble
+from workers.training.step import rehearse, train_step
 
 MakeSpec = Callable[..., TrialSpec]
 
@@ -75,6 +79,33 @@ def test_trials_of_one_shape_are_compiled_once_and_each_other_shape_for_itself(
     assert backend.graphs == 9
 
 
+@pytest.mark.parametrize("kind", ["sign", "random_router"])
+def test_a_rehearsal_compiles_all_and_changes_nothing(
+    make_spec: MakeSpec, tokens: torch.Tensor, kind: str
+) -> None:
+    spec, backend = make_spec(balancer={"kind": kind}), Counting()
+    expected = figures(assemble(spec), tokens)
+    rehearsed = assemble(spec)
+    compile_model(rehearsed.trainee.model, backend=backend)
+    rehearse(rehearsed.trainee, rehearsed.state, tokens[:2])
+    graphs = backend.graphs
+    actual = figures(rehearsed, tokens)
+    assert backend.graphs == graphs > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_compiling_is_no_steps_time(
+    make_spec: MakeSpec, run_trial: Callable[..., TrainOutcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*_: object) -> None:
+        time.sleep(2)
+
+    monkeypatch.setattr(loop, "rehearse", slowly)
+    monkeypatch.setattr(setup, "compile_model", lambda _: None)
+    outcome = run_trial(make_spec(train={"compile": True}))
+    assert outcome.result["train_seconds"] < 2
+
+
 def test_evaluations_are_not_compiled(make_spec: MakeSpec) -> None:
     spec, backend = make_spec(), Counting()
     assembly = assemble(spec)
@@ -87,8 +118,12 @@ def test_no_compiler_is_said_before_anything_trains(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(SpecError, match=r"'no-such-compiler' is not here; install g\+\+"):
-        assemble(make_spec(train={"compile": True}))
+    spec = make_spec()
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"compile": True})})
+    for begin in (resolve, assemble):
+        with pytest.raises(SpecError, match=r"'no-such-compiler' is not here; install g\+\+"):
+            begin(spec)
+    assert resolve(spec, has_cuda=False), "workers elsewhere say it themselves"
 
 
 @pytest.mark.slow
