@@ -1,4 +1,7 @@
-"""What commands share: settings, a migrated store, resolved trials, JSON output."""
+"""What commands share: settings, a migrated store, resolved trials, JSON output.
+
+Store and plan are imported where they are used: a GPU machine without them runs benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -21,10 +24,11 @@ from pipeline.errors import SpecError, first_message
 from pipeline.records import TrialRecord
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import Recommendation
-from pipeline.sweep.search import propose
 from pipeline.sweep_spec import SweepSpec
+
+if TYPE_CHECKING:
+    from pipeline.store.sweep_store import SweepStore
+    from pipeline.sweep.recommend import Recommendation
 
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -43,6 +47,8 @@ def load_settings(home: Path | None = None) -> Settings:
 
 def open_store(settings: Settings) -> SweepStore:
     """The store, created or upgraded first.  Raises: SpecError: no home, no such database"""
+    from pipeline.store.sweep_store import SweepStore
+
     make_home(settings)
     store = SweepStore(settings.store_url)
     store.migrate()
@@ -70,6 +76,8 @@ def identified(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
     """The trials that a sweep begins with, as `identify` gives them."""
+    from pipeline.sweep.search import propose
+
     proposed = propose(spec)
     trials = identify(proposed, settings, has_cuda)
     asked = {trial.runtime.device for trial in proposed}
@@ -106,6 +114,8 @@ def _whole(trial: TrialSpec, settings: Settings) -> TrialSpec:
     """A trial that extends another takes everything from it but its number of steps."""
     if trial.extends is None:
         return trial
+    from pipeline.store.sweep_store import SweepStore
+
     parent = SweepStore(settings.store_url).trial(trial.extends)
     train = parent.spec["train"]
     if trial.train.steps <= train["steps"]:

@@ -44,3 +44,17 @@ def test_who_only_reads_need_not_wait_for_torch(arguments: list[str], tmp_path: 
     )
     code, imported = json.loads(ended.stderr.splitlines()[-1])
     assert (code, imported) == (0, [])
+
+
+# What a rented GPU machine need not have, so that it measures: torch, pydantic and typer do.
+STORES = ("ray", "mlflow", "sqlalchemy", "alembic", "optuna", "prometheus_client", "psycopg")
+WITHOUT = "import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+
+
+@pytest.mark.parametrize("name", ["bench", "tune"])
+def test_measuring_needs_no_store_no_tracking_and_no_cluster(name: str) -> None:
+    imported = "from workers.cli import load; load({name!r})"
+    benchmarks = "import workers.benchmarks.moe_layer, workers.benchmarks.routing"
+    script = "\n".join([WITHOUT.format(absent=STORES), imported.format(name=name), benchmarks])
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
