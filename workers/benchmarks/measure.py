@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -68,16 +70,31 @@ def timing(seconds: list[float]) -> Timing:
 def replayed(call: Call, device: torch.device) -> Call:
     """The call as a CUDA graph, so that its launches cost the host nothing; itself on a CPU.
 
-    Raises: RuntimeError: the call waits for the device, so no graph can hold it
+    Raises: RuntimeError: the call waits for the device, so no graph can hold it; said before a
+            capture begins, for one that fails leaves torch's allocator (2.11) unfit for the next
     """
     if device.type != "cuda":
         return call
     side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
-        for _ in range(3):  # compiles, tunes and allocates outside of the capture
+        call()  # compiles, tunes and allocates outside of the capture
+        with no_waiting():
             call()
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
     return graph.replay
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Raises: RuntimeError: the host waits for the device"""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -251,9 +251,10 @@ def peak_bytes(arm: Arm, case: Case) -> int | None:
     """Most memory of a forward and a backward pass beyond its inputs; None without a GPU."""
     if not case.x_TD.is_cuda:
         return None
+    call = _both(arm, case)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    _both(arm, case)()
+    call()
     return int(torch.cuda.max_memory_allocated() - before)
 
 

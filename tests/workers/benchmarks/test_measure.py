@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
+import pytest
 import torch
 
 from workers.benchmarks import measure
@@ -16,3 +19,31 @@ def test_arms_take_turns_and_the_first_turn_does_not_count() -> None:
 def test_a_timing_is_the_median_within_its_quartiles() -> None:
     assert measure.timing([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 1.5, 4.5)
     assert measure.timing([2.0]) == (2.0, 2.0, 2.0)
+
+
+def test_what_waits_for_the_device_is_refused_before_a_capture_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = MagicMock()
+    monkeypatch.setattr(measure.torch, "cuda", cuda)
+
+    def waits() -> None:
+        if cuda.set_sync_debug_mode.call_args == (("error",),):
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        measure.replayed(waits, torch.device("cuda"))
+    cuda.graph.assert_not_called()
+    cuda.set_sync_debug_mode.assert_called_with("default")
+
+
+def test_a_first_call_on_another_stream_finds_its_inputs_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = MagicMock()
+    monkeypatch.setattr(measure.torch, "cuda", cuda)
+    assert measure.replayed(cuda.work, torch.device("cuda")) is cuda.CUDAGraph().replay
+    made = cuda.Stream().wait_stream
+    made.assert_called_once_with(cuda.current_stream())
+    names = [name for name, *_ in cuda.mock_calls]
+    assert names.index("Stream().wait_stream") < names.index("work") < names.index("graph")
