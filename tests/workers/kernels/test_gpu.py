@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from workers.benchmarks.measure import no_waiting
 from workers.kernels import reference
 from workers.kernels.ops import resolve_backend, router_of
 from workers.kernels.routing import Gate
@@ -22,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
 
+DEVICE = "cuda"
 LEAVES = ("x_TD", "gate_up_EGD", "down_EDF", "weight_TK")
 ROUTINGS = ("uniform", "all on one", "one empty", "one token", "every expert", "odd sizes")
 
@@ -34,30 +36,25 @@ def run_experts() -> Callable[..., Tensor]:
     return run_experts
 
 
-@pytest.fixture
-def no_waiting() -> Iterator[None]:
-    """Any wait of the host for the device is an error."""
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
 def make_layer(routing: str, tokens: int, width: int, hidden: int) -> dict[str, Tensor]:
     experts, top_k = (4, 4) if routing == "every expert" else (8, 2)
     tokens = {"one token": 1, "odd sizes": tokens + 13}.get(routing, tokens)
-    generator = torch.Generator("cuda").manual_seed(tokens)
+    # Drawn on the CPU: whether a bound has room for these numbers can be seen without a GPU.
+    generator = torch.Generator().manual_seed(tokens)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cuda") / shape[-1] ** 0.5
+        return (torch.randn(*shape, generator=generator) / shape[-1] ** 0.5).to(DEVICE)
 
-    score_TE = torch.rand(tokens, experts, generator=generator, device="cuda")
+    score_TE = torch.rand(tokens, experts, generator=generator)
     score_TE[:, 5 % experts] += {"all on one": 1.0, "one empty": -1.0}.get(routing, 0.0)
+    weight_TK = torch.rand(tokens, top_k, generator=generator)
     return {
         "x_TD": random(tokens, width).bfloat16().requires_grad_(),
         "gate_up_EGD": random(experts, 2 * hidden, width).bfloat16().requires_grad_(),
         "down_EDF": random(experts, width, hidden).bfloat16().requires_grad_(),
-        "weight_TK": torch.rand(tokens, top_k, generator=generator, device="cuda").requires_grad_(),
-        "expert_TK": score_TE.topk(top_k).indices,
+        "weight_TK": weight_TK.to(DEVICE).requires_grad_(),
+        "expert_TK": score_TE.topk(top_k).indices.to(DEVICE),
+        "grad_TD": random(tokens, width).bfloat16(),
     }
 
 
@@ -69,8 +66,7 @@ def rows_of(layer: dict[str, Tensor]) -> Rows:
 def results(run: Callable[..., Tensor], layer: dict[str, Tensor]) -> dict[str, Tensor]:
     """The output and every gradient."""
     y_TD = run(*(layer[name] for name in LEAVES[:3]), rows_of(layer))
-    generator = torch.Generator("cuda").manual_seed(1)
-    grad_TD = torch.randn(y_TD.shape, generator=generator, device="cuda").to(y_TD.dtype)
+    grad_TD = layer["grad_TD"].to(y_TD.dtype)
     grads = torch.autograd.grad(y_TD, [layer[name] for name in LEAVES], grad_TD)
     return {"y_TD": y_TD.detach(), **dict(zip(LEAVES, grads, strict=True))}
 
@@ -90,9 +86,11 @@ def test_bf16_agrees_with_the_float32_reference(
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh memory with NaN
     actual = results(run_experts, layer)
     torch.use_deterministic_algorithms(False)
+    # The weights of the only token are two numbers, and the terms of each may cancel.
+    bound = torch.finfo(torch.bfloat16).eps * (2 if routing == "one token" else 1)
     for name, value in expected.items():
         error = (actual[name].float() - value).norm() / value.norm()
-        assert error <= torch.finfo(torch.bfloat16).eps, name
+        assert error <= bound, name
 
 
 def test_float32_agrees_with_the_reference(run_experts: Callable[..., Tensor]) -> None:
@@ -112,15 +110,15 @@ def test_reruns_are_bit_equal(run_experts: Callable[..., Tensor]) -> None:
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_nothing_waits_for_the_device(run_experts: Callable[..., Tensor], no_waiting: None) -> None:
+def test_nothing_waits_for_the_device(run_experts: Callable[..., Tensor]) -> None:
     layer = make_layer("uniform", 300, 128, 64)
     route = router_of("triton")
     assert route is not None
-    routed = route(
-        torch.zeros(300, 8, device="cuda"), torch.zeros(8, device="cuda"), Gate(2, True, True, 1.0)
-    )
-    y_TD = run_experts(*(layer[name] for name in LEAVES[:3]), routed.rows)
-    torch.autograd.grad(y_TD, layer["x_TD"], torch.ones_like(y_TD))
+    logit_TE, bias_E = torch.zeros(300, 8, device=DEVICE), torch.zeros(8, device=DEVICE)
+    with no_waiting():
+        routed = route(logit_TE, bias_E, Gate(2, True, True, 1.0))
+        y_TD = run_experts(*(layer[name] for name in LEAVES[:3]), routed.rows)
+        torch.autograd.grad(y_TD, layer["x_TD"], layer["grad_TD"].to(y_TD.dtype))
 
 
 def test_a_graph_replays_forward_and_backward(run_experts: Callable[..., Tensor]) -> None:
@@ -148,13 +146,17 @@ def test_compiling_needs_no_break_and_changes_nothing(run_experts: Callable[...,
 def test_the_router_agrees_with_torch(softmax: bool) -> None:
     route = router_of("triton")
     assert route is not None
-    generator = torch.Generator("cuda").manual_seed(0)
-    logit_TE = torch.randn(5001, 96, generator=generator, device="cuda")
-    bias_E = torch.randn(96, generator=generator, device="cuda") / 10
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    logit_TE = torch.randn(5001, 96, generator=generator, device=DEVICE)
+    bias_E = torch.randn(96, generator=generator, device=DEVICE) / 10
     routed = route(logit_TE, bias_E, Gate(7, softmax, True, 1.5))
     score_TE = logit_TE.softmax(dim=-1) if softmax else logit_TE.sigmoid()
     torch.testing.assert_close(routed.score_TE, score_TE, rtol=1e-5, atol=1e-7)
-    assert torch.equal(routed.expert_TK, (routed.score_TE + bias_E).topk(7).indices)
+    # By value: of scores that are equal but for rounding either may be the seventh.
+    biased_TE = routed.score_TE + bias_E
+    chosen_TK = biased_TE.gather(-1, routed.expert_TK)
+    torch.testing.assert_close(chosen_TK, biased_TE.topk(7).values, rtol=0, atol=2e-7)
+    assert (routed.expert_TK.sort().values.diff() > 0).all()
     rows = rows_of_tokens(routed.expert_TK, routed.weight_TK, routed.count_E)
     assert torch.equal(routed.count_E, count_experts(routed.expert_TK, 96))
     assert torch.equal(routed.rows.token_R, rows.token_R)
@@ -164,16 +166,20 @@ def test_the_router_agrees_with_torch(softmax: bool) -> None:
 def test_elements_past_two_to_the_31_are_reached(run_experts: Callable[..., Tensor]) -> None:
     tokens, width, hidden = 400_000, 64, 2816
     assert tokens * 2 * hidden > 2**31
-    generator = torch.Generator("cuda").manual_seed(0)
-    layer: dict[str, Any] = {
-        "x_TD": torch.randn(tokens, width, generator=generator, device="cuda"),
-        "gate_up_EGD": torch.randn(2, 2 * hidden, width, generator=generator, device="cuda") / 8,
-        "down_EDF": torch.randn(2, width, hidden, generator=generator, device="cuda") / 53,
-        "weight_TK": torch.ones(tokens, 1, device="cuda"),
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=DEVICE) / shape[-1] ** 0.5
+
+    layer = {
+        "x_TD": 8 * random(tokens, width),
+        "gate_up_EGD": random(2, 2 * hidden, width),
+        "down_EDF": random(2, width, hidden),
     }
     layer = {name: value.bfloat16().requires_grad_() for name, value in layer.items()}
-    layer["weight_TK"] = torch.ones(tokens, 1, device="cuda", requires_grad=True)
-    layer["expert_TK"] = torch.ones(tokens, 1, dtype=torch.int64, device="cuda")
+    layer["weight_TK"] = torch.ones(tokens, 1, device=DEVICE, requires_grad=True)
+    layer["expert_TK"] = torch.ones(tokens, 1, dtype=torch.int64, device=DEVICE)
+    layer["grad_TD"] = random(tokens, width)
     actual = results(run_experts, layer)
     last = slice(tokens - 64, tokens)
     few = layer | {
@@ -193,6 +199,8 @@ def test_the_memory_checker_finds_nothing() -> None:
     command = ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-m", "pytest"]
     ended = subprocess.run(
         [*command, "-q", __file__, "-k", chosen],
+        # Every tensor an allocation of its own: beside it lies nothing that may be read.
+        env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         capture_output=True,
         text=True,
         timeout=280,
