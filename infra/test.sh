@@ -18,13 +18,6 @@ fi
 step() { printf '\n== %s\n' "$1"; shift; "$@"; }
 step "format" .venv/bin/ruff format --check .
 step "lint" .venv/bin/ruff check .
+step "types" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports --no-cache
-# Types are checked beside the tests, which wait for Ray often enough.
-types=$(mktemp)
-trap 'rm -f "$types"' EXIT
-.venv/bin/mypy >"$types" 2>&1 &
-checker=$! verdict=0
-step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@" || verdict=$?
-wait "$checker" || verdict=$?
-step "types" cat "$types"
-exit "$verdict"
+step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"
