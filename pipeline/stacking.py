@@ -17,8 +17,8 @@ from pipeline.spec_file import sha256
 APART = frozenset({"expert_choice", "frozen_router", "random_router"})
 
 # Values of one activation (tokens of a micro-batch times width) up to which a stack is faster.
-# `evenload bench training` on one core of a Xeon, tiny, 8 trials: time stacked over time apart 0.47
-# at 2^13 values, 0.69 at 2^15, 0.78 at 2^16, 0.88 at 2^17, 0.95 at 2^18, where caches lose what
+# `evenload bench training` on one core of a Xeon, tiny, 8 trials: time stacked over time apart 0.49
+# at 2^13 values, 0.69 at 2^15, 0.82 at 2^16, 0.87 at 2^17, 0.95 at 2^18, where caches lose what
 # dispatch gains. The limits for a GPU are not measured.
 LARGEST_ACTIVATION = {"cpu": 2**17, "cuda": 2**22}
 LARGEST_STACK = {"cpu": 8, "cuda": 32}

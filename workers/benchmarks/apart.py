@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from workers.benchmarks.language_models import Arm
+from workers.benchmarks.measure import seconds_of
 from workers.benchmarks.step_profile import time_by_kind
 
+CPU = torch.device("cpu")
 COLD_STEPS = 2  # the first compiles where anything is compiled
 
 
@@ -65,16 +68,11 @@ def _serve(make: Callable[[], Arm], connection: Connection) -> None:
     arm = make()
     for _ in range(COLD_STEPS):
         arm.step()
-    connection.send((arm.parameters, arm.experts, min(_seconds(arm) for _ in range(2))))
+    warm_seconds = min(seconds_of(arm.step, CPU) for _ in range(2))
+    connection.send((arm.parameters, arm.experts, warm_seconds))
     while True:
         try:
             asked = connection.recv()
         except EOFError:
             return
         connection.send(time_by_kind(arm.step) if asked == "profile" else arm.step())
-
-
-def _seconds(arm: Arm) -> float:
-    started = time.perf_counter()
-    arm.step()
-    return time.perf_counter() - started

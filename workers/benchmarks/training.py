@@ -121,19 +121,19 @@ def _step_line(name: str, arm: dict[str, Any]) -> str:
 
 
 def _stack_line(stack: dict[str, Any]) -> str:
-    ratio, shape = stack["stacked_over_apart"], "{preset} {batch_sequences} x {seq_len}, {what}"
-    return (
-        f"  {shape.format(**stack):<32}{ratio['median']:.2f} "
-        f"({ratio['low']:.2f} to {ratio['high']:.2f})"
-    )
+    shape = "{preset} {batch_sequences} x {seq_len}, {what}".format(**stack)
+    return f"  {shape:<32}{_with_quartiles(stack['stacked_over_apart'], '.2f')}"
 
 
-def _share(share: dict[str, float]) -> str:
-    return f"{share['median']:+.1%} ({share['low']:+.1%} to {share['high']:+.1%})"
+def _with_quartiles(found: dict[str, float], form: str) -> str:
+    low, median, high = (format(found[name], form) for name in ("low", "median", "high"))
+    return f"{median} ({low} to {high})"
 
 
 def _overhead_lines(result: dict[str, Any]) -> list[str]:
-    bare, own = _share(result["over_bare_loop"]), _share(result["over_own_steps"])
+    bare, own = (
+        _with_quartiles(result[name], "+.1%") for name in ("over_bare_loop", "over_own_steps")
+    )
     return [
         f"a trial of {result['steps']} steps over the bare loop: {bare}, over its own steps: {own}",
         f"  heartbeats {result['heartbeat_share']:.2%}, "

@@ -95,7 +95,7 @@ def train(
         trainer.observe(observe, corpus)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
-    if spec.train.compile:
+    if spec.train.compile and trainer.step < spec.train.steps:
         trainer.compile_ahead(batches)
     while trainer.step < spec.train.steps:
         trainer.train_one(batches)
