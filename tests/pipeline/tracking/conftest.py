@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from pipeline.evaluation import Detail, GroupScores, Integers, LossByK, Routes
 from pipeline.records import EvalRecord, RunIdentity, StepRecord
 from pipeline.settings import Settings
 from pipeline.spec import TrialSpec
+from pipeline.tracking.mlflow_sink import MlflowSink, prepare
+from tests.pipeline.tracking.mlflow_runs import start
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 2, 16, 2, 4 * 32
 
@@ -100,3 +104,24 @@ def detail() -> Detail:
         by_k=LossByK(np.array([1, 2, 4]), np.array([3.0, 2.0, 2.5]), counts(3, 3, 4), 4096),
         routes=Routes(counts(3, 4, 4), counts(2, 4, 4)),
     )
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's migrations take a second; the tests copy their outcome."""
+    settings = Settings(home=tmp_path_factory.mktemp("prepared"))
+    prepare(settings)
+    return settings.root
+
+
+@pytest.fixture
+def client(settings: Settings, prepared_home: Path) -> MlflowClient:
+    shutil.copytree(prepared_home, settings.root)
+    return MlflowClient(tracking_uri=settings.mlflow_uri)
+
+
+@pytest.fixture
+def started(
+    settings: Settings, client: MlflowClient, identity: Callable[..., RunIdentity]
+) -> MlflowSink:
+    return start(settings, identity())

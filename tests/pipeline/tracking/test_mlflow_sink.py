@@ -3,26 +3,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.entities import Run
 from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
 
-from pipeline.errors import TrackingUnavailable
 from pipeline.evaluation import Detail
 from pipeline.records import (
     EvalRecord,
@@ -44,50 +34,10 @@ from pipeline.tracking.mlflow_sink import (
     settle,
 )
 from pipeline.tracking.run_removal import remove_runs
+from tests.pipeline.tracking.mlflow_runs import logged_steps, run_of, start, trial_runs
 
 Identity = Callable[..., RunIdentity]
 Record = Callable[..., StepRecord]
-
-
-@pytest.fixture(scope="session")
-def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's migrations take a second; the tests copy their outcome."""
-    settings = Settings(home=tmp_path_factory.mktemp("prepared"))
-    prepare(settings)
-    return settings.root
-
-
-@pytest.fixture
-def client(settings: Settings, prepared_home: Path) -> MlflowClient:
-    shutil.copytree(prepared_home, settings.root)
-    return MlflowClient(tracking_uri=settings.mlflow_uri)
-
-
-@pytest.fixture
-def started(settings: Settings, client: MlflowClient, identity: Identity) -> MlflowSink:
-    return _start(settings, identity())
-
-
-def _start(settings: Settings, run: RunIdentity) -> MlflowSink:
-    sink = MlflowSink(settings, patience_seconds=5.0)
-    sink.start(run)
-    return sink
-
-
-def _steps(client: MlflowClient, sink: MlflowSink, key: str = "loss") -> list[int]:
-    assert sink.run_id
-    return [metric.step for metric in client.get_metric_history(sink.run_id, key)]
-
-
-def _run(client: MlflowClient, sink: MlflowSink) -> Run:
-    assert sink.run_id
-    return client.get_run(sink.run_id)
-
-
-def _trial_runs(client: MlflowClient) -> list[Run]:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"))
 
 
 def test_every_tenth_step_is_a_point_and_the_last_one_too(
@@ -95,8 +45,8 @@ def test_every_tenth_step_is_a_point_and_the_last_one_too(
 ) -> None:
     started.log_steps([record(step) for step in range(1, 36)])
     started.log_steps([record(100)])
-    assert _steps(client, started) == [10, 20, 30, 100]
-    assert _run(client, started).data.metrics["loss"] == 4.0
+    assert logged_steps(client, started) == [10, 20, 30, 100]
+    assert run_of(client, started).data.metrics["loss"] == 4.0
     assert started.errors == 0
 
 
@@ -106,7 +56,7 @@ def test_a_whole_run_has_at_most_64_keys(
     started.log_steps([record(10)])
     started.log_eval(evaluation)
     started.close(TrialState.COMPLETED, {f"figure_{n}": float(n) for n in range(20)})
-    keys = _run(client, started).data.metrics.keys()
+    keys = run_of(client, started).data.metrics.keys()
     assert len(keys) <= 64
     assert not [key for key in keys if "layer" in key or "expert" in key]
 
@@ -114,7 +64,7 @@ def test_a_whole_run_has_at_most_64_keys(
 def test_params_are_the_whole_spec_and_fit_into_mlflows_limit(
     client: MlflowClient, started: MlflowSink
 ) -> None:
-    params = _run(client, started).data.params
+    params = run_of(client, started).data.params
     assert params["balancer.step_size"] == "0.01"
     assert params["model.num_experts"] == "16"
     assert params["train.schedule"] == "cosine"
@@ -126,7 +76,7 @@ def test_tags_name_the_trial_its_rule_and_the_attempt(
     settings: Settings, client: MlflowClient, identity: Identity
 ) -> None:
     run = identity(parent_run_id="f" * 32, tags={"commit": "abc123", "core": "0" * 12})
-    tags = _run(client, _start(settings, run)).data.tags
+    tags = run_of(client, start(settings, run)).data.tags
     expected = {
         "digest": run.digest,
         "sweep": "demo-1a2b3c",
@@ -144,8 +94,8 @@ def test_corpus_is_the_runs_dataset(
     settings: Settings, client: MlflowClient, identity: Identity
 ) -> None:
     run = identity(tags={"corpus": "c0ffee"})
-    _start(settings, run)
-    inputs = _run(client, _start(settings, run)).inputs.dataset_inputs
+    start(settings, run)
+    inputs = run_of(client, start(settings, run)).inputs.dataset_inputs
     assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [
         ("python_stdlib", "c0ffee")
     ]
@@ -164,23 +114,23 @@ def test_a_dataset_that_another_run_inserts_at_the_same_moment_is_shared(
         log_inputs(self, run_id, *arguments)
 
     monkeypatch.setattr(MlflowClient, "log_inputs", beaten)
-    sink = _start(settings, identity(tags={"corpus": "c0ffee"}))
+    sink = start(settings, identity(tags={"corpus": "c0ffee"}))
     assert refused == [sink.run_id]
-    (found,) = _run(client, sink).inputs.dataset_inputs
+    (found,) = run_of(client, sink).inputs.dataset_inputs
     assert found.dataset.digest == "c0ffee"
 
 
 def test_next_attempt_goes_on_in_the_same_run_and_writes_no_step_twice(
     settings: Settings, client: MlflowClient, identity: Identity, record: Record
 ) -> None:
-    first = _start(settings, identity())
+    first = start(settings, identity())
     first.log_steps([record(step) for step in range(1, 41)])
-    second = _start(settings, identity(attempt=2, resumed_from_step=20))
+    second = start(settings, identity(attempt=2, resumed_from_step=20))
     second.log_steps([record(step) for step in range(21, 61)])
     assert second.run_id == first.run_id
-    assert len(_trial_runs(client)) == 1
-    assert _steps(client, second) == [10, 20, 30, 40, 50, 60]
-    tags = _run(client, second).data.tags
+    assert len(trial_runs(client)) == 1
+    assert logged_steps(client, second) == [10, 20, 30, 40, 50, 60]
+    tags = run_of(client, second).data.tags
     assert (tags["attempt"], tags["resumed_from_step"]) == ("2", "20")
 
 
@@ -192,9 +142,9 @@ def test_steps_that_a_killed_attempt_did_not_deliver_come_from_the_shards(
     log.log_steps([record(step) for step in range(1, 41)])
     log.checkpoint(40, "file:///x")
     log.log_steps([record(step) for step in range(41, 61)])
-    sink = _start(settings, identity(attempt=2, resumed_from_step=40))
+    sink = start(settings, identity(attempt=2, resumed_from_step=40))
     sink.log_steps([record(step) for step in range(41, 51)])
-    assert _steps(client, sink) == [10, 20, 30, 40, 50]
+    assert logged_steps(client, sink) == [10, 20, 30, 40, 50]
     history = client.get_metric_history(str(sink.run_id), "bias_step")
     assert [metric.value for metric in history[1:]] == pytest.approx([0.001] * 4, rel=1e-4)
 
@@ -209,7 +159,7 @@ def test_shards_and_spec_are_artifacts(
 ) -> None:
     log = LoadLogSink(settings.trial_dir(identity().digest))
     log.start(identity())
-    sink = _start(settings, identity())
+    sink = start(settings, identity())
     log.log_steps([record(step) for step in range(1, 31)])
     for one in (log, sink):
         one.checkpoint(30, "file:///checkpoints/step-30.pt")
@@ -222,7 +172,7 @@ def test_shards_and_spec_are_artifacts(
         one.close(TrialState.TRAINED, {})
     assert len(client.list_artifacts(str(sink.run_id), "steps")) == 2
     assert len(client.list_artifacts(str(sink.run_id), "evaluation")) == 4
-    assert _run(client, sink).data.tags["checkpoint"] == "file:///checkpoints/step-30.pt"
+    assert run_of(client, sink).data.tags["checkpoint"] == "file:///checkpoints/step-30.pt"
     assert "spec.json" in [file.path for file in client.list_artifacts(str(sink.run_id))]
 
 
@@ -243,43 +193,43 @@ def test_run_ends_as_its_trial_does_and_not_before(
     state: TrialState,
     status: str,
 ) -> None:
-    sink = _start(settings, identity())
+    sink = start(settings, identity())
     sink.close(state, {})
-    assert _run(client, sink).info.status == status
+    assert run_of(client, sink).info.status == status
 
 
 def test_failed_trial_keeps_its_traceback_and_a_retry_runs_again(
     settings: Settings, client: MlflowClient, identity: Identity, tmp_path: Path
 ) -> None:
-    sink = _start(settings, identity())
+    sink = start(settings, identity())
     sink.close(TrialState.FAILED, {}, "Traceback\n  ...\nValueError: loss=nan\n")
-    assert _run(client, sink).data.tags["error"] == "ValueError: loss=nan"
+    assert run_of(client, sink).data.tags["error"] == "ValueError: loss=nan"
     text = Path(client.download_artifacts(str(sink.run_id), "error.txt", str(tmp_path)))
     assert text.read_text().startswith("Traceback")
-    retry = _start(settings, identity(attempt=2))
-    assert _run(client, retry).info.status == "RUNNING"
+    retry = start(settings, identity(attempt=2))
+    assert run_of(client, retry).info.status == "RUNNING"
 
 
 def test_evaluation_and_final_figures_are_logged_once(
     settings: Settings, client: MlflowClient, identity: Identity, evaluation: EvalRecord
 ) -> None:
     for attempt in (1, 2):
-        sink = _start(settings, identity(attempt=attempt))
+        sink = start(settings, identity(attempt=attempt))
         sink.log_eval(evaluation)
         sink.close(TrialState.COMPLETED, {"val_loss": 2.0, "max_vio": 0.4, "dead_tenth": 0.0})
-    metrics = _run(client, sink).data.metrics
+    metrics = run_of(client, sink).data.metrics
     assert metrics["val_bits_per_byte"] == 2.9
     assert metrics["max_vio_global"] == pytest.approx(0.25)  # layers at 1.5 and 1.0 of fair
     assert (metrics["final/max_vio"], metrics["final/dead_tenth"]) == (0.4, 0.0)
     for key in ("val_loss", "final/max_vio", "max_vio_global"):
-        assert _steps(client, sink, key) == [100]
+        assert logged_steps(client, sink, key) == [100]
 
 
 def test_nan_is_a_point_and_inf_is_a_tag(
     client: MlflowClient, started: MlflowSink, record: Record
 ) -> None:
     started.log_steps([record(10, loss=math.nan, grad_norm=math.inf)])
-    run = _run(client, started)
+    run = run_of(client, started)
     assert math.isnan(run.data.metrics["loss"])
     assert "grad_norm" not in run.data.metrics
     assert run.data.tags["infinite.grad_norm"] == "inf at step 10"
@@ -329,7 +279,7 @@ def test_runs_that_no_worker_could_end_are_ended_as_the_store_says(
         "b" * 16: TrialState.FAILED,
         "c" * 16: TrialState.QUEUED,
     }
-    run_ids = {digest: _start(settings, identity(digest)).run_id for digest in states}
+    run_ids = {digest: start(settings, identity(digest)).run_id for digest in states}
     trials = [_trial(digest, state, run_ids[digest]) for digest, state in states.items()]
     settle(settings, _sweep(SweepState.CANCELLED), [*trials, _trial("d" * 16, TrialState.FAILED)])
     found = [client.get_run(str(run_id)).info.status for run_id in run_ids.values()]
@@ -339,7 +289,7 @@ def test_runs_that_no_worker_could_end_are_ended_as_the_store_says(
 def test_runs_that_a_user_removed_are_not_ended(
     settings: Settings, client: MlflowClient, identity: Identity
 ) -> None:
-    removed = str(_start(settings, identity("a" * 16)).run_id)
+    removed = str(start(settings, identity("a" * 16)).run_id)
     client.delete_run(removed)
     trials = [
         _trial("a" * 16, TrialState.CANCELLED, removed),
@@ -366,120 +316,9 @@ def _sweep(state: SweepState) -> SweepRecord:
     )
 
 
-def test_start_against_no_server_says_so_after_its_patience(
-    settings: Settings, identity: Identity
-) -> None:
-    away = Settings(home=settings.home, tracking_uri=f"http://127.0.0.1:{_free_port()}")
-    with pytest.raises(TrackingUnavailable, match=r"Max retries exceeded"):
-        MlflowSink(away, patience_seconds=0.0).start(identity())
-    assert "Max retries exceeded" in str(probe(away))
-
-
 def test_probe_finds_nothing_wrong_with_a_fresh_home(settings: Settings) -> None:
     assert probe(settings) is None
     assert not settings.root.exists()
-
-
-class Server:
-    """A real `mlflow server` on a port of this machine that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = _free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers"]
-        command += ["1", "--port", str(self._port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        self._wait_until_up()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, 9)
-            self._process.wait()
-            self._process = None
-
-    def _wait_until_up(self) -> None:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-            else:
-                return
-        raise TimeoutError((self._folder / "server.log").read_text())
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path)
-    one.start()
-    yield one
-    one.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
-
-
-def test_metrics_of_an_outage_arrive_after_it_and_none_twice(
-    server: Server, tmp_path: Path, identity: Identity, record: Record
-) -> None:
-    settings = Settings(home=tmp_path / "home", tracking_uri=server.uri)
-    prepare(settings)
-    log = LoadLogSink(settings.trial_dir(identity().digest))
-    log.start(identity())
-    sink = _start(settings, identity())
-    for step in range(1, 101):
-        if step == 35:
-            server.kill()
-        for one in (log, sink):
-            one.log_steps([record(step)])
-        if step == 75:
-            server.start()
-    assert sink.errors > 0
-    for one in (log, sink):
-        one.close(TrialState.COMPLETED, {"max_vio": 0.5})
-    client = MlflowClient(tracking_uri=server.uri)
-    assert _steps(client, sink) == list(range(10, 101, 10))
-    assert _steps(client, sink, "bias_spread") == list(range(10, 101, 10))
-    run = _run(client, sink)
-    assert (run.info.status, run.data.metrics["final/max_vio"]) == ("FINISHED", 0.5)
-    assert run.data.tags["tracking_errors"] == str(sink.errors)
-    assert len(client.list_artifacts(str(sink.run_id), "expert_load")) == 3
-
-
-def test_delivery_whose_answer_was_lost_is_repeated_without_a_second_point(
-    client: MlflowClient,
-    started: MlflowSink,
-    record: Record,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    log_batch = started._client.log_batch
-    calls: list[str] = []
-
-    def delivered_but_unanswered(*args: Any, **fields: Any) -> None:
-        log_batch(*args, **fields)
-        calls.append("once")
-        if len(calls) == 1:
-            raise ConnectionResetError
-
-    monkeypatch.setattr(started._client, "log_batch", delivered_but_unanswered)
-    started.log_steps([record(10)])
-    time.sleep(0.01)  # a timestamp of the repetition would differ
-    started.close(TrialState.TRAINED, {})
-    assert len(calls) == 2
-    assert _steps(client, started) == [10]
 
 
 def test_removed_runs_are_gone_and_removing_them_again_is_no_error(
@@ -488,4 +327,4 @@ def test_removed_runs_are_gone_and_removing_them_again_is_no_error(
     assert started.run_id is not None
     for _ in range(2):
         remove_runs(settings, [started.run_id, "0" * 32])
-    assert _trial_runs(client) == []
+    assert trial_runs(client) == []
