@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.records import TrialRecord, TrialState
 from pipeline.spec import TrialSpec
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep import coordinator as coordinator_module
+from pipeline.sweep_spec import SweepSpec
 
 Row = Callable[..., TrialRecord]
 
@@ -50,3 +55,32 @@ def row() -> Row:
         return replace(completed, **changes)
 
     return make
+
+
+@pytest.fixture
+def observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observers see every round, however long their reading took."""
+    monkeypatch.setattr(coordinator_module, "OBSERVED_SHARE", math.inf)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SweepStore]:
+    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def add_sweep(store: SweepStore) -> Callable[[int], str]:
+    def add(count: int) -> str:
+        base = {
+            "model": {"preset": "tiny"},
+            "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+            "balancer": {"kind": "sign"},
+        }
+        spec = SweepSpec(name="s", base=base, axes={"train.seed": list(range(count))})
+        trials = [(f"t{at}", trial) for at, trial in enumerate(spec.expand())]
+        return store.add_sweep(spec, trials)
+
+    return add

@@ -1,26 +1,17 @@
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pipeline.errors import LeaseLost, SpecError, StoreUnavailable
+from pipeline.errors import SpecError, StoreUnavailable
 from pipeline.records import (
-    AttemptState,
-    Command,
     SweepState,
     TrialRecord,
     TrialState,
@@ -28,138 +19,18 @@ from pipeline.records import (
 )
 from pipeline.spec import TrialSpec
 from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep import coordinator as coordinator_module
-from pipeline.sweep import plan as plan_module
 from pipeline.sweep.coordinator import Coordinator
-from pipeline.sweep.plan import Death
-from pipeline.sweep_spec import SweepSpec
+from tests.pipeline.sweep.fake_executor import (
+    EVAL,
+    LEASE,
+    TRAIN,
+    VERDICT,
+    FakeExecutor,
+    run,
+    states,
+)
 
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-VERDICT = {TRAIN: TrialState.TRAINED, EVAL: TrialState.COMPLETED}
-Work = Generator[None, None, None]
-
-
-class FakeExecutor:
-    """Workers as generators: each `wait` takes every one a step further.
-
-    Args:     pid: of the process in which the workers seem to live
-              dies_at: digest -> how many workers die over it
-    """
-
-    def __init__(
-        self, store: SweepStore, *, pid: int, name: str = "w", dies_at: dict[str, int] | None = None
-    ) -> None:
-        self._store = store
-        self._place = f"@{socket.gethostname()}:{pid}"
-        self._name = name
-        self._dies_at = dies_at or {}
-        self._work: dict[str, tuple[str, Work]] = {}
-        self._gone: dict[str, Death] = {}
-        self._stopping = False
-        self.launched: list[tuple[WorkKind, str]] = []
-        self.killed: list[str] = []
-        self.is_closed = False
-
-    def launch(self, kind: WorkKind, digest: str) -> bool:
-        self.launched.append((kind, digest))
-        worker = f"{self._name}{len(self.launched)}"
-        self._work[worker] = (digest, self._working(worker, kind, digest))
-        return True
-
-    def free(self) -> Mapping[WorkKind, int]:
-        return {TRAIN: 2 - len(self._work), EVAL: 2 - len(self._work)}
-
-    def busy(self) -> Mapping[str, str]:
-        return {worker: digest for worker, (digest, _) in self._work.items()}
-
-    def gone(self) -> Mapping[str, Death]:
-        gone, self._gone = self._gone, {}
-        return gone
-
-    def wait(self, seconds: float) -> None:
-        for worker, (_, work) in list(self._work.items()):
-            try:
-                next(work)
-            except (StopIteration, LeaseLost):
-                self._work.pop(worker, None)
-
-    def kill(self, worker: str) -> None:
-        self.killed.append(worker)
-        del self._work[worker]
-
-    def facts(self) -> Mapping[str, Any]:
-        return {"nodes": []}
-
-    def close(self) -> None:
-        self._stopping = True
-        while self._work:
-            self.wait(0)
-        self.is_closed = True
-
-    def _working(self, worker: str, kind: WorkKind, digest: str) -> Work:
-        claim = self._store.claim(digest, kind, worker + self._place, LEASE)
-        if claim is None:
-            return
-        yield
-        if self._dies_at.get(digest, 0) > 0:
-            self._dies_at[digest] -= 1
-            self._gone[worker] = Death("killed")
-            return
-        yield
-        told = self._store.heartbeat(claim, None, LEASE)
-        if self._stopping or told is Command.STOP:
-            self._store.release(claim)
-        else:
-            self._store.finish(claim, VERDICT[kind], {kind: 1.0})
-
-
-@pytest.fixture(autouse=True)
-def observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Observers see every round, however long their reading took."""
-    monkeypatch.setattr(coordinator_module, "OBSERVED_SHARE", math.inf)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SweepStore]:
-    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
-    store.migrate()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def add_sweep(store: SweepStore) -> Callable[[int], str]:
-    def add(count: int) -> str:
-        base = {
-            "model": {"preset": "tiny"},
-            "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
-            "balancer": {"kind": "sign"},
-        }
-        spec = SweepSpec(name="s", base=base, axes={"train.seed": list(range(count))})
-        trials = [(f"t{at}", trial) for at, trial in enumerate(spec.expand())]
-        return store.add_sweep(spec, trials)
-
-    return add
-
-
-@pytest.fixture(scope="module")
-def dead_pid() -> int:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
-
-
-def run(store: SweepStore, executor: FakeExecutor, sweep_id: str, **options: Any) -> bool:
-    return Coordinator(store, executor, poll_seconds=0, **options).run(sweep_id)
-
-
-def states(store: SweepStore, sweep_id: str) -> Counter[TrialState]:
-    return Counter(trial.state for trial in store.trials(sweep_id))
-
-
-def verdicts(store: SweepStore, digest: str) -> list[WorkKind]:
-    return [a.kind for a in store.attempts(digest) if a.state is AttemptState.DONE]
+pytestmark = pytest.mark.usefixtures("observed")
 
 
 def test_a_sweep_runs_to_its_end_and_every_trial_once(
@@ -464,78 +335,3 @@ def test_a_worker_that_comes_too_late_for_its_trial_is_not_waited_for(
     assert not coordinator.round((sweep_id,)), "this round finishes the sweep"
     assert coordinator.round((sweep_id,))
     assert executor.killed == ["w1"]
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing in the code under test catches it."""
-
-
-COORDINATOR = (coordinator_module.__file__, plan_module.__file__)
-Line = tuple[str, int]
-
-
-def lines_of(
-    call: Callable[[], object], files: tuple[str, ...], kill_at: tuple[Line, int] | None = None
-) -> Counter[Line]:
-    """How often a call runs each line of these files.
-
-    Args:     kill_at: a line, and before which of its executions Killed is raised
-    """
-    executed: Counter[Line] = Counter()
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line":
-            line = (frame.f_code.co_filename, frame.f_lineno)
-            executed[line] += 1
-            if (line, executed[line]) == kill_at:
-                raise Killed
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return executed
-
-
-@pytest.mark.parametrize("workers_survive", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
-    tmp_path: Path,
-    store: SweepStore,
-    add_sweep: Callable[[int], str],
-    dead_pid: int,
-    workers_survive: bool,
-) -> None:
-    """`workers_survive`: the workers of the killed coordinator go on, or they die with it."""
-    sweep_id = add_sweep(2)
-    store.close()  # moves everything into the one file that is copied
-    files = COORDINATOR if workers_survive else (*COORDINATOR, __file__)
-    pid = os.getpid() if workers_survive else dead_pid
-    copy = SweepStore(f"sqlite:///{tmp_path / 'copy.db'}")
-
-    def killed_and_started_again(at: tuple[Line, int] | None) -> Counter[Line]:
-        shutil.copy(tmp_path / "store.db", tmp_path / "copy.db")
-        first = FakeExecutor(copy, pid=pid, name="first")
-        coordinator = Coordinator(copy, first, poll_seconds=0)
-        executed: Counter[Line] = Counter()
-        with contextlib.suppress(Killed):
-            executed = lines_of(lambda: coordinator._run((sweep_id,)), files, at)
-        second = FakeExecutor(copy, pid=os.getpid(), name="second")
-        go_on = first.wait if workers_survive else lambda seconds: None
-        assert run(copy, second, sweep_id, observer=lambda _: go_on(0))
-        for trial in copy.trials(sweep_id):
-            assert (trial.state, trial.failures) == (TrialState.COMPLETED, 0), at
-            assert verdicts(copy, trial.digest) == [TRAIN, EVAL], at
-        copy.close()
-        (tmp_path / "copy.db").unlink()
-        return executed
-
-    uninterrupted = killed_and_started_again(None)
-    assert len(uninterrupted) > 60
-    for at, (line, times) in enumerate(uninterrupted.items()):
-        early_late_or_between = (1, times, (1 + times) // 2)[at % 3]
-        killed_and_started_again((line, early_late_or_between))

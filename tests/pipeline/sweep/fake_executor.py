@@ -1,0 +1,105 @@
+"""Workers that need no process, and what a sweep came to."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from pipeline.errors import LeaseLost
+from pipeline.records import AttemptState, Command, TrialState, WorkKind
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep.coordinator import Coordinator
+from pipeline.sweep.plan import Death
+
+TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
+LEASE = 60.0
+VERDICT = {TRAIN: TrialState.TRAINED, EVAL: TrialState.COMPLETED}
+Work = Generator[None, None, None]
+
+
+class FakeExecutor:
+    """Workers as generators: each `wait` takes every one a step further.
+
+    Args:     pid: of the process in which the workers seem to live
+              dies_at: digest -> how many workers die over it
+    """
+
+    def __init__(
+        self, store: SweepStore, *, pid: int, name: str = "w", dies_at: dict[str, int] | None = None
+    ) -> None:
+        self._store = store
+        self._place = f"@{socket.gethostname()}:{pid}"
+        self._name = name
+        self._dies_at = dies_at or {}
+        self._work: dict[str, tuple[str, Work]] = {}
+        self._gone: dict[str, Death] = {}
+        self._stopping = False
+        self.launched: list[tuple[WorkKind, str]] = []
+        self.killed: list[str] = []
+        self.is_closed = False
+
+    def launch(self, kind: WorkKind, digest: str) -> bool:
+        self.launched.append((kind, digest))
+        worker = f"{self._name}{len(self.launched)}"
+        self._work[worker] = (digest, self._working(worker, kind, digest))
+        return True
+
+    def free(self) -> Mapping[WorkKind, int]:
+        return {TRAIN: 2 - len(self._work), EVAL: 2 - len(self._work)}
+
+    def busy(self) -> Mapping[str, str]:
+        return {worker: digest for worker, (digest, _) in self._work.items()}
+
+    def gone(self) -> Mapping[str, Death]:
+        gone, self._gone = self._gone, {}
+        return gone
+
+    def wait(self, seconds: float) -> None:
+        for worker, (_, work) in list(self._work.items()):
+            try:
+                next(work)
+            except (StopIteration, LeaseLost):
+                self._work.pop(worker, None)
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+        del self._work[worker]
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"nodes": []}
+
+    def close(self) -> None:
+        self._stopping = True
+        while self._work:
+            self.wait(0)
+        self.is_closed = True
+
+    def _working(self, worker: str, kind: WorkKind, digest: str) -> Work:
+        claim = self._store.claim(digest, kind, worker + self._place, LEASE)
+        if claim is None:
+            return
+        yield
+        if self._dies_at.get(digest, 0) > 0:
+            self._dies_at[digest] -= 1
+            self._gone[worker] = Death("killed")
+            return
+        yield
+        told = self._store.heartbeat(claim, None, LEASE)
+        if self._stopping or told is Command.STOP:
+            self._store.release(claim)
+        else:
+            self._store.finish(claim, VERDICT[kind], {kind: 1.0})
+
+
+def run(store: SweepStore, executor: FakeExecutor, sweep_id: str, **options: Any) -> bool:
+    return Coordinator(store, executor, poll_seconds=0, **options).run(sweep_id)
+
+
+def states(store: SweepStore, sweep_id: str) -> Counter[TrialState]:
+    return Counter(trial.state for trial in store.trials(sweep_id))
+
+
+def verdicts(store: SweepStore, digest: str) -> list[WorkKind]:
+    return [a.kind for a in store.attempts(digest) if a.state is AttemptState.DONE]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pipeline.records import (
+    TrialState,
+)
+from pipeline.store.sweep_store import SweepStore
+from pipeline.sweep import coordinator as coordinator_module
+from pipeline.sweep import plan as plan_module
+from pipeline.sweep.coordinator import Coordinator
+from tests.pipeline.sweep import fake_executor
+from tests.pipeline.sweep.fake_executor import EVAL, TRAIN, FakeExecutor, run, verdicts
+
+pytestmark = pytest.mark.usefixtures("observed")
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the code under test catches it."""
+
+
+COORDINATOR = (coordinator_module.__file__, plan_module.__file__)
+Line = tuple[str, int]
+
+
+def lines_of(
+    call: Callable[[], object], files: tuple[str, ...], kill_at: tuple[Line, int] | None = None
+) -> Counter[Line]:
+    """How often a call runs each line of these files.
+
+    Args:     kill_at: a line, and before which of its executions Killed is raised
+    """
+    executed: Counter[Line] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            executed[line] += 1
+            if (line, executed[line]) == kill_at:
+                raise Killed
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return executed
+
+
+@pytest.mark.parametrize("workers_survive", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
+    tmp_path: Path,
+    store: SweepStore,
+    add_sweep: Callable[[int], str],
+    dead_pid: int,
+    workers_survive: bool,
+) -> None:
+    """`workers_survive`: the workers of the killed coordinator go on, or they die with it."""
+    sweep_id = add_sweep(2)
+    store.close()  # moves everything into the one file that is copied
+    files = COORDINATOR if workers_survive else (*COORDINATOR, fake_executor.__file__)
+    pid = os.getpid() if workers_survive else dead_pid
+    copy = SweepStore(f"sqlite:///{tmp_path / 'copy.db'}")
+
+    def killed_and_started_again(at: tuple[Line, int] | None) -> Counter[Line]:
+        shutil.copy(tmp_path / "store.db", tmp_path / "copy.db")
+        first = FakeExecutor(copy, pid=pid, name="first")
+        coordinator = Coordinator(copy, first, poll_seconds=0)
+        executed: Counter[Line] = Counter()
+        with contextlib.suppress(Killed):
+            executed = lines_of(lambda: coordinator._run((sweep_id,)), files, at)
+        second = FakeExecutor(copy, pid=os.getpid(), name="second")
+        go_on = first.wait if workers_survive else lambda seconds: None
+        assert run(copy, second, sweep_id, observer=lambda _: go_on(0))
+        for trial in copy.trials(sweep_id):
+            assert (trial.state, trial.failures) == (TrialState.COMPLETED, 0), at
+            assert verdicts(copy, trial.digest) == [TRAIN, EVAL], at
+        copy.close()
+        (tmp_path / "copy.db").unlink()
+        return executed
+
+    uninterrupted = killed_and_started_again(None)
+    assert len(uninterrupted) > 60
+    for at, (line, times) in enumerate(uninterrupted.items()):
+        early_late_or_between = (1, times, (1 + times) // 2)[at % 3]
+        killed_and_started_again((line, early_late_or_between))
