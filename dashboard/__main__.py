@@ -1,4 +1,4 @@
-"""`python -m dashboard`: serves the app. The options travel with the command, not with a folder."""
+"""`python -m evenload.dashboard`: serves the app, with its options on the command line."""
 
 from __future__ import annotations
 
@@ -38,16 +38,25 @@ OPTIONS: dict[str, str] = {
 PRELOADED = (
     "pandas",
     "plotly.graph_objects",
-    "dashboard.frame",
-    "dashboard.queries",
-    "dashboard.run_queries",
-    "pipeline.sweep.recommend",
+    "evenload.dashboard.page_parts",
+    "evenload.dashboard.queries",
+    "evenload.dashboard.run.queries",
+    "evenload.pipeline.sweep.recommend",
 )
 
 
 def command(port: int, address: str) -> list[str]:
     """What serves the app as a process of its own."""
-    return [sys.executable, "-m", "dashboard", "--port", str(port), "--address", address]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "evenload.dashboard",
+        "--port",
+        str(port),
+        "--address",
+        address,
+    ]
 
 
 def streamlit_arguments(port: int, address: str) -> list[str]:
@@ -62,13 +71,15 @@ def preload() -> None:
         importlib.import_module(module)
     import numpy as np
 
-    from dashboard.charts.loads import load_by_layer
+    from evenload.dashboard.charts.loads import load_by_layer
 
     load_by_layer(np.full((1, 2), 100, np.int16), ["0"]).to_json()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dashboard", description="Serve the dashboard.")
+    parser = argparse.ArgumentParser(
+        prog="python -m evenload.dashboard", description="Serve the dashboard."
+    )
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--address", default="127.0.0.1", help="interface to listen on")
     given = parser.parse_args()

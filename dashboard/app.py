@@ -1,12 +1,12 @@
-"""The entry file: navigation and frame. A page is a file in app_pages and a line in PAGES."""
+"""The entry file: navigation and frame. A page is a folder with a page.py, and a line in PAGES."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.frame import ICON, STYLE, logo, readable_errors
+from evenload.dashboard.page_parts import ICON, STYLE, logo, readable_errors
 
-# File in app_pages (and its address): title, icon. The first one is what opens.
+# Folder (and address): title, icon. The first one is what opens.
 PAGES: dict[str, tuple[str, str]] = {
     "sweeps": ("Sweeps", ":material/stacks:"),
     "sweep": ("Sweep", ":material/grid_view:"),
@@ -24,7 +24,7 @@ def main() -> None:
     st.logo(logo(), size="large")
     st.html(STYLE)
     pages = [
-        st.Page(f"app_pages/{name}.py", title=title, icon=icon, url_path=name, default=not position)
+        st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name, default=not position)
         for position, (name, (title, icon)) in enumerate(PAGES.items())
     ]
     page = st.navigation(pages, position="top")

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from dashboard import queries
-from pipeline.records import Order, SweepRecord, SweepState, TrialRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+from evenload.dashboard import queries
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import Order, SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 
 REMEDY = "Set EVENLOAD_DASHBOARD_CONTROLS=true for the dashboard to allow it."
 

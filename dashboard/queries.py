@@ -11,11 +11,11 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
-from pipeline.records import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import Recommendation, recommend
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.recommend import Recommendation, recommend
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from pipeline.records import SweepState, TrialState
+from evenload.pipeline.states import SweepState, TrialState
 
 Colour = Literal["blue", "green", "orange", "red", "gray", "violet"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from dashboard.__main__ import command
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+from evenload.dashboard.__main__ import command
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.store.sweep_store import SweepStore
 
 PICTURES = Path(__file__).parent / "pictures"
 PORT = 8591

@@ -9,8 +9,8 @@ machine only (paths, workers, run ids):
     evenload sweep run infra/sweeps/five_seeds.yaml --json |
         python infra/readme.py --record five_seeds
     evenload simulate infra/sweeps/rules.yaml --json | python infra/readme.py --record rules
-    python -m dashboard.benchmark --json | python infra/readme.py --record pages
-Those of `evenload bench NAME --json` lie as they are in workers/benchmarks/results/NAME.json.
+    python -m infra.benchmarks --json | python infra/readme.py --record pages
+Those of `evenload bench NAME --json` lie as they are in infra/benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import Any
 
 from scipy.stats import t
 
-from pipeline.balancers import BALANCERS
+from evenload.pipeline.spec.balancers import BALANCERS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "infra" / "results"
-BENCHMARKS = ROOT / "workers" / "benchmarks" / "results"
+BENCHMARKS = ROOT / "infra" / "benchmarks" / "results"
 EVENLOAD = ("evenload", "evenload, compiled")  # of the benchmark's arms
 ROOMS = ("pipeline", "workers", "dashboard")
 LOCAL_KEYS = ("checkpoint_uri", "worker", "run_id")
@@ -42,6 +42,9 @@ INFRA = {
     "Dockerfile": "Two images: workers, and a small one for the dashboard",
     "requirements.py": "What an image installs, read from pyproject.toml",
     "evenload": "The command inside the workers image",
+    "benchmarks/": "Benchmarks against rivals, and their recorded results",
+    "research/": "Experiments and rules that lost, with their log",
+    "package/": "Joins pipeline, workers and dashboard into the one package `evenload`",
     "k8s/": "Manifests for Kubernetes with KubeRay",
     "monitoring/": "Prometheus, alerts and the Grafana dashboard of the monitoring profile",
     "postgres/": "What the compose stack's database starts with",

@@ -1,6 +1,6 @@
 """What evenload knows, for notebooks and scripts: sweeps, trials, expert loads.
 
-    from pipeline.client import Client
+    from evenload.pipeline.client import Client
 
     client = Client()                          # as EVENLOAD_* says, or ./.evenload
     client = Client(home="runs", database_url="postgresql+psycopg://...")
@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import GroupScores, LossByK, Routes
-from pipeline.records import SweepRecord, TrialRecord
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.answer import answer
-from pipeline.sweep.extension import extension
-from pipeline.sweep.recommend import Recommendation
-from pipeline.sweep.removal import remove_sweep
-from pipeline.sweep_spec import SweepSpec, load_sweep
-from pipeline.tracking import eval_artifacts
-from pipeline.tracking.load_log import History, read_eval_counts, read_history, read_scalars
-from pipeline.tracking.mirror import readable_dir
+from evenload.pipeline.figures.evaluation import GroupScores, LossByK, Routes
+from evenload.pipeline.figures.loads import History
+from evenload.pipeline.records import evaluation_arrays
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.shards import read_eval_counts, read_history, read_scalars
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
+from evenload.pipeline.states import SweepRecord, TrialRecord
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.answer import answer
+from evenload.pipeline.sweep.extension import extension
+from evenload.pipeline.sweep.recommend import Recommendation
+from evenload.pipeline.sweep.removal import remove_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,15 +92,15 @@ class Client:
 
     def eval_groups(self, digest: str) -> GroupScores | None:
         """Held-out loss and loads by group of documents; None before it."""
-        return eval_artifacts.read_groups(self._folder(digest))
+        return evaluation_arrays.read_groups(self._folder(digest))
 
     def eval_by_k(self, digest: str) -> LossByK | None:
         """Held-out loss with fewer and with more experts a token; None before it."""
-        return eval_artifacts.read_by_k(self._folder(digest))
+        return evaluation_arrays.read_by_k(self._folder(digest))
 
     def eval_routes(self, digest: str) -> Routes | None:
         """Which experts tokens choose together and one after the other; None before it."""
-        return eval_artifacts.read_routes(self._folder(digest))
+        return evaluation_arrays.read_routes(self._folder(digest))
 
     def trials_frame(self, sweep_id: str) -> pd.DataFrame:
         """A row a trial: digest, label, state, experts, seed, and its figures.  Needs pandas."""

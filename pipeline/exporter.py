@@ -1,4 +1,4 @@
-"""`python -m pipeline.exporter`: what Prometheus asks of evenload, answered from SQL and shards.
+"""`python -m evenload.pipeline.exporter`: metrics for Prometheus, from SQL and shards.
 
 A scrape reads the store, and of every trial that is training its newest shard. Loads are exported
 by layer as fullest, median and emptiest expert, not by expert: the number of series stays small.
@@ -19,13 +19,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipeline.errors import SpecError, StoreUnavailable
-from pipeline.load_metrics import idle_frac, utilisation
-from pipeline.records import SweepRecord, SweepState, TrialRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.load_log import parts, read_history
-from pipeline.tracking.mirror import readable_dir
+from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.figures.loads import idle_frac, utilisation
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.shards import parts, read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TextIO
 from urllib.parse import quote, unquote, urlsplit
 
-from pipeline.settings import Settings
+from evenload.pipeline.settings import Settings
 
 # Environment variables whose values are never shown; those of the services that evenload uses.
 SECRET_VARIABLES = (

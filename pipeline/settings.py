@@ -5,6 +5,8 @@ The defaults need no server: SQLite, MLflow on SQLite and files, all under `./.e
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +15,7 @@ from urllib.request import url2pathname
 from pydantic import PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
 
 
 class Settings(BaseSettings):
@@ -23,9 +25,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     tracking_uri: str | None = None
     artifact_root: str | None = None
-    mirror_url: str | None = (
-        None  # of fsspec, for hosts without a shared disk; see tracking/mirror.py
-    )
+    mirror_url: str | None = None  # of fsspec, for hosts without a shared disk; see mirror.py
     tracking_patience_seconds: PositiveFloat = 30.0  # how long a trial waits for MLflow at its ends
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     ray_dashboard_url: str | None = None  # as the dashboard's viewers reach it
@@ -41,6 +41,26 @@ class Settings(BaseSettings):
     def root(self) -> Path:
         """Absolute home: Ray workers run in another working directory."""
         return self.home.expanduser().resolve()
+
+    def make_home(self, to_write: bool = False) -> None:
+        """The home is a folder from here on; one that can be written, where that is asked.
+
+        Raises:   SpecError
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # a file has that name
+            raise self._unusable(errno.ENOTDIR) from None
+        except OSError as error:
+            raise self._unusable(error.errno) from None
+        if to_write and not os.access(self.root, os.W_OK):
+            raise self._unusable(errno.EACCES)
+
+    def _unusable(self, reason: int | None) -> SpecError:
+        return SpecError(
+            f"home={str(self.home)!r}: {os.strerror(reason or errno.EIO)}; set EVENLOAD_HOME or "
+            "--home to a folder that can be written"
+        )
 
     @property
     def store_url(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import (
+from evenload.dashboard.charts.style import (
     GOOD_IS_LOW,
     LIGHT,
     add_level,

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import LOW_TO_HIGH, figure, layer_lines, line, ramp
+from evenload.dashboard.charts.style import LOW_TO_HIGH, figure, layer_lines, line, ramp
 
 MAX_LINES = 64
 

@@ -13,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.loads import load_heatmap
-from dashboard.charts.style import CATEGORIES, LIGHT, colorbar, figure
+from evenload.dashboard.charts.loads import load_heatmap
+from evenload.dashboard.charts.style import CATEGORIES, LIGHT, colorbar, figure
 
 SPAN_PERCENT = 100  # differences beyond a whole fair share are drawn alike
 LESS_TO_MORE = [

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from dashboard.charts.looks import looks
-from dashboard.charts.style import DASHES, LIGHT, figure
-from dashboard.cost_tables import Loss
+from evenload.dashboard.charts.line_styles import looks
+from evenload.dashboard.charts.style import DASHES, LIGHT, figure
+from evenload.dashboard.cost.tables import Loss
 
 MAX_BARS = 40  # settings in one chart; of more the cheapest and the dearest
 

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.log_axis import make_logarithmic, spans
-from dashboard.charts.style import LIGHT, figure
-from pipeline.sweep.setting import Setting
-from pipeline.sweep.statistics import Interval
+from evenload.dashboard.charts.log_axis import make_logarithmic, spans
+from evenload.dashboard.charts.style import LIGHT, figure
+from evenload.pipeline.sweep.setting import Setting
+from evenload.pipeline.sweep.statistics import Interval
 
 MAX_LABELS = 14  # names beside points; of more, the front's alone
 Figure = Literal["loss", "imbalance"]

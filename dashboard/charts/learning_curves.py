@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.looks import Look, looks
-from dashboard.charts.style import LIGHT, figure
+from evenload.dashboard.charts.line_styles import Look, looks
+from evenload.dashboard.charts.style import LIGHT, figure
 
 Unit = Literal["steps", "tokens"]
 AXES: dict[Unit, str] = {"steps": "optimizer step", "tokens": "tokens trained"}

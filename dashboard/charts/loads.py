@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import LIGHT, colorbar, figure
+from evenload.dashboard.charts.style import LIGHT, colorbar, figure
 
 CLIP_PERCENT = 200  # loads above twice the fair share are drawn alike
 

@@ -13,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import CATEGORIES, LIGHT, figure
-from dashboard.importance import ABSENT, Parameter
+from evenload.dashboard.charts.style import CATEGORIES, LIGHT, figure
+from evenload.dashboard.sweep.importance import ABSENT, Parameter
 
 LOG_SPAN = 20.0  # numbers over a wider span lie on a logarithmic axis
 MAX_TICKS = 7

@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.loads import load_heatmap
-from dashboard.charts.style import LIGHT, colorbar, figure
+from evenload.dashboard.charts.loads import load_heatmap
+from evenload.dashboard.charts.style import LIGHT, colorbar, figure
 
 CLIP_PERCENT = 300  # lifts above three times chance are drawn alike
 # Below chance blue, above orange; chance itself is the colour of a fair load.

@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import GOOD_IS_HIGH, GOOD_IS_LOW, LIGHT, colorbar, figure
-from dashboard.frames import Grid
+from evenload.dashboard.charts.style import GOOD_IS_HIGH, GOOD_IS_LOW, LIGHT, colorbar, figure
+from evenload.dashboard.record_tables import Grid
 
 
 class Metric(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import LIGHT, figure
+from evenload.dashboard.charts.style import LIGHT, figure
 
 MAX_POINTS = 400
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.charts.style import LIGHT, figure, line
+from evenload.dashboard.charts.style import LIGHT, figure, line
 
 
 def loss_curve(

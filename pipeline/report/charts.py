@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.load_metrics import Array
-from pipeline.report import svg
-from pipeline.report.page import Figure
-from pipeline.report.svg import ACCENT, GREY, INK, MUTED, WARNING, element, text
+from evenload.pipeline.figures.loads import Array
+from evenload.pipeline.report import svg
+from evenload.pipeline.report.page import Figure
+from evenload.pipeline.report.svg import ACCENT, GREY, INK, MUTED, WARNING, element, text
 
 WIDE_RANGE = 8  # of the largest to the smallest value: an axis is logarithmic from here on
 IDLE = (0, 0, 0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.records import TrialState
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Page
-from pipeline.report.sections import SECTIONS
-from pipeline.report.wording import counted
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Page
+from evenload.pipeline.report.sections import SECTIONS
+from evenload.pipeline.report.wording import counted
+from evenload.pipeline.states import TrialState
 
 
 def compose(evidence: Evidence) -> Page:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.cost import (
+from evenload.pipeline.figures.cost import (
     CostSettings,
     SweepCost,
     held_seconds,
@@ -23,18 +23,18 @@ from pipeline.cost import (
     sweep_cost,
     trial_cost,
 )
-from pipeline.load_metrics import max_vio, utilisation
-from pipeline.records import AttemptRecord, SweepRecord, TrialRecord, TrialState
-from pipeline.report.charts import LoadMap
-from pipeline.report.theory import Conduct, conduct
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import Recommendation, recommend
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking import provenance
-from pipeline.tracking.load_log import iter_history
-from pipeline.tracking.mirror import readable_dir
+from evenload.pipeline.figures.loads import max_vio, utilisation
+from evenload.pipeline.records import provenance
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.shards import iter_history
+from evenload.pipeline.report.charts import LoadMap
+from evenload.pipeline.report.run_theory import Conduct, conduct
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import AttemptRecord, SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.recommend import Recommendation, recommend
 
 TIME_BINS = 120
 
@@ -48,7 +48,7 @@ class Evidence(NamedTuple):
     attempts: Mapping[str, tuple[AttemptRecord, ...]]
     answer: Recommendation
     cost: SweepCost
-    held_seconds: float  # by workers, see `pipeline.cost`
+    held_seconds: float  # by workers, see `evenload.pipeline.figures.cost`
     cost_settings: CostSettings
     conducts: Mapping[str, Conduct]
     maps: tuple[LoadMap, ...]  # of the best and of the worst trial

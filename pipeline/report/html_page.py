@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from pipeline.report.page import (
+from evenload.pipeline.report.page import (
     Answer,
     Block,
     Cell,

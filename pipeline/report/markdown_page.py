@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.report.page import (
+from evenload.pipeline.report.page import (
     Answer,
     Block,
     Cell,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.sweep.statistics import Interval
+from evenload.pipeline.sweep.statistics import Interval
 
 NONE = "–"
 

@@ -1,10 +1,10 @@
-"""`python -m pipeline.store`: creates or upgrades the tables of the store in the settings."""
+"""`python -m evenload.pipeline.store`: creates or upgrades the tables of the store."""
 
 from __future__ import annotations
 
-from pipeline.settings import Settings, without_password
-from pipeline.store.schema import REVISIONS
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.store.schema import REVISIONS
+from evenload.pipeline.store.sweep_store import SweepStore
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from pipeline.errors import SpecError
-from pipeline.settings import without_password
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import without_password
 
 BUSY_MILLISECONDS = 30_000
 WRITES = "writes"  # execution option of a connection that will write

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
-from pipeline.errors import LeaseLost
-from pipeline.records import (
+from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Claim,
@@ -25,9 +25,8 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.store.columns import db_time
-from pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
-from pipeline.store.standing import (
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.conditions import (
     HELD,
     TRAINING_ON,
     WAITING,
@@ -38,6 +37,7 @@ from pipeline.store.standing import (
     is_workable,
     trial_state,
 )
+from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
 
 VERDICTS = (TrialState.TRAINED, TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED)
 FIRST_SWEEP_FIRST = (Sweep.priority.desc(), Sweep.created_at, Sweep.sweep_id)

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, Enum, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipeline.records import AttemptState, Order, Stage, SweepState, TrialState, WorkKind
-from pipeline.store.columns import AnyText, Json, UtcDateTime
+from evenload.pipeline.states import AttemptState, Order, Stage, SweepState, TrialState, WorkKind
+from evenload.pipeline.store.columns import AnyText, Json, UtcDateTime
 
 
 def _plain_enum(kind: type[StrEnum]) -> Enum:

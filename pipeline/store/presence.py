@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, update
 
-from pipeline.store.columns import db_time
-from pipeline.store.insertion import insert_new
-from pipeline.store.models import PresenceRow
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.models import PresenceRow
+from evenload.pipeline.store.upserts import insert_new
 
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # who was killed never says that it left
 

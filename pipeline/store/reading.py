@@ -1,4 +1,4 @@
-"""Rows become the frozen records of `pipeline.records`; nothing else of the store gets out."""
+"""Rows become the frozen records of `pipeline.states`; nothing else of the store gets out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
 
-from pipeline.records import (
+from evenload.pipeline.states import (
     AttemptRecord,
     AttemptState,
     CurvePoint,
@@ -23,9 +23,8 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.store.columns import db_time
-from pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
-from pipeline.store.standing import (
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.conditions import (
     FINAL,
     HOLDING,
     WORKING,
@@ -33,6 +32,7 @@ from pipeline.store.standing import (
     unknown_sweep,
     unknown_trial,
 )
+from evenload.pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
 
 FAST_SECONDS = 30.0  # an attempt that fails sooner never got to train
 FAST_FAILURES_LOOKED_AT = 16

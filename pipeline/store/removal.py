@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, exists, select
 from sqlalchemy.orm import aliased
 
-from pipeline.errors import SpecError
-from pipeline.records import SweepState
-from pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
-from pipeline.store.standing import FINAL, HELD, unknown_sweep
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.states import SweepState
+from evenload.pipeline.store.conditions import FINAL, HELD, unknown_sweep
+from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
 
 AT_REST = (SweepState.PAUSED, SweepState.CANCELLED, SweepState.FINISHED)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from pipeline.errors import SpecError
-from pipeline.settings import without_password
-from pipeline.store.engine import BUSY_MILLISECONDS, WRITES
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import without_password
+from evenload.pipeline.store.engine import BUSY_MILLISECONDS, WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Oldest first. Here as well as in the files, so that readers start without alembic.

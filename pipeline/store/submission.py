@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
-from pipeline.errors import SpecError
-from pipeline.records import Stage, SweepState, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.store.columns import db_time
-from pipeline.store.insertion import insert_new
-from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import end_unwanted, is_unfinished, unknown_sweep
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Stage, SweepState, TrialState
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.conditions import end_unwanted, is_unfinished, unknown_sweep
+from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
+from evenload.pipeline.store.upserts import insert_new
 
 
 def submit(connection: Connection, spec: SweepSpec) -> str:

@@ -9,8 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, exists, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from pipeline.errors import StoreUnavailable
-from pipeline.records import (
+from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.settings import without_password
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import (
     AttemptRecord,
     Charge,
     Claim,
@@ -27,15 +30,21 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.settings import without_password
-from pipeline.spec import TrialSpec
-from pipeline.store import leases, presence, reading, removal, schema, siblings, submission, verbs
-from pipeline.store.columns import db_time
-from pipeline.store.engine import WRITES, open_engine
-from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.siblings import Sibling
-from pipeline.store.standing import WORKING, end_unwanted, is_unfinished, trial_state
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.store import (
+    leases,
+    presence,
+    reading,
+    removal,
+    schema,
+    stackable_trials,
+    submission,
+    verbs,
+)
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.conditions import WORKING, end_unwanted, is_unfinished, trial_state
+from evenload.pipeline.store.engine import WRITES, open_engine
+from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
+from evenload.pipeline.store.stackable_trials import Sibling
 
 
 class SweepStore:
@@ -267,7 +276,7 @@ class SweepStore:
         Of sweeps with `stacking: auto` only. One that waits is still to be claimed.
         """
         with self._reading() as connection:
-            return siblings.siblings(connection, digest)
+            return stackable_trials.siblings(connection, digest)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
         """Takes the first waiting trial of the first sweep that has one; None where none has.

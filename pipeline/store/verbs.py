@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
-from pipeline.errors import SpecError
-from pipeline.records import Order, SweepState, TrialState
-from pipeline.store.columns import db_time
-from pipeline.store.models import Sweep, SweepTrial, Trial
-from pipeline.store.standing import TRAINING_ON, end_unwanted, unknown_sweep, unknown_trial
-from pipeline.store.submission import reopen_if_unfinished
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.states import Order, SweepState, TrialState
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.conditions import (
+    TRAINING_ON,
+    end_unwanted,
+    unknown_sweep,
+    unknown_trial,
+)
+from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
+from evenload.pipeline.store.submission import reopen_if_unfinished
 
 ALLOWED = {  # into a state -> from these; a sweep that is in it already stays
     SweepState.PAUSED: (SweepState.ACTIVE,),

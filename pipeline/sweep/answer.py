@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.recommend import Recommendation, recommend
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.recommend import Recommendation, recommend
 
 
 def answer(store: SweepStore, sweep_id: str) -> Recommendation:

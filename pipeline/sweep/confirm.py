@@ -10,11 +10,11 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from pipeline.records import Stage, TrialRecord
-from pipeline.spec import TrialSpec
-from pipeline.sweep.recommend import control_of, ranking
-from pipeline.sweep.setting import Setting, by_setting, settings_of
-from pipeline.sweep_spec import ConfirmSpec, SweepSpec, unique, with_data
+from evenload.pipeline.spec.sweep import ConfirmSpec, SweepSpec, unique, with_data
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Stage, TrialRecord
+from evenload.pipeline.sweep.recommend import control_of, ranking
+from evenload.pipeline.sweep.setting import Setting, by_setting, settings_of
 
 
 def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:

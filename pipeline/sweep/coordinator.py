@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
-from pipeline.errors import SpecError, StoreUnavailable
-from pipeline.records import Snapshot, SweepState, TrialRecord, WorkKind
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.plan import (
+from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.states import Snapshot, SweepState, TrialRecord, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.plan import (
     Action,
     Crew,
     Death,
@@ -32,7 +32,7 @@ from pipeline.sweep.plan import (
     StopWorker,
     plan,
 )
-from pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
+from evenload.pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.errors import SpecError
-from pipeline.records import TrialRecord, TrialState
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import TrialRecord, TrialState
 
 
 def extension(

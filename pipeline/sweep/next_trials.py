@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.records import Stage, TrialRecord
-from pipeline.spec import TrialSpec
-from pipeline.sweep.confirm import confirm_trials, most_confirm_trials
-from pipeline.sweep.search import propose, propose_further
-from pipeline.sweep.setting import stage_of
-from pipeline.sweep_spec import NoStopping, SweepSpec, TpeSearch
+from evenload.pipeline.spec.sweep import NoStopping, SweepSpec, TpeSearch
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Stage, TrialRecord
+from evenload.pipeline.sweep.confirm import confirm_trials, most_confirm_trials
+from evenload.pipeline.sweep.search import propose, propose_further
+from evenload.pipeline.sweep.setting import stage_of
 
 
 class Growth(NamedTuple):

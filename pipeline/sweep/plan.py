@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from pipeline.records import (
+from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Snapshot,
@@ -17,7 +17,7 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.sweep.worker_id import name_of
+from evenload.pipeline.sweep.worker_id import name_of
 
 KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKind.EVAL}
 # This many attempts in a row that fail right after their start: the sweep is at fault, not a trial.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.records import CurvePoint, Stage, TrialRecord, TrialState
-from pipeline.sweep.setting import (
+from evenload.pipeline.spec.sweep import Objective, SweepSpec
+from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import (
     Comparison,
     Setting,
     by_setting,
@@ -20,10 +21,9 @@ from pipeline.sweep.setting import (
     settings_of,
     stage_of,
 )
-from pipeline.sweep.statistics import Interval
-from pipeline.sweep.targets import TargetRow, target_rows
-from pipeline.sweep.transfer import Transfer, transfers
-from pipeline.sweep_spec import Objective, SweepSpec
+from evenload.pipeline.sweep.statistics import Interval
+from evenload.pipeline.sweep.targets import TargetRow, target_rows
+from evenload.pipeline.sweep.transfer import Transfer, transfers
 
 Curves = Mapping[str, Sequence[CurvePoint]]
 

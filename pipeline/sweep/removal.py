@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.mirror import Mirror
+from evenload.pipeline.records.mirror import Mirror
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.store.sweep_store import SweepStore
 
 
 def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[str]:
@@ -17,7 +17,9 @@ def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[s
     Raises:   SpecError: the sweep still runs, see `SweepStore.delete`; OSError, MlflowException:
               the object store or MLflow does not answer, and nothing but files is gone
     """
-    from pipeline.tracking.run_removal import remove_runs  # with mlflow, which takes a second
+    from evenload.pipeline.records.mlflow_removal import (
+        remove_runs,
+    )  # with mlflow, which takes a second
 
     digests = store.deletable(sweep_id)
     runs = [store.sweep(sweep_id).parent_run_id, *(store.trial(each).run_id for each in digests)]

@@ -1,7 +1,7 @@
 """Which trials of a sweep to run, and in which order. Pure.
 
 A search proposes settings; each is trained at every point of the crossed axes. Adding a search is
-a spec in `pipeline.sweep_spec` and an entry in `SEARCHES`.
+a spec in `evenload.pipeline.spec.sweep` and an entry in `SEARCHES`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.records import TrialRecord
-from pipeline.search_space import Coordinates, Range, choose, corners, has_ranges
-from pipeline.spec import TrialSpec
-from pipeline.sweep.told import Told, told_of
-from pipeline.sweep_spec import RandomSearch, SweepSpec, TpeSearch, unique
+from evenload.pipeline.spec.search_space import Coordinates, Range, choose, corners, has_ranges
+from evenload.pipeline.spec.sweep import RandomSearch, SweepSpec, TpeSearch, unique
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.search_history import Told, told_of
 
 Point = dict[str, Any]  # axis -> value
 MAX_REDRAWS = 64  # of a setting that was drawn before; then the space counts as used up
@@ -84,7 +84,9 @@ def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
 
 
 def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
-    from pipeline.sweep.tpe import propose as ask  # Optuna's import takes long; few sweeps need it
+    from evenload.pipeline.sweep.tpe import (
+        propose as ask,
+    )  # Optuna's import takes long; few sweeps need it
 
     search, axes = spec.search, spec.searched_axes()
     assert isinstance(search, TpeSearch)

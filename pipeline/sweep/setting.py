@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from pipeline.balancers import BALANCERS
-from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.search_space import value_at, without
-from pipeline.sweep.pareto import on_front
-from pipeline.sweep.statistics import Interval, interval, p_value
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.search_space import value_at, without
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.pareto import on_front
+from evenload.pipeline.sweep.statistics import Interval, interval, p_value
 
 LOSS, IMBALANCE = "val_bits_per_byte", "max_vio"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-from pipeline.records import CurvePoint, TrialRecord
-from pipeline.sweep.statistics import Interval, interval
+from evenload.pipeline.states import CurvePoint, TrialRecord
+from evenload.pipeline.sweep.statistics import Interval, interval
 
 Labelled = Callable[[TrialRecord], str]
 Curves = Mapping[str, Sequence[CurvePoint]]

@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from pipeline.search_space import Axes, Coordinates, Range, choose, dimensions
-from pipeline.sweep.told import Told
+from evenload.pipeline.spec.search_space import Axes, Coordinates, Range, choose, dimensions
+from evenload.pipeline.sweep.search_history import Told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import TrialRecord, TrialState
-from pipeline.sweep.setting import LOSS, is_yardstick
-from pipeline.sweep.statistics import Interval, interval
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import LOSS, is_yardstick
+from evenload.pipeline.sweep.statistics import Interval, interval
 
 DRAWS = 2000
 Losses = NDArray[np.float64]  # (N, U)

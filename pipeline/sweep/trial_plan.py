@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.model_size import model_size
-from pipeline.spec import TrialSpec
+from evenload.pipeline.figures.model_size import model_size
+from evenload.pipeline.spec.trial import TrialSpec
 
 
 class TrialPlan(NamedTuple):

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
-import dashboard
-from pipeline.records import TrialRecord
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+import evenload.dashboard
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.store.sweep_store import SweepStore
 
-APP = Path(str(dashboard.__file__)).parent / "app.py"
+APP = Path(str(evenload.dashboard.__file__)).parent / "app.py"
 
 
 class Demo(NamedTuple):
@@ -74,7 +75,8 @@ def use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def render(page: str, **query: str) -> AppTest:
     """A page of the app as a viewer with this address gets it."""
     app = AppTest.from_file(str(APP), default_timeout=60)
-    app.switch_page(f"app_pages/{page}.py")
+    # switch_page names a page by its file before the first run, and every file here is page.py.
+    app._page_hash = calc_hash(page)
     for name, value in query.items():
         app.query_params[name] = value
     return app.run()

@@ -17,27 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation import Detail, GroupScores, Integers, LossByK, Routes
-from pipeline.load_metrics import max_vio, max_vio_floor, summarise
-from pipeline.records import (
-    Claim,
-    CurvePoint,
-    EvalRecord,
-    Order,
-    Progress,
-    RunIdentity,
-    Stage,
-    StepRecord,
-    TrialState,
-    WorkKind,
-)
-from pipeline.settings import Settings
-from pipeline.spec import TrainSpec, TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from pipeline.tracking.pooled_sink import PooledLoadSink
-from pipeline.tracking.system_sink import SystemSink
+from evenload.pipeline.figures.evaluation import Detail, GroupScores, Integers, LossByK, Routes
+from evenload.pipeline.figures.loads import max_vio, max_vio_floor, summarise
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.records.series_sink import PooledLoadSink
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.records.system_sink import SystemSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrainSpec, TrialSpec
+from evenload.pipeline.states import Claim, CurvePoint, Order, Progress, Stage, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 STEPS, LEASE_SECONDS = 300, 3600.0
 DETAILED_EXPERTS = 32  # trials whose evaluation recorded domains, pairs and values of k

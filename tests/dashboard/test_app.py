@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-import dashboard
-from dashboard.__main__ import APP, OPTIONS, command, streamlit_arguments
+import evenload.dashboard
+from evenload.dashboard.__main__ import APP, OPTIONS, command, streamlit_arguments
 
-ROOM = Path(str(dashboard.__file__)).parent
+ROOM = Path(str(evenload.dashboard.__file__)).parent
 
 
 def _pages() -> list[str]:
@@ -22,9 +22,8 @@ def _pages() -> list[str]:
     raise AssertionError("app.py has no literal PAGES")
 
 
-def test_every_page_is_one_file_and_one_line() -> None:
-    files = {path.stem for path in (ROOM / "app_pages").glob("*.py")} - {"__init__"}
-    assert set(_pages()) == files
+def test_every_page_is_one_folder_and_one_line() -> None:
+    assert set(_pages()) == {path.parent.name for path in ROOM.glob("*/page.py")}
 
 
 def test_pages_are_imported_under_one_name() -> None:
@@ -49,8 +48,9 @@ def test_no_file_is_named_like_a_library() -> None:
 
 
 def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
-    modules = "dashboard.queries, dashboard.charts.loads, dashboard.frame, pipeline.sweep.recommend"
-    probe = f"import sys, {modules}; print({{'torch', 'ray', 'mlflow'}} & set(sys.modules))"
+    modules = ("queries", "charts.loads", "page_parts")
+    imported = ", ".join(f"evenload.dashboard.{module}" for module in modules)
+    probe = f"import sys, {imported}; print({{'torch', 'ray', 'mlflow'}} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     )
@@ -59,7 +59,7 @@ def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
 
 def test_command_serves_the_app_where_it_is_told_to() -> None:
     assert command(8777, "127.0.0.1")[1:] == [
-        *("-m", "dashboard", "--port", "8777", "--address", "127.0.0.1")
+        *("-P", "-m", "evenload.dashboard", "--port", "8777", "--address", "127.0.0.1")
     ]
     arguments = streamlit_arguments(8777, "127.0.0.1")
     assert arguments[:2] == ["run", str(APP)]
@@ -70,7 +70,7 @@ def test_command_serves_the_app_where_it_is_told_to() -> None:
 
 def test_nothing_heavy_is_preloaded() -> None:
     probe = (
-        "import sys; from dashboard.__main__ import preload; preload(); "
+        "import sys; from evenload.dashboard.__main__ import preload; preload(); "
         "print({'torch', 'ray', 'mlflow'} & set(sys.modules), 'plotly' in sys.modules)"
     )
     found = subprocess.run(

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
-from dashboard.__main__ import command
-from dashboard.charts import style
-from pipeline.records import StepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.tracking.load_log import LoadLogSink, iter_history
+from evenload.dashboard.__main__ import command
+from evenload.dashboard.charts import style
+from evenload.pipeline.records.run import StepRecord
+from evenload.pipeline.records.shards import LoadLogSink, iter_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [

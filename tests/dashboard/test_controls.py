@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.controls import VERBS, applicable
-from pipeline.records import Order, SweepState, TrialRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+from evenload.dashboard.controls import VERBS, applicable
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import Order, SweepState, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 
 Open = Callable[..., AppTest]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.charts.balance import max_vio_over_time
-from dashboard.charts.loads import load_over_time
-from dashboard.charts.style import figure
-from dashboard.exports import FORMATS, chart_table
+from evenload.dashboard.charts.balance import max_vio_over_time
+from evenload.dashboard.charts.loads import load_over_time
+from evenload.dashboard.charts.style import figure
+from evenload.dashboard.exports import FORMATS, chart_table
 
 STEPS = np.array([1, 11, 21], np.int32)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import streamlit as st
 
-from dashboard import queries
-from pipeline.errors import SpecError
+from evenload.dashboard import queries
+from evenload.pipeline.errors import SpecError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, duration, number, short
-from pipeline.records import SweepState, TrialState
+from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, duration, number, short
+from evenload.pipeline.states import SweepState, TrialState
 
 
 @pytest.mark.parametrize(

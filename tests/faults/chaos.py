@@ -19,15 +19,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import AttemptState, SweepState
-from pipeline.sweep_spec import SweepSpec
-from tests.faults.outcome import (
-    check_attempts,
-    finished_too_early,
-    outcome,
-    sweep,
-    undisturbed,
-)
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import AttemptState, SweepState
+from tests.faults.outcome import check_attempts, finished_too_early, outcome, sweep, undisturbed
 from tests.faults.stack import STEERED, Stack
 
 logger = logging.getLogger("chaos")
@@ -47,7 +41,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
-    for quiet in ("workers", "pipeline", "mlflow", "alembic"):
+    for quiet in ("evenload", "mlflow", "alembic"):
         logging.getLogger(quiet).setLevel(logging.ERROR)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="evenload-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)

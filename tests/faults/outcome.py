@@ -7,16 +7,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.records import AttemptState, RunIdentity, Sink, TrialRecord, TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.load_log import read_history
-from pipeline.tracking.sinks import default_sinks
-from workers.actors.eval_actor import EvalActor
-from workers.actors.train_actor import TrainActor
-from workers.cli.running import register, settle
-from workers.cli.session import identified, open_store
+from evenload.pipeline.records.run import RunIdentity, Sink
+from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import AttemptState, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.cli.session import identified, open_store
+from evenload.workers.cli.sweep_runner import register, settle
 
 # What the clock, the power meter and outages decide; everything else must be equal to the last bit.
 TIMED = ("second", "joule", "watt", "energy", "tracking_errors", "flops")

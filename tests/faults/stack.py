@@ -17,11 +17,11 @@ from typing import Self
 
 import psutil
 
-from pipeline.errors import StoreUnavailable
-from pipeline.records import SweepState, TrialRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import SweepState, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 from tests.faults.outcome import check_runs
 from tests.faults.services import Postgres, Service, free_port, until
 

@@ -10,14 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import TrialState
-from tests.faults.outcome import (
-    check_attempts,
-    finished_too_early,
-    outcome,
-    sweep,
-    undisturbed,
-)
+from evenload.pipeline.states import TrialState
+from tests.faults.outcome import check_attempts, finished_too_early, outcome, sweep, undisturbed
 from tests.faults.services import until
 from tests.faults.stack import STEERED, Stack
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.errors import SpecError
-from pipeline.records import AttemptState, TrialRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import AttemptState, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 from tests.faults.outcome import (
     check_attempts,
     check_runs,

@@ -13,22 +13,25 @@ ROOT = Path(__file__).parents[2]
 
 # One violation for each contract in pyproject.toml, by its name.
 VIOLATIONS = {
-    "Workers are layered": ("workers/data/shards.py", "import workers.training.loop"),
-    "Pipeline is layered": ("pipeline/spec.py", "import pipeline.sweep.recommend"),
+    "Workers are layered": ("workers/data/shards.py", "import evenload.workers.training.loop"),
+    "Pipeline is layered": ("pipeline/spec/trial.py", "import evenload.pipeline.sweep.recommend"),
     "The model receives a bias and does not know who computed it": (
         "workers/model/router.py",
-        "import workers.balancing.base",
+        "import evenload.workers.balancing.base",
     ),
-    "Dashboard and workers ignore each other": ("dashboard/queries.py", "import workers.data"),
+    "Dashboard and workers ignore each other": (
+        "dashboard/queries.py",
+        "import evenload.workers.data",
+    ),
     "Pipeline and dashboard know no accelerator and no cluster": (
-        "pipeline/load_metrics.py",
+        "pipeline/figures/loads.py",
         "import torch",
     ),
     "Pipeline does not know the dashboard": ("pipeline/settings.py", "import plotly"),
     "triton only in workers.kernels": ("workers/training/step.py", "import triton"),
     "ray only in workers.actors": ("workers/training/loop.py", "import ray"),
-    "mlflow only in pipeline.tracking": ("pipeline/store/models.py", "import mlflow"),
-    "sqlalchemy only in pipeline.store": ("pipeline/spec.py", "import sqlalchemy"),
+    "mlflow only in pipeline.records": ("pipeline/store/models.py", "import mlflow"),
+    "sqlalchemy only in pipeline.store": ("pipeline/spec/trial.py", "import sqlalchemy"),
     "streamlit only in dashboard": ("workers/data/corpus.py", "import streamlit"),
     "Charts are pure": ("dashboard/charts/loads.py", "import streamlit"),
 }
@@ -40,7 +43,7 @@ def broken_contracts(tree: Path) -> set[str]:
         cwd=tree,
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        env={"PYTHONPATH": str(tree / "infra/package"), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
         check=False,
     )
     return set(re.findall(r"^(.*?) BROKEN", result.stdout, flags=re.MULTILINE))
@@ -50,6 +53,8 @@ def copy_of_the_tree(target: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for room in ("pipeline", "workers", "dashboard"):
         shutil.copytree(ROOT / room, target / room, ignore=ignored)
+    package = Path("infra/package/evenload")
+    shutil.copytree(ROOT / package, target / package, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", target)
     return target
 

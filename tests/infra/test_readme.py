@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.spec import TrialSpec, load_trial
-from pipeline.sweep_spec import SweepSpec, load_sweep
+from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
+from evenload.pipeline.spec.trial import TrialSpec, load_trial
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -51,13 +51,15 @@ def test_the_four_steps_add_a_rule_that_passes_the_conformance_suite(tmp_path: P
     steps = section("Add a rule in four steps")
     entry, code = code_blocks(steps, "python")
     name = re.findall(r'^    "(\w+)": Rule', entry, flags=re.MULTILINE)[0]
+    package = Path("infra/package/evenload")
+    shutil.copytree(ROOT / package, tmp_path / package, symlinks=True)
     for room in ("pipeline", "workers", "tests", "pyproject.toml"):
         source, target = ROOT / room, tmp_path / room
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    table = tmp_path / "pipeline" / "balancers.py"
+    table = tmp_path / "pipeline" / "spec" / "balancers.py"
     head = "BALANCERS: dict[str, Rule] = {\n"
     table.write_text(table.read_text().replace(head, head + entry))
     (tmp_path / "workers" / "balancing" / f"{name}.py").write_text(code)
@@ -65,7 +67,11 @@ def test_the_four_steps_add_a_rule_that_passes_the_conformance_suite(tmp_path: P
     suite = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/workers/balancing", *selected],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": f"{tmp_path}:{tmp_path}/infra/package",
+            "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.client import Client
-from pipeline.errors import SpecError
-from pipeline.records import TrialState
+from evenload.pipeline.client import Client
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.states import TrialState
 from tests.dashboard.demo_home import STEPS, build
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.exporter import Exporter, serve
-from pipeline.records import Progress, RunIdentity, StepRecord, WorkKind
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.load_log import LoadLogSink
+from evenload.pipeline.exporter import Exporter, serve
+from evenload.pipeline.records.run import RunIdentity, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Progress, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 E, STEPS = 4, 3
 SWEEP = {

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.redaction import RedactedFile, RedactingFormatter, redacted, secrets
-from pipeline.settings import Settings, without_password
+from evenload.pipeline.redaction import RedactedFile, RedactingFormatter, redacted, secrets
+from evenload.pipeline.settings import Settings, without_password
 
 
 def test_passwords_of_urls_are_secrets_as_written_and_as_meant() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import Settings, without_password
+from evenload.pipeline.settings import Settings, without_password
 
 
 def test_everything_lies_under_home_by_default(

@@ -14,18 +14,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ClassVar, NamedTuple
 
-from pipeline.errors import LeaseLost, PeerLost, TrackingUnavailable
-from pipeline.records import Charge, Claim, RunIdentity, Sink, TrialState, WorkKind
-from pipeline.redaction import redacted, secrets
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.worker_id import worker_id
-from pipeline.tracking.mirror import fetch
-from workers.actors.attempt_log import attempt_log, log_path
-from workers.actors.heartbeat import Heartbeat
-from workers.actors.outage import through_outages
-from workers.actors.run_identity import run_identity
+from evenload.pipeline.errors import LeaseLost, PeerLost, TrackingUnavailable
+from evenload.pipeline.records.mirror import fetch
+from evenload.pipeline.records.run import RunIdentity, Sink
+from evenload.pipeline.redaction import redacted, secrets
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Charge, Claim, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.worker_id import worker_id
+from evenload.workers.actors.attempt_log import attempt_log, log_path
+from evenload.workers.actors.heartbeat import Heartbeat
+from evenload.workers.actors.outage import through_outages
+from evenload.workers.actors.run_identity import run_identity
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from pipeline.records import Claim
-from pipeline.redaction import RedactedFile, secrets
-from pipeline.settings import Settings
+from evenload.pipeline.redaction import RedactedFile, secrets
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import Claim
 
-OURS = ("pipeline", "workers")  # others log from warnings on
+OURS = ("evenload",)  # others log from warnings on
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

@@ -21,26 +21,21 @@ import ray
 import torch.distributed as dist
 from ray.exceptions import RayError
 
-from pipeline.errors import PeerLost
-from pipeline.records import (
-    Command,
-    EvalRecord,
-    RunIdentity,
-    TrialRecord,
-    TrialState,
-)
-from pipeline.settings import Settings
-from pipeline.spec import RuntimeSpec, TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.worker_id import name_of
-from workers.actors.actor import SinkFactory
-from workers.actors.attempt_log import attempt_log
-from workers.actors.group_signals import GroupSignals
-from workers.actors.outage import through_outages
-from workers.actors.ray_cluster import connect
-from workers.actors.train_actor import TrainActor
-from workers.training.loop import train
-from workers.training.ranks import Ranks
+from evenload.pipeline.errors import PeerLost
+from evenload.pipeline.records.run import EvalRecord, RunIdentity
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import RuntimeSpec, TrialSpec
+from evenload.pipeline.states import Command, TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.worker_id import name_of
+from evenload.workers.actors.actor import SinkFactory
+from evenload.workers.actors.attempt_log import attempt_log
+from evenload.workers.actors.group_signals import GroupSignals
+from evenload.workers.actors.outage import through_outages
+from evenload.workers.actors.ray_cluster import connect
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.training.loop import train
+from evenload.workers.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline.errors import SpecError
-from pipeline.fit import memory_bytes, misfit
-from pipeline.spec import TrialSpec
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.memory import memory_bytes, misfit
+from evenload.pipeline.spec.trial import TrialSpec
 
 # Of control groups, version 2 and 1: what a container may use, whatever its host has.
 LIMITS = (

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from pipeline.cost import JOULES_PER_STEP
+from evenload.pipeline.figures.cost import JOULES_PER_STEP
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.records import TrialState, WorkKind
-from workers.actors.actor import Actor, Assignment, Verdict
-from workers.training.evaluate import evaluate
+from evenload.pipeline.states import TrialState, WorkKind
+from evenload.workers.actors.actor import Actor, Assignment, Verdict
+from evenload.workers.training.evaluate import evaluate
 
 
 class EvalActor(Actor):

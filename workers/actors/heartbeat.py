@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import psutil
 
-from pipeline.errors import LeaseLost, StoreUnavailable
-from pipeline.records import Claim, Command, CurvePoint, Progress
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.errors import LeaseLost, StoreUnavailable
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import Claim, Command, CurvePoint, Progress
+from evenload.pipeline.store.sweep_store import SweepStore
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.errors import StoreUnavailable
+from evenload.pipeline.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

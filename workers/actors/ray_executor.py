@@ -15,17 +15,17 @@ import ray
 from pydantic import ValidationError
 from ray.exceptions import RayError
 
-from pipeline.records import TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.plan import Death
-from pipeline.sweep.worker_id import name_of
-from workers.actors.actor import SinkFactory
-from workers.actors.data_parallel import GroupActor
-from workers.actors.eval_actor import EvalActor
-from workers.actors.ray_cluster import connect, draining_nodes, nodes, num_slots
-from workers.actors.stacked_actor import StackedActor
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.plan import Death
+from evenload.pipeline.sweep.worker_id import name_of
+from evenload.workers.actors.actor import SinkFactory
+from evenload.workers.actors.data_parallel import GroupActor
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.ray_cluster import connect, draining_nodes, nodes, num_slots
+from evenload.workers.actors.stacked_actor import StackedActor
 
 logger = logging.getLogger(__name__)
 

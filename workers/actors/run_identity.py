@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.records import Claim, RunIdentity, WorkKind
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from workers.benchmarks.hardware import device_name
-from workers.training.identity import core_version, corpus_digest, source_commit
-from workers.training.loop import resume_step
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, WorkKind
+from evenload.workers.training.hardware import device_name
+from evenload.workers.training.identity import core_version, corpus_digest, source_commit
+from evenload.workers.training.loop import resume_step
 
 
 def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdentity:

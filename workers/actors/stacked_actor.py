@@ -15,18 +15,18 @@ from queue import SimpleQueue
 
 import torch
 
-from pipeline.errors import LeaseLost
-from pipeline.records import Claim, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.stacking import can_stack, shape_of, stack_size
-from workers.actors.actor import Assignment, SinkFactory, Verdict
-from workers.actors.attempt_log import attempt_log, log_path
-from workers.actors.device_memory import check_memory
-from workers.actors.energy import EnergyMeter
-from workers.actors.train_actor import TrainActor
-from workers.training.loop import TrainOutcome
-from workers.training.stacked_loop import Enrolment, refuse, train_stacked
+from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, TrialState
+from evenload.pipeline.sweep.stacking import can_stack, shape_of, stack_size
+from evenload.workers.actors.actor import Assignment, SinkFactory, Verdict
+from evenload.workers.actors.attempt_log import attempt_log, log_path
+from evenload.workers.actors.device_memory import check_memory
+from evenload.workers.actors.energy import EnergyMeter
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.training.loop import TrainOutcome
+from evenload.workers.training.stacked_loop import Enrolment, refuse, train_stacked
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ from typing import ClassVar
 
 import torch
 
-from pipeline.records import Claim, WorkKind
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.mirror import fetch
-from workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
-from workers.actors.device_memory import check_memory
-from workers.actors.energy import EnergyMeter
-from workers.training.inheritance import inherit
-from workers.training.loop import train
-from workers.training.ranks import ALONE, Ranks
-from workers.training.step import Watch
+from evenload.pipeline.records.mirror import fetch
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, WorkKind
+from evenload.workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
+from evenload.workers.actors.device_memory import check_memory
+from evenload.workers.actors.energy import EnergyMeter
+from evenload.workers.training.inheritance import inherit
+from evenload.workers.training.loop import train
+from evenload.workers.training.ranks import ALONE, Ranks
+from evenload.workers.training.step import Watch
 
 
 class TrainActor(Actor):

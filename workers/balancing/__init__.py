@@ -1,15 +1,15 @@
 """Balancing rules, one file each: `workers/balancing/<kind>.py` has `make(**params) -> Balancer`.
 
-Kinds, parameters and defaults stand in the table `pipeline.balancers.BALANCERS`, so that specs can
-be checked where there is no torch.
+Kinds, parameters and defaults are in the table `pipeline.spec.balancers.BALANCERS`, so that specs
+can be checked where there is no torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from pipeline.balancers import BalancerSpec
-from workers.balancing.base import Balancer
+from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.workers.balancing.base import Balancer
 
 
 def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
@@ -24,5 +24,15 @@ def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
         )
     context = {"top_k": top_k, "target": spec.target}
     needed = {name: context[name] for name in spec.rule.context}
-    rule: Balancer = import_module(f"workers.balancing.{spec.kind}").make(**spec.params, **needed)
+    rule: Balancer = import_module(f"evenload.workers.balancing.{spec.kind}").make(
+        **spec.params, **needed
+    )
     return rule
+
+
+def balancer(kind: str, top_k: int, **params: object) -> Balancer:
+    """The rule of that name with its parameters, e.g. `balancer("sign", top_k=2, step_size=0.01)`.
+
+    Raises:   SpecError: no such rule or parameter, or a value out of its bounds
+    """
+    return make_balancer(parse_balancer({"kind": kind, **params}), top_k)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workers.balancing.base import Balancer, BiasState, RoutedBatch, keep_bias
+from evenload.workers.balancing.base import Balancer, BiasState, RoutedBatch, keep_bias
 
 
 def make(*, coefficient: float, scope: str, target: tuple[float, ...] | None) -> Balancer:

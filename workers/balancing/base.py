@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from workers.selection import NO_BINS, Bins
-from workers.selection import add_bias as add_bias
+from evenload.workers.selection import NO_BINS, Bins
+from evenload.workers.selection import add_bias as add_bias
 
 
 class State(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.balancing.base import Balancer, Observation, centre
+from evenload.workers.balancing.base import Balancer, Observation, centre
 
 
 def centred(rule: Balancer) -> Balancer:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, Observation, relative_error
-from workers.balancing.combinators import centred, clipped
+from evenload.workers.balancing.base import Balancer, Observation, relative_error
+from evenload.workers.balancing.combinators import centred, clipped
 
 
 class EmaState(NamedTuple):

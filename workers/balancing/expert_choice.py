@@ -7,7 +7,7 @@ Source: Zhou et al. 2022, arXiv:2202.09368; the leak: Wang et al. 2024, arXiv:24
 
 from __future__ import annotations
 
-from workers.balancing.base import Balancer, BiasState, keep_bias
+from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 
 def make() -> Balancer:

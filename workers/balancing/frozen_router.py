@@ -6,8 +6,8 @@ layers below do.
 
 from __future__ import annotations
 
-from workers.balancing import proportional
-from workers.balancing.base import Balancer
+from evenload.workers.balancing import proportional
+from evenload.workers.balancing.base import Balancer
 
 
 def make(*, step_size: float) -> Balancer:

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, Observation, centre, load_error
-from workers.balancing.margins import MARGIN_COUNTS, boundary, num_tokens
+from evenload.workers.balancing.base import Balancer, Observation, centre, load_error
+from evenload.workers.balancing.margins import MARGIN_COUNTS, boundary, num_tokens
 
 BAND = 1.0  # margins used for the curvature, in units of the assignments
 CURVATURE_MEMORY = 0.9

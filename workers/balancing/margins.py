@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Measure
-from workers.selection import Bins
+from evenload.workers.balancing.base import Measure
+from evenload.workers.selection import Bins
 
 SMALLEST = 2.0**-22  # units of the score; below it a margin counts as a tie
 BINS_PER_OCTAVE = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.balancing.base import Balancer, BiasState, keep_bias
+from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 
 def make() -> Balancer:

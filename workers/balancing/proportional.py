@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.balancing.base import (
+from evenload.workers.balancing.base import (
     Balancer,
     BiasState,
     Observation,
@@ -21,7 +21,7 @@ from workers.balancing.base import (
     relative_error,
     scheduled,
 )
-from workers.balancing.combinators import centred, paced
+from evenload.workers.balancing.combinators import centred, paced
 
 
 def make(

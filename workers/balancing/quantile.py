@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, BiasState, Measure, Observation, centre
+from evenload.workers.balancing.base import Balancer, BiasState, Measure, Observation, centre
 
 
 def make(*, method: str, bins: int, memory: float) -> Balancer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, BiasState, keep_bias
+from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 
 def make(*, top_k: int, target: tuple[float, ...] | None) -> Balancer:

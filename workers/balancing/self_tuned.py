@@ -30,10 +30,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, Observation, centre, load_error
-from workers.balancing.margins import MARGIN_COUNTS, Boundary, boundary, crossing
+from evenload.workers.balancing.base import Balancer, Observation, centre, load_error
+from evenload.workers.balancing.margins import MARGIN_COUNTS, Boundary, boundary, crossing
 
-# Halving or doubling any of them moves steady MaxVio by less than 2 %: workers/simulation/LOG.md
+# Halving or doubling any of them moves steady MaxVio by less than 2 %: infra/research/LOG.md
 NUM_GAINS = 9
 BAND = 0.3  # margins used for the curvature, in units of the assignments
 CURVATURE_MEMORY = 0.9

@@ -6,9 +6,9 @@ DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2.
 
 from __future__ import annotations
 
-from workers.balancing.base import Balancer, BiasState, Observation, load_error, scheduled
-from workers.balancing.combinators import centred as centred_rule
-from workers.balancing.combinators import paced
+from evenload.workers.balancing.base import Balancer, BiasState, Observation, load_error, scheduled
+from evenload.workers.balancing.combinators import centred as centred_rule
+from evenload.workers.balancing.combinators import paced
 
 
 def make(

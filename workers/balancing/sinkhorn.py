@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, BiasState, keep_bias
+from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 SATURATED = 1e-6
 

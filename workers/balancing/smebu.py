@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, Observation, centre, relative_error
-from workers.balancing.combinators import centred
+from evenload.workers.balancing.base import Balancer, Observation, centre, relative_error
+from evenload.workers.balancing.combinators import centred
 
 
 class SmebuState(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
 
 Context = Any  # click's: typer depends on click or brings its own, by its version
 
@@ -29,45 +29,49 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command(
-        "workers.cli.quickstart",
+        "evenload.workers.cli.quickstart",
         "quickstart",
         "Train a small real sweep on this machine and say which balancing keeps experts busy.",
     ),
     "train": Command(
-        "workers.cli.train",
+        "evenload.workers.cli.train",
         "train",
         "Train one trial in this process, score it on held-out text and print its figures.",
     ),
-    "sweep": Command("workers.cli.sweep", "sweep_app", "Plan, run and steer sweeps."),
+    "sweep": Command("evenload.workers.cli.sweep", "sweep_app", "Plan, run and steer sweeps."),
     "simulate": Command(
-        "workers.cli.simulate",
+        "evenload.workers.cli.simulate",
         "simulate",
         "Run balancing rules on streams of router scores, without a model.",
     ),
     "advise": Command(
-        "workers.cli.simulate",
+        "evenload.workers.cli.simulate",
         "advise_command",
         "Say which step size and schedule theory recommends for a recorded run.",
     ),
     "report": Command(
-        "workers.cli.report",
+        "evenload.workers.cli.report",
         "report",
         "Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.",
     ),
-    "serve": Command("workers.cli.serve", "serve", "Run submitted sweeps until told to stop."),
-    "dashboard": Command("workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."),
+    "serve": Command(
+        "evenload.workers.cli.serve", "serve", "Run submitted sweeps until told to stop."
+    ),
+    "dashboard": Command(
+        "evenload.workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."
+    ),
     "doctor": Command(
-        "workers.cli.doctor",
+        "evenload.workers.cli.doctor",
         "doctor",
         "Say what works here. Exit code 1 where something required does not.",
     ),
     "bench": Command(
-        "workers.cli.bench",
+        "evenload.workers.cli.bench",
         "bench",
-        "Run a benchmark. Rivals are measured in turn with us, in the same run.",
+        "Run a benchmark of a clone. Rivals are measured in turn with evenload, in the same run.",
     ),
     "tune": Command(
-        "workers.cli.tune",
+        "evenload.workers.cli.tune",
         "tune",
         "Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer.",
     ),

@@ -6,15 +6,15 @@ import logging
 
 from pydantic import ValidationError
 
-from pipeline.errors import SpecError, StoreUnavailable, first_message
-from pipeline.records import SweepRecord, SweepState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.coordinator import OVER
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking import mlflow_sink
-from workers.cli.running import give_run
-from workers.cli.session import identified
+from evenload.pipeline.errors import SpecError, StoreUnavailable, first_message
+from evenload.pipeline.records import mlflow_sink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import SweepRecord, SweepState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import OVER
+from evenload.workers.cli.session import identified
+from evenload.workers.cli.sweep_runner import give_run
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.records import Stage
-from pipeline.sweep.recommend import Recommendation, Stopped
-from pipeline.sweep.setting import Comparison, Setting
-from pipeline.sweep.statistics import Interval
-from pipeline.sweep.targets import TargetRow
-from pipeline.sweep.transfer import Transfer
+from evenload.pipeline.states import Stage
+from evenload.pipeline.sweep.recommend import Recommendation, Stopped
+from evenload.pipeline.sweep.setting import Comparison, Setting
+from evenload.pipeline.sweep.statistics import Interval
+from evenload.pipeline.sweep.targets import TargetRow
+from evenload.pipeline.sweep.transfer import Transfer
 
 MAX_STOPPED = 12  # named one by one
 LEGEND = (

@@ -1,27 +1,22 @@
-"""`evenload bench`: benchmarks, each one JSON document with hardware, versions and commit."""
+"""`evenload bench`: the benchmarks of a clone; they compare evenload with rivals."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from pipeline.errors import SpecError
-from workers.benchmarks.hardware import where
-from workers.cli.session import log, out, print_json
+import evenload
+from evenload.pipeline.errors import SpecError
 
-# name -> module with `run(quick: bool) -> dict` and, for people, `table(document: dict) -> str`
-BENCHMARKS: dict[str, str] = {
-    "moe-layer": "workers.benchmarks.moe_layer",
-    "routing": "workers.benchmarks.routing",
-    "training": "workers.benchmarks.training",
-    "coordinator": "workers.benchmarks.coordinator",
-}
+CHECKOUT = Path(str(evenload.__file__)).resolve().parents[3]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help=", ".join(BENCHMARKS))],
+    name: Annotated[str, typer.Argument(help="moe-layer, routing, training, coordinator")],
     quick: Annotated[
         bool, typer.Option(help="small sizes: does it run, not how fast is it")
     ] = False,
@@ -29,13 +24,9 @@ def bench(
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Run a benchmark. Rivals are measured in turn with us, in the same run."""
-    if name not in BENCHMARKS:
-        raise SpecError(f"benchmark {name!r} is unknown; choose one of {', '.join(BENCHMARKS)}")
-    module: Any = import_module(BENCHMARKS[name])
-    log.print(f"{name}: {(module.__doc__ or '').splitlines()[0]}")
-    document = {"benchmark": name, **where(), **module.run(quick=quick)}
-    if as_json:
-        print_json(document)
-    else:
-        out.print(module.table(document))
+    """Run a benchmark of a clone. Rivals are measured in turn with evenload, in the same run."""
+    if not (CHECKOUT / "infra" / "benchmarks").is_dir():
+        raise SpecError("benchmarks are not part of the installed package; run this in a clone")
+    options = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
+    command = [sys.executable, "-m", "infra.benchmarks", name, *options]
+    raise typer.Exit(subprocess.run(command, cwd=CHECKOUT, check=False).returncode)

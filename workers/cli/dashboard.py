@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from workers.cli.session import load_settings, log, open_store
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.workers.cli.session import load_settings, log, open_store
 
 
 def dashboard(
@@ -32,13 +32,22 @@ def dashboard(
 
 def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.Popen[bytes]:
     """The Streamlit app as a process of its own."""
-    command = [sys.executable, "-m", "dashboard", "--port", str(port), "--address", address]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "evenload.dashboard",
+        "--port",
+        str(port),
+        "--address",
+        address,
+    ]
     return subprocess.Popen(command, env=environment(settings))
 
 
 def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server and UI over the same runs."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     if settings.mlflow_artifacts:
         command += ["--default-artifact-root", settings.mlflow_artifacts]

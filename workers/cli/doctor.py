@@ -14,13 +14,13 @@ import torch
 import typer
 from rich.table import Table
 
-from pipeline.errors import SpecError
-from pipeline.redaction import redacted, secrets
-from pipeline.settings import Settings, without_password
-from pipeline.tracking import mlflow_sink
-from workers.actors.ray_cluster import probe_ray
-from workers.cli.session import load_settings, log, open_store, out, print_json
-from workers.kernels.ops import resolve_backend
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records import mlflow_sink
+from evenload.pipeline.redaction import redacted, secrets
+from evenload.pipeline.settings import Settings, without_password
+from evenload.workers.actors.ray_cluster import probe_ray
+from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
+from evenload.workers.kernels.ops import resolve_backend
 
 GIB = 2**30
 

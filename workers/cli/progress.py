@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.records import TrialRecord, TrialState
+from evenload.pipeline.states import TrialRecord, TrialState
 
 
 class SweepProgress:

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.settings import Settings
-from pipeline.sweep_spec import load_sweep
-from workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
-from workers.cli.running import run_sweep
-from workers.cli.session import load_settings, log
-from workers.cli.sweep import finish
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import load_sweep
+from evenload.workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
+from evenload.workers.cli.session import load_settings, log
+from evenload.workers.cli.sweep import finish
+from evenload.workers.cli.sweep_runner import run_sweep
 
 
 def quickstart(
@@ -30,7 +30,7 @@ def quickstart(
     cores. A second call finds the trials done and goes straight to the figures.
     """
     settings = load_settings(home)
-    with as_file(files("workers.cli") / "quickstart.yaml") as path:
+    with as_file(files("evenload.workers.cli") / "quickstart.yaml") as path:
         spec = load_sweep(path)
     run_sweep(spec, settings)
     finish(settings, spec.sweep_id(), as_json)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from pipeline.cost import CostSettings
-from pipeline.errors import SpecError, first_message
-from pipeline.report.compose import compose
-from pipeline.report.evidence import gather
-from pipeline.report.html_page import html_page
-from pipeline.report.markdown_page import markdown_page
-from workers.cli.session import load_settings, log, open_store, print_json
+from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.figures.cost import CostSettings
+from evenload.pipeline.report.compose import compose
+from evenload.pipeline.report.evidence import gather
+from evenload.pipeline.report.html_page import html_page
+from evenload.pipeline.report.markdown_page import markdown_page
+from evenload.workers.cli.session import load_settings, log, open_store, print_json
 
 
 def report(

@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.errors import StoreUnavailable
-from pipeline.redaction import start_logging
-from pipeline.settings import Settings, without_password
-from pipeline.store.sweep_store import SweepStore
-from workers.cli.admission import Admission
-from workers.cli.coordination import Cluster, Coordination
-from workers.cli.session import load_settings, open_store
+from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.redaction import start_logging
+from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.cli.admission import Admission
+from evenload.workers.cli.coordinator_process import Cluster, Coordination
+from evenload.workers.cli.session import load_settings, open_store
 
 logger = logging.getLogger(__name__)
 

@@ -12,15 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.errors import SpecError
-from pipeline.simulation_spec import Recorded, SimulationSpec, load_simulation
-from workers.actors.device_memory import available_bytes
-from workers.cli.session import log, out, print_json
-from workers.simulation.advice import Advice, Estimate, advise, estimate
-from workers.simulation.play import ProgressCallback
-from workers.simulation.recording import read_recording
-from workers.simulation.result import COLUMNS, SimulationResult
-from workers.simulation.run import simulate as run_simulation
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, load_simulation
+from evenload.workers.actors.device_memory import available_bytes
+from evenload.workers.cli.session import log, out, print_json
+from evenload.workers.simulation.advice import Advice, Estimate, advise, estimate
+from evenload.workers.simulation.recording import read_recording
+from evenload.workers.simulation.result import COLUMNS, SimulationResult
+from evenload.workers.simulation.rule_runner import ProgressCallback
+from evenload.workers.simulation.run import simulate as run_simulation
 
 GIB = 2**30
 

@@ -10,15 +10,15 @@ import typer
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from pipeline.errors import SpecError
-from pipeline.records import SweepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.sweep.answer import answer
-from pipeline.sweep.next_trials import most_to_come
-from pipeline.sweep.trial_plan import TrialPlan, plan_trial
-from pipeline.sweep_spec import SweepSpec, load_sweep
-from workers.cli.answer import answer_parts
-from workers.cli.session import (
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
+from evenload.pipeline.states import SweepRecord, TrialState
+from evenload.pipeline.sweep.answer import answer
+from evenload.pipeline.sweep.next_trials import most_to_come
+from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
+from evenload.workers.cli.answer import answer_parts
+from evenload.workers.cli.session import (
     identified,
     load_settings,
     log,
@@ -27,7 +27,8 @@ from workers.cli.session import (
     print_json,
     sweep_document,
 )
-from workers.cli.steering import (
+from evenload.workers.cli.tables import sweep_table, trial_table
+from evenload.workers.cli.verbs import (
     AsJson,
     Home,
     SweepId,
@@ -40,7 +41,6 @@ from workers.cli.steering import (
     retry,
     stop,
 )
-from workers.cli.tables import sweep_table, trial_table
 
 sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True)
 
@@ -58,7 +58,7 @@ FileOrId = Annotated[
 @sweep_app.command()
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Dry run: the first trials with their tokens, FLOPs, memory and disk. Starts nothing."""
-    from workers.actors.device_memory import misfit_here  # with torch
+    from evenload.workers.actors.device_memory import misfit_here  # with torch
 
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
@@ -114,7 +114,7 @@ def run(
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_run_there(address, sweep, as_json, slots))
     spec = _stored_or_load(sweep, settings)
-    from workers.cli.running import run_sweep  # with torch, Ray and MLflow
+    from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
 
     run_sweep(spec, settings, address=address, slots=slots)
     finish(settings, spec.sweep_id(), as_json)
@@ -128,7 +128,7 @@ def _run_there(address: str, sweep: str, as_json: bool, slots: int | None) -> in
             "none; give the file, or the id without an http address"
         )
     sweep_id = load_sweep(Path(sweep)).sweep_id()
-    from workers.actors.ray_job import run_as_job  # with Ray, as below
+    from evenload.workers.actors.ray_job import run_as_job  # with Ray, as below
 
     try:
         return run_as_job(address, sweep_id, Path(sweep), as_json, slots)

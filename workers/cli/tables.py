@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.records import Stage, SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.states import Stage, SweepRecord, TrialRecord, TrialState
 
 
 class Column(NamedTuple):

@@ -8,22 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import PeerLost, SpecError
-from pipeline.load_metrics import max_vio
-from pipeline.records import EvalRecord, RunIdentity, Sink, StepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec, load_trial
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.sinks import SinkGroup, default_sinks
-from workers.actors.data_parallel import train_in_group
-from workers.actors.device_memory import check_memory
-from workers.actors.eval_actor import EvalActor
-from workers.actors.train_actor import TrainActor
-from workers.cli.progress import StepProgress
-from workers.cli.running import register, settle
-from workers.cli.session import identified, load_settings, log, open_store
-from workers.cli.sweep import finish
-from workers.simulation.recording import ScoreRecorder, write_recording
+from evenload.pipeline.errors import PeerLost, SpecError
+from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
+from evenload.pipeline.records.sinks import SinkGroup, default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec, load_trial
+from evenload.pipeline.states import TrialState
+from evenload.workers.actors.data_parallel import train_in_group
+from evenload.workers.actors.device_memory import check_memory
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.cli.progress import StepProgress
+from evenload.workers.cli.session import identified, load_settings, log, open_store
+from evenload.workers.cli.sweep import finish
+from evenload.workers.cli.sweep_runner import register, settle
+from evenload.workers.simulation.recording import ScoreRecorder, write_recording
 
 
 def train(

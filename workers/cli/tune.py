@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from pipeline.errors import SpecError
-from workers.benchmarks.tuning import Layer, save
-from workers.benchmarks.tuning import tune as tune_tiles
-from workers.cli.session import log, out, print_json
-from workers.kernels.ops import resolve_backend
+from evenload.pipeline.errors import SpecError
+from evenload.workers.cli.session import log, out, print_json
+from evenload.workers.kernels.ops import resolve_backend
+from evenload.workers.tuning.tile_search import Layer, save
+from evenload.workers.tuning.tile_search import tune as tune_tiles
 
 
 def tune(

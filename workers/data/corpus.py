@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.data_spec import DataSpec, FileTokenizer, Shards, Synthetic
-from pipeline.errors import SpecError
-from pipeline.spec import TrialSpec
-from workers.data.documents import Document, TextSource, is_validation, read_documents
-from workers.data.groups import Groups, group_documents, read_groups, write_groups
-from workers.data.shards import TokenArray, open_tokens
-from workers.data.synthetic import synthetic_documents
-from workers.data.tokenizer import make_encoder
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.data import DataSpec, FileTokenizer, Shards, Synthetic
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.data.documents import Document, TextSource, is_validation, read_documents
+from evenload.workers.data.groups import Groups, group_documents, read_groups, write_groups
+from evenload.workers.data.shards import TokenArray, open_tokens
+from evenload.workers.data.synthetic import synthetic_documents
+from evenload.workers.data.tokenizer import make_encoder
 
 LAYOUT = 2  # of the files below; another number and they are made anew
 

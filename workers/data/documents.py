@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, assert_never
 
 import pyarrow.parquet as pq
 
-from pipeline.data_spec import Files, HuggingFace, PythonStdlib
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.data import Files, HuggingFace, PythonStdlib
 
 
 class Document(NamedTuple):

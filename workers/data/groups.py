@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.shards import TokenArray
+from evenload.workers.data.shards import TokenArray
 
 
 class Groups(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data_spec import Synthetic
+from evenload.pipeline.spec.data import Synthetic
 
 DOCUMENT_TOKENS = 256
 SUCCESSORS = 4

@@ -10,8 +10,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from pipeline.data_spec import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
 
 Tokens = NDArray[np.uint16]
 END_OF_DOCUMENT = "<|end|>"

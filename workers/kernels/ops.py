@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
-from workers.kernels import torch_experts, triton_support
-from workers.kernels.routing import Gate, Route
-from workers.kernels.rows import Rows
-from workers.selection import NO_BINS, Bins
+from evenload.pipeline.errors import SpecError
+from evenload.workers.kernels import torch_experts, triton_support
+from evenload.workers.kernels.routing import Gate, Route
+from evenload.workers.kernels.rows import Rows
+from evenload.workers.selection import NO_BINS, Bins
 
 RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
 
@@ -45,19 +45,21 @@ class Backend(NamedTuple):
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend("workers.kernels.reference"),
-    "torch": Backend("workers.kernels.torch_experts", check_widths=torch_experts.check_widths),
+    "reference": Backend("evenload.workers.kernels.reference"),
+    "torch": Backend(
+        "evenload.workers.kernels.torch_experts", check_widths=torch_experts.check_widths
+    ),
     "triton": Backend(
-        "workers.kernels.triton_experts",
+        "evenload.workers.kernels.triton_experts",
         triton_support.why_not,
         triton_support.check_widths,
-        router="workers.kernels.triton_router",
+        router="evenload.workers.kernels.triton_router",
     ),
     "triton_recompute": Backend(
-        "workers.kernels.triton_recompute",
+        "evenload.workers.kernels.triton_recompute",
         triton_support.why_not,
         triton_support.check_widths,
-        router="workers.kernels.triton_router",
+        router="evenload.workers.kernels.triton_router",
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from workers.kernels.rows import Rows
+from evenload.workers.kernels.rows import Rows
 
 
 class Gate(NamedTuple):

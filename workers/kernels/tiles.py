@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
 
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
 
 SHIPPED = Path(__file__).with_name("tiles.json")
 ALWAYS = {"enable_fp_fusion": True}  # of every launch; Triton 3.9 warns where it is not said

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.errors import SpecError
-from workers.kernels import cpu_passes
-from workers.kernels.grouped_linear import grouped_linear
-from workers.kernels.rows import Rows
+from evenload.pipeline.errors import SpecError
+from evenload.workers.kernels import cpu_passes
+from evenload.workers.kernels.grouped_linear import grouped_linear
+from evenload.workers.kernels.rows import Rows
 
 ALIGNMENT_BYTES = 16  # grouped_mm wants the strides of its matrices to be multiples of this
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.kernels.tiles import ALWAYS
+from evenload.workers.kernels.tiles import ALWAYS
 
 
 @triton.jit

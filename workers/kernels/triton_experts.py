@@ -22,18 +22,18 @@ from torch import Tensor
 from triton.errors import TritonError as TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from workers.kernels.rows import Rows
-from workers.kernels.tiles import Tile, table_names, tiles_for
-from workers.kernels.torch_experts import compute_dtype
-from workers.kernels.triton_combine import combine, rows_by_token
-from workers.kernels.triton_matmul import (
+from evenload.workers.kernels.rows import Rows
+from evenload.workers.kernels.tiles import Tile, table_names, tiles_for
+from evenload.workers.kernels.torch_experts import compute_dtype
+from evenload.workers.kernels.triton_combine import combine, rows_by_token
+from evenload.workers.kernels.triton_matmul import (
     grad_matrix_kernel,
     grad_up_kernel,
     rows_kernel,
     up_kernel,
 )
-from workers.kernels.triton_rows import list_tiles
-from workers.kernels.triton_support import check_widths
+from evenload.workers.kernels.triton_rows import list_tiles
+from evenload.workers.kernels.triton_support import check_widths
 
 TMA_ALIGNMENT_BYTES = 16
 

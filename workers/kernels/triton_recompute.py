@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workers.kernels import triton_experts
-from workers.kernels.rows import Rows
+from evenload.workers.kernels import triton_experts
+from evenload.workers.kernels.rows import Rows
 
 
 def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:

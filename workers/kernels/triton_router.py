@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.kernels.routing import Gate, Route
-from workers.kernels.rows import Rows
-from workers.kernels.tiles import ALWAYS
-from workers.kernels.triton_rows import place_rows, tokens_per_block
-from workers.selection import NO_BINS, Bins
+from evenload.workers.kernels.routing import Gate, Route
+from evenload.workers.kernels.rows import Rows
+from evenload.workers.kernels.tiles import ALWAYS
+from evenload.workers.kernels.triton_rows import place_rows, tokens_per_block
+from evenload.workers.selection import NO_BINS, Bins
 
 TINY = tl.constexpr(1e-20)  # sigmoid scores may all underflow to 0
 

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.kernels.rows import Rows
-from workers.kernels.tiles import ALWAYS
+from evenload.workers.kernels.rows import Rows
+from evenload.workers.kernels.tiles import ALWAYS
 
 CELLS_PER_BLOCK = 4096  # of the token by expert table that a program holds in registers
 BLOCKS_PER_STEP = 1024  # of the sum over blocks

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError
 
 LOWEST_CAPABILITY = (8, 0)  # bf16 matrix units, asynchronous copies
 

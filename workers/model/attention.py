@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.spec import ModelSpec
-from workers.kernels import cpu_passes
-from workers.model.layers import product
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.kernels import cpu_passes
+from evenload.workers.model.layers import product
 
 
 def rotation(num_positions: int, head_width: int, theta: float, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.kernels import cpu_passes
+from evenload.workers.kernels import cpu_passes
 
 
 def product(x_D: Tensor, weight_OD: Tensor) -> Tensor:

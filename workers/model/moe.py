@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.spec import ModelSpec
-from workers.kernels.ops import experts_of
-from workers.model.layers import SwiGLU
-from workers.model.router import Adjust, Routed, Router, Selects
-from workers.selection import NO_BINS, Bins
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.kernels.ops import experts_of
+from evenload.workers.model.layers import SwiGLU
+from evenload.workers.model.router import Adjust, Routed, Router, Selects
+from evenload.workers.selection import NO_BINS, Bins
 
 
 class MoE(nn.Module):

@@ -14,18 +14,18 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.spec import ModelSpec
-from workers.kernels.ops import RouteTokens, router_of
-from workers.kernels.routing import Gate
-from workers.kernels.rows import (
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.kernels.ops import RouteTokens, router_of
+from evenload.workers.kernels.routing import Gate
+from evenload.workers.kernels.rows import (
     Rows,
     count_experts,
     rows_of_experts,
     rows_of_tokens,
     rows_per_expert,
 )
-from workers.model.layers import product
-from workers.selection import NO_BINS, Bins, add_bias
+from evenload.workers.model.layers import product
+from evenload.workers.selection import NO_BINS, Bins, add_bias
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 Selects = Literal["tokens", "experts"]

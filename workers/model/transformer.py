@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.spec import ModelSpec
-from workers.model.attention import Attention, rotation
-from workers.model.layers import RMSNorm, SwiGLU, product
-from workers.model.moe import MoE
-from workers.model.router import Adjust, Routed, Router, Selects
-from workers.selection import NO_BINS, Bins
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.model.attention import Attention, rotation
+from evenload.workers.model.layers import RMSNorm, SwiGLU, product
+from evenload.workers.model.moe import MoE
+from evenload.workers.model.router import Adjust, Routed, Router, Selects
+from evenload.workers.selection import NO_BINS, Bins
 
 
 class ModelOutput(NamedTuple):

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.balancers import BalancerSpec
-from workers.balancing.base import centre
-from workers.balancing.margins import boundary, crossing, margin_counts
-from workers.simulation.dual import narrow_width, spectrum, tie_density
+from evenload.pipeline.spec.balancers import BalancerSpec
+from evenload.workers.balancing.base import centre
+from evenload.workers.balancing.margins import boundary, crossing, margin_counts
+from evenload.workers.simulation.dual import narrow_width, spectrum, tie_density
 
 BAND = 0.3
 LAGS = (1, 2, 4, 8, 16, 32)

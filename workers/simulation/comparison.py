@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.balancers import parse_balancer
-from pipeline.load_metrics import max_vio_floor
-from pipeline.simulation_spec import Recorded, StreamSpec
-from workers.balancing import make_balancer
-from workers.balancing.base import Balancer
-from workers.simulation.play import observe
-from workers.simulation.result import BALANCED, steps_until
-from workers.simulation.score_streams import Size, score_stream
+from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.simulation import Recorded, StreamSpec
+from evenload.workers.balancing import make_balancer
+from evenload.workers.balancing.base import Balancer
+from evenload.workers.simulation.result import BALANCED, steps_until
+from evenload.workers.simulation.rule_runner import observe
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 STEADY = 0.4  # last share of the steps
 TUNED_STEPS = (1e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2)

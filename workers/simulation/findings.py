@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.simulation_spec import SimulationSpec, StreamSpec
-from workers.simulation.play import Frame, ProgressCallback, play
-from workers.simulation.regret import Play, best_fixed_bias, regret
-from workers.simulation.result import Finding
-from workers.simulation.theory import Transition, check
+from evenload.pipeline.spec.simulation import SimulationSpec, StreamSpec
+from evenload.workers.simulation.regret import Play, best_fixed_bias, regret
+from evenload.workers.simulation.result import Finding
+from evenload.workers.simulation.rule_runner import Frame, ProgressCallback, play
+from evenload.workers.simulation.theory_checks import Transition, check
 
 SAMPLED_STEPS = 20
 REGRET_TOKENS = 256

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.errors import SpecError
-from pipeline.spec import TrialSpec
-from workers.balancing import make_balancer
-from workers.balancing.base import Balancer, Observation
-from workers.data.corpus import prepare
-from workers.data.shards import Batches
-from workers.model.transformer import ModelOutput, MoELanguageModel
-from workers.simulation.score_streams import NO_RECORDING, UNREADABLE
-from workers.simulation.theory import Transition
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.balancing import make_balancer
+from evenload.workers.balancing.base import Balancer, Observation
+from evenload.workers.data.corpus import prepare
+from evenload.workers.data.shards import Batches
+from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
+from evenload.workers.simulation.score_streams import NO_RECORDING, UNREADABLE
+from evenload.workers.simulation.theory_checks import Transition
 
 
 class TrainedStep(NamedTuple):

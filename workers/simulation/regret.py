@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.balancers import BalancerSpec
-from workers.simulation.dual import (
+from evenload.pipeline.spec.balancers import BalancerSpec
+from evenload.workers.simulation.dual import (
     dual_value,
     loads,
     minimiser,

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.balancers import BalancerSpec
-from pipeline.simulation_spec import SimulationSpec
-from workers.simulation.regret import Regret
-from workers.simulation.theory import Verdict
+from evenload.pipeline.spec.balancers import BalancerSpec
+from evenload.pipeline.spec.simulation import SimulationSpec
+from evenload.workers.simulation.regret import Regret
+from evenload.workers.simulation.theory_checks import Verdict
 
 BALANCED = 2.0  # times the sampling floor
 

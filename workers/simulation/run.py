@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.load_metrics import max_vio_floor
-from pipeline.simulation_spec import Recorded, SimulationSpec, StreamSpec
-from workers.balancing.base import Observation
-from workers.simulation.findings import check_theory
-from workers.simulation.play import ProgressCallback, play, size_of
-from workers.simulation.result import Run, SimulationResult
-from workers.simulation.score_streams import Size
+from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, StreamSpec
+from evenload.workers.balancing.base import Observation
+from evenload.workers.simulation.findings import check_theory
+from evenload.workers.simulation.result import Run, SimulationResult
+from evenload.workers.simulation.rule_runner import ProgressCallback, play, size_of
+from evenload.workers.simulation.score_streams import Size
 
 
 def simulate(

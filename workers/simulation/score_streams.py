@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
-from pipeline.simulation_spec import (
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.simulation import (
     Adversarial,
     Correlated,
     Gaussian,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import SpecError
-from pipeline.spec import TrialSpec
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.trial import TrialSpec
 
 SHAPES_OF_A_WORKER = 256  # beyond these torch.compile compiles no more and says so in a log alone
 

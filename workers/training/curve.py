@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.load_metrics import max_vio
-from pipeline.records import CurvePoint, StepRecord
-from pipeline.spec import TrialSpec
-from workers.data.corpus import Corpus
-from workers.data.shards import held_out
-from workers.training.scoring import scorer_of
-from workers.training.setup import Assembly
+from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.records.run import StepRecord
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import CurvePoint
+from evenload.workers.data.corpus import Corpus
+from evenload.workers.data.shards import held_out
+from evenload.workers.training.scoring import scorer_of
+from evenload.workers.training.setup import Assembly
 
 
 class CurveMeter:

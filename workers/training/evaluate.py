@@ -7,18 +7,18 @@ import math
 import numpy as np
 from torch import Tensor
 
-from pipeline.evaluation import Detail, GroupScores, LossByK, specialisation
-from pipeline.load_metrics import max_vio, max_vio_floor
-from pipeline.records import EvalRecord, RunIdentity, Sink
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from workers.data.corpus import Corpus, check_fits, prepare
-from workers.data.shards import held_out
-from workers.training import checkpoint
-from workers.training.loss_by_k import loss_by_k
-from workers.training.route_counts import RouteCounter
-from workers.training.scoring import Scorer, Scores, scorer_of
-from workers.training.setup import Assembly, assemble
+from evenload.pipeline.figures.evaluation import Detail, GroupScores, LossByK, specialisation
+from evenload.pipeline.figures.loads import max_vio, max_vio_floor
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.shards import held_out
+from evenload.workers.training import checkpoint
+from evenload.workers.training.loss_by_k import loss_by_k
+from evenload.workers.training.route_counts import RouteCounter
+from evenload.workers.training.scoring import Scorer, Scores, scorer_of
+from evenload.workers.training.setup import Assembly, assemble
 
 
 def evaluate(

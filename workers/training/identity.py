@@ -6,19 +6,22 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
 
-from pipeline.balancers import BALANCERS
-from pipeline.data_spec import DataSpec
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from workers.data.corpus import prepare
-from workers.kernels.ops import check_widths, resolve_backend
-from workers.training.compilation import check_compiler
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.data import DataSpec
+from evenload.pipeline.spec.permitted_paths import check_paths
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.data.corpus import check_fits, prepare
+from evenload.workers.kernels.ops import check_widths, resolve_backend
+from evenload.workers.training.compilation import check_compiler
 
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
@@ -53,6 +56,39 @@ def trial_digest(spec: TrialSpec, settings: Settings) -> str:
     return spec.digest(
         corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
     )
+
+
+def identify(
+    proposed: Sequence[TrialSpec], settings: Settings, has_cuda: bool | None = None
+) -> list[tuple[str, TrialSpec]]:
+    """Trials with their digests, resolved for where they will run and checked against their data.
+
+    Args:     has_cuda: whether the workers have GPUs; None: they are here
+    Raises:   SpecError: a home that cannot be written, a back end or device that cannot run, a
+              corpus that does not fit
+    """
+    settings.make_home(to_write=True)  # corpora are written there
+    trials = [resolve(_whole(trial, settings), has_cuda) for trial in proposed]
+    for data in {trial.data for trial in trials}:
+        check_paths(data, settings.data_root)
+    for trial in trials:
+        check_fits(trial, prepare(trial.data, settings.corpus_dir))
+    return [(trial_digest(trial, settings), trial) for trial in trials]
+
+
+def _whole(trial: TrialSpec, settings: Settings) -> TrialSpec:
+    """A trial that extends another takes everything from it but its number of steps."""
+    if trial.extends is None:
+        return trial
+    parent = SweepStore(settings.store_url).trial(trial.extends)
+    train = parent.spec["train"]
+    if trial.train.steps <= train["steps"]:
+        raise SpecError(
+            f"train.steps={trial.train.steps}: trial {parent.digest}, which it extends, has "
+            f"{train['steps']} already; take more"
+        )
+    longer = {"train": train | {"steps": trial.train.steps}, "extends": trial.extends}
+    return TrialSpec.model_validate(parent.spec | longer)
 
 
 @lru_cache(maxsize=32)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from workers.training import checkpoint
-from workers.training.loop import checkpoint_dir
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.workers.training import checkpoint
+from evenload.workers.training.loop import checkpoint_dir
 
 RECORDS = ("expert_load", "steps")
 

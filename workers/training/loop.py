@@ -11,30 +11,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
-from pipeline.load_metrics import max_vio, summarise
-from pipeline.records import (
-    Command,
-    CurvePoint,
-    Progress,
-    RunIdentity,
-    Sink,
-    StepRecord,
-    TrialState,
-)
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import read_history, read_scalars
-from workers.data.corpus import Corpus, check_fits, prepare
-from workers.data.shards import Batches
-from workers.training import checkpoint
-from workers.training.checkpoint import Checkpoint
-from workers.training.curve import CurveMeter
-from workers.training.ranks import ALONE, Ranks
-from workers.training.schedule import learning_rate
-from workers.training.setup import Assembly, assemble
-from workers.training.step import StepOutput, Watch, rehearse, train_step
-from workers.training.telemetry import Telemetry
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.loads import max_vio, summarise
+from evenload.pipeline.records.run import RunIdentity, Sink, StepRecord
+from evenload.pipeline.records.shards import read_history, read_scalars
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, CurvePoint, Progress, TrialState
+from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.shards import Batches
+from evenload.workers.training import checkpoint
+from evenload.workers.training.checkpoint import Checkpoint
+from evenload.workers.training.curve import CurveMeter
+from evenload.workers.training.ranks import ALONE, Ranks
+from evenload.workers.training.schedule import learning_rate
+from evenload.workers.training.setup import Assembly, assemble
+from evenload.workers.training.step import StepOutput, Watch, rehearse, train_step
+from evenload.workers.training.telemetry import Telemetry
 
 # Least time between two writes of records: MLflow takes 15 ms a call on SQLite, more than a step of
 # the smallest trials, and nobody looks more often.

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation import LossByK
-from pipeline.spec import ModelSpec, TrialSpec
-from workers.model.transformer import MoELanguageModel
-from workers.training.scoring import Scorer
+from evenload.pipeline.figures.evaluation import LossByK
+from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.workers.model.transformer import MoELanguageModel
+from evenload.workers.training.scoring import Scorer
 
 
 def values_of_k(model: ModelSpec, which: str) -> list[int]:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import PeerLost
+from evenload.pipeline.errors import PeerLost
 
 Choice = TypeVar("Choice", bound=StrEnum)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.evaluation import Routes
-from workers.model.router import Routed
+from evenload.pipeline.figures.evaluation import Routes
+from evenload.workers.model.router import Routed
 
 
 class RouteCounter:

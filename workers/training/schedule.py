@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.spec import TrainSpec
+from evenload.pipeline.spec.trial import TrainSpec
 
 
 def learning_rate(train: TrainSpec, step: int) -> float:

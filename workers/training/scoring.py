@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.balancing.base import Balancer, add_bias
-from workers.model.router import Adjust, Routed
-from workers.model.transformer import MoELanguageModel
-from workers.training.setup import Assembly
-from workers.training.step import autocast, next_token_loss
+from evenload.workers.balancing.base import Balancer, add_bias
+from evenload.workers.model.router import Adjust, Routed
+from evenload.workers.model.transformer import MoELanguageModel
+from evenload.workers.training.setup import Assembly
+from evenload.workers.training.step import autocast, next_token_loss
 
 
 class Scores(NamedTuple):

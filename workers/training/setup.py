@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from pipeline.spec import TrainSpec, TrialSpec
-from workers.balancing import make_balancer
-from workers.model.transformer import MoELanguageModel
-from workers.training.compilation import check_compiler, compile_model
-from workers.training.memory import keep_freed_memory
-from workers.training.step import Trainee
+from evenload.pipeline.spec.trial import TrainSpec, TrialSpec
+from evenload.workers.balancing import make_balancer
+from evenload.workers.model.transformer import MoELanguageModel
+from evenload.workers.training.compilation import check_compiler, compile_model
+from evenload.workers.training.memory import keep_freed_memory
+from evenload.workers.training.step import Trainee
 
 NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
 

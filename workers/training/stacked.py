@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pipeline.spec import TrialSpec
-from workers.balancing.base import Balancer, add_bias
-from workers.kernels.linear_cross_entropy import linear_cross_entropy
-from workers.model.router import Adjust, Routed
-from workers.model.transformer import ModelOutput, MoELanguageModel
-from workers.training.checkpoint import Checkpoint
-from workers.training.ranks import ALONE
-from workers.training.setup import adamw
-from workers.training.step import StepOutput, StepSums, Trainee, autocast, balance_loss
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.balancing.base import Balancer, add_bias
+from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
+from evenload.workers.model.router import Adjust, Routed
+from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
+from evenload.workers.training.checkpoint import Checkpoint
+from evenload.workers.training.ranks import ALONE
+from evenload.workers.training.setup import adamw
+from evenload.workers.training.step import StepOutput, StepSums, Trainee, autocast, balance_loss
 
 Moments = dict[int, dict[str, Tensor]]  # the optimizer's state, by the number of the weight
 

@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.records import Command, Progress, RunIdentity, Sink, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from workers.data.corpus import Corpus, check_fits, prepare
-from workers.data.shards import Batches
-from workers.training.checkpoint import Checkpoint
-from workers.training.loop import Trainer, TrainOutcome
-from workers.training.ranks import ALONE
-from workers.training.stacked import Part, TrialStack
-from workers.training.step import StepOutput
+from evenload.pipeline.records.run import RunIdentity, Sink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.shards import Batches
+from evenload.workers.training.checkpoint import Checkpoint
+from evenload.workers.training.loop import Trainer, TrainOutcome
+from evenload.workers.training.ranks import ALONE
+from evenload.workers.training.stacked import Part, TrialStack
+from evenload.workers.training.step import StepOutput
 
 
 class Enrolment(NamedTuple):
@@ -41,8 +42,8 @@ class Enrolment(NamedTuple):
 def train_stacked(enrolments: Sequence[Enrolment], settings: Settings) -> None:
     """Trains every trial to its end or until it leaves, and tells each by its future.
 
-    All must be resolved, of one `pipeline.stacking.shape_of`, and go on after the same step. What
-    one trial raises is that trial's; an error of the whole program is every remaining trial's.
+    All must be resolved, of one `pipeline.sweep.stacking.shape_of`, and go on after the same step.
+    What one trial raises is that trial's; an error of the whole program is every remaining trial's.
     """
     try:
         corpus = prepare(enrolments[0].spec.data, settings.corpus_dir)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.balancing.base import Balancer, Measure, Observation, RoutedBatch
-from workers.kernels.linear_cross_entropy import linear_cross_entropy
-from workers.model.router import Routed
-from workers.model.transformer import ModelOutput, MoELanguageModel
-from workers.selection import NO_BINS
-from workers.training.ranks import ALONE, Ranks
+from evenload.workers.balancing.base import Balancer, Measure, Observation, RoutedBatch
+from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
+from evenload.workers.model.router import Routed
+from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
+from evenload.workers.selection import NO_BINS
+from evenload.workers.training.ranks import ALONE, Ranks
 
 # Sees every micro-batch: its place in the step, the model's output, the bias_LE that routed it.
 Watch = Callable[[int, ModelOutput, Tensor], None]

@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from pipeline.records import StepRecord
-from workers.training.step import StepOutput
+from evenload.pipeline.records.run import StepRecord
+from evenload.workers.training.step import StepOutput
 
 
 class Telemetry:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Section
-from pipeline.report.sections.answer import answer
-from pipeline.report.sections.confirmation import confirmation
-from pipeline.report.sections.cost import cost
-from pipeline.report.sections.grid import grid
-from pipeline.report.sections.loads import loads
-from pipeline.report.sections.reproduction import reproduction
-from pipeline.report.sections.settings import settings
-from pipeline.report.sections.theory import theory
-from pipeline.report.sections.trouble import trouble
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Section
+from evenload.pipeline.report.sections.answer import answer
+from evenload.pipeline.report.sections.confirmation import confirmation
+from evenload.pipeline.report.sections.cost import cost
+from evenload.pipeline.report.sections.grid import grid
+from evenload.pipeline.report.sections.loads import loads
+from evenload.pipeline.report.sections.reproduction import reproduction
+from evenload.pipeline.report.sections.settings import settings
+from evenload.pipeline.report.sections.theory import theory
+from evenload.pipeline.report.sections.trouble import trouble
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     answer,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.records import Stage, SweepState, TrialState
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
-from pipeline.report.sections.cost import cost_by_setting, steady_shares
-from pipeline.report.wording import counted, listed, number, percent, with_half
-from pipeline.sweep.setting import Setting
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
+from evenload.pipeline.report.sections.cost import cost_by_setting, steady_shares
+from evenload.pipeline.report.wording import counted, listed, number, percent, with_half
+from evenload.pipeline.states import Stage, SweepState, TrialState
+from evenload.pipeline.sweep.setting import Setting
 
 FEW_SEEDS = 3
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.records import Stage
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Block, Section, Table, Text
-from pipeline.report.wording import NONE, duration, number, percent, with_half
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Block, Section, Table, Text
+from evenload.pipeline.report.wording import NONE, duration, number, percent, with_half
+from evenload.pipeline.states import Stage
 
 
 def confirmation(evidence: Evidence) -> Section | None:

@@ -6,12 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 
-from pipeline.cost import EP_SIZES, SweepCost, basis, sweep_cost
-from pipeline.report.charts import Series, waiting_lines
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Block, Section, Table, Text, Tile, Tiles
-from pipeline.report.wording import NONE, duration, energy, mass, percent
-from pipeline.sweep.setting import setting_label
+from evenload.pipeline.figures.cost import EP_SIZES, SweepCost, basis, sweep_cost
+from evenload.pipeline.report.charts import Series, waiting_lines
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Block, Section, Table, Text, Tile, Tiles
+from evenload.pipeline.report.wording import NONE, duration, energy, mass, percent
+from evenload.pipeline.sweep.setting import setting_label
 
 
 def cost(evidence: Evidence) -> Section | None:

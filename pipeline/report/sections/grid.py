@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from pipeline.balancers import parse_balancer
-from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Cell, Columns, Heat, Section, Table, Text
-from pipeline.sweep.setting import setting_label, stage_of
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Cell, Columns, Heat, Section, Table, Text
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.states import Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import setting_label, stage_of
 
 Groups = Mapping[tuple[str, int], Sequence[TrialRecord]]
 

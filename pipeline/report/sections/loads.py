@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.report.charts import load_key, load_maps
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Columns, Section, Text
+from evenload.pipeline.report.charts import load_key, load_maps
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Columns, Section, Text
 
 
 def loads(evidence: Evidence) -> Section | None:

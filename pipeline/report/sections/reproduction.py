@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import yaml
 
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Block, Listing, Section, Table, Text
-from pipeline.report.wording import number
-from pipeline.sweep.setting import seed_of, setting_label, stage_of
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Block, Listing, Section, Table, Text
+from evenload.pipeline.report.wording import number
+from evenload.pipeline.sweep.setting import seed_of, setting_label, stage_of
 
 ORIGINS = {
     "commit": "commit",

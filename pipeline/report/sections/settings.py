@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from pipeline.records import TrialRecord, TrialState
-from pipeline.report.charts import Point, pareto
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Block, Columns, Figure, Section, Table, Text
-from pipeline.report.wording import NONE, number, percent, with_half
-from pipeline.sweep.pareto import on_front
-from pipeline.sweep.setting import (
+from evenload.pipeline.report.charts import Point, pareto
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Block, Columns, Figure, Section, Table, Text
+from evenload.pipeline.report.wording import NONE, number, percent, with_half
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.pareto import on_front
+from evenload.pipeline.sweep.setting import (
     IMBALANCE,
     LOSS,
     Comparison,
@@ -23,7 +23,7 @@ from pipeline.sweep.setting import (
     setting_label,
     stage_of,
 )
-from pipeline.sweep.statistics import interval
+from evenload.pipeline.sweep.statistics import interval
 
 MAX_PANELS = 6
 

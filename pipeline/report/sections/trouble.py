@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from pipeline.records import AttemptState, TrialRecord, TrialState
-from pipeline.report.evidence import Evidence
-from pipeline.report.page import Block, Section, Table, Text
-from pipeline.report.wording import counted, listed
-from pipeline.sweep.setting import seed_of, setting_label
+from evenload.pipeline.report.evidence import Evidence
+from evenload.pipeline.report.page import Block, Section, Table, Text
+from evenload.pipeline.report.wording import counted, listed
+from evenload.pipeline.states import AttemptState, TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import seed_of, setting_label
 
 OVER_EARLY = (TrialState.CANCELLED, TrialState.STOPPED)
 SHOWN = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from pipeline.store.models import Base
+from evenload.pipeline.store.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,16 +1,16 @@
 """Which running trials to stop, by their learning curves. Pure: curves in, reasons out.
 
-Adding a policy is a file here, an entry in `STOPPING` and a spec in `pipeline.sweep_spec`.
+Adding a policy is a file here, an entry in `STOPPING` and a spec in `evenload.pipeline.spec.sweep`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipeline.records import CurvePoint, TrialRecord
-from pipeline.sweep.stopping import asha, extrapolate
-from pipeline.sweep.stopping.contest import contests
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import CurvePoint, TrialRecord
+from evenload.pipeline.sweep.stopping import asha, extrapolate
+from evenload.pipeline.sweep.stopping.comparable_trials import contests
 
 Verdicts = Iterator[tuple[str, str]]  # digest, reason
 

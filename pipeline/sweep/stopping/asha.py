@@ -6,9 +6,9 @@ import bisect
 import math
 from collections.abc import Iterator, Sequence
 
-from pipeline.records import CurvePoint
-from pipeline.sweep.stopping.contest import Contestant
-from pipeline.sweep_spec import Asha
+from evenload.pipeline.spec.sweep import Asha
+from evenload.pipeline.states import CurvePoint
+from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
 
 
 def stops(policy: Asha, contest: Sequence[Contestant]) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from pipeline.records import CurvePoint
-from pipeline.sweep.stopping.contest import Contestant
-from pipeline.sweep_spec import Extrapolate
+from evenload.pipeline.spec.sweep import Extrapolate
+from evenload.pipeline.states import CurvePoint
+from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
 
 Numbers = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 3.0, 40)

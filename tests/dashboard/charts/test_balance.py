@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.balance import idle_over_time, max_vio_over_time
+from evenload.dashboard.charts.balance import idle_over_time, max_vio_over_time
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.biases import MAX_LINES, bias_paths
+from evenload.dashboard.charts.biases import MAX_LINES, bias_paths
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

@@ -5,8 +5,14 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.comparison import Curve, curves, difference_map, load_by_rank, load_map
-from dashboard.charts.style import LIGHT, says
+from evenload.dashboard.charts.comparison import (
+    Curve,
+    curves,
+    difference_map,
+    load_by_rank,
+    load_map,
+)
+from evenload.dashboard.charts.style import LIGHT, says
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

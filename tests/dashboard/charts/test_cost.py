@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from dashboard.charts.cost import MAX_BARS, lost_by_ranks, lost_by_setting
-from dashboard.charts.style import says
-from dashboard.cost_tables import Loss
+from evenload.dashboard.charts.cost import MAX_BARS, lost_by_ranks, lost_by_setting
+from evenload.dashboard.charts.style import says
+from evenload.dashboard.cost.tables import Loss
 
 
 def _loss(label: str, share: float, sizes: tuple[int, ...] = (2, 4), trials: int = 1) -> Loss:

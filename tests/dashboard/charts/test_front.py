@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import math
 
-from dashboard.charts.front import Pair, pareto_front, tune_against_confirm
-from dashboard.charts.style import says
-from pipeline.records import Stage
-from pipeline.sweep.setting import Setting
-from pipeline.sweep.statistics import Interval
+from evenload.dashboard.charts.front import Pair, pareto_front, tune_against_confirm
+from evenload.dashboard.charts.style import says
+from evenload.pipeline.states import Stage
+from evenload.pipeline.sweep.setting import Setting
+from evenload.pipeline.sweep.statistics import Interval
 
 
 def _setting(label: str, vio: float, bits: float, on_front: bool = False) -> Setting:

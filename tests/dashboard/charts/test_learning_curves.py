@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboard.charts.learning_curves import MAX_POINTS, Curve, late_range, learning_curves
-from dashboard.charts.style import says
+from evenload.dashboard.charts.learning_curves import MAX_POINTS, Curve, late_range, learning_curves
+from evenload.dashboard.charts.style import says
 
 
 def _curve(group: str, values: list[float], ended: str = "") -> Curve:

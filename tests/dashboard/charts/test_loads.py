@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.loads import load_by_layer, load_over_time
-from dashboard.charts.style import LIGHT
+from evenload.dashboard.charts.loads import load_by_layer, load_over_time
+from evenload.dashboard.charts.style import LIGHT
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

@@ -4,7 +4,7 @@ import math
 
 import plotly.graph_objects as go
 
-from dashboard.charts.log_axis import log_ticks, make_logarithmic, spans
+from evenload.dashboard.charts.log_axis import log_ticks, make_logarithmic, spans
 
 
 def test_ticks_are_named_in_full_around_the_values() -> None:

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
-from dashboard.charts.parameters import (
+from evenload.dashboard.charts.parameters import (
     importance_bars,
     number_axis,
     parallel_coordinates,
     parameter_axis,
 )
-from dashboard.charts.style import says
-from dashboard.importance import ABSENT, Parameter
+from evenload.dashboard.charts.style import says
+from evenload.dashboard.sweep.importance import ABSENT, Parameter
 
 
 def test_levels_are_spread_evenly_numbers_ascending_and_the_absent_below() -> None:

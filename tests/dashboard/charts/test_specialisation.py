@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.specialisation import (
+from evenload.dashboard.charts.specialisation import (
     CLIP_PERCENT,
     LIFT_SCALE,
     lift_map,
@@ -14,7 +14,7 @@ from dashboard.charts.specialisation import (
     loss_by_k,
     specialisation_by_layer,
 )
-from dashboard.charts.style import LIGHT, says
+from evenload.dashboard.charts.style import LIGHT, says
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

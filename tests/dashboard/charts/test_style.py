@@ -12,10 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from dashboard.charts import balance, biases, loads, style, training
-from dashboard.charts.style import CATEGORIES, DARK, FIRST_TO_LAST, LIGHT, LOW_TO_HIGH
-from dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
-from dashboard.frames import Grid
+from evenload.dashboard.charts import balance, biases, loads, style, training
+from evenload.dashboard.charts.style import CATEGORIES, DARK, FIRST_TO_LAST, LIGHT, LOW_TO_HIGH
+from evenload.dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
+from evenload.dashboard.record_tables import Grid
 
 LIMIT_BYTES = 300_000
 PAGE = {"light": "#ffffff", "dark": "#10151d"}

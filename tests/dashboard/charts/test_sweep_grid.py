@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from dashboard.charts.style import LIGHT
-from dashboard.charts.sweep_grid import GRID_METRICS, Metric, sweep_grid
-from dashboard.frames import Grid
+from evenload.dashboard.charts.style import LIGHT
+from evenload.dashboard.charts.sweep_grid import GRID_METRICS, Metric, sweep_grid
+from evenload.dashboard.record_tables import Grid
 
 LOSS, MAX_VIO, IDLE, UTIL = GRID_METRICS
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboard.charts.style import says
-from dashboard.charts.system import MAX_POINTS, resource_curve
+from evenload.dashboard.charts.style import says
+from evenload.dashboard.charts.system import MAX_POINTS, resource_curve
 
 
 def test_few_samples_are_drawn_as_they_are() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.training import loss_curve, throughput_curve
+from evenload.dashboard.charts.training import loss_curve, throughput_curve
 
 
 def _trace(chart: go.Figure, index: int = 0) -> Any:

@@ -9,23 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cost import CostSettings
-from pipeline.records import (
-    Claim,
-    Order,
-    Progress,
-    RunIdentity,
-    Stage,
-    StepRecord,
-    TrialState,
-    WorkKind,
-)
-from pipeline.report.evidence import Evidence, gather
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.load_log import LoadLogSink
+from evenload.pipeline.figures.cost import CostSettings
+from evenload.pipeline.records.run import RunIdentity, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.report.evidence import Evidence, gather
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, Order, Progress, Stage, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 STEPS, TOKENS = 20, 128
 MAX_VIO = {"none": 3.0, "sign 0.001": 1.0, "sign 0.01": 0.3}

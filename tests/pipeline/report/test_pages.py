@@ -6,10 +6,10 @@ import re
 from html.parser import HTMLParser
 from typing import get_args
 
-from pipeline.report import html_page, markdown_page
-from pipeline.report.html_page import html_page as to_html
-from pipeline.report.markdown_page import markdown_page as to_markdown
-from pipeline.report.page import (
+from evenload.pipeline.report import html_page, markdown_page
+from evenload.pipeline.report.html_page import html_page as to_html
+from evenload.pipeline.report.markdown_page import markdown_page as to_markdown
+from evenload.pipeline.report.page import (
     Answer,
     Block,
     Columns,

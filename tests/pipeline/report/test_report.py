@@ -8,16 +8,16 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from pipeline.cost import CostSettings
-from pipeline.errors import SpecError
-from pipeline.records import AttemptState, TrialState, WorkKind
-from pipeline.report.compose import compose
-from pipeline.report.evidence import Evidence, gather
-from pipeline.report.html_page import html_page
-from pipeline.report.markdown_page import markdown_page
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.cost import CostSettings
+from evenload.pipeline.report.compose import compose
+from evenload.pipeline.report.evidence import Evidence, gather
+from evenload.pipeline.report.html_page import html_page
+from evenload.pipeline.report.markdown_page import markdown_page
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import AttemptState, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 
 class Home(Protocol):
@@ -185,7 +185,7 @@ def test_a_report_says_how_to_repeat_it(home: Home) -> None:
 def test_the_sweep_in_the_report_is_the_sweep(home: Home) -> None:
     import yaml
 
-    from pipeline.sweep_spec import SweepSpec
+    from evenload.pipeline.spec.sweep import SweepSpec
 
     sweep_id = home.add_sweep()
     text = _section(_markdown(home, sweep_id), "How to reproduce it")
@@ -197,7 +197,7 @@ def test_the_sweep_in_the_report_is_the_sweep(home: Home) -> None:
 def test_a_sweep_in_any_state_has_both_pages(home: Home, state: str) -> None:
     sweep_id = home.add_sweep()
     if state == "submitted":
-        from pipeline.sweep_spec import SweepSpec
+        from evenload.pipeline.spec.sweep import SweepSpec
 
         spec = SweepSpec.model_validate(home.store.sweep(sweep_id).spec)
         sweep_id = home.store.submit(spec.model_copy(update={"name": "new"}))

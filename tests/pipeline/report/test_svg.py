@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.report import svg
-from pipeline.report.svg import Scale
+from evenload.pipeline.report import svg
+from evenload.pipeline.report.svg import Scale
 
 
 def test_a_scale_maps_its_ends_and_its_middle() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.store.sweep_store import SweepStore
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import SpecError, StoreUnavailable
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.store.sweep_store import SweepStore
 
 
 def test_opening_a_store_connects_to_nothing_and_creates_nothing(tmp_path: Path) -> None:

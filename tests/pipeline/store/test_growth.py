@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.errors import LeaseLost, SpecError
-from pipeline.records import Claim, CurvePoint, Stage, SweepState, TrialState, WorkKind
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.errors import LeaseLost, SpecError
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, CurvePoint, Stage, SweepState, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-import pipeline.store
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+import evenload.pipeline.store
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.store.sweep_store import SweepStore
 
-ROOM = Path(str(pipeline.store.__file__)).parent
+ROOM = Path(str(evenload.pipeline.store.__file__)).parent
 HOSTILE = "x'; DROP TABLE sweep; --"
 BASE = {
     "model": {"preset": "tiny"},

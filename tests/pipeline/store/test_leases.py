@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.errors import LeaseLost
-from pipeline.records import (
+from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Claim,
@@ -17,9 +19,7 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

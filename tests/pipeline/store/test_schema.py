@@ -10,12 +10,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from pipeline.errors import SpecError
-from pipeline.records import TrialState
-from pipeline.store import schema
-from pipeline.store.engine import open_engine
-from pipeline.store.models import Base
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.states import TrialState
+from evenload.pipeline.store import schema
+from evenload.pipeline.store.engine import open_engine
+from evenload.pipeline.store.models import Base
+from evenload.pipeline.store.sweep_store import SweepStore
 
 OpenStore = Callable[[str], SweepStore]
 

@@ -5,16 +5,11 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from pipeline.errors import SpecError
-from pipeline.records import (
-    Claim,
-    SweepState,
-    TrialState,
-    WorkKind,
-)
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Claim, SweepState, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

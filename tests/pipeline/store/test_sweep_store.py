@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-from pipeline.records import (
-    AttemptState,
-    Claim,
-    SweepState,
-    TrialState,
-    WorkKind,
-)
-from pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.states import AttemptState, Claim, SweepState, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

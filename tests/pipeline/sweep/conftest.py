@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import TrialRecord, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep import coordinator as coordinator_module
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import coordinator as coordinator_module
 
 Row = Callable[..., TrialRecord]
 

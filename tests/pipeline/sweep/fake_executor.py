@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pipeline.errors import LeaseLost
-from pipeline.records import AttemptState, Command, TrialState, WorkKind
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.coordinator import Coordinator
-from pipeline.sweep.plan import Death
+from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.states import AttemptState, Command, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.sweep.plan import Death
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0

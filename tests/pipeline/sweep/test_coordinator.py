@@ -10,16 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import SpecError, StoreUnavailable
-from pipeline.records import (
-    SweepState,
-    TrialRecord,
-    TrialState,
-    WorkKind,
-)
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import SweepState, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import Coordinator
 from tests.pipeline.sweep.fake_executor import (
     EVAL,
     LEASE,

@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import (
-    TrialState,
-)
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep import coordinator as coordinator_module
-from pipeline.sweep import plan as plan_module
-from pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.states import TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import coordinator as coordinator_module
+from evenload.pipeline.sweep import plan as plan_module
+from evenload.pipeline.sweep.coordinator import Coordinator
 from tests.pipeline.sweep import fake_executor
 from tests.pipeline.sweep.fake_executor import EVAL, TRAIN, FakeExecutor, run, verdicts
 

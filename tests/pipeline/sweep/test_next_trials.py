@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.sweep.next_trials import Growth, most_to_come, next_trials
-from pipeline.sweep.search import propose
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.next_trials import Growth, most_to_come, next_trials
+from evenload.pipeline.sweep.search import propose
 
 Row = Callable[..., TrialRecord]
 BASE = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import (
+from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Snapshot,
@@ -16,7 +16,7 @@ from pipeline.records import (
     TrialState,
     WorkKind,
 )
-from pipeline.sweep.plan import (
+from evenload.pipeline.sweep.plan import (
     Action,
     Crew,
     Death,

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipeline.records import TrialRecord, TrialState
-from pipeline.sweep.recommend import recommend
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.recommend import recommend
 
 
 def trial(

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.removal import remove_sweep
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking import run_removal
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records import mlflow_removal
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.removal import remove_sweep
 
 BASE = {
     "model": {"preset": "tiny"},
@@ -41,7 +41,7 @@ def test_files_runs_and_rows_go_and_what_another_sweep_lists_stays(
     def remove_runs(_: Settings, run_ids: list[str]) -> None:
         removed.extend(run_ids)
 
-    monkeypatch.setattr(run_removal, "remove_runs", remove_runs)
+    monkeypatch.setattr(mlflow_removal, "remove_runs", remove_runs)
     spec = SweepSpec(name="first", base=BASE, axes={"train.seed": [0, 1]})
     shared, own = (("shared", spec.expand()[0]), ("own", spec.expand()[1]))
     sweep_id = store.add_sweep(spec, [shared, own])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.records import Stage, TrialRecord, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.sweep.search import propose, propose_further
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.search import propose, propose_further
 
 Row = Callable[..., TrialRecord]
 STEP = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -147,9 +147,9 @@ def test_tpe_proposes_no_setting_twice_and_ends_with_the_space(row: Row) -> None
 
 def test_what_tpe_proposes_follows_from_what_it_is_told_alone() -> None:
     script = (
-        "from pipeline.search_space import Range\n"
-        "from pipeline.sweep.told import Told\n"
-        "from pipeline.sweep.tpe import propose\n"
+        "from evenload.pipeline.spec.search_space import Range\n"
+        "from evenload.pipeline.sweep.search_history import Told\n"
+        "from evenload.pipeline.sweep.tpe import propose\n"
         "step = Range(low=1e-4, high=0.1, log=True)\n"
         "axes = {'b': [{'k': 0}, {'k': 1, 'step': step.model_dump()}], 'rate': step}\n"
         "told = [Told({'b': 1, 'b[1].step': step.at(n / 9), 'rate': step.at(1 - n / 9)},"

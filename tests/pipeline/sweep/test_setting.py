@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import CurvePoint, Progress, Stage, TrialRecord, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.sweep.recommend import recommend
-from pipeline.sweep.setting import compare, settings_of
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import CurvePoint, Progress, Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.recommend import recommend
+from evenload.pipeline.sweep.setting import compare, settings_of
 
 Row = Callable[..., TrialRecord]
 BASE: dict[str, Any] = {

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.sweep.pareto import on_front
-from pipeline.sweep.statistics import interval, p_value
+from evenload.pipeline.sweep.pareto import on_front
+from evenload.pipeline.sweep.statistics import interval, p_value
 
 
 def test_an_interval_is_students() -> None:

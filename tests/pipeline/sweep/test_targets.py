@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.records import CurvePoint, TrialRecord
-from pipeline.spec import TrialSpec
-from pipeline.sweep.targets import crossing, target_rows
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import CurvePoint, TrialRecord
+from evenload.pipeline.sweep.targets import crossing, target_rows
 
 Row = Callable[..., TrialRecord]
 BASE: dict[str, Any] = {

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import TrialRecord, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.sweep.transfer import transfers
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.transfer import transfers
 
 Row = Callable[..., TrialRecord]
 STEPS = (0.001, 0.01, 0.1)

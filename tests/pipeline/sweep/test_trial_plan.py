@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from pipeline.model_size import model_size
-from pipeline.spec import TrialSpec
-from pipeline.sweep.trial_plan import plan_trial, totals
+from evenload.pipeline.figures.model_size import model_size
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.sweep.trial_plan import plan_trial, totals
 
 TRIAL = TrialSpec.model_validate(
     {

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
+from evenload.pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 
 HERE = socket.gethostname()
 

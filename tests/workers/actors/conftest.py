@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import workers.actors  # noqa: F401  sets what Ray reads as it is imported, by any test here
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
+import evenload.workers.actors  # noqa: F401  sets what Ray reads as it is imported, by any test here
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.store.sweep_store import SweepStore
 
 BASE: dict[str, Any] = {
     "model": {

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import StoreUnavailable, TrackingUnavailable
-from pipeline.records import AttemptState, CurvePoint, Progress, RunIdentity, TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.load_log import LoadLogSink
-from workers.actors import outage
-from workers.actors.actor import Assignment, Verdict
-from workers.actors.eval_actor import EvalActor
-from workers.actors.train_actor import TrainActor
+from evenload.pipeline.errors import StoreUnavailable, TrackingUnavailable
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import AttemptState, CurvePoint, Progress, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.actors import outage
+from evenload.workers.actors.actor import Assignment, Verdict
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
 
 PROGRESS = Progress(step=1, steps=6, tokens=64, tokens_per_second=1.0, loss=2.0, max_vio=0.5)
 

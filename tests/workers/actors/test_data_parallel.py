@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.errors import PeerLost
-from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.coordinator import Coordinator
-from pipeline.sweep.worker_id import name_of
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from workers.actors import data_parallel
-from workers.actors.actor import SinkFactory
-from workers.actors.data_parallel import GroupActor
-from workers.actors.ray_executor import RayExecutor
-from workers.actors.train_actor import TrainActor
+from evenload.pipeline.errors import PeerLost
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import AttemptState, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.sweep.worker_id import name_of
+from evenload.workers.actors import data_parallel
+from evenload.workers.actors.actor import SinkFactory
+from evenload.workers.actors.data_parallel import GroupActor
+from evenload.workers.actors.ray_executor import RayExecutor
+from evenload.workers.actors.train_actor import TrainActor
 
 pytestmark = pytest.mark.ray
 Look = Callable[[Sequence[TrialRecord]], None]

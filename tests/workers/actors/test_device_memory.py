@@ -5,11 +5,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.fit import memory_bytes
-from pipeline.spec import TrialSpec
-from workers.actors import device_memory
-from workers.actors.device_memory import available_bytes, check_memory, slots_in_memory
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.memory import memory_bytes
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.actors import device_memory
+from evenload.workers.actors.device_memory import available_bytes, check_memory, slots_in_memory
 
 SPEC = TrialSpec.model_validate(
     {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.actors.energy import EnergyMeter
+from evenload.workers.actors.energy import EnergyMeter
 
 GPU = torch.device("cuda")
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline.records import RunIdentity, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.load_log import LoadLogSink
-from pipeline.tracking.mirror import Mirror, MirrorSink
-from pipeline.tracking.sinks import SinkGroup
-from workers.actors.eval_actor import EvalActor
-from workers.actors.train_actor import TrainActor
+from evenload.pipeline.records.mirror import Mirror, MirrorSink
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.sinks import SinkGroup
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
 
 TIMED = {"train_seconds", "tokens_per_second"}
 

@@ -11,14 +11,15 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from pipeline.records import AttemptState, RunIdentity, TrialRecord, TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.coordinator import Coordinator
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from pipeline.tracking.sinks import default_sinks
-from workers.actors import ray_executor
-from workers.actors.ray_executor import RayExecutor
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import AttemptState, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import Coordinator
+from evenload.workers.actors import ray_executor
+from evenload.workers.actors.ray_executor import RayExecutor
 
 # In every run `evenload serve`, `sweep run` and the short fault test go the same way.
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

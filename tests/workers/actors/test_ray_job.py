@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from workers.actors.ray_job import _document, _entrypoint
+from evenload.workers.actors.ray_job import _document, _entrypoint
 
 
 def test_the_document_is_found_between_what_ray_and_the_progress_bar_say() -> None:

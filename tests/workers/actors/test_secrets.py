@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import RunIdentity, StepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.tracking.load_log import LoadLogSink
-from pipeline.tracking.sinks import default_sinks
-from workers.actors.eval_actor import EvalActor
-from workers.actors.train_actor import TrainActor
+from evenload.pipeline.records.run import RunIdentity, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
 
 PLANTED = "planted-7f3a9c"
 
@@ -45,7 +46,7 @@ class Indiscreet(LoadLogSink):
 
     def start(self, run: RunIdentity) -> None:
         super().start(run)
-        logging.getLogger("workers.indiscreet").warning("connecting with %s", PLANTED)
+        logging.getLogger("evenload.workers.indiscreet").warning("connecting with %s", PLANTED)
         print(f"http://me:{PLANTED}@mlflow:5000")
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:

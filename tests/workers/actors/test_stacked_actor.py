@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import Order, RunIdentity, StepRecord, TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from workers.actors.stacked_actor import StackedActor
-from workers.actors.train_actor import TrainActor
-from workers.training import telemetry
-from workers.training.loop import resume_step
+from evenload.pipeline.records.run import RunIdentity, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Order, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.actors.stacked_actor import StackedActor
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.training import telemetry
+from evenload.workers.training.loop import resume_step
 
 AddSweep = Callable[..., str]
 RULES = [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}, {"kind": "quantile"}]

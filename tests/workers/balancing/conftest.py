@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.balancers import parse_balancer
-from workers.balancing import make_balancer
-from workers.balancing.base import Balancer, Observation
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.workers.balancing import make_balancer
+from evenload.workers.balancing.base import Balancer, Observation
 
 torch.set_num_threads(1)  # tests run beside each other, and tensors here are too small to share
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.balancing.base import Balancer, RoutedBatch
+from evenload.workers.balancing.base import Balancer, RoutedBatch
 
 SCOPES = ("local", "sequence", "global")
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Balancer, BiasState, Observation
-from workers.balancing.combinators import centred, clipped, frozen_from, warmed_up
+from evenload.workers.balancing.base import Balancer, BiasState, Observation
+from evenload.workers.balancing.combinators import centred, clipped, frozen_from, warmed_up
 
 
 def push(observation: Observation, state: BiasState) -> BiasState:

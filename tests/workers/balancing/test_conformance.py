@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-import workers.balancing
-from pipeline.balancers import BALANCERS
-from workers.balancing.base import Observation
+import evenload.workers.balancing
+from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.workers.balancing.base import Observation
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
@@ -78,7 +78,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def test_the_table_and_the_files_name_the_same_rules() -> None:
-    folder = Path(workers.balancing.__file__).parent
+    folder = Path(evenload.workers.balancing.__file__).parent
     files = {path.stem for path in folder.glob("*.py") if "\ndef make(" in path.read_text()}
     assert files == set(BALANCERS)
     assert {kind for kind, _ in VARIANTS} == set(BALANCERS)
@@ -86,7 +86,9 @@ def test_the_table_and_the_files_name_the_same_rules() -> None:
 
 @pytest.mark.parametrize("kind", BALANCERS)
 def test_a_factory_takes_what_the_table_names_and_has_no_defaults(kind: str) -> None:
-    parameters = inspect.signature(import_module(f"workers.balancing.{kind}").make).parameters
+    parameters = inspect.signature(
+        import_module(f"evenload.workers.balancing.{kind}").make
+    ).parameters
     assert set(parameters) == {*BALANCERS[kind].params, *BALANCERS[kind].context}
     assert all(p.default is p.empty and p.kind is p.KEYWORD_ONLY for p in parameters.values())
 

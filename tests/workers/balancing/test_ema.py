@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Observation
+from evenload.workers.balancing.base import Observation
 
 SEEN = Observation(torch.tensor([[8, 4, 4, 0]]), torch.full((1, 4), 4.0), 0.5)
 

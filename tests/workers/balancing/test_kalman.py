@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.balancers import parse_balancer
-from pipeline.simulation_spec import Gaussian
-from workers.balancing import kalman, make_balancer
-from workers.balancing.base import Observation
-from workers.simulation.play import observe
-from workers.simulation.score_streams import Size, score_stream
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.simulation import Gaussian
+from evenload.workers.balancing import kalman, make_balancer
+from evenload.workers.balancing.base import Observation
+from evenload.workers.simulation.rule_runner import observe
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 
 def test_without_drift_and_knowing_nothing_the_gain_is_one_over_n(

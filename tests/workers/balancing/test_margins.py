@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.margins import (
+from evenload.workers.balancing.margins import (
     NUM_BINS,
     SMALLEST,
     boundary,

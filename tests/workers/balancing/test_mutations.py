@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.balancers import parse_balancer
-from workers.balancing.base import Balancer
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.workers.balancing.base import Balancer
 
 FLIPPED_SIGN = [
     ("sign", "state.bias_LE + step", "state.bias_LE - step"),
@@ -46,7 +46,7 @@ PARAMS = {"sign": {"step_size": 0.05}, "proportional": {"step_size": 0.05}}
 
 
 def mutant(kind: str, old: str, new: str) -> Balancer:
-    original = import_module(f"workers.balancing.{kind}")
+    original = import_module(f"evenload.workers.balancing.{kind}")
     source = inspect.getsource(original)
     assert old in source, f"the mutation of {kind} no longer applies"
     source = source.replace(old, new)

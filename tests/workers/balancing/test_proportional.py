@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Balancer, Observation
+from evenload.workers.balancing.base import Balancer, Observation
 
 COUNT = torch.tensor([[8, 4, 4, 0]])
 TARGET = torch.tensor([[4.0, 4.0, 4.0, 4.0]])

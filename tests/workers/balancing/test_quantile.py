@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Observation, centre
-from workers.balancing.quantile import shortfall
+from evenload.workers.balancing.base import Observation, centre
+from evenload.workers.balancing.quantile import shortfall
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5])

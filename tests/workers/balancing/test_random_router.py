@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.load_metrics import max_vio, max_vio_floor
-from workers.balancing.base import Balancer
+from evenload.pipeline.figures.loads import max_vio, max_vio_floor
+from evenload.workers.balancing.base import Balancer
 
 TARGET = (0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.balancers import parse_balancer
-from pipeline.simulation_spec import Gaussian, StreamSpec
-from workers.balancing import make_balancer
-from workers.balancing.base import Observation
-from workers.simulation.play import observe
-from workers.simulation.score_streams import Size, score_stream
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.simulation import Gaussian, StreamSpec
+from evenload.workers.balancing import make_balancer
+from evenload.workers.balancing.base import Observation
+from evenload.workers.simulation.rule_runner import observe
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 
 def play(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Balancer, Observation
+from evenload.workers.balancing.base import Balancer, Observation
 
 COUNT = torch.tensor([[7, 5, 4, 0]])  # L = 4: over, over, balanced, starved
 

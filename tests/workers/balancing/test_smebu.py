@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workers.balancing.base import Observation
+from evenload.workers.balancing.base import Observation
 
 
 def test_steps_are_soft_clipped_and_build_up_momentum(lab: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from workers.cli import main
+from evenload.workers.cli import main
 
 SWEEP: dict[str, Any] = {
     "name": "small",

@@ -8,14 +8,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_STATE
 
-from pipeline.errors import StoreUnavailable
-from pipeline.records import SweepState
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep_spec import SweepSpec
-from pipeline.tracking import mlflow_sink
-from workers.cli import admission, session
-from workers.cli.admission import Admission
+from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.records import mlflow_sink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import SweepState
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.cli import admission, session
+from evenload.workers.cli.admission import Admission
 
 Sweep = Callable[..., dict[str, Any]]
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from workers.cli import COMMANDS, load
+from evenload.workers.cli import COMMANDS, load
 
 SLOW = ("torch", "ray", "mlflow")
 REPORT = """
 import json, sys
-from workers.cli import main
+from evenload.workers.cli import main
 try:
     main()
 except SystemExit as ended:
@@ -53,8 +53,8 @@ WITHOUT = "import sys; sys.modules.update(dict.fromkeys({absent}))\n"
 
 @pytest.mark.parametrize("name", ["bench", "tune"])
 def test_measuring_needs_no_store_no_tracking_and_no_cluster(name: str) -> None:
-    imported = "from workers.cli import load; load({name!r})"
-    benchmarks = "import workers.benchmarks.moe_layer, workers.benchmarks.routing"
+    imported = "from evenload.workers.cli import load; load({name!r})"
+    benchmarks = "import infra.benchmarks.moe_layer, infra.benchmarks.routing"
     script = "\n".join([WITHOUT.format(absent=STORES), imported.format(name=name), benchmarks])
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

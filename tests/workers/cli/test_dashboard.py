@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import SpecError
-from workers.cli.dashboard import free_port
+from evenload.pipeline.errors import SpecError
+from evenload.workers.cli.dashboard import free_port
 
 
 def test_a_port_is_probed_on_the_interface_that_will_listen() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.records import TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from pipeline.sweep.extension import extension
-from pipeline.sweep_spec import SweepSpec
-from workers.cli.session import identified
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.states import TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.extension import extension
+from evenload.workers.cli.session import identified
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 
-from pipeline.sweep_spec import load_sweep
-from workers.cli.quickstart import quickstart
+from evenload.pipeline.spec.sweep import load_sweep
+from evenload.workers.cli.quickstart import quickstart
 
 
 def test_the_help_counts_the_models_of_the_sweep() -> None:
-    with as_file(files("workers.cli") / "quickstart.yaml") as path:
+    with as_file(files("evenload.workers.cli") / "quickstart.yaml") as path:
         assert len(load_sweep(path).expand()) == 14
     assert "fourteen small models" in (quickstart.__doc__ or "")

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import TrialState, WorkKind
-from pipeline.settings import Settings
-from pipeline.store.sweep_store import SweepStore
-from workers.benchmarks.coordinator import submit
-from workers.cli import sweep as sweep_commands
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.cli import sweep as sweep_commands
+from infra.benchmarks.coordinator import submit
 
 
 @pytest.fixture

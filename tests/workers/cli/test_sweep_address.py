@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from requests.exceptions import InvalidURL
 
-from workers.actors import ray_job
+from evenload.workers.actors import ray_job
 
 
 def test_an_id_cannot_be_sent_to_another_cluster(here: Any) -> None:

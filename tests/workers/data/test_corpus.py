@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data_spec import (
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.data import (
     BpeTokenizer,
     DataSpec,
     Files,
@@ -19,11 +20,10 @@ from pipeline.data_spec import (
     Shards,
     Synthetic,
 )
-from pipeline.errors import SpecError
-from pipeline.spec import TrialSpec
-from workers.data.corpus import check_fits, prepare
-from workers.data.documents import is_validation
-from workers.data.synthetic import synthetic_documents
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.data.corpus import check_fits, prepare
+from evenload.workers.data.documents import is_validation
+from evenload.workers.data.synthetic import synthetic_documents
 
 TEXT = "The quick brown fox jumps over the lazy dog. Zwölf Boxkämpfer.\n"
 
@@ -61,7 +61,7 @@ def test_the_second_time_nothing_is_tokenised(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(files(folder), tmp_path / "corpora")
-    monkeypatch.setattr("workers.data.corpus.make_encoder", None)
+    monkeypatch.setattr("evenload.workers.data.corpus.make_encoder", None)
     assert prepare(files(folder), tmp_path / "corpora").digest == first.digest
 
 

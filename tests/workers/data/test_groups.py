@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data_spec import BpeTokenizer, Files, PythonStdlib, Shards, Synthetic
-from pipeline.errors import SpecError
-from workers.data.corpus import Corpus, prepare
-from workers.data.groups import Group, group_documents
-from workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.data import BpeTokenizer, Files, PythonStdlib, Shards, Synthetic
+from evenload.workers.data.corpus import Corpus, prepare
+from evenload.workers.data.groups import Group, group_documents
+from evenload.workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
 
 
 def text_of(corpus: Corpus, name: str) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import SpecError
-from workers.data.shards import Batches, held_out, open_tokens
+from evenload.pipeline.errors import SpecError
+from evenload.workers.data.shards import Batches, held_out, open_tokens
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 

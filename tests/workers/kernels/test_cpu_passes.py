@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.kernels import cpu_passes
+from evenload.workers.kernels import cpu_passes
 
 TOLERANCE = 2e-6
 Function = Callable[..., Tensor]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.benchmarks.measure import no_waiting
-from workers.kernels import reference
-from workers.kernels.ops import resolve_backend, router_of
-from workers.kernels.routing import Gate
-from workers.kernels.rows import Rows, count_experts, rows_of_tokens
+from evenload.workers.kernels import reference
+from evenload.workers.kernels.ops import resolve_backend, router_of
+from evenload.workers.kernels.routing import Gate
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
+from evenload.workers.tuning.timing import no_waiting
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +30,7 @@ ROUTINGS = ("uniform", "all on one", "one empty", "one token", "every expert", "
 
 @pytest.fixture
 def run_experts() -> Callable[..., Tensor]:
-    from workers.kernels.triton_experts import run_experts
+    from evenload.workers.kernels.triton_experts import run_experts
 
     assert resolve_backend("triton", "cuda") == "triton"
     return run_experts

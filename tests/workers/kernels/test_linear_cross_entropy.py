@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.kernels import linear_cross_entropy as module
-from workers.kernels.linear_cross_entropy import linear_cross_entropy
+from evenload.workers.kernels import linear_cross_entropy as module
+from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
 
 
 def make(trials: int = 1, tokens: int = 150) -> tuple[Tensor, Tensor, Tensor]:

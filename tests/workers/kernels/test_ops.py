@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
-from pipeline.spec import RuntimeSpec
-from workers.kernels import reference, triton_support
-from workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
-from workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.trial import RuntimeSpec
+from evenload.workers.kernels import reference, triton_support
+from evenload.workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
 
 # In Triton's interpreter (test_interpreter.py) the Triton kernels are among them.
 RUNNABLE = [

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.kernels.reference import run_experts
-from workers.kernels.rows import count_experts, rows_of_tokens
+from evenload.workers.kernels.reference import run_experts
+from evenload.workers.kernels.rows import count_experts, rows_of_tokens
 
 
 def by_the_formula(case: Any) -> Tensor:

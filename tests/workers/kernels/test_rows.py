@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from workers.kernels.rows import count_experts, rows_of_tokens, rows_per_expert
+from evenload.workers.kernels.rows import count_experts, rows_of_tokens, rows_per_expert
 
 
 def test_counts_are_integers_and_sum_to_all_assignments() -> None:

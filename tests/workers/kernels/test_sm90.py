@@ -21,8 +21,8 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
 
-from workers.kernels import triton_experts, triton_router  # noqa: E402
-from workers.kernels.triton_support import interpreting  # noqa: E402
+from evenload.workers.kernels import triton_experts, triton_router  # noqa: E402
+from evenload.workers.kernels.triton_support import interpreting  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY_BYTES = 232_448  # a block's limit on Hopper

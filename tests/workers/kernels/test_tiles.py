@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import SpecError
-from workers.kernels import tiles
-from workers.kernels.tiles import SHIPPED, buckets_of, read_table, tiles_for
+from evenload.pipeline.errors import SpecError
+from evenload.workers.kernels import tiles
+from evenload.workers.kernels.tiles import SHIPPED, buckets_of, read_table, tiles_for
 
 
 def test_few_rows_per_expert_take_smaller_tiles() -> None:

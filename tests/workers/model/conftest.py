@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.spec import ModelSpec
+from evenload.pipeline.spec.trial import ModelSpec
 
 Model = Callable[..., ModelSpec]
 

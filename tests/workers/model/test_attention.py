@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.spec import ModelSpec
-from workers.model.attention import Attention, rotate, rotation
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.model.attention import Attention, rotate, rotation
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.errors import SpecError
-from pipeline.spec import ModelSpec
-from workers.model.moe import MoE
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.model.moe import MoE
 
 Model = Callable[..., ModelSpec]
 X_TD = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))

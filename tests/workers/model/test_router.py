@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.spec import ModelSpec
-from workers.kernels.rows import Rows
-from workers.model.router import Routed, Router
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.kernels.rows import Rows
+from evenload.workers.model.router import Routed, Router
 
 Model = Callable[..., ModelSpec]
 X_TD = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))

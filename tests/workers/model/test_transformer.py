@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.spec import ModelSpec
-from workers.model.attention import rotation
-from workers.model.transformer import ModelOutput, MoELanguageModel
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.model.attention import rotation
+from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
 
 Model = Callable[..., ModelSpec]
 

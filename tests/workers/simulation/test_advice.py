@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.balancers import parse_balancer
-from pipeline.simulation_spec import Gaussian, SimulationSpec
-from workers.simulation.advice import Estimate, advise, estimate, judge, travel_limit
-from workers.simulation.run import simulate
-from workers.simulation.score_streams import Size, score_stream
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.simulation import Gaussian, SimulationSpec
+from evenload.workers.simulation.advice import Estimate, advise, estimate, judge, travel_limit
+from evenload.workers.simulation.run import simulate
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 
 def seen(drift: float, steps: int = 120, tokens: int = 512, experts: int = 16) -> Estimate:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.balancers import parse_balancer
-from workers.balancing import make_balancer
-from workers.simulation.assignment import (
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.workers.balancing import make_balancer
+from evenload.workers.simulation.assignment import (
     balanced_assignment,
     capped_assignment,
     optimality_gap,
 )
-from workers.simulation.play import observe
+from evenload.workers.simulation.rule_runner import observe
 
 
 def scores(tokens: int, experts: int, seed: int = 0) -> NDArray[np.float64]:

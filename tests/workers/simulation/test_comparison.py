@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.simulation_spec import Gaussian
-from workers.simulation.comparison import compare, report, rule, tuned_rules
-from workers.simulation.score_streams import Size
-from workers.simulation.variants import lag_one
+from evenload.pipeline.spec.simulation import Gaussian
+from evenload.workers.simulation.comparison import compare, report, rule, tuned_rules
+from evenload.workers.simulation.score_streams import Size
+from infra.research.rejected_rules import lag_one
 
 SIZE = Size(seeds=2, tokens=512, experts=8, steps=80)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.simulation.assignment import balanced_assignment
-from workers.simulation.dual import (
+from evenload.workers.simulation.assignment import balanced_assignment
+from evenload.workers.simulation.dual import (
     change,
     dual_value,
     loads,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from pipeline.simulation_spec import SimulationSpec
-from workers.simulation.run import simulate
+from evenload.pipeline.spec.simulation import SimulationSpec
+from evenload.workers.simulation.run import simulate
 
 SPEC = SimulationSpec.model_validate(
     {

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import SpecError
-from pipeline.simulation_spec import Recorded
-from pipeline.spec import TrialSpec
-from workers.simulation.comparison import compare, rule
-from workers.simulation.recording import Recording, read_recording, record, train_steps, transitions
-from workers.simulation.score_streams import Size, recorded_scores
-from workers.simulation.theory import identity
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.simulation import Recorded
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.simulation.comparison import compare, rule
+from evenload.workers.simulation.recording import (
+    Recording,
+    read_recording,
+    record,
+    train_steps,
+    transitions,
+)
+from evenload.workers.simulation.score_streams import Size, recorded_scores
+from evenload.workers.simulation.theory_checks import identity
 
 CPU = torch.device("cpu")
 TRIAL = TrialSpec.model_validate(

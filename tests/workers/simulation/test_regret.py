@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.balancers import parse_balancer
-from pipeline.simulation_spec import Gaussian
-from workers.balancing import make_balancer
-from workers.simulation.play import observe
-from workers.simulation.regret import Play, Regret, best_fixed_bias, fitted_growth, regret
-from workers.simulation.score_streams import Size, score_stream
+from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.simulation import Gaussian
+from evenload.workers.balancing import make_balancer
+from evenload.workers.simulation.regret import Play, Regret, best_fixed_bias, fitted_growth, regret
+from evenload.workers.simulation.rule_runner import observe
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 STEPS, TOKENS, EXPERTS, TOP_K = 600, 256, 8, 2
 EVEN = torch.full((EXPERTS,), TOKENS * TOP_K / EXPERTS)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.load_metrics import max_vio
-from pipeline.simulation_spec import SimulationSpec, load_simulation
-from workers.simulation.play import play
-from workers.simulation.result import steps_until
-from workers.simulation.run import simulate
+from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
+from evenload.workers.simulation.result import steps_until
+from evenload.workers.simulation.rule_runner import play
+from evenload.workers.simulation.run import simulate
 
 SMALL: dict[str, Any] = {
     "tokens": 256,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
-from pipeline.simulation_spec import (
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.simulation import (
     Adversarial,
     Correlated,
     Gaussian,
@@ -19,7 +19,7 @@ from pipeline.simulation_spec import (
     StreamSpec,
     Zipf,
 )
-from workers.simulation.score_streams import Size, score_stream
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 STREAMS = [Gaussian(), HeavyTailed(), Correlated(), Zipf(), Adversarial(), Gaussian(gate="softmax")]
 

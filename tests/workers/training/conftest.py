@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import Command, Progress, RunIdentity, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import LoadLogSink
-from workers.training.identity import resolve
-from workers.training.loop import TrainOutcome, resume_step, train
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.training.identity import resolve
+from evenload.workers.training.loop import TrainOutcome, resume_step, train
 
 Report = Callable[[Progress], Command]
 DIGEST = "0123456789abcdef"

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.records import Command, EvalRecord, Progress, RunIdentity, StepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import LoadLogSink
-from workers.training import loop
-from workers.training.loop import resume_step, train
-from workers.training.ranks import Ranks
-from workers.training.step import train_step
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.training import loop
+from evenload.workers.training.loop import resume_step, train
+from evenload.workers.training.ranks import Ranks
+from evenload.workers.training.step import train_step
 
 
 class NoSink:

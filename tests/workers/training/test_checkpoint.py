@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.spec import TrialSpec
-from workers.training import checkpoint
-from workers.training.setup import Assembly, assemble
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.training import checkpoint
+from evenload.workers.training.setup import Assembly, assemble
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import workers
-from workers.training import checkpoint
+import evenload.workers
+from evenload.workers.training import checkpoint
 
 ROOMS = [
-    Path(str(workers.__file__)).parent.parent / room
+    Path(str(evenload.workers.__file__)).parent.parent / room
     for room in ("pipeline", "workers", "dashboard")
 ]
 

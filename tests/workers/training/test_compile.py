@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from pipeline.errors import SpecError
-from pipeline.records import TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import read_history
-from workers.training import loop, setup
-from workers.training.compilation import compile_model
-from workers.training.identity import resolve
-from workers.training.loop import TrainOutcome
-from workers.training.scoring import scorer_of
-from workers.training.setup import Assembly, assemble
-from workers.training.step import rehearse, train_step
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialState
+from evenload.workers.training import loop, setup
+from evenload.workers.training.compilation import compile_model
+from evenload.workers.training.identity import resolve
+from evenload.workers.training.loop import TrainOutcome
+from evenload.workers.training.scoring import scorer_of
+from evenload.workers.training.setup import Assembly, assemble
+from evenload.workers.training.step import rehearse, train_step
 
 MakeSpec = Callable[..., TrialSpec]
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.records import Command, CurvePoint, Progress, RunIdentity, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from workers.training.evaluate import evaluate
-from workers.training.loop import TrainOutcome, resume_step, train
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, CurvePoint, Progress, TrialState
+from evenload.workers.training.evaluate import evaluate
+from evenload.workers.training.loop import TrainOutcome, resume_step, train
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]

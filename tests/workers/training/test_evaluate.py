@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data_spec import Synthetic
-from pipeline.evaluation import specialisation
-from pipeline.records import EvalRecord, RunIdentity
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from workers.data.corpus import prepare
-from workers.data.shards import held_out
-from workers.data.synthetic import synthetic_documents
-from workers.training import checkpoint
-from workers.training.evaluate import evaluate, score
-from workers.training.loop import TrainOutcome
-from workers.training.scoring import scorer_of
-from workers.training.setup import assemble
+from evenload.pipeline.figures.evaluation import specialisation
+from evenload.pipeline.records.run import EvalRecord, RunIdentity
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.data import Synthetic
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.data.corpus import prepare
+from evenload.workers.data.shards import held_out
+from evenload.workers.data.synthetic import synthetic_documents
+from evenload.workers.training import checkpoint
+from evenload.workers.training.evaluate import evaluate, score
+from evenload.workers.training.loop import TrainOutcome
+from evenload.workers.training.scoring import scorer_of
+from evenload.workers.training.setup import assemble
 
 DIGEST = "0123456789abcdef"
 

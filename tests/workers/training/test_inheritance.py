@@ -7,13 +7,13 @@ from urllib.parse import urlparse
 import pytest
 import torch
 
-from pipeline.errors import SpecError
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import read_history
-from workers.training import checkpoint
-from workers.training.inheritance import inherit
-from workers.training.loop import TrainOutcome, resume_step
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.training import checkpoint
+from evenload.workers.training.inheritance import inherit
+from evenload.workers.training.loop import TrainOutcome, resume_step
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import SpecError
-from pipeline.records import Command, Progress, StepRecord, TrialState
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import LoadLogSink, read_history
-from workers.training import checkpoint, loop
-from workers.training.loop import TrainOutcome, resume_step
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.run import StepRecord
+from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.training import checkpoint, loop
+from evenload.workers.training.loop import TrainOutcome, resume_step
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.spec import TrialSpec
-from workers.data.corpus import prepare
-from workers.data.shards import held_out
-from workers.training.loss_by_k import loss_by_k, values_of_k
-from workers.training.scoring import scorer_of
-from workers.training.setup import assemble
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.data.corpus import prepare
+from evenload.workers.data.shards import held_out
+from evenload.workers.training.loss_by_k import loss_by_k, values_of_k
+from evenload.workers.training.scoring import scorer_of
+from evenload.workers.training.setup import assemble
 
 MakeSpec = Callable[..., TrialSpec]
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from workers.training.memory import keep_freed_memory
+from evenload.workers.training.memory import keep_freed_memory
 
 # 40 MB taken and given back 20 times: 10,000 pages each time, unless they stay.
 CHURN = """
 import resource, torch
-from workers.training.memory import keep_freed_memory
+from evenload.workers.training.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 for turn in range(21):

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.settings import Settings
-from pipeline.spec import TrialSpec
-from pipeline.tracking.load_log import History, read_history
-from workers.training import checkpoint
-from workers.training.identity import resolve
-from workers.training.loop import TrainOutcome, checkpoint_dir
-from workers.training.ranks import ALONE, BUCKET_BYTES, _buckets
+from evenload.pipeline.figures.loads import History
+from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.training import checkpoint
+from evenload.workers.training.identity import resolve
+from evenload.workers.training.loop import TrainOutcome, checkpoint_dir
+from evenload.workers.training.ranks import ALONE, BUCKET_BYTES, _buckets
 
 STEPS = 20
 RULES: dict[str, dict[str, Any]] = {

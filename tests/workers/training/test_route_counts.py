@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import torch
 
-from workers.model.router import Routed
-from workers.training.route_counts import RouteCounter
+from evenload.workers.model.router import Routed
+from evenload.workers.training.route_counts import RouteCounter
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 3, 6, 2, 50
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.spec import TrainSpec
-from workers.training.schedule import learning_rate
+from evenload.pipeline.spec.trial import TrainSpec
+from evenload.workers.training.schedule import learning_rate
 
 
 def train(**changes: object) -> TrainSpec:

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.balancers import BALANCERS, parse_balancer
-from pipeline.spec import TrialSpec
-from pipeline.stacking import APART
-from workers.balancing import make_balancer
-from workers.training import checkpoint
-from workers.training.setup import assemble
-from workers.training.stacked import Part, TrialStack, clip_each
-from workers.training.step import StepOutput, train_step
+from evenload.pipeline.spec.balancers import BALANCERS, parse_balancer
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.sweep.stacking import APART
+from evenload.workers.balancing import make_balancer
+from evenload.workers.training import checkpoint
+from evenload.workers.training.setup import assemble
+from evenload.workers.training.stacked import Part, TrialStack, clip_each
+from evenload.workers.training.step import StepOutput, train_step
 
 MakeSpec = Callable[..., TrialSpec]
 TOLERANCE = 2e-5

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.training import telemetry
-from workers.training.step import StepOutput
-from workers.training.telemetry import Telemetry
+from evenload.workers.training import telemetry
+from evenload.workers.training.step import StepOutput
+from evenload.workers.training.telemetry import Telemetry
 
 
 class Clock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pipeline.client import Client
+from evenload.pipeline.client import Client
 
 
 def main() -> None:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from pipeline.records import CurvePoint
-from pipeline.sweep.stopping.asha import rungs, stops
-from pipeline.sweep.stopping.contest import Contestant
-from pipeline.sweep_spec import Asha
+from evenload.pipeline.spec.sweep import Asha
+from evenload.pipeline.states import CurvePoint
+from evenload.pipeline.sweep.stopping.asha import rungs, stops
+from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
 
 POLICY = Asha(first_rung=0.1, eta=3, slack=0.0)
 

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from pipeline.records import CurvePoint
-from pipeline.sweep.stopping.contest import Contestant
-from pipeline.sweep.stopping.extrapolate import extrapolated, misses, odds, stops
-from pipeline.sweep_spec import Extrapolate
+from evenload.pipeline.spec.sweep import Extrapolate
+from evenload.pipeline.states import CurvePoint
+from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
+from evenload.pipeline.sweep.stopping.extrapolate import extrapolated, misses, odds, stops
 
 STEPS = 100
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.records import CurvePoint, TrialRecord, TrialState
-from pipeline.spec import TrialSpec
-from pipeline.sweep.stopping import stops
-from pipeline.sweep_spec import SweepSpec
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
+from evenload.pipeline.sweep.stopping import stops
 
 Row = Callable[..., TrialRecord]
 HERE = Path(__file__).parent

@@ -3,6 +3,6 @@ process of their own, which `test_interpreter.py` starts."""
 
 from __future__ import annotations
 
-from workers.kernels.triton_support import interpreting
+from evenload.workers.kernels.triton_support import interpreting
 
 collect_ignore_glob = [] if interpreting() else ["test_*.py"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.kernels import reference, triton_experts
-from workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
-from workers.kernels.tiles import Tile, Tiles
+from evenload.workers.kernels import reference, triton_experts
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
+from evenload.workers.kernels.tiles import Tile, Tiles
 
 TOKENS, EXPERTS, TOP_K = 23, 4, 2
 TILE = Tile(block_m=16, block_n=16, block_k=16, group=2, num_warps=4, num_stages=1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.spec import ModelSpec
-from workers.model.moe import MoE
-from workers.selection import add_bias
+from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.model.moe import MoE
+from evenload.workers.selection import add_bias
 
 
 def results(backend: str, spec: ModelSpec, adjust: Any) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.balancing.margins import MARGIN_COUNTS, margin_counts
-from workers.kernels.routing import Gate, Route
-from workers.kernels.rows import count_experts, rows_of_tokens
-from workers.kernels.triton_router import TINY, route
+from evenload.workers.balancing.margins import MARGIN_COUNTS, margin_counts
+from evenload.workers.kernels.routing import Gate, Route
+from evenload.workers.kernels.rows import count_experts, rows_of_tokens
+from evenload.workers.kernels.triton_router import TINY, route
 
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(37, 7, 3), (1, 8, 1), (17, 6, 6), (70, 33, 4)]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.kernels import triton_rows
-from workers.kernels.rows import count_experts, rows_of_tokens
+from evenload.workers.kernels import triton_rows
+from evenload.workers.kernels.rows import count_experts, rows_of_tokens
 
 
 @pytest.mark.parametrize(

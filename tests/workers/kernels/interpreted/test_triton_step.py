@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.spec import TrialSpec
-from workers.balancing.base import Balancer, Observation
-from workers.balancing.margins import margin_counts
-from workers.model.router import Routed
-from workers.model.transformer import ModelOutput
-from workers.training.scoring import scorer_of
-from workers.training.setup import Assembly, assemble
-from workers.training.step import train_step
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.balancing.base import Balancer, Observation
+from evenload.workers.balancing.margins import margin_counts
+from evenload.workers.model.router import Routed
+from evenload.workers.model.transformer import ModelOutput
+from evenload.workers.training.scoring import scorer_of
+from evenload.workers.training.setup import Assembly, assemble
+from evenload.workers.training.step import train_step
 
 TOP_K = 2
 TRAIN = {"steps": 1, "batch_sequences": 4, "seq_len": 8, "micro_batch_sequences": 2}

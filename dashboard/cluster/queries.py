@@ -1,0 +1,78 @@
+"""What the page of the cluster reads: who is there, what waits, which part answers. Cached."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import NamedTuple
+
+import streamlit as st
+
+from evenload.dashboard import queries
+from evenload.dashboard.cluster.health import (
+    Check,
+    coordinator_check,
+    disk_check,
+    mlflow_check,
+    store_check,
+    store_down,
+    workers_check,
+)
+from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.states import PresenceRecord, Snapshot
+
+
+class Cluster(NamedTuple):
+    """Everybody and everything that waits, at one moment of the database's clock."""
+
+    present: list[PresenceRecord]
+    snapshot: Snapshot
+    seconds: float  # that the store took to say so
+
+
+def cluster() -> Cluster:
+    """Raises: SpecError: no store, or it does not answer"""
+    return _cluster(Settings().store_url)
+
+
+def checks() -> list[Check]:
+    """Every part, also where the store is away."""
+    settings = Settings()
+    found: list[Check] = []
+    try:
+        here = cluster()
+    except SpecError as error:
+        found.append(store_down(str(error)))
+    else:
+        found += [
+            store_check(without_password(settings.store_url), here.seconds),
+            coordinator_check(here.present, here.snapshot),
+            workers_check(here.present, here.snapshot),
+        ]
+    found.append(_mlflow(settings, is_store_here=len(found) > 1))
+    root = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    found.append(disk_check(str(root), shutil.disk_usage(root).free))
+    return found
+
+
+def _mlflow(settings: Settings, is_store_here: bool) -> Check:
+    """Asked for its health at most every half minute, and never for a number."""
+    failed = 0.0
+    if is_store_here:
+        failed = sum(
+            trial.result.get("tracking_errors", 0.0)
+            for _, trials in queries.sweeps()
+            for trial in trials
+        )
+    where = without_password(settings.mlflow_uri)
+    return mlflow_check(where, run_queries.mlflow_problem(), int(failed))
+
+
+@st.cache_data(ttl=queries.FRESH_SECONDS, max_entries=4, show_spinner=False)
+def _cluster(url: str) -> Cluster:
+    store = queries.store()
+    start = time.monotonic()
+    present, snapshot = store.present(), store.snapshot()
+    return Cluster(present, snapshot, time.monotonic() - start)

@@ -1,0 +1,259 @@
+"""Two to eight runs side by side, of whatever expert counts, by what is comparable between them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from evenload.dashboard import queries
+from evenload.dashboard.charts.comparison import (
+    Curve,
+    curves,
+    difference_map,
+    load_by_rank,
+    load_map,
+)
+from evenload.dashboard.compare.tables import (
+    MOST_RUNS,
+    at_shares,
+    by_rank,
+    comparison_table,
+    difference,
+    incomparable,
+    spec_differences,
+)
+from evenload.dashboard.page_parts import card, export, live, plot
+from evenload.dashboard.record_tables import label_of, spec_of
+from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.states import TrialRecord, TrialState
+
+WINDOWS = {"last step": 1, "last 10 steps": 10, "last 100 steps": 100}
+EVALUATION = "evaluation"
+AXES = ("tokens", "steps", "share of the run")
+MAP_WIDTH = 2  # maps beside each other
+
+Runs = dict[str, TrialRecord]
+
+
+def main() -> None:
+    st.title("Compare", anchor=False)
+    options = _options()
+    if len(options) < 2:
+        st.info("Two runs are needed. `evenload quickstart` runs a small sweep.")
+        return
+    digests = _chosen(options)
+    if len(digests) < 2:
+        st.info(
+            f"Choose 2 to {MOST_RUNS} runs above; they may differ in everything.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    live(partial(_body, digests), partial(_is_over, digests))
+
+
+def _options() -> dict[str, str]:
+    """Digest -> name of every trial that has started, newest sweep first."""
+    return {
+        trial.digest: f"{label_of(trial)}, seed {trial.spec['train']['seed']} · {sweep.name}"
+        for sweep, trials in queries.sweeps()
+        for trial in trials
+        if trial.state is not TrialState.QUEUED
+    }
+
+
+def _chosen(options: dict[str, str]) -> list[str]:
+    """The runs that the address names, as `?runs=digest,digest`; changed by the widget."""
+    wanted = [digest for digest in st.query_params.get("runs", "").split(",") if digest in options]
+    digests = st.multiselect(
+        "Runs",
+        list(options),
+        default=wanted[:MOST_RUNS],
+        format_func=options.__getitem__,
+        max_selections=MOST_RUNS,
+        placeholder="Choose runs: type a rule, a count of experts, a sweep",
+    )
+    if digests != wanted:
+        st.query_params["runs"] = ",".join(digests)
+    return digests
+
+
+def _is_over(digests: list[str]) -> bool:
+    return all(queries.trial(digest).state.is_final for digest in digests)
+
+
+def _body(digests: list[str]) -> None:
+    trials = [queries.trial(digest) for digest in digests]
+    runs = dict(zip(_names(trials), trials, strict=True))
+    series = {name: run_queries.load_series(trial) for name, trial in runs.items()}
+    _figures(runs)
+    recorded = {name: trial for name, trial in runs.items() if not series[name].is_empty}
+    waiting = [name for name in runs if name not in recorded]
+    if waiting:
+        st.info(f"No step is recorded yet of: {', '.join(waiting)}.")
+    if recorded:
+        _over_time(recorded, series)
+        _loads(recorded)
+
+
+def _names(trials: list[TrialRecord]) -> list[str]:
+    """Short, and different for each run."""
+    short = [label_of(trial) for trial in trials]
+    return [
+        name if short.count(name) == 1 else f"{name} ({trial.digest[:6]})"
+        for name, trial in zip(short, trials, strict=True)
+    ]
+
+
+def _figures(runs: Runs) -> None:
+    table = comparison_table(runs)
+    with card("Figures", "Of the last quarter of the steps; loss on held-out text."):
+        config = st.column_config
+        st.dataframe(
+            table,
+            hide_index=True,
+            column_config={
+                "run": config.TextColumn("Run", pinned=True),
+                "state": config.TextColumn("State"),
+                "experts": config.NumberColumn("Experts"),
+                "top_k": config.NumberColumn("Top-k"),
+                "layers": config.NumberColumn("Expert layers"),
+                "tokens_per_step": config.NumberColumn("Tokens/step", format="localized"),
+                "steps": config.NumberColumn("Steps", format="localized"),
+                "val_bits_per_byte": config.NumberColumn("Loss, bits/byte", format="%.3f"),
+                "max_vio": config.NumberColumn("MaxVio", format="%.2f"),
+                "max_vio_floor": config.NumberColumn("Floor", format="%.2f"),
+                "max_vio_ratio": config.NumberColumn("MaxVio / floor", format="%.1f"),
+                "idle_frac": config.NumberColumn("Idle", format="%.1f %%"),
+                "effective_util": config.NumberColumn("Utilisation", format="%.0f %%"),
+                "tokens_per_second": config.NumberColumn("Tokens/s", format="localized", step=1),
+            },
+        )
+        reasons = incomparable(list(runs.values()))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                f"The losses are not comparable: {'; '.join(reasons)}." if reasons else "",
+                width="stretch",
+            )
+            export(lambda: table, "compare-figures")
+    differing = spec_differences(runs)
+    with st.expander(f"What differs: {len(differing)} settings", icon=":material/difference:"):
+        st.dataframe(differing, hide_index=True, placeholder="nothing but the seed")
+
+
+def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
+        axis = st.segmented_control(
+            "Over", AXES, default=AXES[0], required=True, key="over", bind="query-params"
+        )
+        is_over_floor = st.toggle(
+            "MaxVio as a multiple of its floor",
+            key="floor",
+            bind="query-params",
+            help="The floor depends on experts, top-k and tokens a step: the multiple compares "
+            "runs that differ in them.",
+        )
+    title = "optimizer step" if axis == "steps" else str(axis) + (", %" if axis == AXES[2] else "")
+    left, right = st.columns(2)
+    with left, card("MaxVio, mean over layers", metric="max_vio"):
+        drawn = {
+            name: _vio_curve(trial, series[name], str(axis), is_over_floor)
+            for name, trial in runs.items()
+        }
+        unit = "MaxVio / floor" if is_over_floor else "MaxVio (max load / fair share − 1)"
+        plot(
+            curves(drawn, title, unit, "%{y:.3f}"),
+            key="compare-max-vio",
+            caption="Largest of each bin of time. Dotted: the sampling floor of each run.",
+        )
+    with right, card("Training loss", metric="train_loss"):
+        losses = {
+            name: Curve(_x(trial, series[name], str(axis)), series[name].loss_B)
+            for name, trial in runs.items()
+        }
+        plot(
+            curves(losses, title, "loss, nats per token", "%{y:.3f}"),
+            key="compare-loss",
+            caption="Mean of each bin of time.",
+        )
+
+
+def _vio_curve(trial: TrialRecord, series: LoadSeries, axis: str, is_over_floor: bool) -> Curve:
+    spec = spec_of(trial)
+    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
+    scale = floor if is_over_floor and floor > 0 else 1.0
+    vio_B = series.max_vio_BL.mean(axis=-1) / scale
+    return Curve(_x(trial, series, axis), vio_B.astype(np.float32), floor / scale)
+
+
+def _x(trial: TrialRecord, series: LoadSeries, axis: str) -> NDArray[np.float64]:
+    spec = spec_of(trial)
+    scale = {
+        "tokens": float(spec.train.tokens_per_step),
+        "steps": 1.0,
+        "share of the run": 100 / spec.train.steps,
+    }[axis]
+    return series.step_B.astype(np.float64) * scale
+
+
+def _loads(runs: Runs) -> None:
+    evaluated = {name: run_queries.eval_percent(trial) for name, trial in runs.items()}
+    can_evaluate = all(percent_LE is not None for percent_LE in evaluated.values())
+    window = st.segmented_control(
+        "Loads of the",
+        [*WINDOWS, EVALUATION] if can_evaluate else [*WINDOWS],
+        default="last 100 steps",
+        required=True,
+        key="window",
+        bind="query-params",
+    )
+    percent = {}
+    for name, trial in runs.items():
+        evaluated_LE = evaluated[name]
+        if window == EVALUATION and evaluated_LE is not None:
+            percent[name] = evaluated_LE
+        else:
+            last = run_queries.load_series(trial).last_step
+            steps = WINDOWS.get(str(window), 1)
+            percent[name] = run_queries.load_window(trial, last, steps).percent_LE
+    with card("Load by rank of the expert", metric="utilisation"):
+        mean = {name: by_rank(load_LE).mean(axis=0) for name, load_LE in percent.items()}
+        plot(
+            load_by_rank(mean),
+            key="compare-rank",
+            caption="Mean over layers. Dashed: the fair share. A flat line is an even load.",
+        )
+    _maps(percent)
+
+
+def _maps(percent: dict[str, NDArray[np.int16]]) -> None:
+    st.subheader("Load by depth and rank", anchor=False)
+    columns = st.columns(MAP_WIDTH)
+    for index, (name, load_LE) in enumerate(percent.items()):
+        with columns[index % MAP_WIDTH], card(name, metric="utilisation"):
+            plot(
+                load_map(at_shares(load_LE), name),
+                key=f"compare-map-{index}",
+                caption=f"{load_LE.shape[1]} experts in {len(load_LE)} layers.",
+            )
+    if len(percent) < 2:
+        return
+    st.subheader("Differences", anchor=False)
+    reference = str(
+        st.selectbox("Against", list(percent), key="against", bind="query-params", width=360)
+    )
+    columns = st.columns(MAP_WIDTH)
+    for index, name in enumerate(name for name in percent if name != reference):
+        with columns[index % MAP_WIDTH], card(f"{name} − {reference}", metric="difference"):
+            plot(
+                difference_map(difference(percent[name], percent[reference]), name, reference),
+                key=f"compare-difference-{index}",
+                caption="Orange: more load at this rank; blue: less.",
+            )
+
+
+main()

@@ -1,0 +1,124 @@
+"""Runs of different sizes made comparable: loads by rank of the expert and depth of the layer.
+
+Experts have no identity across runs, and runs differ in how many there are. So the experts of a
+layer are sorted, busiest first, and read at shares of their number; layers at shares of the depth.
+
+Shape suffixes: L expert layers, E experts, Q shares of the experts, D shares of the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evenload.dashboard.record_tables import figure
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord
+
+MOST_RUNS = 8
+CELLS = 64  # shares of the experts that a map is read at
+UNLISTED = ("train.seed",)  # runs that differ in it alone are alike
+
+Percent = NDArray[np.int16]
+
+
+def by_rank(percent_LE: Percent) -> Percent:
+    """Loads of each layer, busiest first."""
+    return -np.sort(-percent_LE, axis=-1)
+
+
+def at_shares(percent_LE: Percent, cells: int = CELLS) -> NDArray[np.int16]:
+    """Loads by rank in `cells` equal shares of the experts: the largest load in each.
+
+    With fewer experts than shares an expert fills several; with more, no peak is lost.
+    """
+    E = percent_LE.shape[-1]
+    first_Q = np.arange(cells) * E // cells  # sorted: the first of a share is its largest
+    return by_rank(percent_LE)[:, first_Q]
+
+
+def at_depths(value_LQ: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The layer at each of `rows` equal shares of the depth, taken at their middle."""
+    L = len(value_LQ)
+    return value_LQ[((np.arange(rows) + 0.5) * L / rows).astype(int)]
+
+
+def difference(percent_LE: Percent, reference_LE: Percent) -> NDArray[np.int16]:
+    """Load minus the reference's, percentage points of the fair share; shape (D, Q).
+
+    D is the larger number of layers. What was not counted in one of them is 0.
+    """
+    rows = max(len(percent_LE), len(reference_LE))
+    one_DQ, other_DQ = (at_depths(at_shares(values), rows) for values in (percent_LE, reference_LE))
+    counted = (one_DQ >= 0) & (other_DQ >= 0)
+    return np.where(counted, one_DQ.astype(np.int32) - other_DQ, 0).astype(np.int16)
+
+
+def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
+    """One row a run: its size and its figures, shares in percent."""
+    rows = []
+    for name, trial in trials.items():
+        spec = TrialSpec.model_validate(trial.spec)
+        rows.append(
+            {
+                "run": name,
+                "state": str(trial.state),
+                "experts": spec.model.num_experts,
+                "top_k": spec.model.top_k,
+                "layers": spec.model.num_moe_layers,
+                "tokens_per_step": spec.train.tokens_per_step,
+                "steps": spec.train.steps,
+                **{
+                    name: figure(trial, name)
+                    for name in (
+                        "val_bits_per_byte",
+                        "max_vio",
+                        "max_vio_floor",
+                        "max_vio_ratio",
+                        "idle_frac",
+                        "effective_util",
+                        "tokens_per_second",
+                    )
+                },
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def spec_differences(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
+    """The settings in which the runs differ, a row each; a column a run. Empty where in none."""
+    flat = {name: dict(_leaves(trial.spec)) for name, trial in trials.items()}
+    keys = dict.fromkeys(key for spec in flat.values() for key in spec)
+    rows = [
+        {"setting": key} | {name: str(spec.get(key, "–")) for name, spec in flat.items()}
+        for key in keys
+        if key not in UNLISTED and len({str(spec.get(key, "–")) for spec in flat.values()}) > 1
+    ]
+    return pd.DataFrame(rows, columns=["setting", *flat])
+
+
+def incomparable(trials: Sequence[TrialRecord]) -> list[str]:
+    """Why the losses of these runs cannot be held against each other; empty where they can."""
+    specs = [TrialSpec.model_validate(trial.spec) for trial in trials]
+    reasons = []
+    if len({spec.data.model_dump_json() for spec in specs}) > 1:
+        reasons.append("they read different data")
+    if len({spec.train.steps * spec.train.tokens_per_step for spec in specs}) > 1:
+        reasons.append("they train on different numbers of tokens")
+    if any(spec.balancer.kind == "expert_choice" for spec in specs):
+        reasons.append("expert choice sees later tokens")
+    return reasons
+
+
+def _leaves(part: Any, place: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(part, dict):
+        return [(place, part)]
+    return [
+        leaf
+        for key, value in part.items()
+        for leaf in _leaves(value, f"{place}.{key}" if place else key)
+    ]

@@ -1,0 +1,155 @@
+"""Cost of imbalance: what waiting for the fullest rank takes of a step, in hours, money, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from evenload.dashboard import queries
+from evenload.dashboard.charts.cost import lost_by_ranks, lost_by_setting
+from evenload.dashboard.cost import queries as cost_queries
+from evenload.dashboard.cost.tables import (
+    Loss,
+    Plan,
+    bill,
+    bill_table,
+    losses,
+    mean_share,
+    plan_of,
+    sizes,
+)
+from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
+from evenload.dashboard.sweeps.new_sweep import scaled
+from evenload.dashboard.sweeps.spending import spent
+from evenload.dashboard.wording import duration, number
+from evenload.pipeline.figures.cost import CostSettings, basis
+from evenload.pipeline.states import SweepState, TrialRecord
+from evenload.pipeline.sweep.recommend import Recommendation
+
+START_PRICE, START_HOURS, START_RANKS = 2.5, 1000.0, 8
+EXPLANATION = (
+    "Experts lie on the ranks in order, as many on each; in every layer all ranks wait for the "
+    "fullest one, and a step's time is taken to be proportional to model FLOPs. A lower bound: "
+    "micro-batches are less even than the step they add up to, and communication is left out."
+)
+
+
+def main() -> None:
+    title, choice = st.columns([3, 2], vertical_alignment="center")
+    title.title("Cost of imbalance", anchor=False)
+    names = queries.sweep_ids()
+    if not names:
+        st.info("No sweeps yet. `evenload quickstart` runs a small sweep.")
+        return
+    with choice:
+        sweep_id = chosen("Sweep", names, "sweep", str)
+    live(partial(_body, sweep_id), partial(_is_over, sweep_id))
+
+
+def _is_over(sweep_id: str) -> bool:
+    return queries.sweep(sweep_id)[0].state not in (SweepState.ACTIVE, SweepState.STOPPING)
+
+
+def _body(sweep_id: str) -> None:
+    _, trials = queries.sweep(sweep_id)
+    with st.spinner("Reading the recorded loads", show_time=True):
+        found = losses(cost_queries.what_waits(trials))
+    available = sizes(found)
+    if not available:
+        st.info(
+            "No loads are recorded here. A trial shows its cost as soon as it trains; loads that "
+            "lie on another host are read from its mirror (EVENLOAD_MIRROR_URL)."
+        )
+        _own(trials)
+        return
+    settings = CostSettings()
+    plan = _planned(available, settings)
+    _bills(queries.answer(sweep_id), found, plan)
+    left, right = st.columns(2)
+    with left, card("Step time that waits", EXPLANATION, "waiting"):
+        plot(lost_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
+    with right, card("By expert-parallel size", EXPLANATION, "waiting"):
+        caption = "Sizes that do not divide the experts are left out."
+        plot(lost_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
+    with card("What the planned run loses", "Least first. Waiting GPUs count at full power."):
+        st.dataframe(
+            bill_table(found, plan), hide_index=True, column_config=_columns(), height="content"
+        )
+        st.caption(
+            "Loads of the last quarter of each trial, at most its last "
+            f"{cost_queries.LAST_STEPS:,} recorded steps, at this model's share of expert FLOPs. "
+            "A larger model spends another share of its step in experts."
+        )
+    _own(trials)
+
+
+def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
+    """The run that the figures are for; every choice is part of the address."""
+    with card("Planned run", "What the shares are turned into hours, money and energy for."):
+        columns = st.columns(4)
+        nearest = min(available, key=lambda size: abs(size - START_RANKS))
+        ranks = columns[0].select_slider(
+            "Expert-parallel size", list(available), nearest, key="ranks", bind="query-params"
+        )
+        hours = columns[1].number_input(
+            "GPU hours of the run", 1.0, 1e9, START_HOURS, key="hours", bind="query-params"
+        )
+        price = columns[2].number_input(
+            "Price of a GPU hour, $", 0.0, 1e4, START_PRICE, key="price", bind="query-params"
+        )
+        watts = columns[3].number_input(
+            "Watts of a GPU", 0.0, 1e4, settings.gpu_watts, key="watts", bind="query-params"
+        )
+    return plan_of(ranks, hours, price, watts, settings)
+
+
+def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
+    """The recommended setting, and what it saves against no balancing."""
+    label = answer.best.label if answer.best else min(
+        found, key=lambda loss: loss.share_R.get(plan.ranks, 1.0)
+    ).label  # fmt: skip
+    own, control = mean_share(found, label, plan.ranks), mean_share(found, "none", plan.ranks)
+    bills = bill(own, plan)
+    saved = bill(control - own, plan)
+    metrics(
+        ("Setting", label, "recommended" if answer.best else "the one that waits least"),
+        ("Step time lost", number(100 * own, 1, " %"), f"waits for the fullest of {plan.ranks}"),
+        ("GPU hours lost", number(bills.gpu_hours, 1, " h"), f"of {plan.gpu_hours:,.0f}"),
+        ("Money lost", f"${number(bills.money, 0)}", f"at ${plan.price:g} a GPU hour"),
+        ("Energy lost", number(bills.kwh, 1, " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
+        ("Saved against none", f"${number(saved.money, 0)}", f"{saved.gpu_hours:,.1f} GPU hours"),
+    )
+
+
+def _own(trials: Sequence[TrialRecord]) -> None:
+    """What the sweep itself took."""
+    settings = CostSettings()
+    cost = spent(trials, settings)
+    with card("This sweep itself", "Training of all its trials so far."):
+        metrics(
+            ("GPU time", duration(cost.gpu_seconds), ""),
+            ("Core time", duration(cost.core_seconds), "seconds times threads, without a GPU"),
+            ("Energy", scaled(cost.joules / 3600, "Wh"), ""),
+            ("Carbon", scaled(cost.grams, "g"), "CO₂ equivalent"),
+        )
+        st.caption(basis(cost, settings))
+
+
+def _columns() -> dict[str, Any]:
+    config = st.column_config
+    return {
+        "setting": config.TextColumn("Setting", pinned=True),
+        "experts": config.NumberColumn("Experts"),
+        "share": config.NumberColumn("Step time lost", format="%.1f %%"),
+        "gpu_hours": config.NumberColumn("GPU hours lost", format="%.1f h"),
+        "money": config.NumberColumn("Money lost", format="dollar", step=1),
+        "kwh": config.NumberColumn("Energy lost", format="%.1f kWh"),
+        "kilograms": config.NumberColumn("Carbon", format="%.2f kg", help="CO₂ equivalent"),
+        "trials": config.NumberColumn("Trials"),
+    }
+
+
+main()

@@ -1,0 +1,50 @@
+"""What the page of costs reads: the newest recorded loads of each trial. Cached, read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import streamlit as st
+
+from evenload.dashboard.record_tables import spec_of
+from evenload.pipeline.figures.cost import Recorded, Waiting, recorded, waiting
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.shards import iter_history, parts
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord
+
+LAST_STEPS = 1000  # at most; within the last quarter of the run, where it is that far
+MAX_KNOWN = 20_000  # trials whose loads are remembered
+
+Key = tuple[str, int, int]  # digest, attempt, step: a trial reads on as it trains
+
+
+def what_waits(
+    trials: Iterable[TrialRecord],
+) -> Iterator[tuple[TrialRecord, tuple[Waiting, ...]]]:
+    """Each trial with its waiting by ranks; none where no loads are recorded here."""
+    settings = Settings()  # once: it reads the environment
+    known = _known(settings.root)
+    for trial in trials:
+        key = (trial.digest, trial.attempt, trial.progress.step if trial.progress else 0)
+        spec = spec_of(trial)
+        if key not in known:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[key] = recorded_loads(readable_dir(settings, trial.digest), spec)
+        yield trial, waiting(known[key], spec.model, spec.train.seq_len)
+
+
+def recorded_loads(folder: Path, spec: TrialSpec) -> Recorded:
+    """Of the last recorded steps; without any it is empty."""
+    found = parts(folder / "expert_load")
+    last = found[-1].last if found else 0
+    first = max(1, last - min(LAST_STEPS, max(1, last // 4)) + 1)
+    return recorded(iter_history(folder, first=first, columns=["load"]), spec)
+
+
+@st.cache_resource(max_entries=4)
+def _known(root: Path) -> dict[Key, Recorded]:
+    return {}

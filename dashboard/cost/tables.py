@@ -1,0 +1,114 @@
+"""What imbalance costs a planned run, setting by setting: shares of a step into hours and money.
+
+Letters: R expert-parallel ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import pandas as pd
+
+from evenload.pipeline.figures.cost import EP_SIZES, JOULES_PER_KWH, CostSettings, Waiting
+from evenload.pipeline.states import TrialRecord
+
+SECONDS_PER_HOUR = 3600.0
+
+
+class Loss(NamedTuple):
+    """One setting at one expert count: the share of a step's time that waits, by ranks."""
+
+    label: str
+    experts: int
+    share_R: Mapping[int, float]  # mean over trials
+    low_R: Mapping[int, float]  # least and largest trial
+    high_R: Mapping[int, float]
+    trials: int
+
+
+class Plan(NamedTuple):
+    """The run that is planned."""
+
+    ranks: int
+    gpu_hours: float
+    price: float  # of a GPU hour, dollars
+    watts: float  # of a GPU
+    grams_per_kwh: float
+
+
+class Bill(NamedTuple):
+    """What waits, of a planned run."""
+
+    share: float
+    gpu_hours: float
+    money: float  # dollars
+    kwh: float
+    kilograms: float  # CO2 equivalent
+
+
+def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[Loss]:
+    """A row a setting and expert count, in the order of the trials; without loads left out."""
+    groups: dict[tuple[str, int], list[dict[int, float]]] = defaultdict(list)
+    for trial, waiting in found:
+        if waiting:
+            key = (trial.label, int(trial.spec["model"]["num_experts"]))
+            groups[key].append({one.ranks: one.step_share for one in waiting})
+    return [
+        Loss(
+            label,
+            experts,
+            {ranks: fmean(one[ranks] for one in shares) for ranks in shares[0]},
+            {ranks: min(one[ranks] for one in shares) for ranks in shares[0]},
+            {ranks: max(one[ranks] for one in shares) for ranks in shares[0]},
+            len(shares),
+        )
+        for (label, experts), shares in groups.items()
+    ]
+
+
+def sizes(found: Sequence[Loss]) -> list[int]:
+    """Expert-parallel sizes that divide the experts of some setting."""
+    return [size for size in EP_SIZES if any(size in loss.share_R for loss in found)]
+
+
+def bill(share: float, plan: Plan) -> Bill:
+    """What a share of the plan's GPU hours takes. Waiting GPUs draw their full power: a bound."""
+    hours = share * plan.gpu_hours
+    kwh = hours * SECONDS_PER_HOUR * plan.watts / JOULES_PER_KWH
+    return Bill(share, hours, hours * plan.price, kwh, kwh * plan.grams_per_kwh / 1000)
+
+
+def plan_of(
+    ranks: int, gpu_hours: float, price: float, watts: float, settings: CostSettings
+) -> Plan:
+    return Plan(ranks, gpu_hours, price, watts * settings.overhead, settings.grams_per_kwh)
+
+
+def bill_table(found: Sequence[Loss], plan: Plan) -> pd.DataFrame:
+    """A row a setting and expert count that can be spread over the plan's ranks, cheapest first."""
+    rows = [
+        {
+            "setting": loss.label,
+            "experts": loss.experts,
+            **bill(loss.share_R[plan.ranks], plan)._asdict(),
+            "trials": loss.trials,
+        }
+        for loss in found
+        if plan.ranks in loss.share_R
+    ]
+    columns = ["setting", "experts", *Bill._fields, "trials"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["share"] *= 100
+    return table.sort_values("share", ignore_index=True)
+
+
+def mean_share(found: Iterable[Loss], label: str, ranks: int) -> float:
+    """Of a setting over its expert counts; NaN where none can be spread over so many ranks."""
+    shares = [
+        loss.share_R[ranks] for loss in found if loss.label == label and ranks in loss.share_R
+    ]
+    return fmean(shares) if shares else math.nan

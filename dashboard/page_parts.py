@@ -1,0 +1,150 @@
+"""What all pages share: choosing from the address, refreshing while it lasts, cards, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from evenload.dashboard.charts.style import THEMES, Theme, says, themed
+from evenload.dashboard.exports import FORMATS, chart_table
+from evenload.dashboard.glossary.entries import GLOSSARY
+from evenload.dashboard.wording import Wording
+from evenload.pipeline.errors import SpecError
+
+REFRESH_SECONDS = 5.0
+
+_BARS = "".join(
+    f'<rect x="{x}" y="9" width="5" height="15" rx="1.5" fill="{fill}"/>'
+    for x, fill in zip((2, 10, 18, 26), ("#2b6cb0", "#2b6cb0", "#2b6cb0", "#d9730d"), strict=True)
+)
+_SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} 32" width="{0}" height="32">{1}</svg>'
+)
+ICON = _SVG.format(33, _BARS)
+_NAME = (
+    '<text x="40" y="23" font-family="Segoe UI, Helvetica, Arial, sans-serif" '
+    'font-size="20" font-weight="600" fill="{}" textLength="92">evenload</text>'
+)
+STYLE = """<style>
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+div:has(> [data-testid="stElementContainer"] > [data-testid="stMetric"]) {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(8.9rem, 1fr)); }
+</style>"""
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """What a user can mend is said in words; anything else is a fault and keeps its trace."""
+    try:
+        yield
+    except SpecError as error:
+        st.warning(str(error), icon=":material/info:")
+
+
+def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
+    """A select box whose choice is `?parameter=` of the address; the first option without one."""
+    wanted = st.query_params.get(parameter)
+    index = options.index(wanted) if wanted in options else 0
+    choice = st.selectbox(
+        label, options, index=index, format_func=shown, label_visibility="collapsed"
+    )
+    if choice != wanted:
+        st.query_params[parameter] = choice
+    return choice
+
+
+def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:
+    """Draws `body`, and again every few seconds until `is_over` says that nothing changes now."""
+    refreshes = not is_over()
+
+    @st.fragment(run_every=REFRESH_SECONDS if refreshes else None)
+    def drawn() -> None:
+        with readable_errors():
+            body()
+            if refreshes and is_over():
+                st.rerun()
+
+    drawn()
+
+
+def heading(title: str, state: Wording) -> None:
+    """The page's title with the state of what it shows."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(title, width="content", anchor=False)
+        st.badge(state.text, icon=state.icon, color=state.colour)
+
+
+@contextmanager
+def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
+    """A bordered box. `explanation` is the tooltip of its title, `metric` its glossary entry."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+            st.markdown(f"**{title}**", help=explanation or None)
+            if metric:
+                st.page_link(
+                    "glossary/page.py",
+                    label="Definition",
+                    icon=":material/menu_book:",
+                    help=f"{GLOSSARY[metric].title}: {GLOSSARY[metric].meaning}",
+                    query_params={"metric": metric},
+                )
+        yield
+
+
+def plot(chart: go.Figure, key: str, caption: str = "") -> None:
+    """A chart at full width in the page's theme; one whose numbers are the same is left alone.
+
+    Below it a caption and what it can be saved as; its toolbar saves it as a picture.
+    """
+    st.plotly_chart(
+        themed(chart, theme()),
+        key=key,
+        theme=None,
+        alt=says(chart) or None,
+        config={
+            "displaylogo": False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+            "toImageButtonOptions": {"format": "png", "filename": key, "scale": 2},
+        },
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+        st.caption(caption, width="stretch")
+        export(partial(chart_table, chart), key)
+
+
+def export(table: Callable[[], pd.DataFrame], name: str) -> None:
+    """A menu that saves a table; made when it is asked for and not before."""
+    with st.popover("Export", icon=":material/download:", type="tertiary", key=f"export-{name}"):
+        for suffix, file_format in FORMATS.items():
+            st.download_button(
+                file_format.title,
+                data=partial(file_format.written, table),
+                file_name=f"{name}.{suffix}",
+                mime=file_format.mime,
+                key=f"{suffix}-{name}",
+                on_click="ignore",
+                width="stretch",
+            )
+        st.caption("PNG: the camera in the chart's toolbar.")
+
+
+def logo() -> str:
+    """The name beside its bars, in the ink of the page."""
+    return _SVG.format(140, _BARS + _NAME.format(THEMES[theme()].ink))
+
+
+def theme() -> Theme:
+    """Of the page as its viewer sees it."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def metrics(*figures: tuple[str, str, str]) -> None:
+    """A row of (label, value, tooltip); on a narrow page it becomes two."""
+    with st.container(horizontal=True, gap="small"):
+        for label, value, explanation in figures:
+            st.metric(label, value, help=explanation or None, border=True, width="stretch")

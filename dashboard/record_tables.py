@@ -1,0 +1,225 @@
+"""Records of the store as tables: what the pages show in rows, and the grid of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evenload.dashboard.glossary.entries import meaning
+from evenload.dashboard.wording import duration
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
+
+PERCENTAGES = ("idle_frac", "dead_tenth", "dead_zero", "effective_util")
+FIGURES = (
+    "val_bits_per_byte",
+    "max_vio",
+    "max_vio_floor",
+    "max_vio_global",
+    "max_vio_global_floor",
+    *PERCENTAGES,
+    "tokens_per_second",
+)
+
+
+class Grid(NamedTuple):
+    """One figure over a sweep: settings down (R), expert counts across (C)."""
+
+    setting_R: list[str]
+    experts_C: list[int]
+    value_RC: NDArray[np.float32]  # mean over the cell's finished trials; NaN without one
+    note_RC: list[list[str]]  # of a cell without a value: why
+
+
+def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
+    """One row a sweep, newest first; `progress` and `eta_seconds` as `progress` and `eta` say."""
+    rows = [
+        {
+            "sweep_id": sweep.sweep_id,
+            "name": sweep.name,
+            "state": str(sweep.state),
+            "progress": 100 * progress(trials),
+            "trials": len(trials),
+            "completed": count(trials, TrialState.COMPLETED),
+            "running": sum(trial.state.is_held for trial in trials),
+            "failed": count(trials, TrialState.FAILED),
+            "created_at": sweep.created_at,
+            "seconds": elapsed_seconds(trials),
+            "eta_seconds": eta_seconds(sweep, trials),
+        }
+        for sweep, trials in sweeps
+    ]
+    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["sweep_id", "created_at"])
+    return table.sort_values("created_at", ascending=False, ignore_index=True)
+
+
+def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
+    """One row a trial, in sweep order; shares as percent; NaN where a figure is not there yet."""
+    rows = [
+        {
+            "digest": trial.digest,
+            "rule": trial.label,
+            "step_size": step_size(trial),
+            "experts": trial.spec["model"]["num_experts"],
+            "seed": trial.spec["train"]["seed"],
+            "state": str(trial.state),
+            "progress": 100 * steps_done(trial),
+            **{name: figure(trial, name) for name in FIGURES},
+            "attempt": trial.attempt,
+            "failures": trial.failures,
+        }
+        for trial in trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def figure_table(trial: TrialRecord) -> pd.DataFrame:
+    """Every final figure with four digits; what it means is in the glossary."""
+    rows = [(name, f"{value:.4g}", meaning(name)) for name, value in trial.result.items()]
+    return pd.DataFrame(sorted(rows), columns=["Figure", "Value", "Meaning"])
+
+
+def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
+    """One row a claim of a trial, first to newest."""
+    rows = [
+        {
+            "Attempt": attempt.number,
+            "Work": str(attempt.kind),
+            "Worker": attempt.worker,
+            "State": str(attempt.state),
+            "Started (UTC)": attempt.started_at.strftime("%Y-%m-%d %H:%M:%S"),
+            "Ran for": duration(
+                ((attempt.ended_at or attempt.heartbeat_at) - attempt.started_at).total_seconds()
+            ),
+            "Ended because": attempt.exit_reason,
+        }
+        for attempt in attempts
+    ]
+    return pd.DataFrame(rows)
+
+
+def grid(trials: Sequence[TrialRecord], name: str) -> Grid:
+    """The figure `name` of each setting at each expert count.
+
+    A rule without a step size is a row of its own. Trials that differ elsewhere, in their seed,
+    share a cell and are averaged.
+    """
+    kinds = list(dict.fromkeys(trial.spec["balancer"]["kind"] for trial in trials))
+    settings = sorted({_setting_key(trial, kinds) for trial in trials})
+    experts = sorted({trial.spec["model"]["num_experts"] for trial in trials})
+    cells: dict[tuple[str, int], list[TrialRecord]] = {}
+    for trial in trials:
+        cells.setdefault((trial.label, trial.spec["model"]["num_experts"]), []).append(trial)
+    labels = [label for *_, label in settings]
+    value_RC = np.array(
+        [[_mean(cells.get((label, n), ()), name) for n in experts] for label in labels],
+        dtype=np.float32,
+    ).reshape(len(labels), len(experts))
+    note_RC = [[_note(cells.get((label, n), ())) for n in experts] for label in labels]
+    return Grid(labels, experts, value_RC, note_RC)
+
+
+def figure(trial: TrialRecord, name: str) -> float:
+    """A final figure, shares in percent; NaN while it is unknown."""
+    value = trial.result.get(name, math.nan)
+    return 100 * value if name in PERCENTAGES else value
+
+
+def step_size(trial: TrialRecord) -> float:
+    """Position on the step-size axis; NaN for a rule without one."""
+    balancer = trial.spec["balancer"]
+    value = balancer.get("step_size", balancer.get("coefficient"))
+    return math.nan if value is None else float(value)
+
+
+def count(trials: Iterable[TrialRecord], state: TrialState) -> int:
+    return sum(trial.state is state for trial in trials)
+
+
+def steps_done(trial: TrialRecord) -> float:
+    """Share of its steps that a trial has done."""
+    if trial.state in (TrialState.TRAINED, TrialState.EVALUATING, TrialState.COMPLETED):
+        return 1.0
+    return trial.progress.step / trial.progress.steps if trial.progress else 0.0
+
+
+def progress(trials: Sequence[TrialRecord]) -> float:
+    """Mean share of the steps that are done; a failed or stopped trial has nothing left to do."""
+    ended = (TrialState.FAILED, TrialState.STOPPED)
+    shares = [1.0 if trial.state in ended else steps_done(trial) for trial in trials]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def elapsed_seconds(trials: Sequence[TrialRecord], now: datetime | None = None) -> float:
+    """From the first start to the last end, or to now while one is left; NaN before a start."""
+    started = [trial.started_at for trial in trials if trial.started_at]
+    if not started:
+        return math.nan
+    ends = [trial.finished_at for trial in trials if trial.finished_at]
+    is_over = all(trial.state.is_final for trial in trials) and bool(ends)
+    end = max(ends) if is_over else now or datetime.now(UTC)
+    return (end - min(started)).total_seconds()
+
+
+def eta_seconds(
+    sweep: SweepRecord, trials: Sequence[TrialRecord], now: datetime | None = None
+) -> float:
+    """Time left at the pace so far; NaN where the sweep is not running or nothing is known."""
+    done = progress(trials)
+    if sweep.state is not SweepState.ACTIVE or not 0 < done < 1:
+        return math.nan
+    return elapsed_seconds(trials, now) * (1 - done) / done
+
+
+def trial_labels(trials: Sequence[TrialRecord]) -> dict[str, str]:
+    """A name for each digest: rule and experts, and what tells equal ones apart."""
+    short = {trial.digest: label_of(trial) for trial in trials}
+    shared = {label for label, times in Counter(short.values()).items() if times > 1}
+    return {
+        trial.digest: short[trial.digest]
+        if short[trial.digest] not in shared
+        else f"{short[trial.digest]}, seed {trial.spec['train']['seed']} ({trial.digest[:6]})"
+        for trial in trials
+    }
+
+
+def label_of(trial: TrialRecord) -> str:
+    return f"{trial.label}, {trial.spec['model']['num_experts']} experts"
+
+
+def spec_of(trial: TrialRecord) -> TrialSpec:
+    return TrialSpec.model_validate(trial.spec)
+
+
+def _setting_key(trial: TrialRecord, kinds: Sequence[str]) -> tuple[int, float, str]:
+    """Rules in the sweep's order, each by its step sizes."""
+    size = step_size(trial)
+    rank = kinds.index(trial.spec["balancer"]["kind"])
+    return rank, -1.0 if math.isnan(size) else size, trial.label
+
+
+def _mean(trials: Sequence[TrialRecord], name: str) -> float:
+    values = [figure(trial, name) for trial in trials if name in trial.result]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _note(trials: Sequence[TrialRecord]) -> str:
+    """The state nearest to trouble: a failed trial of a cell is what its reader must know."""
+    states = {trial.state for trial in trials}
+    order = (
+        TrialState.FAILED,
+        TrialState.STOPPED,
+        TrialState.CANCELLED,
+        TrialState.TRAINING,
+        TrialState.TRAINED,
+        TrialState.EVALUATING,
+        TrialState.QUEUED,
+    )
+    return next((str(state) for state in order if state in states), "")

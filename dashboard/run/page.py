@@ -1,0 +1,138 @@
+"""One run: what every expert did, step by step, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import streamlit as st
+
+from evenload.dashboard import queries
+from evenload.dashboard.controls import trial_buttons
+from evenload.dashboard.page_parts import chosen, heading, live, metrics
+from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels
+from evenload.dashboard.run import queries as run_queries
+from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
+from evenload.dashboard.wording import TRIAL_STATES, number, short
+from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.states import TrialRecord, TrialState
+
+Draw = Callable[[TrialRecord, LoadSeries], None]
+
+# A view is a file in views and a line; those of the second table need no recorded step.
+STEP_VIEWS: dict[str, Draw] = {
+    "Load": load.draw,
+    "Balance": balance.draw,
+    "Biases": biases.draw,
+    "Training": training.draw,
+}
+VIEWS: dict[str, Draw] = STEP_VIEWS | {
+    "Experts": experts.draw,
+    "System": system.draw,
+    "Record": record.draw,
+}
+
+
+def main() -> None:
+    sweeps = {sweep.sweep_id: trials for sweep, trials in queries.sweeps()}
+    wanted = st.query_params.get("run")
+    holders = [name for name, trials in sweeps.items() if wanted in {t.digest for t in trials}]
+    sweep_id = next(iter(holders or [name for name, trials in sweeps.items() if trials]), None)
+    if sweep_id is None:
+        st.title("Run", anchor=False)
+        st.info("No trials yet. `evenload quickstart` runs a small sweep.")
+        return
+    labels = trial_labels(sweeps[sweep_id])
+    title, choice = st.columns([3, 2], vertical_alignment="center")
+    with choice:
+        digest = chosen("Run", list(labels), "run", labels.__getitem__)
+    trial = queries.trial(digest)
+    with title:
+        heading(label_of(trial), TRIAL_STATES[trial.state])
+    _links(trial, sweep_id)
+    trial_buttons(sweep_id, trial)
+    if trial.error and trial.state is TrialState.FAILED:
+        st.error(trial.error.strip().splitlines()[-1], icon=":material/error:")
+        with st.expander("Traceback"):
+            st.code(trial.error, language="python")
+    live(partial(_body, digest), lambda: queries.trial(digest).state.is_final)
+
+
+def _links(trial: TrialRecord, sweep_id: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.page_link(
+            "sweep/page.py",
+            label=f"Sweep {sweep_id}",
+            icon=":material/grid_view:",
+            query_params={"sweep": sweep_id},
+        )
+        for label, url in (
+            ("MLflow run", run_queries.mlflow_run_url(trial)),
+            ("Ray dashboard", run_queries.ray_dashboard_url()),
+        ):
+            if url:
+                st.page_link(url, label=label, icon=":material/open_in_new:")
+        st.caption(f"trial `{trial.digest}`, attempt {trial.attempt}", width="content")
+    problem = run_queries.mlflow_problem()
+    if problem:
+        st.warning(
+            f"MLflow does not answer ({problem}). Everything here comes from the store and the "
+            "shards; what MLflow lacks is delivered when it is back.",
+            icon=":material/cloud_off:",
+        )
+
+
+def _body(digest: str) -> None:
+    trial = queries.trial(digest)
+    with st.spinner("Reading the run's steps", show_time=True):
+        series = run_queries.load_series(trial)
+    _summary(trial, series)
+    view = st.segmented_control(
+        "View",
+        VIEWS,
+        default=next(iter(VIEWS)),
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+        required=True,
+    )
+    if view in STEP_VIEWS and series.is_empty:
+        st.info("No step is recorded yet. This page fills as soon as the trial trains.")
+    else:
+        VIEWS[str(view)](trial, series)
+
+
+def _summary(trial: TrialRecord, series: LoadSeries) -> None:
+    spec = spec_of(trial)
+    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
+    when, vio, idle, busy = _balance_figures(trial, series)
+    wrong = series.miscounted_steps
+    check = "–" if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
+    metrics(
+        (
+            "Steps",
+            f"{short(series.last_step)} / {short(spec.train.steps)}",
+            f"{series.last_step:,} of {spec.train.steps:,} optimizer steps",
+        ),
+        ("Loss, held out", number(figure(trial, "val_bits_per_byte"), 3), "bits per byte"),
+        ("MaxVio", number(vio, 2), f"largest load over fair share, minus 1; {when}"),
+        ("Sampling floor", number(floor, 2), "MaxVio of a fair router, by chance alone"),
+        ("Idle experts", number(idle, 1, " %"), f"without a token in one step; {when}"),
+        ("Utilisation", number(busy, 0, " %"), f"mean over largest load; {when}"),
+        ("Count check", check, "tokens × top-k assignments in every layer of every step"),
+    )
+
+
+def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, float, float, float]:
+    """Over what, MaxVio, idle and utilisation: the steady figures, before them the newest ones."""
+    if "max_vio" in trial.result or series.is_empty:
+        vio, idle = figure(trial, "max_vio"), figure(trial, "idle_frac")
+        return "mean of the last quarter", vio, idle, figure(trial, "effective_util")
+    vio_L = series.max_vio_BL[-1]
+    newest = "newest step" if series.bin_steps == 1 else f"newest {series.bin_steps} steps"
+    idle, busy = float(series.idle_BL[-1].mean()), float((1 / (1 + vio_L)).mean())
+    return newest, float(vio_L.mean()), 100 * idle, 100 * busy
+
+
+main()

@@ -1,0 +1,161 @@
+"""What the pages read of one run: its loads, its evaluation, its logs. Cached, read-only.
+
+MLflow is not asked for numbers: the shards hold them. It is only asked whether it answers.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from evenload.dashboard.record_tables import spec_of
+from evenload.pipeline.figures.evaluation import Detail
+from evenload.pipeline.figures.loads import utilisation
+from evenload.pipeline.records import evaluation_arrays
+from evenload.pipeline.records.load_series import LoadSeries, catch_up, percent_of_fair, read_series
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.shards import read_eval_counts, read_history
+from evenload.pipeline.records.system_sink import read_samples
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialRecord
+
+FRESH_SECONDS = 2.0  # several viewers of a live page share one read
+PROBE_SECONDS, PROBE_TIMEOUT_SECONDS = 30.0, 0.5
+LOG_TAIL_BYTES, LOG_TAIL_LINES = 64_000, 200
+
+
+class Window(NamedTuple):
+    """Loads of some neighbouring steps of a run, summed before any ratio is formed."""
+
+    first: int
+    last: int
+    percent_LE: NDArray[np.int16]  # of the fair share; no rows where no step is recorded
+
+
+class _Followed:
+    """A run's series, and the attempt after which nothing more was to come."""
+
+    def __init__(self, series: LoadSeries) -> None:
+        self.series = series
+        self.lock = Lock()
+        self.complete_with_attempt: int | None = None
+
+
+def load_series(trial: TrialRecord) -> LoadSeries:
+    """The run's history so far, reduced for the screen. Reads only what is new since last time."""
+    folder = readable_dir(Settings(), trial.digest)
+    followed = _followed(folder, trial)
+    with followed.lock:
+        if followed.complete_with_attempt != trial.attempt:
+            catch_up(followed.series, folder)
+            followed.complete_with_attempt = trial.attempt if trial.state.is_final else None
+    return followed.series
+
+
+def load_window(trial: TrialRecord, last: int, steps: int) -> Window:
+    """The `steps` steps up to and including `last`."""
+    return _load_window(readable_dir(Settings(), trial.digest), trial, last, steps)
+
+
+def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
+    """Load over the whole evaluation set, percent of the fair share; None before it."""
+    return _eval_percent(readable_dir(Settings(), trial.digest), trial, trial.attempt)
+
+
+def eval_detail(trial: TrialRecord) -> Detail:
+    """What the newest evaluation found beyond its loss, as far as it was asked for."""
+    return _eval_detail(readable_dir(Settings(), trial.digest), trial.attempt)
+
+
+def system_samples(trial: TrialRecord) -> dict[str, NDArray[Any]]:
+    """What the run took of its machine, as columns; empty ones where nothing was sampled."""
+    return _system_samples(readable_dir(Settings(), trial.digest), trial.attempt)
+
+
+def log_names(digest: str) -> list[str]:
+    """The log files of a trial, an attempt each, newest first."""
+    files = readable_dir(Settings(), digest).rglob("*.log")
+    return [path.name for path in sorted(files, key=_modified, reverse=True)]
+
+
+def log_tail(digest: str, name: str) -> str:
+    """The last lines of a log file."""
+    path = next(readable_dir(Settings(), digest).rglob(Path(name).name))
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def mlflow_run_url(trial: TrialRecord) -> str | None:
+    """None for a trial without a run."""
+    return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
+
+
+def ray_dashboard_url() -> str | None:
+    """None where no address is set."""
+    return Settings().ray_dashboard_url
+
+
+def mlflow_problem() -> str | None:
+    """What keeps MLflow's server from answering; None where it answers, or where none is used."""
+    uri = Settings().mlflow_uri
+    return _mlflow_problem(uri) if uri.startswith(("http://", "https://")) else None
+
+
+@st.cache_resource(ttl=3600, max_entries=16, show_spinner=False)
+def _followed(folder: Path, _trial: TrialRecord) -> _Followed:
+    return _Followed(read_series(folder, spec_of(_trial)))
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
+def _load_window(folder: Path, _trial: TrialRecord, last: int, steps: int) -> Window:
+    history = read_history(folder, first=max(1, last - steps + 1), last=last, columns=["load"])
+    if not len(history.step_S):
+        return Window(last, last, np.zeros((0, 0), np.int16))
+    util_LE = utilisation(
+        history.count_SLE.sum(axis=0, dtype=np.int64), spec_of(_trial).balancer.target
+    )
+    return Window(int(history.step_S[0]), int(history.step_S[-1]), percent_of_fair(util_LE))
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _eval_percent(folder: Path, _trial: TrialRecord, attempt: int) -> NDArray[np.int16] | None:
+    count_LE = read_eval_counts(folder)
+    if count_LE is None:
+        return None
+    return percent_of_fair(utilisation(count_LE, spec_of(_trial).balancer.target))
+
+
+@st.cache_data(ttl=10 * FRESH_SECONDS, max_entries=16, show_spinner=False)
+def _eval_detail(folder: Path, attempt: int) -> Detail:
+    return Detail(
+        evaluation_arrays.read_groups(folder),
+        evaluation_arrays.read_by_k(folder),
+        evaluation_arrays.read_routes(folder),
+    )
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _system_samples(folder: Path, attempt: int) -> dict[str, NDArray[Any]]:
+    return read_samples(folder)
+
+
+@st.cache_data(ttl=PROBE_SECONDS, max_entries=4, show_spinner=False, refresh_mode="background")
+def _mlflow_problem(uri: str) -> str | None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_SECONDS):
+            return None
+    except (urllib.error.URLError, OSError) as error:
+        return str(getattr(error, "reason", error))
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,50 @@
+"""How even the loads are, layer by layer, and who gets nothing for how long."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from evenload.dashboard.charts.balance import (
+    idle_over_time,
+    idle_streak_over_time,
+    longest_idle_streaks,
+    max_vio_over_time,
+)
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.run.views.layers import bins, layer_names
+from evenload.pipeline.figures.loads import idle_expected, max_vio_floor
+from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.states import TrialRecord
+
+
+def draw(trial: TrialRecord, series: LoadSeries) -> None:
+    spec, names = spec_of(trial), layer_names(trial)
+    tokens, experts, top_k = spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k
+    left, right = st.columns(2)
+    with left, card("MaxVio by layer", metric="max_vio"):
+        floor = max_vio_floor(tokens, experts, top_k)
+        plot(
+            max_vio_over_time(series.max_vio_BL, series.step_B, names, floor),
+            key="max-vio",
+            caption=bins(series) + "Dashed: what a fair router shows by chance.",
+        )
+    with right, card("Idle experts by layer", metric="idle_frac"):
+        expected = idle_expected(tokens, experts, top_k)
+        plot(
+            idle_over_time(series.idle_BL, series.step_B, names, expected),
+            key="idle",
+            caption=bins(series) + "Dashed: what uniform random routing leaves idle.",
+        )
+    with left, card("Idle streak by layer", metric="idle_streak"):
+        plot(
+            idle_streak_over_time(series.streak_BL, series.step_B, names),
+            key="idle-streak",
+            caption=bins(series) + "Of the expert that has waited longest.",
+        )
+    with right, card("Longest idle streak of each expert", metric="idle_streak_max"):
+        plot(
+            longest_idle_streaks(series.streak_LE, names),
+            key="idle-streaks",
+            caption="The whole run. Blank: never a step without a token.",
+        )

@@ -1,0 +1,78 @@
+"""What every expert got: all layers at a step, one layer over time."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from evenload.dashboard.charts.loads import load_by_layer, load_over_time
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.run import queries as run_queries
+from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
+from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.states import TrialRecord
+
+WINDOWS = {"1 step": 1, "10 steps": 10, "100 steps": 100}
+EVALUATION = "evaluation"
+LARGEST, MEAN = "largest step", "mean"
+
+
+def draw(trial: TrialRecord, series: LoadSeries) -> None:
+    with card("Load by layer and expert", metric="utilisation"):
+        _by_layer(trial, series)
+    with card("Load of one layer over time", metric="utilisation"):
+        _over_time(trial, series)
+
+
+def _by_layer(trial: TrialRecord, series: LoadSeries) -> None:
+    step, summed, order = st.columns([4, 3, 1.4], vertical_alignment="bottom")
+    evaluated_LE = run_queries.eval_percent(trial)
+    windows = [*WINDOWS] if evaluated_LE is None else [*WINDOWS, EVALUATION]
+    window = summed.segmented_control(
+        "Summed over", windows, default=windows[1], required=True, key="window", bind="query-params"
+    )
+    # Up to the planned end: a slider whose range grew with the run would jump on each refresh.
+    end = max(2, series.last_step if trial.state.is_final else spec_of(trial).train.steps)
+    last = step.slider(
+        "Last step", 1, end, end, disabled=window == EVALUATION, key="step", bind="query-params"
+    )
+    is_sorted = order.toggle(
+        "Sort experts", help="busiest first in each layer", key="sorted", bind="query-params"
+    )
+    if window == EVALUATION and evaluated_LE is not None:
+        percent_LE, covered = evaluated_LE, "The whole evaluation set, biases frozen."
+    else:
+        steps = WINDOWS.get(window or "", 1)
+        shown = run_queries.load_window(trial, min(last, series.last_step), steps)
+        percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
+    plot(
+        load_by_layer(percent_LE, layer_names(trial), is_sorted),
+        key="load-by-layer",
+        caption=f"{covered} Loads above 2× are drawn as 2×.",
+    )
+
+
+def _over_time(trial: TrialRecord, series: LoadSeries) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        layer = chosen_layer(layer_names(trial))
+        binned = series.bin_steps > 1
+        reduced = LARGEST
+        if binned:
+            reduced = st.segmented_control(
+                "Each bin shows its",
+                [LARGEST, MEAN],
+                default=LARGEST,
+                required=True,
+                key="binned",
+                bind="query-params",
+                help="The largest step keeps every spike; the mean shows who gets less all along.",
+            )
+    is_mean = reduced == MEAN
+    percent_BE = series.mean_percent_BE(layer) if is_mean else series.percent_BE(layer)
+    idle = "Idle is idle all the bin." if binned else ""
+    plot(
+        load_over_time(percent_BE, series.step_B),
+        key="load-over-time",
+        caption=bins(series, "their mean" if is_mean else "the largest of each")
+        + f"Loads above 2× are drawn as 2×. {idle}",
+    )

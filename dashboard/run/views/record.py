@@ -1,0 +1,51 @@
+"""What the store and the logs keep of a run: figures, specification, attempts."""
+
+from __future__ import annotations
+
+import streamlit as st
+import yaml
+
+from evenload.dashboard import queries
+from evenload.dashboard.page_parts import card
+from evenload.dashboard.record_tables import attempt_table, figure_table
+from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.states import TrialRecord
+
+FOLD_HEIGHT = 420  # of long texts and tables: pixels
+
+
+def draw(trial: TrialRecord, series: LoadSeries) -> None:
+    left, right = st.columns(2)
+    with left, card("Final figures", "As the store keeps them; steady is the last quarter."):
+        st.dataframe(figure_table(trial), hide_index=True, height=FOLD_HEIGHT)
+    with right, card("Specification", "Resolved: every default and every `auto` in full."):
+        st.code(yaml.safe_dump(trial.spec, sort_keys=False), language="yaml", height=FOLD_HEIGHT)
+    with card(
+        "Attempts", "Every claim of the trial; training and evaluation are claims of their own."
+    ):
+        st.dataframe(
+            attempt_table(queries.attempts(trial.digest)), hide_index=True, placeholder="–"
+        )
+    with card("Logs", "One file an attempt: what it logged, printed and warned."):
+        _logs(trial)
+
+
+def _logs(trial: TrialRecord) -> None:
+    names = run_queries.log_names(trial.digest)
+    if not names:
+        st.caption("No log file is here. A worker on another host keeps its own.")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox("File", names, key="log", bind="query-params", width=280)
+        text = run_queries.log_tail(trial.digest, str(name))
+        st.download_button(
+            "Save",
+            text,
+            file_name=f"{trial.digest}-{name}",
+            mime="text/plain",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    st.caption(f"The last {len(text.splitlines())} lines.")
+    st.code(text or " ", language=None, height=FOLD_HEIGHT)

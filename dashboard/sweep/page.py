@@ -1,0 +1,177 @@
+"""One sweep: what it recommends and why, its grid, its trials, what was stopped and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from evenload.dashboard import queries
+from evenload.dashboard.controls import verb_buttons
+from evenload.dashboard.glossary.entries import meaning
+from evenload.dashboard.page_parts import chosen, heading, live, metrics
+from evenload.dashboard.record_tables import (
+    count,
+    elapsed_seconds,
+    eta_seconds,
+    label_of,
+    progress,
+    trial_table,
+)
+from evenload.dashboard.sweep.sections import (
+    curves_section,
+    front_section,
+    grid_section,
+    parameters_section,
+)
+from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES, duration
+from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
+
+MAX_TALL_ROWS = 30  # longer tables scroll
+MAX_FAILURES = 20  # tracebacks on one page
+
+
+def main() -> None:
+    sweep_ids = queries.sweep_ids()
+    if not sweep_ids:
+        st.title("Sweep", anchor=False)
+        st.info("No sweeps yet. `evenload quickstart` runs a small one.")
+        return
+    title, choice = st.columns([3, 2], vertical_alignment="center")
+    with choice:
+        sweep_id = chosen("Sweep", sweep_ids, "sweep", str)
+    with title:
+        sweep, trials = queries.sweep(sweep_id)
+        heading(sweep.name, SWEEP_STATES[sweep.state])
+    if sweep.note:
+        st.warning(f"Paused by itself: {sweep.note}", icon=":material/pause_circle:")
+    verb_buttons(sweep, trials)
+    live(partial(_body, sweep_id), partial(_is_over, sweep_id))
+
+
+def _is_over(sweep_id: str) -> bool:
+    return queries.sweep(sweep_id)[0].state not in (SweepState.ACTIVE, SweepState.STOPPING)
+
+
+def _body(sweep_id: str) -> None:
+    sweep, trials = queries.sweep(sweep_id)
+    _summary(sweep, trials)
+    if not trials:
+        st.info("The trials are not listed yet; whoever runs the sweep lists them first.")
+        return
+    st.info(queries.answer(sweep_id).sentence, icon=":material/balance:")
+    view = st.segmented_control(
+        "View",
+        list(VIEWS),
+        default=next(iter(VIEWS)),
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+        required=True,
+    )
+    VIEWS.get(view or "", _trials)(sweep, trials)
+
+
+def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    stopped = count(trials, TrialState.STOPPED)
+    metrics(
+        ("Progress", f"{100 * progress(trials):.0f} %", "share of all steps that are done"),
+        ("Completed", f"{count(trials, TrialState.COMPLETED)} of {len(trials)}", ""),
+        ("Running", f"{sum(trial.state.is_held for trial in trials)}", ""),
+        ("Stopped early", f"{stopped}", "by a policy or a user, with a reason; see Curves"),
+        ("Failed", f"{count(trials, TrialState.FAILED)}", "see Trials for the tracebacks"),
+        ("Ran for", duration(elapsed_seconds(trials)), ""),
+        ("Time left", duration(eta_seconds(sweep, trials)), "at the pace so far"),
+    )
+
+
+def _trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    table = trial_table(trials)
+    picked = st.dataframe(
+        _shown(table),
+        hide_index=True,
+        key="trials",
+        on_select="rerun",
+        selection_mode="single-cell",
+        column_config=_columns(),
+        placeholder="–",
+        height="content" if len(table) <= MAX_TALL_ROWS else 36 * MAX_TALL_ROWS,
+    )
+    st.caption("Click a trial to open its run. Columns sort by a click on their head.")
+    if picked.selection.cells:
+        row = picked.selection.cells[0][0]
+        st.switch_page("run/page.py", query_params={"run": table.digest[row]})
+    _failures([trial for trial in trials if trial.state is TrialState.FAILED])
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    states = table.state.map(lambda state: [TRIAL_STATES[TrialState(state)].text])
+    return table.assign(state=states)[[*_columns()]]
+
+
+def _columns() -> dict[str, Any]:
+    config = st.column_config
+    states = TRIAL_STATES.values()
+    return {
+        "rule": config.TextColumn("Rule", pinned=True),
+        "step_size": config.NumberColumn("Step size", format="%.4g"),
+        "experts": config.NumberColumn("Experts", help="routed experts a layer"),
+        "seed": config.NumberColumn("Seed"),
+        "state": config.MultiselectColumn(
+            "State",
+            options=[state.text for state in states],
+            color=[state.colour for state in states],
+        ),
+        "progress": config.ProgressColumn("Steps", format="%.0f %%", min_value=0, max_value=100),
+        "val_bits_per_byte": config.NumberColumn("Loss, bits/byte", format="%.3f", help="held out"),
+        "max_vio": config.NumberColumn("MaxVio", format="%.2f", help=meaning("max_vio")),
+        "max_vio_floor": config.NumberColumn("floor", format="%.2f", help="MaxVio by chance alone"),
+        "max_vio_global": config.NumberColumn(
+            "MaxVio eval", format="%.3f", help=meaning("max_vio_global")
+        ),
+        "max_vio_global_floor": config.NumberColumn(
+            "eval floor", format="%.3f", help=meaning("max_vio_global_floor")
+        ),
+        "idle_frac": config.NumberColumn("Idle", format="%.1f %%", help=meaning("idle_frac")),
+        "dead_tenth": config.NumberColumn("Dead", format="%.1f %%", help=meaning("dead_tenth")),
+        "effective_util": config.NumberColumn(
+            "Utilisation", format="%.0f %%", help=meaning("effective_util")
+        ),
+        "tokens_per_second": config.NumberColumn("Tokens/s", format="localized", step=1),
+        "failures": config.NumberColumn("Retries", help="attempts that were lost and repeated"),
+    }
+
+
+def _failures(failed: Sequence[TrialRecord]) -> None:
+    if not failed:
+        return
+    st.subheader("Failed trials", anchor=False)
+    for trial in failed[:MAX_FAILURES]:
+        when = (
+            f"after step {trial.progress.step:,}" if trial.progress else "before a progress report"
+        )
+        with st.expander(f"{label_of(trial)}: failed {when}"):
+            st.code(trial.error or "no traceback was recorded", language="python")
+            st.page_link(
+                "run/page.py",
+                label="Open the run",
+                icon=":material/monitoring:",
+                query_params={"run": trial.digest},
+            )
+    if len(failed) > MAX_FAILURES:
+        st.caption(f"{len(failed) - MAX_FAILURES} more failed; `evenload sweep status` has all.")
+
+
+# A view of the page is a line: what draws it from the sweep and its trials.
+VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
+    "Grid": grid_section,
+    "Front": front_section,
+    "Curves": curves_section,
+    "Parameters": parameters_section,
+    "Trials": _trials,
+}
+
+main()

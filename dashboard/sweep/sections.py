@@ -1,0 +1,168 @@
+"""The sections of a sweep's page, one a view: grid, front, curves, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from evenload.dashboard import queries
+from evenload.dashboard.charts.front import pareto_front, tune_against_confirm
+from evenload.dashboard.charts.learning_curves import AXES, Unit, learning_curves
+from evenload.dashboard.charts.parameters import importance_bars, parallel_coordinates
+from evenload.dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.record_tables import grid, label_of
+from evenload.dashboard.sweep.importance import METHOD, importance, varying
+from evenload.dashboard.sweep.tables import (
+    ENDED,
+    OUTCOMES,
+    Shown,
+    axes,
+    confirmations,
+    ended_table,
+    setting_table,
+)
+from evenload.dashboard.sweep.tables import learning_curves as curves_of
+from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
+from evenload.pipeline.sweep.recommend import Recommendation
+from evenload.pipeline.sweep.setting import stage_of
+
+CURVES: dict[str, tuple[Shown, str]] = {
+    "Held-out loss": ("val_loss", "held-out loss, nats per token"),
+    "MaxVio": ("max_vio", "MaxVio (max load / fair share − 1)"),
+}
+
+
+def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Settings by expert counts, four figures."""
+    tuned = [trial for trial in trials if stage_of(trial) is Stage.TUNE]
+    caption = _means(tuned) + (
+        " Confirming trials are in Front." if len(tuned) < len(trials) else ""
+    )
+    left, right = st.columns(2)
+    for position, metric in enumerate(GRID_METRICS):
+        column = left if position % 2 == 0 else right
+        with column, card(metric.title, metric=metric.name):
+            plot(sweep_grid(grid(tuned, metric.name), metric), f"grid-{metric.name}", caption)
+
+
+def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Loss against imbalance, what the search made of it, and every setting with its verdict."""
+    answer = queries.answer(sweep.sweep_id)
+    best = answer.best.label if answer.best else None
+    with card(
+        "Loss against imbalance",
+        "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
+    ):
+        caption = (
+            "Means over expert counts and seeds; only settings that finished everywhere. "
+            "A double click shows controls that lie outside."
+        )
+        searched = answer.tuned if answer.stage is Stage.CONFIRM else ()
+        plot(pareto_front(answer.settings, best, searched), "front", caption)
+    _confirmed(answer)
+    with card("Settings", "Most even first. ± is half a 95 % interval over seeds (Student's t)."):
+        st.dataframe(
+            setting_table(answer),
+            hide_index=True,
+            column_config=_setting_columns(),
+            placeholder="–",
+            height="content" if len(answer.settings) < 20 else 600,
+        )
+
+
+def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """What every trial did while it trained, and why some did not train to their end."""
+    points = queries.curves(sweep.sweep_id)
+    with card("Learning curves", "Evaluated while they train, on a sample of the held-out text."):
+        left, right = st.columns([1, 1])
+        shown = left.segmented_control(
+            "Figure", list(CURVES), default="Held-out loss", key="figure", bind="query-params",
+            required=True,
+        )  # fmt: skip
+        over = right.segmented_control(
+            "Over", list(AXES), default="steps", key="over", bind="query-params", required=True
+        )
+        x: Unit = "tokens" if over == "tokens" else "steps"
+        name, title = CURVES[shown or "Held-out loss"]
+        curves = curves_of(trials, points, x, name)
+        if not curves:
+            st.info(
+                "No trial has a learning curve yet. `eval: {every_steps: 50}` in the base of a "
+                "sweep makes them; the run's page has its training loss."
+            )
+        else:
+            caption = "Faint, with a cross: stopped before its end. Point at the cross to read why."
+            plot(learning_curves(curves, x, title), "learning-curves", caption)
+    ended = ended_table(trials)
+    if not ended.empty:
+        with card("Not trained to the end", "Stopped by a policy or a user, cancelled, or failed."):
+            st.dataframe(
+                ended.drop(columns="digest"),
+                hide_index=True,
+                column_config={"Why": st.column_config.TextColumn(width="large")},
+                height="content" if len(ended) < 20 else 600,
+            )
+
+
+def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Which parameters matter, and every trial over all of them."""
+    parameters = varying(trials)
+    done = [trial for trial in trials if trial.result]
+    if len(done) < 2 or not parameters:
+        st.info("Parameters can be compared as soon as two trials have figures.")
+        return
+    share = {
+        name: importance(trials, parameters, name)
+        for name in OUTCOMES
+        if sum(name in trial.result for trial in trials) > 1
+    }
+    with card("Importance of parameters", METHOD, "importance"):
+        plot(importance_bars(share, OUTCOMES), "importance", "Over all trials with the figure.")
+    with card("Parallel coordinates", "A line a trial: its parameters, then what came out."):
+        chart = parallel_coordinates(
+            axes(trials, parameters),
+            [trial.spec["balancer"]["kind"] for trial in trials],
+            [f"{label_of(trial)}, seed {trial.spec['train']['seed']}" for trial in trials],
+            [trial.state in ENDED for trial in trials],
+        )
+        plot(chart, "parallel", "Two clicks on a rule in the legend leave it alone.")
+
+
+def _confirmed(answer: Recommendation) -> None:
+    pairs = confirmations(answer, "loss")
+    if not pairs:
+        return
+    left, right = st.columns(2)
+    explanation = "The best of many tries looks better than it is; fresh seeds say by how much."
+    with left, card("Loss, search against fresh seeds", explanation):
+        plot(tune_against_confirm(pairs, "loss"), "confirm-loss", "95 % intervals over seeds.")
+    with right, card("MaxVio, search against fresh seeds", explanation):
+        imbalance = tune_against_confirm(confirmations(answer, "imbalance"), "imbalance")
+        plot(imbalance, "confirm-max-vio", "95 % intervals over seeds.")
+
+
+def _means(trials: Sequence[TrialRecord]) -> str:
+    seeds = len({trial.spec["train"]["seed"] for trial in trials})
+    return f"Mean over {seeds} seeds." if seeds > 1 else "One seed."
+
+
+def _setting_columns() -> dict[str, Any]:
+    config = st.column_config
+    return {
+        "setting": config.TextColumn("Setting", pinned=True),
+        "verdict": config.TextColumn("Verdict", width="medium"),
+        "loss": config.NumberColumn("Loss, bits/byte", format="%.4f", help="held out"),
+        "loss_half": config.NumberColumn("±", format="%.4f"),
+        "against_none": config.NumberColumn(
+            "Against none", format="%+.4f", help="difference in loss, paired by seed and experts"
+        ),
+        "max_vio": config.NumberColumn("MaxVio", format="%.3f"),
+        "max_vio_half": config.NumberColumn("± ", format="%.3f"),
+        "floor": config.NumberColumn("Floor", format="%.3f", help="MaxVio by chance alone"),
+        "idle": config.NumberColumn("Idle", format="%.1f %%"),
+        "utilisation": config.NumberColumn("Utilisation", format="%.0f %%"),
+        "trials": config.NumberColumn("Trials"),
+    }

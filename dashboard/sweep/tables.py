@@ -1,0 +1,143 @@
+"""What a sweep's sections show, as tables, curves and axes: records in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from evenload.dashboard.charts.front import Figure, Pair
+from evenload.dashboard.charts.learning_curves import Curve, Unit
+from evenload.dashboard.charts.parameters import Axis, number_axis, parameter_axis
+from evenload.dashboard.record_tables import figure, label_of
+from evenload.dashboard.sweep.importance import Parameter
+from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
+from evenload.pipeline.sweep.recommend import Recommendation
+from evenload.pipeline.sweep.setting import Setting
+from evenload.pipeline.sweep.statistics import Interval
+
+Shown = Literal["val_loss", "max_vio"]
+ENDED = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
+# Figures that parameters are held against: name in a trial's result -> title.
+OUTCOMES: dict[str, str] = {
+    "val_bits_per_byte": "loss, bits/byte",
+    "max_vio": "MaxVio",
+    "idle_frac": "idle, %",
+    "effective_util": "utilisation, %",
+}
+
+
+def learning_curves(
+    trials: Sequence[TrialRecord],
+    curves: Mapping[str, Sequence[CurvePoint]],
+    x: Unit,
+    y: Shown,
+) -> list[Curve]:
+    """The trials that have a curve, in sweep order."""
+    return [
+        Curve(
+            f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
+            trial.label,
+            np.array([point.step if x == "steps" else point.tokens for point in points], float),
+            np.array([getattr(point, y) for point in points], float),
+            why_ended(trial),
+        )
+        for trial in trials
+        if (points := curves.get(trial.digest))
+    ]
+
+
+def why_ended(trial: TrialRecord) -> str:
+    """Why a trial did not train to its end; empty for one that did or still may."""
+    if trial.state not in ENDED:
+        return ""
+    if trial.state is TrialState.FAILED:
+        last = (trial.error or "no traceback was recorded").strip().splitlines()[-1]
+        return f"failed: {last}"
+    return f"{trial.state}: {trial.stop_reason or 'by a user'}"
+
+
+def ended_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
+    """One row a trial that was cut short, with where and why."""
+    rows = [
+        {
+            "digest": trial.digest,
+            "Trial": f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
+            "At step": trial.progress.step if trial.progress else 0,
+            "Of": int(trial.spec["train"]["steps"]),
+            "Why": why_ended(trial),
+        }
+        for trial in trials
+        if trial.state in ENDED
+    ]
+    return pd.DataFrame(rows, columns=["digest", "Trial", "At step", "Of", "Why"])
+
+
+def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[Axis]:
+    """The parameters that vary, then the outcomes that some trial has."""
+    outcomes = [
+        number_axis(title, np.array([figure(trial, name) for trial in trials]))
+        for name, title in OUTCOMES.items()
+        if any(name in trial.result for trial in trials)
+    ]
+    return [*map(parameter_axis, parameters), *outcomes]
+
+
+def setting_table(answer: Recommendation) -> pd.DataFrame:
+    """One row a complete setting, most even first; ± is half a 95 % interval over seeds."""
+    against = {found.label: found.loss for found in answer.comparisons}
+    return pd.DataFrame(
+        {
+            "setting": [s.label for s in answer.settings],
+            "verdict": [verdict(s, answer) for s in answer.settings],
+            "loss": [s.bits_per_byte for s in answer.settings],
+            "loss_half": [_half(s.loss) for s in answer.settings],
+            "against_none": [
+                against[s.label].mean if s.label in against else math.nan for s in answer.settings
+            ],
+            "max_vio": [s.max_vio for s in answer.settings],
+            "max_vio_half": [_half(s.imbalance) for s in answer.settings],
+            "floor": [s.max_vio_floor for s in answer.settings],
+            "idle": [100 * s.idle_frac for s in answer.settings],
+            "utilisation": [100 * s.effective_util for s in answer.settings],
+            "trials": [s.trials for s in answer.settings],
+        }
+    )
+
+
+def verdict(setting: Setting, answer: Recommendation) -> str:
+    """Why a setting is recommended or not, in a few words."""
+    best = answer.best
+    if best is not None and setting.label == best.label:
+        return "recommended"
+    if setting.is_yardstick:
+        return "yardstick, never recommended"
+    if setting.violates:
+        return "; ".join(setting.violates)
+    if best is None:
+        return ""
+    if setting.max_vio < best.max_vio:
+        return "more even, but costs loss"
+    return "on the front, less even" if setting.on_front else "less even"
+
+
+def confirmations(answer: Recommendation, shown: Figure) -> list[Pair]:
+    """Settings that were tuned and confirmed, in the order of their confirmed figure."""
+    tuned = {setting.label: setting for setting in answer.tuned}
+    pairs = [
+        Pair(confirmed.label, _of(tuned[confirmed.label], shown), _of(confirmed, shown))
+        for confirmed in answer.settings
+        if confirmed.stage != "tune" and confirmed.label in tuned
+    ]
+    return sorted(pairs, key=lambda pair: pair.confirmed.mean)
+
+
+def _of(setting: Setting, shown: Figure) -> Interval:
+    return setting.loss if shown == "loss" else setting.imbalance
+
+
+def _half(found: Interval) -> float:
+    return math.nan if found.half is None else found.half

@@ -1,0 +1,154 @@
+"""A sweep from a form or from a file, checked, and what it would take: nothing is started here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import pandas as pd
+from pydantic import ValidationError
+
+from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.spec_file import mapping_of_yaml
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.sweep.search import propose
+from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
+
+Number = TypeVar("Number", int, float)
+Tree = dict[str, Any]
+MAX_TRIALS = 5000  # that a page expands
+MAX_FILE_BYTES = 200_000
+CURVE_POINTS = 20  # of each trial, where a stopping policy reads them
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class Asked(NamedTuple):
+    """What the form holds."""
+
+    name: str
+    preset: str
+    rules: Sequence[str]
+    step_sizes: Sequence[float]  # of every rule that has one
+    experts: Sequence[int]
+    seeds: int
+    steps: int
+    batch_sequences: int
+    seq_len: int
+    stopping: str  # kind of the stopping policy
+    confirm_seeds: int  # 0: no confirm stage
+
+
+def tree_of(asked: Asked) -> Tree:
+    """The sweep as its YAML file would say it."""
+    train = {
+        "steps": asked.steps,
+        "batch_sequences": asked.batch_sequences,
+        "seq_len": asked.seq_len,
+        "warmup_steps": asked.steps // 20,
+    }
+    base: Tree = {"model": {"preset": asked.preset}, "train": train, "balancer": {"kind": "none"}}
+    tree: Tree = {
+        "name": asked.name,
+        "base": base,
+        "axes": {
+            "model.num_experts": list(asked.experts),
+            "train.seed": list(range(asked.seeds)),
+            "balancer": balancers(asked.rules, asked.step_sizes),
+        },
+    }
+    if asked.stopping != "none":
+        base["eval"] = {"every_steps": max(1, asked.steps // CURVE_POINTS)}
+        tree["stopping"] = {"kind": asked.stopping}
+    if asked.confirm_seeds:
+        tree["confirm"] = {"seeds": [asked.seeds + n for n in range(asked.confirm_seeds)]}
+    return tree
+
+
+def balancers(rules: Sequence[str], step_sizes: Sequence[float]) -> list[Tree]:
+    """A rule once, or once for each step size where it has one."""
+    found: list[Tree] = []
+    for kind in rules:
+        name = next((n for n in ("step_size", "coefficient") if n in BALANCERS[kind].params), None)
+        if name == "step_size" and not BALANCERS[kind].control and step_sizes:
+            found += [{"kind": kind, name: float(size)} for size in step_sizes]
+        else:
+            found.append({"kind": kind})
+    return found
+
+
+def numbers(name: str, values: Sequence[Any], kind: Callable[[Any], Number]) -> list[Number]:
+    """What was chosen or typed.  Raises: SpecError: something that is no number"""
+    try:
+        return [kind(value) for value in values]
+    except ValueError as error:
+        raise SpecError(f"{name}: {error}; type a number") from None
+
+
+def parsed(content: bytes) -> Tree:
+    """A file's tree.  Raises: SpecError: too large, no YAML, a key given twice, no mapping"""
+    if len(content) > MAX_FILE_BYTES:
+        raise SpecError(f"{len(content):,} bytes are no sweep; at most {MAX_FILE_BYTES:,}")
+    return mapping_of_yaml(content, "the file")
+
+
+def checked(tree: Tree) -> SweepSpec:
+    """Raises: SpecError: no valid sweep, or one of too many trials, with the key and the remedy"""
+    axes = tree.get("axes")
+    if isinstance(axes, dict):
+        count = math.prod(len(axis) for axis in axes.values() if isinstance(axis, list))
+        if count > MAX_TRIALS:
+            raise SpecError(
+                f"axes: {count:,} combinations are too many for this page (at most "
+                f"{MAX_TRIALS:,}); use `evenload sweep submit`"
+            )
+    try:
+        return SweepSpec.model_validate(tree)
+    except ValidationError as error:
+        raise SpecError(first_message(error)) from None
+
+
+def plan(spec: SweepSpec) -> list[TrialPlan]:
+    """Of the trials that the sweep begins with."""
+    return [plan_trial(trial) for trial in propose(spec)]
+
+
+def plan_table(plans: Sequence[TrialPlan]) -> pd.DataFrame:
+    """One row a trial, in the order in which they start."""
+    return pd.DataFrame(
+        {
+            "Rule": [plan.label for plan in plans],
+            "Experts": [plan.num_experts for plan in plans],
+            "Seed": [plan.seed for plan in plans],
+            "Parameters": [scaled(plan.parameters) for plan in plans],
+            "Active": [scaled(plan.active_parameters) for plan in plans],
+            "Tokens": [scaled(plan.tokens) for plan in plans],
+            "Compute": [scaled(plan.train_flops, "FLOP") for plan in plans],
+            "Memory": [scaled(plan.memory_bytes, "B") for plan in plans],
+            "Disk": [scaled(plan.disk_bytes, "B") for plan in plans],
+        }
+    )
+
+
+def what_follows(spec: SweepSpec) -> str:
+    """What the plan leaves out, because it depends on what the first trials find."""
+    parts = []
+    if spec.search.kind == "tpe":
+        parts.append("the search proposes further settings from what it finds")
+    if spec.stopping.kind != "none":
+        parts.append(f"{spec.stopping.kind} stops weak trials early, which costs less")
+    if spec.confirm is not None:
+        parts.append(
+            f"the best {spec.confirm.top} settings are trained again with "
+            f"{len(spec.confirm.seeds)} fresh seeds"
+        )
+    return "Then " + "; ".join(parts) + "." if parts else ""
+
+
+def scaled(value: float, unit: str = "") -> str:
+    """`1.23 M`, `4.56 PFLOP`, `78.9 GB`: three digits and a decimal prefix."""
+    for size, prefix in PREFIXES:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()

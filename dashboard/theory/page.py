@@ -1,0 +1,271 @@
+"""Theory: rules on streams of scores, without a model, and what the dual's theory says of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from pydantic import ValidationError
+
+from evenload.dashboard.charts import simulation as charts
+from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
+from evenload.dashboard.theory import queries as simulation_queries
+from evenload.dashboard.theory.simulation_processes import (
+    SimulationState,
+    check_size,
+    recording_size,
+)
+from evenload.dashboard.theory.tables import (
+    NEVER,
+    Document,
+    floor_of,
+    has_jump,
+    regret_curves,
+    row_table,
+    spectrum_E,
+    streams_of,
+    verdict_table,
+)
+from evenload.dashboard.wording import number
+from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec
+
+# What a form may ask for: a stream of scores a line.
+STREAMS: dict[str, dict[str, Any]] = {
+    "standing still": {"kind": "gaussian"},
+    "slow drift": {"kind": "gaussian", "drift": 0.002},
+    "fast drift": {"kind": "gaussian", "drift": 0.02},
+    "jump halfway": {"kind": "gaussian", "jump_at": 0.5},
+    "heavy tails": {"kind": "heavy_tailed"},
+    "correlated sequences": {"kind": "correlated"},
+    "Zipf tokens": {"kind": "zipf"},
+    "adversarial": {"kind": "adversarial"},
+}
+RULES = [kind for kind in BALANCERS if kind not in ACTS_IN_TRAINING]
+STARTING_RULES = ["none", "sign", "proportional", "self_tuned"]
+STEP_SIZES = [0.001, 0.003, 0.01, 0.03, 0.1]
+MAX_RULES = 12  # lines that one chart can tell apart
+
+
+def main() -> None:
+    st.title("Theory", anchor=False)
+    st.caption(
+        "Balancing rules on streams of router scores, without a model: how even they get, what "
+        "they regret against the best fixed bias, and what the theory of the dual says of them."
+    )
+    known = simulation_queries.simulations().known()
+    _form(is_open=not known)
+    if not known:
+        st.info(
+            "No simulation yet. The form above starts one; it takes about a quarter of a minute.",
+            icon=":material/science:",
+        )
+        return
+    digest = chosen("Simulation", known, "simulation", _named)
+    live(partial(_body, digest), partial(_is_over, digest))
+
+
+def _is_over(digest: str) -> bool:
+    return simulation_queries.simulations().standing(digest).state is not SimulationState.RUNNING
+
+
+def _named(digest: str) -> str:
+    try:
+        spec = simulation_queries.simulations().spec(digest)
+    except SpecError:
+        return f"{digest}: unreadable"
+    streams = ", ".join(spec.streams)
+    size = f"{spec.num_experts} experts, top-{spec.top_k}, {spec.steps:,} steps"
+    return f"{streams}: {len(spec.rules)} rules, {size}"
+
+
+def _form(is_open: bool) -> None:
+    recorded = {f"recorded: {path.name}": path for path in simulation_queries.recordings()}
+    with (
+        st.expander("New simulation", icon=":material/science:", expanded=is_open),
+        st.form("simulation", border=False),
+    ):
+        scores, rules, sizes = st.columns([2, 3, 2])
+        stream = scores.selectbox(
+            "Scores",
+            [*STREAMS, *recorded],
+            help="what the router says of the tokens, step by step. A recording comes from "
+            "`evenload train TRIAL.yaml --record-scores .evenload/NAME.npz`",
+        )
+        kinds = rules.multiselect("Rules", RULES, default=STARTING_RULES)
+        steps = sizes.multiselect(
+            "Step sizes",
+            STEP_SIZES,
+            default=[0.01],
+            accept_new_options=True,
+            help="of every rule that has one",
+        )
+        columns = st.columns(6)
+        schedule = columns[0].selectbox("Schedule", ["constant", "inverse_sqrt", "inverse"])
+        experts = columns[1].select_slider("Experts", [8, 16, 32, 64, 128], 32)
+        top_k = columns[2].number_input("Top-k", 1, 16, 4)
+        tokens = columns[3].select_slider("Tokens a step", [256, 512, 1024, 2048, 4096], 1024)
+        length = columns[4].select_slider("Steps", [50, 100, 200, 300, 500, 1000], 200)
+        seeds = columns[5].number_input("Seeds", 1, 5, 2)
+        if recorded:
+            st.caption("A recording brings its own experts, top-k, tokens and steps.")
+        is_asked = st.form_submit_button("Run the simulation", type="primary")
+    if is_asked:
+        size = {
+            "num_experts": experts,
+            "top_k": top_k,
+            "tokens": tokens,
+            "steps": length,
+            "seeds": seeds,
+        }
+        _start(stream, recorded.get(stream), _rules(kinds, steps, schedule), size)
+
+
+def _rules(kinds: list[str], steps: list[Any], schedule: str) -> list[dict[str, Any]]:
+    """Rules as a simulation names them: a rule with a step size once for each of them."""
+    rules: list[dict[str, Any]] = []
+    for kind in kinds:
+        params = BALANCERS[kind].params
+        paced = {"schedule": schedule} if "schedule" in params else {}
+        sized = {"step_size": steps} if "step_size" in params and steps else {}
+        rules.append({"kind": kind, **sized, **paced})
+    return rules
+
+
+def _start(
+    name: str, recording: Path | None, rules: list[dict[str, Any]], size: dict[str, int]
+) -> None:
+    stream = STREAMS.get(name, {})
+    if recording is not None:
+        found = recording_size(recording)
+        stream = {"kind": "recorded", "path": str(recording)}
+        size = {
+            "num_experts": found.experts,
+            "top_k": found.top_k,
+            "tokens": found.tokens,
+            "steps": found.steps,
+            "seeds": found.layers,  # layers act as seeds
+        }
+    try:
+        spec = SimulationSpec.model_validate({"streams": {name: stream}, "rules": rules, **size})
+    except ValidationError as error:
+        raise SpecError(first_message(error)) from None
+    if len(spec.rules) > MAX_RULES:
+        raise SpecError(f"{len(spec.rules)} rules are too many; take at most {MAX_RULES}")
+    check_size(spec)
+    st.query_params["simulation"] = simulation_queries.simulations().start(spec)
+    st.rerun()
+
+
+def _body(digest: str) -> None:
+    simulations = simulation_queries.simulations()
+    standing = simulations.standing(digest)
+    if standing.state is SimulationState.RUNNING:
+        st.progress(standing.share, text=f"Simulating: {standing.note}")
+        if st.button("Cancel", icon=":material/cancel:"):
+            simulations.cancel(digest)
+            st.rerun()
+    elif standing.state is SimulationState.FAILED:
+        st.error("The simulation ended without a result.", icon=":material/error:")
+        st.code(standing.note, language=None)
+        if st.button("Run it again", icon=":material/replay:"):
+            simulations.start(simulations.spec(digest))
+            st.rerun()
+    else:
+        _result(digest, simulation_queries.simulation_result(digest))
+
+
+def _result(digest: str, document: Document) -> None:
+    streams = streams_of(document)
+    stream = streams[0]
+    if len(streams) > 1:
+        picked = st.segmented_control("Scores", streams, default=stream, required=True)
+        stream = picked or stream
+    table = row_table(document, stream)
+    floor = floor_of(document, stream)
+    best = table.iloc[int(table.max_vio.argmin())]
+    metrics(
+        ("Most even rule", str(best.rule), "smallest MaxVio in the steady state"),
+        ("Its MaxVio", number(best.max_vio, 3), "mean of the last 40 % of the steps"),
+        ("Sampling floor", number(floor, 3), "MaxVio of a fair coin at this size"),
+        ("Over the floor", number(best.ratio, 2, " ×"), "1 is as even as chance allows"),
+    )
+    curves = regret_curves(document, stream)
+    left, right = st.columns(2)
+    with left, card("MaxVio", metric="max_vio"):
+        vio_N = {
+            rule: values
+            for (name, rule), values in simulation_queries.simulated_max_vio(digest).items()
+            if name == stream
+        }
+        ordered = {rule: vio_N[rule] for rule in table.rule}
+        plot(charts.simulated_max_vio(ordered, floor), "simulated-max-vio", _pooled(document))
+    with right, card("Regret", metric="regret"):
+        plot(
+            charts.regret_growth(curves),
+            "regret",
+            "Dotted: the law that fits best. First seed, 256 tokens of every step.",
+        )
+    with left, card("Descent of the dual", metric="dual_gap"):
+        plot(
+            charts.dual_descent(curves),
+            "dual-descent",
+            f"Running mean of {charts.GAP_POINTS} points; at or below zero it is not drawn.",
+        )
+    values_E = spectrum_E(document, stream)
+    with right, card("Tie-density spectrum", metric="tie_spectrum"):
+        if values_E is not None:
+            plot(charts.tie_spectrum(values_E), "tie-spectrum", _limit(values_E))
+    _tables(document, stream, table)
+
+
+def _limit(values_E: Any) -> str:
+    return (
+        f"Orange: the strong convexity μ. Gradient steps are stable below "
+        f"{2 / float(values_E[-1]):.2g}."
+    )
+
+
+def _pooled(document: Document) -> str:
+    steps, seeds = int(document["spec"]["steps"]), int(document["spec"]["seeds"])
+    size = -(-steps // charts.MAX_POINTS)
+    mean = f"Mean over {seeds} seeds." if seeds > 1 else "One seed."
+    return mean if size == 1 else f"{mean} Bins of {size} steps, the largest value of each."
+
+
+def _tables(document: Document, stream: str, table: pd.DataFrame) -> None:
+    with card("Rules", "Steady state is the last 40 % of the steps; ± is a standard error."):
+        columns = [*_columns()]
+        if not has_jump(document, stream):
+            columns.remove("recovery")
+        st.dataframe(table[columns], hide_index=True, column_config=_columns(), height="content")
+    with card("Statements of the theory", "Checked on 20 sampled steps of the first seed."):
+        rule = st.selectbox("Rule", list(table.rule), index=len(table) - 1, width=280)
+        st.dataframe(
+            verdict_table(document, stream, rule),
+            hide_index=True,
+            height="content",
+            column_config={"Number that decides": st.column_config.TextColumn(width="large")},
+        )
+
+
+def _columns() -> dict[str, Any]:
+    config = st.column_config
+    return {
+        "rule": config.TextColumn("Rule", pinned=True),
+        "max_vio": config.NumberColumn("Steady MaxVio", format="%.3f"),
+        "max_vio_error": config.NumberColumn("±", format="%.3f", help="standard error over seeds"),
+        "ratio": config.NumberColumn("Of the floor", format="%.2f ×"),
+        "idle": config.NumberColumn("Idle", format="%.1f %%", help="experts without a token"),
+        "to_balance": config.TextColumn(
+            "Steps to balance", help=f"until MaxVio is below twice the floor; {NEVER}: not once"
+        ),
+        "recovery": config.TextColumn("Steps after the jump", help="the same from the jump on"),
+    }
+
+
+main()

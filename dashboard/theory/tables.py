@@ -1,0 +1,109 @@
+"""The document of a simulation as tables and curves.
+
+Shape suffixes: P points in time, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Document = dict[str, Any]
+NEVER = "never"
+
+# The laws that `evenload.workers.simulation.regret` fits, as it names them.
+LAWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "a constant": np.zeros_like,
+    "log N": np.log,
+    "sqrt N": np.sqrt,
+    "N": np.positive,
+}
+
+
+class RegretCurve(NamedTuple):
+    step_P: NDArray[np.int32]
+    regret_P: NDArray[np.float64]
+    gap_P: NDArray[np.float64]  # of the dual to the best fixed bias, mean since the point before
+    fit_P: NDArray[np.float64]  # the fitted law
+    law: str
+
+
+def streams_of(document: Document) -> list[str]:
+    return list(document["spec"]["streams"])
+
+
+def row_table(document: Document, stream: str) -> pd.DataFrame:
+    """One row a rule: steady MaxVio with its error, the floor, idle share, steps to balance."""
+    rows = [row for row in document["rows"] if row["stream"] == stream]
+    return pd.DataFrame(
+        {
+            "rule": [row["rule"] for row in rows],
+            "max_vio": [_number(row["max_vio"]) for row in rows],
+            "max_vio_error": [_number(row["max_vio_error"]) for row in rows],
+            "ratio": [_number(row["ratio"]) for row in rows],
+            "idle": [100 * _number(row["idle_frac"]) for row in rows],
+            "to_balance": [_steps(row["steps_to_balance"]) for row in rows],
+            "recovery": [_steps(row["recovery_steps"]) for row in rows],
+        }
+    )
+
+
+def floor_of(document: Document, stream: str) -> float:
+    return next(float(row["floor"]) for row in document["rows"] if row["stream"] == stream)
+
+
+def has_jump(document: Document, stream: str) -> bool:
+    return document["spec"]["streams"][stream].get("jump_at") is not None
+
+
+def regret_curves(document: Document, stream: str) -> dict[str, RegretCurve]:
+    """By rule; empty where the theory was not checked."""
+    return {
+        finding["rule"]: _curve(finding["regret"])
+        for finding in document["theory"]
+        if finding["stream"] == stream
+    }
+
+
+def spectrum_E(document: Document, stream: str) -> NDArray[np.float64] | None:
+    """Eigenvalues at the best fixed bias, which all rules on a stream share."""
+    for finding in document["theory"]:
+        if finding["stream"] == stream:
+            return np.array(finding["regret"]["spectrum"])
+    return None
+
+
+def verdict_table(document: Document, stream: str, rule: str) -> pd.DataFrame:
+    """What theory says of one rule: a row a statement, the regret last."""
+    finding = next(
+        found for found in document["theory"] if (found["stream"], found["rule"]) == (stream, rule)
+    )
+    rows = [(v["statement"], v["finding"], v["figure"]) for v in finding["verdicts"]]
+    regret = finding["regret"]
+    grows = f"{regret['regret']:.3g}, like {regret['growth']}"
+    rows.append(("regret against the best fixed bias", grows, regret["finding"]))
+    return pd.DataFrame(rows, columns=["Statement", "Finding", "Number that decides"])
+
+
+def _curve(regret: dict[str, Any]) -> RegretCurve:
+    points = regret["curve"]
+    step_P = np.array(points["step"], np.int32)
+    fit_P = regret["fit_level"] + regret["fit_slope"] * LAWS[regret["growth"]](
+        step_P.astype(np.float64)
+    )
+    return RegretCurve(
+        step_P, np.array(points["regret"]), np.array(points["dual_gap"]), fit_P, regret["growth"]
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _steps(value: int | None) -> str:
+    return NEVER if value is None else f"{value:,}"

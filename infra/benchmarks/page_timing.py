@@ -1,0 +1,58 @@
+"""How long a page takes from its address to its figures, and what its charts weigh.
+
+    python -m infra.benchmarks.page_timing run run=<digest> view=Balance
+
+A process of its own measures one page, so that nothing is cached when it opens. The app is driven
+as a browser session drives it, without the browser: what is timed is everything the server does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+RERUNS = 5
+
+
+def measure(page: str, query: dict[str, str]) -> dict[str, Any]:
+    """Seconds and bytes of one page. What a server prepares before it is visited is apart."""
+    started = time.perf_counter()
+    from streamlit.testing.v1 import AppTest
+    from streamlit.util import calc_hash
+
+    from evenload.dashboard.__main__ import APP, preload
+
+    preload()
+    app = AppTest.from_file(str(APP), default_timeout=600)
+    # switch_page names a page by its file before the first run, and every file here is page.py.
+    app._page_hash = calc_hash(page)
+    for name, value in query.items():
+        app.query_params[name] = value
+    imported, processor = time.perf_counter(), time.process_time()
+    app.run()
+    opened, cold_processor = time.perf_counter(), time.process_time() - processor
+    if app.exception:
+        raise SystemExit(f"{page} {query}: {app.exception[0].value}")
+    reruns = []
+    for _ in range(RERUNS):
+        again = time.perf_counter()
+        app.run()
+        reruns.append(time.perf_counter() - again)
+    sizes = [len(chart.proto.spec.encode()) for chart in app.get("plotly_chart")]
+    return {
+        "page": page,
+        "view": query.get("view", ""),
+        "prepare_seconds": round(imported - started, 3),
+        "cold_seconds": round(opened - imported, 3),
+        "cold_processor_seconds": round(cold_processor, 3),  # tells a busy machine from a slow page
+        "warm_seconds": round(statistics.median(reruns), 3),
+        "charts": len(sizes),
+        "largest_chart_bytes": max(sizes, default=0),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], dict(pair.split("=", 1) for pair in sys.argv[2:]))))

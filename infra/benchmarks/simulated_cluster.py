@@ -1,0 +1,151 @@
+"""A cluster that only pretends: workers claim trials, take their time, and sometimes die.
+
+Its clock is its own: `wait` moves it on and nothing sleeps. The store is a real one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any, NamedTuple
+
+from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.states import Claim, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.plan import Death
+from evenload.pipeline.sweep.worker_id import name_of
+
+VERDICT = {WorkKind.TRAIN: TrialState.TRAINED, WorkKind.EVAL: TrialState.COMPLETED}
+SECONDS = {WorkKind.TRAIN: (60.0, 180.0), WorkKind.EVAL: (2.0, 10.0)}  # of work, drawn evenly
+EVAL_WORKERS = 0.1  # share of the workers
+LEASE_SECONDS = 60.0
+# The store's clock is the real one, in which no simulated lease may run out by itself.
+HOLDS, RAN_OUT = 3600.0, -1.0
+
+
+class Event(NamedTuple):
+    at: float
+    number: int  # keeps the events of one moment in order
+    happens: Callable[[], None]
+
+
+class SimulatedCluster:
+    """Workers and the time. Coordinators come and go, it stays.
+
+    Args:     death_share: attempts that end with their worker's death, half way
+    """
+
+    def __init__(
+        self, store: SweepStore, num_workers: int, death_share: float, seed: int = 0
+    ) -> None:
+        self.now_seconds = 0.0
+        self.verdicts: Counter[WorkKind] = Counter()
+        self.num_deaths = 0
+        self._store = store
+        self._num_workers = num_workers
+        self._death_share = death_share
+        self._random = random.Random(seed)
+        self._numbers = count()
+        self._place = f"@{socket.gethostname()}:{os.getpid()}"
+        self._events: list[Event] = []
+        self._working: dict[str, WorkKind] = {}
+        self._dead: list[str] = []
+
+    def free(self, kind: WorkKind) -> int:
+        slots = self._num_workers
+        if kind is WorkKind.EVAL:
+            slots = max(1, int(EVAL_WORKERS * slots))
+        return slots - sum(working is kind for working in self._working.values())
+
+    def start(self, kind: WorkKind, digest: str) -> str | None:
+        """The worker that took the trial; None where it was taken."""
+        name = f"{kind}-{next(self._numbers)}"
+        claim = self._store.claim(digest, kind, name + self._place, HOLDS)
+        if claim is None:
+            return None
+        self._working[name] = kind
+        seconds = self._random.uniform(*SECONDS[kind])
+        if self._random.random() < self._death_share:
+            self._after(seconds / 2, lambda: self._die(claim))
+            self._after(seconds / 2 + LEASE_SECONDS, lambda: self._run_out(claim))
+        else:
+            self._after(seconds, lambda: self._finish(claim))
+        return name
+
+    def is_working(self, worker: str) -> bool:
+        return worker in self._working
+
+    def newly_dead(self) -> list[str]:
+        dead, self._dead = self._dead, []
+        return dead
+
+    def pass_time(self, seconds: float) -> None:
+        self.now_seconds += seconds
+        while self._events and self._events[0].at <= self.now_seconds:
+            heapq.heappop(self._events).happens()
+
+    def _after(self, seconds: float, happens: Callable[[], None]) -> None:
+        event = Event(self.now_seconds + seconds, next(self._numbers), happens)
+        heapq.heappush(self._events, event)
+
+    def _finish(self, claim: Claim) -> None:
+        del self._working[name_of(claim.worker)]
+        self._store.finish(claim, VERDICT[claim.kind], {claim.kind: 1.0})
+        self.verdicts[claim.kind] += 1
+
+    def _die(self, claim: Claim) -> None:
+        name = name_of(claim.worker)
+        del self._working[name]
+        self._dead.append(name)
+        self.num_deaths += 1
+
+    def _run_out(self, claim: Claim) -> None:
+        """Where no coordinator noticed the death, the lease does."""
+        with suppress(LeaseLost):
+            self._store.heartbeat(claim, None, RAN_OUT)
+
+
+class SimulatedExecutor:
+    """What one coordinator sees of the cluster: the workers that it launched itself."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster = cluster
+        self._launched: dict[str, str] = {}
+
+    def launch(self, kind: WorkKind, digest: str) -> bool:
+        worker = self._cluster.start(kind, digest)
+        if worker is not None:
+            self._launched[worker] = digest
+        return True
+
+    def free(self) -> Mapping[WorkKind, int]:
+        return {kind: self._cluster.free(kind) for kind in WorkKind}
+
+    def busy(self) -> Mapping[str, str]:
+        return self._launched
+
+    def gone(self) -> Mapping[str, Death]:
+        dead = [worker for worker in self._cluster.newly_dead() if self._launched.pop(worker, None)]
+        return {worker: Death("killed") for worker in dead}
+
+    def wait(self, seconds: float) -> None:
+        self._cluster.pass_time(seconds)
+        self._launched = {
+            worker: digest
+            for worker, digest in self._launched.items()
+            if self._cluster.is_working(worker) or worker in self._cluster._dead
+        }
+
+    def kill(self, worker: str) -> None:
+        self._launched.pop(worker, None)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None: ...

@@ -1,0 +1,150 @@
+"""Eight trials as one program against the same eight in turn: their steps, and whole trials."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.data.corpus import prepare
+from evenload.workers.training.loop import TrainOutcome, train
+from evenload.workers.training.setup import assemble
+from evenload.workers.training.stacked import Part, TrialStack
+from evenload.workers.training.stacked_loop import Enrolment, train_stacked
+from evenload.workers.training.step import train_step
+from evenload.workers.tuning.timing import every_turn, timing
+
+TRIALS = 8
+# preset, sequences of a batch, tokens of a sequence, turns
+STEPS = (
+    ("tiny", 2, 64, 20),
+    ("tiny", 4, 128, 20),
+    ("tiny", 8, 128, 16),
+    ("tiny", 16, 128, 12),
+    ("tiny", 32, 128, 12),
+    ("small", 4, 128, 3),
+)
+WHOLE = (("tiny", 8, 128, 2), ("tiny", 16, 128, 2))
+QUICK = (("tiny", 2, 16, 2),)
+WHOLE_STEPS = 40
+CPU = torch.device("cpu")
+
+
+def stacks(quick: bool) -> list[dict[str, Any]]:
+    """How long a stack takes, as a share of its trials in turn."""
+    figures = [_figures(*shape, "steps", _steps) for shape in (QUICK if quick else STEPS)]
+    return figures + [
+        _figures(*shape, "whole trials", _whole_trials) for shape in (QUICK if quick else WHOLE)
+    ]
+
+
+Arms = dict[str, Callable[[], object]]
+
+
+def _figures(
+    preset: str,
+    batch_sequences: int,
+    seq_len: int,
+    turns: int,
+    what: str,
+    arms_of: Callable[[list[TrialSpec], Settings], Arms],
+) -> dict[str, Any]:
+    specs = [_trial(preset, batch_sequences, seq_len, seed) for seed in range(TRIALS)]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = every_turn(arms_of(specs, Settings(home=Path(folder))), CPU, turns)
+    pairs = zip(seconds["stacked"], seconds["apart"], strict=True)
+    return {
+        "preset": preset,
+        "batch_sequences": batch_sequences,
+        "seq_len": seq_len,
+        "what": what,
+        "trials": TRIALS,
+        "turns": turns,
+        "apart_seconds": timing(seconds["apart"])._asdict(),
+        "stacked_over_apart": timing([one / other for one, other in pairs])._asdict(),
+    }
+
+
+def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
+    """One step of every trial, models built beforehand."""
+    lone = [assemble(spec) for spec in specs]
+    states = [assembly.state for assembly in lone]
+    parts = [
+        Part(assembly.trainee, assembly.state, torch.get_rng_state(), [])
+        for assembly in (assemble(spec) for spec in specs)
+    ]
+    stack, train_spec = TrialStack(specs[0], parts), specs[0].train
+    shape = (TRIALS, train_spec.batch_sequences, train_spec.seq_len + 1)
+    token_NBS = torch.randint(0, specs[0].model.vocab_size, shape)
+
+    def apart() -> None:
+        for place, assembly in enumerate(lone):
+            tokens = [token_NBS[place]]
+            _, states[place] = train_step(assembly.trainee, states[place], tokens, 0.1)
+
+    return {"apart": apart, "stacked": lambda: stack.step(token_NBS, 0.1)}
+
+
+def _whole_trials(specs: list[TrialSpec], settings: Settings) -> Arms:
+    """From nothing to the last checkpoint, with shards and MLflow."""
+    prepare(specs[0].data, settings.corpus_dir)
+    numbers = count(1)
+
+    def enrolments() -> list[Enrolment]:
+        return [_enrolment(spec, settings, next(numbers)) for spec in specs]
+
+    def apart() -> None:
+        for spec, digest, sink, report, run, _ in enrolments():
+            outcome = train(
+                spec, settings=settings, digest=digest, sink=sink, report=report, run=run
+            )
+            sink.close(TrialState.TRAINED, outcome.result)
+
+    def stacked() -> None:
+        enrolled = enrolments()
+        train_stacked(enrolled, settings)
+        for enrolment in enrolled:
+            enrolment.sink.close(TrialState.TRAINED, enrolment.outcome.result().result)
+
+    return {"apart": apart, "stacked": stacked}
+
+
+def _enrolment(spec: TrialSpec, settings: Settings, number: int) -> Enrolment:
+    digest = f"{number:016x}"
+    run = RunIdentity(
+        digest=digest, name=digest, sweep_id=None, attempt=1, spec=spec.model_dump(mode="json")
+    )
+    outcome = Future[TrainOutcome]()
+    return Enrolment(spec, digest, default_sinks(settings, run), _go_on, run, outcome)
+
+
+def _go_on(_: Progress) -> Command:
+    return Command.CONTINUE
+
+
+def _trial(preset: str, batch_sequences: int, seq_len: int, seed: int) -> TrialSpec:
+    vocabulary = {"tiny": 256, "small": 8192}[preset]
+    return TrialSpec.model_validate(
+        {
+            "model": {"preset": preset},
+            "data": {"kind": "synthetic", "vocab_size": vocabulary, "num_tokens": 2_000_000},
+            "balancer": {"kind": "sign", "step_size": 0.001 * (seed + 1)},
+            "train": {
+                "steps": WHOLE_STEPS,
+                "batch_sequences": batch_sequences,
+                "seq_len": seq_len,
+                "seed": seed,
+            },
+            "runtime": {"device": "cpu", "backend": "torch", "threads": 1},
+        }
+    )

@@ -1,0 +1,38 @@
+"""evenload finds the balancing rule and step size that keep every expert of an MoE model busy.
+
+The public face. Every name below is imported on first use, so that `import evenload` costs nothing:
+
+    Client      sweeps, trials and expert loads of a home, for notebooks and scripts
+    load_sweep  a sweep file, checked
+    balancer    a balancing rule by its name: pure functions over tensors (needs torch)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from evenload.pipeline.client import Client as Client
+    from evenload.pipeline.spec.sweep import load_sweep as load_sweep
+    from evenload.workers.balancing import balancer as balancer
+
+_HOMES = {
+    "Client": "evenload.pipeline.client",
+    "load_sweep": "evenload.pipeline.spec.sweep",
+    "balancer": "evenload.workers.balancing",
+}
+
+__all__ = ["Client", "__version__", "balancer", "load_sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"evenload has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

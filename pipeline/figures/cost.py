@@ -1,0 +1,292 @@
+"""What trials cost: device time, energy, carbon, and the share of it that imbalance wastes.
+
+Pure: recorded loads, a trial's figures and the settings go in. Where a GPU's own counter measured
+the energy that is what counts; elsewhere a stated model does.
+
+Letters: S steps, L expert layers, E experts, K top-k, R expert-parallel ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from evenload.pipeline.figures.loads import History, ep_effective_util
+from evenload.pipeline.figures.model_size import model_size
+from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.states import AttemptRecord, TrialRecord, TrialState
+
+EP_SIZES = (2, 4, 8, 16, 32, 64)
+JOULES_PER_KWH = 3.6e6
+# Of a trial's result, where a counter measured it: of the first worker's GPU. Workers of one trial
+# do equal work.
+JOULES_PER_STEP = "joules_per_step"
+
+
+class CostSettings(BaseSettings):
+    """What energy and carbon are reckoned with; EVENLOAD_COST_* variables, then these defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVENLOAD_COST_", env_ignore_empty=True, frozen=True
+    )
+
+    gpu_watts: NonNegativeFloat = Field(
+        default=700.0, description="of a GPU without a counter: the limit of an H100 or H200 SXM"
+    )
+    core_watts: NonNegativeFloat = Field(
+        default=5.0, description="of a CPU core: 280 W over the 64 cores of an EPYC 7763, rounded"
+    )
+    overhead: float = Field(
+        default=1.0, ge=1, description="building over devices (PUE); 1 counts the devices alone"
+    )
+    # 14.6 Gt of CO2 over 12,609 TWh / 40.9 % of electricity, as that review has them.
+    grams_per_kwh: NonNegativeFloat = 473.0
+    carbon_source: str = "world mean of 2024, Ember, Global Electricity Review 2025"
+
+    @model_validator(mode="after")
+    def _carbon_has_a_source(self) -> Self:
+        given = self.model_fields_set
+        if "grams_per_kwh" in given and "carbon_source" not in given:
+            raise ValueError(
+                f"grams_per_kwh={self.grams_per_kwh:g} comes without its source; "
+                "say in EVENLOAD_COST_CARBON_SOURCE where it is from"
+            )
+        return self
+
+
+class Waiting(NamedTuple):
+    """What the recorded loads cost a synchronous expert-parallel step over `ranks` ranks.
+
+    Experts lie on the ranks in order, E / R on each; in every layer all wait for the fullest one.
+    A lower bound: counts are of whole optimizer steps, and micro-batches are less even than their
+    sum. Communication is left out.
+    """
+
+    ranks: int
+    expert_share: float  # of the expert layers' time, over the whole run
+    step_share: float  # of the step's time, taken to be proportional to model FLOPs
+    steady_step_share: float  # the same over the last quarter of the run; NaN before it
+
+
+class Recorded(NamedTuple):
+    """What the shards of a trial say of its cost.
+
+    stretch:  ranks -> time of the expert layers over that of an even load, mean over steps and
+              layers; expert-parallel sizes that do not divide E are left out
+    """
+
+    steps: int
+    seconds: float
+    stretch: Mapping[int, float]
+    steady_stretch: Mapping[int, float]
+
+
+class TrialCost(NamedTuple):
+    """Of the steps that count; what attempts took beside them is in `held_seconds`."""
+
+    digest: str
+    label: str
+    state: TrialState
+    device: str  # cpu or cuda
+    seconds: float  # of training
+    gpu_seconds: float
+    core_seconds: float  # without a GPU: seconds times threads, of all workers
+    joules: float
+    is_measured: bool  # by the GPU's counter
+    grams: float  # CO2 equivalent
+    waiting: tuple[Waiting, ...]
+
+
+class SweepCost(NamedTuple):
+    trials: tuple[TrialCost, ...]
+    gpu_seconds: float
+    core_seconds: float
+    joules: float
+    measured_share: float  # of the joules; NaN where there are none
+    grams: float
+    waiting: tuple[Waiting, ...]  # means over the trials, weighted by their seconds
+
+
+def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
+    """Sums up a trial's history, read part by part with the column `load`."""
+    sizes = [size for size in EP_SIZES if spec.model.num_experts % size == 0]
+    steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
+    total_R, steady_R = np.zeros(len(sizes)), np.zeros(len(sizes))
+    steps = steady_steps = 0
+    seconds = 0.0
+    for chunk in chunks:
+        stretch_SR = _stretch(chunk, sizes)
+        is_steady_S = chunk.step_S >= steady_from
+        total_R += stretch_SR.sum(axis=0)
+        steady_R += stretch_SR[is_steady_S].sum(axis=0)
+        steps += len(chunk.step_S)
+        steady_steps += int(is_steady_S.sum())
+        seconds += float(chunk.scalars["seconds"].sum())
+    return Recorded(
+        steps,
+        seconds,
+        _means(sizes, total_R, steps),
+        _means(sizes, steady_R, steady_steps),
+    )
+
+
+def waiting(found: Recorded, model: ModelSpec, seq_len: int) -> tuple[Waiting, ...]:
+    """One entry per expert-parallel size that divides E, smallest first; none without steps."""
+    size = model_size(model)
+    expert_flops = size.routed_flops_per_token / size.forward_flops_per_token(seq_len)
+    return tuple(
+        Waiting(
+            ranks,
+            expert_share=1 - 1 / stretch,
+            step_share=_share_lost(expert_flops, stretch),
+            steady_step_share=_share_lost(
+                expert_flops, found.steady_stretch.get(ranks, float("nan"))
+            ),
+        )
+        for ranks, stretch in found.stretch.items()
+    )
+
+
+def trial_cost(trial: TrialRecord, found: Recorded, settings: CostSettings) -> TrialCost:
+    """What one trial cost so far, whatever became of it."""
+    spec = TrialSpec.model_validate(trial.spec)
+    on_gpu = spec.runtime.device == "cuda"
+    worker_seconds = found.seconds * spec.runtime.workers
+    gpu_seconds = worker_seconds if on_gpu else 0.0
+    core_seconds = 0.0 if on_gpu else worker_seconds * spec.runtime.threads
+    measured = trial.result.get(JOULES_PER_STEP)
+    if measured is None:
+        joules = gpu_seconds * settings.gpu_watts + core_seconds * settings.core_watts
+    else:
+        joules = measured * found.steps * spec.runtime.workers
+    joules *= settings.overhead
+    return TrialCost(
+        digest=trial.digest,
+        label=trial.label,
+        state=trial.state,
+        device=spec.runtime.device,
+        seconds=found.seconds,
+        gpu_seconds=gpu_seconds,
+        core_seconds=core_seconds,
+        joules=joules,
+        is_measured=measured is not None,
+        grams=joules / JOULES_PER_KWH * settings.grams_per_kwh,
+        waiting=waiting(found, spec.model, spec.train.seq_len),
+    )
+
+
+def sweep_cost(trials: Iterable[TrialCost]) -> SweepCost:
+    costs = tuple(trials)
+    joules = math.fsum(cost.joules for cost in costs)
+    measured = math.fsum(cost.joules for cost in costs if cost.is_measured)
+    return SweepCost(
+        trials=costs,
+        gpu_seconds=math.fsum(cost.gpu_seconds for cost in costs),
+        core_seconds=math.fsum(cost.core_seconds for cost in costs),
+        joules=joules,
+        measured_share=measured / joules if joules else float("nan"),
+        grams=math.fsum(cost.grams for cost in costs),
+        waiting=_mean_waiting(costs),
+    )
+
+
+def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
+    """How long workers held trials: start-up, checkpoints, evaluation and lost work included.
+
+    A worker that trained several at once counts once. An attempt that runs, or was lost, counts up
+    to its last heartbeat.
+    """
+    spans: dict[str, list[tuple[datetime, datetime]]] = {}
+    for attempt in attempts:
+        end = attempt.ended_at or attempt.heartbeat_at
+        spans.setdefault(attempt.worker, []).append((attempt.started_at, end))
+    return math.fsum(_covered_seconds(sorted(found)) for found in spans.values())
+
+
+def basis(cost: SweepCost, settings: CostSettings) -> str:
+    """In a sentence or two: how energy and carbon were come by, with every factor and source."""
+    watts = [
+        f"{watts:g} W a {what}"
+        for what, watts, seconds in (
+            ("GPU", settings.gpu_watts, cost.gpu_seconds),
+            ("CPU core", settings.core_watts, cost.core_seconds),
+        )
+        if seconds
+    ]
+    modelled = f"modelled as {' and '.join(watts) or 'nothing'} over the seconds of training"
+    counted = "measured by the GPUs' own counters (NVML)"
+    share = cost.measured_share
+    if share == 1:
+        energy = counted
+    elif share > 0:
+        energy = f"{share:.0%} {counted}, the rest {modelled}"
+    else:
+        energy = modelled
+    housed = (
+        f"times {settings.overhead:g} for the building"
+        if settings.overhead > 1
+        else ("devices alone, without the building")
+    )
+    return (
+        f"Energy: {energy}; {housed}. "
+        f"Carbon: {settings.grams_per_kwh:g} g CO2e per kWh ({settings.carbon_source})."
+    )
+
+
+def _stretch(
+    chunk: History, sizes: Sequence[int]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Fullest over mean rank, mean over layers; shape (S, len(sizes))."""
+    columns = [(1 / ep_effective_util(chunk.count_SLE, size)).mean(axis=-1) for size in sizes]
+    return np.stack(columns, axis=-1) if columns else np.zeros((len(chunk.step_S), 0))
+
+
+def _means(
+    sizes: Sequence[int], total_R: np.ndarray[tuple[int], np.dtype[np.float64]], steps: int
+) -> dict[int, float]:
+    return dict(zip(sizes, (total_R / steps).tolist(), strict=True)) if steps else {}
+
+
+def _share_lost(expert_flops: float, stretch: float) -> float:
+    """Of a step whose expert part takes `stretch` times as long: the share that was not needed."""
+    surplus = expert_flops * (stretch - 1)
+    return surplus / (1 + surplus)
+
+
+def _covered_seconds(spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Of spans in the order of their starts, what overlaps counted once."""
+    seconds, covered_until = 0.0, spans[0][0]
+    for start, end in spans:
+        start = max(start, covered_until)
+        if end > start:
+            seconds += (end - start).total_seconds()
+            covered_until = end
+    return seconds
+
+
+def _mean_waiting(costs: Sequence[TrialCost]) -> tuple[Waiting, ...]:
+    by_size: dict[int, list[tuple[float, Waiting]]] = {}
+    for cost in costs:
+        for found in cost.waiting:
+            by_size.setdefault(found.ranks, []).append((cost.seconds, found))
+    return tuple(_weighted(ranks, by_size[ranks]) for ranks in sorted(by_size))
+
+
+def _weighted(ranks: int, entries: Sequence[tuple[float, Waiting]]) -> Waiting:
+    weights = [seconds for seconds, _ in entries]
+    return Waiting(
+        ranks, *(_mean([found[field] for _, found in entries], weights) for field in range(1, 4))
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Of the values that are there; NaN where none is."""
+    kept = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
+    total = math.fsum(weight for _, weight in kept)
+    return math.fsum(v * w for v, w in kept) / total if total else float("nan")

@@ -1,0 +1,355 @@
+"""A run's history reduced to a few hundred points in time, and the file that keeps it.
+
+    <trial_dir>/expert_load/pooled.parquet   rows (layer, bin): what `LoadSeries` holds
+
+A screen has fewer columns than a run has steps, and a reader has no time for a gigabyte. The
+worker that writes the shards reduces them as they come; a reader takes the file and adds the few
+shards that are newer. The file is derived: without it everything is read, with the same result.
+
+Loads are reduced by their largest value in a bin: a mean would hide the single step in which one
+expert got everything. Their sum is kept beside it, for what a bin looked like as a whole.
+
+Shape suffixes: S steps, B bins of time, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from evenload.pipeline.figures.loads import History, Target, idle_streak, max_vio, utilisation
+from evenload.pipeline.records.parquet_files import array, lists, write_table
+from evenload.pipeline.records.shards import iter_history
+from evenload.pipeline.spec.trial import TrialSpec
+
+MAX_BINS = 400
+MAX_CELLS = 100_000  # of one map: 16-bit numbers in base64 are 270 KB then
+PERCENT_LIMIT = 32_000  # of the fair share; the largest that fits 16 bits
+FILE = "pooled.parquet"
+
+Floats = NDArray[np.float32]
+Percent = NDArray[np.int16]
+
+
+class PerExpert(NamedTuple):
+    """What is kept of every expert: arrays (L, B, E)."""
+
+    percent: Percent  # largest load, percent of the fair share; -1 before anything was counted
+    load: NDArray[np.int64]  # assignments, summed
+    bias: Floats  # at the last step
+    streak: NDArray[np.int32]  # longest run of steps without a token that reaches into the bin
+    idle_steps: NDArray[np.int32]  # the run of steps without a token up to the last step
+
+
+class PerLayer(NamedTuple):
+    """What is kept of every layer: arrays (L, B)."""
+
+    max_vio: Floats  # largest of a step
+    idle_frac: Floats  # largest of a step
+
+
+class PerBin(NamedTuple):
+    """What is kept of a bin: arrays (B,)."""
+
+    steps: NDArray[np.int64]  # recorded ones; 0 is a bin without any
+    wrong_steps: NDArray[np.int64]  # with a layer whose loads do not sum to tokens times top-k
+    last_step: NDArray[np.int64]
+    seconds: NDArray[np.float64]  # summed
+    loss_sum: NDArray[np.float64]
+    loss_max: NDArray[np.float64]
+    grad_norm_max: NDArray[np.float64]
+    balance_loss: NDArray[np.float64]  # at the last step
+    learning_rate: NDArray[np.float64]  # at the last step
+
+
+def bin_steps(num_steps: int, num_experts: int) -> int:
+    """Steps that share a bin so that a map of experts over time stays small."""
+    bins = min(MAX_BINS, max(1, MAX_CELLS // num_experts))
+    return max(1, -(-num_steps // bins))
+
+
+class LoadSeries:
+    """Grows by `extend`; what it holds is bounded by the bins and not by the steps."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        model, steps = spec.model, spec.train.steps
+        self.bin_steps = bin_steps(steps, model.num_experts)
+        self.last_step = 0
+        self._target: Target = spec.balancer.target
+        self._assignments = spec.train.tokens_per_step * model.top_k
+        self._tokens = spec.train.tokens_per_step
+        B = -(-steps // self.bin_steps)
+        L, E = model.num_moe_layers, model.num_experts
+        self._expert = PerExpert(
+            percent=np.full((L, B, E), -1, np.int16),
+            load=np.zeros((L, B, E), np.int64),
+            bias=np.zeros((L, B, E), np.float32),
+            streak=np.zeros((L, B, E), np.int32),
+            idle_steps=np.zeros((L, B, E), np.int32),
+        )
+        self._layer = PerLayer(
+            max_vio=np.full((L, B), -np.inf, np.float32),
+            idle_frac=np.full((L, B), -np.inf, np.float32),
+        )
+        self._bin = PerBin(
+            steps=np.zeros(B, np.int64),
+            wrong_steps=np.zeros(B, np.int64),
+            last_step=np.zeros(B, np.int64),
+            seconds=np.zeros(B),
+            loss_sum=np.zeros(B),
+            loss_max=np.full(B, -np.inf),
+            grad_norm_max=np.full(B, -np.inf),
+            balance_loss=np.zeros(B),
+            learning_rate=np.zeros(B),
+        )
+
+    def extend(self, chunk: History) -> None:
+        """Adds steps after the last one; earlier ones are left out, they are counted."""
+        new = chunk.step_S > self.last_step
+        if not new.any():
+            return
+        self._add(
+            History(
+                chunk.step_S[new],
+                chunk.count_SLE[new],
+                chunk.bias_SLE[new],
+                {name: values[new] for name, values in chunk.scalars.items()},
+            )
+        )
+
+    def _add(self, new: History) -> None:
+        bin_S = (new.step_S - 1) // self.bin_steps
+        B, first = np.unique(bin_S, return_index=True)
+        last = np.append(first[1:], len(bin_S)) - 1
+        self._add_experts(new, B, first, last)
+        self._add_layers(new.count_SLE, B, first)
+        self._add_bins(new, bin_S, B, first, last)
+        self.last_step = int(new.step_S[-1])
+
+    def _add_experts(
+        self, new: History, B: NDArray[Any], first: NDArray[Any], last: NDArray[Any]
+    ) -> None:
+        held, count_SLE = self._expert, new.count_SLE
+        percent_SLE = percent_of_fair(utilisation(count_SLE, self._target))
+        streak_SLE = self._streaks(count_SLE)
+        _raise(held.percent, B, np.maximum.reduceat(percent_SLE, first))
+        _raise(held.streak, B, np.maximum.reduceat(streak_SLE, first))
+        sum_BLE = np.add.reduceat(count_SLE, first, dtype=np.int64)
+        held.load[:, B] += sum_BLE.swapaxes(0, 1)
+        held.bias[:, B] = new.bias_SLE[last].swapaxes(0, 1)
+        held.idle_steps[:, B] = streak_SLE[last].swapaxes(0, 1)
+
+    def _add_layers(self, count_SLE: NDArray[Any], B: NDArray[Any], first: NDArray[Any]) -> None:
+        vio_SL = max_vio(count_SLE, self._target)
+        _raise(self._layer.max_vio, B, np.maximum.reduceat(vio_SL, first))
+        idle_SL = (count_SLE == 0).mean(axis=-1)
+        _raise(self._layer.idle_frac, B, np.maximum.reduceat(idle_SL, first))
+
+    def _add_bins(
+        self,
+        new: History,
+        bin_S: NDArray[Any],
+        B: NDArray[Any],
+        first: NDArray[Any],
+        last: NDArray[Any],
+    ) -> None:
+        held, scalars = self._bin, new.scalars
+        wrong_SL = new.count_SLE.sum(axis=-1, dtype=np.int64) != self._assignments
+        np.add.at(held.steps, bin_S, 1)
+        np.add.at(held.wrong_steps, bin_S, wrong_SL.any(axis=-1))
+        np.add.at(held.seconds, bin_S, scalars["seconds"])
+        np.add.at(held.loss_sum, bin_S, scalars["loss"])
+        np.maximum.at(held.loss_max, bin_S, scalars["loss"])
+        np.maximum.at(held.grad_norm_max, bin_S, scalars["grad_norm"])
+        held.last_step[B] = new.step_S[last]
+        held.balance_loss[B] = scalars["balance_loss"][last]
+        held.learning_rate[B] = scalars["learning_rate"][last]
+
+    def _streaks(self, count_SLE: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Idle streaks that go on from where the recorded steps ended."""
+        streak_SLE = idle_streak(count_SLE)
+        if self.is_empty:
+            return streak_SLE
+        before_LE = self._expert.idle_steps[:, (self.last_step - 1) // self.bin_steps]
+        since = np.arange(1, len(count_SLE) + 1)[:, None, None]
+        return np.where(streak_SLE == since, streak_SLE + before_LE, streak_SLE)
+
+    @property
+    def is_empty(self) -> bool:
+        return self.last_step == 0
+
+    @property
+    def miscounted_steps(self) -> int:
+        return int(self._bin.wrong_steps.sum())
+
+    @property
+    def step_B(self) -> NDArray[np.int32]:
+        """First step of each bin that has one."""
+        return (np.flatnonzero(self._bin.steps) * self.bin_steps + 1).astype(np.int32)
+
+    def percent_BE(self, layer: int) -> Percent:
+        """Largest load in the bin, percent of the fair share; 0 only where it was idle all the bin.
+
+        -1 where nothing was counted.
+        """
+        return self._expert.percent[layer, self._filled]
+
+    def mean_percent_BE(self, layer: int) -> Percent:
+        """Load of the whole bin, percent of the fair share; otherwise as `percent_BE`."""
+        return percent_of_fair(utilisation(self._expert.load[layer, self._filled], self._target))
+
+    @property
+    def max_vio_BL(self) -> Floats:
+        """Largest MaxVio in the bin."""
+        return self._layer.max_vio[:, self._filled].T
+
+    @property
+    def idle_BL(self) -> Floats:
+        """Largest share of experts without a token in one step of the bin."""
+        return self._layer.idle_frac[:, self._filled].T
+
+    @property
+    def streak_BL(self) -> NDArray[np.int32]:
+        """Longest idle streak that reaches into the bin, over the layer's experts; steps."""
+        return self._expert.streak[:, self._filled].max(axis=-1).T
+
+    @property
+    def streak_LE(self) -> NDArray[np.int32]:
+        """Longest idle streak of the run; steps."""
+        return self._expert.streak[:, self._filled].max(axis=1, initial=0)
+
+    def bias_BE(self, layer: int) -> Floats:
+        """Bias at the last step of the bin."""
+        return self._expert.bias[layer, self._filled]
+
+    @property
+    def bias_spread_BL(self) -> Floats:
+        """Largest minus smallest bias, at the last step of the bin."""
+        bias_LBE = self._expert.bias[:, self._filled]
+        return (bias_LBE.max(axis=-1) - bias_LBE.min(axis=-1)).T
+
+    @property
+    def bias_drift_BL(self) -> Floats:
+        """Mean distance that a bias went in a step since the bin before; the first has none: 0."""
+        bias_LBE = self._expert.bias[:, self._filled]
+        if bias_LBE.shape[1] == 0:
+            return np.zeros((0, len(bias_LBE)), np.float32)
+        moved_LB = np.abs(np.diff(bias_LBE, axis=1, prepend=bias_LBE[:, :1])).mean(axis=-1)
+        last_B = self._bin.last_step[self._filled]
+        return (moved_LB / np.maximum(np.diff(last_B, prepend=0), 1)).T.astype(np.float32)
+
+    @property
+    def loss_B(self) -> Floats:
+        """Mean training loss of the bin, nats per token."""
+        filled = self._filled
+        return (self._bin.loss_sum[filled] / self._bin.steps[filled]).astype(np.float32)
+
+    @property
+    def loss_max_B(self) -> Floats:
+        return self._bin.loss_max[self._filled].astype(np.float32)
+
+    @property
+    def grad_norm_max_B(self) -> Floats:
+        return self._bin.grad_norm_max[self._filled].astype(np.float32)
+
+    @property
+    def balance_loss_B(self) -> Floats:
+        """What the rule added to the objective, at the last step of the bin."""
+        return self._bin.balance_loss[self._filled].astype(np.float32)
+
+    @property
+    def learning_rate_B(self) -> Floats:
+        """At the last step of the bin."""
+        return self._bin.learning_rate[self._filled].astype(np.float32)
+
+    @property
+    def tokens_per_second_B(self) -> Floats:
+        filled = self._filled
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rate_B = self._bin.steps[filled] * self._tokens / self._bin.seconds[filled]
+        return rate_B.astype(np.float32)
+
+    @property
+    def _filled(self) -> NDArray[np.bool_]:
+        return self._bin.steps > 0
+
+    def write(self, trial_dir: Path) -> None:
+        """Replaces the file.  Raises: OSError"""
+        write_table(trial_dir / "expert_load" / FILE, self._table(), dictionary=PerBin._fields)
+
+    def _table(self) -> pa.Table:
+        bins = np.flatnonzero(self._filled)
+        L = len(self._layer.max_vio)
+        columns = {
+            "layer": np.repeat(np.arange(L, dtype=np.int32), len(bins)),
+            "bin": np.tile(bins.astype(np.int32), L),
+        }
+        for name, values_B in self._bin._asdict().items():
+            columns[name] = np.tile(values_B[bins], L)
+        for name, values_LB in self._layer._asdict().items():
+            columns[name] = values_LB[:, bins].ravel()
+        for name, values_LBE in self._expert._asdict().items():
+            flat = values_LBE[:, bins].reshape(L * len(bins), values_LBE.shape[-1])
+            columns[name] = lists(flat, pa.from_numpy_dtype(values_LBE.dtype))
+        return pa.table(columns).replace_schema_metadata({"bin_steps": str(self.bin_steps)})
+
+    def _take(self, table: pa.Table, last: int | None) -> None:
+        """Takes over the bins that end by `last`; all where it is None."""
+        L = len(self._layer.max_vio)
+        bin_R = array(table.column("bin"))
+        bins = bin_R[: len(bin_R) // L]
+        kept = np.ones(len(bins), bool) if last is None else (bins + 1) * self.bin_steps <= last
+        for name, held_B in self._bin._asdict().items():
+            held_B[bins[kept]] = array(table.column(name))[: len(bins)][kept]
+        for name, held_LB in self._layer._asdict().items():
+            held_LB[:, bins[kept]] = array(table.column(name)).reshape(L, -1)[:, kept]
+        for name, held_LBE in self._expert._asdict().items():
+            values_RE = array(table.column(name))
+            held_LBE[:, bins[kept]] = values_RE.reshape(L, len(bins), -1)[:, kept]
+        self.last_step = int(self._bin.last_step.max())
+
+
+def read_series(trial_dir: Path, spec: TrialSpec, last: int | None = None) -> LoadSeries:
+    """The steps of a trial so far, up to and including `last` where it is given."""
+    series = LoadSeries(spec)
+    table = _read_pooled(trial_dir, series.bin_steps)
+    if table is not None:
+        series._take(table, last)
+    catch_up(series, trial_dir, last)
+    return series
+
+
+def catch_up(series: LoadSeries, trial_dir: Path, last: int | None = None) -> None:
+    """Adds the recorded steps that a series does not have yet."""
+    for chunk in iter_history(trial_dir, first=series.last_step + 1, last=last):
+        series.extend(chunk)
+
+
+def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
+    """Utilisation as whole percent of the fair share; leading dimensions are free.
+
+    A busy expert never rounds to 0, which means idle; -1 is where nothing was counted.
+    """
+    percent = np.clip(np.rint(util_E * 100), 0, PERCENT_LIMIT)
+    percent = np.where((util_E > 0) & (percent == 0), 1, percent)
+    return np.where(np.isnan(util_E), -1, percent).astype(np.int16)
+
+
+def _read_pooled(trial_dir: Path, expected_bin_steps: int) -> pa.Table | None:
+    """None where there is none, where it is torn, or where the run was binned otherwise."""
+    try:
+        table = pq.read_table(trial_dir / "expert_load" / FILE, memory_map=True)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    found = (table.schema.metadata or {}).get(b"bin_steps")
+    return table if found == str(expected_bin_steps).encode() and len(table) else None
+
+
+def _raise(held: NDArray[Any], B: NDArray[Any], values_BL: NDArray[Any]) -> None:
+    """Largest of what is held, layers first, and of new values, bins first."""
+    held[:, B] = np.maximum(held[:, B], values_BL.swapaxes(0, 1))

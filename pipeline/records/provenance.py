@@ -1,0 +1,29 @@
+"""Which code ran a trial, where and with what: one small file an attempt, beside its shards.
+
+<trial_dir>/provenance/attempt-001.json   commit, core, corpus, device, versions
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evenload.pipeline.records.parquet_files import replace
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.run_labels import attempt_tags
+
+FOLDER = "provenance"
+
+
+def write(trial_dir: Path, run: RunIdentity) -> None:
+    """Raises: OSError: the directory cannot be written"""
+    folder = trial_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(attempt_tags(run), indent=1, sort_keys=True) + "\n"
+    replace(folder / f"attempt-{run.attempt:03}.json", content.encode())
+
+
+def read(trial_dir: Path) -> list[dict[str, str]]:
+    """What every attempt said of itself, first to newest."""
+    paths = sorted((trial_dir / FOLDER).glob("attempt-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

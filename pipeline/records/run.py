@@ -1,0 +1,87 @@
+"""What a run records: its identity, its steps, its evaluation, and the sinks that receive them.
+
+Shape suffixes: L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.pipeline.figures.evaluation import Detail
+from evenload.pipeline.states import TrialState
+
+Counts = NDArray[np.int32]
+Biases = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step. Counts cover the whole step: all ranks, all micro-batches, no padding."""
+
+    step: int  # from 1
+    loss: float  # mean next-token loss of the language model, nats per token
+    balance_loss: float  # what the balancing rule added to the objective
+    grad_norm: float  # before clipping
+    learning_rate: float
+    tokens: int  # trained so far, this step included
+    seconds: float  # wall clock of this step
+    count_LE: Counts  # assignments per expert
+    bias_LE: Biases  # the bias that routed this step
+    max_vio_micro: float  # mean over micro-batches and layers of MaxVio within a micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecord:
+    """Held-out evaluation of one checkpoint, biases frozen."""
+
+    step: int
+    loss: float  # nats per token
+    bits_per_byte: float
+    perplexity: float  # exp(loss), per token
+    tokens: int
+    text_bytes: float
+    count_LE: NDArray[np.int64]  # summed over the whole evaluation set
+    detail: Detail = field(default_factory=Detail)
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Which run a sink records."""
+
+    digest: str
+    name: str
+    sweep_id: str | None
+    attempt: int
+    spec: dict[str, Any]  # TrialSpec.model_dump(mode="json")
+    tags: dict[str, str] = field(default_factory=dict)
+    parent_run_id: str | None = None
+    resumed_from_step: int = 0
+
+
+class Sink(Protocol):
+    """Receives what a run produces.
+
+    `start` may raise: a sink that cannot start is fatal; TrackingUnavailable gives the trial back,
+    to be tried again. Everything after it must not raise for an outage; a sink counts what it
+    could not deliver in `errors` and delivers it later where it can.
+    """
+
+    @property
+    def errors(self) -> int: ...
+
+    def start(self, run: RunIdentity) -> None: ...
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None: ...
+
+    def log_eval(self, record: EvalRecord) -> None: ...
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        """A checkpoint at `step` is complete: everything up to it must be durable now."""
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        """The attempt ended and left its trial in `state`. Called once, also after an error."""

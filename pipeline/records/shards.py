@@ -1,0 +1,304 @@
+"""The raw record of a trial: what every expert received, step by step, in parquet shards.
+
+    <trial_dir>/expert_load/manifest.json               how to read the counts
+    <trial_dir>/expert_load/part-<first>-<last>.parquet rows (step, layer), load [E], bias [E]
+    <trial_dir>/expert_load/eval-<step>.parquet         rows (layer), load [E] of an evaluation
+    <trial_dir>/steps/part-<first>-<last>.parquet       one row a step: loss, seconds, ...
+    <trial_dir>/evaluation/                             see evaluation_arrays.py
+    <trial_dir>/provenance/                             see provenance.py
+
+Counts are kept and ratios are not: a statistic can be corrected without training again. A part
+is written under another name and renamed, so a reader sees whole parts or none.
+
+Shape suffixes: S steps, L expert layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from evenload.pipeline.figures.loads import History
+from evenload.pipeline.records import evaluation_arrays, provenance
+from evenload.pipeline.records.parquet_files import array, lists, replace, write_table
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialState
+
+SCHEMA_VERSION = 1
+COUNTING_RULE = (
+    "assignments of one optimizer step: all ranks, all micro-batches, no padding, training mode, "
+    "recomputation not counted; layer is the index among the expert layers, from 0"
+)
+SCALARS = (
+    "loss",
+    "balance_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+    "seconds",
+    "max_vio_micro",
+)
+REPEATED = ("step", "layer")  # columns with few different values
+
+Column = Literal["load", "bias"]
+
+
+class Manifest(NamedTuple):
+    """How to read the counts of a trial."""
+
+    num_experts: int
+    num_layers: int
+    num_dense_layers: int  # before the first expert layer
+    top_k: int
+    tokens_per_step: int
+    counting_rule: str = COUNTING_RULE
+    schema_version: int = SCHEMA_VERSION
+
+
+class Part(NamedTuple):
+    first: int
+    last: int
+    path: Path
+
+
+class LoadLogSink:
+    """Writes the shards of one attempt below `trial_dir`; what was logged is on disk.
+
+    The newest part grows with every call until it holds `part_steps` steps or a checkpoint ends
+    it. The attempt's first step replaces everything recorded from that step on: a resumed attempt
+    overwrites what its predecessor did after the checkpoint, and an attempt that logs no step,
+    an evaluation, replaces nothing. What a full disk refuses is kept and written later.
+    """
+
+    def __init__(self, trial_dir: Path, part_steps: int = 50, max_pending: int = 2000) -> None:
+        self.errors = 0
+        self._trial_dir = trial_dir
+        self._load_dir = trial_dir / "expert_load"
+        self._steps_dir = trial_dir / "steps"
+        self._part_steps = part_steps
+        self._max_pending = max_pending
+        self._open: list[StepRecord] = []  # the rows of the newest part
+        self._written: tuple[int, int] | None = None  # its steps on disk
+        self._has_logged = False
+
+    def start(self, run: RunIdentity) -> None:
+        """Raises: OSError: the directory cannot be written"""
+        self._load_dir.mkdir(parents=True, exist_ok=True)
+        self._steps_dir.mkdir(parents=True, exist_ok=True)
+        manifest = manifest_of(TrialSpec.model_validate(run.spec))
+        path = self._load_dir / "manifest.json"
+        replace(path, (json.dumps(manifest._asdict(), indent=2) + "\n").encode())
+        provenance.write(self._trial_dir, run)
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        if not records:
+            return
+        if not self._has_logged:
+            self._drop_from(records[0].step)
+            self._has_logged = True
+        self._open.extend(records)
+        if len(self._open) >= self._part_steps:
+            self._end_part()
+        else:
+            self._write_open_part()
+
+    def log_eval(self, record: EvalRecord) -> None:
+        columns = {
+            "layer": np.arange(len(record.count_LE)),
+            "load": lists(record.count_LE, pa.int64()),
+        }
+        try:
+            write_table(self._load_dir / f"eval-{record.step:08d}.parquet", pa.table(columns))
+            evaluation_arrays.write(self._trial_dir, record.step, record.detail)
+        except OSError:
+            self.errors += 1
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        self._end_part()
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        self._end_part()
+
+    def _end_part(self) -> None:
+        if self._open and self._write_open_part():
+            self._open, self._written = [], None
+
+    def _write_open_part(self) -> bool:
+        steps = self._open[0].step, self._open[-1].step
+        if steps == self._written:
+            return True
+        try:
+            write_table(self._load_dir / _part_name(*steps), _load_table(self._open), REPEATED)
+            write_table(self._steps_dir / _part_name(*steps), _steps_table(self._open))
+        except OSError:
+            self.errors += 1
+            self._open = self._open[-self._max_pending :]
+            return False
+        if self._written and self._written[0] == steps[0]:  # the same part, now longer
+            (self._load_dir / _part_name(*self._written)).unlink(missing_ok=True)
+            (self._steps_dir / _part_name(*self._written)).unlink(missing_ok=True)
+        self._written = steps
+        return True
+
+    def _drop_from(self, step: int) -> None:
+        """Parts end at checkpoints, so none straddles the step an attempt resumes from."""
+        for directory in (self._load_dir, self._steps_dir):
+            for part in parts(directory):
+                if part.first >= step:
+                    part.path.unlink(missing_ok=True)
+
+
+def manifest_of(spec: TrialSpec) -> Manifest:
+    return Manifest(
+        num_experts=spec.model.num_experts,
+        num_layers=spec.model.num_moe_layers,
+        num_dense_layers=spec.model.num_dense_layers,
+        top_k=spec.model.top_k,
+        tokens_per_step=spec.train.tokens_per_step,
+    )
+
+
+def read_manifest(trial_dir: Path) -> Manifest | None:
+    """None before the trial's first attempt."""
+    try:
+        text = (trial_dir / "expert_load" / "manifest.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return Manifest(**json.loads(text))
+
+
+def read_history(
+    trial_dir: Path,
+    *,
+    first: int = 1,
+    last: int | None = None,
+    layers: Sequence[int] | None = None,
+    columns: Collection[Column] = ("load", "bias"),
+) -> History:
+    """The steps `first` to `last` (both included) as arrays, each step once.
+
+    A trial that has recorded nothing gives no steps; one that is running gives its whole parts.
+    """
+    chunks = list(iter_history(trial_dir, first=first, last=last, layers=layers, columns=columns))
+    if not chunks:
+        return _empty()
+    return History(
+        np.concatenate([chunk.step_S for chunk in chunks]),
+        np.concatenate([chunk.count_SLE for chunk in chunks]),
+        np.concatenate([chunk.bias_SLE for chunk in chunks]),
+        {name: np.concatenate([chunk.scalars[name] for chunk in chunks]) for name in SCALARS},
+    )
+
+
+def iter_history(
+    trial_dir: Path,
+    *,
+    first: int = 1,
+    last: int | None = None,
+    layers: Sequence[int] | None = None,
+    columns: Collection[Column] = ("load", "bias"),
+) -> Iterator[History]:
+    """The same part by part: long runs of large models do not fit into memory at once."""
+    for part in parts(trial_dir / "expert_load", first, last):
+        if part.last < first:
+            continue
+        try:
+            steps = pq.read_table(trial_dir / "steps" / part.path.name, memory_map=True)
+            load = pq.read_table(part.path, columns=list(columns), memory_map=True)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            continue  # just replaced by a running attempt, or torn by a crash of the machine
+        yield _between(_chunk(steps, load, layers, columns), first, last or part.last)
+        first = max(first, part.last + 1)  # a part that has grown overlaps its predecessor
+
+
+def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:
+    """`step` and the names in SCALARS, without touching the counts."""
+    history = read_history(trial_dir, columns=())
+    return {"step": history.step_S.astype(np.float64), **history.scalars}
+
+
+def read_eval_counts(trial_dir: Path) -> NDArray[np.int64] | None:
+    """Counts (L, E) of the newest evaluation, summed over the evaluation set; None without one."""
+    newest = max((trial_dir / "expert_load").glob("eval-*.parquet"), default=None)
+    return None if newest is None else array(pq.read_table(newest).column("load"))
+
+
+def _part_name(first: int, last: int) -> str:
+    return f"part-{first:08d}-{last:08d}.parquet"
+
+
+def parts(directory: Path, first: int = 1, last: int | None = None) -> list[Part]:
+    """The parts of a directory with some of these steps, in order; none without a directory."""
+    try:
+        names = os.listdir(directory)  # thousands: a pattern takes ten times as long
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        if name.startswith("part-") and name.endswith(".parquet"):
+            start, stop = (int(step) for step in name[5:-8].split("-"))
+            if stop >= first and (last is None or start <= last):
+                found.append(Part(start, stop, directory / name))
+    return sorted(found)
+
+
+def _chunk(
+    steps: pa.Table, load: pa.Table, layers: Sequence[int] | None, columns: Collection[Column]
+) -> History:
+    S = len(steps)
+    empty_SLE = np.zeros((S, 0, 0))
+    arrays = {
+        name: array(load.column(name)).reshape(S, len(load) // S, -1)[:, layers or slice(None)]
+        for name in columns
+    }
+    return History(
+        steps.column("step").to_numpy(),
+        arrays.get("load", empty_SLE.astype(np.int32)),
+        arrays.get("bias", empty_SLE.astype(np.float32)),
+        {name: steps.column(name).to_numpy() for name in SCALARS},
+    )
+
+
+def _between(history: History, first: int, last: int) -> History:
+    start, stop = np.searchsorted(history.step_S, [first, last + 1])
+    return History(
+        history.step_S[start:stop],
+        history.count_SLE[start:stop],
+        history.bias_SLE[start:stop],
+        {name: values[start:stop] for name, values in history.scalars.items()},
+    )
+
+
+def _empty() -> History:
+    return History(
+        np.zeros(0, np.int64),
+        np.zeros((0, 0, 0), np.int32),
+        np.zeros((0, 0, 0), np.float32),
+        {name: np.zeros(0) for name in SCALARS},
+    )
+
+
+def _load_table(records: Sequence[StepRecord]) -> pa.Table:
+    L = len(records[0].count_LE)
+    return pa.table(
+        {
+            "step": np.repeat([record.step for record in records], L),
+            "layer": np.tile(np.arange(L, dtype=np.int32), len(records)),
+            "load": lists(np.concatenate([record.count_LE for record in records]), pa.int32()),
+            "bias": lists(np.concatenate([record.bias_LE for record in records]), pa.float32()),
+        }
+    )
+
+
+def _steps_table(records: Sequence[StepRecord]) -> pa.Table:
+    values = {name: [float(getattr(record, name)) for record in records] for name in SCALARS}
+    return pa.table({"step": np.array([record.step for record in records]), **values})

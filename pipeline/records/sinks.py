@@ -1,0 +1,83 @@
+"""One sink in front of all: what a run says goes everywhere, and no sink stops the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evenload.pipeline.records.mirror import Mirror, MirrorSink
+from evenload.pipeline.records.mlflow_sink import MlflowSink
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
+from evenload.pipeline.records.series_sink import PooledLoadSink
+from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.system_sink import SystemSink
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState
+
+logger = logging.getLogger(__name__)
+
+
+class SinkGroup:
+    """Passes every call to each sink in order.
+
+    `start` raises what a sink raises. After it a failing sink is counted and logged once, and the
+    others go on. `close` reaches every sink that was started, also when a later one could not
+    start.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+        self._started: list[Sink] = []
+        self._failures = 0
+        self._complained: set[int] = set()
+
+    @property
+    def errors(self) -> int:
+        return self._failures + sum(sink.errors for sink in self._sinks)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, once started; None where no sink has one."""
+        ids = (getattr(sink, "run_id", None) for sink in self._sinks)
+        return next((run_id for run_id in ids if run_id), None)
+
+    def start(self, run: RunIdentity) -> None:
+        for sink in self._sinks:
+            sink.start(run)
+            self._started.append(sink)
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        self._each(lambda sink: sink.log_steps(records))
+
+    def log_eval(self, record: EvalRecord) -> None:
+        self._each(lambda sink: sink.log_eval(record))
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        self._each(lambda sink: sink.checkpoint(step, uri))
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        self._each(lambda sink: sink.close(state, result, error))
+
+    def _each(self, call: Callable[[Sink], None]) -> None:
+        for sink in self._started:
+            try:
+                call(sink)
+            except Exception:  # noqa: BLE001  whatever is wrong with tracking, training goes on
+                self._failures += 1
+                self._complain(sink)
+
+    def _complain(self, sink: Sink) -> None:
+        """Once a sink: at every step it would fill the log."""
+        if id(sink) not in self._complained:
+            self._complained.add(id(sink))
+            logger.exception("%s failed; training goes on without it", type(sink).__name__)
+
+
+def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
+    """Shards below the trial's directory, then those who carry them away. Not yet started."""
+    folder = settings.trial_dir(run.digest)
+    sinks: list[Sink] = [LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder)]
+    if settings.mirror_url is not None:
+        sinks.append(MirrorSink(Mirror(settings.mirror_url), settings))
+    return SinkGroup([*sinks, MlflowSink(settings, settings.tracking_patience_seconds)])

@@ -1,0 +1,172 @@
+"""What training took of its machine, sampled as steps are logged: no thread, no extra process.
+
+<trial_dir>/system/attempt-<n>.parquet   rows (sample): the fields of `Sample`
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from evenload.pipeline.records.parquet_files import write_table
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.states import TrialState
+
+SAMPLE_SECONDS = 10.0
+WRITE_SECONDS = 60.0
+GIB = 1024.0**3
+FOLDER = "system"
+
+
+class Sample(NamedTuple):
+    """One look at the process that writes the run and at its host. NaN: the host has no such part.
+
+    Over several GPUs: mean utilisation, summed memory and power.
+    """
+
+    step: int  # the newest logged one
+    unix_seconds: float
+    processor_percent: float  # of this process since the sample before; 100 is one busy core
+    memory_gib: float  # resident, of this process
+    host_load: float  # runnable processes, mean of a minute
+    host_memory_percent: float  # in use
+    gpu_percent: float
+    gpu_memory_gib: float
+    gpu_watts: float
+
+
+class SystemSink:
+    """One attempt's samples."""
+
+    def __init__(
+        self,
+        trial_dir: Path,
+        sample_seconds: float = SAMPLE_SECONDS,
+        write_seconds: float = WRITE_SECONDS,
+    ) -> None:
+        self.errors = 0
+        self._trial_dir = trial_dir
+        self._sample_seconds = sample_seconds
+        self._write_seconds = write_seconds
+        self._samples: list[Sample] = []
+        self._written_at = 0.0
+
+    def start(self, run: RunIdentity) -> None:
+        self._path = self._trial_dir / FOLDER / f"attempt-{run.attempt:03}.parquet"
+        self._gpus = _gpus()
+        self._looked_at, self._busy_seconds = time.monotonic(), time.process_time()
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        if records and (not self._samples or self._since_look() >= self._sample_seconds):
+            self._samples.append(self._look(records[-1].step))
+            if time.monotonic() - self._written_at >= self._write_seconds:
+                self._write()
+
+    def log_eval(self, record: EvalRecord) -> None: ...
+
+    def checkpoint(self, step: int, uri: str) -> None: ...
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        if self._samples:
+            self._write()
+
+    def _since_look(self) -> float:
+        return time.monotonic() - self._looked_at
+
+    def _look(self, step: int) -> Sample:
+        now, busy_seconds = time.monotonic(), time.process_time()
+        wall = max(now - self._looked_at, 1e-9)
+        percent = 100 * (busy_seconds - self._busy_seconds) / wall
+        self._looked_at, self._busy_seconds = now, busy_seconds
+        return Sample(
+            step,
+            time.time(),
+            percent,
+            _resident_gib(),
+            os.getloadavg()[0],
+            _host_memory_percent(),
+            *_gpu_figures(self._gpus),
+        )
+
+    def _write(self) -> None:
+        columns = {
+            name: list(values)
+            for name, values in zip(Sample._fields, zip(*self._samples, strict=True), strict=True)
+        }
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_table(self._path, pa.table(columns))
+        except OSError:
+            self.errors += 1
+        else:
+            self._written_at = time.monotonic()
+
+
+def read_samples(trial_dir: Path) -> dict[str, NDArray[Any]]:
+    """The samples of all attempts as columns, in the order of time; empty columns without any."""
+    tables = []
+    for path in sorted((trial_dir / FOLDER).glob("attempt-*.parquet")):
+        try:
+            tables.append(pq.read_table(path, memory_map=True))
+        except (FileNotFoundError, pa.ArrowInvalid):
+            continue  # just replaced, or torn by a crash of the machine
+    if not tables:
+        return {name: np.zeros(0) for name in Sample._fields}
+    table = pa.concat_tables(tables).sort_by("unix_seconds")
+    return {name: table.column(name).to_numpy() for name in Sample._fields}
+
+
+def _resident_gib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / GIB
+
+
+def _host_memory_percent() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 100 * (1 - kib["MemAvailable"] / kib["MemTotal"])
+
+
+def _gpus() -> list[Any]:
+    """NVML's handles of the GPUs that this process may use; none without NVML."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "" or importlib.util.find_spec("pynvml") is None:
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        wanted = visible.split(",") if visible else [str(index) for index in range(count)]
+        return [
+            pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            if name.isdigit()
+            else pynvml.nvmlDeviceGetHandleByUUID(name)
+            for name in wanted
+        ]
+    except pynvml.NVMLError:
+        return []  # no driver, no GPU
+
+
+def _gpu_figures(gpus: Sequence[Any]) -> tuple[float, float, float]:
+    if not gpus:
+        return math.nan, math.nan, math.nan
+    import pynvml
+
+    try:
+        percent = [pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in gpus]
+        used = [pynvml.nvmlDeviceGetMemoryInfo(gpu).used for gpu in gpus]
+        milliwatts = [pynvml.nvmlDeviceGetPowerUsage(gpu) for gpu in gpus]
+    except pynvml.NVMLError:
+        return math.nan, math.nan, math.nan  # e.g. slices of a partitioned GPU
+    return float(np.mean(percent)), sum(used) / GIB, sum(milliwatts) / 1000

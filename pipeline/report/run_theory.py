@@ -1,0 +1,194 @@
+"""What theory says of every run, held against what the run recorded.
+
+Scores are not recorded, so only statements about counts and biases can be held: see `evenload
+simulate --check theory` and `evenload advise` for the others.
+
+Letters: S steps, L expert layers, E experts, K top-k, T tokens of a step; A load, L its fair share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.pipeline.figures.loads import History, max_vio, max_vio_floor
+from evenload.pipeline.spec.balancers import BalancerSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord
+
+STATEMENTS = {
+    "counts": "Every layer assigns tokens x top-k in every step",
+    "floor": "No rule that sees no later token is more even than chance",
+    "centred": "Biases sum to zero: a common shift changes no choice",
+    "travel": "Sign steps cannot part two biases by more than twice their sum",
+    "cycle": "A constant sign step ends in a cycle around balance",
+}
+FLOOR_SLACK = 0.95  # the floor is a mean of draws, the run a mean of some hundred of them
+CENTRED_WITHIN = 1e-5  # of biases in float32 of order 1
+STEP_LIMITED = 0.9  # of the way that the steps allow
+TURNS_IN_A_CYCLE = 0.25  # of the steps; a bias that still travels turns in hardly any
+
+
+class Verdict(NamedTuple):
+    """One statement and one run."""
+
+    statement: str  # a key of STATEMENTS
+    predicted: str
+    observed: str
+    holds: bool
+    strain: float  # how near the run came to breaking it; above 1 it did
+
+
+class Conduct(NamedTuple):
+    """What loads and biases did over a run, as far as the statements ask."""
+
+    steps: int
+    miscounts: int  # layers of steps whose loads do not sum to T K
+    steady_max_vio: float  # mean over layers and the last quarter of the steps; NaN before it
+    off_centre: float  # largest |mean of a layer's biases|
+    spread: float  # largest distance of two biases of a layer
+    turn_share: float  # of the last quarter's moves: in the other direction than the one before
+
+
+def conduct(chunks: Iterable[History], spec: TrialSpec) -> Conduct:
+    """Sums up a trial's history, read part by part with loads and biases."""
+    watch = _Watch(spec)
+    for chunk in chunks:
+        watch.add(chunk)
+    return watch.conduct()
+
+
+def verdicts(trial: TrialRecord, found: Conduct) -> list[Verdict]:
+    """Of the statements that say something of this trial's rule."""
+    spec = TrialSpec.model_validate(trial.spec)
+    if not found.steps:
+        return []
+    judged = (
+        _counts(found),
+        _floor(spec, found),
+        _centred(spec.balancer, found),
+        _travel(spec.balancer, found),
+        _cycle(spec.balancer, found),
+    )
+    return [verdict for verdict in judged if verdict is not None]
+
+
+def travel(balancer: BalancerSpec, updates: int) -> float | None:
+    """Sum of the step sizes of the first updates, pauses not counted; None: no sign rule."""
+    if balancer.kind != "sign":
+        return None
+    size, schedule = balancer.params["step_size"], balancer.params["schedule"]
+    power = {"constant": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}[schedule]
+    return float(size * (np.arange(1, updates + 1) ** -power).sum())
+
+
+class _Watch:
+    """Goes through a history once, keeping no more than the last step of it."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self._assignments = spec.train.tokens_per_step * spec.model.top_k
+        self._target = spec.balancer.target
+        self._steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
+        self._steps = self._miscounts = self._turns = self._moves = self._steady_steps = 0
+        self._steady_vio = self._off_centre = self._spread = 0.0
+        self._bias_LE: NDArray[np.float32] | None = None
+        self._move_LE: NDArray[np.float32] | None = None
+
+    def add(self, chunk: History) -> None:
+        is_steady_S = chunk.step_S >= self._steady_from
+        assigned_SL = chunk.count_SLE.sum(axis=-1, dtype=np.int64)
+        self._steps += len(chunk.step_S)
+        self._miscounts += int((assigned_SL != self._assignments).sum())
+        self._steady_steps += int(is_steady_S.sum())
+        if is_steady_S.any():
+            vio_SL = max_vio(chunk.count_SLE[is_steady_S], self._target)
+            self._steady_vio += float(vio_SL.mean(axis=-1).sum())
+        if chunk.bias_SLE.size:
+            self._off_centre = max(
+                self._off_centre, float(np.abs(chunk.bias_SLE.mean(axis=-1)).max())
+            )
+            self._spread = max(self._spread, float(np.ptp(chunk.bias_SLE, axis=-1).max()))
+            for bias_LE, is_steady in zip(chunk.bias_SLE, is_steady_S, strict=True):
+                self._follow(bias_LE, bool(is_steady))
+
+    def _follow(self, bias_LE: NDArray[np.float32], is_steady: bool) -> None:
+        move_LE = None if self._bias_LE is None else bias_LE - self._bias_LE
+        if is_steady and move_LE is not None and self._move_LE is not None:
+            both_LE = move_LE * self._move_LE
+            self._turns += int((both_LE < 0).sum())
+            self._moves += int((both_LE != 0).sum())
+        self._bias_LE, self._move_LE = bias_LE, move_LE
+
+    def conduct(self) -> Conduct:
+        return Conduct(
+            steps=self._steps,
+            miscounts=self._miscounts,
+            steady_max_vio=_ratio(self._steady_vio, self._steady_steps),
+            off_centre=self._off_centre,
+            spread=self._spread,
+            turn_share=_ratio(self._turns, self._moves),
+        )
+
+
+def _counts(found: Conduct) -> Verdict:
+    off = found.miscounts
+    return Verdict("counts", "no layer miscounts", f"{off} do", off == 0, float(off))
+
+
+def _floor(spec: TrialSpec, found: Conduct) -> Verdict | None:
+    """For independent tokens and a uniform load; those of one text are correlated, so above it."""
+    if spec.balancer.rule.leaks_future or spec.balancer.target or math.isnan(found.steady_max_vio):
+        return None
+    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
+    return Verdict(
+        "floor",
+        f"MaxVio at least {floor:.3f}",
+        f"{found.steady_max_vio:.3f}",
+        found.steady_max_vio >= FLOOR_SLACK * floor,
+        floor / found.steady_max_vio if found.steady_max_vio > 0 else 1.0,
+    )
+
+
+def _centred(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
+    if not balancer.params.get("centred", True) or found.spread == 0:
+        return None
+    strain = found.off_centre / (CENTRED_WITHIN * max(1.0, found.spread))
+    return Verdict("centred", "mean bias 0", f"{found.off_centre:.1g} at most", strain <= 1, strain)
+
+
+def _travel(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
+    sum_of_steps = travel(balancer, found.steps - 1)
+    if not sum_of_steps:
+        return None
+    bound = 2 * sum_of_steps
+    share = found.spread / bound
+    limited = ": too small a step for so short a run" if share > STEP_LIMITED else ""
+    return Verdict(
+        "travel",
+        f"spread at most {bound:.3g}",
+        f"{found.spread:.3g}, {share:.0%} of it{limited}",
+        share <= 1 + CENTRED_WITHIN,
+        share,
+    )
+
+
+def _cycle(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
+    is_constant = balancer.kind == "sign" and balancer.params["schedule"] == "constant"
+    if not is_constant or math.isnan(found.turn_share):
+        return None
+    arrived = found.turn_share >= TURNS_IN_A_CYCLE
+    return Verdict(
+        "cycle",
+        f"biases turn back in {TURNS_IN_A_CYCLE:.0%} of their moves or more",
+        f"{found.turn_share:.0%}" + ("" if arrived else ", still travelling"),
+        arrived,
+        TURNS_IN_A_CYCLE / found.turn_share if found.turn_share else math.inf,
+    )
+
+
+def _ratio(total: float, count: int) -> float:
+    return total / count if count else float("nan")

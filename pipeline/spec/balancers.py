@@ -1,0 +1,195 @@
+"""The table of balancing rules: their kinds, parameters, bounds and defaults, one entry a rule.
+
+Adding a rule is one entry here, one file `workers/balancing/<kind>.py` whose `make` takes the
+parameters by the names given here, and one line in the README. Defaults stand here only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from evenload.pipeline.errors import first_message
+
+Step = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Iterations = Annotated[int, Field(ge=1, le=1000)]
+Schedule = Literal["constant", "inverse_sqrt", "inverse"]
+
+
+class Rule(NamedTuple):
+    """What the table says of a rule.
+
+    summary:       one line for help texts
+    params:        name -> (type, default), as the rule's factory takes them
+    context:       what its factory needs besides: "top_k", "target"
+    takes_target:  works with a wanted load that is not uniform
+    leaks_future:  later tokens influence earlier ones: shown, never recommended
+    control:       a yardstick, never recommended
+    """
+
+    summary: str
+    params: dict[str, tuple[Any, Any]]
+    context: tuple[Literal["top_k", "target"], ...] = ()
+    takes_target: bool = True
+    leaks_future: bool = False
+    control: bool = False
+
+
+# When a rule with a step size moves: the step's decay in the number of updates, the share of the
+# training over which it grows from 0, and the share after which the bias stands still.
+PACE: dict[str, tuple[Any, Any]] = {
+    "schedule": (Schedule, "constant"),
+    "warm_until": (Share, 0.0),
+    "freeze_from": (Share, 1.0),
+}
+
+BALANCERS: dict[str, Rule] = {
+    "none": Rule("no balancing", {}, control=True),
+    "aux_loss": Rule(
+        "auxiliary loss alpha * sum f_k P_k (Switch, GShard)",
+        {
+            "coefficient": (Step, 1e-2),
+            "scope": (Literal["local", "sequence", "global"], "local"),
+        },
+        context=("target",),
+    ),
+    "sign": Rule(
+        "bias += u * sign(L - A) (loss-free balancing, DeepSeek-V3)",
+        {"step_size": (Step, 1e-3), "centred": (bool, True), **PACE},
+    ),
+    "proportional": Rule(
+        "bias += u * (L - A) / L, or over the root mean square of L - A",
+        {"step_size": (Step, 1e-2), "normalise": (Literal["target", "rms"], "target"), **PACE},
+    ),
+    "smebu": Rule(
+        "bias += momentum of u * tanh(kappa * (L - A) / L) (Trinity)",
+        {"step_size": (Step, 5e-4), "kappa": (Positive, 2.0), "momentum": (Momentum, 0.5)},
+    ),
+    "ema": Rule(
+        "bias += u * relative error of an average of past loads, capped (axolotl)",
+        {"step_size": (Step, 1e-3), "momentum": (Momentum, 0.9), "cap": (Positive, 2.0)},
+    ),
+    "quantile": Rule(
+        "bias = the quantile of each expert's scores that gives it its load; no step size",
+        {
+            "method": (Literal["histogram", "exact"], "histogram"),
+            "bins": (Annotated[int, Field(ge=10, le=100_000)], 1000),
+            "memory": (Momentum, 0.0),
+        },
+    ),
+    "sinkhorn": Rule(
+        "routes the batch by its entropic transport plan",
+        {"iterations": (Iterations, 30)},
+        context=("target",),
+        leaks_future=True,
+    ),
+    "bip": Rule(
+        "routes the batch by a few iterations of a clipped primal-dual method",
+        {"iterations": (Iterations, 4)},
+        context=("top_k", "target"),
+        leaks_future=True,
+    ),
+    "kalman": Rule(
+        "bias += gain * Newton step, gain from a noise and drift model; no step size", {}
+    ),
+    "self_tuned": Rule(
+        "bias += gain * Newton step, gain that makes successive errors uncorrelated; no step size",
+        {},
+    ),
+    "random_router": Rule(
+        "experts drawn at random for every token",
+        {},
+        context=("top_k", "target"),
+        control=True,
+    ),
+    "frozen_router": Rule(
+        "router weights as initialised; `step_size` moves a proportional bias",
+        {"step_size": (Step, 0.0)},
+        control=True,
+    ),
+    "expert_choice": Rule(
+        "each expert takes its top tokens; sees later tokens, so its loss is not comparable",
+        {},
+        takes_target=False,
+        leaks_future=True,
+        control=True,
+    ),
+}
+
+
+class BalancerSpec(BaseModel):
+    """A balancing rule with its parameters; `parse_balancer` finds the subclass of a `kind`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    target: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None, description="wanted share of the load per expert; None is the uniform load"
+    )
+
+    @property
+    def rule(self) -> Rule:
+        return BALANCERS[self.kind]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The rule's own parameters, as its factory in workers/balancing takes them."""
+        return {name: getattr(self, name) for name in self.rule.params}
+
+    @property
+    def step(self) -> float | None:
+        """Position on the step-size axis of a grid; None where a rule has none."""
+        value = self.params.get("step_size", self.params.get("coefficient"))
+        return None if value is None else float(value)
+
+    @property
+    def label(self) -> str:
+        """Short name: kind, step size, and each other parameter that is not its default."""
+        step_names = ("step_size", "coefficient")
+        steps = [f"{self.params[name]:g}" for name in step_names if name in self.params]
+        others = [
+            f"{name}={value}"
+            for name, value in self.params.items()
+            if name not in step_names and value != self.rule.params[name][1]
+        ]
+        return " ".join([self.kind, *steps, *others])
+
+    @model_validator(mode="after")
+    def _target_is_legal(self) -> Self:
+        if self.target is None:
+            return self
+        if not self.rule.takes_target:
+            raise ValueError(f"kind={self.kind!r} takes no target: its load is uniform by design")
+        if abs(sum(self.target) - 1) > 1e-6:
+            raise ValueError(f"target sums to {sum(self.target):g}; the shares must sum to 1")
+        return self
+
+
+_SPECS: dict[str, type[BalancerSpec]] = {
+    kind: create_model(
+        f"{kind}_spec",
+        __base__=BalancerSpec,
+        **cast(Any, {"kind": (Literal[kind], kind), **rule.params}),
+    )
+    for kind, rule in BALANCERS.items()
+}
+
+
+def parse_balancer(value: object) -> BalancerSpec:
+    """The spec that a mapping with a `kind` describes.
+
+    Raises:   ValueError: unknown kind, unknown parameter, value out of bounds
+    """
+    if isinstance(value, BalancerSpec):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(kind, str) or kind not in _SPECS:
+        raise ValueError(f"kind={kind!r} is no balancing rule; choose one of {', '.join(_SPECS)}")
+    try:
+        return _SPECS[kind].model_validate(value)
+    except ValidationError as error:
+        raise ValueError(first_message(error)) from None

@@ -1,0 +1,259 @@
+"""The space that a sweep's axes span: choices, and ranges of numbers in place of a value.
+
+A point of it has coordinates: `key` holds the number of a choice or a drawn number, and
+`key[2].step_size` a number drawn inside choice 2 of that axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
+
+from pydantic import ValidationError, model_validator
+
+from evenload.pipeline.errors import first_message
+from evenload.pipeline.spec.presets import PRESETS
+from evenload.pipeline.spec.spec_file import Frozen
+
+Coordinates = dict[str, int | float]
+SIGNIFICANT_DIGITS = 3  # of drawn numbers: a label shows them whole
+PROBED_SHARE = 0.382  # of a range: a number between its ends, hardly ever a whole one
+
+
+class Range(Frozen):
+    """Numbers to draw from: `{low: 0.0003, high: 0.1, log: true}`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low={self.low:g} must be above 0 where log is true")
+        return self
+
+    def at(self, share: float) -> float:
+        """The number at this share (0 to 1) of the way from low to high."""
+        if self.log:
+            return self.rounded(math.exp(_between(math.log(self.low), math.log(self.high), share)))
+        return self.rounded(_between(self.low, self.high, share))
+
+    def rounded(self, number: float) -> float:
+        return min(self.high, max(self.low, float(f"{number:.{SIGNIFICANT_DIGITS}g}")))
+
+
+Axes = Mapping[str, Range | list[Any]]
+
+
+class Chooser(Protocol):
+    """Decides one coordinate after the other."""
+
+    def choice(self, name: str, count: int) -> int: ...
+
+    def number(self, name: str, span: Range) -> float: ...
+
+
+def parse_axis(value: Any) -> Any:
+    """A range, or the values of an axis, in which ranges may stand too.  Raises: ValueError"""
+    if isinstance(value, Range):
+        return value
+    if isinstance(value, dict):
+        return _range(value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            "an axis holds a list of at least 1 value, or a range {low, high} to draw from"
+        )
+    for item in value:
+        list(_ends(item))
+    return value
+
+
+def has_ranges(value: Range | list[Any]) -> bool:
+    return isinstance(value, Range) or any(len(list(_ends(item))) > 1 for item in value)
+
+
+def choose(axes: Axes, chooser: Chooser) -> tuple[Coordinates, dict[str, Any]]:
+    """A point as its coordinates, and as the value of every axis."""
+    noted = _Noted(chooser)
+    values: dict[str, Any] = {}
+    for key, axis in axes.items():
+        if isinstance(axis, Range):
+            values[key] = noted.number(key, axis)
+        else:
+            chosen = noted.choice(key, len(axis))
+            values[key] = _filled(axis[chosen], f"{key}[{chosen}]", noted)
+    return noted.coordinates, values
+
+
+def dimensions(axes: Axes) -> dict[str, Range | int]:
+    """Every coordinate a point may have, with its range or its number of choices."""
+    found: dict[str, Range | int] = {}
+    for key, axis in axes.items():
+        if isinstance(axis, Range):
+            found[key] = axis
+            continue
+        found[key] = len(axis)
+        for number, value in enumerate(axis):
+            found |= _ranges_in(value, f"{key}[{number}]")
+    return found
+
+
+def corners(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Every combination of choices and, of ranges, of three numbers; later axes fastest."""
+    sides = [
+        _probes(axis) if isinstance(axis, Range) else _all_ends(axis) for axis in axes.values()
+    ]
+    return (dict(zip(axes, point, strict=True)) for point in itertools.product(*sides))
+
+
+def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
+    """The coordinates of a trial's spec; None where it is no point of these axes."""
+    coordinates: Coordinates = {}
+    for key, axis in axes.items():
+        try:
+            found = value_at(trial, key)
+        except KeyError:
+            return None
+        below = {other.removeprefix(f"{key}.") for other in axes if other.startswith(f"{key}.")}
+        options = [axis] if isinstance(axis, Range) else axis
+        matches = [_match(option, found, below) for option in options]
+        best = max(range(len(options)), key=lambda n: -1 if (m := matches[n]) is None else m)
+        if matches[best] is None:
+            return None
+        if isinstance(axis, Range):
+            coordinates[key] = found
+        else:
+            coordinates[key] = best
+            coordinates |= _inner(axis[best], found, f"{key}[{best}]")
+    return coordinates
+
+
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """What stands under a dotted key.  Raises: KeyError"""
+    value: Any = tree
+    for part in key.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(key)
+        value = value[part]
+    return value
+
+
+def without(tree: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
+    """The tree but for what stands under these paths."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        below = [path[1:] for path in paths if path[0] == key]
+        if [] not in below:
+            kept[key] = without(value, below) if below else value
+    return kept
+
+
+class _Noted:
+    """A chooser whose decisions are written down."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self._chooser = chooser
+        self.coordinates: Coordinates = {}
+
+    def choice(self, name: str, count: int) -> int:
+        chosen = self._chooser.choice(name, count)
+        self.coordinates[name] = chosen
+        return chosen
+
+    def number(self, name: str, span: Range) -> float:
+        number = span.rounded(self._chooser.number(name, span))
+        self.coordinates[name] = number
+        return number
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, dict) and {"low", "high"} <= value.keys()
+
+
+def _range(value: dict[str, Any]) -> Range:
+    try:
+        return Range.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"range: {first_message(error)}") from None
+
+
+def _ends(value: Any) -> Iterator[Any]:
+    """The value with every range in it replaced by its ends, in all combinations."""
+    if _is_range(value):
+        yield from _probes(_range(value))
+    elif isinstance(value, dict):
+        for point in itertools.product(*(list(_ends(item)) for item in value.values())):
+            yield dict(zip(value, point, strict=True))
+    else:
+        yield value
+
+
+def _probes(span: Range) -> list[float]:
+    return [span.low, span.at(PROBED_SHARE), span.high]
+
+
+def _all_ends(values: list[Any]) -> list[Any]:
+    return [end for value in values for end in _ends(value)]
+
+
+def _filled(value: Any, name: str, chooser: _Noted) -> Any:
+    if _is_range(value):
+        return chooser.number(name, _range(value))
+    if isinstance(value, dict):
+        return {key: _filled(item, f"{name}.{key}", chooser) for key, item in value.items()}
+    return value
+
+
+def _ranges_in(value: Any, name: str) -> dict[str, Range | int]:
+    if _is_range(value):
+        return {name: _range(value)}
+    if not isinstance(value, dict):
+        return {}
+    parts = [_ranges_in(item, f"{name}.{key}") for key, item in value.items()]
+    return {key: span for part in parts for key, span in part.items()}
+
+
+def _match(option: Any, found: Any, below: set[str], path: str = "") -> int | None:
+    """How many values agree, None where one does not; what other axes set below is left out."""
+    if path in below:
+        return 0
+    if isinstance(option, Range) or _is_range(option):
+        span = option if isinstance(option, Range) else _range(option)
+        is_inside = isinstance(found, int | float) and span.low <= found <= span.high
+        return 1 if is_inside else None
+    if not isinstance(option, dict):
+        return 1 if option == found else None
+    if not isinstance(found, Mapping):
+        return None
+    total = 0
+    for key, item in _without_preset(option).items():
+        inner = f"{path}.{key}" if path else key
+        agreed = _match(item, found.get(key), below, inner)
+        if agreed is None:
+            return None
+        total += agreed
+    return total
+
+
+def _without_preset(option: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in option.items() if key != "preset"}
+    preset = option.get("preset")
+    return (PRESETS.get(preset, {}) if isinstance(preset, str) else {}) | given
+
+
+def _inner(option: Any, found: Any, name: str) -> Coordinates:
+    if _is_range(option):
+        return {name: found}
+    if not isinstance(option, dict):
+        return {}
+    parts = [_inner(item, found.get(key), f"{name}.{key}") for key, item in option.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + share * (high - low)

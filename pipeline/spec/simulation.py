@@ -1,0 +1,172 @@
+"""What a user may ask of a simulation: rules on streams of scores, without a model.
+
+A simulation is every rule on every stream; each stream's scores are the same for all rules.
+Letters: T tokens of a step, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializeAsAny,
+    model_validator,
+)
+
+from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load
+
+ACTS_IN_TRAINING = {
+    "aux_loss": "it acts on the router through training",
+    "expert_choice": "its load is even by design",
+}
+
+
+class Preferences(Frozen):
+    """How strongly experts are preferred, and how that changes. Logits, before the gate."""
+
+    gate: Literal["sigmoid", "softmax"] = "sigmoid"
+    skew: NonNegativeFloat = Field(
+        default=1.0, description="standard deviation over experts of the preference"
+    )
+    drift: NonNegativeFloat = Field(
+        default=0.0, description="standard deviation of each preference's change in a step"
+    )
+    jump_at: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="share of the steps after which all preferences are drawn anew"
+    )
+
+
+class Gaussian(Preferences):
+    """Independent tokens, normal logits."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+class HeavyTailed(Preferences):
+    """Independent tokens, Student's t logits."""
+
+    kind: Literal["heavy_tailed"] = "heavy_tailed"
+    degrees: PositiveFloat = 2.0
+
+
+class Correlated(Preferences):
+    """Tokens of a sequence share a part of the variance of their logits."""
+
+    kind: Literal["correlated"] = "correlated"
+    seq_len: PositiveInt = 128
+    share: Annotated[float, Field(ge=0, le=1)] = 0.3
+
+
+class Zipf(Preferences):
+    """Token types with a Zipf law, each with logits of its own, and context on top."""
+
+    kind: Literal["zipf"] = "zipf"
+    vocab_size: PositiveInt = 1000
+    exponent: PositiveFloat = 1.0
+    context: NonNegativeFloat = Field(
+        default=0.5, description="standard deviation of the context's part of the logits"
+    )
+
+
+class Adversarial(Preferences):
+    """Preferences that change sign every `period` steps, whatever the rule does."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    period: PositiveInt = 20
+
+
+class Recorded(Frozen):
+    """Scores of a real training run, see workers/simulation/recording.py; layers act as seeds."""
+
+    kind: Literal["recorded"] = "recorded"
+    path: Path
+
+
+StreamSpec = Annotated[
+    Gaussian | HeavyTailed | Correlated | Zipf | Adversarial | Recorded,
+    Field(discriminator="kind"),
+]
+
+
+def _rules_of(value: object) -> object:
+    """Rules with lists for parameters, every combination spelt out."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(rule for entry in value for rule in _combinations(entry))
+
+
+def _combinations(entry: object) -> list[BalancerSpec]:
+    if not isinstance(entry, dict):
+        return [parse_balancer(entry)]
+    axes = {
+        name: choice if isinstance(choice, list) and name != "target" else [choice]
+        for name, choice in entry.items()
+    }
+    points = itertools.product(*axes.values())
+    return [parse_balancer(dict(zip(axes, point, strict=True))) for point in points]
+
+
+class SimulationSpec(Frozen):
+    """Every rule on every stream. A parameter of a rule given as a list stands for each value."""
+
+    name: str = "simulation"
+    tokens: PositiveInt = Field(default=4096, description="tokens of a step")
+    num_experts: Annotated[PositiveInt, Field(ge=2)] = 64
+    top_k: PositiveInt = 6
+    steps: PositiveInt = 500
+    seeds: PositiveInt = 3
+    first_seed: NonNegativeInt = 0
+    steady_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.4, description="last share of the steps, judged as the steady state"
+    )
+    streams: dict[str, StreamSpec] = Field(min_length=1)
+    rules: Annotated[
+        tuple[SerializeAsAny[BalancerSpec], ...], BeforeValidator(_rules_of), Field(min_length=1)
+    ]
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")] = "cpu"
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.top_k >= self.num_experts:
+            raise ValueError(
+                f"top_k={self.top_k} leaves nothing to balance among "
+                f"num_experts={self.num_experts}; lower it"
+            )
+        for rule in self.rules:
+            if rule.kind in ACTS_IN_TRAINING:
+                reason = ACTS_IN_TRAINING[rule.kind]
+                raise ValueError(f"rules: {rule.kind!r} has no effect here: {reason}; remove it")
+            if rule.target is not None and len(rule.target) != self.num_experts:
+                raise ValueError(
+                    f"rules: {rule.kind!r} has a target of {len(rule.target)} shares for "
+                    f"num_experts={self.num_experts}; give one share per expert"
+                )
+        labels = [rule.label for rule in self.rules]
+        if len(set(labels)) < len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise ValueError(f"rules: {twice!r} is named twice; remove one")
+        return self
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Of the scores of one step, all seeds: what a simulation holds at least."""
+        return 4 * self.tokens * self.num_experts * self.seeds
+
+    @property
+    def steady_steps(self) -> int:
+        return max(1, round(self.steady_share * self.steps))
+
+
+def load_simulation(path: Path) -> SimulationSpec:
+    """The simulation that a YAML file describes.
+
+    Raises:   SpecError: unreadable, or no valid simulation, with the key, value and remedy
+    """
+    return load(SimulationSpec, path)

@@ -1,0 +1,85 @@
+"""What every spec is: frozen, no unknown keys, read from a YAML file, identified by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evenload.pipeline.errors import SpecError, first_message
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+# Bounded as what takes them is: the store's columns, and the seeds and sizes of torch and NumPy.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
+Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+# PyYAML lets the errors of its constructors through: `!!bool maybe` is a KeyError, 2024-99-99 a
+# ValueError, and so is text that is not UTF-8.
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def load(kind: type[Spec], path: Path) -> Spec:
+    """The spec that a YAML file describes.  Raises: SpecError"""
+    try:
+        return kind.model_validate(_read(path))
+    except ValidationError as error:
+        raise SpecError(f"{path}: {first_message(error)}") from None
+
+
+def sha256(content: Any) -> str:
+    """Hex digest of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
+    """The keys and values of a YAML document.
+
+    Args:     where: what errors call the document
+    Raises:   SpecError: no YAML, a key given twice, no mapping
+    """
+    try:
+        tree = _UniqueKeys(content.decode()).get_single_data()
+    except RecursionError:
+        raise SpecError(f"{where}: not readable as YAML: nested too deeply; flatten it") from None
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise SpecError(f"{where}: not readable as YAML: {reason}") from None
+    if not isinstance(tree, dict):
+        raise SpecError(f"{where}: holds a {type(tree).__name__}; it must hold a mapping of keys")
+    return tree
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which PyYAML keeps the last."""
+
+    # Here and not where mappings are constructed: by then `<<` has been replaced by what it merges.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            if name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} is given twice; remove one",
+                    problem_mark=key.start_mark,
+                )
+            seen.add(name)
+        return node
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+    return mapping_of_yaml(content, str(path))

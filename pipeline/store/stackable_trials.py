@@ -1,0 +1,42 @@
+"""Trials beside one another in a sweep that lets trials train together."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, or_, select
+
+from evenload.pipeline.states import WorkKind
+from evenload.pipeline.store.conditions import HELD, WAITING, WORKING, is_free
+from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
+
+WAITS, TRAINS = WAITING[WorkKind.TRAIN], HELD[WorkKind.TRAIN]
+
+
+class Sibling(NamedTuple):
+    digest: str
+    spec: dict[str, Any]
+    waits: bool  # False: it is being trained
+
+
+def siblings(connection: Connection, digest: str) -> list[Sibling]:
+    """Other trials that train or wait for it in the sweeps of this one, in the sweeps' order."""
+    sweeps = connection.execute(
+        select(Sweep.sweep_id, Sweep.spec)
+        .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
+        .where(SweepTrial.digest == digest, Sweep.state.in_(WORKING[WorkKind.TRAIN]))
+    ).all()
+    stacking = [sweep_id for sweep_id, spec in sweeps if spec.get("stacking") == "auto"]
+    waits = (Trial.state == WAITS) & is_free(WorkKind.TRAIN)
+    rows = connection.execute(
+        select(Trial.digest, Trial.spec, Trial.state)
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .where(
+            SweepTrial.sweep_id.in_(stacking),
+            Trial.digest != digest,
+            or_(Trial.state == TRAINS, waits),
+        )
+        .order_by(SweepTrial.position)
+    )
+    found = [Sibling(row.digest, row.spec, row.state is WAITS) for row in rows]
+    return list({sibling.digest: sibling for sibling in found}.values())

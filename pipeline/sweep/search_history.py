@@ -1,0 +1,66 @@
+"""What is known of the settings that a search proposed before: what it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from evenload.pipeline.spec.search_space import Coordinates, locate
+from evenload.pipeline.spec.sweep import SweepSpec, TpeSearch
+from evenload.pipeline.states import Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
+
+FIGURES = {"loss": LOSS, "imbalance": IMBALANCE}
+
+
+class Told(NamedTuple):
+    """What is known of a setting. Objectives: lower is better. Violations: above 0 is illegal."""
+
+    coordinates: Coordinates
+    objectives: tuple[float, ...] | None  # None: it still runs, or ended without figures
+    violations: Mapping[str, float]
+    is_running: bool
+
+
+def told_of(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[Told]:
+    """The settings of the tune stage, in the order in which they were proposed."""
+    axes = spec.searched_axes()
+    groups: list[tuple[Coordinates, list[TrialRecord]]] = []
+    for row in rows:
+        coordinates = locate(axes, row.spec) if stage_of(row) is Stage.TUNE else None
+        if coordinates is None:
+            continue
+        group = next((group for known, group in groups if known == coordinates), None)
+        if group is None:
+            groups.append((coordinates, [row]))
+        else:
+            group.append(row)
+    return [_told(spec, coordinates, group) for coordinates, group in groups]
+
+
+def _told(spec: SweepSpec, coordinates: Coordinates, group: Sequence[TrialRecord]) -> Told:
+    if not all(row.state.is_final for row in group):
+        return Told(coordinates, None, {}, is_running=True)
+    if any(row.state is not TrialState.COMPLETED for row in group):
+        # Failed or stopped: worse than whatever finished, the sooner the worse.
+        return Told(coordinates, None, {"unfinished": _left(group)}, is_running=False)
+    objectives = spec.search.objectives if isinstance(spec.search, TpeSearch) else ("loss",)
+    means = {
+        name: fmean(row.result[name] for row in group)
+        for name in (LOSS, IMBALANCE, *spec.objective.constraints)
+    }
+    return Told(
+        coordinates,
+        objectives=tuple(means[FIGURES[name]] for name in objectives),
+        violations={
+            name: means[name] - bound for name, bound in spec.objective.constraints.items()
+        },
+        is_running=False,
+    )
+
+
+def _left(group: Sequence[TrialRecord]) -> float:
+    """Share of the training that was not done, above 0."""
+    steps = sum(row.spec["train"]["steps"] for row in group)
+    return 1 - sum(row.progress.step for row in group if row.progress) / (steps + 1)

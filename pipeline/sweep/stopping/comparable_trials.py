@@ -1,0 +1,53 @@
+"""Who is judged against whom: the trials whose learning curves are comparable."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from evenload.pipeline.spec.search_space import value_at
+from evenload.pipeline.spec.sweep import NoStopping, StoppingSpec
+from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import is_yardstick, stage_of
+
+
+class Contestant(NamedTuple):
+    """A trial and its held-out losses so far."""
+
+    digest: str
+    curve: tuple[CurvePoint, ...]  # by step; empty before the first
+    steps: int  # of the whole training
+    may_stop: bool  # it trains or waits to
+
+    @property
+    def step(self) -> int:
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def final_loss(self) -> float | None:
+        """None where it did not train to its end."""
+        return self.curve[-1].val_loss if self.step >= self.steps else None
+
+
+def contests(
+    policy: StoppingSpec,
+    curves: Mapping[str, Sequence[CurvePoint]],
+    rows: Sequence[TrialRecord],
+) -> list[list[Contestant]]:
+    """The trials of the tune stage, apart by what `policy.per` names and by their length.
+
+    Controls take no part: their rows are wanted whatever their loss, and a rule that sees later
+    tokens has a loss that nobody else can reach.
+    """
+    if isinstance(policy, NoStopping):
+        return []
+    found: dict[str, list[Contestant]] = defaultdict(list)
+    for row in rows:
+        curve = tuple(curves.get(row.digest, ()))
+        if stage_of(row) is Stage.TUNE and not is_yardstick(row.spec["balancer"]["kind"]):
+            steps = int(row.spec["train"]["steps"])
+            place = repr((steps, [value_at(row.spec, key) for key in policy.per]))
+            may_stop = row.state in (TrialState.QUEUED, TrialState.TRAINING) and not row.ordered
+            found[place].append(Contestant(row.digest, curve, steps, may_stop))
+    return list(found.values())

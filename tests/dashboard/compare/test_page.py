@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from evenload.dashboard.compare.tables import difference
+from evenload.dashboard.glossary.entries import GLOSSARY
+from evenload.dashboard.run.queries import eval_percent
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def trials(demo: Any) -> list[Any]:
+    return [demo.trial("finished", "sign 0.01", 8), demo.trial("finished", "none", 32)]
+
+
+def _charts(page: AppTest) -> dict[str, list[dict[str, Any]]]:
+    return {
+        chart.proto.id.rsplit("-compare-", 1)[1]: json.loads(chart.proto.spec)["data"]
+        for chart in page.get("plotly_chart")
+    }
+
+
+def _runs(trials: list[Any]) -> str:
+    return ",".join(trial.digest for trial in trials)
+
+
+def test_runs_of_different_expert_counts_stand_side_by_side(
+    open_page: Open, trials: list[Any]
+) -> None:
+    page = open_page("compare", runs=_runs(trials), window="evaluation")
+    assert not page.exception
+    charts = _charts(page)
+    assert set(charts) == {"max-vio", "loss", "rank", "map-0", "map-1", "difference-0"}
+    assert [trace["name"] for trace in charts["rank"]] == [
+        "sign 0.01, 8 experts",
+        "none, 32 experts",
+    ]
+    sent = charts["difference-0"][0]["z"]
+    points = np.frombuffer(base64.b64decode(sent["bdata"]), np.int16).reshape(4, 64)
+    small, large = (eval_percent(trial) for trial in trials)
+    assert small is not None
+    assert large is not None
+    np.testing.assert_array_equal(points, difference(large, small))
+
+
+def test_reference_of_the_differences_can_be_chosen(open_page: Open, trials: list[Any]) -> None:
+    page = open_page("compare", runs=_runs(trials), against="none, 32 experts")
+    assert not page.exception
+    titles = [str(text.value) for text in page.markdown]
+    assert "**sign 0.01, 8 experts − none, 32 experts**" in titles
+
+
+def test_max_vio_can_be_a_multiple_of_each_runs_floor(open_page: Open, trials: list[Any]) -> None:
+    page = open_page("compare", runs=_runs(trials), floor="true")
+    assert not page.exception
+    floors = [trace for trace in _charts(page)["max-vio"] if trace["name"].startswith("floor")]
+    assert [trace["y"] for trace in floors] == [[1, 1], [1, 1]]
+
+
+def test_failed_running_and_queued_runs_can_be_compared(open_page: Open, demo: Any) -> None:
+    runs = [
+        demo.trial("finished", "sign 0.1", 32),
+        demo.trial("running", "sign 0.05", 16),
+        demo.trial("finished", "sign 0.01", 8),
+    ]
+    page = open_page("compare", runs=_runs(runs))
+    assert not page.exception
+    assert len(_charts(page)) == 3 + 3 + 2
+    assert page.dataframe[0].value.state.tolist() == ["failed", "training", "completed"]
+
+
+def test_page_without_runs_asks_for_them(open_page: Open, trials: list[Any]) -> None:
+    assert "Choose 2 to 8 runs" in open_page("compare").info[0].value
+    one = open_page("compare", runs=trials[0].digest)
+    assert "Choose 2 to 8 runs" in one.info[0].value
+    unknown = open_page("compare", runs="nonsense,nonsense2")
+    assert not unknown.exception
+
+
+def test_chosen_runs_are_in_the_address(open_page: Open, trials: list[Any]) -> None:
+    page = open_page("compare")
+    page.multiselect[0].set_value([trial.digest for trial in trials]).run()
+    assert not page.exception
+    assert page.query_params["runs"] in (_runs(trials), [_runs(trials)])
+    assert len(_charts(page)) == 6
+
+
+def test_every_chart_links_to_its_definition(open_page: Open, trials: list[Any]) -> None:
+    page = open_page("compare", runs=_runs(trials))
+    linked = [link.proto.query_string for link in page.get("page_link")]
+    assert len(linked) == len(page.get("plotly_chart"))
+    assert {query.removeprefix("metric=") for query in linked} <= GLOSSARY.keys()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evenload.dashboard import queries
+from evenload.dashboard.sweep.importance import varying
+from evenload.dashboard.sweep.tables import (
+    axes,
+    confirmations,
+    ended_table,
+    learning_curves,
+    setting_table,
+    verdict,
+)
+
+
+@pytest.fixture
+def searched(demo_home: Any) -> Any:
+    return queries.sweep(demo_home.ids["searched"])
+
+
+def test_curves_are_named_and_the_stopped_ones_say_why(searched: Any) -> None:
+    sweep, trials = searched
+    curves = learning_curves(trials, queries.curves(sweep.sweep_id), "steps", "val_loss")
+    assert len(curves) == len(trials) == 36
+    stopped = [curve for curve in curves if curve.ended]
+    assert [curve.ended for curve in stopped] == ["stopped: ASHA: 8th of 9 at step 100"] * 2
+    assert stopped[0].x_P.tolist() == [20, 40, 60, 80, 100]
+    assert curves[0].x_P[-1] == 300
+    by_tokens = learning_curves(trials, queries.curves(sweep.sweep_id), "tokens", "max_vio")
+    assert by_tokens[0].x_P[0] == 20 * 8 * 64
+
+
+def test_reasons_of_failures_are_their_last_line(demo_home: Any) -> None:
+    table = ended_table(demo_home.trials("finished"))
+    assert table["At step"].tolist() == [140]
+    assert table.Why[0].startswith("failed: FloatingPointError: step 141")
+    assert ended_table(demo_home.trials("cancelled")).Why.tolist() == ["cancelled: by a user"] * 2
+
+
+def test_settings_say_why_they_are_recommended_or_not(searched: Any) -> None:
+    answer = queries.answer(searched[0].sweep_id)
+    table = setting_table(answer).set_index("setting")
+    assert answer.best is not None
+    assert table.verdict[answer.best.label] == "recommended"
+    assert table.verdict["none"] == "yardstick, never recommended"
+    assert table.against_none["sign 0.01"] < -0.1
+    dear = answer.best._replace(label="dear", max_vio=0.01)
+    assert verdict(dear, answer) == "more even, but costs loss"
+    assert verdict(dear._replace(violates=("idle_frac 0.2 is above 0.1",)), answer).startswith(
+        "idle"
+    )
+
+
+def test_confirmed_settings_stand_beside_what_the_search_saw(searched: Any) -> None:
+    answer = queries.answer(searched[0].sweep_id)
+    pairs = confirmations(answer, "loss")
+    assert {pair.label for pair in pairs} == {"none", "sign 0.01", "self_tuned"}
+    assert [pair.confirmed.seeds for pair in pairs] == [3, 3, 3]
+    assert pairs[-1].label == "none"
+    assert confirmations(answer, "imbalance")[0].confirmed.mean < 1
+
+
+def test_axes_are_what_varies_and_what_came_out(searched: Any) -> None:
+    trials = searched[1]
+    titles = [axis.title for axis in axes(trials, varying(trials))]
+    assert titles[:4] == ["num experts", "rule", "seed", "step size"]
+    assert titles[4:] == ["loss, bits/byte", "MaxVio", "idle, %", "utilisation, %"]

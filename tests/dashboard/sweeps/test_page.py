@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamlit.testing.v1 import AppTest
+
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.store.sweep_store import SweepStore
+
+Open = Callable[..., AppTest]
+
+
+def _metrics(page: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in page.metric}
+
+
+def test_all_sweeps_are_listed_with_state_progress_and_failures(open_page: Open) -> None:
+    page = open_page("sweeps")
+    assert not page.exception
+    table = page.dataframe[0].value.set_index("Sweep")
+    table.index = table.index.str.rsplit("-", n=1).str[0]
+    assert sorted(table.index) == [
+        "first-try",
+        "gpu-night",
+        "schedules",
+        "search",
+        "step-size-by-experts",
+    ]
+    finished = table.loc["step-size-by-experts"]
+    assert (list(finished.State), finished.Progress, finished.Failed) == (["finished"], 100.0, 1)
+    assert finished.Completed == "14 of 15"
+    assert table.loc["gpu-night"].Completed == "not listed yet"
+    assert 40 < table.loc["schedules"].Progress < 70
+    assert table.loc["first-try"].Progress == 0
+
+
+def test_totals_cover_all_sweeps(open_page: Open) -> None:
+    assert _metrics(open_page("sweeps")) == {
+        "Active sweeps": "2",
+        "Trials running": "2",
+        "Trials completed": "50 of 61",
+        "Trials failed": "2",
+        "Energy": "0.445 Wh",
+    }
+
+
+def test_empty_store_says_how_to_begin(render_in: Open, settings: Settings) -> None:
+    store = SweepStore(settings.store_url)
+    store.migrate()
+    store.close()
+    for name in ("sweeps", "sweep", "run"):
+        page = render_in(name)
+        assert not page.exception
+        assert "evenload quickstart" in page.info[0].value
+
+
+def test_missing_store_is_explained_without_a_trace(render_in: Open) -> None:
+    for name in ("sweeps", "sweep", "run"):
+        page = render_in(name)
+        assert not page.exception
+        assert "evenload sweep list" in page.warning[0].value
+
+
+def test_sweeps_show_what_they_took(open_page: Open) -> None:
+    table = open_page("sweeps").dataframe[0].value.set_index("Sweep")
+    table.index = table.index.str.rsplit("-", n=1).str[0]
+    assert table["Device time"]["search"] == "3 min 28 s core"
+    assert table.Energy["search"].endswith(" Wh")
+    assert table.Energy["gpu-night"] == "–"
+
+
+def test_bad_name_is_said_where_the_dry_run_would_be(open_page: Open) -> None:
+    page = open_page("sweeps", view="Start a sweep")
+    page.text_input[0].set_value("no spaces").run()
+    assert not page.exception
+    assert "name" in page.warning[0].value
+
+
+def test_file_can_be_uploaded_instead(open_page: Open) -> None:
+    page = open_page("sweeps", view="Start a sweep", **{"from": "YAML file"})
+    page.file_uploader[0].upload(
+        "mine.yaml",
+        b"{name: mine, base: {model: {preset: tiny}, balancer: {kind: sign}, "
+        b"train: {steps: 9, batch_sequences: 2, seq_len: 8}}, axes: {train.seed: [0, 1, 2]}}",
+    ).run()
+    assert not page.exception
+    assert _metrics(page)["Trials"] == "3"
+    page.file_uploader[0].upload("bad.yaml", b"- 1").run()
+    assert "must hold a mapping" in page.warning[0].value

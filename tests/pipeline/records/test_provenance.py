@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from evenload.pipeline.records import provenance
+from evenload.pipeline.records.run import RunIdentity
+
+
+def _run(attempt: int, commit: str) -> RunIdentity:
+    return RunIdentity("d1", "sign", "s-1", attempt, {}, tags={"commit": commit, "device": "cpu"})
+
+
+def test_every_attempt_says_what_ran_it(tmp_path: Path) -> None:
+    provenance.write(tmp_path, _run(2, "bbb"))
+    provenance.write(tmp_path, _run(1, "aaa"))
+    first, second = provenance.read(tmp_path)
+    assert (first["commit"], first["attempt"]) == ("aaa", "1")
+    assert (second["commit"], second["device"]) == ("bbb", "cpu")
+    assert first["version.numpy"]
+
+
+def test_a_trial_before_its_first_attempt_says_nothing(tmp_path: Path) -> None:
+    assert provenance.read(tmp_path) == []

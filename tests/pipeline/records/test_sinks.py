@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from evenload.pipeline.records.mlflow_sink import prepare
+from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.records.sinks import SinkGroup, default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.states import TrialState
+
+Identity = Callable[..., RunIdentity]
+Record = Callable[..., StepRecord]
+
+
+class Recorder:
+    """Notes its calls; fails at those it is told to fail at."""
+
+    def __init__(self, *fails: str, run_id: str | None = None) -> None:
+        self.errors = 0
+        self.run_id = run_id
+        self.calls: list[str] = []
+        self._fails = fails
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self._fails:
+            raise RuntimeError(f"{call} is broken")
+
+    def start(self, run: RunIdentity) -> None:
+        self._note("start")
+
+    def log_steps(self, records: Sequence[StepRecord]) -> None:
+        self._note("log_steps")
+
+    def log_eval(self, record: EvalRecord) -> None:
+        self._note("log_eval")
+
+    def checkpoint(self, step: int, uri: str) -> None:
+        self._note("checkpoint")
+
+    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+        self._note("close")
+
+
+def test_every_call_reaches_every_sink_in_order(
+    identity: Identity, record: Record, evaluation: EvalRecord
+) -> None:
+    sinks = [Recorder(), Recorder(run_id="abc")]
+    group = SinkGroup(sinks)
+    group.start(identity())
+    group.log_steps([record(1)])
+    group.checkpoint(1, "file:///x")
+    group.log_eval(evaluation)
+    group.close(TrialState.COMPLETED, {})
+    expected = ["start", "log_steps", "checkpoint", "log_eval", "close"]
+    assert [sink.calls for sink in sinks] == [expected, expected]
+    assert (group.errors, group.run_id) == (0, "abc")
+
+
+def test_sink_that_fails_later_is_counted_and_the_others_go_on(
+    identity: Identity, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = Recorder("log_steps", "close"), Recorder()
+    group = SinkGroup([broken, sound])
+    group.start(identity())
+    with caplog.at_level(logging.ERROR):
+        group.log_steps([record(1)])
+        group.log_steps([record(2)])
+        group.close(TrialState.FAILED, {}, "boom")
+    assert sound.calls == ["start", "log_steps", "log_steps", "close"]
+    assert group.errors == 3
+    assert [entry.message for entry in caplog.records] == [
+        "Recorder failed; training goes on without it"
+    ]
+
+
+def test_errors_of_the_sinks_add_up(identity: Identity) -> None:
+    sinks = [Recorder(), Recorder()]
+    group = SinkGroup(sinks)
+    group.start(identity())
+    sinks[0].errors, sinks[1].errors = 2, 3
+    assert group.errors == 5
+
+
+def test_sink_that_cannot_start_is_fatal_and_the_started_ones_are_closed(
+    identity: Identity,
+) -> None:
+    sinks = [Recorder(), Recorder("start"), Recorder()]
+    group = SinkGroup(sinks)
+    with pytest.raises(RuntimeError, match="start is broken"):
+        group.start(identity())
+    group.close(TrialState.FAILED, {}, "boom")
+    assert [sink.calls for sink in sinks] == [["start", "close"], ["start"], []]
+
+
+def test_default_sinks_write_shards_and_a_run(
+    settings: Settings, identity: Identity, record: Record
+) -> None:
+    prepare(settings)
+    group = default_sinks(settings, identity())
+    group.start(identity())
+    group.log_steps([record(step) for step in range(1, 11)])
+    group.close(TrialState.TRAINED, {"max_vio": 0.5})
+    assert group.errors == 0
+    assert group.run_id is not None
+    assert len(read_history(settings.trial_dir(identity().digest)).step_S) == 10

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Order, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+
+BASE: dict[str, Any] = {
+    "model": {"preset": "tiny"},
+    "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+    "balancer": {"kind": "sign", "step_size": 0.01},
+}
+
+
+def add(store: SweepStore, name: str, digests: str, **fields: Any) -> str:
+    """A sweep that lists these trials, one letter each."""
+    seeds = [ord(digest) for digest in digests]
+    spec = SweepSpec(name=name, base=BASE, axes={"train.seed": seeds}, **fields)
+    trials: list[tuple[str, TrialSpec]] = list(zip(digests, spec.expand(), strict=True))
+    return store.add_sweep(spec, trials)
+
+
+def siblings(store: SweepStore, digest: str) -> str:
+    return "".join(found.digest for found in store.siblings(digest))
+
+
+def test_siblings_are_those_of_the_same_sweep_in_its_order(store: SweepStore) -> None:
+    add(store, "one", "cab")
+    add(store, "other", "xy")
+    assert siblings(store, "a") == "cb"
+    assert siblings(store, "x") == "y"
+    (other,) = store.siblings("x")
+    assert (other.spec, other.waits) == (store.trial("y").spec, True)
+
+
+def test_a_trial_of_two_sweeps_has_the_siblings_of_both_once(store: SweepStore) -> None:
+    add(store, "one", "ab")
+    add(store, "other", "abc")
+    assert sorted(siblings(store, "a")) == ["b", "c"]
+
+
+def test_a_sweep_without_stacking_has_none(store: SweepStore) -> None:
+    add(store, "one", "abc", stacking="off")
+    assert siblings(store, "a") == ""
+
+
+def test_only_trials_that_train_or_may_start_count(store: SweepStore) -> None:
+    sweep_id = add(store, "one", "abcdef")
+    store.claim("b", WorkKind.TRAIN, "w", 60)
+    claim = store.claim("f", WorkKind.TRAIN, "w", 60)
+    assert claim is not None
+    store.finish(claim, TrialState.TRAINED)
+    store.order("c", Order.CANCEL)
+    store.order("d", Order.PAUSE)
+    assert siblings(store, "a") == "be"
+    assert [sibling.waits for sibling in store.siblings("a")] == [False, True]
+    store.pause(sweep_id)
+    assert siblings(store, "a") == ""

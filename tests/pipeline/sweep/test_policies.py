@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import CurvePoint, Order, Stage, SweepState, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import policies as tender_module
+from evenload.pipeline.sweep.policies import SweepTender
+from evenload.pipeline.sweep.search import propose
+
+STEP = {"low": 0.001, "high": 0.1, "log": True}
+TPE = {"kind": "tpe", "startup": 2, "settings": 3}
+RESULT = {
+    "val_bits_per_byte": 3.0,
+    "max_vio": 0.5,
+    "max_vio_floor": 0.1,
+    "idle_frac": 0.0,
+    "effective_util": 0.7,
+}
+
+
+def identify(trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+    return [(trial.digest("corpus", "core"), trial) for trial in trials]
+
+
+def sweep(**more: Any) -> SweepSpec:
+    base = {
+        "model": {"preset": "tiny"},
+        "train": {"steps": 100, "batch_sequences": 4, "seq_len": 16},
+        "balancer": {"kind": "sign"},
+        "eval": {"every_steps": 10},
+    }
+    given: dict[str, Any] = {"axes": {"balancer.step_size": STEP}, "search": TPE}
+    return SweepSpec(name="s", base=base, **given | more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SweepStore:
+    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    return store
+
+
+@pytest.fixture(autouse=True)
+def _looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tender_module, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(tender_module, "MAX_SHARE", 1e9)
+
+
+def add(store: SweepStore, spec: SweepSpec) -> str:
+    return store.add_sweep(spec, identify(propose(spec)))
+
+
+def complete(store: SweepStore, digest: str, loss: float = 3.0) -> None:
+    for kind, state in (
+        (WorkKind.TRAIN, TrialState.TRAINED),
+        (WorkKind.EVAL, TrialState.COMPLETED),
+    ):
+        claim = store.claim(digest, kind, "w@host:1", 60)
+        assert claim is not None
+        store.finish(claim, state, RESULT | {"val_bits_per_byte": loss})
+
+
+def complete_all(store: SweepStore, sweep_id: str) -> None:
+    for trial in store.trials(sweep_id):
+        if not trial.state.is_final:
+            complete(store, trial.digest)
+
+
+def test_a_sweep_grows_by_its_search_then_by_its_confirm_stage_then_ends(store: SweepStore) -> None:
+    sweep_id = add(store, sweep(confirm={"top": 1, "seeds": [7, 8]}))
+    tender = SweepTender(store, identify)
+    sizes, went_on = [], []
+    for _ in range(4):
+        complete_all(store, sweep_id)
+        went_on.append(tender.tend(sweep_id, room=1))
+        sizes.append(len(store.trials(sweep_id)))
+    assert sizes == [3, 5, 5, 5]
+    assert went_on == [True, True, False, False]
+    stages = [trial.stage for trial in store.trials(sweep_id)]
+    assert stages == [Stage.TUNE] * 3 + [Stage.CONFIRM] * 2
+    assert [trial.spec["train"]["seed"] for trial in store.trials(sweep_id)[3:]] == [7, 8]
+
+
+def test_a_tender_that_forgot_everything_goes_on_alike(store: SweepStore) -> None:
+    """A coordinator may be killed after any round."""
+    sweep_id = add(store, sweep(confirm={"top": 1, "seeds": [7, 8]}))
+    for _ in range(4):
+        complete_all(store, sweep_id)
+        SweepTender(store, identify).tend(sweep_id, room=1)
+    assert len(store.trials(sweep_id)) == 5
+
+
+def test_without_room_nothing_is_added_and_nothing_ends(store: SweepStore) -> None:
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    assert SweepTender(store, identify).tend(sweep_id, room=0)
+    assert len(store.trials(sweep_id)) == 2
+
+
+def test_a_grid_needs_no_look(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_id = add(store, sweep(axes={"balancer.step_size": [0.01]}, search={"kind": "grid"}))
+    tender = SweepTender(store, identify)
+    tender.tend(sweep_id, room=1)
+    monkeypatch.setattr(store, "trials", lambda _: pytest.fail("looked at the rows"))
+    assert not tender.tend(sweep_id, room=1)
+
+
+def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) -> None:
+    spec = sweep(
+        axes={"balancer.step_size": [0.001, 0.01, 0.1]},
+        search={"kind": "grid"},
+        stopping={"kind": "asha", "first_rung": 0.1},
+    )
+    sweep_id = add(store, spec)
+    for trial, loss in zip(store.trials(sweep_id), (3.0, 3.5, 2.9), strict=True):
+        claim = store.claim(trial.digest, WorkKind.TRAIN, "w@host:1", 60)
+        assert claim is not None
+        store.record_curve(claim, [CurvePoint(10, 640, 1.0, loss, 0.1)])
+    SweepTender(store, identify).tend(sweep_id, room=0)
+    ordered = [trial.ordered for trial in store.trials(sweep_id)]
+    assert ordered == [None, Order.STOP, None]
+    reason = store.trials(sweep_id)[1].stop_reason
+    assert reason is not None
+    assert reason.startswith("asha: held-out loss 3.5000 at step 10 is number 3 (best")
+
+
+def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
+    store: SweepStore,
+) -> None:
+    def refuse(_: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+        raise SpecError("no such corpus")
+
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    assert SweepTender(store, refuse).tend(sweep_id, room=1)
+    found = store.sweep(sweep_id)
+    assert (found.state, found.note) == (SweepState.PAUSED, "no such corpus")
+
+
+def test_a_drawn_point_that_is_no_trial_pauses_the_sweep(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def invalid(*_: object) -> None:
+        raise ValueError("no valid trial")
+
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    monkeypatch.setattr(tender_module, "next_trials", invalid)
+    assert SweepTender(store, identify).tend(sweep_id, room=1)
+    assert store.sweep(sweep_id).note == "no valid trial"
+
+
+def test_a_trial_that_another_sweep_has_already_does_not_keep_a_sweep_going(
+    store: SweepStore,
+) -> None:
+    """Its digest is listed already under a spec that differs in telemetry."""
+
+    def same(trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+        return [(store.trials(sweep_id)[0].digest, trial) for trial in trials]
+
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    assert not SweepTender(store, same).tend(sweep_id, room=1)
+
+
+def test_looking_takes_a_small_share_of_the_time(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tender_module, "MIN_SECONDS", 60.0)
+    sweep_id = add(store, sweep())
+    complete_all(store, sweep_id)
+    tender = SweepTender(store, identify)
+    assert tender.tend(sweep_id, room=1)
+    assert len(store.trials(sweep_id)) == 3
+    complete_all(store, sweep_id)
+    assert tender.tend(sweep_id, room=1)  # not looked at, so it may still grow

@@ -1,0 +1,87 @@
+"""Runs a sweep to its end: the store, MLflow, Ray and the coordinator put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import typer
+
+from evenload.pipeline.records import mlflow_sink
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.sweep.next_trials import next_trials
+from evenload.pipeline.sweep.policies import SweepTender
+from evenload.workers.actors.device_memory import check_memory, slots_in_memory
+from evenload.workers.actors.ray_executor import RayExecutor
+from evenload.workers.cli.progress import SweepProgress
+from evenload.workers.cli.session import identified, log, open_store
+from evenload.workers.training.identity import identify
+
+
+def register(
+    store: SweepStore, settings: Settings, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
+) -> str:
+    """Stores the sweep and gives it its run in MLflow; doing it twice is once. Returns its id.
+
+    Trials are listed last: once they are, any coordinator may start them.
+    """
+    sweep_id = store.submit(spec)
+    with log.status("preparing MLflow"):
+        give_run(store, settings, sweep_id)
+    return store.add_sweep(spec, trials)
+
+
+def give_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Its run in MLflow, the parent of those of its trials; doing it twice is once."""
+    mlflow_sink.prepare(settings)
+    run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
+    store.set_parent_run(sweep_id, run_id)
+
+
+def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Closes a sweep whose trials are final, in the store and in MLflow."""
+    store.finish_sweep(sweep_id)
+    mlflow_sink.settle(settings, store.sweep(sweep_id), store.trials(sweep_id))
+
+
+def run_sweep(
+    spec: SweepSpec, settings: Settings, *, address: str | None = None, slots: int | None = None
+) -> None:
+    """Submits the sweep, if it is new, and coordinates it until every trial is final.
+
+    Raises:   SpecError: a trial that cannot run here; nothing is started then
+              typer.Exit(1): told to stop before the end
+    """
+    with log.status("reading the corpus"):
+        trials = identified(spec, settings)
+    if address is None:
+        slots = _slots_here([trial for _, trial in trials], slots)
+    store = open_store(settings)
+    sweep_id = register(store, settings, spec, trials)
+    rows = store.trials(sweep_id)
+    if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
+        with SweepProgress(log) as progress:
+            executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
+            tender = SweepTender(store, partial(identify, settings=settings))
+            coordinator = Coordinator(store, executor, observer=progress.show, tender=tender)
+            is_over = coordinator.run(sweep_id)
+        if not is_over:
+            log.print("stopped; the same command goes on from the checkpoints")
+            raise typer.Exit(1)
+    settle(store, settings, sweep_id)
+
+
+def _slots_here(trials: Sequence[TrialSpec], slots: int | None) -> int | None:
+    """As asked; else fewer than cores where memory holds no more trials at once."""
+    for trial in trials:
+        check_memory(trial)
+    room = slots_in_memory(trials)
+    if slots is None and room is not None:
+        log.print(f"memory holds {room} trials at once; `--slots` asks for another number")
+        return room
+    return slots

@@ -1,0 +1,220 @@
+"""What the theory of the dual update says, checked step by step on a stream or a recorded run.
+
+A check never says a bare "ok": it says in how many of how many cases a statement held, with the
+number that decides and the bound beside it.
+Source: derived from the assignment dual that Han & Zhong 2025, arXiv:2512.03915, study; constants
+are ours and may differ from theirs. All checks in float64.
+
+Letters: T tokens, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from evenload.workers.simulation.dual import (
+    change,
+    loads,
+    minimiser,
+    narrow_width,
+    spectrum,
+    tie_density,
+)
+
+OPTIMA = 5  # steps whose optimum is computed: it depends on the scores, not on the rule
+
+
+class Transition(NamedTuple):
+    """One update of one layer: the scores it saw, the bias before and after."""
+
+    score_TE: Tensor
+    bias_E: Tensor
+    next_bias_E: Tensor
+    load_E: Tensor  # wanted
+    top_k: int
+
+    def in_float64(self) -> Transition:
+        score_TE, bias_E, next_bias_E, load_E = (value.double().cpu() for value in self[:4])
+        return Transition(score_TE, bias_E, next_bias_E, load_E, self.top_k)
+
+
+class Verdict(NamedTuple):
+    """What became of one statement."""
+
+    statement: str
+    held: int
+    cases: int
+    figure: str  # the number that decides, with its bound
+
+    @property
+    def finding(self) -> str:
+        """holds / holds in x % of the cases / violated, in words."""
+        if self.cases == 0:
+            return "no case to judge"
+        if self.held == self.cases:
+            return f"holds in all {self.cases}"
+        if self.held == 0:
+            return f"violated in all {self.cases}"
+        return f"holds in {100 * self.held / self.cases:.1f} % of {self.cases}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "finding": self.finding}
+
+
+def check(transitions: Iterable[Transition], *, optimum_tokens: int = 512) -> list[Verdict]:
+    """Every statement on the given updates, in the order of the reference.
+
+    Args:     optimum_tokens: the statements about optima look at the first so many tokens
+    """
+    cases = [transition.in_float64() for transition in transitions]
+    return [
+        identity(cases),
+        monotone(cases),
+        sufficient(cases),
+        preference(cases),
+        approximate_balance(cases[:: max(1, len(cases) // OPTIMA)], optimum_tokens),
+        convexity(cases),
+        stability(cases),
+    ]
+
+
+def identity(cases: list[Transition]) -> Verdict:
+    """D(p') - D(p) = sum_k d_k (A_k - L_k) + sum_i b_i with every b_i >= 0."""
+    worst, smallest, held = 0.0, 0.0, 0
+    for case in cases:
+        moved = _change(case)
+        error = abs(moved.total - moved.linear - float(moved.benefit_T.sum())) / len(case.score_TE)
+        least = float(moved.benefit_T.min())
+        held += error <= 1e-9 and least >= -1e-12
+        worst, smallest = max(worst, error), min(smallest, least)
+    figure = f"largest error {worst:.1e} a token (bound 1e-9), smallest benefit {smallest:.1e}"
+    return Verdict("one-step identity of the dual", held, len(cases), figure)
+
+
+def monotone(cases: list[Transition]) -> Verdict:
+    """D does not rise iff the switching benefits do not exceed d . (L - A)."""
+    fell, agreed, balance = 0, 0, []
+    for case in cases:
+        moved = _change(case)
+        benefit = float(moved.benefit_T.sum())
+        predicted = benefit <= -moved.linear + 1e-9 * len(case.score_TE)
+        observed = moved.total <= 1e-9 * len(case.score_TE)
+        fell, agreed = fell + observed, agreed + (predicted == observed)
+        if moved.linear < 0:
+            balance.append(-benefit / moved.linear)
+    median = f"{_median(balance):.2f}" if balance else "none promised"
+    figure = f"median benefit / promise {median} (falls below 1); condition right in {agreed}"
+    return Verdict("the dual falls in a step", fell, len(cases), figure)
+
+
+def sufficient(cases: list[Transition]) -> Verdict:
+    """Where twice the largest move times the swaps is below d . (L - A), the dual must fall."""
+    held, judged, margin = 0, 0, []
+    for case in cases:
+        moved = _change(case)
+        step_E = case.next_bias_E - case.bias_E
+        swaps = _swaps(case)[0].numel()
+        # A token that goes from k to k' gains at most d_k' - d_k.
+        bound = float(step_E.max() - step_E.min()) * swaps
+        if bound < -moved.linear:
+            judged += 1
+            held += moved.total <= 1e-9 * len(case.score_TE)
+            margin.append(-bound / moved.linear)
+    figure = f"applies in {judged} of {len(cases)}"
+    if margin:
+        figure += f", median bound / promise {_median(margin):.2f}"
+    return Verdict("few swaps: the dual must fall", held, judged, figure)
+
+
+def preference(cases: list[Transition]) -> Verdict:
+    """A token that drops k for k' does so only where d_k' > d_k, and by a margin of at most that.
+
+    Stated in loads - from the fuller to the emptier expert - it is a corollary for steps without
+    memory only; the share of swaps that obey it is the figure.
+    """
+    obeyed, downhill, swaps = 0, 0, 0
+    for case in cases:
+        step_E = case.next_bias_E - case.bias_E
+        dropped, taken, token = _swaps(case)
+        rise = step_E[taken] - step_E[dropped]
+        biased_TE = case.score_TE + case.bias_E
+        margin = biased_TE[token, dropped] - biased_TE[token, taken]
+        excess_E = loads(case.score_TE, case.bias_E, case.top_k) - case.load_E
+        obeyed += int(((rise > 0) & (margin <= rise + 1e-12)).sum())
+        downhill += int((excess_E[dropped] > excess_E[taken]).sum())
+        swaps += token.numel()
+    share = f"{100 * downhill / swaps:.1f} %" if swaps else "none"
+    figure = f"{swaps} swaps, {share} of them from the fuller to the emptier expert"
+    return Verdict("preference rule", obeyed, swaps, figure)
+
+
+def approximate_balance(cases: list[Transition], tokens: int) -> Verdict:
+    """At the dual optimum at most E - 1 tokens tie, so every load is within E - 1 of its target."""
+    held, worst = 0, 0.0
+    num_experts = cases[0].score_TE.shape[-1] if cases else 0
+    for case in cases:
+        score_TE = case.score_TE[:tokens]
+        load_E = case.load_E * len(score_TE) / len(case.score_TE)
+        best_E = minimiser(score_TE, load_E, case.top_k)
+        error = float((loads(score_TE, best_E, case.top_k) - load_E).abs().max())
+        held += error <= num_experts - 1
+        worst = max(worst, error)
+    figure = f"largest load error at the optimum {worst:.1f} (bound E - 1 = {num_experts - 1})"
+    return Verdict("approximate balance at the optimum", held, len(cases), figure)
+
+
+def convexity(cases: list[Transition]) -> Verdict:
+    """The tie-density graph is connected: mu > 0, so the dual is strongly convex locally."""
+    moduli = [_spectrum(case).modulus for case in cases]
+    held = sum(modulus > 1e-9 for modulus in moduli)
+    figure = f"modulus mu from {min(moduli):.3g} to {max(moduli):.3g}" if moduli else "none"
+    return Verdict("strong convexity (connected tie graph)", held, len(cases), figure)
+
+
+def stability(cases: list[Transition]) -> Verdict:
+    """The step taken lies below the stability limit of a gradient step, 2 / lambda_max."""
+    held, judged, shares = 0, 0, []
+    for case in cases:
+        error_E = (case.load_E - loads(case.score_TE, case.bias_E, case.top_k)) / len(case.score_TE)
+        power = float(error_E @ error_E)
+        if power == 0:
+            continue
+        # The multiple of the gradient that explains the step best.
+        step = float((case.next_bias_E - case.bias_E) @ error_E) / power
+        share = step * _spectrum(case).largest / 2
+        held, judged = held + (share < 1), judged + 1
+        shares.append(share)
+    median = f"{_median(shares):.2f}" if shares else "none"
+    figure = f"median step / limit {median}, largest {max(shares, default=float('nan')):.2f}"
+    return Verdict("step below the stability limit", held, judged, figure)
+
+
+def _change(case: Transition) -> Any:
+    return change(case.score_TE, case.bias_E, case.next_bias_E, case.load_E, case.top_k)
+
+
+def _spectrum(case: Transition) -> Any:
+    width = narrow_width(case.score_TE, case.bias_E, case.top_k)
+    return spectrum(tie_density(case.score_TE, case.bias_E, case.top_k, width))
+
+
+def _swaps(case: Transition) -> tuple[Tensor, Tensor, Tensor]:
+    """(dropped, taken, token): every pair of an expert left and one joined, by the same token."""
+    before_TE, after_TE = (_chosen(case, bias) for bias in (case.bias_E, case.next_bias_E))
+    lost_TE, won_TE = before_TE & ~after_TE, after_TE & ~before_TE
+    pair_TEE = lost_TE.unsqueeze(-1) & won_TE.unsqueeze(-2)
+    token, dropped, taken = pair_TEE.nonzero(as_tuple=True)
+    return dropped, taken, token
+
+
+def _chosen(case: Transition, bias_E: Tensor) -> Tensor:
+    index_TK = (case.score_TE + bias_E).topk(case.top_k, dim=-1).indices
+    return torch.zeros_like(case.score_TE, dtype=torch.bool).scatter(-1, index_TK, True)
+
+
+def _median(values: list[float]) -> float:
+    return float(torch.tensor(values).median())
