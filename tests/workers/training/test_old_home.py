@@ -1,4 +1,4 @@
-"""A home that version 0.1.0 wrote when its packages had other names opens, and its trial goes on."""
+"""A home written by 0.1.0, when its packages had other names, opens, and its trial goes on."""
 
 from __future__ import annotations
 
