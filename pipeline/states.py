@@ -200,14 +200,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialStanding:
+class TrialStatus:
     """What the coordinator must know of an unfinished trial and its newest attempt."""
 
     digest: str
     state: TrialState
     attempt: int
     failures: int
-    is_wanted: bool  # a sweep wants it worked on now, and no order holds it back
+    may_run: bool  # a sweep wants it worked on now, and no order holds it back
     max_retries: int  # as that sweep wants it
     attempt_state: AttemptState | None  # None before the first attempt
     worker: str | None
@@ -219,7 +219,7 @@ class TrialStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepStanding:
+class SweepStatus:
     """What the coordinator must know of a sweep."""
 
     sweep_id: str
@@ -236,5 +236,5 @@ class Snapshot:
     """Where sweeps stand, read in one transaction."""
 
     taken_at: datetime  # by the database's clock
-    sweeps: tuple[SweepStanding, ...]  # oldest first
-    trials: tuple[TrialStanding, ...]  # unfinished ones, in the order in which they start
+    sweeps: tuple[SweepStatus, ...]  # oldest first
+    trials: tuple[TrialStatus, ...]  # unfinished ones, in the order in which they start

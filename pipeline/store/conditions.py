@@ -14,25 +14,25 @@ from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 WAITING = {WorkKind.TRAIN: TrialState.QUEUED, WorkKind.EVAL: TrialState.TRAINED}
 HELD = {WorkKind.TRAIN: TrialState.TRAINING, WorkKind.EVAL: TrialState.EVALUATING}
 # Sweeps that have work of a kind done; a stopping one still wants to know how good its models are.
-WORKING = {
+ACTIVE_FOR = {
     WorkKind.TRAIN: (SweepState.ACTIVE,),
     WorkKind.EVAL: (SweepState.ACTIVE, SweepState.STOPPING),
 }
 # Orders that hold a kind of work back.
-HOLDING = {
+BLOCKING_ORDERS = {
     WorkKind.TRAIN: (Order.PAUSE, Order.STOP, Order.CANCEL),
     WorkKind.EVAL: (Order.PAUSE, Order.CANCEL),
 }
-TRAINING_ON = (
+WANT_TRAINING = (
     SweepState.ACTIVE,
     SweepState.PAUSED,
 )  # sweeps that want training, now or later
-KEEPING = (*TRAINING_ON, SweepState.STOPPING)  # sweeps that keep trained trials waiting
+WANT_TRIALS = (*WANT_TRAINING, SweepState.STOPPING)  # sweeps that keep trained trials waiting
 FINAL = tuple(state for state in TrialState if state.is_final)
 
 
 @cache
-def is_wanted_by(*states: SweepState) -> ColumnElement[bool]:
+def is_listed_by(*states: SweepState) -> ColumnElement[bool]:
     """A sweep in one of these states lists the trial of the enclosing statement."""
     return exists().where(
         SweepTrial.digest == Trial.digest,
@@ -42,15 +42,15 @@ def is_wanted_by(*states: SweepState) -> ColumnElement[bool]:
 
 
 @cache
-def is_workable(kind: WorkKind) -> ColumnElement[bool]:
+def may_run(kind: WorkKind) -> ColumnElement[bool]:
     """A sweep wants this work on the trial done now, and no order holds the trial back."""
-    return is_wanted_by(*WORKING[kind]) & is_free(kind)
+    return is_listed_by(*ACTIVE_FOR[kind]) & is_not_held_back(kind)
 
 
 @cache
-def is_free(kind: WorkKind) -> ColumnElement[bool]:
+def is_not_held_back(kind: WorkKind) -> ColumnElement[bool]:
     """No order holds this work on the trial back."""
-    return or_(Trial.ordered.is_(None), Trial.ordered.not_in(HOLDING[kind]))
+    return or_(Trial.ordered.is_(None), Trial.ordered.not_in(BLOCKING_ORDERS[kind]))
 
 
 @cache
@@ -73,8 +73,8 @@ def end_unwanted(connection: Connection, digest: str | None = None) -> None:
 @cache
 def _endings() -> tuple[Update, Update]:
     waiting = Trial.state.in_(list(WAITING.values()))
-    unwanted = or_(Trial.ordered == Order.CANCEL, ~is_wanted_by(*KEEPING))
-    no_further = or_(Trial.ordered == Order.STOP, ~is_wanted_by(*TRAINING_ON))
+    unwanted = or_(Trial.ordered == Order.CANCEL, ~is_listed_by(*WANT_TRIALS))
+    no_further = or_(Trial.ordered == Order.STOP, ~is_listed_by(*WANT_TRAINING))
     ended = {"ordered": None, "finished_at": db_time()}
     reason = func.coalesce(Trial.stop_reason, "its sweep was stopped")
     return (

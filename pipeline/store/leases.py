@@ -27,14 +27,14 @@ from evenload.pipeline.states import (
 )
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
+    ACTIVE_FOR,
     HELD,
-    TRAINING_ON,
     WAITING,
-    WORKING,
+    WANT_TRAINING,
     end_unwanted,
-    is_free,
-    is_wanted_by,
-    is_workable,
+    is_listed_by,
+    is_not_held_back,
+    may_run,
     trial_state,
 )
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
@@ -51,7 +51,7 @@ def claim(
         .where(
             Trial.digest == digest,
             Trial.state == WAITING[kind],
-            is_workable(kind),
+            may_run(kind),
         )
         .values(
             state=HELD[kind],
@@ -95,7 +95,9 @@ def claim_next(
         select(Trial.digest)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
-        .where(Trial.state == WAITING[kind], Sweep.state.in_(WORKING[kind]), is_free(kind))
+        .where(
+            Trial.state == WAITING[kind], Sweep.state.in_(ACTIVE_FOR[kind]), is_not_held_back(kind)
+        )
         .order_by(*FIRST_SWEEP_FIRST, SweepTrial.position)
         .limit(1)
         .with_for_update(of=Trial, skip_locked=True)
@@ -123,18 +125,18 @@ def heartbeat(
 
 
 def _command(connection: Connection, held: Claim) -> Command:
-    standing = connection.execute(
+    trial = connection.execute(
         select(
-            is_workable(held.kind).label("goes_on"),
+            may_run(held.kind).label("goes_on"),
             Trial.ordered,
-            is_wanted_by(*TRAINING_ON).label("is_trained_on"),
-            is_wanted_by(SweepState.STOPPING).label("is_stopping"),
+            is_listed_by(*WANT_TRAINING).label("is_trained_on"),
+            is_listed_by(SweepState.STOPPING).label("is_stopping"),
         ).where(Trial.digest == held.digest)
     ).one()
-    if standing.goes_on:
+    if trial.goes_on:
         return Command.CONTINUE
-    stopping = standing.is_stopping and not standing.is_trained_on
-    if standing.ordered is Order.STOP or (standing.ordered is None and stopping):
+    stopping = trial.is_stopping and not trial.is_trained_on
+    if trial.ordered is Order.STOP or (trial.ordered is None and stopping):
         return Command.END
     return Command.STOP
 
@@ -287,7 +289,7 @@ def _first_sweep(
     return connection.execute(
         select(Sweep.sweep_id, Sweep.parent_run_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
-        .where(SweepTrial.digest == digest, Sweep.state.in_(WORKING[kind]))
+        .where(SweepTrial.digest == digest, Sweep.state.in_(ACTIVE_FOR[kind]))
         .order_by(*FIRST_SWEEP_FIRST)
         .limit(1)
     ).one_or_none()

@@ -13,7 +13,7 @@ from evenload.pipeline.store.upserts import insert_new
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # who was killed never says that it left
 
 
-def seen(connection: Connection, name: str, role: str, facts: dict[str, Any]) -> None:
+def announce(connection: Connection, name: str, role: str, facts: dict[str, Any]) -> None:
     known = connection.execute(
         update(PresenceRow)
         .where(PresenceRow.name == name)
@@ -28,5 +28,5 @@ def seen(connection: Connection, name: str, role: str, facts: dict[str, Any]) ->
         insert_new(connection, PresenceRow, [row], started_at=db_time(), seen_at=db_time())
 
 
-def left(connection: Connection, name: str) -> None:
+def withdraw(connection: Connection, name: str) -> None:
     connection.execute(delete(PresenceRow).where(PresenceRow.name == name))

@@ -16,19 +16,19 @@ from evenload.pipeline.states import (
     Snapshot,
     Stage,
     SweepRecord,
-    SweepStanding,
     SweepState,
+    SweepStatus,
     TrialRecord,
-    TrialStanding,
     TrialState,
+    TrialStatus,
     WorkKind,
 )
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
+    ACTIVE_FOR,
+    BLOCKING_ORDERS,
     FINAL,
-    HOLDING,
-    WORKING,
-    is_free,
+    is_not_held_back,
     unknown_sweep,
     unknown_trial,
 )
@@ -133,19 +133,17 @@ def present(connection: Connection) -> list[PresenceRecord]:
 
 
 def snapshot(
-    connection: Connection, sweep_ids: Sequence[str] | None, untried: int | None
+    connection: Connection, sweep_ids: Sequence[str] | None, max_unstarted: int | None
 ) -> Snapshot:
     chosen = Sweep.sweep_id.in_(sweep_ids) if sweep_ids is not None else Sweep.sweep_id.is_not(None)
     return Snapshot(
         taken_at=connection.execute(select(db_time())).scalar_one(),
-        sweeps=_sweep_standings(connection, chosen),
-        trials=_trial_standings(connection, chosen, untried),
+        sweeps=_sweep_statuses(connection, chosen),
+        trials=_trial_statuses(connection, chosen, max_unstarted),
     )
 
 
-def _sweep_standings(
-    connection: Connection, chosen: ColumnElement[bool]
-) -> tuple[SweepStanding, ...]:
+def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tuple[SweepStatus, ...]:
     rows = connection.execute(
         select(
             Sweep.sweep_id,
@@ -164,9 +162,9 @@ def _sweep_standings(
         .order_by(Sweep.created_at, Sweep.sweep_id)
     )
     return tuple(
-        SweepStanding(**row._mapping, fast_failures=_fast_failures(connection, row.sweep_id))
+        SweepStatus(**row._mapping, fast_failures=_fast_failures(connection, row.sweep_id))
         if row.state is SweepState.ACTIVE
-        else SweepStanding(**row._mapping)
+        else SweepStatus(**row._mapping)
         for row in rows.all()
     )
 
@@ -199,23 +197,23 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
     return fast
 
 
-def _trial_standings(
-    connection: Connection, chosen: ColumnElement[bool], untried: int | None
-) -> tuple[TrialStanding, ...]:
+def _trial_statuses(
+    connection: Connection, chosen: ColumnElement[bool], max_unstarted: int | None
+) -> tuple[TrialStatus, ...]:
     """A trial that several sweeps list stands where the first active one puts it."""
     unfinished = _unfinished(chosen)
-    if untried is None:
+    if max_unstarted is None:
         rows = connection.execute(unfinished).all()
     else:
         tried = connection.execute(unfinished.where(Trial.attempt > 0)).all()
         # Trials that a user holds back would fill the places of those that could start.
-        fresh = unfinished.where(Trial.attempt == 0, is_free(WorkKind.TRAIN))
-        rest = connection.execute(fresh.limit(untried)).all()
+        fresh = unfinished.where(Trial.attempt == 0, is_not_held_back(WorkKind.TRAIN))
+        rest = connection.execute(fresh.limit(max_unstarted)).all()
         rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])
-    standings: dict[str, TrialStanding] = {}
+    statuses: dict[str, TrialStatus] = {}
     for row in rows:
-        standings.setdefault(row.digest, _standing(row))
-    return tuple(standings.values())
+        statuses.setdefault(row.digest, _trial_status(row))
+    return tuple(statuses.values())
 
 
 def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
@@ -244,14 +242,14 @@ def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
 KIND_OF = {TrialState.TRAINED: WorkKind.EVAL, TrialState.EVALUATING: WorkKind.EVAL}
 
 
-def _standing(row: Row[*tuple[Any, ...]]) -> TrialStanding:
+def _trial_status(row: Row[*tuple[Any, ...]]) -> TrialStatus:
     kind = KIND_OF.get(row.state, WorkKind.TRAIN)
-    return TrialStanding(
+    return TrialStatus(
         digest=row.digest,
         state=row.state,
         attempt=row.attempt,
         failures=row.failures,
-        is_wanted=row.sweep_state in WORKING[kind] and row.ordered not in HOLDING[kind],
+        may_run=row.sweep_state in ACTIVE_FOR[kind] and row.ordered not in BLOCKING_ORDERS[kind],
         max_retries=row.max_retries,
         attempt_state=row.attempt_state,
         worker=row.worker,

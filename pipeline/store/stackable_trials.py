@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, or_, select
 
 from evenload.pipeline.states import WorkKind
-from evenload.pipeline.store.conditions import HELD, WAITING, WORKING, is_free
+from evenload.pipeline.store.conditions import ACTIVE_FOR, HELD, WAITING, is_not_held_back
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 
 WAITS, TRAINS = WAITING[WorkKind.TRAIN], HELD[WorkKind.TRAIN]
 
 
-class Sibling(NamedTuple):
+class StackableTrial(NamedTuple):
     digest: str
     spec: dict[str, Any]
     waits: bool  # False: it is being trained
 
 
-def siblings(connection: Connection, digest: str) -> list[Sibling]:
+def stackable_trials(connection: Connection, digest: str) -> list[StackableTrial]:
     """Other trials that train or wait for it in the sweeps of this one, in the sweeps' order."""
     sweeps = connection.execute(
         select(Sweep.sweep_id, Sweep.spec)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
-        .where(SweepTrial.digest == digest, Sweep.state.in_(WORKING[WorkKind.TRAIN]))
+        .where(SweepTrial.digest == digest, Sweep.state.in_(ACTIVE_FOR[WorkKind.TRAIN]))
     ).all()
     stacking = [sweep_id for sweep_id, spec in sweeps if spec.get("stacking") == "auto"]
-    waits = (Trial.state == WAITS) & is_free(WorkKind.TRAIN)
+    waits = (Trial.state == WAITS) & is_not_held_back(WorkKind.TRAIN)
     rows = connection.execute(
         select(Trial.digest, Trial.spec, Trial.state)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
@@ -38,5 +38,5 @@ def siblings(connection: Connection, digest: str) -> list[Sibling]:
         )
         .order_by(SweepTrial.position)
     )
-    found = [Sibling(row.digest, row.spec, row.state is WAITS) for row in rows]
-    return list({sibling.digest: sibling for sibling in found}.values())
+    found = [StackableTrial(row.digest, row.spec, row.state is WAITS) for row in rows]
+    return list({trial.digest: trial for trial in found}.values())

@@ -41,10 +41,10 @@ from evenload.pipeline.store import (
     verbs,
 )
 from evenload.pipeline.store.columns import db_time
-from evenload.pipeline.store.conditions import WORKING, end_unwanted, is_unfinished, trial_state
+from evenload.pipeline.store.conditions import ACTIVE_FOR, end_unwanted, is_unfinished, trial_state
 from evenload.pipeline.store.engine import WRITES, open_engine
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
-from evenload.pipeline.store.stackable_trials import Sibling
+from evenload.pipeline.store.stackable_trials import StackableTrial
 
 
 class SweepStore:
@@ -123,7 +123,7 @@ class SweepStore:
             if digest is None:
                 verbs.pause(connection, sweep_id, note)
             else:
-                verbs.order_in(connection, sweep_id, digest, Order.PAUSE)
+                verbs.order_trial_in(connection, sweep_id, digest, Order.PAUSE)
 
     def resume(self, sweep_id: str, digest: str | None = None) -> None:
         """Goes on after `pause`. A trial goes on also after `stop` and `cancel`."""
@@ -131,7 +131,7 @@ class SweepStore:
             if digest is None:
                 verbs.resume(connection, sweep_id)
             else:
-                verbs.order_in(connection, sweep_id, digest, None)
+                verbs.order_trial_in(connection, sweep_id, digest, None)
 
     def stop(self, sweep_id: str, digest: str | None = None) -> None:
         """Trains no further: running trials write a checkpoint and end as STOPPED.
@@ -143,7 +143,9 @@ class SweepStore:
             if digest is None:
                 verbs.stop(connection, sweep_id)
             else:
-                verbs.order_in(connection, sweep_id, digest, Order.STOP, "stopped by its user")
+                verbs.order_trial_in(
+                    connection, sweep_id, digest, Order.STOP, "stopped by its user"
+                )
 
     def cancel(self, sweep_id: str, digest: str | None = None) -> None:
         """Ends a sweep for good. Trials that another sweep wants too go on."""
@@ -151,7 +153,7 @@ class SweepStore:
             if digest is None:
                 verbs.cancel(connection, sweep_id)
             else:
-                verbs.order_in(connection, sweep_id, digest, Order.CANCEL)
+                verbs.order_trial_in(connection, sweep_id, digest, Order.CANCEL)
 
     def retry_failed(self, sweep_id: str, digest: str | None = None) -> int:
         """Queues the failed trials again, from their checkpoints; returns how many.
@@ -169,7 +171,7 @@ class SweepStore:
     def order(
         self,
         digest: str,
-        wanted: Order | None,
+        order: Order | None,
         reason: str | None = None,
         *,
         for_sweep: str | None = None,
@@ -188,7 +190,7 @@ class SweepStore:
         with self._writing() as connection:
             if for_sweep is not None and verbs.is_shared(connection, digest, for_sweep):
                 return trial_state(connection, digest)
-            return verbs.order(connection, digest, wanted, reason)
+            return verbs.order_trial(connection, digest, order, reason)
 
     def delete(self, sweep_id: str) -> list[str]:
         """Removes a sweep, and the trials that no other sweep lists; returns their digests.
@@ -250,15 +252,15 @@ class SweepStore:
             return reading.present(connection)
 
     def snapshot(
-        self, sweep_ids: Sequence[str] | None = None, untried: int | None = None
+        self, sweep_ids: Sequence[str] | None = None, max_unstarted: int | None = None
     ) -> Snapshot:
         """Where these sweeps stand, None for all: what `plan` decides from.
 
-        Args:     untried: how many of the trials that nobody tried yet to read, the first to
+        Args:     max_unstarted: how many of the trials that nobody tried yet to read, the first to
                       start; None is all. Who can start ten need not read ten thousand
         """
         with self._reading() as connection:
-            return reading.snapshot(connection, sweep_ids, untried)
+            return reading.snapshot(connection, sweep_ids, max_unstarted)
 
     # What workers do
 
@@ -270,13 +272,13 @@ class SweepStore:
         with self._writing() as connection:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
 
-    def siblings(self, digest: str) -> list[Sibling]:
+    def stackable_trials(self, digest: str) -> list[StackableTrial]:
         """Other trials that train, or wait for it, in the sweeps of this one.
 
         Of sweeps with `stacking: auto` only. One that waits is still to be claimed.
         """
         with self._reading() as connection:
-            return stackable_trials.siblings(connection, digest)
+            return stackable_trials.stackable_trials(connection, digest)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
         """Takes the first waiting trial of the first sweep that has one; None where none has.
@@ -334,15 +336,15 @@ class SweepStore:
         with self._writing() as connection:
             connection.execute(update(Trial).where(Trial.digest == digest).values(run_id=run_id))
 
-    def presence(self, name: str, role: str, facts: Mapping[str, Any]) -> None:
+    def announce(self, name: str, role: str, facts: Mapping[str, Any]) -> None:
         """Says that `name` is here, and these facts of it. Who lives says it again and again."""
         with self._writing() as connection:
-            presence.seen(connection, name, role, dict(facts))
+            presence.announce(connection, name, role, dict(facts))
 
-    def absence(self, name: str) -> None:
+    def withdraw(self, name: str) -> None:
         """Takes `name` off the list: it ended as it should."""
         with self._writing() as connection:
-            presence.left(connection, name)
+            presence.withdraw(connection, name)
 
     # What the coordinator does
 
@@ -383,7 +385,9 @@ class SweepStore:
             left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
             finished = connection.execute(
                 update(Sweep)
-                .where(Sweep.sweep_id == sweep_id, Sweep.state.in_(WORKING[WorkKind.EVAL]), ~left)
+                .where(
+                    Sweep.sweep_id == sweep_id, Sweep.state.in_(ACTIVE_FOR[WorkKind.EVAL]), ~left
+                )
                 .values(state=SweepState.FINISHED, finished_at=db_time())
             )
             return finished.rowcount == 1

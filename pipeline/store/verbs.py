@@ -11,7 +11,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import Order, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
-    TRAINING_ON,
+    WANT_TRAINING,
     end_unwanted,
     unknown_sweep,
     unknown_trial,
@@ -79,21 +79,21 @@ def set_priority(connection: Connection, sweep_id: str, priority: int) -> None:
     _set(connection, sweep_id, priority=priority)
 
 
-def order(
-    connection: Connection, digest: str, wanted: Order | None, reason: str | None
+def order_trial(
+    connection: Connection, digest: str, order: Order | None, reason: str | None
 ) -> TrialState:
     state = connection.execute(
         select(Trial.state).where(Trial.digest == digest).with_for_update()
     ).scalar_one_or_none()
     if state is None:
         raise unknown_trial(digest)
-    if wanted is None:
+    if order is None:
         _take_up_again(connection, digest, state)
     elif not state.is_final:
         connection.execute(
             update(Trial)
             .where(Trial.digest == digest)
-            .values(ordered=wanted, stop_reason=reason if wanted is Order.STOP else None)
+            .values(ordered=order, stop_reason=reason if order is Order.STOP else None)
         )
         end_unwanted(connection, digest)
     found = connection.execute(select(Trial.state).where(Trial.digest == digest))
@@ -108,24 +108,24 @@ def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
         .where(
             SweepTrial.digest == digest,
             Sweep.sweep_id != sweep_id,
-            Sweep.state.in_(TRAINING_ON),
+            Sweep.state.in_(WANT_TRAINING),
         )
         .limit(1)
     )
     return connection.execute(others).one_or_none() is not None
 
 
-def order_in(
+def order_trial_in(
     connection: Connection,
     sweep_id: str,
     digest: str,
-    wanted: Order | None,
+    order: Order | None,
     reason: str | None = None,
 ) -> TrialState:
     """An order to a trial of this sweep."""
     _state(connection, sweep_id)
     _check_listed(connection, sweep_id, digest)
-    return order(connection, digest, wanted, reason)
+    return order_trial(connection, digest, order, reason)
 
 
 def _take_up_again(connection: Connection, digest: str, state: TrialState) -> None:

@@ -72,10 +72,10 @@ class Executor(Protocol):
         """Tells workers to stop, waits until they gave their trials back, ends them."""
 
 
-class Tender(Protocol):
+class Policies(Protocol):
     """What a sweep needs beside having its trials run: further ones, or some of them ended."""
 
-    def tend(self, sweep_id: str, room: int) -> bool:
+    def apply(self, sweep_id: str, room: int) -> bool:
         """Looks after an active sweep; returns whether it may still grow.
 
         Called in every round, so it must be quick where there is nothing to do.
@@ -88,7 +88,7 @@ class Coordinator:
     """Brings sweeps to their end with an executor's workers.
 
     Args:     observer: gets the trials of the sweep after rounds, and when it is over
-              tender: looks after sweeps that grow or stop trials
+              policies: looks after sweeps that grow or stop trials
               outage_seconds: how long the database may be away before `run` gives up
               recovery_seconds: no lease expires for this long after the database came back, as no
                   worker could renew one while it was away
@@ -100,7 +100,7 @@ class Coordinator:
         executor: Executor,
         *,
         observer: Observer | None = None,
-        tender: Tender | None = None,
+        policies: Policies | None = None,
         poll_seconds: float = 0.5,
         outage_seconds: float = 600.0,
         recovery_seconds: float = 20.0,
@@ -108,7 +108,7 @@ class Coordinator:
         self._store = store
         self._executor = executor
         self._observer = observer
-        self._tender = tender
+        self._policies = policies
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
         self._recovery_seconds = recovery_seconds
@@ -133,7 +133,7 @@ class Coordinator:
             finally:
                 self._executor.close()
                 with suppress(StoreUnavailable):
-                    self._store.absence(self._name)
+                    self._store.withdraw(self._name)
 
     def stop(self) -> None:
         """Ends `run` as a signal does."""
@@ -157,7 +157,7 @@ class Coordinator:
     def round(self, sweep_ids: tuple[str, ...] = ()) -> bool:
         """Looks once and does what is to do; returns whether these sweeps are over."""
         gone = self._executor.gone()
-        snapshot = self._store.snapshot(sweep_ids or None, untried=self._could_start())
+        snapshot = self._store.snapshot(sweep_ids or None, max_unstarted=self._could_start())
         crew = self._crew(snapshot, gone)
         growing = self._growing(snapshot)
         actions = plan(snapshot, snapshot.taken_at, crew)
@@ -186,8 +186,8 @@ class Coordinator:
         return False
 
     def _growing(self, snapshot: Snapshot) -> frozenset[str]:
-        """Lets the tender look at every active sweep; those that may still get more trials."""
-        if self._tender is None:
+        """Lets the policies look at every active sweep; those that may still get more trials."""
+        if self._policies is None:
             return frozenset()
         free = self._executor.free().get(WorkKind.TRAIN, 0)
         return frozenset(
@@ -195,7 +195,7 @@ class Coordinator:
             for sweep in snapshot.sweeps
             if sweep.state is SweepState.ACTIVE
             and sweep.is_expanded
-            and self._tender.tend(sweep.sweep_id, max(0, free - sweep.queued))
+            and self._policies.apply(sweep.sweep_id, max(0, free - sweep.queued))
         )
 
     def _show_presence(self, snapshot: Snapshot) -> None:
@@ -213,7 +213,7 @@ class Coordinator:
             "sweeps": len(active),
             **self._executor.facts(),
         }
-        self._store.presence(self._name, "coordinator", facts)
+        self._store.announce(self._name, "coordinator", facts)
         self._store.end_unwanted()
 
     def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:

@@ -11,10 +11,10 @@ from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Snapshot,
-    SweepStanding,
     SweepState,
-    TrialStanding,
+    SweepStatus,
     TrialState,
+    TrialStatus,
     WorkKind,
 )
 from evenload.pipeline.sweep.worker_id import name_of
@@ -175,7 +175,7 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
             trial.digest
             for trial in snapshot.trials
             if KIND_OF_WAITING.get(trial.state) is kind
-            and trial.is_wanted
+            and trial.may_run
             and not _is_hopeless(trial)
             and trial.digest not in launched
             and trial.sweep_id not in broken
@@ -199,9 +199,9 @@ def _holders(snapshot: Snapshot) -> Iterator[str]:
     )
 
 
-def _is_hopeless(trial: TrialStanding) -> bool:
+def _is_hopeless(trial: TrialStatus) -> bool:
     return trial.failures > trial.max_retries or trial.preemptions > trial.max_preemptions
 
 
-def _is_broken(sweep: SweepStanding) -> bool:
+def _is_broken(sweep: SweepStatus) -> bool:
     return sweep.fast_failures >= FAST_FAILURES

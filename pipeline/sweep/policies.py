@@ -24,7 +24,7 @@ MIN_SECONDS = 1.0  # between two looks at a sweep
 MAX_SHARE = 0.1  # of the time that looking may take
 
 
-class SweepTender:
+class SweepPolicies:
     """Gives sweeps further trials and ends hopeless ones; the decisions are pure functions.
 
     What it remembers can be lost: specs, which never change under their id, and when to look again.
@@ -38,7 +38,7 @@ class SweepTender:
         self._specs: dict[str, SweepSpec | None] = {}
         self._next_look: dict[str, float] = {}
 
-    def tend(self, sweep_id: str, room: int) -> bool:
+    def apply(self, sweep_id: str, room: int) -> bool:
         """Orders stops and adds trials; returns whether the sweep may still grow.
 
         A sweep whose further trials cannot run here is paused, with the reason as its note.

@@ -15,7 +15,7 @@ from evenload.pipeline.spec.search_space import Coordinates, Range, choose, corn
 from evenload.pipeline.spec.sweep import RandomSearch, SweepSpec, TpeSearch, unique
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
-from evenload.pipeline.sweep.search_history import Told, told_of
+from evenload.pipeline.sweep.search_history import KnownSetting, search_history
 
 Point = dict[str, Any]  # axis -> value
 MAX_REDRAWS = 64  # of a setting that was drawn before; then the space counts as used up
@@ -90,18 +90,20 @@ def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
 
     search, axes = spec.search, spec.searched_axes()
     assert isinstance(search, TpeSearch)
-    told = told_of(spec, rows)
-    known = [setting.coordinates for setting in told]
-    drawn: list[Told] = []
+    history = search_history(spec, rows)
+    known = [setting.coordinates for setting in history]
+    drawn: list[KnownSetting] = []
 
     def draw() -> tuple[Coordinates, Point]:
         seed = random.Random(f"{search.seed}/{len(known)}/{len(drawn)}").getrandbits(32)
-        coordinates, point = ask(axes, [*told, *drawn], len(search.objectives), seed)
+        coordinates, point = ask(axes, [*history, *drawn], len(search.objectives), seed)
         # As one that runs it counts as bad: neither it nor a repeat is asked for over and over.
-        drawn.append(Told(coordinates, None, {}, is_running=True))
+        drawn.append(KnownSetting(coordinates, None, {}, is_running=True))
         return coordinates, point
 
-    for _, point in itertools.islice(_distinct(draw, known), max(0, search.settings - len(told))):
+    for _, point in itertools.islice(
+        _distinct(draw, known), max(0, search.settings - len(history))
+    ):
         yield point
 
 

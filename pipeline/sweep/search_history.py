@@ -14,7 +14,7 @@ from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
 FIGURES = {"loss": LOSS, "imbalance": IMBALANCE}
 
 
-class Told(NamedTuple):
+class KnownSetting(NamedTuple):
     """What is known of a setting. Objectives: lower is better. Violations: above 0 is illegal."""
 
     coordinates: Coordinates
@@ -23,7 +23,7 @@ class Told(NamedTuple):
     is_running: bool
 
 
-def told_of(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[Told]:
+def search_history(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[KnownSetting]:
     """The settings of the tune stage, in the order in which they were proposed."""
     axes = spec.searched_axes()
     groups: list[tuple[Coordinates, list[TrialRecord]]] = []
@@ -36,21 +36,23 @@ def told_of(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[Told]:
             groups.append((coordinates, [row]))
         else:
             group.append(row)
-    return [_told(spec, coordinates, group) for coordinates, group in groups]
+    return [_known_setting(spec, coordinates, group) for coordinates, group in groups]
 
 
-def _told(spec: SweepSpec, coordinates: Coordinates, group: Sequence[TrialRecord]) -> Told:
+def _known_setting(
+    spec: SweepSpec, coordinates: Coordinates, group: Sequence[TrialRecord]
+) -> KnownSetting:
     if not all(row.state.is_final for row in group):
-        return Told(coordinates, None, {}, is_running=True)
+        return KnownSetting(coordinates, None, {}, is_running=True)
     if any(row.state is not TrialState.COMPLETED for row in group):
         # Failed or stopped: worse than whatever finished, the sooner the worse.
-        return Told(coordinates, None, {"unfinished": _left(group)}, is_running=False)
+        return KnownSetting(coordinates, None, {"unfinished": _left(group)}, is_running=False)
     objectives = spec.search.objectives if isinstance(spec.search, TpeSearch) else ("loss",)
     means = {
         name: fmean(row.result[name] for row in group)
         for name in (LOSS, IMBALANCE, *spec.objective.constraints)
     }
-    return Told(
+    return KnownSetting(
         coordinates,
         objectives=tuple(means[FIGURES[name]] for name in objectives),
         violations={

@@ -14,18 +14,18 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from evenload.pipeline.spec.search_space import Axes, Coordinates, Range, choose, dimensions
-from evenload.pipeline.sweep.search_history import Told
+from evenload.pipeline.sweep.search_history import KnownSetting
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def propose(
-    axes: Axes, told: Sequence[Told], num_objectives: int, seed: int
+    axes: Axes, history: Sequence[KnownSetting], num_objectives: int, seed: int
 ) -> tuple[Coordinates, dict[str, Any]]:
     """The next setting, as `choose` gives it: its coordinates and the value of every axis."""
     study = optuna.create_study(directions=["minimize"] * num_objectives, sampler=_sampler(seed))
     spans = {name: _distribution(span) for name, span in dimensions(axes).items()}
-    study.add_trials([_frozen(setting, spans) for setting in told])
+    study.add_trials([_frozen(setting, spans) for setting in history])
     return choose(axes, _Asked(study.ask()))
 
 
@@ -60,7 +60,9 @@ def _distribution(span: Range | int) -> BaseDistribution:
     return CategoricalDistribution(range(span))
 
 
-def _frozen(setting: Told, spans: Mapping[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
+def _frozen(
+    setting: KnownSetting, spans: Mapping[str, BaseDistribution]
+) -> optuna.trial.FrozenTrial:
     states = optuna.trial.TrialState
     ended = states.PRUNED if setting.objectives is None else states.COMPLETE
     return optuna.trial.create_trial(

@@ -150,12 +150,12 @@ def be_present(store: SweepStore, sweep_id: str) -> None:
     ]
     slots = {"train": 4, "eval": 1}
     facts = {"nodes": nodes, "slots": slots, "free": {"train": 2, "eval": 1}, "sweeps": 2}
-    store.presence("node-a:coordinator", "coordinator", facts)
+    store.announce("node-a:coordinator", "coordinator", facts)
     for trial in store.trials(sweep_id):
         if trial.state.is_held and trial.worker is not None:
             doing = {"digest": trial.digest, "label": trial.label, "attempt": trial.attempt}
             doing |= {"sweep_id": sweep_id, "rss_bytes": 3 * 2**30}
-            store.presence(trial.worker, "train", doing)
+            store.announce(trial.worker, "train", doing)
 
 
 def _reseeded(trial: TrialSpec, seed: int) -> TrainSpec:

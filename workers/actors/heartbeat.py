@@ -64,7 +64,7 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
         try:
-            self._store.absence(self._claim.worker)
+            self._store.withdraw(self._claim.worker)
         except StoreUnavailable as away:
             logger.warning("%s", away)
 
@@ -123,7 +123,7 @@ class Heartbeat:
             self._store.set_run_id(self._claim.digest, run_id)
             self._stored_run_id = run_id
         if time.monotonic() - self._shown_at > PRESENCE_SECONDS:
-            self._store.presence(self._claim.worker, self._claim.kind, self._facts())
+            self._store.announce(self._claim.worker, self._claim.kind, self._facts())
             self._shown_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A train actor that takes a trial's siblings along and trains them together as one program.
+"""A train actor that claims stackable trials beside its own and trains them as one program.
 
 Each claimed trial has a thread that does what a train actor does for a lone one: heartbeat, sink,
 verdict, patience with outages. Only the steps are taken together, in the actor's own thread.
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class StackedActor(TrainActor):
-    """Args: slots: workers that train at once; siblings are shared among them"""
+    """Args: slots: workers that train at once; they share the stackable trials evenly"""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class StackedActor(TrainActor):
         super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
         self._name = name
         self._slots = slots
-        self._siblings: list[Claim] = []
+        self._companions: list[Claim] = []
         self._members: list[_Member] = []
 
     def request_stop(self, preempted: bool = False) -> None:
@@ -57,18 +57,18 @@ class StackedActor(TrainActor):
     def _claim(self, digest: str) -> Claim | None:
         # As one: where the store goes away in between, all claims are given up and made again.
         claim = super()._claim(digest)
-        self._siblings = [] if claim is None else list(self._claimed_siblings(claim))
+        self._companions = [] if claim is None else list(self._claimed_companions(claim))
         return claim
 
-    def _claimed_siblings(self, lead: Claim) -> Iterator[Claim]:
+    def _claimed_companions(self, lead: Claim) -> Iterator[Claim]:
         spec = TrialSpec.model_validate(lead.spec)
         alike = [
-            sibling
-            for sibling in self._store.siblings(lead.digest)
-            if _is_alike(spec, TrialSpec.model_validate(sibling.spec))
+            trial
+            for trial in self._store.stackable_trials(lead.digest)
+            if _is_alike(spec, TrialSpec.model_validate(trial.spec))
         ]
         wanted = stack_size(spec, 1 + len(alike), self._slots) - 1
-        waiting = [sibling.digest for sibling in alike if sibling.waits]
+        waiting = [trial.digest for trial in alike if trial.waits]
         # From the end: other workers are being sent to the first ones.
         for digest in reversed(waiting):
             if wanted <= 0:
@@ -81,7 +81,7 @@ class StackedActor(TrainActor):
                 yield claim
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
-        claims = [claim, *self._siblings]
+        claims = [claim, *self._companions]
         if len(claims) == 1:
             return super()._work_logged(claim)
         with ExitStack() as logs:

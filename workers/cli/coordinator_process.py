@@ -20,7 +20,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
-from evenload.pipeline.sweep.policies import SweepTender
+from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.workers.actors.ray_cluster import joined
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.training.identity import identify
@@ -103,8 +103,10 @@ def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None
             settings, default_sinks, train_slots=cluster.slots, address=cluster.address
         )
         store = SweepStore(settings.store_url)
-        tender = SweepTender(store, partial(identify, settings=settings, has_cuda=cluster.has_cuda))
+        policies = SweepPolicies(
+            store, partial(identify, settings=settings, has_cuda=cluster.has_cuda)
+        )
         # Workers train on without the database; only who steers them can end them.
         Coordinator(
-            store, executor, observer=show_health, tender=tender, outage_seconds=math.inf
+            store, executor, observer=show_health, policies=policies, outage_seconds=math.inf
         ).run()

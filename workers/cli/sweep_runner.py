@@ -15,7 +15,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
-from evenload.pipeline.sweep.policies import SweepTender
+from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
@@ -67,8 +67,8 @@ def run_sweep(
     if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
         with SweepProgress(log) as progress:
             executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
-            tender = SweepTender(store, partial(identify, settings=settings))
-            coordinator = Coordinator(store, executor, observer=progress.show, tender=tender)
+            policies = SweepPolicies(store, partial(identify, settings=settings))
+            coordinator = Coordinator(store, executor, observer=progress.show, policies=policies)
             is_over = coordinator.run(sweep_id)
         if not is_over:
             log.print("stopped; the same command goes on from the checkpoints")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import CurvePoint, TrialRecord
 from evenload.pipeline.sweep.stopping import asha, extrapolate
-from evenload.pipeline.sweep.stopping.comparable_trials import contests
+from evenload.pipeline.sweep.stopping.comparable_trials import comparable_groups
 
 Verdicts = Iterator[tuple[str, str]]  # digest, reason
 
 STOPPING: dict[str, Callable[..., Verdicts]] = {
-    "none": lambda policy, contest: iter(()),
+    "none": lambda policy, trials: iter(()),
     "asha": asha.stops,
     "extrapolate": extrapolate.stops,
 }
@@ -26,12 +26,12 @@ def stops(
 ) -> list[tuple[str, str]]:
     """The (digest, reason) of every trial of the tune stage that should train no further.
 
-    Trials are judged among those that differ in nothing but the setting, see `contests`. A trial
-    that is stopped already is named again until the store says so.
+    A trial is compared only with trials that differ from it in the setting alone, see
+    `comparable_groups`. A trial is returned again and again until the store marks it as stopped.
     """
     policy = STOPPING[spec.stopping.kind]
     return [
         verdict
-        for contest in contests(spec.stopping, curves, rows)
-        for verdict in policy(spec.stopping, contest)
+        for trials in comparable_groups(spec.stopping, curves, rows)
+        for verdict in policy(spec.stopping, trials)
     ]

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from evenload.pipeline.spec.sweep import Asha
 from evenload.pipeline.states import CurvePoint
-from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
+from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 
 
-def stops(policy: Asha, contest: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
+def stops(policy: Asha, trials: Sequence[TrialCurve]) -> Iterator[tuple[str, str]]:
     """Stops who cannot be among those that go on from a rung, whatever is still to come.
 
     From the first rung one in eta of all listed trials goes on, from the next one in eta of
@@ -22,22 +22,22 @@ def stops(policy: Asha, contest: Sequence[Contestant]) -> Iterator[tuple[str, st
               came first and may take a trial up again later; what is stopped here stays stopped,
               so a rank must be certain.
     """
-    places, named = len(contest), set[str]()
-    for rung in rungs(policy, contest[0].steps):
+    places, named = len(trials), set[str]()
+    for rung in rungs(policy, trials[0].steps):
         places = math.ceil(places / policy.eta)
-        losses = {c.digest: loss for c in contest if (loss := _loss_at(c.curve, rung)) is not None}
+        losses = {c.digest: loss for c in trials if (loss := _loss_at(c.curve, rung)) is not None}
         ranked = sorted(losses.values())
-        for contestant in contest:
-            loss = losses.get(contestant.digest)
-            if loss is None or not contestant.may_stop or contestant.digest in named:
+        for trial in trials:
+            loss = losses.get(trial.digest)
+            if loss is None or not trial.may_stop or trial.digest in named:
                 continue
             rank = 1 + bisect.bisect_left(ranked, loss)
             if rank > places and loss > ranked[0] * (1 + policy.slack):
-                named.add(contestant.digest)
+                named.add(trial.digest)
                 yield (
-                    contestant.digest,
+                    trial.digest,
                     f"asha: held-out loss {loss:.4f} at step {rung} is number {rank} (best "
-                    f"{ranked[0]:.4f}); of {len(contest)} trials {places} may go on from there",
+                    f"{ranked[0]:.4f}); of {len(trials)} trials {places} may go on from there",
                 )
 
 

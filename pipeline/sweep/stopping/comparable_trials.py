@@ -12,7 +12,7 @@ from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.setting import is_yardstick, stage_of
 
 
-class Contestant(NamedTuple):
+class TrialCurve(NamedTuple):
     """A trial and its held-out losses so far."""
 
     digest: str
@@ -30,11 +30,11 @@ class Contestant(NamedTuple):
         return self.curve[-1].val_loss if self.step >= self.steps else None
 
 
-def contests(
+def comparable_groups(
     policy: StoppingSpec,
     curves: Mapping[str, Sequence[CurvePoint]],
     rows: Sequence[TrialRecord],
-) -> list[list[Contestant]]:
+) -> list[list[TrialCurve]]:
     """The trials of the tune stage, apart by what `policy.per` names and by their length.
 
     Controls take no part: their rows are wanted whatever their loss, and a rule that sees later
@@ -42,12 +42,12 @@ def contests(
     """
     if isinstance(policy, NoStopping):
         return []
-    found: dict[str, list[Contestant]] = defaultdict(list)
+    found: dict[str, list[TrialCurve]] = defaultdict(list)
     for row in rows:
         curve = tuple(curves.get(row.digest, ()))
         if stage_of(row) is Stage.TUNE and not is_yardstick(row.spec["balancer"]["kind"]):
             steps = int(row.spec["train"]["steps"])
             place = repr((steps, [value_at(row.spec, key) for key in policy.per]))
             may_stop = row.state in (TrialState.QUEUED, TrialState.TRAINING) and not row.ordered
-            found[place].append(Contestant(row.digest, curve, steps, may_stop))
+            found[place].append(TrialCurve(row.digest, curve, steps, may_stop))
     return list(found.values())

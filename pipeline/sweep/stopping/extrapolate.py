@@ -14,7 +14,7 @@ from scipy.special import stdtr
 
 from evenload.pipeline.spec.sweep import Extrapolate
 from evenload.pipeline.states import CurvePoint
-from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
+from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 
 Numbers = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 3.0, 40)
@@ -37,29 +37,29 @@ class Odds(NamedTuple):
     spread: float
 
 
-def stops(policy: Extrapolate, contest: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
+def stops(policy: Extrapolate, trials: Sequence[TrialCurve]) -> Iterator[tuple[str, str]]:
     """Stops where P(final loss <= best final loss) is below the threshold.
 
     Source:   Domhan, Springenberg, Hutter 2015, IJCAI (the rule). Differs: one family of curves,
               and the error of its forecasts is not assumed but measured: see `odds`.
     """
-    finals = {c.digest: c.final_loss for c in contest if c.final_loss is not None}
+    finals = {c.digest: c.final_loss for c in trials if c.final_loss is not None}
     if len(finals) < policy.finished:
         return
     best = min(finals.values())
     limit = best * (1 + policy.slack)
-    finished = [c.curve for c in contest if c.digest in finals]
+    finished = [c.curve for c in trials if c.digest in finals]
     missed_at: dict[int, list[float]] = {}
-    for contestant in contest:
-        step, steps = contestant.step, contestant.steps
-        if not contestant.may_stop or step < policy.from_share * steps:
+    for trial in trials:
+        step, steps = trial.step, trial.steps
+        if not trial.may_stop or step < policy.from_share * steps:
             continue
         if step not in missed_at:
             missed_at[step] = misses(finished, step, steps)
-        found = odds(contestant.curve, steps, missed_at[step], limit)
+        found = odds(trial.curve, steps, missed_at[step], limit)
         if found is not None and found.probability < policy.threshold:
             yield (
-                contestant.digest,
+                trial.digest,
                 f"extrapolate: after step {step} a final held-out loss of at most {limit:.4f} has "
                 f"probability {found.probability:.2g} (expected {found.expected:.4f} ± "
                 f"{found.spread:.4f}; best of {len(finished)} finished {best:.4f})",

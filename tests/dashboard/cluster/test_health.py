@@ -17,10 +17,10 @@ from evenload.pipeline.states import (
     AttemptState,
     PresenceRecord,
     Snapshot,
-    SweepStanding,
     SweepState,
-    TrialStanding,
+    SweepStatus,
     TrialState,
+    TrialStatus,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,13 +31,13 @@ def _seen(role: str, seconds: float) -> PresenceRecord:
 
 
 def _snapshot(state: SweepState | None = None, lease: float | None = None) -> Snapshot:
-    sweeps = () if state is None else (SweepStanding("s", state, True, 1),)
-    trial = TrialStanding(
+    sweeps = () if state is None else (SweepStatus("s", state, True, 1),)
+    trial = TrialStatus(
         digest="d",
         state=TrialState.TRAINING,
         attempt=1,
         failures=0,
-        is_wanted=True,
+        may_run=True,
         max_retries=2,
         attempt_state=AttemptState.RUNNING,
         worker="w",

@@ -95,14 +95,14 @@ def test_curves_grow_and_a_resumed_attempt_writes_its_steps_again(
 
 
 def test_who_is_present_says_so_again_and_again(store: SweepStore) -> None:
-    store.presence("w1", "train", {"host": "a"})
-    store.presence("w1", "train", {"host": "b"})
-    store.presence("c", "coordinator", {})
+    store.announce("w1", "train", {"host": "a"})
+    store.announce("w1", "train", {"host": "b"})
+    store.announce("c", "coordinator", {})
     coordinator, worker = store.present()
     assert (coordinator.name, worker.name) == ("c", "w1")
     assert worker.facts == {"host": "b"}
     assert timedelta() <= worker.seen_at - worker.started_at < timedelta(minutes=1)
-    store.absence("c")
+    store.withdraw("c")
     assert [each.name for each in store.present()] == ["w1"]
 
 
@@ -166,7 +166,7 @@ def test_two_threads_of_one_worker_may_say_at_once_that_it_is_here(store: SweepS
     """As the trials of a stack do, each with a connection of its own."""
 
     def say(number: int) -> None:
-        store.presence(f"w{number // 8}", "train", {"thread": number})
+        store.announce(f"w{number // 8}", "train", {"thread": number})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(say, range(160)))

@@ -37,7 +37,7 @@ def test_a_paused_trial_waits_alone_and_goes_on(store: SweepStore, sweep_id: str
     other = store.claim_next(TRAIN, "w", LEASE)
     assert other is not None
     assert other.digest == "t001"
-    assert [trial.is_wanted for trial in store.snapshot().trials] == [False, True]
+    assert [trial.may_run for trial in store.snapshot().trials] == [False, True]
     store.resume(sweep_id, "t000")
     assert claimed(store).attempt == 2
 

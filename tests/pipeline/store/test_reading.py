@@ -72,11 +72,11 @@ def test_a_snapshot_holds_the_unfinished_trials_of_the_chosen_sweeps(
     assert [(sweep.sweep_id, sweep.unfinished) for sweep in found.sweeps] == [(first, 1)]
     (trial,) = found.trials
     assert (trial.digest, trial.state, trial.failures) == ("t001", TrialState.QUEUED, 1)
-    assert (trial.is_wanted, trial.max_retries, trial.worker) == (True, 5, "w")
+    assert (trial.may_run, trial.max_retries, trial.worker) == (True, 5, "w")
     assert (trial.attempt_state, trial.exit_reason) == (AttemptState.LOST, "lease expired")
     everything = store.snapshot()
     assert [trial.digest for trial in everything.trials] == ["t001", "u000", "u001", "u002"]
-    assert not everything.trials[1].is_wanted
+    assert not everything.trials[1].may_run
 
 
 def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
@@ -85,7 +85,7 @@ def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
     store.pause(store.add_sweep(*make_sweep(1, name="paused")))
     store.add_sweep(*make_sweep(1, name="active", max_retries=7))
     (trial,) = store.snapshot().trials
-    assert (trial.is_wanted, trial.max_retries) == (True, 7)
+    assert (trial.may_run, trial.max_retries) == (True, 7)
 
 
 def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
@@ -94,11 +94,11 @@ def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
     sweep_id = store.add_sweep(*make_sweep(5))
     store.release(claimed(store, "t003"))
     store.finish(claimed(store, "t004"), TrialState.TRAINED)
-    found = store.snapshot([sweep_id], untried=2)
+    found = store.snapshot([sweep_id], max_unstarted=2)
     assert [trial.digest for trial in found.trials] == ["t000", "t001", "t003", "t004"]
     (sweep,) = found.sweeps
     assert (sweep.unfinished, sweep.queued, sweep.trained) == (5, 4, 1)
     store.pause(sweep_id, "t000")
     store.pause(sweep_id, "t001")
-    found = store.snapshot([sweep_id], untried=1)
+    found = store.snapshot([sweep_id], max_unstarted=1)
     assert "t002" in {trial.digest for trial in found.trials}, "who waits fills nobody's place"

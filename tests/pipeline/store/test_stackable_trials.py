@@ -22,28 +22,28 @@ def add(store: SweepStore, name: str, digests: str, **fields: Any) -> str:
     return store.add_sweep(spec, trials)
 
 
-def siblings(store: SweepStore, digest: str) -> str:
-    return "".join(found.digest for found in store.siblings(digest))
+def stackable(store: SweepStore, digest: str) -> str:
+    return "".join(found.digest for found in store.stackable_trials(digest))
 
 
-def test_siblings_are_those_of_the_same_sweep_in_its_order(store: SweepStore) -> None:
+def test_stackable_trials_are_the_others_of_the_sweep_in_its_order(store: SweepStore) -> None:
     add(store, "one", "cab")
     add(store, "other", "xy")
-    assert siblings(store, "a") == "cb"
-    assert siblings(store, "x") == "y"
-    (other,) = store.siblings("x")
+    assert stackable(store, "a") == "cb"
+    assert stackable(store, "x") == "y"
+    (other,) = store.stackable_trials("x")
     assert (other.spec, other.waits) == (store.trial("y").spec, True)
 
 
-def test_a_trial_of_two_sweeps_has_the_siblings_of_both_once(store: SweepStore) -> None:
+def test_a_trial_of_two_sweeps_sees_the_trials_of_both_once(store: SweepStore) -> None:
     add(store, "one", "ab")
     add(store, "other", "abc")
-    assert sorted(siblings(store, "a")) == ["b", "c"]
+    assert sorted(stackable(store, "a")) == ["b", "c"]
 
 
 def test_a_sweep_without_stacking_has_none(store: SweepStore) -> None:
     add(store, "one", "abc", stacking="off")
-    assert siblings(store, "a") == ""
+    assert stackable(store, "a") == ""
 
 
 def test_only_trials_that_train_or_may_start_count(store: SweepStore) -> None:
@@ -54,7 +54,7 @@ def test_only_trials_that_train_or_may_start_count(store: SweepStore) -> None:
     store.finish(claim, TrialState.TRAINED)
     store.order("c", Order.CANCEL)
     store.order("d", Order.PAUSE)
-    assert siblings(store, "a") == "be"
-    assert [sibling.waits for sibling in store.siblings("a")] == [False, True]
+    assert stackable(store, "a") == "be"
+    assert [trial.waits for trial in store.stackable_trials("a")] == [False, True]
     store.pause(sweep_id)
-    assert siblings(store, "a") == ""
+    assert stackable(store, "a") == ""

@@ -109,7 +109,7 @@ def test_a_sweep_that_grows_is_finished_once_its_tender_adds_no_more(
         def __init__(self) -> None:
             self.rooms: list[int] = []
 
-        def tend(self, sweep_id: str, room: int) -> bool:
+        def apply(self, sweep_id: str, room: int) -> bool:
             self.rooms.append(room)
             trials = store.trials(sweep_id)
             if trials[0].state is not TrialState.COMPLETED:
@@ -119,11 +119,11 @@ def test_a_sweep_that_grows_is_finished_once_its_tender_adds_no_more(
             spec = TrialSpec.model_validate(trials[0].spec)
             return store.add_trials(sweep_id, [("more", spec)]) > 0
 
-    sweep_id, tender = add_sweep(1), OneMore()
-    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, tender=tender)
+    sweep_id, policies = add_sweep(1), OneMore()
+    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, policies=policies)
     assert [trial.digest for trial in store.trials(sweep_id)] == ["t0", "more"]
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
-    assert tender.rooms[0] == 1, "two workers, one trial waits"
+    assert policies.rooms[0] == 1, "two workers, one trial waits"
 
 
 def test_a_coordinator_says_what_it_has_until_it_ends(

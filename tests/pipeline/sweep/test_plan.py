@@ -10,10 +10,10 @@ from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Snapshot,
-    SweepStanding,
     SweepState,
-    TrialStanding,
+    SweepStatus,
     TrialState,
+    TrialStatus,
     WorkKind,
 )
 from evenload.pipeline.sweep.plan import (
@@ -35,23 +35,21 @@ TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 ONE_EACH = {TRAIN: 1, EVAL: 1}
 
 
-def trial(digest: str, state: TrialState = TrialState.QUEUED, **changes: Any) -> TrialStanding:
+def trial(digest: str, state: TrialState = TrialState.QUEUED, **changes: Any) -> TrialStatus:
     values: dict[str, Any] = {
         "attempt": 0,
         "failures": 0,
-        "is_wanted": True,
+        "may_run": True,
         "max_retries": 2,
         "attempt_state": None,
         "worker": None,
         "lease_until": None,
         "exit_reason": None,
     }
-    return TrialStanding(digest, state, **values | changes)
+    return TrialStatus(digest, state, **values | changes)
 
 
-def held(
-    digest: str, worker: str = "w@host:1", seconds: float = 9, **changes: Any
-) -> TrialStanding:
+def held(digest: str, worker: str = "w@host:1", seconds: float = 9, **changes: Any) -> TrialStatus:
     return trial(
         digest,
         **{
@@ -65,7 +63,7 @@ def held(
     )
 
 
-def lost(digest: str, worker: str = "w@host:1", failures: int = 1) -> TrialStanding:
+def lost(digest: str, worker: str = "w@host:1", failures: int = 1) -> TrialStatus:
     return trial(
         digest,
         attempt=1,
@@ -76,8 +74,8 @@ def lost(digest: str, worker: str = "w@host:1", failures: int = 1) -> TrialStand
     )
 
 
-def snapshot(*trials: TrialStanding, state: SweepState = SweepState.ACTIVE) -> Snapshot:
-    sweep = SweepStanding("s", state, is_expanded=True, unfinished=len(trials))
+def snapshot(*trials: TrialStatus, state: SweepState = SweepState.ACTIVE) -> Snapshot:
+    sweep = SweepStatus("s", state, is_expanded=True, unfinished=len(trials))
     return Snapshot(NOW, (sweep,), trials)
 
 
@@ -103,7 +101,7 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         [Launch(TRAIN, "b")],
     ),
     "a trial of a paused sweep waits": (
-        snapshot(trial("a", is_wanted=False), state=SweepState.PAUSED),
+        snapshot(trial("a", may_run=False), state=SweepState.PAUSED),
         Crew(free=ONE_EACH),
         [],
     ),
@@ -186,8 +184,8 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         Snapshot(
             NOW,
             (
-                SweepStanding("s", SweepState.ACTIVE, True, 1, fast_failures=5),
-                SweepStanding("fine", SweepState.ACTIVE, True, 1, fast_failures=4),
+                SweepStatus("s", SweepState.ACTIVE, True, 1, fast_failures=5),
+                SweepStatus("fine", SweepState.ACTIVE, True, 1, fast_failures=4),
             ),
             (trial("a", sweep_id="s"), trial("b", sweep_id="fine")),
         ),
@@ -213,7 +211,7 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         [],
     ),
     "a sweep whose trials are not listed yet is not finished": (
-        Snapshot(NOW, (SweepStanding("s", SweepState.ACTIVE, False, 0),), ()),
+        Snapshot(NOW, (SweepStatus("s", SweepState.ACTIVE, False, 0),), ()),
         Crew(),
         [],
     ),

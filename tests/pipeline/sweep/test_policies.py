@@ -12,7 +12,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint, Order, Stage, SweepState, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep import policies as tender_module
-from evenload.pipeline.sweep.policies import SweepTender
+from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.search import propose
 
 STEP = {"low": 0.001, "high": 0.1, "log": True}
@@ -76,11 +76,11 @@ def complete_all(store: SweepStore, sweep_id: str) -> None:
 
 def test_a_sweep_grows_by_its_search_then_by_its_confirm_stage_then_ends(store: SweepStore) -> None:
     sweep_id = add(store, sweep(confirm={"top": 1, "seeds": [7, 8]}))
-    tender = SweepTender(store, identify)
+    policies = SweepPolicies(store, identify)
     sizes, went_on = [], []
     for _ in range(4):
         complete_all(store, sweep_id)
-        went_on.append(tender.tend(sweep_id, room=1))
+        went_on.append(policies.apply(sweep_id, room=1))
         sizes.append(len(store.trials(sweep_id)))
     assert sizes == [3, 5, 5, 5]
     assert went_on == [True, True, False, False]
@@ -94,23 +94,23 @@ def test_a_tender_that_forgot_everything_goes_on_alike(store: SweepStore) -> Non
     sweep_id = add(store, sweep(confirm={"top": 1, "seeds": [7, 8]}))
     for _ in range(4):
         complete_all(store, sweep_id)
-        SweepTender(store, identify).tend(sweep_id, room=1)
+        SweepPolicies(store, identify).apply(sweep_id, room=1)
     assert len(store.trials(sweep_id)) == 5
 
 
 def test_without_room_nothing_is_added_and_nothing_ends(store: SweepStore) -> None:
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
-    assert SweepTender(store, identify).tend(sweep_id, room=0)
+    assert SweepPolicies(store, identify).apply(sweep_id, room=0)
     assert len(store.trials(sweep_id)) == 2
 
 
 def test_a_grid_needs_no_look(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_id = add(store, sweep(axes={"balancer.step_size": [0.01]}, search={"kind": "grid"}))
-    tender = SweepTender(store, identify)
-    tender.tend(sweep_id, room=1)
+    policies = SweepPolicies(store, identify)
+    policies.apply(sweep_id, room=1)
     monkeypatch.setattr(store, "trials", lambda _: pytest.fail("looked at the rows"))
-    assert not tender.tend(sweep_id, room=1)
+    assert not policies.apply(sweep_id, room=1)
 
 
 def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) -> None:
@@ -124,7 +124,7 @@ def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) 
         claim = store.claim(trial.digest, WorkKind.TRAIN, "w@host:1", 60)
         assert claim is not None
         store.record_curve(claim, [CurvePoint(10, 640, 1.0, loss, 0.1)])
-    SweepTender(store, identify).tend(sweep_id, room=0)
+    SweepPolicies(store, identify).apply(sweep_id, room=0)
     ordered = [trial.ordered for trial in store.trials(sweep_id)]
     assert ordered == [None, Order.STOP, None]
     reason = store.trials(sweep_id)[1].stop_reason
@@ -140,7 +140,7 @@ def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
 
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
-    assert SweepTender(store, refuse).tend(sweep_id, room=1)
+    assert SweepPolicies(store, refuse).apply(sweep_id, room=1)
     found = store.sweep(sweep_id)
     assert (found.state, found.note) == (SweepState.PAUSED, "no such corpus")
 
@@ -154,7 +154,7 @@ def test_a_drawn_point_that_is_no_trial_pauses_the_sweep(
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
     monkeypatch.setattr(tender_module, "next_trials", invalid)
-    assert SweepTender(store, identify).tend(sweep_id, room=1)
+    assert SweepPolicies(store, identify).apply(sweep_id, room=1)
     assert store.sweep(sweep_id).note == "no valid trial"
 
 
@@ -168,7 +168,7 @@ def test_a_trial_that_another_sweep_has_already_does_not_keep_a_sweep_going(
 
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
-    assert not SweepTender(store, same).tend(sweep_id, room=1)
+    assert not SweepPolicies(store, same).apply(sweep_id, room=1)
 
 
 def test_looking_takes_a_small_share_of_the_time(
@@ -177,8 +177,8 @@ def test_looking_takes_a_small_share_of_the_time(
     monkeypatch.setattr(tender_module, "MIN_SECONDS", 60.0)
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
-    tender = SweepTender(store, identify)
-    assert tender.tend(sweep_id, room=1)
+    policies = SweepPolicies(store, identify)
+    assert policies.apply(sweep_id, room=1)
     assert len(store.trials(sweep_id)) == 3
     complete_all(store, sweep_id)
-    assert tender.tend(sweep_id, room=1)  # not looked at, so it may still grow
+    assert policies.apply(sweep_id, room=1)  # not looked at, so it may still grow

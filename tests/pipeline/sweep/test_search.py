@@ -148,13 +148,13 @@ def test_tpe_proposes_no_setting_twice_and_ends_with_the_space(row: Row) -> None
 def test_what_tpe_proposes_follows_from_what_it_is_told_alone() -> None:
     script = (
         "from evenload.pipeline.spec.search_space import Range\n"
-        "from evenload.pipeline.sweep.search_history import Told\n"
+        "from evenload.pipeline.sweep.search_history import KnownSetting\n"
         "from evenload.pipeline.sweep.tpe import propose\n"
         "step = Range(low=1e-4, high=0.1, log=True)\n"
         "axes = {'b': [{'k': 0}, {'k': 1, 'step': step.model_dump()}], 'rate': step}\n"
-        "told = [Told({'b': 1, 'b[1].step': step.at(n / 9), 'rate': step.at(1 - n / 9)},"
+        "history = [KnownSetting({'b': 1, 'b[1].step': step.at(n / 9), 'rate': step.at(1 - n / 9)},"
         " (abs(n - 5.0),), {}, False) for n in range(10)]\n"
-        "print([propose(axes, told, 1, seed)[0] for seed in range(5)])\n"
+        "print([propose(axes, history, 1, seed)[0] for seed in range(5)])\n"
     )
     answers = {
         subprocess.run(

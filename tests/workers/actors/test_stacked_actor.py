@@ -31,7 +31,7 @@ def states(store: SweepStore, count: int) -> list[TrialState]:
     return [store.trial(f"t{at}").state for at in range(count)]
 
 
-def test_siblings_are_trained_in_one_go_and_each_is_what_it_is_alone(
+def test_stackable_trials_are_trained_in_one_go_and_each_is_what_it_is_alone(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep(RULES, axis="balancer")
@@ -65,7 +65,7 @@ def _copied(store: SweepStore) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("slots", "trained"), [(1, 5), (2, 3), (5, 1)])
-def test_siblings_are_shared_among_the_slots(
+def test_stackable_trials_are_shared_among_the_slots(
     settings: Settings, store: SweepStore, add_sweep: AddSweep, slots: int, trained: int
 ) -> None:
     add_sweep([0, 1, 2, 3, 4])

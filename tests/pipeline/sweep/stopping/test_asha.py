@@ -7,23 +7,23 @@ import pytest
 from evenload.pipeline.spec.sweep import Asha
 from evenload.pipeline.states import CurvePoint
 from evenload.pipeline.sweep.stopping.asha import rungs, stops
-from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
+from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 
 POLICY = Asha(first_rung=0.1, eta=3, slack=0.0)
 
 
-def contestant(digest: str, *losses: float, may_stop: bool = True) -> Contestant:
+def trial(digest: str, *losses: float, may_stop: bool = True) -> TrialCurve:
     """Losses at steps 10, 20, ... of 100."""
     curve = tuple(CurvePoint(10 * n, 80 * n, 1.0, loss, 0.1) for n, loss in enumerate(losses, 1))
-    return Contestant(digest, curve, 100, may_stop)
+    return TrialCurve(digest, curve, 100, may_stop)
 
 
-def first_rung(**losses: float) -> list[Contestant]:
-    return [contestant(digest, loss) for digest, loss in losses.items()]
+def first_rung(**losses: float) -> list[TrialCurve]:
+    return [trial(digest, loss) for digest, loss in losses.items()]
 
 
-def stopped(*contest: Contestant, policy: Asha = POLICY) -> list[str]:
-    return [digest for digest, _ in stops(policy, contest)]
+def stopped(*trials: TrialCurve, policy: Asha = POLICY) -> list[str]:
+    return [digest for digest, _ in stops(policy, trials)]
 
 
 def test_rungs_lie_a_factor_apart_and_before_the_end() -> None:
@@ -38,22 +38,22 @@ def test_one_in_eta_goes_on() -> None:
 
 def test_nobody_is_stopped_before_it_is_certain() -> None:
     """Of six trials two go on: the second of two may still be one of them, the third may not."""
-    to_come = [contestant(name) for name in "def"]
-    assert stopped(*first_rung(a=1, b=9), contestant("c"), *to_come) == []
+    to_come = [trial(name) for name in "def"]
+    assert stopped(*first_rung(a=1, b=9), trial("c"), *to_come) == []
     assert stopped(*first_rung(a=1, b=9, c=5), *to_come) == ["b"]
 
 
 def test_a_trial_that_ran_ahead_is_judged_at_every_rung_behind_it() -> None:
     """`a` was alone at step 10 and went on; by now three were better there."""
-    ahead = contestant("a", 9, 8, 7)
-    assert stopped(ahead, *first_rung(b=1), contestant("c"), contestant("d")) == []
+    ahead = trial("a", 9, 8, 7)
+    assert stopped(ahead, *first_rung(b=1), trial("c"), trial("d")) == []
     assert stopped(ahead, *first_rung(b=1, c=2, d=3)) == ["a", "d"]
 
 
 def test_a_later_rung_has_fewer_places() -> None:
     """Of nine trials three go on from step 10 and one from step 30."""
-    late = [contestant(name, loss, loss, loss) for name, loss in (("a", 1), ("b", 2), ("c", 3))]
-    rest = [contestant(str(n), 9, may_stop=False) for n in range(6)]
+    late = [trial(name, loss, loss, loss) for name, loss in (("a", 1), ("b", 2), ("c", 3))]
+    rest = [trial(str(n), 9, may_stop=False) for n in range(6)]
     assert stopped(*late, *rest) == ["b", "c"]
 
 
@@ -63,13 +63,13 @@ def test_within_the_slack_nobody_is_stopped() -> None:
 
 
 def test_a_loss_that_is_no_number_is_the_worst() -> None:
-    contest = [contestant("a", math.nan), contestant("b", 5), contestant("c", 6)]
-    assert stopped(*contest) == ["a", "c"]
+    trials = [trial("a", math.nan), trial("b", 5), trial("c", 6)]
+    assert stopped(*trials) == ["a", "c"]
 
 
 def test_who_is_over_counts_but_is_not_stopped() -> None:
-    contest = [contestant("a", 1), contestant("b", 2, may_stop=False), contestant("c", 3)]
-    assert stopped(*contest) == ["c"]
+    trials = [trial("a", 1), trial("b", 2, may_stop=False), trial("c", 3)]
+    assert stopped(*trials) == ["c"]
 
 
 def test_the_reason_has_the_figures() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from evenload.pipeline.spec.sweep import Extrapolate
 from evenload.pipeline.states import CurvePoint
-from evenload.pipeline.sweep.stopping.comparable_trials import Contestant
+from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 from evenload.pipeline.sweep.stopping.extrapolate import extrapolated, misses, odds, stops
 
 STEPS = 100
@@ -24,8 +24,8 @@ def curve(
     ]
 
 
-def contestant(digest: str, points: list[CurvePoint]) -> Contestant:
-    return Contestant(digest, tuple(points), STEPS, may_stop=points[-1].step < STEPS)
+def trial(digest: str, points: list[CurvePoint]) -> TrialCurve:
+    return TrialCurve(digest, tuple(points), STEPS, may_stop=points[-1].step < STEPS)
 
 
 FINISHED = [curve(floor, noise=0.003, seed=n) for n, floor in enumerate((1.0, 1.1, 1.2, 1.3))]
@@ -82,9 +82,9 @@ def test_the_probability_is_calibrated() -> None:
 
 def test_the_hopeless_is_stopped_and_the_best_goes_on() -> None:
     policy = Extrapolate()
-    finished = [contestant(f"done{n}", points) for n, points in enumerate(FINISHED)]
-    worse = contestant("worse", curve(1.8, until=40, noise=0.003, seed=20))
-    better = contestant("better", curve(0.9, until=40, noise=0.003, seed=21))
+    finished = [trial(f"done{n}", points) for n, points in enumerate(FINISHED)]
+    worse = trial("worse", curve(1.8, until=40, noise=0.003, seed=20))
+    better = trial("better", curve(0.9, until=40, noise=0.003, seed=21))
     verdicts = dict(stops(policy, [*finished, worse, better]))
     assert verdicts.keys() == {"worse"}
     assert "after step 40 a final held-out loss of at most" in verdicts["worse"]
@@ -93,8 +93,8 @@ def test_the_hopeless_is_stopped_and_the_best_goes_on() -> None:
 
 
 def test_nothing_is_stopped_too_early_or_on_too_little() -> None:
-    finished = [contestant(f"done{n}", points) for n, points in enumerate(FINISHED)]
-    worse = contestant("worse", curve(1.8, until=40, noise=0.003, seed=20))
+    finished = [trial(f"done{n}", points) for n, points in enumerate(FINISHED)]
+    worse = trial("worse", curve(1.8, until=40, noise=0.003, seed=20))
     assert list(stops(Extrapolate(from_share=0.5), [*finished, worse])) == []
     assert list(stops(Extrapolate(finished=5), [*finished, worse])) == []
     assert len(list(stops(Extrapolate(finished=4), [*finished, worse]))) == 1
