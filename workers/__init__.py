@@ -1,1 +1,1 @@
-"""Computes: the MoE core in torch and the Ray actors that host it."""
+"""The room that computes: the MoE core in torch and the Ray actors that host it."""

@@ -1,8 +1,8 @@
-"""What selects experts where a rule moves a bias and does nothing else.
+"""The default way to select experts: add a bias to the score.
 
-The model knows this one function by name, so that a router kernel may do it on the way, and count
-margins in the bins that it is given; who computed the bias and who wants the counts it does not
-know.
+The model recognises this one function, so that a router kernel can apply it and, if given bins,
+count the margins in the same pass. The model knows neither the rule that computed the bias nor
+the rule that reads the counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Bins(NamedTuple):
-    """Bins of the margins, by distance from the boundary: the first ends at `smallest`."""
+    """Bins of the margins by distance from the boundary; the first bin ends at `smallest`."""
 
     num: int
     smallest: float  # units of the score
@@ -24,5 +24,5 @@ NO_BINS = Bins(0, 1.0, 1)
 
 
 def add_bias(score_TE: Tensor, bias_E: Tensor) -> Tensor:
-    """The score used to select: the plain biased one."""
+    """The score that selects experts."""
     return score_TE + bias_E

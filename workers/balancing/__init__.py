@@ -1,7 +1,7 @@
-"""Balancing rules, one file each: `workers/balancing/<kind>.py` has `make(**params) -> Balancer`.
+"""Balancing rules, one file per rule: `workers/balancing/<kind>.py` has `make(...) -> Balancer`.
 
-Kinds, parameters and defaults are in the table `pipeline.spec.balancers.BALANCERS`, so that specs
-can be checked where there is no torch.
+The table `pipeline.spec.balancers.BALANCERS` lists the kinds with their parameters and defaults, so
+that a spec can be checked on a machine without torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from evenload.workers.balancing.base import Balancer
 
 
 def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
-    """The rule that a spec describes, for a model that picks `top_k` experts a token.
+    """The rule that a spec describes, for a model that picks `top_k` experts per token.
 
     Raises:   ValueError: a target that no routing can meet
     """
@@ -31,7 +31,9 @@ def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
 
 
 def balancer(kind: str, top_k: int, **params: object) -> Balancer:
-    """The rule of that name with its parameters, e.g. `balancer("sign", top_k=2, step_size=0.01)`.
+    """The rule with this name and these parameters.
+
+    Example: `balancer("sign", top_k=2, step_size=0.01)`
 
     Raises:   SpecError: no such rule or parameter, or a value out of its bounds
     """

@@ -1,11 +1,11 @@
 """The auxiliary loss: alpha * sum_k f_k P_k pushes the router itself towards the wanted load.
 
-f_k = A_k / L_k carries no gradient, P_k is the mean over tokens of the score normalised over
-experts; at the wanted load the value is alpha for any E, K, T and number of micro-batches.
+f_k = A_k / L_k carries no gradient. P_k is the mean over tokens of the score normalised over
+experts. At the wanted load the value is alpha for any E, K, T and number of micro-batches.
 Source: Fedus et al. 2021, arXiv:2101.03961, eq. (4); DeepSeek-AI 2024, arXiv:2412.19437, eq. (17)
 (sequence); Qiu et al. 2025, arXiv:2501.11873 (global).
 
-Letters: T tokens, E experts, K top-k, N parts of a micro-batch that have a loss of their own.
+Letters: T tokens, E experts, K top-k, N parts of a micro-batch with a separate loss each.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from evenload.workers.balancing.base import Balancer, BiasState, RoutedBatch, ke
 
 def make(*, coefficient: float, scope: str, target: tuple[float, ...] | None) -> Balancer:
     """Args:
-    scope: "local" takes f and P over one micro-batch, "sequence" averages the loss of single
-           sequences, "global" takes f over the step so far on all ranks and P over the micro-batch
+    scope: "local" takes f and P over one micro-batch; "sequence" averages the losses of the single
+           sequences; "global" takes f over the step so far on all ranks, P over the micro-batch
     """
 
     def loss(batch: RoutedBatch) -> Tensor:

@@ -2,17 +2,17 @@
 
 Letters: T tokens, E experts, K top-k, L expert layers.
 
-Every rule is deterministic, leaves its inputs unmodified, does not wait for the device in
-`update`, and treats stacked layers bit for bit like single ones: layers are independent, so a
-simulation may stack seeds where training stacks layers. Counts may be zero, a step size may be
-zero. Biases are float32 with zero mean over the experts of a layer (rules with `centred=False`
-excepted). Gate weights always come from the unadjusted score; no gradient passes through a bias.
+Every rule is deterministic, leaves its inputs unmodified, and does not wait for the device in
+`update`. Layers are independent: stacked layers give bit for bit the result of single ones, so a
+simulation can stack seeds where training stacks layers. Counts and step sizes may be zero. Biases
+are float32 with zero mean over the experts of a layer (except in rules with `centred=False`). Gate
+weights always come from the unadjusted score; no gradient passes through a bias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +21,8 @@ from evenload.workers.selection import NO_BINS, Bins
 from evenload.workers.selection import add_bias as add_bias
 
 
-class State(Protocol):
-    """A NamedTuple of tensors, each stacked over layers first; `bias_LE` is always there."""
-
-    @property
-    def bias_LE(self) -> Tensor: ...
-
-
 class Observation(NamedTuple):
-    """What one optimizer step saw, summed over its micro-batches and over all ranks."""
+    """The loads of one optimizer step, summed over its micro-batches and over all ranks."""
 
     count_LE: Tensor  # int64, assignments per expert
     target_LE: Tensor  # float32, wanted assignments per expert; sums to the sum of count_LE
@@ -38,13 +31,14 @@ class Observation(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A statistic that a rule needs beyond the counts.
+    """A statistic that a rule needs in addition to the counts.
 
-    `of(score_TE, bias_E, top_k)` gives a tensor per layer and micro-batch, under no_grad. With
-    reduction "sum" the parts are added over micro-batches and ranks; with "concat" they are
-    joined along the first dimension, on one rank only. Padding tokens are not to be passed.
-    Leading dimensions are free: (..., T, E) with a bias of (..., 1, E) gives (..., result).
-    With bins, `of` is the margin counts in them, and what a router kernel counted stands for it.
+    `of(score_TE, bias_E, top_k)` returns one tensor per layer and micro-batch, under no_grad.
+    Callers leave out padding tokens. Reduction "sum" adds the parts over micro-batches and ranks;
+    "concat" joins them along the first dimension and works on one rank only. Leading dimensions
+    are free: (..., T, E) with a bias of (..., 1, E) gives (..., result).
+    With bins, `of` returns the margin counts in these bins; a router kernel may supply the same
+    counts instead.
     """
 
     of: Callable[[Tensor, Tensor, int], Tensor]
@@ -53,7 +47,7 @@ class Measure(NamedTuple):
 
 
 class RoutedBatch(NamedTuple):
-    """What a loss may look at: one micro-batch of one layer. Tokens lie sequence after sequence."""
+    """The input of a loss: one micro-batch of one layer, its tokens sequence after sequence."""
 
     score_TE: Tensor  # gate scores, with gradient
     expert_TK: Tensor  # chosen experts
@@ -62,18 +56,15 @@ class RoutedBatch(NamedTuple):
     num_sequences: int
 
 
-def no_loss(batch: RoutedBatch) -> Tensor:
-    """What a rule without a loss adds to the objective: exactly nothing."""
-    return batch.score_TE.new_zeros(())
-
-
 class Balancer(NamedTuple):
     """A balancing rule.
 
     init(num_layers, num_experts, device) -> state
     update(observation, state)            -> state, with the bias of the next step
-    adjust(score_TE, bias_E)              -> the score that selects, in training
+    adjust(score_TE, bias_E)              -> the score that selects experts in training
     loss(batch)                           -> scalar added to the objective, summed over layers
+
+    A state is a NamedTuple of tensors, stacked over layers first, with a field `bias_LE`.
     """
 
     init: Callable[[int, int, torch.device], Any]
@@ -87,7 +78,7 @@ class Balancer(NamedTuple):
 
 
 class BiasState(NamedTuple):
-    """State of a rule that remembers nothing but the bias and the number of updates."""
+    """State of a rule that remembers only the bias and the number of updates."""
 
     bias_LE: Tensor  # float32
     updates: Tensor  # int64 scalar, for schedules in the number of updates
@@ -101,7 +92,7 @@ class BiasState(NamedTuple):
 
 
 def centre(value_LE: Tensor) -> Tensor:
-    """The value minus its mean over experts: D(p + c) = D(p), so the shift carries nothing."""
+    """The value minus its mean over experts. An equal shift of all experts selects the same."""
     return value_LE - value_LE.mean(dim=-1, keepdim=True)
 
 
@@ -111,13 +102,13 @@ def load_error(observation: Observation) -> Tensor:
 
 
 def relative_error(observation: Observation) -> Tensor:
-    """(L - A) / L, float32; 0 where nothing is wanted, as in a step without tokens."""
+    """(L - A) / L, float32; 0 where L is 0, as in a step without tokens."""
     target_LE = observation.target_LE
     return torch.where(target_LE > 0, load_error(observation) / target_LE, 0.0)
 
 
 def keep_bias(observation: Observation, state: BiasState) -> BiasState:
-    """The update of a rule that moves no bias."""
+    """The update of a rule that never moves the bias."""
     return state._replace(updates=state.updates + 1)
 
 

@@ -1,11 +1,11 @@
-"""BIP: routes the batch by a few iterations of a primal-dual method for the integer program.
+"""BIP: routes the batch with a few iterations of a primal-dual method for the integer program.
 
     q = 0;  repeat  p_i = max(0, (K+1)-th largest over experts of s_ik - q_k)
                     q_k = max(0, (L_k+1)-th largest over tokens of s_ik - p_i)
     route by the top-k of s - q
 
-Same batch, so later tokens influence earlier ones; at inference plain top-k takes over. The
-clipping pushes loaded experts down and cannot lift starved ones.
+The method sees the whole batch, so later tokens influence earlier ones; inference uses plain top-k.
+The clipping can push loaded experts down but cannot lift starved ones.
 Source: Sun 2025, arXiv:2502.15451, algorithm 1.
 
 Letters: T tokens, E experts, K top-k.
@@ -38,7 +38,7 @@ def make(*, iterations: int, top_k: int, target: tuple[float, ...] | None) -> Ba
 
 
 def _ranks(score_TE: Tensor, top_k: int, target: tuple[float, ...] | None) -> Tensor:
-    """Row of the first token that an expert has no room for, from 0; shape (..., 1, E)."""
+    """Index of the first token that each expert has no room for; shape (..., 1, E)."""
     num_tokens, num_experts = score_TE.shape[-2:]
     share = target or (1 / num_experts,) * num_experts
     room_E = score_TE.new_tensor([round(part * top_k * num_tokens) for part in share])

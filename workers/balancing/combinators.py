@@ -1,7 +1,7 @@
-"""Rules made from rules: centring, clipping, warm-up and freezing of the bias.
+"""Wrappers around a rule that centre, clip, warm up or freeze its bias.
 
-Each takes a balancer and returns one with the same state; they compose in any order, the last one
-applied acts last.
+Each function takes a balancer and returns one with the same state. They compose in any order; the
+outermost wrapper acts last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from evenload.workers.balancing.base import Balancer, Observation, centre
 
 
 def centred(rule: Balancer) -> Balancer:
-    """Keeps the mean of the bias over experts at zero: the selection does not depend on it."""
+    """Keeps the mean of the bias over experts at zero. The mean does not change the selection."""
 
     def update(observation: Observation, state: Any) -> Any:
         after = rule.update(observation, state)
@@ -24,7 +24,7 @@ def centred(rule: Balancer) -> Balancer:
 def clipped(rule: Balancer, cap: float) -> Balancer:
     """Keeps every bias within `cap` of zero, in units of the score.
 
-    To be centred as well, centre the result: the mean then stays zero and the cap holds up to it.
+    Centre the clipped rule, not the other way round: clipping would move the mean again.
     """
 
     def update(observation: Observation, state: Any) -> Any:
@@ -48,7 +48,7 @@ def warmed_up(rule: Balancer, until: float) -> Balancer:
 
 
 def frozen_from(rule: Balancer, share: float) -> Balancer:
-    """Holds the bias still once more than `share` of the training is done; 1 is never.
+    """Keeps the bias fixed once more than `share` of the training is done; 1 never freezes.
 
     Source: DeepSeek-AI 2024, arXiv:2412.19437, section 4.2 (step size 0 for the last tokens).
     """
@@ -60,6 +60,5 @@ def frozen_from(rule: Balancer, share: float) -> Balancer:
     return rule._replace(update=update)
 
 
-def paced(rule: Balancer, warm_until: float, freeze_from: float) -> Balancer:
-    """A rule that warms up, then moves, then stands still."""
+def warmed_up_then_frozen(rule: Balancer, warm_until: float, freeze_from: float) -> Balancer:
     return frozen_from(warmed_up(rule, warm_until), freeze_from)

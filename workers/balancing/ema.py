@@ -1,9 +1,9 @@
-"""The proportional rule on an average of past loads, with a cap on the bias.
+"""The proportional rule on a running average of past loads, with a cap on the bias.
 
     a = m * a + (1 - m) * A / L;  b += u * (1 - a);  b clipped to the cap
 
 Source: axolotl (axolotl-ai-cloud/axolotl, pull request 3533: rate 0.01, m 0.9, cap 2). Differs:
-its rate multiplies 1/E - share, so its 0.01 is u = 0.01/E here; the bias acts on scores.
+axolotl's rate multiplies 1/E - share, so its 0.01 is u = 0.01/E here; here the bias acts on scores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A router that stays as initialised: separates balancing from a router that moves.
+"""A router that stays as initialised: shows what balancing does without a router that learns.
 
-With a step size its bias follows the proportional rule, on scores that drift only because the
-layers below do.
+With a step size above 0 the bias follows the proportional rule. The scores then drift only because
+the layers below the router change.
 """
 
 from __future__ import annotations

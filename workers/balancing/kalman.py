@@ -1,14 +1,14 @@
-"""A dual step that sets its own size: a Kalman filter tracks the best bias as a drifting state.
+"""A bias step that sets its own size: a Kalman filter tracks the best bias as a drifting state.
 
-The load error over the measured curvature h is a noisy observation of how far off a bias is. R is
-the noise that independent tokens would cause, Q the drift, P the variance of the bias:
+The load error divided by the measured curvature h is a noisy observation of how far off a bias is.
+R is the noise that independent tokens would cause, Q the drift, P the variance of the bias:
 
     z = (E-1)/E (L - A) / h;  G = (P + Q) / (P + Q + R);  b += G z;  P = (1 - G)(P + Q)
 
-Q follows the ratio of seen to predicted squared innovations; a jump reopens P. With Q = 0 and a
-wide P the gain is 1/n: the step 1/(curvature n) of logarithmic regret.
-Ours. Weak where tokens are correlated: the innovations then exceed R for ever; `self_tuned` has no
-noise model.
+Q follows the ratio of measured to predicted squared innovations; a jump widens P again. With Q = 0
+and a wide P the gain is 1/n, which gives the step 1/(curvature n) of logarithmic regret.
+The rule is ours. It is weak on correlated tokens, whose innovations always exceed R; the rule
+`self_tuned` needs no noise model.
 
 Letters: L layers, E experts.
 """
@@ -25,10 +25,10 @@ from evenload.workers.balancing.margins import MARGIN_COUNTS, boundary, num_toke
 
 BAND = 1.0  # margins used for the curvature, in units of the assignments
 CURVATURE_MEMORY = 0.9
-YOUNG = 20  # steps in which the curvature of the moment counts where it is larger
-JUMP = 3.0  # squared innovations above so many times the predicted ones: forget
+FIRST_STEPS = 20  # steps that use the latest curvature where it exceeds the average
+JUMP = 3.0  # ratio of measured to predicted squared innovations that widens P
 DRIFT_RATE = 0.15
-SMALLEST_DRIFT = 1e-6  # of R: keeps the gain from dying
+SMALLEST_DRIFT = 1e-6  # in units of R; keeps the gain above zero
 LARGEST_STEP = 0.25
 
 
@@ -61,13 +61,13 @@ def _update(observation: Observation, state: KalmanState) -> KalmanState:
     now_LE = boundary(observation.statistic, BAND).density_LE
     memory_LE = CURVATURE_MEMORY * state.curvature_LE + (1 - CURVATURE_MEMORY) * now_LE
     memory_LE = torch.where(first, now_LE, memory_LE)
-    h_LE = torch.where(state.updates < YOUNG, torch.maximum(now_LE, memory_LE), memory_LE)
+    h_LE = torch.where(state.updates < FIRST_STEPS, torch.maximum(now_LE, memory_LE), memory_LE)
     noise_LE = _sampling_noise(observation) / h_LE.square()
     # A diagonal Newton step overshoots by up to E/(E-1) among evenly competing experts.
     few = 1 - 1 / h_LE.shape[-1]
     z_LE = few * load_error(observation) / h_LE
     prior_LE = torch.where(first, z_LE.square(), state.variance_LE)
-    prior_LE, drift_L1 = _judged(z_LE, prior_LE, state.drift_L1, noise_LE)
+    prior_LE, drift_L1 = _adapt_noise(z_LE, prior_LE, state.drift_L1, noise_LE)
     gain_LE = (prior_LE + drift_L1) / (prior_LE + drift_L1 + noise_LE)
     step_LE = (gain_LE * z_LE).clamp(-LARGEST_STEP, LARGEST_STEP)
     return KalmanState(
@@ -87,10 +87,10 @@ def _sampling_noise(observation: Observation) -> Tensor:
     return target_LE * (1 - target_LE / tokens_L1).clamp_min(0) + 1e-9
 
 
-def _judged(
+def _adapt_noise(
     z_LE: Tensor, variance_LE: Tensor, drift_L1: Tensor, noise_LE: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """P and Q after comparing the innovations with their predicted size."""
+    """P and Q, adapted to how the innovations compare with their predicted size."""
     predicted_LE = variance_LE + drift_L1 + noise_LE
     surprise_L1 = z_LE.square().mean(-1, keepdim=True) / predicted_LE.mean(-1, keepdim=True)
     jumped_L1 = surprise_L1 > JUMP

@@ -1,9 +1,9 @@
-"""How far every token is from changing its mind about every expert, as counts in log-spaced bins.
+"""Margins: how far each token is from a changed choice of each expert, counted in log-spaced bins.
 
-The margin of expert k for token i is the biased score less the score that decides: v_ik minus the
-largest score that was not chosen where k was chosen, else v_ik minus the smallest that was. So k is
-chosen iff its margin is positive, and A_k(delta) = #{i: m_ik > -delta} is the load that a change of
-b_k by delta alone would give. Bins spaced by a ratio fit every gate and need no width to choose.
+The margin of expert k for token i is its biased score v_ik minus the score it competes with: the
+largest score that was not chosen if k was chosen, otherwise the smallest score that was. So k is
+chosen iff its margin is positive, and A_k(delta) = #{i: m_ik > -delta} is the load after a change
+of b_k alone by delta. Bins with a constant ratio fit every gate without a width to choose.
 
 Letters: T tokens, E experts, L layers, K top-k, B bins by distance from the boundary, outward.
 """
@@ -21,14 +21,14 @@ from evenload.workers.selection import Bins
 
 SMALLEST = 2.0**-22  # units of the score; below it a margin counts as a tie
 BINS_PER_OCTAVE = 2
-OCTAVES = 27  # up to a margin of 32; what lies farther counts in the last bin
+OCTAVES = 27  # up to a margin of 32; larger ones count in the last bin
 NUM_BINS = OCTAVES * BINS_PER_OCTAVE + 1
 
 
 def margins(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     """Signed margin of every token and expert, shape (..., T, E); positive iff chosen.
 
-    Where every expert is chosen no boundary exists and the margins are infinite.
+    The margins are infinite if every expert is chosen: there is no boundary then.
     """
     biased_TE = score_TE + bias_E
     if top_k == biased_TE.shape[-1]:
@@ -40,15 +40,15 @@ def margins(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
 
 
 def margin_counts(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
-    """Tokens by distance from the boundary: int64 (..., E, 2, B), chosen ones first.
+    """Number of tokens by distance from the boundary: int64 (..., E, 2, B), chosen ones first.
 
-    Exact sums over micro-batches and ranks. Summed over everything but E they give the number of
-    tokens; over B of the chosen half, the load.
+    Integers add up exactly over micro-batches and ranks. The sum over both halves and B is the
+    number of tokens; the sum over B of the chosen half is the load.
     """
     margin_TE = margins(score_TE.float(), bias_E, top_k)
     num_experts = margin_TE.shape[-1]
     octave_TE = (margin_TE.abs() / SMALLEST).log2() * BINS_PER_OCTAVE
-    # A tie has distance 0 and logarithm -inf, an infinite margin +inf: clamp before the cast.
+    # Clamp before the cast: the logarithm is -inf for a tie and +inf for an infinite margin.
     bin_TE = (octave_TE.floor() + 1).clamp(0, NUM_BINS - 1).long()
     expert_E = torch.arange(num_experts, device=margin_TE.device)
     cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
@@ -62,21 +62,21 @@ MARGIN_COUNTS = Measure(margin_counts, "sum", Bins(NUM_BINS, SMALLEST, BINS_PER_
 
 
 def edges(device: torch.device) -> Tensor:
-    """Distances between which the bins lie, from 0 outward, float32, shape (B + 1,)."""
+    """The edges of the bins as distances from the boundary, float32, shape (B + 1,)."""
     exponent = torch.arange(NUM_BINS, device=device) / BINS_PER_OCTAVE + math.log2(SMALLEST)
     return torch.cat([exponent.new_zeros(1), exponent.exp2()])
 
 
 def num_tokens(count_LE2B: Tensor) -> Tensor:
-    """Tokens of the step, float32, shape (L, 1): every token has one margin per expert."""
+    """Tokens of the step, float32, shape (L, 1). Every token has one margin per expert."""
     return count_LE2B[:, :1].sum(dim=(-1, -2)).to(torch.float32)
 
 
-def crossing(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
-    """The change of each bias that alone would bring in `wanted_LE` assignments, shape (L, E).
+def bias_change(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
+    """The change of each bias that alone would add `wanted_LE` assignments, shape (L, E).
 
-    Positive where more are wanted: so many tokens that are not chosen lie closer to the boundary.
-    Linear within a bin; where the tokens do not suffice, the outermost edge.
+    The result has the sign of `wanted_LE`. It is linear within a bin, and the outermost edge where
+    there are too few tokens.
     """
     gain_LE1 = (wanted_LE > 0).unsqueeze(-1)
     count_LEB = torch.where(gain_LE1, count_LE2B[..., 1, :], count_LE2B[..., 0, :])
@@ -92,7 +92,7 @@ def crossing(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
 
 
 class Boundary(NamedTuple):
-    """How densely tokens lie at the boundary, and how far from it that was looked at."""
+    """The density of tokens around the boundary, and the width of the band it was measured in."""
 
     density_LE: Tensor  # h, tokens per unit of bias
     width_L1: Tensor  # w, units of the score
@@ -101,9 +101,9 @@ class Boundary(NamedTuple):
 def boundary(count_LE2B: Tensor, band: float) -> Boundary:
     """The curvature h = near / 2w of every expert: the load it gains per unit of bias.
 
-    w is one per layer: the smallest edge within which lie `band` times as many margins as there
-    are assignments. Measured this way it follows the scale of the scores, whatever the gate.
-    Experts without a token nearby get a twentieth of the mean, so that they can be moved.
+    Each layer has one w: the smallest edge that encloses `band` times as many margins as there are
+    assignments. So w follows the scale of the scores for every gate. An expert without tokens
+    nearby gets a twentieth of the mean curvature, so that its bias can still move.
     """
     near_LEB = count_LE2B.sum(dim=-2).cumsum(dim=-1).to(torch.float32)
     enough_L1 = band * count_LE2B[..., 0, :].sum(dim=(-1, -2)).unsqueeze(-1)

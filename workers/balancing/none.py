@@ -1,4 +1,4 @@
-"""No balancing: plain top-k on the raw scores. The control that shows what balancing gains."""
+"""No balancing: plain top-k on the raw scores. The control to compare every rule with."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     normalise="rms"      b += u * (L - A) / sqrt(mean (L - A)^2)
 
 Stable for u < 2 (K/E) / lambda_max of the curvature; `workers.simulation.advice` estimates it.
-Source: Wang et al. 2024, arXiv:2408.15664, table 3 (its normalisation is not stated; a relative
-error is what makes u = 1e-2 stable); Su 2025, kexue.fm/archives/10757 (RMS).
+Source: Wang et al. 2024, arXiv:2408.15664, table 3 (the paper does not state its normalisation;
+u = 1e-2 is stable with a relative error); Su 2025, kexue.fm/archives/10757 (RMS).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evenload.workers.balancing.base import (
     relative_error,
     scheduled,
 )
-from evenload.workers.balancing.combinators import centred, paced
+from evenload.workers.balancing.combinators import centred, warmed_up_then_frozen
 
 
 def make(
@@ -34,11 +34,12 @@ def make(
         bias_LE = state.bias_LE + step * error_of(observation)
         return BiasState(bias_LE, state.updates + 1)
 
-    return paced(centred(Balancer(init=BiasState.zeros, update=update)), warm_until, freeze_from)
+    rule = centred(Balancer(init=BiasState.zeros, update=update))
+    return warmed_up_then_frozen(rule, warm_until, freeze_from)
 
 
 def _unit_error(observation: Observation) -> Tensor:
-    """The load error over its root mean square; zero at exact balance."""
+    """The load error divided by its root mean square; zero at exact balance."""
     error_LE = load_error(observation)
     rms_L1 = error_LE.square().mean(dim=-1, keepdim=True).sqrt()
     return torch.where(rms_L1 > 0, error_LE / rms_L1, 0.0)

@@ -1,10 +1,10 @@
-"""Quantile balancing: the bias that would have given each expert its load, thresholds held fixed.
+"""Quantile balancing: the bias that gives each expert its load if all thresholds stay fixed.
 
     alpha_i = (K+1)-th largest over experts of s_i + b;   r_ik = alpha_i - s_ik
     b_k     = the L_k-th smallest of r_ik over tokens;    b = memory * b_old + (1 - memory) * b
 
-Applied from the next step on. No step size. With thresholds fixed and no ties the new bias gives
-exactly L_k tokens; routing again moves the thresholds, so one step is near, not exact.
+The new bias applies from the next step on; there is no step size. With fixed thresholds and no ties
+it gives exactly L_k tokens. Routing again moves the thresholds, so the real load is only close.
 Source: Su 2026, kexue.fm/archives/11619 (exact); Moonshot AI 2026, arXiv:2607.24653, eq. (14)
 (histogram); Megatron-LM, moe_router_quantile_balancing_ema (memory).
 
@@ -24,8 +24,8 @@ from evenload.workers.balancing.base import Balancer, BiasState, Measure, Observ
 
 def make(*, method: str, bins: int, memory: float) -> Balancer:
     """Args:
-    method: "histogram" counts r in `bins` equal bins, exact over ranks and micro-batches; "exact"
-            keeps every r of the step, on one rank only
+    method: "histogram" counts r in `bins` equal bins and adds up over ranks and micro-batches;
+            "exact" keeps every r of the step and works on one rank only
     """
     if method == "exact":
         return _rule(Measure(shortfall, "concat"), _exact_quantile, memory)
@@ -49,7 +49,7 @@ def _rule(
 def shortfall(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     """r: the bias that lifts each expert to each token's threshold, float32, shape (..., T, E).
 
-    Where every expert is chosen there is no threshold; the smallest chosen score stands in.
+    If every expert is chosen there is no threshold; the smallest chosen score replaces it.
     """
     rank = min(top_k + 1, score_TE.shape[-1])
     threshold_T1 = (score_TE + bias_E).float().topk(rank, dim=-1).values[..., -1:]
@@ -62,7 +62,7 @@ def _rank(observation: Observation) -> Tensor:
 
 
 def _exact_quantile(observation: Observation, bias_LE: Tensor) -> Tensor:
-    """The upper end of the interval in which every threshold gives L_k tokens."""
+    """The upper end of the interval of biases that give L_k tokens."""
     assert observation.statistic is not None
     sorted_LTE = observation.statistic.sort(dim=1).values
     num_tokens = sorted_LTE.shape[1]
@@ -73,13 +73,13 @@ def _exact_quantile(observation: Observation, bias_LE: Tensor) -> Tensor:
 
 
 def _span(bias_E: Tensor) -> tuple[Tensor, Tensor]:
-    """Where every r lies for scores in (0, 1): from min b - 1 to max b + 1; (lowest, width)."""
+    """Lower end and width of the range of r for scores in (0, 1): min b - 1 to max b + 1."""
     lowest = bias_E.amin(dim=-1, keepdim=True) - 1
     return lowest, bias_E.amax(dim=-1, keepdim=True) + 1 - lowest
 
 
 def _histogram(bins: int, score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
-    """Tokens by r in equal bins, int64 (..., E, B)."""
+    """Number of tokens per bin of r, int64 (..., E, B)."""
     lowest, width = _span(bias_E)
     r_TE = shortfall(score_TE, bias_E, top_k)
     bin_TE = ((r_TE - lowest) / width * bins).long().clamp_(0, bins - 1)
@@ -92,7 +92,7 @@ def _histogram(bins: int, score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tenso
 
 
 def _histogram_quantile(observation: Observation, bias_LE: Tensor) -> Tensor:
-    """Linear within the bin that holds the L_k-th token, so good to one bin's width."""
+    """Interpolates within the bin of the L_k-th token, so the error is at most one bin's width."""
     assert observation.statistic is not None
     count_LEB = observation.statistic
     bins = count_LEB.shape[-1]

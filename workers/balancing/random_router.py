@@ -1,7 +1,7 @@
-"""Experts drawn at random for every token: shows the sampling floor and the loss without routing.
+"""Draws every token's experts at random: shows the sampling floor and the loss without routing.
 
-The draws come from torch's global generator, which checkpoints keep, so a resumed run goes on with
-the same ones. Gate weights are those of the drawn experts.
+The draws come from torch's global generator. Checkpoints keep its state, so a resumed run continues
+with the same draws. The gate weights are the scores of the drawn experts.
 
 Letters: T tokens, E experts, K top-k.
 """
@@ -24,11 +24,11 @@ def make(*, top_k: int, target: tuple[float, ...] | None) -> Balancer:
 
 
 def _systematic_sample(score_TE: Tensor, chance_E: Tensor) -> Tensor:
-    """1 for `sum(chance_E)` experts of each token, 0 for the others; expert k is drawn with
-    probability chance_E[k] exactly.
+    """1 for the `sum(chance_E)` drawn experts of each token, 0 for the others.
 
-    Experts lie in random order on a line, each as long as its chance; the integers, shifted by a
-    random offset, hit those that are drawn (Madow 1949, systematic sampling).
+    Expert k is drawn with probability chance_E[k] exactly. The experts form a line in random order,
+    each as long as its chance; the integers, shifted by a random offset, hit the drawn ones
+    (Madow 1949, systematic sampling).
     """
     order_TE = torch.rand_like(score_TE).argsort(dim=-1)
     end_TE = chance_E[order_TE].cumsum(dim=-1) + torch.rand_like(score_TE[..., :1])

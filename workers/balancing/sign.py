@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from evenload.workers.balancing.base import Balancer, BiasState, Observation, load_error, scheduled
 from evenload.workers.balancing.combinators import centred as centred_rule
-from evenload.workers.balancing.combinators import paced
+from evenload.workers.balancing.combinators import warmed_up_then_frozen
 
 
 def make(
     *, step_size: float, centred: bool, schedule: str, warm_until: float, freeze_from: float
 ) -> Balancer:
     """Args:
-    step_size: units of the score; sigmoid scores lie in (0, 1)
+    step_size: in units of the score; sigmoid scores are between 0 and 1
     """
 
     def update(observation: Observation, state: BiasState) -> BiasState:
@@ -24,5 +24,6 @@ def make(
         return BiasState(bias_LE, state.updates + 1)
 
     rule = Balancer(init=BiasState.zeros, update=update)
-    # Differs from the paper: centred by default. The selection is the same, the mean cannot drift.
-    return paced(centred_rule(rule) if centred else rule, warm_until, freeze_from)
+    # Differs from the paper: centred by default, which keeps the selection and stops a drift.
+    rule = centred_rule(rule) if centred else rule
+    return warmed_up_then_frozen(rule, warm_until, freeze_from)

@@ -1,12 +1,12 @@
-"""Sinkhorn: routes by the entropic transport plan between the batch's tokens and the experts.
+"""Sinkhorn: routes by the entropic transport plan between the tokens of a batch and the experts.
 
     start d0 = d1 = 1;  d0_i = 1 / (T sum_k d1_k c_ik);  d1_k = tau_k / sum_i d0_i c_ik
     route by the top-k of d0 c d1
 
-Sees the whole batch, so later tokens; at inference plain top-k takes over.
+The plan depends on the whole batch, so on later tokens too; inference uses plain top-k.
 Source: Megatron-LM, core/transformer/moe/moe_utils.py; Lewis et al. 2021, arXiv:2103.16716.
-Differs: a fixed number of iterations instead of a tolerance, so the device is never waited for;
-c is the odds s / (1 - s) of the gate score: exp(logit) for a sigmoid gate, close to it for softmax.
+Differs: a fixed number of iterations, not a tolerance, so the host never waits for the device; c is
+the odds s / (1 - s) of the gate score: exp(logit) for a sigmoid gate, close to it for softmax.
 
 Letters: T tokens, E experts.
 """

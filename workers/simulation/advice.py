@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.workers.balancing.base import centre
-from evenload.workers.balancing.margins import boundary, crossing, margin_counts
+from evenload.workers.balancing.margins import bias_change, boundary, margin_counts
 from evenload.workers.simulation.dual import narrow_width, spectrum, tie_density
 
 BAND = 0.3
@@ -130,7 +130,7 @@ def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:
         count_1E2B = margin_counts(score_TE, average_E, top_k)[None]
         error_1E = wanted_E - count_1E2B[..., 0, :].sum(dim=-1)
         near = boundary(count_1E2B, BAND)
-        exact_1E = crossing(count_1E2B, error_1E)
+        exact_1E = bias_change(count_1E2B, error_1E)
         far_1E = exact_1E.abs() > near.width_L1
         step_1E = torch.where(far_1E, exact_1E, error_1E / near.density_LE)
         own_E = average_E + centre((1 - 1 / num_experts) * step_1E)[0]

@@ -17,7 +17,7 @@ from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.workers.balancing import make_balancer
 from evenload.workers.balancing.base import Balancer, Observation
 
-torch.set_num_threads(1)  # tests run beside each other, and tensors here are too small to share
+torch.set_num_threads(1)  # tests run in parallel, and these tensors are too small for threads
 
 
 def make(kind: str, top_k: int = 2, **params: Any) -> Balancer:
@@ -27,7 +27,7 @@ def make(kind: str, top_k: int = 2, **params: Any) -> Balancer:
 def skewed_scores(
     seed: int, *, layers: int = 2, tokens: int = 256, experts: int = 8, gate: str = "sigmoid"
 ) -> Tensor:
-    """Gate scores whose skew is the same for every seed: expert 0 is the favourite."""
+    """Gate scores with the same skew for every seed: expert 0 gets the highest scores."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(layers, tokens, experts, generator=generator)
     logit = noise + torch.linspace(2, -2, experts)
@@ -44,7 +44,7 @@ def observe(
     parts: int = 1,
     progress: float = 0.5,
 ) -> Observation:
-    """What a step on these scores shows, its tokens split into `parts` micro-batches."""
+    """The observation of a step on these scores, with its tokens in `parts` micro-batches."""
     counts, statistics = [], []
     for part_LTE in score_LTE.chunk(parts, dim=1):
         bias_L1E = state.bias_LE.unsqueeze(1)
@@ -64,7 +64,7 @@ def observe(
 
 
 def run(rule: Balancer, steps: int, **kwargs: Any) -> tuple[Tensor, Any]:
-    """Utilisation A / L of every step, (S, L, E), and the state after it."""
+    """Utilisation A / L of every step, (S, L, E), and the state after the last step."""
     scores = {
         name: kwargs[name] for name in ("gate", "experts", "tokens", "layers") if name in kwargs
     }

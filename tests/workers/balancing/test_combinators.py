@@ -10,7 +10,7 @@ from evenload.workers.balancing.combinators import centred, clipped, frozen_from
 
 
 def push(observation: Observation, state: BiasState) -> BiasState:
-    """Adds 1, 2, 3, ... to the biases, whatever was seen."""
+    """Adds 1, 2, 3, ... to the biases and ignores the observation."""
     step_E = torch.arange(1.0, state.bias_LE.shape[-1] + 1)
     return BiasState(state.bias_LE + step_E, state.updates + 1)
 
@@ -53,7 +53,7 @@ def test_a_frozen_rule_still_counts_its_updates() -> None:
     assert rule.update(seen, state).updates == 1
 
 
-def test_pace_of_the_sign_rule_warms_up_moves_and_stands_still(lab: SimpleNamespace) -> None:
+def test_the_sign_rule_warms_up_moves_and_freezes(lab: SimpleNamespace) -> None:
     rule = lab.make("sign", step_size=0.1, warm_until=0.5, freeze_from=0.75)
     state = rule.init(1, 8, torch.device("cpu"))
     score = lab.scores(0, layers=1)

@@ -1,6 +1,6 @@
-"""Every rule, in every variant of its parameters, keeps the contract of workers/balancing/base.py.
+"""Every rule, with every set of parameters listed here, keeps the contract in balancing/base.py.
 
-A new rule adds its variants here and no file. Letters: L layers, E experts.
+A new rule adds its parameters to the list; it needs no test file. Letters: L layers, E experts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("frozen_router", {"step_size": 0.03}),
     ("expert_choice", {}),
 ]
-# A rule that is new in the table runs through the suite with its defaults.
+# A rule that only the table lists runs through the suite with its defaults.
 VARIANTS += [
     (kind, {name: default for name, (_, default) in rule.params.items()})
     for kind, rule in BALANCERS.items()
@@ -215,7 +215,7 @@ def test_update_never_waits_for_the_device(
     rule = lab.make(kind, **params)
     _, state = lab.run(rule, 2)
     observation = lab.observe(rule, state, lab.scores(3))
-    # A meta tensor has no values: whoever asks for one raises.
+    # A meta tensor has no values, so code that reads one raises an error.
     on_meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in observation]
     after = rule.update(Observation(*on_meta), type(state)(*(x.to("meta") for x in state)))
     assert [x.shape for x in after] == [x.shape for x in state]
@@ -242,8 +242,8 @@ def test_violation_falls_on_a_stationary_stream(
     lab: SimpleNamespace, kind: str, params: dict[str, Any], gate: str
 ) -> None:
     if params.get("freeze_from", 1.0) < 1:
-        pytest.skip("its pace has a test of its own")
-    # Softmax scores of 8 experts differ less than sigmoid ones: steps in their units.
+        pytest.skip("test_combinators.py tests warming up and freezing")
+    # Softmax scores of 8 experts differ less than sigmoid scores, so their steps are smaller.
     if gate == "softmax" and "step_size" in params:
         params = {**params, "step_size": params["step_size"] / 4}
     load_SLE, _ = lab.run(lab.make(kind, **params), 60, gate=gate)
@@ -257,7 +257,7 @@ def test_a_target_that_is_not_uniform_is_met(
     lab: SimpleNamespace, kind: str, params: dict[str, Any]
 ) -> None:
     if params.get("freeze_from", 1.0) < 1:
-        pytest.skip("its pace has a test of its own")
+        pytest.skip("test_combinators.py tests warming up and freezing")
     rule = lab.make(kind, target=TARGET, **params)
     load_SLE, _ = lab.run(rule, 60, target=TARGET)
     mean_LE = load_SLE[-10:].mean(dim=0)
@@ -278,7 +278,9 @@ def test_rules_that_see_the_whole_batch_balance_it_at_once(
 
 
 @pytest.mark.parametrize("kind", BALANCERS)
-def test_what_sees_later_tokens_says_so_in_table_and_rule(lab: SimpleNamespace, kind: str) -> None:
+def test_table_and_rule_agree_on_which_rules_see_later_tokens(
+    lab: SimpleNamespace, kind: str
+) -> None:
     assert lab.make(kind).causal is not BALANCERS[kind].leaks_future
 
 
@@ -288,7 +290,7 @@ def test_adjusting_a_token_does_not_depend_on_others_unless_labelled(
 ) -> None:
     rule = lab.make(kind, **params)
     if kind in ("random_router", "expert_choice"):
-        pytest.skip("random draws; or experts that choose, which is the model's part")
+        pytest.skip(f"{kind} draws at random, or its choice is made by the model")
     score_TE = lab.scores(0, layers=1)[0]
     bias_E = torch.linspace(-0.1, 0.1, 8)
     alone = torch.equal(rule.adjust(score_TE, bias_E)[:100], rule.adjust(score_TE[:100], bias_E))

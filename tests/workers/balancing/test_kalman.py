@@ -13,16 +13,16 @@ from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.score_streams import Size, score_stream
 
 
-def test_without_drift_and_knowing_nothing_the_gain_is_one_over_n(
+def test_without_drift_and_prior_knowledge_the_gain_is_one_over_n(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kalman, "_judged", lambda z, variance, drift, noise: (variance, drift))
+    monkeypatch.setattr(kalman, "_adapt_noise", lambda z, variance, drift, noise: (variance, drift))
     rule = kalman.make()
     state = rule.init(1, 4, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     score = torch.rand(1, 4096, 4, generator=generator)
     seen = observe(rule, state, score, 1, torch.full((4,), 0.25), 0.5)
-    # An error that dwarfs the noise makes the first variance as good as infinite.
+    # An error far above the noise makes the first variance practically infinite.
     count_LE = torch.tensor([[4096, 0, 0, 0]])
     state = rule.update(Observation(count_LE, seen.target_LE, 0.5, seen.statistic), state)
     noise_E = 1024 * (1 - 0.25) / state.curvature_LE.square()

@@ -8,8 +8,8 @@ import torch
 from evenload.workers.balancing.margins import (
     NUM_BINS,
     SMALLEST,
+    bias_change,
     boundary,
-    crossing,
     edges,
     margin_counts,
     margins,
@@ -72,11 +72,11 @@ def test_bins_grow_by_a_ratio_from_the_smallest_margin() -> None:
 
 
 @pytest.mark.parametrize("wanted", [-60.0, -5.0, 5.0, 60.0])
-def test_crossing_brings_in_the_wanted_number_of_tokens(wanted: float) -> None:
+def test_the_bias_change_adds_the_wanted_number_of_tokens(wanted: float) -> None:
     torch.manual_seed(0)
     score, bias = torch.rand(4000, 8), torch.zeros(8)
     before = score.topk(2).indices.flatten().bincount(minlength=8)
-    delta = crossing(margin_counts(score, bias, 2)[None], torch.full((1, 8), wanted))[0]
+    delta = bias_change(margin_counts(score, bias, 2)[None], torch.full((1, 8), wanted))[0]
     for expert in range(8):
         moved = score.clone()
         moved[:, expert] += delta[expert]

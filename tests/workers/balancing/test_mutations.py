@@ -1,6 +1,6 @@
-"""The conformance suite notices: each rule is broken once, in its source, and must be caught.
+"""Proof that the conformance suite detects a broken rule: each rule is broken once and caught.
 
-A mutant is a rule's own text with one edit. Letters: L layers, E experts.
+A mutant is the source of a rule with one edit. Letters: L layers, E experts.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def attracts_to_the_overloaded(rule: Balancer, lab: SimpleNamespace) -> bool:
 
 
 def drifts(rule: Balancer, lab: SimpleNamespace) -> bool:
-    # With an even target relative errors sum to zero, and proportional steps keep the mean anyway.
+    # With a uniform target relative errors sum to zero, so proportional steps keep the mean anyway.
     _, state = lab.run(rule, 12, target=(0.25, 0.15, *[0.1] * 6))
     return bool(state.bias_LE.mean(dim=-1).abs().max() > 1e-6)
 

@@ -22,7 +22,7 @@ def test_with_thresholds_fixed_every_expert_gets_exactly_its_load(
     bias_E = rule.update(seen, state).bias_LE[0]
     order = r_TE.sort(dim=0).values[256 * top_k // 8]
     assert torch.allclose(bias_E, centre(order), atol=1e-6)
-    # r is 0 for every token whose threshold is the expert itself: those tie.
+    # r is 0 for every token whose threshold is the expert itself, so these tokens tie.
     assert ((r_TE < order).sum(dim=0) <= 256 * top_k // 8).all()
     assert ((r_TE <= order).sum(dim=0) > 256 * top_k // 8).all()
 

@@ -1,4 +1,4 @@
-"""What `self_tuned` promises without a parameter. Letters: S steps, L layers, E experts."""
+"""`self_tuned` adapts without any parameter. Letters: S steps, L layers, E experts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.score_streams import Size, score_stream
 
 
-def play(
+def run_stream(
     stream: StreamSpec, steps: int, tokens: int = 1024, experts: int = 16, top_k: int = 2
 ) -> tuple[Tensor, Any]:
     """MaxVio by step and seed, and the state after the last step."""
@@ -33,27 +33,27 @@ def play(
 
 
 def test_a_cold_start_is_balanced_within_three_steps() -> None:
-    vio_SL, _ = play(Gaussian(), 12)
+    vio_SL, _ = run_stream(Gaussian(), 12)
     assert (vio_SL[0] > 1).all()
     assert (vio_SL[3:].mean(dim=0) < 0.35).all()
 
 
-def test_the_gain_falls_while_scores_stand_still_and_settles_under_drift() -> None:
-    _, still = play(Gaussian(), 150)
-    _, drifting = play(Gaussian(drift=0.05), 150)
-    assert (still.gain_L1 < 0.05).all()
+def test_the_gain_falls_on_stationary_scores_and_settles_on_drifting_ones() -> None:
+    _, stationary = run_stream(Gaussian(), 150)
+    _, drifting = run_stream(Gaussian(drift=0.05), 150)
+    assert (stationary.gain_L1 < 0.05).all()
     assert (drifting.gain_L1 > 0.2).all()
     assert (drifting.gain_L1 < 0.9).all()
 
 
 def test_an_abrupt_change_is_met_within_ten_steps() -> None:
-    vio_SL, _ = play(Gaussian(jump_at=0.8), 100)
+    vio_SL, _ = run_stream(Gaussian(jump_at=0.8), 100)
     assert (vio_SL[80] > 0.8).all()
     assert (vio_SL[84:90].mean(dim=0) < 0.4).all()
 
 
 def test_two_experts_do_not_oscillate() -> None:
-    vio_SL, _ = play(Gaussian(), 60, tokens=4096, experts=2, top_k=1)
+    vio_SL, _ = run_stream(Gaussian(), 60, tokens=4096, experts=2, top_k=1)
     assert vio_SL[30:].mean() < 0.03
 
 
@@ -70,9 +70,9 @@ def test_scores_in_other_units_give_the_bias_in_those_units() -> None:
     assert torch.allclose(biases[0], biases[1], rtol=1e-3, atol=1e-5)
 
 
-def test_one_odd_batch_hardly_moves_a_settled_bias() -> None:
+def test_one_unusual_batch_hardly_moves_a_settled_bias() -> None:
     rule = make_balancer(parse_balancer({"kind": "self_tuned"}), 2)
-    _, state = play(Gaussian(), 150)
+    _, state = run_stream(Gaussian(), 150)
     generator = torch.Generator().manual_seed(5)
     odd = torch.sigmoid(torch.randn(2, 1024, 16, generator=generator) + torch.linspace(-2, 2, 16))
     share_E = torch.full((16,), 1 / 16)
