@@ -78,7 +78,7 @@ def _torch_rows(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Any:
 
 
 def _triton_rows() -> Callable[[Tensor, Tensor, int], Any]:
-    return import_module("evenload.workers.kernels.triton_rows").rows_of_tokens
+    return import_module("infra.benchmarks.triton_row_order").rows_of_tokens
 
 
 def _transformers(device: torch.device) -> Arm:

@@ -1,1 +1,1 @@
-"""The experts of one layer as one operation, in several back ends that agree with `reference`."""
+"""The experts of a layer as one operation, with several back ends that agree with `reference`."""

@@ -1,8 +1,8 @@
-"""Element-wise steps on a CPU with their derivatives written out: few passes over memory.
+"""Element-wise steps with hand-written derivatives that need few passes over a CPU's memory.
 
-Autograd's own composition of these steps reads and writes each activation several times more, and
-at small widths that, not the matrix products, is where a CPU spends a step. Values and gradients
-are those of the composition up to rounding.
+Autograd's composition of these steps reads and writes each activation several times more. At small
+widths a CPU spends most of a step there, not in the matrix products. Values and gradients equal
+those of the composition up to rounding.
 Letters: T tokens, D width, F hidden width, S positions, H heads, P width of a head.
 """
 
@@ -17,14 +17,14 @@ from torch.nn import functional
 
 
 def applies_to(x: Tensor) -> bool:
-    """Where these passes stand in: float32 on a CPU, and nobody traces."""
+    """True for float32 on a CPU outside of torch.compile, where these passes replace autograd's."""
     return x.device.type == "cpu" and x.dtype is torch.float32 and not torch.compiler.is_compiling()
 
 
 class RmsNorm(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
-    A weight (N, D) belongs to N stacked trials, the first dimension of x.
+    A weight of shape (N, D) belongs to N stacked trials, which are the first dimension of x.
     """
 
     @staticmethod
@@ -51,7 +51,7 @@ class RmsNorm(torch.autograd.Function):
 def _rms_norm_backward(
     grad_D: Tensor, x_D: Tensor, weight_D: Tensor, rstd_1: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # A layer norm of mean 0 has the same derivative less the mean of its scaled gradient.
+    # With mean 0, a layer norm's derivative is the same minus the mean of the scaled gradient.
     dx_D, dweight_D, _ = torch.ops.aten.native_layer_norm_backward(
         grad_D,
         x_D,
@@ -67,7 +67,7 @@ def _rms_norm_backward(
 
 
 class SwiGlu(torch.autograd.Function):
-    """silu(gate) * up, times a weight per row where one is given. Keeps its input alone."""
+    """silu(gate) * up, times an optional weight per row. Keeps only its inputs for backward."""
 
     @staticmethod
     def forward(ctx: Any, gate_up_TG: Tensor, weight_T: Tensor | None) -> Tensor:
@@ -94,14 +94,14 @@ class SwiGlu(torch.autograd.Function):
 
 
 class RotatedQkv(torch.autograd.Function):
-    """Queries and keys turned by the angles of their positions, and values as they are.
+    """Rotates queries and keys by the angles of their positions and returns values unchanged.
 
-    The three gradients are written side by side where the product behind them wants them.
+    Backward writes the three gradients into one tensor, which the preceding product needs.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv_S3HP: Tensor, turn_S1P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # One copy for each head and side: rows as long as a head alone are half as fast.
+        # Repeated per head and side, because rows as short as one head run at half the speed.
         positions, _, pairs = turn_S1P.shape
         turn_S2HP = turn_S1P.unsqueeze(1).expand(positions, 2, qkv_S3HP.shape[-2], pairs)
         turn_S2HP = turn_S2HP.contiguous()

@@ -1,7 +1,7 @@
-"""torch's grouped matrix product as an operator that torch.compile can pass in any dtype.
+"""torch's grouped matrix product as an operator that torch.compile accepts in every dtype.
 
-Its own tracer takes bf16 alone (torch 2.13). Outside of a compiled model the plain function serves,
-with a shorter way to it.
+torch's own tracing of it accepts only bf16 (torch 2.13). Outside of a compiled model the plain
+function is called, which has less overhead.
 Letters: R rows, E experts, D width in, O width out.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 def grouped_linear(x_RD: Tensor, weight_EOD: Tensor, offset_E: Tensor) -> Tensor:
     """x @ weight^T for the rows of each expert, (R, O).
 
-    Args:     offset_E: int32, where the rows of each expert end
+    Args:     offset_E: int32, the end of the rows of each expert
     """
     if torch.compiler.is_compiling():
         y_RO: Tensor = _grouped_linear(x_RD, weight_EOD, offset_E)

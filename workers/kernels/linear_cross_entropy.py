@@ -1,7 +1,7 @@
-"""The head and its cross entropy as one: logits exist for a few tokens at a time.
+"""The output head and its cross entropy in one operation that never holds all T x V logits.
 
-The gradient of a mean cross entropy is known once its logits are, so both products of the backward
-pass are taken while a block of logits is still in cache. A step never holds T x V values.
+The logits determine the gradient of a mean cross entropy, so the forward pass computes both
+products of the backward pass while a block of logits is still in cache.
 Letters: N stacked trials, T tokens, D width, V vocabulary, C tokens of a block.
 """
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# 1 MiB of logits stays in the cache of one core; a GPU wants blocks that fill it.
+# 1 MiB of logits stays in the cache of one core; a GPU needs blocks that fill it.
 BLOCK_VALUES = {"cpu": 2**18, "cuda": 2**28}
-SMALLEST_BLOCK = 256  # tokens: shorter products run below the speed of the core
+SMALLEST_BLOCK = 256  # tokens; smaller products do not reach the full speed of a core
 
 
 def linear_cross_entropy(hidden_NTD: Tensor, head_NVD: Tensor, target_NT: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _blocks(hidden_NTD: Tensor, vocabulary: int) -> Iterator[tuple[slice, slice]]:
-    """Slices over trials and tokens: trial after trial on a CPU, all at once on a GPU."""
+    """Slices over trials and tokens: one trial at a time on a CPU, all together on a GPU."""
     num_trials, num_tokens, _ = hidden_NTD.shape
     device = hidden_NTD.device.type
     together = 1 if device == "cpu" else num_trials

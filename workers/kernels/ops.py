@@ -1,8 +1,7 @@
-"""Back ends of the expert layer, chosen by name. What cannot run says so; nothing steps in for it.
+"""Back ends of the expert layer, chosen by name. One that cannot run raises; none replaces it.
 
 A back end is a module with `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y_TD` that agrees
-with the one in `reference`. It may have a router of its own beside it, for rules that select by
-score + bias.
+with the one in `reference`. It may also have a router kernel for rules that select by score + bias.
 """
 
 from __future__ import annotations
@@ -29,45 +28,33 @@ class RouteTokens(Protocol):
     ) -> Route: ...
 
 
-def _anywhere(device: str) -> str | None:
-    return None
-
-
-def _any_width(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
-    return None
-
-
 class Backend(NamedTuple):
-    module: str  # imported on first use: Triton is no part of every install
-    why_not: Callable[[str], str | None] = _anywhere  # why it cannot run on a device
-    check_widths: Callable[[int, int, torch.dtype], None] = _any_width
+    module: str  # imported on first use, because Triton is not always installed
+    why_not: Callable[[str], str | None] = lambda device: None  # why it cannot run on a device
+    check_widths: Callable[[int, int, torch.dtype], None] = lambda d_model, d_expert, dtype: None
     router: str | None = None  # module with `route`, a RouteTokens
 
 
+_TRITON = Backend(
+    "evenload.workers.kernels.triton_experts",
+    triton_support.why_not,
+    triton_support.check_widths,
+    router="evenload.workers.kernels.triton_router",
+)
 BACKENDS: dict[str, Backend] = {
     "reference": Backend("evenload.workers.kernels.reference"),
     "torch": Backend(
         "evenload.workers.kernels.torch_experts", check_widths=torch_experts.check_widths
     ),
-    "triton": Backend(
-        "evenload.workers.kernels.triton_experts",
-        triton_support.why_not,
-        triton_support.check_widths,
-        router="evenload.workers.kernels.triton_router",
-    ),
-    "triton_recompute": Backend(
-        "evenload.workers.kernels.triton_recompute",
-        triton_support.why_not,
-        triton_support.check_widths,
-        router="evenload.workers.kernels.triton_router",
-    ),
+    "triton": _TRITON,
+    "triton_recompute": _TRITON._replace(module="evenload.workers.kernels.triton_recompute"),
 }
 
 
 def resolve_backend(name: str, device: str) -> str:
-    """The back end that runs on a device ("cpu", "cuda"); `auto` is torch everywhere.
+    """The name of the back end to run on a device ("cpu", "cuda"); `auto` means torch.
 
-    Raises:   SpecError: no such back end, or one that cannot run there
+    Raises:   SpecError: the back end does not exist or cannot run on the device
     """
     resolved = "torch" if name == "auto" else name
     reason = _backend(resolved).why_not(device)
@@ -79,21 +66,21 @@ def resolve_backend(name: str, device: str) -> str:
 
 
 def check_widths(backend: str, d_model: int, d_expert: int, dtype: torch.dtype) -> None:
-    """Raises: SpecError: a resolved back end cannot take these widths in this dtype"""
+    """Raises: SpecError: the resolved back end cannot compute these widths in this dtype"""
     _backend(backend).check_widths(d_model, d_expert, dtype)
 
 
 def experts_of(backend: str) -> RunExperts:
     """The expert layer of a resolved back end.
 
-    Raises:   SpecError: no such back end
+    Raises:   SpecError: the back end does not exist
     """
     run_experts: RunExperts = import_module(_backend(backend).module).run_experts
     return run_experts
 
 
 def router_of(backend: str) -> RouteTokens | None:
-    """The router kernel of a resolved back end, None where torch's operators route."""
+    """The router kernel of a resolved back end, or None if the back end routes with torch."""
     module = _backend(backend).router
     if module is None:
         return None

@@ -1,4 +1,4 @@
-"""The definition of correct: one expert after the other, in plain torch, with autograd.
+"""The definition of a correct result: one expert after another, in plain torch, with autograd.
 
 Letters: T tokens, E experts, D width, F expert width, G = 2F gate and up, R rows.
 """
@@ -16,7 +16,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
     """y_t = sum over the rows of token t of weight * down_e(silu(gate_e(x_t)) * up_e(x_t)).
 
     Args:
-        gate_up_EGD: the first F of the 2F rows of an expert are its gate, the others its up
+        gate_up_EGD: of the 2F rows of an expert, the first F are its gate and the others its up
     Returns:  (T, D) in the dtype of x_TD
     Source:   Shazeer 2020, arXiv:2002.05202, eq. (6) (SwiGLU); Dai et al. 2024, arXiv:2401.06066,
               eq. (9) without its shared experts.

@@ -1,4 +1,4 @@
-"""What a router kernel takes and gives, said without importing one.
+"""The input and output types of a router kernel, which need no kernel to import.
 
 Letters: T tokens, E experts, K top-k, B bins of the margins.
 """
@@ -16,8 +16,8 @@ class Gate(NamedTuple):
     """How logits become gate weights."""
 
     top_k: int
-    softmax: bool  # else a sigmoid of each logit
-    renormalise: bool  # the weights of a token sum to route_scale
+    softmax: bool  # False: a sigmoid of each logit
+    renormalise: bool  # True: the weights of a token sum to route_scale
     route_scale: float
 
 
@@ -27,4 +27,4 @@ class Route(NamedTuple):
     weight_TK: Tensor  # float32, with gradient
     count_E: Tensor  # int64
     rows: Rows
-    margin_E2B: Tensor | None  # int64, chosen ones first; None without bins
+    margin_E2B: Tensor | None  # int64, chosen tokens first; None if no bins were given

@@ -1,7 +1,7 @@
-"""Tile sizes of the matrix kernels, from a table per device and number of rows per expert.
+"""Tile sizes of the matrix kernels, from a table by device and by number of rows per expert.
 
-Tiles change speed and the order of sums, nothing else. The shipped table is `tiles.json`;
-`EVENLOAD_TILES_FILE` names one that `evenload tune --save` wrote, whose devices come first.
+Tiles change only the speed and the order of sums. The shipped table is `tiles.json`. The setting
+`EVENLOAD_TILES_FILE` names a table that `evenload tune --save` wrote; its devices take precedence.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
 
 SHIPPED = Path(__file__).with_name("tiles.json")
-ALWAYS = {"enable_fp_fusion": True}  # of every launch; Triton 3.9 warns where it is not said
+ALWAYS = {"enable_fp_fusion": True}  # option of every launch; Triton 3.9 warns without it
 
 
 class Tile(BaseModel):
-    """How one kernel cuts its product, (block_m, block_k) @ (block_k, block_n) at a time."""
+    """How a kernel splits its product: (block_m, block_k) @ (block_k, block_n) at a time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,11 +40,11 @@ class Tile(BaseModel):
 
 
 class Tiles(BaseModel):
-    """The tiles of every kernel, for up to so many rows per expert on average."""
+    """The tiles of every kernel, for a mean of up to `rows_per_expert` rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows_per_expert: PositiveInt | None  # None: any number
+    rows_per_expert: PositiveInt | None  # None: no limit
     up: Tile
     down: Tile
     grad_up: Tile
@@ -56,33 +56,28 @@ Table = dict[str, list[Tiles]]
 
 
 def tiles_for(names: tuple[str, ...], num_rows: int, num_experts: int) -> Tiles:
-    """The tiles of the first of the names that a table has."""
-    return pick(buckets_of(names), num_rows / num_experts)
+    """The tiles of the first name in the tables, from the first bucket with enough room."""
+    return next(
+        tiles
+        for tiles in buckets_of(names)
+        if tiles.rows_per_expert is None or num_rows / num_experts <= tiles.rows_per_expert
+    )
 
 
 @cache
 def buckets_of(names: tuple[str, ...]) -> list[Tiles]:
-    """Read once a process: what is asked for at every launch must cost nothing."""
+    """The buckets of the first name in the tables. Cached, because every launch asks for them."""
     table, path = read_table(SHIPPED), Settings().tiles_file
     if path is not None:
         table |= read_table(path)
     return next(table[name] for name in names if name in table)
 
 
-def pick(buckets: list[Tiles], rows_per_expert: float) -> Tiles:
-    """The first bucket with room; the last one has room for any number."""
-    return next(
-        tiles
-        for tiles in buckets
-        if tiles.rows_per_expert is None or rows_per_expert <= tiles.rows_per_expert
-    )
-
-
 @cache
 def table_names(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
-    """What a table may call a device, the most special first.
+    """The names under which a table may list a device, the most specific first.
 
-    Exact float32 products know no tensor cores, so they are cut in another way.
+    Exact float32 products cannot use tensor cores, so they have tiles of their own.
     """
     if device.type != "cuda":
         return ("interpreter",)
@@ -94,13 +89,13 @@ def table_names(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
 
 
 def read_table(path: Path) -> Table:
-    """Raises: SpecError: no file, no JSON, or no table of tiles"""
+    """Raises: SpecError: the file is missing, not JSON, or not a table of tiles"""
     try:
         document: Any = json.loads(path.read_text())
         table = TypeAdapter(Table).validate_python(document)
     except (OSError, ValueError, ValidationError) as error:
         raise SpecError(
-            f"EVENLOAD_TILES_FILE={str(path)!r} is no table of tiles ({error}); "
+            f"EVENLOAD_TILES_FILE={str(path)!r} is not a table of tiles ({error}); "
             "write one with evenload tune --save"
         ) from error
     for device, buckets in table.items():

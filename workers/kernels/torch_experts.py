@@ -1,7 +1,7 @@
-"""The experts on torch's grouped matrix product: three passes over the rows, no Python loop.
+"""The experts with torch's grouped matrix product: three passes over the rows, no Python loop.
 
-Rows of all experts lie one after the other, so one `grouped_linear` multiplies each by its expert's
-matrix. Nothing here waits for the device or depends on values in its control flow.
+The rows are sorted by expert, so one `grouped_linear` multiplies each by its expert's matrix. No
+code here waits for the device, and no control flow depends on values.
 Letters: T tokens, E experts, K top-k, D width, F expert width, G = 2F gate and up, R rows.
 """
 
@@ -18,16 +18,16 @@ from evenload.workers.kernels import cpu_passes
 from evenload.workers.kernels.grouped_linear import grouped_linear
 from evenload.workers.kernels.rows import Rows
 
-ALIGNMENT_BYTES = 16  # grouped_mm wants the strides of its matrices to be multiples of this
+ALIGNMENT_BYTES = 16  # grouped_mm needs matrices whose strides are multiples of this
 
 
 def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
-    """What `reference.run_experts` defines, in the dtype of autocast where that is on.
+    """The function that `reference.run_experts` defines, in autocast's dtype if autocast is on.
 
-    The gate weight multiplies the F-wide activation instead of the D-wide output: the same sum,
-    cheaper where F < D, and its gradient needs no output row.
+    The gate weight multiplies the F-wide activation instead of the D-wide output. The sum is the
+    same, it is cheaper if F < D, and the gradient of the weight needs no output row.
 
-    Raises:   SpecError: d_model or d_expert that grouped_mm cannot take
+    Raises:   SpecError: grouped_mm cannot compute this d_model or d_expert
     """
     dtype = compute_dtype(x_TD)
     check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
@@ -41,7 +41,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
 
 
 def _weighted_swiglu(gate_up_RG: Tensor, weight_R: Tensor) -> Tensor:
-    """In float32 and rounded once: gate weights multiplied in bf16 lose two digits."""
+    """Computed in float32 and rounded once, because multiplying in bf16 loses two digits."""
     if cpu_passes.applies_to(gate_up_RG):
         act_RF: Tensor = cpu_passes.SwiGlu.apply(gate_up_RG, weight_R)
         return act_RF
@@ -50,7 +50,7 @@ def _weighted_swiglu(gate_up_RG: Tensor, weight_R: Tensor) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Copies each token to its rows; the gradient is the sum over the rows."""
+    """Copies each token to its rows. The gradient is the sum over the rows."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, token_R: Tensor, row_TK: Tensor | None) -> Tensor:
@@ -65,10 +65,10 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Sums the rows of each token; the gradient is copied to the rows.
+    """Sums the rows of each token. The gradient is copied to the rows.
 
-    The copy is contiguous whatever comes in: grouped_mm refuses an expanded gradient, which is
-    what `y.sum().backward()` gives.
+    The copy is always contiguous: grouped_mm refuses an expanded gradient such as that of
+    `y.sum().backward()`.
     """
 
     @staticmethod
@@ -85,23 +85,25 @@ class _Collect(torch.autograd.Function):
 
 
 def _sum_rows(y_RD: Tensor, token_R: Tensor, row_TK: Tensor | None, num_tokens: int) -> Tensor:
-    """(T, D); sums are taken in float32, those of a token choice in a fixed order: reruns are
-    bit-equal. An expert choice on CUDA adds in any order."""
+    """The sum of each token's rows, (T, D), added in float32.
+
+    A token choice adds in a fixed order and reruns are bit-equal; an expert choice on CUDA is not.
+    """
     if row_TK is not None:
-        # An embedding bag is a gather and a sum in one pass: 5x faster than y_RD[row_TK].sum(1).
+        # An embedding bag gathers and sums in one pass, 5x faster than y_RD[row_TK].sum(1).
         return functional.embedding_bag(row_TK, y_RD, mode="sum")
     y_TD = y_RD.new_zeros(num_tokens, y_RD.shape[-1], dtype=torch.float32)
     return y_TD.index_add_(0, token_R, y_RD.float()).to(y_RD.dtype)
 
 
 def compute_dtype(x_TD: Tensor) -> torch.dtype:
-    """grouped_mm is unknown to autocast (torch 2.13), so its dtype is applied here."""
+    """Autocast's dtype if it is on: autocast does not know grouped_mm (torch 2.13)."""
     device = x_TD.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
 
 
 def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
-    """Raises: SpecError: grouped_mm cannot take a width in this dtype"""
+    """Raises: SpecError: grouped_mm cannot compute a width in this dtype"""
     step = ALIGNMENT_BYTES // dtype.itemsize
     for name, width in (("d_model", d_model), ("d_expert", d_expert)):
         if width % step:

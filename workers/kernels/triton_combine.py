@@ -26,7 +26,7 @@ def combine_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Where LISTED, a token's rows end where the next one's start; else every token has K."""
+    """With LISTED, start_T has the first row of every token; without it, every token has K rows."""
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     if LISTED:
@@ -52,8 +52,8 @@ def combine(y_RD: Tensor, row_R: Tensor, start_T: Tensor | None, num_tokens: int
     """The sum of each token's rows, (T, D) in the dtype of y_RD.
 
     Args:
-        row_R:   the rows of token 0, then those of token 1, ...
-        start_T: where each token's rows start in row_R, (T + 1,); None: K rows each
+        row_R:   the rows of token 0, then those of token 1, and so on
+        start_T: the start of each token's rows in row_R, (T + 1,); None: K rows per token
     """
     width = y_RD.shape[1]
     y_TD = y_RD.new_empty(num_tokens, width)
@@ -76,8 +76,9 @@ def combine(y_RD: Tensor, row_R: Tensor, start_T: Tensor | None, num_tokens: int
 
 
 def rows_by_token(token_R: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Rows in the order of their tokens and where each token's start, for tokens that differ in
-    their number of rows. An expert choice has sorted every score by now: a sort more is no matter.
+    """Rows sorted by token, and the start of each token's rows, for unequal numbers of rows.
+
+    One more sort costs little, because an expert choice has sorted every score already.
     """
     sorted_R, row_R = token_R.sort(stable=True)
     token_T = torch.arange(num_tokens + 1, device=token_R.device)

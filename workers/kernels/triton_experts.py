@@ -1,14 +1,15 @@
-"""The experts in Triton: three products forward, five backward, gathers and SwiGLU inside them.
+"""The experts in Triton: three products forward and five backward, with fused gathers and SwiGLU.
 
 Forward:  up (gather, SwiGLU, gate weight) -> down -> sum over each token's rows.
 Backward: gradient of gate and up (gather, SwiGLU', gate weight) -> of both matrices -> of the rows
           -> sum over each token's rows.
-Kept for backward: x (T D) and gate_up (2 R F), in their dtype, and the row order; with `recompute`
-x alone, at the price of one more up product. Activations, outputs of rows and gathered inputs are
-never kept. Plan: Guo et al. 2025, arXiv:2512.14080 (SonicMoE), section 3; the kernels are ours.
+Kept for backward: x (T D) and gate_up (2 R F) in their dtype, and the row order. With `recompute`
+only x is kept, at the price of one more up product. Activations, outputs of rows and gathered
+inputs are never kept. The plan is that of Guo et al. 2025, arXiv:2512.14080 (SonicMoE), section 3;
+the kernels are ours.
 
-Both are `torch.library` operators: torch.compile passes over them without a break, nothing waits
-for the device, so a CUDA graph can hold them.
+Both passes are `torch.library` operators, so torch.compile needs no graph break. They never wait
+for the device, so a CUDA graph can capture them.
 Letters: T tokens, E experts, K top-k, R rows, D width, F expert width, G = 2F gate and up.
 """
 
@@ -41,12 +42,12 @@ TMA_ALIGNMENT_BYTES = 16
 def run_experts(
     x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows, recompute: bool = False
 ) -> Tensor:
-    """What `reference.run_experts` defines, in the dtype of autocast where that is on.
+    """The function that `reference.run_experts` defines, in autocast's dtype if autocast is on.
 
-    As in the torch back end the gate weight multiplies the F-wide activation, in float32.
+    As in the torch back end, the gate weight multiplies the F-wide activation in float32.
 
     Args:
-        recompute: keep no gate_up for backward, compute it again there
+        recompute: compute gate_up again in backward instead of keeping it
     """
     dtype = compute_dtype(x_TD)
     check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
@@ -80,7 +81,7 @@ def experts(
     start_T: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Returns: y_TD, and gate_up_RG where `keep`, else nothing of it (0, 2F)."""
+    """Returns: y_TD, and gate_up_RG, which has no rows unless `keep` is set."""
     layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
     act_RF = x_TD.new_empty(layer.R, layer.F)
     gate_up_RG = x_TD.new_empty(layer.R if keep else 0, 2 * layer.F)
@@ -91,16 +92,9 @@ def experts(
 
 @experts.register_fake
 def _(
-    x_TD: Tensor,
-    gate_up_EGD: Tensor,
-    down_EDF: Tensor,
-    token_R: Tensor,
-    weight_R: Tensor,
-    count_E: Tensor,
-    row_R: Tensor,
-    start_T: Tensor | None,
-    keep: bool,
+    x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, token_R: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor]:
+    *_, keep = others
     num_rows = token_R.shape[0] if keep else 0
     return torch.empty_like(x_TD), x_TD.new_empty(num_rows, gate_up_EGD.shape[1])
 
@@ -118,7 +112,7 @@ def experts_backward(
     start_T: Tensor | None,
     gate_up_RG: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x_TD, gate_up_EGD, down_EDF and weight_R. An empty gate_up_RG is recomputed."""
+    """Gradients of x_TD, gate_up_EGD, down_EDF and weight_R; recomputes an empty gate_up_RG."""
     layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
     if gate_up_RG.shape[0] != layer.R:
         gate_up_RG = x_TD.new_empty(layer.R, 2 * layer.F)
@@ -134,28 +128,13 @@ def experts_backward(
 
 
 @experts_backward.register_fake
-def _(
-    grad_TD: Tensor,
-    x_TD: Tensor,
-    gate_up_EGD: Tensor,
-    down_EDF: Tensor,
-    token_R: Tensor,
-    weight_R: Tensor,
-    count_E: Tensor,
-    row_R: Tensor,
-    start_T: Tensor | None,
-    gate_up_RG: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(x_TD),
-        torch.empty_like(gate_up_EGD),
-        torch.empty_like(down_EDF),
-        torch.empty_like(weight_R),
-    )
+def _(grad_TD: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    x_TD, gate_up_EGD, down_EDF, _, weight_R, *_ = inputs
+    return tuple(map(torch.empty_like, (x_TD, gate_up_EGD, down_EDF, weight_R)))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)  # that of gate_up_RG would be as large as gate_up_RG
+    ctx.set_materialize_grads(False)  # the gradient of gate_up_RG would be as large as gate_up_RG
     ctx.save_for_backward(*inputs[:-1], output[1])
 
 
@@ -182,13 +161,13 @@ experts.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 class Products:
-    """One call's sizes, row order and tiles; each method is one kernel launch."""
+    """The sizes, row order and tiles of one call. Each method launches one kernel."""
 
     def __init__(
         self, x_TD: Tensor, down_EDF: Tensor, token_R: Tensor, weight_R: Tensor, count_E: Tensor
     ) -> None:
-        assert x_TD.is_contiguous(), "kernels know no strides"
-        assert down_EDF.is_contiguous(), "kernels know no strides"
+        assert x_TD.is_contiguous(), "kernels do not read strides"
+        assert down_EDF.is_contiguous(), "kernels do not read strides"
         self.T, self.D = x_TD.shape
         self.E, _, self.F = down_EDF.shape
         self.R = len(token_R)
@@ -225,7 +204,7 @@ class Products:
         )
 
     def rows(self, left_RK: Tensor, matrix_E: Tensor, transposed: bool) -> Tensor:
-        """left @ matrix_e.T (down) or left @ matrix_e (the gradient of the rows), (R, D)."""
+        """left @ matrix_e.T (down), or left @ matrix_e (the gradient of the rows); (R, D)."""
         tile = self.tiles.down if transposed else self.tiles.grad_rows
         tile_3M = self._list(tile)
         block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
@@ -249,7 +228,7 @@ class Products:
     def grad_up(
         self, grad_TD: Tensor, down_EDF: Tensor, gate_up_RG: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of gate and up, the weighted activation, the gradient of the gate weights."""
+        """Returns: gradients of gate and up, weighted activation, gradient of the gate weights."""
         tile = self.tiles.grad_up
         tile_3M = self._list(tile)
         matrix, tma = _matrix(down_EDF, tile.block_k, tile.block_n)
@@ -276,7 +255,7 @@ class Products:
         return grad_RG, act_RF, part_NR.sum(dim=0)
 
     def grad_matrix(self, left: Tensor, right: Tensor, gather: str) -> Tensor:
-        """left_e.T @ right_e for every expert; the gathered side lies by tokens."""
+        """left_e.T @ right_e for every expert. The side to gather has one row per token."""
         tile = self.tiles.grad_matrix
         M, N = left.shape[1], right.shape[1]
         grad_EMN = left.new_empty(self.E, M, N)
@@ -308,14 +287,14 @@ def _grid(tile_3M: Tensor, columns: int, tile: Tile) -> tuple[int]:
 
 
 def _matrix(matrix_EMN: Tensor, *block: int) -> tuple[Any, bool]:
-    """A tensor descriptor where the copy engine can read the matrices, else the tensor."""
+    """A tensor descriptor if the copy engine can read the matrices, otherwise the tensor."""
     if not _copy_engine(matrix_EMN):
         return matrix_EMN, False
     return TensorDescriptor.from_tensor(matrix_EMN, [1, *block]), True
 
 
 def _copy_engine(matrix_EMN: Tensor) -> bool:
-    """Hopper and later, for rows that start at multiples of 16 bytes."""
+    """True on Hopper and later if rows start at multiples of 16 bytes."""
     step = TMA_ALIGNMENT_BYTES // matrix_EMN.itemsize
     aligned = matrix_EMN.shape[-1] % step == 0 and matrix_EMN.data_ptr() % TMA_ALIGNMENT_BYTES == 0
     if matrix_EMN.is_cuda:

@@ -1,7 +1,7 @@
-"""Matrix products of an expert layer: rows of all experts in one launch, gathers and SwiGLU inside.
+"""Matrix products of an expert layer: one launch for all experts, with fused gathers and SwiGLU.
 
-A program makes one tile of the result. Rows past the end of an expert are computed on a valid row
-and not stored. Sums are float32; every element of a result is written by one program, in one order.
+A program computes one tile of the result. Rows past the end of an expert read a valid row and are
+not stored. Sums are float32. One program writes each element of a result, in a fixed order.
 Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and up, M tiles of rows.
 Kernel letters: rows BLOCK_M, columns BLOCK_N, summed BLOCK_K.
 """
@@ -33,8 +33,8 @@ def up_kernel(
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):
-    """gate_up = x[token] @ gate_up_e.T, stored where KEEP; where ACTIVATE also
-    act = weight * silu(gate) * up."""
+    """gate_up = x[token] @ gate_up_e.T, stored if KEEP; act = weight * silu(gate) * up, stored if
+    ACTIVATE."""
     m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
@@ -52,7 +52,7 @@ def up_kernel(
         gate = tl.dot(x_MK, gate_NK.T, gate, input_precision="ieee")
         up = tl.dot(x_MK, up_NK.T, up, input_precision="ieee")
     weight = tl.load(weight_R + row)
-    # A half at a time: all columns at once need more registers than a thread has.
+    # One half at a time, because all columns need more registers than a thread has.
     gates, ups = _halves(gate, BLOCK_M, BLOCK_N), _halves(up, BLOCK_M, BLOCK_N)
     for half in tl.static_range(2):
         _store_swiglu(
@@ -117,7 +117,7 @@ def rows_kernel(
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):
-    """out = left @ matrix_e, or matrix_e.T where TRANSPOSED: the matrix lies as (N, K)."""
+    """out = left @ matrix_e; if TRANSPOSED, left @ matrix_e.T with matrices of shape (N, K)."""
     m, n = _tile_of_program(M, tl.cdiv(N, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
@@ -167,8 +167,8 @@ def grad_up_kernel(
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):
-    """From the gradient of the output: those of gate and up, the weighted activation again, and
-    the part of the gate weights' gradient that these columns give.
+    """Computes the gradients of gate and up, the weighted activation again, and the part of the
+    gate weights' gradient from these columns.
 
     With s = silu(g) u and a = w s: dw = <da, s>, du = w da silu(g), dg = w da u silu'(g).
     """
@@ -184,7 +184,7 @@ def grad_up_kernel(
         grad_M, down_EDF, expert, n0, F, D, False, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
     )
     weight = tl.load(weight_R + row)
-    # A half at a time: all columns at once need more registers than a thread has.
+    # One half at a time, because all columns need more registers than a thread has.
     grads = _halves(grad, BLOCK_M, BLOCK_N)
     part = tl.zeros((BLOCK_M,), tl.float32)
     for half in tl.static_range(2):
@@ -225,7 +225,7 @@ def _store_grad_swiglu(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Stores grad_RG and act_RF for a tile of da; returns its part of dw, (BLOCK_M,)."""
+    """Stores grad_RG and act_RF for a tile of da and returns its part of dw, (BLOCK_M,)."""
     row, f = tl.arange(0, BLOCK_M), column0 + tl.arange(0, BLOCK_N)
     stored = (first + row < end)[:, None] & (f < F)[None, :]
     gate_MN = first.to(tl.int64) * (2 * F) + row[:, None] * (2 * F) + f[None, :]
@@ -263,9 +263,9 @@ def grad_matrix_kernel(
     GROUP: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """grad_e = left.T @ right over the rows of an expert; zero where it has none.
+    """grad_e = left.T @ right over the rows of an expert; zero if it has no rows.
 
-    A side that is gathered lies by tokens, the other by rows. BLOCK_K counts rows.
+    The side to gather has one line per token, the other one line per row. BLOCK_K counts rows.
     """
     expert = tl.program_id(1)
     m, n = _tile_of_program(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
@@ -313,7 +313,7 @@ def _product(
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):
-    """The rows at left_M times columns n0 to n0 + BLOCK_N of an expert's matrix."""
+    """The rows at left_M times the columns n0 to n0 + BLOCK_N of an expert's matrix."""
     out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         left_MK = _load_columns(left_M, k0, K, BLOCK_K, EVEN_K)
@@ -346,9 +346,9 @@ def _load_matrix(
     BLOCK_C: tl.constexpr,
     TMA: tl.constexpr,
 ):
-    """A block of one expert's (ROWS, COLUMNS) matrix, zero outside of it.
+    """A block of one expert's (ROWS, COLUMNS) matrix; zero outside of the matrix.
 
-    matrix_E is a tensor descriptor where TMA, else a pointer.
+    matrix_E is a tensor descriptor if TMA, otherwise a pointer.
     """
     if TMA:
         return matrix_E.load([expert, row0, column0]).reshape(BLOCK_R, BLOCK_C)
@@ -361,14 +361,14 @@ def _load_matrix(
 
 @triton.jit
 def _rows_of_tile(first, end, BLOCK_M: tl.constexpr):
-    """The rows of a tile, those past the end replaced by the first: safe to read, not to write."""
+    """The rows of a tile, with those past the end replaced by the first: safe only to read."""
     row = first + tl.arange(0, BLOCK_M)
     return tl.where(row < end, row, first)
 
 
 @triton.jit
 def _tile_of_program(num_m, num_n, GROUP: tl.constexpr):
-    """Programs in groups of GROUP rows of tiles: neighbours share their matrices in L2."""
+    """Orders programs in groups of GROUP rows of tiles, so that neighbours share matrices in L2."""
     program = tl.program_id(0)
     group = program // (GROUP * num_n)
     height = min(num_m - group * GROUP, GROUP)

@@ -1,5 +1,6 @@
-"""The Triton back end that keeps no gate_up for backward: 4 R F bytes less in bf16, for the up
-product once more, two ninths of the layer's FLOPs.
+"""The Triton back end that does not keep gate_up for backward.
+
+It saves 4 R F bytes in bf16 and repeats the up product, two ninths of the layer's FLOPs.
 
 Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and up.
 """

@@ -1,8 +1,9 @@
-"""The router in Triton: a token's whole row of experts in registers, its logits read once.
+"""The router in Triton: keeps all scores of a token in registers and reads its logits once.
 
-One pass makes gate scores, selection, gate weights, the counts of every block of tokens, from which
-`triton_rows` makes the row order, and where asked for the margin counts of `balancing.margins`.
-Of equal scores the expert with the lowest number wins; a NaN is never chosen before a number.
+One pass computes gate scores, selection, gate weights and the counts of every block of tokens, from
+which `triton_rows` makes the row order. If bins are given, it also counts the margins as in
+`balancing.margins`. Among equal scores the expert with the lowest number wins; a NaN is chosen only
+if there are too few numbers.
 Letters: T tokens, E experts, K top-k, R rows (assignments), B bins of the margins.
 """
 
@@ -21,16 +22,16 @@ from evenload.workers.kernels.tiles import ALWAYS
 from evenload.workers.kernels.triton_rows import place_rows, tokens_per_block
 from evenload.workers.selection import NO_BINS, Bins
 
-TINY = tl.constexpr(1e-20)  # sigmoid scores may all underflow to 0
+TINY = tl.constexpr(1e-20)  # avoids 0 / 0, because all sigmoid scores may underflow
 
 
 def route(logit_TE: Tensor, bias_E: Tensor, gate: Gate, bins: Bins = NO_BINS) -> Route:
-    """The choice of the `top_k` largest of score + bias; weights come from the plain scores.
+    """Chooses the `top_k` largest of score + bias and weights them by the plain scores.
 
     Args:
         logit_TE: float32
         bias_E:   float32; no gradient passes through it
-        bins:     of `balancing.margins.margin_counts`
+        bins:     as in `balancing.margins.margin_counts`
     """
     score_TE, expert_TK, weight_TK, assignment_R, row_TK, count_E, margin_E2B = (
         torch.ops.evenload.route(logit_TE.contiguous(), bias_E.contiguous(), *gate, *bins)
@@ -79,7 +80,7 @@ def route_kernel(
     last_in = tl.zeros((BLOCK,), tl.float32)
     for k in tl.static_range(K):
         last_in = tl.max(tl.where(free, biased, -float("inf")), axis=1)
-        # The winner by value, then by number: tl.argmax costs several times more.
+        # The largest value, then the lowest number: tl.argmax costs several times more.
         best = free & (biased == last_in[:, None])
         winner = tl.min(tl.where(best, expert[None, :], EXPERTS), axis=1)
         hit = expert[None, :] == winner[:, None]
@@ -100,12 +101,12 @@ def route_kernel(
         first_out = tl.max(tl.where(free, biased, -float("inf")), axis=1)
         inside = biased >= last_in[:, None]
         margin = biased - tl.where(inside, first_out[:, None], last_in[:, None])
-        # Below `smallest` all is one bin: no logarithm of a tie is needed. Without a boundary the
-        # margin is infinite: clamp before the cast.
+        # All margins below `smallest` share a bin, so ties need no logarithm. If every expert is
+        # chosen the margin is infinite, so clamp before the cast.
         octave = tl.log2(tl.maximum(tl.abs(margin) / smallest, 0.5)) * per_octave
         bin = tl.minimum(tl.maximum(tl.floor(octave) + 1, 0.0), BINS - 1.0).to(tl.int32)
         cell = (2 * expert[None, :] + (margin <= 0).to(tl.int32)) * BINS + bin
-        # Integers: the sum is the same in any order.
+        # A sum of integers does not depend on the order.
         tl.atomic_add(margin_E2B + cell, 1, mask=real, sem="relaxed")
 
 
@@ -125,7 +126,7 @@ def route_backward_kernel(
     BLOCK: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """With w_k = c s_k / S, S the sum over k: ds_k = c (dw_k - sum_j dw_j s_j / S) / S."""
+    """With w_k = c s_k / S and S the sum over k: ds_k = c (dw_k - sum_j dw_j s_j / S) / S."""
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     expert = tl.arange(0, EXPERTS)
     real = (token < T)[:, None] & (expert < E)[None, :]
@@ -210,17 +211,8 @@ def _route(
 
 
 @_route.register_fake
-def _(
-    logit_TE: Tensor,
-    bias_E: Tensor,
-    top_k: int,
-    softmax: bool,
-    renormalise: bool,
-    route_scale: float,
-    num_bins: int,
-    smallest: float,
-    per_octave: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(logit_TE: Tensor, bias_E: Tensor, top_k: int, *others: Any) -> tuple[Tensor, ...]:
+    *_, num_bins, _smallest, _per_octave = others
     tokens, experts = logit_TE.shape
     expert_TK = logit_TE.new_empty(tokens, top_k, dtype=torch.int64)
     return (
@@ -267,15 +259,7 @@ def _route_backward(
 
 
 @_route_backward.register_fake
-def _(
-    score_TE: Tensor,
-    expert_TK: Tensor,
-    grad_score_TE: Tensor | None,
-    grad_weight_TK: Tensor | None,
-    softmax: bool,
-    renormalise: bool,
-    route_scale: float,
-) -> Tensor:
+def _(score_TE: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(score_TE)
 
 

@@ -1,8 +1,9 @@
-"""Row order of a token choice, made on the device: no sort, no wait for the host.
+"""Computes the row order of a token choice on the device, without a sort and without the host.
 
-Three launches: blocks of tokens count their experts, one program an expert sums the counts of the
-blocks before each block, and blocks place their assignments behind those. The order within an
-expert is that of `rows.rows_of_tokens`, whatever ran first: no position comes from an atomic.
+The router counts the experts of every block of tokens. One program per expert then sums the counts
+of the blocks before each block, and one program per block places its assignments behind those. No
+position comes from an atomic, so the order within an expert is always that of
+`rows.rows_of_tokens`.
 Letters: T tokens, E experts, K top-k, B blocks of tokens, R rows (assignments), M tiles of rows.
 """
 
@@ -13,30 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evenload.workers.kernels.rows import Rows
 from evenload.workers.kernels.tiles import ALWAYS
 
-CELLS_PER_BLOCK = 4096  # of the token by expert table that a program holds in registers
-BLOCKS_PER_STEP = 1024  # of the sum over blocks
+CELLS_PER_BLOCK = 4096  # cells of the token by expert table that a program holds in registers
+BLOCKS_PER_STEP = 1024  # blocks that the sum over blocks adds in one step
 TILES_PER_BLOCK = 32
 
 
 @triton.jit
-def count_kernel(expert_TK, count_EB, T, E, K, BLOCK: tl.constexpr, EXPERTS: tl.constexpr):
-    """Assignments of each expert in a block of tokens."""
-    block = tl.program_id(0)
-    token = block * BLOCK + tl.arange(0, BLOCK)
-    expert = tl.arange(0, EXPERTS)
-    count = tl.zeros((EXPERTS,), tl.int32)
-    for k in range(K):
-        chosen = tl.load(expert_TK + token * K + k, mask=token < T, other=-1)
-        count += tl.sum((chosen[:, None] == expert[None, :]).to(tl.int32), axis=0)
-    tl.store(count_EB + expert * tl.num_programs(0) + block, count, mask=expert < E)
-
-
-@triton.jit
 def sum_kernel(count_EB, before_EB, count_E, B, BLOCK: tl.constexpr):
-    """For one expert, the assignments in all blocks before each block, and in all of them."""
+    """For one expert: its assignments in the blocks before each block, and in all blocks."""
     expert = tl.program_id(0)
     total = 0
     for start in range(0, B, BLOCK):
@@ -61,7 +48,7 @@ def place_kernel(
     BLOCK: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """The row of every assignment of a block of tokens, and its inverse."""
+    """The row of every assignment in a block of tokens, and the inverse order."""
     block = tl.program_id(0)
     token = block * BLOCK + tl.arange(0, BLOCK)
     expert = tl.arange(0, EXPERTS)
@@ -86,7 +73,7 @@ def place_kernel(
 def tile_kernel(
     count_E, tile_3M, M, E, TILE: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr
 ):
-    """Expert, first row and end row of every tile; expert -1 past the last tile."""
+    """Expert, first row and end row of every tile; the expert is -1 past the last tile."""
     tile = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     expert = tl.arange(0, EXPERTS)
     count = tl.load(count_E + expert, mask=expert < E, other=0).to(tl.int32)
@@ -110,21 +97,15 @@ def _first_row(count_E, expert, E):
 
 
 def tokens_per_block(num_experts: int) -> int:
-    """A power of two, so that a block's token by expert table fits into registers."""
+    """A power of two that lets the token by expert table of a block fit into registers."""
     return max(1, min(128, CELLS_PER_BLOCK // triton.next_power_of_2(num_experts)))
 
 
-def rows_of_tokens(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Rows:
-    """What `rows.rows_of_tokens` gives, with the counts made on the way."""
-    assignment_R, row_TK, count_E = place_rows(expert_TK, count_blocks(expert_TK, num_experts))
-    weight_R = weight_TK.flatten().gather(0, assignment_R)
-    return Rows(assignment_R // expert_TK.shape[1], weight_R, count_E, row_TK)
-
-
 def place_rows(expert_TK: Tensor, count_EB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows from the counts of every block of `tokens_per_block` tokens.
+    """Computes the rows from the counts of every block of `tokens_per_block` tokens.
 
-    Returns:  assignment_R (t * K + k of every row), row_TK and count_E, all int64
+    Args:     count_EB: int32, assignments per expert and block
+    Returns:  assignment_R (t * K + k for every row), row_TK and count_E, all int64
     """
     (tokens, top_k), (experts, blocks) = expert_TK.shape, count_EB.shape
     before_EB = torch.empty_like(count_EB)
@@ -147,29 +128,10 @@ def place_rows(expert_TK: Tensor, count_EB: Tensor) -> tuple[Tensor, Tensor, Ten
     return assignment_R, row_TK, count_E
 
 
-def count_blocks(expert_TK: Tensor, num_experts: int) -> Tensor:
-    """Assignments per expert and block of tokens, int32 (E, B)."""
-    tokens, top_k = expert_TK.shape
-    block = tokens_per_block(num_experts)
-    blocks = triton.cdiv(tokens, block)
-    count_EB = expert_TK.new_empty(num_experts, blocks, dtype=torch.int32)
-    count_kernel[(blocks,)](
-        expert_TK,
-        count_EB,
-        tokens,
-        num_experts,
-        top_k,
-        BLOCK=block,
-        EXPERTS=triton.next_power_of_2(num_experts),
-        **ALWAYS,
-    )
-    return count_EB
-
-
 def list_tiles(count_E: Tensor, num_rows: int, tile_rows: int) -> Tensor:
     """Tiles of at most `tile_rows` rows of one expert, int32 (3, M): expert, first row, end row.
 
-    M is the largest number that any counts could need, so nobody waits for the counts.
+    M is large enough for every possible count, so the host need not wait for the counts.
     """
     experts = len(count_E)
     most = num_rows // tile_rows + min(experts, num_rows)

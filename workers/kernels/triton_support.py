@@ -1,4 +1,4 @@
-"""Where the Triton kernels run, asked without importing Triton."""
+"""Tells where the Triton kernels can run, without importing Triton."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOWEST_CAPABILITY = (8, 0)  # bf16 matrix units, asynchronous copies
 
 
 def interpreting() -> bool:
-    """Whether Triton runs kernels in Python on the CPU: slow, for tests. Fixed at its import."""
+    """True if Triton's slow interpreter for tests is on. Triton decides this at its import."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
 def why_not(device: str) -> str | None:
-    """Why the kernels cannot run on a device ("cpu", "cuda"); None where they can."""
+    """The reason why the kernels cannot run on a device ("cpu", "cuda"), or None if they can."""
     if find_spec("triton") is None:
         return "needs Triton, which is not installed (pip install triton; Linux only)"
     if interpreting():
@@ -31,7 +31,7 @@ def why_not(device: str) -> str | None:
 
 
 def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
-    """Every width will do. Raises: SpecError: bf16, where the interpreter would get it wrong"""
+    """Accepts every width. Raises: SpecError: bf16 in the interpreter, which computes it wrongly"""
     if dtype == torch.bfloat16 and interpreting():
         raise SpecError(
             "train.precision='bfloat16': Triton's interpreter multiplies the bits of bf16 numbers; "

@@ -17,13 +17,7 @@ from torch import Tensor, nn
 from evenload.pipeline.spec.trial import ModelSpec
 from evenload.workers.kernels.ops import RouteTokens, router_of
 from evenload.workers.kernels.routing import Gate
-from evenload.workers.kernels.rows import (
-    Rows,
-    count_experts,
-    rows_of_experts,
-    rows_of_tokens,
-    rows_per_expert,
-)
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens, rows_per_expert
 from evenload.workers.model.layers import product
 from evenload.workers.selection import NO_BINS, Bins, add_bias
 
@@ -124,7 +118,7 @@ class Router(nn.Module):
         weight_R = weight_R * self._route_scale
         shape = (num_tokens, self._top_k)
         routed = Routed(score_TE, expert_R.view(shape), weight_R.view(shape), count_E)
-        return routed, rows_of_experts(token_R, weight_R, count_E)
+        return routed, Rows(token_R, weight_R, count_E, row_TK=None)
 
 
 def _in_one_line(expert_TK: Tensor, num_experts: int) -> Tensor:

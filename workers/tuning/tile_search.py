@@ -1,7 +1,7 @@
-"""The fastest tiles of every kernel for one layer, found by trying: what `tiles.json` is made from.
+"""Finds the fastest tiles of every kernel for a layer by timing them; made `tiles.json`.
 
-Kernels are timed alone, the candidates of one in turn. A candidate that does not fit the device is
-passed over and counted.
+Each kernel is timed alone, its candidates in turn. A candidate that does not fit the device is
+skipped and counted.
 Letters: T tokens, E experts, D width, F expert width, R rows.
 """
 
@@ -20,18 +20,18 @@ from evenload.workers.kernels.tiles import Tile, Tiles, read_table, table_names
 from evenload.workers.tuning.timing import Call, in_turn
 
 KERNELS = ("up", "down", "grad_up", "grad_rows", "grad_matrix")
-BUCKETS = (64, 256, 1024, None)  # rows per expert, up to
+BUCKETS = (64, 256, 1024, None)  # upper limits of the rows per expert
 ROWS_OF_THE_LAST = 3072
 TURNS = 10
-ACCUMULATORS = {"up": 2}  # of float32 per element of a tile; 1 where not named
-SHARED_MEMORY_BYTES = 232_448  # a block's limit on Hopper
-MOST_REGISTERS = 128  # of a thread's 255 that accumulators may take
+ACCUMULATORS = {"up": 2}  # float32 accumulators per element of a tile; 1 for the other kernels
+SHARED_MEMORY_BYTES = 232_448  # limit of a block on Hopper
+MOST_REGISTERS = 128  # registers for accumulators, of the 255 of a thread
 
 Report = Callable[[str], None]
 
 
 class Layer(NamedTuple):
-    """What is tuned for: the widths and number of experts decide, the routing hardly does."""
+    """The layer to tune for. Widths and number of experts matter, the routing hardly does."""
 
     width: int
     hidden: int
@@ -42,13 +42,13 @@ class Layer(NamedTuple):
 def tune(
     layer: Layer, device: torch.device, dtype: torch.dtype, report: Report, turns: int = TURNS
 ) -> dict[str, list[dict[str, Any]]]:
-    """The table of one device: for every bucket the fastest tile of every kernel."""
+    """The table of one device, with the fastest tile of every kernel in every bucket."""
     buckets = [_tune_bucket(layer, most, device, dtype, report, turns) for most in BUCKETS]
     return {table_names(device, dtype)[0]: [tiles.model_dump() for tiles in buckets]}
 
 
 def save(table: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Writes the table, beside what the file has of other devices."""
+    """Writes the table into the file and keeps the tables of other devices."""
     kept: dict[str, Any] = {}
     if path.exists():
         read_table(path)
@@ -57,7 +57,7 @@ def save(table: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def candidates(kernel: str, dtype: torch.dtype) -> Iterator[Tile]:
-    """Tiles whose accumulators and stages fit a Hopper block, by arithmetic."""
+    """Tiles whose accumulators and stages fit into a Hopper block."""
     halves = ACCUMULATORS.get(kernel, 1)
     for m, n, k, warps, stages, group in product(
         (64, 128), (64, 128, 256), (64, 128), (4, 8), (3, 4), (8,)
@@ -96,7 +96,7 @@ def _tune_bucket(
 def _fitting(
     experts: Any, products: Any, kernel: str, call: Call, dtype: torch.dtype
 ) -> tuple[dict[Tile, Call], int]:
-    """The candidates that compile and run, each as a call, and the number of the others."""
+    """The candidates that compile and run, each with its call, and the number of the others."""
 
     def with_tile(tile: Tile) -> Call:
         def run() -> None:
@@ -120,7 +120,7 @@ def _fitting(
 def _launches(
     experts: Any, layer: Layer, rows_per_expert: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Any, dict[str, Call]]:
-    """The products of a balanced layer, and a call of each kernel on random data."""
+    """The products of a balanced layer, and one call per kernel on random data."""
 
     def random(*size: int) -> torch.Tensor:
         return torch.randn(*size, device=device).to(dtype)

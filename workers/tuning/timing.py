@@ -1,6 +1,6 @@
-"""Times of several arms, taken in turn in one run: medians with their spread.
+"""Times several arms in turn within one run and returns medians with their spread.
 
-Turns, because whoever is measured second finds another clock and another cache than the first.
+Arms take turns because clock and caches change during a run, which would favour one arm.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Name = TypeVar("Name")
 
 
 class Timing(NamedTuple):
-    """Seconds of one call, or another figure: the median of all turns, and its quartiles."""
+    """Median and quartiles over all turns, in seconds per call or another unit."""
 
     median: float
     low: float
@@ -27,7 +27,7 @@ class Timing(NamedTuple):
 
 
 def in_turn(arms: Mapping[Name, Call], device: torch.device, turns: int) -> dict[Name, Timing]:
-    """Every arm once, then every arm again; a first turn that compiles and tunes does not count."""
+    """Timing of every arm. Each turn runs every arm; the first turn only compiles and tunes."""
     seconds = every_turn(arms, device, turns)
     return {name: timing(values) for name, values in seconds.items()}
 
@@ -35,7 +35,7 @@ def in_turn(arms: Mapping[Name, Call], device: torch.device, turns: int) -> dict
 def every_turn(
     arms: Mapping[Name, Call], device: torch.device, turns: int
 ) -> dict[Name, list[float]]:
-    """Seconds of each turn: what the machine does beside falls on neighbours of a turn alike."""
+    """Seconds of every turn per arm, so that arms can be compared within a turn."""
     seconds: dict[Name, list[float]] = {name: [] for name in arms}
     for turn in range(turns + 1):
         for name, call in arms.items():
@@ -46,7 +46,7 @@ def every_turn(
 
 
 def seconds_of(call: Call, device: torch.device) -> float:
-    """On a GPU by its own clock, from an idle queue to an idle queue."""
+    """Seconds of one call. A GPU is timed with its own clock between two empty queues."""
     if device.type != "cuda":
         started = time.perf_counter()
         call()
@@ -68,17 +68,17 @@ def timing(seconds: list[float]) -> Timing:
 
 
 def replayed(call: Call, device: torch.device) -> Call:
-    """The call as a CUDA graph, so that its launches cost the host nothing; itself on a CPU.
+    """The call as a CUDA graph, so that launches cost the host nothing; on a CPU the call itself.
 
-    Raises: RuntimeError: the call waits for the device, so no graph can hold it; said before a
-            capture begins, for one that fails leaves torch's allocator (2.11) unfit for the next
+    Raises: RuntimeError: the call waits for the device, so no graph can capture it. This is checked
+            before the capture, because a failed capture breaks torch's allocator (2.11).
     """
     if device.type != "cuda":
         return call
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
-        call()  # compiles, tunes and allocates outside of the capture
+        call()  # compiles, tunes and allocates before the capture
         with no_waiting():
             call()
     torch.cuda.synchronize(device)

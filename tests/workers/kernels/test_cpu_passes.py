@@ -1,7 +1,7 @@
-"""Each written-out derivative against autograd's own composition of the same step.
+"""Compares each hand-written derivative with autograd's composition of the same step.
 
-Tolerance: sums of n float32 terms in another order differ by about sqrt(n) roundings of 6e-8; the
-longest sums here run over 24 rows of 16, so 2e-6 of the norm leaves room for three of them.
+Tolerance: sums of n float32 terms in another order differ by about sqrt(n) roundings of 6e-8. The
+longest sums here have 24 rows of 16, so 2e-6 of the norm allows for three of them.
 Letters: T tokens, D width, F hidden width, S positions, H heads, P width of a head.
 """
 
@@ -60,7 +60,7 @@ def test_rms_norm_of_stacked_trials_is_that_of_each() -> None:
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.5])
-def test_rms_norm_of_tiny_values_is_ruled_by_eps(eps: float) -> None:
+def test_rms_norm_of_tiny_values_depends_on_eps(eps: float) -> None:
     x_TD = (1e-3 * leaf(4, 16)).detach().requires_grad_()
     assert_same(
         lambda x, weight: cpu_passes.RmsNorm.apply(x, weight, eps),

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the Triton kernels."""
+"""Tests of the Triton kernels that need a GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_experts() -> Callable[..., Tensor]:
 def make_layer(routing: str, tokens: int, width: int, hidden: int) -> dict[str, Tensor]:
     experts, top_k = (4, 4) if routing == "every expert" else (8, 2)
     tokens = {"one token": 1, "odd sizes": tokens + 13}.get(routing, tokens)
-    # Drawn on the CPU: whether a bound has room for these numbers can be seen without a GPU.
+    # Drawn on the CPU, so that a bound can be checked for these numbers without a GPU.
     generator = torch.Generator().manual_seed(tokens)
 
     def random(*shape: int) -> Tensor:
@@ -86,7 +86,7 @@ def test_bf16_agrees_with_the_float32_reference(
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh memory with NaN
     actual = results(run_experts, layer)
     torch.use_deterministic_algorithms(False)
-    # The weights of the only token are two numbers, and the terms of each may cancel.
+    # The only token has two weights, and the terms of their gradients may cancel.
     bound = torch.finfo(torch.bfloat16).eps * (2 if routing == "one token" else 1)
     for name, value in expected.items():
         error = (actual[name].float() - value).norm() / value.norm()
@@ -98,7 +98,7 @@ def test_float32_agrees_with_the_reference(run_experts: Callable[..., Tensor]) -
     expected, actual = results(reference.run_experts, layer), results(run_experts, layer)
     for name, value in expected.items():
         error = (actual[name] - value).norm() / value.norm()
-        # Exact products: those of the tensor cores (tf32) would be off by 3e-4.
+        # Products are exact. Those of the tensor cores (tf32) would be wrong by 3e-4.
         assert error <= 2 * torch.finfo(torch.float32).eps * 413**0.5, name
 
 
@@ -152,7 +152,7 @@ def test_the_router_agrees_with_torch(softmax: bool) -> None:
     routed = route(logit_TE, bias_E, Gate(7, softmax, True, 1.5))
     score_TE = logit_TE.softmax(dim=-1) if softmax else logit_TE.sigmoid()
     torch.testing.assert_close(routed.score_TE, score_TE, rtol=1e-5, atol=1e-7)
-    # By value: of scores that are equal but for rounding either may be the seventh.
+    # Compared by value, because rounding decides which of two equal scores is the seventh.
     biased_TE = routed.score_TE + bias_E
     chosen_TK = biased_TE.gather(-1, routed.expert_TK)
     torch.testing.assert_close(chosen_TK, biased_TE.topk(7).values, rtol=0, atol=2e-7)
@@ -199,7 +199,7 @@ def test_the_memory_checker_finds_nothing() -> None:
     command = ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-m", "pytest"]
     ended = subprocess.run(
         [*command, "-q", __file__, "-k", chosen],
-        # Every tensor an allocation of its own: beside it lies nothing that may be read.
+        # Every tensor gets an allocation of its own, with no readable memory next to it.
         env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Runs what must run in Triton's interpreter, the conformance suite of all back ends included."""
+"""Runs the tests for Triton's interpreter, and the conformance suite of all back ends in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 @pytest.mark.timeout(900)  # 40 s of CPU, but machines may be busy
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 def test_kernels_agree_with_the_reference_in_the_interpreter() -> None:
-    # `interpreted` tests what an expert choice and recomputing do differently.
+    # The tests in `interpreted` cover an expert choice and recomputing.
     chosen = "interpreted or triton and not expert_choice and not recompute"
     conformance = [str(HERE / "test_ops.py"), "-k", chosen]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

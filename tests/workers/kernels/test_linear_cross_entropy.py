@@ -1,7 +1,7 @@
-"""The fused head and loss against torch's cross entropy of all logits.
+"""Compares the fused head and loss with torch's cross entropy of all logits.
 
-Tolerance: float32 sums over 150 tokens in another order, sqrt(150) * 6e-8 of the norm; bf16 rounds
-each of the 3 products to 8 bits.
+Tolerance: float32 sums over 150 tokens in another order differ by sqrt(150) * 6e-8 of the norm;
+bf16 rounds each of the 3 products to 8 bits.
 Letters: N stacked trials, T tokens, D width, V vocabulary.
 """
 

@@ -1,4 +1,4 @@
-"""Every back end agrees with the reference, on every odd routing, for values and gradients."""
+"""Every back end agrees with the reference in values and gradients, also on unusual routings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import RuntimeSpec
 from evenload.workers.kernels import reference, triton_support
 from evenload.workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
-from evenload.workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
 
-# In Triton's interpreter (test_interpreter.py) the Triton kernels are among them.
+# In Triton's interpreter (test_interpreter.py) this includes the Triton kernels.
 RUNNABLE = [
     name
     for name, backend in BACKENDS.items()
     if backend.why_not("cpu") is None and name != "reference"
 ]
-# Triton's interpreter gets bf16 wrong.
+# Triton's interpreter computes bf16 wrongly.
 IN_BF16 = [name for name in RUNNABLE if not name.startswith("triton")]
 
 
@@ -37,7 +37,7 @@ def expert_choice(case: Any) -> Rows:
     count_E = torch.zeros(len(case.down_EDF), dtype=torch.int64)
     count_E[:4] = torch.tensor([tokens, tokens, tokens, 1])
     weight_R = case.weight_TK.mean(dim=-1)[token_R]
-    return rows_of_experts(token_R, weight_R, count_E)
+    return Rows(token_R, weight_R, count_E, row_TK=None)
 
 
 def values_and_gradients(run_experts: Any, case: Any, rows: Rows) -> dict[str, Tensor]:
@@ -64,8 +64,8 @@ def test_back_ends_agree_with_the_reference(
 ) -> None:
     expected = values_and_gradients(reference.run_experts, case, rows_of(case))
     actual = values_and_gradients(experts_of(backend), case, rows_of(case))
-    # Rounding errors of a sum grow with the root of its length; both sides have them, and where
-    # there is one number to compare (the weight of the only token) its terms may cancel.
+    # Rounding errors of a sum grow with the root of its length, and both sides have them. If there
+    # is only one number to compare (the weight of the only token), its terms may cancel.
     terms = max(case.x_TD.shape + case.down_EDF.shape)
     assert_same(actual, expected, bound=4 * torch.finfo(torch.float32).eps * terms**0.5)
 
@@ -91,7 +91,7 @@ def test_bf16_agrees_with_the_float32_reference_of_the_same_numbers(
     expected = values_and_gradients(reference.run_experts, high, token_choice(high))
     actual = values_and_gradients(experts_of(backend), low, token_choice(low))
     assert actual["y_TD"].dtype == torch.bfloat16
-    # Sums are float32 inside: what counts are a few roundings of half an eps at most, at random.
+    # Sums are float32 inside, so the error is a few random roundings of at most half an eps.
     assert_same(actual, expected, bound=torch.finfo(torch.bfloat16).eps)
 
 
@@ -109,7 +109,9 @@ def test_autocast_computes_in_bf16_and_returns_the_input_dtype(
 
 
 @pytest.mark.parametrize("backend", RUNNABLE)
-def test_the_expanded_gradient_of_a_sum_is_taken(backend: str, case_of: Callable[..., Any]) -> None:
+def test_the_expanded_gradient_of_a_sum_is_accepted(
+    backend: str, case_of: Callable[..., Any]
+) -> None:
     case = case_of("uniform")
     experts_of(backend)(
         case.x_TD, case.gate_up_EGD, case.down_EDF, token_choice(case)
@@ -191,7 +193,7 @@ def test_an_unknown_back_end_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize("backend", IN_BF16)
 def test_bf16_activations_are_weighted_in_float32_and_rounded_once(backend: str) -> None:
-    """With identities for matrices the output is silu(x) x w: a weight rounded to bf16 shows."""
+    """Identity matrices give the output silu(x) x w, which shows a weight rounded to bf16."""
     generator = torch.Generator().manual_seed(0)
     x_TD = torch.randn(500, 8, generator=generator).bfloat16()
     weight_TK = torch.rand(500, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""The reference is checked against the formula, token by token and expert by expert, in float64."""
+"""Compares the reference with the formula, token by token and expert by expert, in float64."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def test_a_count_beyond_the_reach_of_bf16_is_exact() -> None:
     assert count_experts(torch.full((10_001, 1), 3), 4).tolist() == [0, 0, 0, 10_001]
 
 
-def test_rows_lie_expert_after_expert_and_in_token_order() -> None:
+def test_rows_are_sorted_by_expert_and_then_by_token() -> None:
     expert_TK = torch.tensor([[2, 0], [0, 1], [2, 1]])
     weight_TK = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
     rows = rows_of_tokens(expert_TK, weight_TK, count_experts(expert_TK, 3))
@@ -35,7 +35,7 @@ def test_every_row_is_found_from_its_token_and_back() -> None:
     assert torch.equal(expert_R[rows.row_TK], expert_TK)
 
 
-def test_room_is_the_fair_share_and_sums_to_all_rows() -> None:
+def test_rows_per_expert_are_equal_shares_that_sum_to_all_rows() -> None:
     assert rows_per_expert(12, 4) == [3, 3, 3, 3]
     assert rows_per_expert(14, 4) == [4, 4, 3, 3]
     assert rows_per_expert(2, 4) == [1, 1, 0, 0]

@@ -1,7 +1,7 @@
-"""What every launch compiles to on Hopper, without a GPU: wgmma, bulk copies, no spills.
+"""Every launch compiles for Hopper as wanted, without a GPU: wgmma, bulk copies, no spills.
 
-The launches of a forward and a backward pass are recorded instead of run, then compiled for sm_90
-with the arguments they had: shapes of DeepSeekMoE-16B's layer, but few rows and experts.
+The tests record the launches of a forward and a backward pass instead of running them, then compile
+them for sm_90 with their arguments: shapes of DeepSeekMoE-16B's layer, but few rows and experts.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from evenload.workers.kernels import triton_experts, triton_router  # noqa: E402
 from evenload.workers.kernels.triton_support import interpreting  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SHARED_MEMORY_BYTES = 232_448  # a block's limit on Hopper
+SHARED_MEMORY_BYTES = 232_448  # limit of a block on Hopper
 WIDTH, HIDDEN, EXPERTS = 2048, 1408, 2
 
 pytestmark = [
     pytest.mark.skipif(interpreting(), reason="the interpreter compiles nothing"),
-    pytest.mark.skipif(
-        not (TOOLS / "ptxas").exists(), reason="this build of Triton comes without ptxas"
-    ),
+    pytest.mark.skipif(not (TOOLS / "ptxas").exists(), reason="this build of Triton has no ptxas"),
 ]
 
 
@@ -89,7 +87,7 @@ def compile_for_hopper(launch: Launch, cubin: Path) -> Compiled:
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
-    """Types, constants and divisibility, as a launch on a GPU would derive them."""
+    """Types, constants and divisibility as a launch on a GPU would derive them."""
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[Any, Any] = {}
@@ -114,7 +112,7 @@ def _type(value: Any) -> str:
 
 
 def record_layer(rows_per_expert: int, dtype: torch.dtype = torch.bfloat16) -> None:
-    """A forward and a backward pass: nothing runs, so memory need not be initialised."""
+    """A forward and a backward pass. No kernel runs, so memory need not be initialised."""
     rows = rows_per_expert * EXPERTS
     x_TD = torch.empty(rows, WIDTH, dtype=dtype)
     gate_up_EGD = x_TD.new_empty(EXPERTS, 2 * HIDDEN, WIDTH)
@@ -153,7 +151,7 @@ def test_products_of_many_rows_use_the_tensor_cores_and_spill_nothing(
 
 
 @pytest.mark.slow
-def test_products_of_few_rows_too(
+def test_products_of_few_rows_use_the_tensor_cores_and_spill_nothing(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

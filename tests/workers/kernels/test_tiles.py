@@ -21,7 +21,7 @@ def test_an_unknown_device_takes_the_next_name_that_is_known() -> None:
     assert tiles_for(("some card", "sm_80", "default"), 10, 1) == shipped["default"][-1]
 
 
-def test_every_tile_fits_what_the_kernels_can_cut() -> None:
+def test_every_tile_has_sizes_that_the_kernels_accept() -> None:
     for buckets in read_table(SHIPPED).values():
         for bucket in buckets:
             for _, tile in bucket:
@@ -48,8 +48,8 @@ def test_a_saved_table_comes_before_the_shipped_one(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no table of tiles"),
-        ('{"card": [{"up": {}}]}', "is no table of tiles"),
+        ("{", "is not a table of tiles"),
+        ('{"card": [{"up": {}}]}', "is not a table of tiles"),
         ('{"card": []}', "rows_per_expert: null"),
     ],
 )

@@ -21,7 +21,7 @@ def test_a_timing_is_the_median_within_its_quartiles() -> None:
     assert timing.timing([2.0]) == (2.0, 2.0, 2.0)
 
 
-def test_what_waits_for_the_device_is_refused_before_a_capture_begins(
+def test_a_call_that_waits_for_the_device_is_refused_before_a_capture_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = MagicMock()
@@ -37,7 +37,7 @@ def test_what_waits_for_the_device_is_refused_before_a_capture_begins(
     cuda.set_sync_debug_mode.assert_called_with("default")
 
 
-def test_a_first_call_on_another_stream_finds_its_inputs_made(
+def test_a_first_call_on_another_stream_waits_for_its_inputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = MagicMock()

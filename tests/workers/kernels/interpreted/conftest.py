@@ -1,5 +1,7 @@
-"""Kernels in Triton's interpreter. It is chosen when Triton is imported, so these modules run in a
-process of their own, which `test_interpreter.py` starts."""
+"""Tests of kernels in Triton's interpreter.
+
+Triton chooses the interpreter at its import, so `test_interpreter.py` runs them in a new process.
+"""
 
 from __future__ import annotations
 

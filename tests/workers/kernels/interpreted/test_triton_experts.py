@@ -1,4 +1,4 @@
-"""What the conformance suite does not ask of the other back ends."""
+"""Tests of the Triton experts beyond the conformance suite of all back ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evenload.workers.kernels import reference, triton_experts
-from evenload.workers.kernels.rows import Rows, count_experts, rows_of_experts, rows_of_tokens
+from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
 from evenload.workers.kernels.tiles import Tile, Tiles
 
 TOKENS, EXPERTS, TOP_K = 23, 4, 2
@@ -73,24 +73,24 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: 
 def test_odd_sizes_agree_with_the_reference_in_float32(
     width: int, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On tiles so small that every size crosses them."""
+    """The tiles are so small that every size needs several of them."""
     monkeypatch.setattr(triton_experts, "tiles_for", lambda *_: SMALL)
     layer = Layer(width, hidden, dtype)
     expected = layer.in_float32().results(reference.run_experts)
     eps, terms = torch.finfo(dtype).eps, max(TOKENS, width, hidden)
-    # Sums are float32. What a result is rounded to counts once or twice, at half an eps at most;
-    # float32 sums themselves err with the root of their length.
+    # Sums are float32, and their error grows with the root of their length. Rounding a result to
+    # its dtype counts once or twice, with at most half an eps.
     bound = eps if dtype is torch.float16 else eps * terms**0.5
     assert_close(layer.results(triton_experts.run_experts), expected, bound)
 
 
-def test_matrices_come_by_descriptor_only_where_the_copy_engine_can_read_them() -> None:
+def test_only_matrices_that_the_copy_engine_can_read_get_a_descriptor() -> None:
     assert triton_experts._matrix(torch.zeros(2, 8, 4), 16, 16)[1]
     assert not triton_experts._matrix(torch.zeros(2, 8, 5), 16, 16)[1]
     assert not triton_experts._matrix(torch.zeros(2, 8, 4, dtype=torch.float16), 16, 16)[1]
 
 
-def test_recomputing_changes_no_bit_and_keeps_the_input_alone() -> None:
+def test_recomputing_changes_no_bit_and_keeps_only_the_input() -> None:
     layer = Layer(16, 24, torch.float32)
     kept, recomputed = saved_elements(layer), saved_elements(layer, recompute=True)
     row_order = TOKENS * TOP_K * 3 + EXPERTS  # token, weight and place of every row; counts
@@ -102,7 +102,7 @@ def test_recomputing_changes_no_bit_and_keeps_the_input_alone() -> None:
 
 
 def saved_elements(layer: Layer, **options: Any) -> int:
-    """Elements kept for backward by the operator, parameters apart."""
+    """Number of elements that the operator keeps for backward, without parameters."""
     rows = layer.rows()
     parameters = {layer.gate_up_EGD.data_ptr(), layer.down_EDF.data_ptr()}
     saved: dict[int, int] = {}
@@ -133,7 +133,7 @@ def test_nothing_is_kept_without_gradients() -> None:
 
 
 def test_every_element_of_a_result_is_written() -> None:
-    """Deterministic mode fills fresh memory with NaN."""
+    """Deterministic mode fills new memory with NaN."""
     layer = Layer(19, 13, torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
@@ -147,7 +147,7 @@ def test_every_element_of_a_result_is_written() -> None:
 def test_tokens_may_differ_in_their_number_of_rows() -> None:
     layer = Layer(16, 24, torch.float32)
     weight_R = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25], requires_grad=True)
-    rows = rows_of_experts(torch.tensor([0, 5, 5, 22, 0]), weight_R, torch.tensor([1, 1, 0, 3]))
+    rows = Rows(torch.tensor([0, 5, 5, 22, 0]), weight_R, torch.tensor([1, 1, 0, 3]), row_TK=None)
     leaves = [layer.x_TD, layer.gate_up_EGD, layer.down_EDF, weight_R]
     results = []
     for run_experts in (triton_experts.run_experts, reference.run_experts):
@@ -158,7 +158,7 @@ def test_tokens_may_differ_in_their_number_of_rows() -> None:
     assert (results[0]["y"] != 0).any(dim=1).nonzero().flatten().tolist() == [0, 5, 22]
 
 
-def test_no_token_is_no_work() -> None:
+def test_a_layer_without_tokens_gives_an_empty_result() -> None:
     layer = Layer(16, 24, torch.float32)
     expert_TK = torch.zeros(0, 2, dtype=torch.int64)
     rows = rows_of_tokens(expert_TK, torch.zeros(0, 2), count_experts(expert_TK, EXPERTS))
@@ -169,8 +169,8 @@ def test_no_token_is_no_work() -> None:
     assert grad_EDF.abs().max() == 0
 
 
-def test_the_operator_keeps_torchs_rules() -> None:
-    """Schema, fake implementation and autograd registration, by torch's own checks."""
+def test_the_operator_passes_torchs_checks() -> None:
+    """The checks cover schema, fake implementation and autograd registration."""
     layer = Layer(16, 8, torch.float32)
     rows = layer.rows()
     arguments = (

@@ -1,4 +1,4 @@
-"""A whole expert layer, router and experts, on the Triton kernels and on torch's operators."""
+"""Compares a whole expert layer on the Triton kernels with one on torch's operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evenload.workers.selection import add_bias
 
 
 def results(backend: str, spec: ModelSpec, adjust: Any) -> dict[str, Tensor]:
-    """Outputs, counts and every gradient, those through the scores included."""
+    """Outputs, counts and every gradient, including those through the scores."""
     generator = torch.Generator().manual_seed(0)
     layer = MoE(spec, backend)
     for parameter in layer.parameters():
@@ -50,5 +50,5 @@ def test_the_layer_is_the_same_on_both_back_ends(gate: str, adjust: Any) -> None
             assert torch.equal(actual[name], value), name
             continue
         error = (actual[name].double() - value.double()).norm() / value.double().norm()
-        # Gradients pass three products in a row; each errs with the root of its length.
+        # Gradients pass three products, and the error of each grows with the root of its length.
         assert error <= 6 * torch.finfo(torch.float32).eps * 24**0.5, name

@@ -34,13 +34,13 @@ def weights(score_TE: Tensor, expert_TK: Tensor, gate: Gate) -> Tensor:
 
 def assert_close(actual: Tensor, expected: Tensor, terms: int) -> None:
     error = (actual.double() - expected.double()).norm() / expected.double().norm()
-    # A handful of operations and a sum: rounding errors grow with the root of its length.
+    # A few operations and a sum, whose rounding error grows with the root of its length.
     assert error <= 2 * EPS * terms**0.5
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("gate_of", GATES, ids=["softmax", "sigmoid"])
-def test_routing_is_what_the_formula_says(
+def test_routing_agrees_with_the_formula(
     shape: tuple[int, int, int], gate_of: Callable[..., Gate]
 ) -> None:
     tokens, experts, top_k = shape
@@ -49,7 +49,7 @@ def test_routing_is_what_the_formula_says(
     routed = route(logit_TE, bias_E, gate)
     score_TE = logit_TE.softmax(dim=-1) if gate.softmax else logit_TE.sigmoid()
     assert_close(routed.score_TE, score_TE, experts)
-    # The kernel's own scores decide: an equal score may round to either side of its neighbour.
+    # Uses the kernel's own scores, because rounding may order two equal scores either way.
     expert_TK = (routed.score_TE.detach() + bias_E).topk(top_k).indices
     assert torch.equal(routed.expert_TK, expert_TK)
     weight_TK = weights(score_TE, expert_TK, gate)
@@ -90,7 +90,7 @@ def test_of_equal_scores_the_lowest_number_wins() -> None:
     assert route(logit_TE, torch.zeros(4), gate).expert_TK.tolist() == [[1, 2], [0, 1]]
 
 
-def test_a_token_of_nans_still_names_existing_experts_once() -> None:
+def test_a_token_of_nans_still_gets_distinct_existing_experts() -> None:
     gate = Gate(2, softmax=False, renormalise=True, route_scale=1.0)
     logit_TE = torch.tensor([[float("nan")] * 3, [float("nan"), 0.0, float("nan")]])
     routed = route(logit_TE, torch.zeros(3), gate)
@@ -125,7 +125,7 @@ def test_a_tie_counts_as_not_chosen_as_in_balancing() -> None:
     assert routed.margin_E2B[:, 0].sum() == 1
 
 
-def test_the_operator_keeps_torchs_rules() -> None:
+def test_the_operator_passes_torchs_checks() -> None:
     logit_TE, bias_E = make_logits(6, 4)
     arguments = (logit_TE, bias_E, 2, True, True, 1.0, 3, 0.1, 1)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -7,14 +7,20 @@ from evenload.workers.kernels import triton_rows
 from evenload.workers.kernels.rows import count_experts, rows_of_tokens
 
 
+def place_rows(expert_TK: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]:
+    """Rows from counts as the router kernel makes them."""
+    blocks = expert_TK.split(triton_rows.tokens_per_block(experts))
+    count_EB = torch.stack([count_experts(block, experts) for block in blocks], dim=1).int()
+    return triton_rows.place_rows(expert_TK, count_EB)
+
+
 @pytest.mark.parametrize(
     ("tokens", "experts", "top_k"), [(1, 1, 1), (130, 3, 2), (70, 33, 4), (5, 4, 4)]
 )
-def test_rows_lie_where_a_stable_sort_puts_them(tokens: int, experts: int, top_k: int) -> None:
+def test_rows_are_in_the_order_of_a_stable_sort(tokens: int, experts: int, top_k: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     expert_TK = torch.rand(tokens, experts, generator=generator).topk(top_k).indices
-    count_EB = triton_rows.count_blocks(expert_TK, experts)
-    assignment_R, row_TK, count_E = triton_rows.place_rows(expert_TK, count_EB)
+    assignment_R, row_TK, count_E = place_rows(expert_TK, experts)
     expected = rows_of_tokens(
         expert_TK, torch.ones(tokens, top_k), count_experts(expert_TK, experts)
     )
@@ -25,22 +31,18 @@ def test_rows_lie_where_a_stable_sort_puts_them(tokens: int, experts: int, top_k
 
 def test_a_token_may_name_an_expert_twice() -> None:
     expert_TK = torch.tensor([[2, 2, 0], [2, 1, 2]])
-    assignment_R, row_TK, count_E = triton_rows.place_rows(
-        expert_TK, triton_rows.count_blocks(expert_TK, 3)
-    )
+    assignment_R, row_TK, count_E = place_rows(expert_TK, 3)
     assert assignment_R.tolist() == [2, 4, 0, 1, 3, 5]
     assert row_TK.tolist() == [[2, 3, 0], [4, 1, 5]]
     assert count_E.tolist() == [1, 1, 4]
 
 
-def test_blocks_past_one_scan_are_carried_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program sums 1024 blocks at a time; blocks of one token need few tokens to show it."""
+def test_the_sum_goes_on_past_one_step_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program sums 1024 blocks in one step; small blocks and steps need few tokens."""
     monkeypatch.setattr(triton_rows, "CELLS_PER_BLOCK", 1)
     monkeypatch.setattr(triton_rows, "BLOCKS_PER_STEP", 4)
     expert_TK = torch.arange(11)[:, None] % 2
-    assignment_R, _, count_E = triton_rows.place_rows(
-        expert_TK, triton_rows.count_blocks(expert_TK, 2)
-    )
+    assignment_R, _, count_E = place_rows(expert_TK, 2)
     assert assignment_R.tolist() == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9]
     assert count_E.tolist() == [6, 5]
 

@@ -1,4 +1,4 @@
-"""A training step whose router kernel counts the margins.
+"""Tests of a training step whose router kernel counts the margins.
 
 Letters: L expert layers, T tokens, E experts.
 """
@@ -50,28 +50,28 @@ def no_second_pass(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     raise AssertionError("the scores were read again")
 
 
-class Seen:
-    """What one step of two micro-batches routed and what it told the rule."""
+class RecordedStep:
+    """The routings of one step with two micro-batches, and the observations its rule received."""
 
     def __init__(self, assembly: Assembly, rule: Balancer) -> None:
         self.layers: list[tuple[Routed, ...]] = []
-        self.told: list[Observation] = []
+        self.observations: list[Observation] = []
 
         def watch(place: int, output: ModelOutput, bias_LE: Tensor) -> None:
             self.layers.append(output.routed)
 
         def update(observation: Observation, state: Any) -> Any:
-            self.told.append(observation)
+            self.observations.append(observation)
             return rule.update(observation, state)
 
         trainee = assembly.trainee._replace(balancer=rule._replace(update=update), watch=watch)
-        # A bias moves the boundary: without it the counts would not show which one was used.
+        # A bias moves the boundary, so the counts show whether it was used.
         self.bias_LE = torch.tensor([[0.1, 0.0, -0.1, 0.0], [0.0, 0.05, 0.0, -0.05]])
         state = assembly.state._replace(bias_LE=self.bias_LE)
         train_step(trainee, state, [tokens(0), tokens(1)], 0.5)
 
-    def by_a_pass(self, of: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
-        """The statistic of all micro-batches, from their scores."""
+    def statistic(self, of: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+        """The statistic of all micro-batches, computed from their scores."""
         parts = [
             torch.stack(
                 [
@@ -88,17 +88,17 @@ class Seen:
     ("kind", "backend", "recompute"),
     [("kalman", "triton", False), ("self_tuned", "triton_recompute", True)],
 )
-def test_the_router_counts_the_margins_and_nobody_reads_the_scores_again(
+def test_the_router_counts_the_margins_without_a_second_pass_over_the_scores(
     kind: str, backend: str, recompute: bool
 ) -> None:
     assembly = assembly_of(kind, backend, recompute)
     rule = assembly.trainee.balancer
     assert rule.measure is not None
-    seen = Seen(assembly, rule._replace(measure=rule.measure._replace(of=no_second_pass)))
-    assert len(seen.layers) == 2
-    (observation,) = seen.told
+    step = RecordedStep(assembly, rule._replace(measure=rule.measure._replace(of=no_second_pass)))
+    assert len(step.layers) == 2
+    (observation,) = step.observations
     assert observation.statistic is not None
-    assert torch.equal(observation.statistic, seen.by_a_pass(margin_counts))
+    assert torch.equal(observation.statistic, step.statistic(margin_counts))
 
 
 @pytest.mark.parametrize(
@@ -109,17 +109,17 @@ def test_the_router_counts_the_margins_and_nobody_reads_the_scores_again(
         ("quantile", "triton", {}),
     ],
 )
-def test_without_a_kernel_or_bins_a_statistic_takes_its_own_pass(
+def test_without_a_kernel_or_bins_a_statistic_is_computed_from_the_scores(
     kind: str, backend: str, changes: dict[str, Any]
 ) -> None:
     assembly = assembly_of(kind, backend)
     rule = assembly.trainee.balancer._replace(**changes)
     assert rule.measure is not None
-    seen = Seen(assembly, rule)
-    assert not any(routed.margin_E2B is not None for layers in seen.layers for routed in layers)
-    (observation,) = seen.told
+    step = RecordedStep(assembly, rule)
+    assert not any(routed.margin_E2B is not None for layers in step.layers for routed in layers)
+    (observation,) = step.observations
     assert observation.statistic is not None
-    assert torch.equal(observation.statistic, seen.by_a_pass(rule.measure.of))
+    assert torch.equal(observation.statistic, step.statistic(rule.measure.of))
 
 
 def test_evaluation_counts_no_margins() -> None:
