@@ -6,9 +6,22 @@ parameters by the names given here, and one line in the README. Defaults stand h
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from evenload.pipeline.errors import first_message
 
@@ -121,15 +134,33 @@ BALANCERS: dict[str, Rule] = {
 }
 
 
+MEANING: dict[str, str] = {
+    "coefficient": "Factor on the auxiliary loss.",
+    "scope": "Whether the loss is taken per micro-batch, per sequence, or over all workers.",
+    "step_size": "How far one update moves a bias (u in the formula).",
+    "centred": "Whether the mean of the biases is kept at 0.",
+    "normalise": "Whether errors are divided by the fair share or by their root mean square.",
+    "schedule": "Decay of the step size with the number of updates.",
+    "warm_until": "The step size grows from 0 over this share of the training.",
+    "freeze_from": "Biases no longer move after this share of the training.",
+    "kappa": "Slope of tanh: how soon an error counts as large.",
+    "momentum": "Weight of the past in the running average.",
+    "cap": "Largest size of a bias.",
+    "method": "Whether quantiles are read from a histogram or computed exactly.",
+    "bins": "Bins of the histogram.",
+    "memory": "Weight of the previous bias; 0 forgets it at every step.",
+    "iterations": "Iterations per batch.",
+}
+
+
 class BalancerSpec(BaseModel):
     """A balancing rule with its parameters; `parse_balancer` finds the subclass of a `kind`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str
-    target: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
-        default=None, description="wanted share of the load per expert; None is the uniform load"
-    )
+    target: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    """Wanted share of the load per expert; null: every expert the same."""
 
     @property
     def rule(self) -> Rule:
@@ -169,14 +200,18 @@ class BalancerSpec(BaseModel):
         return self
 
 
-_SPECS: dict[str, type[BalancerSpec]] = {
-    kind: create_model(
-        f"{kind}_spec",
-        __base__=BalancerSpec,
-        **cast(Any, {"kind": (Literal[kind], kind), **rule.params}),
+def _spec_class(kind: str, rule: Rule) -> type[BalancerSpec]:
+    params = {
+        name: (Annotated[value, Field(description=MEANING.get(name))], default)
+        for name, (value, default) in rule.params.items()
+    }
+    fields = {"kind": (Literal[kind], kind), **params}
+    return create_model(
+        f"{kind}_spec", __base__=BalancerSpec, __doc__=rule.summary, **cast(Any, fields)
     )
-    for kind, rule in BALANCERS.items()
-}
+
+
+_SPECS = {kind: _spec_class(kind, rule) for kind, rule in BALANCERS.items()}
 
 
 def parse_balancer(value: object) -> BalancerSpec:
@@ -193,3 +228,17 @@ def parse_balancer(value: object) -> BalancerSpec:
         return _SPECS[kind].model_validate(value)
     except ValidationError as error:
         raise ValueError(first_message(error)) from None
+
+
+class _AnyRule:
+    """Puts every rule and its parameters into JSON Schema, where editors look them up."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        rules: Any = Annotated[Union[tuple(_SPECS.values())], Field(discriminator="kind")]  # noqa: UP007
+        return handler(TypeAdapter(rules).core_schema)
+
+
+Balancer = Annotated[SerializeAsAny[BalancerSpec], BeforeValidator(parse_balancer), _AnyRule]

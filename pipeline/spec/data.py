@@ -11,6 +11,8 @@ from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
 
 
 class BytesTokenizer(Frozen):
+    """Every byte is a token."""
+
     kind: Literal["bytes"] = "bytes"
 
 
@@ -19,6 +21,7 @@ class BpeTokenizer(Frozen):
 
     kind: Literal["bpe"] = "bpe"
     vocab_size: Annotated[int, Field(ge=257, le=65535)] = 8192
+    """Number of different tokens."""
 
 
 class FileTokenizer(Frozen):
@@ -26,6 +29,7 @@ class FileTokenizer(Frozen):
 
     kind: Literal["file"] = "file"
     path: Path
+    """Path of the file."""
 
 
 Tokenizer = Annotated[BytesTokenizer | BpeTokenizer | FileTokenizer, Field(discriminator="kind")]
@@ -35,7 +39,9 @@ class TextData(Frozen):
     """What all corpora of text share."""
 
     tokenizer: Tokenizer = BytesTokenizer()
+    """How text becomes tokens."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the documents that is held out for evaluation."""
 
 
 class PythonStdlib(TextData):
@@ -49,24 +55,29 @@ class Files(TextData):
 
     kind: Literal["files"] = "files"
     glob: str
+    """Pattern of paths; ** matches any number of folders."""
     column: str = "text"
-    group_column: str | None = Field(
-        default=None, description="names the group of a row, e.g. its domain; None is its file"
-    )
+    """Column of .jsonl and .parquet files that holds the text."""
+    group_column: str | None = None
+    """Column that names the group of a row, e.g. its domain; null: each file is a group."""
 
 
 class HuggingFace(TextData):
-    """A data set of the Hugging Face hub, streamed until `max_documents`."""
+    """A data set of the Hugging Face hub, streamed until `max_documents` are read."""
 
     kind: Literal["huggingface"] = "huggingface"
     name: str
+    """Name of the data set on the hub."""
     split: str = "train"
+    """Split to read; documents for evaluation are taken out of it."""
     config: str | None = None
+    """Configuration of the data set; null: its default one."""
     column: str = "text"
-    group_column: str | None = Field(
-        default=None, description="names the group of a row, e.g. its domain; None is one group"
-    )
+    """Column that holds the text."""
+    group_column: str | None = None
+    """Column that names the group of a row, e.g. its domain; null: all rows are one group."""
     max_documents: PositiveInt = 100_000
+    """Documents to read at most."""
 
 
 class Shards(Frozen):
@@ -74,22 +85,29 @@ class Shards(Frozen):
 
     kind: Literal["shards"] = "shards"
     train_glob: str
+    """Pattern of the paths of training files."""
     validation_glob: str
+    """Pattern of the paths of validation files."""
     dtype: Literal["uint16", "uint32"] = "uint16"
-    bytes_per_token: PositiveFloat = Field(
-        default=1.0, description="mean bytes of text a token stands for; scales bits per byte"
-    )
+    """Type of a token in the files."""
+    bytes_per_token: PositiveFloat = 1.0
+    """Mean bytes of text per token; converts the loss to bits per byte."""
 
 
 class Synthetic(Frozen):
-    """Tokens of a labelled mixture of domains, each a Markov chain of its own."""
+    """Tokens of a labelled mixture of domains; each domain is a Markov chain."""
 
     kind: Literal["synthetic"] = "synthetic"
     num_domains: PositiveInt = 4
+    """Number of domains."""
     vocab_size: Annotated[int, Field(ge=2, le=65535)] = 256
+    """Number of different tokens."""
     num_tokens: PositiveInt = 2_000_000
+    """Tokens to generate."""
     seed: NonNegativeInt = 0
+    """Seed of the chains and of the tokens."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the documents that is held out for evaluation."""
 
 
 DataSpec = Annotated[

@@ -26,8 +26,11 @@ class Range(Frozen):
     """Numbers to draw from: `{low: 0.0003, high: 0.1, log: true}`."""
 
     low: float
+    """Smallest number."""
     high: float
+    """Largest number."""
     log: bool = False
+    """Whether numbers are drawn evenly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:

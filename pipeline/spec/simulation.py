@@ -10,16 +10,9 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    SerializeAsAny,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.pipeline.spec.balancers import Balancer, BalancerSpec, parse_balancer
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load
 
 ACTS_IN_TRAINING = {
@@ -32,15 +25,13 @@ class Preferences(Frozen):
     """How strongly experts are preferred, and how that changes. Logits, before the gate."""
 
     gate: Literal["sigmoid", "softmax"] = "sigmoid"
-    skew: NonNegativeFloat = Field(
-        default=1.0, description="standard deviation over experts of the preference"
-    )
-    drift: NonNegativeFloat = Field(
-        default=0.0, description="standard deviation of each preference's change in a step"
-    )
-    jump_at: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="share of the steps after which all preferences are drawn anew"
-    )
+    """Function that turns logits into scores."""
+    skew: NonNegativeFloat = 1.0
+    """Standard deviation over experts of how strongly each is preferred."""
+    drift: NonNegativeFloat = 0.0
+    """Standard deviation of the change of each preference per step."""
+    jump_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the steps after which all preferences are drawn anew; null: never."""
 
 
 class Gaussian(Preferences):
@@ -54,6 +45,7 @@ class HeavyTailed(Preferences):
 
     kind: Literal["heavy_tailed"] = "heavy_tailed"
     degrees: PositiveFloat = 2.0
+    """Degrees of freedom of the distribution."""
 
 
 class Correlated(Preferences):
@@ -61,7 +53,9 @@ class Correlated(Preferences):
 
     kind: Literal["correlated"] = "correlated"
     seq_len: PositiveInt = 128
+    """Tokens per sequence."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of the variance that the tokens of a sequence have in common."""
 
 
 class Zipf(Preferences):
@@ -69,10 +63,11 @@ class Zipf(Preferences):
 
     kind: Literal["zipf"] = "zipf"
     vocab_size: PositiveInt = 1000
+    """Number of token types."""
     exponent: PositiveFloat = 1.0
-    context: NonNegativeFloat = Field(
-        default=0.5, description="standard deviation of the context's part of the logits"
-    )
+    """Exponent of the law: type n is n to this power times as rare as the first one."""
+    context: NonNegativeFloat = 0.5
+    """Standard deviation of the part of the logits that depends on the context."""
 
 
 class Adversarial(Preferences):
@@ -80,13 +75,15 @@ class Adversarial(Preferences):
 
     kind: Literal["adversarial"] = "adversarial"
     period: PositiveInt = 20
+    """Steps between two changes of sign."""
 
 
 class Recorded(Frozen):
-    """Scores of a real training run, see workers/simulation/recording.py; layers act as seeds."""
+    """Scores that `evenload train --record-scores` wrote; its layers take the place of seeds."""
 
     kind: Literal["recorded"] = "recorded"
     path: Path
+    """Path of the recording."""
 
 
 StreamSpec = Annotated[
@@ -114,23 +111,30 @@ def _combinations(entry: object) -> list[BalancerSpec]:
 
 
 class SimulationSpec(Frozen):
-    """Every rule on every stream. A parameter of a rule given as a list stands for each value."""
+    """Every rule runs on every stream. All rules see the same scores."""
 
     name: str = "simulation"
-    tokens: PositiveInt = Field(default=4096, description="tokens of a step")
+    """Name of the simulation."""
+    tokens: PositiveInt = 4096
+    """Tokens per step."""
     num_experts: Annotated[PositiveInt, Field(ge=2)] = 64
+    """Experts per layer."""
     top_k: PositiveInt = 6
+    """Experts that are chosen for each token."""
     steps: PositiveInt = 500
+    """Steps per stream and rule."""
     seeds: PositiveInt = 3
+    """Number of repetitions with other random numbers."""
     first_seed: NonNegativeInt = 0
-    steady_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.4, description="last share of the steps, judged as the steady state"
-    )
+    """Seed of the first repetition; the others follow it."""
+    steady_share: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """The last share of the steps, which counts as the steady state."""
     streams: dict[str, StreamSpec] = Field(min_length=1)
-    rules: Annotated[
-        tuple[SerializeAsAny[BalancerSpec], ...], BeforeValidator(_rules_of), Field(min_length=1)
-    ]
+    """Streams of router scores, by a name of your choice."""
+    rules: Annotated[tuple[Balancer, ...], BeforeValidator(_rules_of), Field(min_length=1)]
+    """Balancing rules. A parameter can be a list: the rule then runs with each value."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")] = "cpu"
+    """Where to compute: cpu, cuda, or one GPU such as cuda:1."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -25,7 +25,11 @@ UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """A spec cannot be changed and has no unknown keys. A string below a field is its meaning."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def load(kind: type[Spec], path: Path) -> Spec:

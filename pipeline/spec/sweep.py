@@ -13,6 +13,7 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -29,7 +30,11 @@ from evenload.pipeline.spec.spec_file import (
 )
 from evenload.pipeline.spec.trial import TrialSpec
 
-Axis = Annotated[Any, BeforeValidator(parse_axis)]
+Axis = Annotated[
+    Any,
+    BeforeValidator(parse_axis),
+    WithJsonSchema({"anyOf": [{"type": "array", "minItems": 1}, Range.model_json_schema()]}),
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 SEED = "train.seed"
 TRUSTED = {"trusted": True}
@@ -37,22 +42,21 @@ CROSSED = ("model.num_experts", SEED)
 
 
 class GridSearch(Frozen):
-    """Every combination, later axes fastest."""
+    """Every combination of the axes; later axes vary fastest."""
 
     kind: Literal["grid"] = "grid"
 
 
 class RandomSearch(Frozen):
-    """Settings in random order, without repetition; from ranges, numbers drawn at random."""
+    """Settings in random order, without repetition; from ranges, numbers are drawn at random."""
 
     kind: Literal["random"] = "random"
-    settings: PositiveInt | None = Field(
-        default=None, description="how many; None is all of them, where there are no ranges"
-    )
+    settings: PositiveInt | None = None
+    """Number of settings; null: all of them. Required if an axis holds a range."""
     seed: NonNegativeInt = 0
-    cross: tuple[str, ...] = Field(
-        default=CROSSED, description="axes at every value of which each setting is trained"
-    )
+    """Seed of the order and of the drawn numbers."""
+    cross: tuple[str, ...] = CROSSED
+    """Axes that are not searched: each setting is trained at every value of them."""
 
 
 class TpeSearch(Frozen):
@@ -62,17 +66,18 @@ class TpeSearch(Frozen):
     """
 
     kind: Literal["tpe"] = "tpe"
-    settings: PositiveInt = Field(default=32, description="how many in all")
-    startup: PositiveInt = Field(
-        default=8, description="settings spread evenly over the space before it proposes"
-    )
+    settings: PositiveInt = 32
+    """Number of settings in all."""
+    startup: PositiveInt = 8
+    """Number of settings that are spread evenly over the space before the estimator proposes."""
     objectives: tuple[Literal["loss", "imbalance"], ...] = Field(
         default=("loss",), min_length=1, max_length=2
     )
+    """What the estimator minimises: loss, imbalance, or both."""
     seed: NonNegativeInt = 0
-    cross: tuple[str, ...] = Field(
-        default=CROSSED, description="axes at every value of which each setting is trained"
-    )
+    """Seed of the proposals."""
+    cross: tuple[str, ...] = CROSSED
+    """Axes that are not searched: each setting is trained at every value of them."""
 
 
 SearchSpec = Annotated[GridSearch | RandomSearch | TpeSearch, Field(discriminator="kind")]
@@ -85,45 +90,40 @@ class NoStopping(Frozen):
 
 
 class Asha(Frozen):
-    """Asynchronous successive halving on the held-out loss; what is stopped stays stopped.
+    """Asynchronous successive halving on the held-out loss. A stopped trial stays stopped.
 
     Source:   Li et al. 2018, arXiv:1810.05934
     """
 
     kind: Literal["asha"] = "asha"
-    first_rung: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.25, description="share of the steps after which trials are first judged"
-    )
-    eta: Annotated[PositiveInt, Field(ge=2)] = Field(
-        default=2, description="one in eta goes on from a rung; rungs lie a factor eta apart"
-    )
-    slack: NonNegativeFloat = Field(
-        default=0.01, description="share above the best loss of a rung that is never stopped"
-    )
-    per: tuple[str, ...] = Field(default=CROSSED, description="keys whose values are judged apart")
+    first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the steps after which trials are judged for the first time."""
+    eta: Annotated[PositiveInt, Field(ge=2)] = 2
+    """At each rung one trial in eta continues; the next rung is eta times as many steps away."""
+    slack: NonNegativeFloat = 0.01
+    """Trials whose loss is at most this share above the best one of the rung are not stopped."""
+    per: tuple[str, ...] = CROSSED
+    """Trials are only compared if they have the same values of these keys."""
 
 
 class Extrapolate(Frozen):
-    """Stops what will hardly reach the best: learning curves extrapolated by a power law.
+    """Extrapolates learning curves by a power law and stops trials that will hardly be the best.
 
-    Source:   Domhan et al. 2015, IJCAI; here the error of the extrapolation is measured on the
-              trials that finished
+    Source:   Domhan et al. 2015, IJCAI. Differs: the error of the extrapolation is measured on the
+              trials that have finished.
     """
 
     kind: Literal["extrapolate"] = "extrapolate"
-    threshold: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        default=0.05, description="stop where a better final loss is less probable than this"
-    )
-    from_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.3, description="share of the steps before which nothing is stopped"
-    )
-    finished: Annotated[PositiveInt, Field(ge=2)] = Field(
-        default=3, description="finished trials before anything is stopped"
-    )
-    slack: NonNegativeFloat = Field(
-        default=0.01, description="share above the best final loss that counts as reaching it"
-    )
-    per: tuple[str, ...] = Field(default=CROSSED, description="keys whose values are judged apart")
+    threshold: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """A trial is stopped if the probability that it reaches the best loss is below this."""
+    from_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """No trial is stopped before this share of its steps."""
+    finished: Annotated[PositiveInt, Field(ge=2)] = 3
+    """No trial is stopped before this many trials have finished."""
+    slack: NonNegativeFloat = 0.01
+    """A final loss at most this share above the best one counts as reaching it."""
+    per: tuple[str, ...] = CROSSED
+    """Trials are only compared if they have the same values of these keys."""
 
 
 StoppingSpec = Annotated[NoStopping | Asha | Extrapolate, Field(discriminator="kind")]
@@ -132,56 +132,56 @@ StoppingSpec = Annotated[NoStopping | Asha | Extrapolate, Field(discriminator="k
 class Objective(Frozen):
     """What makes a setting good: little imbalance at (nearly) the least loss, within bounds."""
 
-    loss_tolerance: Share = Field(
-        default=0.01, description="share above the least loss that counts as equal to it"
-    )
+    loss_tolerance: Share = 0.01
+    """Losses at most this share above the least one count as equal to it."""
     constraints: dict[
         Literal["max_vio", "max_vio_global", "idle_frac", "dead_tenth"], NonNegativeFloat
-    ] = Field(default={}, description="upper bounds on figures; who breaks one is not recommended")
-    target_loss: PositiveFloat | None = Field(
-        default=None,
-        description="held-out loss, nats per token, to which time and tokens are counted; None is "
-        "where training without balancing ends",
-    )
+    ] = Field(default={})
+    """Upper bounds on figures; a setting that breaks a bound is not recommended."""
+    target_loss: PositiveFloat | None = None
+    """Held-out loss in nats per token; the answer says how long each setting takes to reach it.
+    null: the loss at which training without balancing ends."""
 
 
 class ConfirmSpec(Frozen):
-    """The best settings of the tune stage, and the control, trained again with fresh seeds."""
+    """Trains the best settings again with fresh seeds, beside training without balancing."""
 
-    top: PositiveInt = Field(default=3, description="settings, beside the control")
-    per_rule: PositiveInt | None = Field(
-        default=None,
-        description="settings of one rule at most; 1 compares rules, each at its best; None is any",
-    )
+    top: PositiveInt = 3
+    """Number of settings, without the control."""
+    per_rule: PositiveInt | None = None
+    """Most settings of the same rule; 1 compares rules, each at its best. null: no limit."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    data: DataSpec | None = Field(default=None, description="another corpus; None is the same")
+    """Seeds that no trial of the search had."""
+    data: DataSpec | None = None
+    """Another corpus to confirm on; null: the corpus of the search."""
 
 
 class SweepSpec(Frozen):
-    """A base trial and the axes to vary.
-
-    `axes` maps a dotted key of the trial to its values, e.g. `model.num_experts: [16, 32]` or
-    `balancer: [{kind: none}, {kind: sign, step_size: 0.01}]`. Later axes vary fastest. Where the
-    search draws numbers, `{low, high, log}` may stand for the values or inside one.
-    """
+    """A base trial and the axes to vary."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Name; the sweep's id is the name and six digits of a hash of the content."""
     base: dict[str, Any]
+    """A trial, without what the axes fill in."""
     axes: dict[str, Axis] = Field(min_length=1)
+    """For each dotted key of the trial a list of values, or a range `{low, high, log}` of numbers.
+    A value can be a mapping, which can hold ranges. Later axes vary fastest."""
     search: SearchSpec = GridSearch()
+    """Which settings of the axes are trained, and in which order."""
     stopping: StoppingSpec = NoStopping()
+    """When trials without prospects are stopped early."""
     objective: Objective = Objective()
     confirm: ConfirmSpec | None = None
-    max_retries: Annotated[Int32, Field(ge=0)] = Field(
-        default=2, description="workers that a trial may lose before it is given up"
-    )
-    max_preemptions: Annotated[Int32, Field(ge=0)] = Field(
-        default=20, description="times a trial may be preempted before it is given up"
-    )
-    priority: Int32 = Field(default=0, description="sweeps of a higher priority start first")
-    stacking: Literal["auto", "off"] = Field(
-        default="auto", description="train trials of equal shape together where that is faster"
-    )
+    """Train the best settings again with fresh seeds; null: the search alone is the answer."""
+    max_retries: Annotated[Int32, Field(ge=0)] = 2
+    """A trial is given up when it has lost its worker more often than this."""
+    max_preemptions: Annotated[Int32, Field(ge=0)] = 20
+    """A trial is given up when it was preempted more often than this."""
+    priority: Int32 = 0
+    """Sweeps of a higher priority start first."""
+    stacking: Literal["auto", "off"] = "auto"
+    """auto: trials that differ only in rule, step size and seed train together as one program if
+    that is faster. off: every trial trains alone, and a sweep repeats bit for bit on a CPU."""
 
     @classmethod
     def trusted(cls, stored: dict[str, Any]) -> Self:

@@ -8,16 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    SerializeAsAny,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.pipeline.spec.balancers import Balancer
 from evenload.pipeline.spec.data import (
     BpeTokenizer,
     BytesTokenizer,
@@ -30,33 +23,60 @@ from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load, sha256
 
 
+def _with_preset(schema: dict[str, Any]) -> None:
+    """Adds `preset`, which is read before validation, and which makes the other keys optional."""
+    preset = {
+        "enum": list(PRESETS),
+        "default": None,
+        "description": "Named dimensions; they fill in the keys that are not given.",
+    }
+    required = schema.pop("required")
+    schema["properties"] = {"preset": preset, **schema["properties"]}
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": required}]
+
+
 class ModelSpec(Frozen):
     """A DeepSeekMoE language model (Dai et al. 2024, arXiv:2401.06066).
 
-    `preset` fills in the fields that are not given; it is not kept: equal models, equal specs.
+    `preset` fills in the keys that are not given. It is not stored: equal models have equal specs.
     """
 
+    model_config = ConfigDict(json_schema_extra=_with_preset)
+
     vocab_size: PositiveInt
+    """Number of different tokens; at least that of the data."""
     num_layers: PositiveInt
+    """Transformer layers in all."""
     d_model: PositiveInt
+    """Width of the model; an even multiple of `num_heads`."""
     num_heads: PositiveInt
-    num_dense_layers: NonNegativeInt = Field(
-        default=1, description="leading layers with a dense FFN; the rest have experts"
-    )
+    """Attention heads per layer."""
+    num_dense_layers: NonNegativeInt = 1
+    """The first layers have a dense feed-forward network; all others have experts."""
     d_dense: PositiveInt
+    """Inner width of the dense feed-forward networks."""
     num_experts: PositiveInt
+    """Routed experts per layer."""
     top_k: PositiveInt
+    """Experts that the router chooses for each token."""
     num_shared: NonNegativeInt = 1
+    """Experts per layer that every token passes through, beside the routed ones."""
     d_expert: PositiveInt
+    """Inner width of one expert."""
     gate: Literal["sigmoid", "softmax"] = "sigmoid"
-    renormalise: bool = Field(
-        default=True, description="gate weights of the chosen experts sum to 1"
-    )
+    """Function that turns router logits into scores."""
+    renormalise: bool = True
+    """Whether the gate weights of the chosen experts are scaled to sum to 1."""
     route_scale: PositiveFloat = 1.0
+    """Factor on the output of the routed experts."""
     rope_theta: PositiveFloat = 10000.0
+    """Base of the rotary position embedding."""
     norm_eps: PositiveFloat = 1e-6
+    """Constant under the root of every RMS norm."""
     init_std: PositiveFloat = 0.02
+    """Standard deviation of the initial weights."""
     tie_embeddings: bool = False
+    """Whether the output layer shares the weights of the embedding."""
 
     @model_validator(mode="before")
     @classmethod
@@ -96,31 +116,40 @@ class TrainSpec(Frozen):
     """How one trial trains. One step is one optimizer step over `batch_sequences` sequences."""
 
     steps: Annotated[int, Field(gt=0, lt=2**31)]
+    """Optimizer steps."""
     batch_sequences: PositiveInt
+    """Sequences per optimizer step."""
     seq_len: Annotated[int, Field(ge=2, lt=2**31)]
-    micro_batch_sequences: PositiveInt | None = Field(
-        default=None,
-        description="sequences per forward pass; None is all of the batch that a worker has",
-    )
+    """Tokens per sequence."""
+    micro_batch_sequences: PositiveInt | None = None
+    """Sequences per forward pass; null: the whole batch of a worker at once."""
     learning_rate: PositiveFloat = 3e-3
+    """Highest learning rate of AdamW."""
     min_lr_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the end, as a share of the highest one."""
     warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate grows from 0."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    decay_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.2, description="share of the steps in which wsd decays, at the end"
-    )
+    """Course of the learning rate after warm-up; wsd is warm-up, stable, decay."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """With wsd: the last share of the steps, in which the learning rate decays."""
     weight_decay: NonNegativeFloat = 0.1
+    """Weight decay of AdamW; norms and embeddings have none."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay rate of AdamW's first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay rate of AdamW's second moment."""
     grad_clip: PositiveFloat = 1.0
+    """Largest norm of the gradient; a longer one is scaled down to it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products; weights and routers stay in float32."""
     recompute: bool = False
-    compile: bool = Field(
-        default=False,
-        description="by torch.compile: steps 8 to 24 % shorter on a CPU, after half a "
-        "minute of compiling; evaluations are not compiled",
-    )
+    """Whether activations are computed again in the backward pass, to save memory."""
+    compile: bool = False
+    """Whether torch.compile is used: steps are 8 to 24 % shorter on a CPU, after about half a
+    minute of compiling. Evaluations are never compiled."""
     seed: NonNegativeInt = 0
+    """Seed of the weights and of the order of the data."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -144,65 +173,65 @@ class TrainSpec(Frozen):
 
 
 class EvalSpec(Frozen):
-    """Held-out evaluation: the first `tokens` of the validation part, in order.
+    """Evaluation on held-out text: the first `tokens` tokens of the validation part, in order.
 
-    Beside it smaller samples: of single groups of documents, and of other numbers of experts.
+    Smaller samples are scored by group of documents and with other numbers of experts per token.
     """
 
     tokens: PositiveInt = 65536
+    """Validation tokens that are scored at the end."""
     batch_sequences: PositiveInt = 16
-    groups: NonNegativeInt = Field(
-        default=8, description="largest groups of documents that are scored apart; 0 is none"
-    )
-    group_tokens: PositiveInt = Field(default=4096, description="of every such group, at most")
-    by_k: Literal["none", "powers", "every"] = Field(
-        default="powers",
-        description="also score with k experts a token: for powers of two, top_k and num_experts, "
-        "or for every k up to num_experts, which costs num_experts passes",
-    )
-    by_k_tokens: PositiveInt = Field(default=4096, description="scored for each k, the same ones")
-    routes: bool = Field(
-        default=True, description="count experts that are chosen together and in succession"
-    )
-    every_steps: PositiveInt | None = Field(
-        default=None, description="also while training, for the learning curve; None is not"
-    )
-    curve_tokens: PositiveInt = Field(
-        default=8192, description="scored for a point of the learning curve, the same ones"
-    )
+    """Sequences per forward pass of the evaluation."""
+    groups: NonNegativeInt = 8
+    """How many groups of documents are also scored separately, largest first; 0: none."""
+    group_tokens: PositiveInt = 4096
+    """Most tokens that are scored of each group."""
+    by_k: Literal["none", "powers", "every"] = "powers"
+    """Also score with other numbers k of experts per token: with powers of two, top_k and
+    num_experts, or with every k up to num_experts, which takes num_experts passes."""
+    by_k_tokens: PositiveInt = 4096
+    """Tokens that are scored for each k; the same ones each time."""
+    routes: bool = True
+    """Whether to count which experts are chosen together and in succession."""
+    every_steps: PositiveInt | None = None
+    """Also score every so many training steps, for the learning curve; null: only at the end."""
+    curve_tokens: PositiveInt = 8192
+    """Tokens that are scored for each point of the learning curve; the same ones each time."""
 
 
 class RuntimeSpec(Frozen):
-    """Where and how it runs. `auto` is resolved once, printed and stored with the trial."""
+    """Where and how a trial runs. `auto` is resolved once and stored with the trial."""
 
     backend: Literal["auto", "reference", "torch", "triton", "triton_recompute"] = "auto"
+    """Kernels of the expert layer: loops, torch's grouped products, Triton, or Triton with less
+    memory. auto: torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = Field(
-        default=1, description="CPU threads of a worker; part of the trial's identity"
-    )
-    workers: PositiveInt = Field(
-        default=1,
-        description="processes that share each batch, a GPU each where there are GPUs; they sum "
-        "in another order than one does, so their number is part of the trial's identity",
-    )
+    """Where to train. auto: cuda if there is a GPU, else cpu."""
+    threads: PositiveInt = 1
+    """CPU threads per worker; part of the trial's identity."""
+    workers: PositiveInt = 1
+    """Processes that share each batch, one GPU each if there are GPUs. Part of the trial's
+    identity, since several processes sum in another order than one does."""
     log_every: PositiveInt = 10
+    """Steps between two records of scalars in MLflow."""
     checkpoint_every: PositiveInt = 50
+    """Steps between two checkpoints."""
 
 
 class TrialSpec(Frozen):
-    """One training run, complete: with the corpus digest and the core's version its identity."""
+    """One training run. Its spec, its corpus and the code of the core make up its identity."""
 
     model: ModelSpec
     data: DataSpec = PythonStdlib()
-    balancer: Annotated[SerializeAsAny[BalancerSpec], BeforeValidator(parse_balancer)]
+    """Where the text comes from and how it becomes tokens."""
+    balancer: Balancer
+    """The balancing rule and its parameters."""
     train: TrainSpec
     eval: EvalSpec = EvalSpec()
     runtime: RuntimeSpec = RuntimeSpec()
-    extends: str | None = Field(
-        default=None,
-        description="digest of a shorter trial, equal but for its steps, that this one goes on "
-        "from; the learning rate follows the schedule of the new length from there",
-    )
+    extends: str | None = None
+    """Digest of a finished trial that differs only in having fewer steps. Training continues from
+    its checkpoint, with the learning rate that the schedule of the new length has there."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -39,6 +39,11 @@ COMMANDS = {
         "Train one trial in this process, score it on held-out text and print its figures.",
     ),
     "sweep": Command("evenload.workers.cli.sweep", "sweep_app", "Plan, run and steer sweeps."),
+    "spec": Command(
+        "evenload.workers.cli.spec",
+        "spec_app",
+        "Show what can be written into a sweep, a trial or a simulation.",
+    ),
     "simulate": Command(
         "evenload.workers.cli.simulate",
         "simulate",
