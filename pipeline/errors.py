@@ -12,21 +12,21 @@ class SpecError(ValueError):
 
 
 class StoreUnavailable(SpecError):
-    """The database does not answer. Who can wait tries again."""
+    """The database does not answer. Callers that can wait try again."""
 
 
 class LeaseLost(Exception):
-    """The attempt is no longer the trial's current one: stop, and write nothing."""
+    """Another attempt at the trial has begun, so this one must stop and write nothing."""
 
 
 class TrackingUnavailable(ConnectionError):
-    """MLflow did not answer for longer than a trial waits: no fault of the trial."""
+    """MLflow did not answer for longer than a trial waits. The trial is not at fault."""
 
 
 class PeerLost(Exception):
-    """Another process that trains the same trial died: the attempt is lost, not the trial.
+    """Another process that trains the same trial died. The trial can be tried again.
 
-    Args:     preempted: its host was taken away
+    Args:     preempted: whether that process's host was taken away
     """
 
     def __init__(self, reason: str, preempted: bool = False) -> None:
@@ -35,7 +35,7 @@ class PeerLost(Exception):
 
 
 def first_message(error: ValidationError) -> str:
-    """The first problem as `key=value: what is wrong`; pydantic's own text names the bound."""
+    """The first problem, as `key=value: what is wrong`."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -49,6 +49,6 @@ def first_message(error: ValidationError) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as JSON, cut to 200 characters."""
+    """The value as JSON, cut to 200 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 200 else text[:197] + "..."

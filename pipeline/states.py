@@ -1,4 +1,4 @@
-"""States of sweeps, trials and attempts, and what the store knows of each as a frozen record."""
+"""The states of sweeps, trials and attempts, and the frozen records that the store returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 class SweepState(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
-    STOPPING = "stopping"  # trains no further; what is trained is still evaluated
+    STOPPING = "stopping"  # no more training; trained trials are still evaluated
     CANCELLED = "cancelled"
     FINISHED = "finished"
 
@@ -19,11 +19,11 @@ class SweepState(StrEnum):
 class TrialState(StrEnum):
     QUEUED = "queued"  # waits for a train actor
     TRAINING = "training"
-    TRAINED = "trained"  # its checkpoint waits for an eval actor
+    TRAINED = "trained"  # waits for an eval actor
     EVALUATING = "evaluating"
     COMPLETED = "completed"
     FAILED = "failed"
-    STOPPED = "stopped"  # ended early on purpose, with a reason; its checkpoint stays
+    STOPPED = "stopped"  # ended early on purpose; keeps its checkpoint and a reason
     CANCELLED = "cancelled"
 
     @property
@@ -37,19 +37,19 @@ class TrialState(StrEnum):
 
     @property
     def is_held(self) -> bool:
-        """A worker holds a lease on it."""
+        """Whether a worker holds a lease on the trial."""
         return self in (TrialState.TRAINING, TrialState.EVALUATING)
 
 
 class Stage(StrEnum):
-    """Why a sweep has a trial: to find settings, or to confirm the found ones with fresh seeds."""
+    """The purpose of a trial: find good settings, or confirm the best ones with fresh seeds."""
 
     TUNE = "tune"
     CONFIRM = "confirm"
 
 
 class Order(StrEnum):
-    """What a user or a stopping policy wants of one trial; none: what its sweeps want."""
+    """An order for one trial, from a user or a stopping policy; it overrides the trial's sweeps."""
 
     PAUSE = "pause"
     STOP = "stop"
@@ -57,7 +57,7 @@ class Order(StrEnum):
 
 
 class WorkKind(StrEnum):
-    """The two kinds of work, done by separate pools of actors."""
+    """The two kinds of work. Each has its own pool of actors."""
 
     TRAIN = "train"
     EVAL = "eval"
@@ -65,7 +65,7 @@ class WorkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running trial says of itself; the heartbeat carries it to the store."""
+    """How far a running trial is. Heartbeats bring it to the store."""
 
     step: int
     steps: int
@@ -76,55 +76,55 @@ class Progress:
 
 
 class Command(StrEnum):
-    """What the store answers to a heartbeat."""
+    """The store's answer to a heartbeat."""
 
     CONTINUE = "continue"
-    STOP = "stop"  # write a checkpoint and give the trial back
+    STOP = "stop"  # write a checkpoint and release the trial
     END = "end"  # write a checkpoint and end the trial as STOPPED
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One trial as the store knows it. Times are UTC of the database's clock."""
+    """One trial as stored. Times are in UTC, by the database's clock."""
 
     digest: str
-    label: str  # the balancing rule in short
+    label: str  # short name of the balancing rule and its parameters
     spec: dict[str, Any]
     state: TrialState
-    attempt: int  # number of claims so far; fences writes
-    failures: int  # attempts that ended without a verdict: worker lost, lease expired
+    attempt: int  # number of claims so far; writes of older attempts are refused
+    failures: int  # attempts that ended without a verdict: the worker died or the lease expired
     progress: Progress | None
-    result: dict[str, float]  # final figures under their fixed names; train and eval merged
+    result: dict[str, float]  # final figures of training and evaluation, by metric name
     error: str | None  # traceback of a failed trial
     worker: str | None
-    run_id: str | None  # MLflow
+    run_id: str | None  # in MLflow
     checkpoint_uri: str | None
     lease_until: datetime | None
     heartbeat_at: datetime | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    preemptions: int = 0  # attempts that their host ended, not they themselves
+    preemptions: int = 0  # attempts that ended because their host was taken away
     ordered: Order | None = None
-    stop_reason: str | None = None  # of a trial that was ordered to stop
-    extends: str | None = None  # digest of the trial that it goes on from with more steps
-    stage: Stage | None = None  # in the sweep that was asked for; None where none was
+    stop_reason: str | None = None  # why the trial was ordered to stop
+    extends: str | None = None  # digest of the trial whose training it continues
+    stage: Stage | None = None  # None if the trial was read without naming a sweep
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Held-out loss of a trial while it trains."""
+    """The held-out loss of a trial at one step of its training."""
 
     step: int
     tokens: int  # trained so far
-    seconds: float  # of training so far
+    seconds: float  # training time so far
     val_loss: float  # nats per token
-    max_vio: float  # of the steps since the last point, mean over layers
+    max_vio: float  # mean over layers and over the steps since the last point
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceRecord:
-    """Who was there, and when last: a coordinator, a worker. Times as in TrialRecord."""
+    """A coordinator or worker that announced itself, and when it did last."""
 
     name: str
     role: str
@@ -139,26 +139,26 @@ class SweepRecord:
     name: str
     spec: dict[str, Any]
     state: SweepState
-    parent_run_id: str | None  # MLflow
+    parent_run_id: str | None  # in MLflow
     created_at: datetime
     finished_at: datetime | None
-    is_expanded: bool = True  # False: submitted, its trials not yet listed
-    priority: int = 0  # higher starts first
+    is_expanded: bool = True  # False: submitted, but its trials are not listed yet
+    priority: int = 0  # sweeps of higher priority start first
     max_preemptions: int = 20
-    note: str | None = None  # why it is paused, where no user paused it
+    note: str | None = None  # why the program paused the sweep; None if a user did
 
 
 class AttemptState(StrEnum):
     RUNNING = "running"  # the attempt that holds the trial's lease
     DONE = "done"
     FAILED = "failed"  # the trial's own code raised
-    RELEASED = "released"  # given back with a checkpoint
-    PREEMPTED = "preempted"  # its host was taken away; with a checkpoint where there was time
-    LOST = "lost"  # ended without a verdict: worker died, lease expired
+    RELEASED = "released"  # the worker wrote a checkpoint and released the trial
+    PREEMPTED = "preempted"  # the host was taken away; there may be a newer checkpoint
+    LOST = "lost"  # ended without a verdict: the worker died or the lease expired
 
 
 class Charge(StrEnum):
-    """Which budget of its trial pays for an attempt that ended without a verdict."""
+    """The budget of a trial that an attempt without a verdict is charged to."""
 
     RETRY = "retry"
     PREEMPTION = "preemption"
@@ -167,10 +167,10 @@ class Charge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One claim of a trial, from its start to how it ended. Times as in TrialRecord."""
+    """One attempt at a trial. Times are in UTC, by the database's clock."""
 
     digest: str
-    number: int  # from 1, over both kinds
+    number: int  # from 1; training and evaluation attempts are counted together
     kind: WorkKind
     worker: str
     state: AttemptState
@@ -185,7 +185,8 @@ class AttemptRecord:
 class Claim:
     """The right to work on a trial, and what the work needs to know.
 
-    It holds until the lease runs out and somebody notices; the attempt number fences every write.
+    It is valid until the coordinator finds its lease expired. The store refuses writes with an
+    older attempt number.
     """
 
     digest: str
@@ -201,39 +202,39 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class TrialStatus:
-    """What the coordinator must know of an unfinished trial and its newest attempt."""
+    """What the coordinator must know about an unfinished trial and its newest attempt."""
 
     digest: str
     state: TrialState
     attempt: int
     failures: int
     may_run: bool  # a sweep wants it worked on now, and no order holds it back
-    max_retries: int  # as that sweep wants it
+    max_retries: int  # of the sweep `sweep_id`, as is max_preemptions
     attempt_state: AttemptState | None  # None before the first attempt
     worker: str | None
     lease_until: datetime | None
     exit_reason: str | None
     preemptions: int = 0
     max_preemptions: int = 20
-    sweep_id: str = ""  # the sweep that puts it where it stands
+    sweep_id: str = ""  # the first sweep, in starting order, that lists the trial
 
 
 @dataclass(frozen=True, slots=True)
 class SweepStatus:
-    """What the coordinator must know of a sweep."""
+    """What the coordinator must know about a sweep."""
 
     sweep_id: str
     state: SweepState
     is_expanded: bool
     unfinished: int  # trials that are not final
-    queued: int = 0  # of these, those that wait to be trained
-    trained: int = 0  # and those that wait to be evaluated
-    fast_failures: int = 0  # attempts that failed right after their start, the newest in a row
+    queued: int = 0  # unfinished trials that wait to be trained
+    trained: int = 0  # unfinished trials that wait to be evaluated
+    fast_failures: int = 0  # how many of the newest attempts failed right after their start
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where sweeps stand, read in one transaction."""
+    """The status of sweeps and their trials, read in one transaction."""
 
     taken_at: datetime  # by the database's clock
     sweeps: tuple[SweepStatus, ...]  # oldest first

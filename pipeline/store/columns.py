@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, read as UTC. Written by the database only, see `db_time`."""
+    """A point in time, read as UTC. Only the database's clock writes it, see `db_time`."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -26,7 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[dict[str, Any]]):
-    """A mapping as JSON text. Text, because the JSON type of PostgreSQL refuses NaN and inf."""
+    """A mapping, stored as JSON text because PostgreSQL's JSON type refuses NaN and inf."""
 
     impl = Text
     cache_ok = True
@@ -39,10 +39,10 @@ class Json(TypeDecorator[dict[str, Any]]):
 
 
 class AnyText(TypeDecorator[str]):
-    """Text of any origin, such as a traceback.
+    """Text from anywhere, such as a traceback.
 
-    PostgreSQL refuses NUL and both databases refuse lone surrogates; a trial must be able to fail
-    with either, so they are written out as escapes.
+    PostgreSQL refuses NUL, and both databases refuse lone surrogates. A traceback may contain
+    either, so they are stored as escapes.
     """
 
     impl = Text
@@ -55,7 +55,7 @@ class AnyText(TypeDecorator[str]):
 
 
 class db_time(FunctionElement[datetime]):
-    """The database's clock, `after_seconds` ahead. No worker's clock decides about a lease."""
+    """The time of the database's clock plus `after_seconds`. Leases never use a worker's clock."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -72,6 +72,6 @@ def _on_sqlite(element: db_time, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(db_time, "postgresql")
 def _on_postgresql(element: db_time, compiler: SQLCompiler, **options: Any) -> str:
-    # Not now(): that is the start of the transaction, which may have waited for a lock since.
+    # now() would be the start of the transaction, which may have waited for a lock since then.
     offset = compiler.process(element.clauses, **options)
     return f"(clock_timestamp() + make_interval(secs => {offset}))"

@@ -1,4 +1,4 @@
-"""What states mean together: which trials are wanted, waiting and unfinished."""
+"""Conditions over the states of trials and sweeps: which trials wait, may run or are unfinished."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 
 WAITING = {WorkKind.TRAIN: TrialState.QUEUED, WorkKind.EVAL: TrialState.TRAINED}
 HELD = {WorkKind.TRAIN: TrialState.TRAINING, WorkKind.EVAL: TrialState.EVALUATING}
-# Sweeps that have work of a kind done; a stopping one still wants to know how good its models are.
+# Sweeps in these states have their trials worked on. A stopping sweep still evaluates its models.
 ACTIVE_FOR = {
     WorkKind.TRAIN: (SweepState.ACTIVE,),
     WorkKind.EVAL: (SweepState.ACTIVE, SweepState.STOPPING),
 }
-# Orders that hold a kind of work back.
+# Orders that forbid a kind of work on a trial.
 BLOCKING_ORDERS = {
     WorkKind.TRAIN: (Order.PAUSE, Order.STOP, Order.CANCEL),
     WorkKind.EVAL: (Order.PAUSE, Order.CANCEL),
 }
-WANT_TRAINING = (
-    SweepState.ACTIVE,
-    SweepState.PAUSED,
-)  # sweeps that want training, now or later
-WANT_TRIALS = (*WANT_TRAINING, SweepState.STOPPING)  # sweeps that keep trained trials waiting
+WANT_TRAINING = (SweepState.ACTIVE, SweepState.PAUSED)  # these sweeps train, now or later
+WANT_EVALUATION = (*WANT_TRAINING, SweepState.STOPPING)
 FINAL = tuple(state for state in TrialState if state.is_final)
 
 
 @cache
 def is_listed_by(*states: SweepState) -> ColumnElement[bool]:
-    """A sweep in one of these states lists the trial of the enclosing statement."""
+    """Whether a sweep in one of these states lists the trial of the enclosing statement."""
     return exists().where(
         SweepTrial.digest == Trial.digest,
         SweepTrial.sweep_id == Sweep.sweep_id,
@@ -43,37 +40,39 @@ def is_listed_by(*states: SweepState) -> ColumnElement[bool]:
 
 @cache
 def may_run(kind: WorkKind) -> ColumnElement[bool]:
-    """A sweep wants this work on the trial done now, and no order holds the trial back."""
+    """Whether a sweep wants this work done on the trial now and no order forbids it."""
     return is_listed_by(*ACTIVE_FOR[kind]) & is_not_held_back(kind)
 
 
 @cache
 def is_not_held_back(kind: WorkKind) -> ColumnElement[bool]:
-    """No order holds this work on the trial back."""
+    """Whether no order forbids this work on the trial."""
     return or_(Trial.ordered.is_(None), Trial.ordered.not_in(BLOCKING_ORDERS[kind]))
 
 
 @cache
 def is_unfinished() -> ColumnElement[bool]:
-    """The trial of the enclosing statement's `SweepTrial` is not final."""
+    """Whether the trial of the enclosing statement's `SweepTrial` is not final."""
     return exists().where(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL))
 
 
 def end_unwanted(connection: Connection, digest: str | None = None) -> None:
-    """Ends waiting trials, or this one: cancelled or stopped, as their sweeps or an order say.
+    """Cancels or stops waiting trials that no sweep needs or that an order ends.
 
-    Trials that a worker holds are not touched: their next heartbeat tells the worker, and giving
-    them back leads here.
+    Trials that a worker holds are left alone. The worker learns from its next heartbeat that it
+    must release the trial, and the release calls this function.
+
+    Args:     digest: only this trial; None: all trials
     """
-    one = Trial.digest == digest if digest is not None else Trial.digest.is_not(None)
+    chosen = Trial.digest == digest if digest is not None else Trial.digest.is_not(None)
     for ending in _endings():
-        connection.execute(ending.where(one))
+        connection.execute(ending.where(chosen))
 
 
 @cache
 def _endings() -> tuple[Update, Update]:
     waiting = Trial.state.in_(list(WAITING.values()))
-    unwanted = or_(Trial.ordered == Order.CANCEL, ~is_listed_by(*WANT_TRIALS))
+    unwanted = or_(Trial.ordered == Order.CANCEL, ~is_listed_by(*WANT_EVALUATION))
     no_further = or_(Trial.ordered == Order.STOP, ~is_listed_by(*WANT_TRAINING))
     ended = {"ordered": None, "finished_at": db_time()}
     reason = func.coalesce(Trial.stop_reason, "its sweep was stopped")
@@ -93,5 +92,9 @@ def unknown_sweep(sweep_id: str) -> SpecError:
     return SpecError(f"sweep_id={sweep_id!r} is unknown; `evenload sweep list` shows all")
 
 
+def cancelled(sweep_id: str) -> SpecError:
+    return SpecError(f"sweep {sweep_id} was cancelled; run it under another name")
+
+
 def unknown_trial(digest: str) -> SpecError:
-    return SpecError(f"digest={digest!r} is no trial of this store")
+    return SpecError(f"digest={digest!r} is unknown; `evenload sweep status` shows digests")

@@ -1,4 +1,4 @@
-"""Opens SQLite and PostgreSQL so that both behave alike under concurrent writers."""
+"""Opens SQLite or PostgreSQL such that both behave alike under concurrent writers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WRITES = "writes"  # execution option of a connection that will write
 
 
 def open_engine(url: str) -> Engine:
-    """An engine that has not connected yet.  Raises: SpecError: a URL of no known database"""
+    """An engine that has not connected yet.  Raises: SpecError: the URL's database is unknown"""
     parsed = _known(url)
     engine = create_engine(parsed, pool_pre_ping=True)
     if parsed.get_backend_name() == "sqlite":
@@ -40,16 +40,16 @@ def _known(url: str) -> URL:
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
     cursor.execute("PRAGMA foreign_keys = ON")
-    # No killed process can lose a commit; a power cut can lose the last ones, whose work is redone.
+    # A killed process loses no commit. A power cut may lose the last ones; their work is redone.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Writers take the lock at once: a reader that turns writer can fail without waiting."""
+    """Writers lock at once, because a reader that turns into a writer may fail without waiting."""
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,7 +1,7 @@
-"""Who works on what: claim, heartbeat, finish, and what happens when a worker is lost.
+"""Leases on trials: claim, heartbeat, finish, release, and taking trials from lost workers.
 
-Every change of a trial's holder is one UPDATE whose condition names the state it expects; its row
-count says who won. Locks are taken in the order attempt, then trial.
+Every change of a trial's holder is one UPDATE whose condition names the expected state. Its row
+count tells whether it won. Locks are taken in the order attempt, then trial.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def record_curve(connection: Connection, held: Claim, points: Sequence[CurvePoin
     still = select(Attempt.number).where(_is_running(held.digest, held.attempt)).with_for_update()
     if connection.execute(still).one_or_none() is None:
         raise _lost(held)
-    # A resumed attempt comes by the same steps again.
+    # A resumed attempt records the steps after its checkpoint once more.
     connection.execute(
         delete(CurveRow).where(
             CurveRow.digest == held.digest, CurveRow.step.in_([point.step for point in points])
@@ -226,7 +226,7 @@ def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool
 def _lose(
     connection: Connection, condition: tuple[ColumnElement[bool], ...], reason: str, charge: Charge
 ) -> list[str]:
-    """Ends attempts without a verdict. One that somebody is just ending is left alone."""
+    """Ends attempts without a verdict, except those that another transaction is just ending."""
     preempted = charge is Charge.PREEMPTION
     ending = AttemptState.PREEMPTED if preempted else AttemptState.LOST
     attempts = connection.execute(
@@ -246,7 +246,7 @@ def _lose(
 
 
 def _end(connection: Connection, held: Claim, state: AttemptState, reason: str | None) -> bool:
-    """False where it ended like this before: the store went away before it could say so."""
+    """Ends the attempt; False if it had ended in this state before and only the answer was lost."""
     ended = connection.execute(
         update(Attempt)
         .where(_is_running(held.digest, held.attempt))
@@ -285,7 +285,10 @@ def _is_running(digest: str, number: int) -> ColumnElement[bool]:
 def _first_sweep(
     connection: Connection, digest: str, kind: WorkKind
 ) -> Row[str, str | None] | None:
-    """None where the sweep was paused or cancelled since: the first heartbeat will say STOP."""
+    """The first sweep that wants this work; None if it was paused or cancelled in the meantime.
+
+    The answer to the first heartbeat is STOP then.
+    """
     return connection.execute(
         select(Sweep.sweep_id, Sweep.parent_run_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
@@ -297,8 +300,7 @@ def _first_sweep(
 
 def _lost(held: Claim) -> LeaseLost:
     return LeaseLost(
-        f"attempt {held.attempt} of trial {held.digest} is not its current one any more; "
-        f"{held.worker} must stop"
+        f"attempt {held.attempt} of trial {held.digest} has lost its lease; {held.worker} must stop"
     )
 
 

@@ -1,6 +1,7 @@
-"""The tables. A row of `attempt` in state RUNNING is the lease on its trial; nothing else is.
+"""The tables of the store.
 
-Invariant: a trial is TRAINING or EVALUATING exactly as long as its newest attempt is RUNNING.
+The lease on a trial is the row of `attempt` in state RUNNING, and nothing else. Invariant: a trial
+is TRAINING or EVALUATING exactly as long as its newest attempt is RUNNING.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from evenload.pipeline.store.columns import AnyText, Json, UtcDateTime
 
 
 def _plain_enum(kind: type[StrEnum]) -> Enum:
-    """Stored by value in a plain string: a new state needs no migration."""
+    """An enum stored by value as a plain string, so that a new state needs no migration."""
     return Enum(
         kind,
         native_enum=False,
@@ -48,11 +49,11 @@ class Sweep(Base):
     name: Mapped[str]
     spec: Mapped[dict[str, Any]]
     state: Mapped[SweepState]
-    is_expanded: Mapped[bool]  # its trials are listed
+    is_expanded: Mapped[bool]  # whether its trials are listed
     max_retries: Mapped[int]
     max_preemptions: Mapped[int] = mapped_column(default=20)
-    priority: Mapped[int] = mapped_column(default=0)  # higher starts first
-    note: Mapped[str | None]  # why it is paused, where not by a user
+    priority: Mapped[int] = mapped_column(default=0)  # sweeps of higher priority start first
+    note: Mapped[str | None]  # why the program paused the sweep; None if a user did
     resumed_at: Mapped[datetime | None]
     parent_run_id: Mapped[str | None]
     created_at: Mapped[datetime]
@@ -60,7 +61,7 @@ class Sweep(Base):
 
 
 class Trial(Base):
-    """One per digest, whichever sweeps ask for it: it is trained once and shared."""
+    """One row per digest. Sweeps that list the same digest share the trial."""
 
     __tablename__ = "trial"
     __table_args__ = (Index("trial_by_state", "state"),)
@@ -69,12 +70,12 @@ class Trial(Base):
     label: Mapped[str]
     spec: Mapped[dict[str, Any]]
     state: Mapped[TrialState]
-    attempt: Mapped[int]  # of its newest attempt, 0 before the first
+    attempt: Mapped[int]  # number of the newest attempt, 0 before the first
     failures: Mapped[int]
     preemptions: Mapped[int] = mapped_column(default=0)
-    ordered: Mapped[Order | None]  # a user's or a stopping policy's, to this trial alone
+    ordered: Mapped[Order | None]  # given to this trial by a user or a stopping policy
     stop_reason: Mapped[str | None]
-    extends: Mapped[str | None]  # digest of the trial whose checkpoint it starts from
+    extends: Mapped[str | None]  # digest of the trial whose checkpoint this one starts from
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any]]
     error: Mapped[str | None]
@@ -86,7 +87,7 @@ class Trial(Base):
 
 
 class SweepTrial(Base):
-    """Which trials a sweep lists, in its order."""
+    """Which trials a sweep lists, and in which order."""
 
     __tablename__ = "sweep_trial"
     __table_args__ = (Index("sweep_trial_by_digest", "digest"),)
@@ -117,7 +118,7 @@ class Attempt(Base):
 
 
 class CurveRow(Base):
-    """Held-out loss of a trial while it trains: what stopping policies look at."""
+    """The held-out loss of a trial at one step of its training, for stopping policies."""
 
     __tablename__ = "curve"
 
@@ -130,7 +131,7 @@ class CurveRow(Base):
 
 
 class PresenceRow(Base):
-    """Who is there: coordinators and workers write a row each while they live."""
+    """One row per living coordinator or worker."""
 
     __tablename__ = "presence"
 

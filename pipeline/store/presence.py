@@ -1,4 +1,4 @@
-"""Who is there: coordinators and workers write a row each, again and again while they live."""
+"""Living coordinators and workers: each keeps one row up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.models import PresenceRow
 from evenload.pipeline.store.upserts import insert_new
 
-FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # who was killed never says that it left
+FORGOTTEN_AFTER_SECONDS = 24 * 3600.0  # a killed process cannot withdraw its row
 
 
 def announce(connection: Connection, name: str, role: str, facts: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def announce(connection: Connection, name: str, role: str, facts: dict[str, Any]
         connection.execute(
             delete(PresenceRow).where(PresenceRow.seen_at < db_time(-FORGOTTEN_AFTER_SECONDS))
         )
-        # The trials of a stack have one worker, and each of them says that it is there.
+        # Every trial of a stack announces the same worker, so two may insert its row at once.
         row = {"name": name, "role": role, "facts": facts}
         insert_new(connection, PresenceRow, [row], started_at=db_time(), seen_at=db_time())
 

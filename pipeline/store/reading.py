@@ -1,4 +1,4 @@
-"""Rows become the frozen records of `pipeline.states`; nothing else of the store gets out."""
+"""Reads rows and returns them as the frozen records of `pipeline.states`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from evenload.pipeline.store.conditions import (
 )
 from evenload.pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
 
-FAST_SECONDS = 30.0  # an attempt that fails sooner never got to train
+FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
 FAST_FAILURES_LOOKED_AT = 16
 
-# The newest attempt of a trial; its columns are NULL before the first.
+# Joins a trial to its newest attempt. The attempt's columns are NULL before the first.
 NEWEST_ATTEMPT = and_(Attempt.digest == Trial.digest, Attempt.number == Trial.attempt)
-# By these trials start; ascending, so that Python sorts by them too.
+# Trials start in this order. All columns ascend, so Python can sort by them as well.
 STARTING_ORDER = (
     case(
         (Sweep.state == SweepState.ACTIVE, 0), (Sweep.state == SweepState.STOPPING, 1), else_=2
@@ -170,10 +170,10 @@ def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tupl
 
 
 def _fast_failures(connection: Connection, sweep_id: str) -> int:
-    """How many of the newest ended attempts, in a row, failed right after their start.
+    """How many of the newest ended attempts, one after another, failed right after their start.
 
-    Only those since the sweep was resumed: who resumes it wants it tried again. Lost workers
-    count as much as errors; what was given back does not break the row.
+    Attempts before the sweep was last resumed do not count. A lost worker counts like an error.
+    Released and preempted attempts are skipped.
     """
     rows = connection.execute(
         select(Attempt.state, Attempt.started_at, Attempt.ended_at)
@@ -189,7 +189,7 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
     )
     fast = 0
     for state, started_at, ended_at in rows:
-        assert ended_at is not None, "as the statement says"
+        assert ended_at is not None, "the WHERE clause requires it"
         lived_seconds = (ended_at - started_at).total_seconds()
         if state is AttemptState.DONE or lived_seconds > FAST_SECONDS:
             break
@@ -200,13 +200,13 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
 def _trial_statuses(
     connection: Connection, chosen: ColumnElement[bool], max_unstarted: int | None
 ) -> tuple[TrialStatus, ...]:
-    """A trial that several sweeps list stands where the first active one puts it."""
+    """One status per trial; of several sweeps that list it, the first in starting order counts."""
     unfinished = _unfinished(chosen)
     if max_unstarted is None:
         rows = connection.execute(unfinished).all()
     else:
         tried = connection.execute(unfinished.where(Trial.attempt > 0)).all()
-        # Trials that a user holds back would fill the places of those that could start.
+        # Trials that an order holds back would take the places of those that can start.
         fresh = unfinished.where(Trial.attempt == 0, is_not_held_back(WorkKind.TRAIN))
         rest = connection.execute(fresh.limit(max_unstarted)).all()
         rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])

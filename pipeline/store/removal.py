@@ -1,4 +1,4 @@
-"""Removes sweeps, and what they alone needed."""
+"""Removes sweeps and the trials that no other sweep lists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def deletable(connection: Connection, sweep_id: str) -> list[str]:
     ).all()
     held = [row.digest for row in rows if row.state in HELD.values()]
     if held:
-        raise SpecError(f"a worker still holds trial {held[0]} of sweep {sweep_id}; wait for it")
+        raise SpecError(
+            f"a worker still holds trial {held[0]} of sweep {sweep_id}; wait until it is released"
+        )
     digests = [row.digest for row in rows]
     _refuse_parents(connection, digests)
     return digests
@@ -54,6 +56,6 @@ def _refuse_parents(connection: Connection, digests: list[str]) -> None:
     ).one_or_none()
     if waiting is not None:
         raise SpecError(
-            f"trial {waiting.digest} goes on from trial {waiting.extends}; "
-            "let it end, or cancel its sweep first"
+            f"trial {waiting.digest} continues trial {waiting.extends}; "
+            f"wait until {waiting.digest} has ended, or cancel its sweep first"
         )

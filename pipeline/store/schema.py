@@ -14,13 +14,13 @@ from evenload.pipeline.settings import without_password
 from evenload.pipeline.store.engine import BUSY_MILLISECONDS, WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Oldest first. Here as well as in the files, so that readers start without alembic.
+# Oldest first. Repeated from the migration files so that readers need not import alembic.
 REVISIONS = ("0001", "0002", "0003")
 MIGRATION_LOCK = 7_305_811  # any number, the same in every evenload
 
 
 def check(connection: Connection) -> None:
-    """Raises: SpecError: the schema is missing, older or newer, with the remedy"""
+    """Raises: SpecError: the schema is missing, older or newer; the message names the remedy"""
     found = _revision(connection)
     if found == REVISIONS[-1]:
         return
@@ -36,7 +36,7 @@ def check(connection: Connection) -> None:
 
 
 def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
-    """Creates or upgrades the schema. Safe to repeat, and safe in several processes at once.
+    """Creates or upgrades the schema. Idempotent, and safe in several processes at once.
 
     Raises:   SpecError: the schema is newer than this evenload
     """
@@ -64,10 +64,10 @@ def _upgrade(connection: Connection, revision: str) -> None:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers then never wait for a writer. The file remembers it."""
+    """Switches the file to a write-ahead log, so that readers never wait for a writer."""
     deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
     while True:
-        with closing(engine.raw_connection()) as connection:  # it cannot be set in a transaction
+        with closing(engine.raw_connection()) as connection:  # impossible within a transaction
             try:
                 connection.cursor().execute("PRAGMA journal_mode = WAL")
                 return

@@ -1,4 +1,4 @@
-"""Trials beside one another in a sweep that lets trials train together."""
+"""Trials of the same sweep that may train together with a given one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ WAITS, TRAINS = WAITING[WorkKind.TRAIN], HELD[WorkKind.TRAIN]
 
 
 class StackableTrial(NamedTuple):
+    """A trial that may train in one stack with another, if their shapes agree."""
+
     digest: str
     spec: dict[str, Any]
-    waits: bool  # False: it is being trained
+    waits: bool  # False: another worker trains it
 
 
 def stackable_trials(connection: Connection, digest: str) -> list[StackableTrial]:
-    """Other trials that train or wait for it in the sweeps of this one, in the sweeps' order."""
+    """Other trials, training or waiting for it, of the trial's sweeps with `stacking: auto`."""
     sweeps = connection.execute(
         select(Sweep.sweep_id, Sweep.spec)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)

@@ -1,4 +1,4 @@
-"""How sweeps and their trials enter the store."""
+"""Adds sweeps and their trials to the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
-from evenload.pipeline.store.conditions import end_unwanted, is_unfinished, unknown_sweep
+from evenload.pipeline.store.conditions import (
+    cancelled,
+    end_unwanted,
+    is_unfinished,
+    unknown_sweep,
+)
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.upserts import insert_new
 
@@ -30,7 +35,8 @@ def submit(connection: Connection, spec: SweepSpec) -> str:
         priority=spec.priority,
         created_at=db_time(),
     )
-    _refuse_cancelled(connection, sweep_id)
+    if _locked(connection, sweep_id) is SweepState.CANCELLED:
+        raise cancelled(sweep_id)
     return sweep_id
 
 
@@ -41,8 +47,8 @@ def add_sweep(
     digests = _insert_trials(connection, trials)
     listed = _listed(connection, sweep_id)
     if not digests or not set(digests) <= set(listed):
-        # New data or a new numerical core gave the same sweep other trials. What it grew by
-        # (`add_trials`) came of the old ones and goes with them.
+        # New data or a new numerical core gave the sweep other trials. Trials that were added
+        # later (`add_trials`) were derived from the old ones, so they are dropped as well.
         connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
         _list(connection, sweep_id, digests, Stage.TUNE)
     _take_up(connection, sweep_id)
@@ -63,7 +69,7 @@ def add_trials(
 ) -> int:
     found = _locked(connection, sweep_id)
     if found not in (SweepState.ACTIVE, SweepState.PAUSED, SweepState.FINISHED):
-        raise SpecError(f"sweep {sweep_id} is {found}; it takes no more trials")
+        raise SpecError(f"sweep {sweep_id} is {found} and takes no more trials")
     known = set(_listed(connection, sweep_id))
     new = [digest for digest in _insert_trials(connection, trials) if digest not in known]
     _list(connection, sweep_id, new, stage, first_position=len(known))
@@ -78,7 +84,7 @@ def _take_up(connection: Connection, sweep_id: str) -> None:
 
 
 def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec]]) -> list[str]:
-    """Stores what is new; returns the digests in their order, each once."""
+    """Stores the trials that are new; returns all digests in their order, each once."""
     by_digest = dict(reversed(trials))
     insert_new(
         connection,
@@ -101,13 +107,8 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
     return list(dict.fromkeys(digest for digest, _ in trials))
 
 
-def _refuse_cancelled(connection: Connection, sweep_id: str) -> None:
-    if _locked(connection, sweep_id) is SweepState.CANCELLED:
-        raise SpecError(f"sweep {sweep_id} was cancelled; run it under another name")
-
-
 def _locked(connection: Connection, sweep_id: str) -> SweepState:
-    """Locks the row as well: of two submissions at once one lists its trials first."""
+    """The sweep's state. The row stays locked, so simultaneous submissions list one by one."""
     state = connection.execute(
         select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
     ).scalar_one_or_none()
@@ -138,7 +139,7 @@ def _list(
 
 
 def _revive_cancelled_trials(connection: Connection, sweep_id: str) -> None:
-    """Another sweep's cancel does not keep this one from its trials."""
+    """Queues trials again that were cancelled together with another sweep."""
     listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
     connection.execute(
         update(Trial)

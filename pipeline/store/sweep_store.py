@@ -1,4 +1,4 @@
-"""Sweeps, trials and attempts in SQL: the truth, of which everything else holds a copy at most."""
+"""The store of sweeps, trials and attempts in SQL. It holds the only authoritative state."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from evenload.pipeline.store.stackable_trials import StackableTrial
 
 
 class SweepStore:
-    """One method, one transaction. SQLite (`sqlite:///path`) or PostgreSQL (`postgresql+psycopg://`).
+    """The store, in SQLite (`sqlite:///path`) or PostgreSQL (`postgresql+psycopg://...`).
 
-    Opening connects to nothing. The first use checks the schema. What comes back are frozen
-    records; times are those of the database's clock, UTC.
+    Every method is one transaction. The constructor does not connect; the first use checks the
+    schema. Methods return frozen records with times in UTC, by the database's clock.
 
-    Raises:   SpecError: the URL, the schema or an id is not what it must be, with the remedy;
+    Raises:   SpecError: the URL, the schema or an id is wrong; the message names the remedy
               StoreUnavailable: the database does not answer
     """
 
@@ -63,22 +63,22 @@ class SweepStore:
         self._is_checked = False
 
     def migrate(self) -> None:
-        """Creates or upgrades the schema; does nothing to a current one. Safe to race."""
+        """Creates or upgrades the schema. Idempotent, and safe in several processes at once."""
         with self._translated():
             schema.migrate(self._engine)
 
     def close(self) -> None:
-        """Gives connections back; the next use opens new ones."""
+        """Closes the connections; the next use opens new ones."""
         self._engine.dispose()
 
     # What a user asks for
 
     def add_sweep(self, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]) -> str:
-        """Stores a sweep and its (digest, trial) pairs; returns its id. Doing it twice is once.
+        """Stores a sweep and its (digest, trial) pairs; returns its id. Idempotent.
 
-        A digest that is known already is shared: neither trained nor reported twice. A sweep that
-        comes again with other digests, because its data or the numerical core changed, lists the
-        new ones instead, and runs again where they are not finished.
+        A trial whose digest is stored already is shared, so it is neither trained nor reported
+        twice. If the sweep was stored before with other digests, because its data or the numerical
+        core changed, it lists the new ones instead and runs those that are not finished.
 
         Raises:   SpecError: the sweep was cancelled
         """
@@ -86,12 +86,12 @@ class SweepStore:
             return submission.add_sweep(connection, spec, trials)
 
     def submit(self, spec: SweepSpec) -> str:
-        """Stores a sweep whose trials whoever runs it will list with `add_sweep`."""
+        """Stores a sweep without trials; `evenload serve` lists them later (`admit`)."""
         with self._writing() as connection:
             return submission.submit(connection, spec)
 
     def admit(self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
-        """Lists the trials of a submitted sweep; False where it is not active any more.
+        """Lists the trials of a submitted sweep; False if the sweep is no longer active.
 
         Raises:   SpecError: an unknown sweep
         """
@@ -101,9 +101,9 @@ class SweepStore:
     def add_trials(
         self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage = Stage.TUNE
     ) -> int:
-        """Lists more trials, after those that the sweep has; returns how many were new to it.
+        """Appends trials to the sweep's list; returns how many were new to it.
 
-        A finished sweep is active again then.
+        A finished sweep becomes active again.
 
         Raises:   SpecError: the sweep was stopped or cancelled
         """
@@ -111,13 +111,13 @@ class SweepStore:
             return submission.add_trials(connection, sweep_id, trials, stage)
 
     def pause(self, sweep_id: str, digest: str | None = None, *, note: str | None = None) -> None:
-        """Starts nothing new; running trials write a checkpoint and are given back.
+        """Starts no further trials; running trials write a checkpoint and are released.
 
-        Like every verb it is meant for the sweep, or with `digest` for one trial of it; done twice
-        it is done once. See `order` for what it does to a trial.
+        Like every verb it is idempotent, and it acts on the whole sweep or, with `digest`, on one
+        of its trials as described at `order`.
 
-        Args:     note: why, where it is no user who pauses the sweep
-        Raises:   SpecError: an unknown sweep or trial, or one that cannot be paused any more
+        Args:     note: the reason, if the program pauses the sweep and not a user
+        Raises:   SpecError: the sweep or trial is unknown or can no longer be paused
         """
         with self._writing() as connection:
             if digest is None:
@@ -126,7 +126,7 @@ class SweepStore:
                 verbs.order_trial_in(connection, sweep_id, digest, Order.PAUSE)
 
     def resume(self, sweep_id: str, digest: str | None = None) -> None:
-        """Goes on after `pause`. A trial goes on also after `stop` and `cancel`."""
+        """Resumes a paused or stopping sweep, or a paused, stopped or cancelled trial."""
         with self._writing() as connection:
             if digest is None:
                 verbs.resume(connection, sweep_id)
@@ -134,10 +134,10 @@ class SweepStore:
                 verbs.order_trial_in(connection, sweep_id, digest, None)
 
     def stop(self, sweep_id: str, digest: str | None = None) -> None:
-        """Trains no further: running trials write a checkpoint and end as STOPPED.
+        """Ends training: running trials write a checkpoint and end as STOPPED.
 
-        What is trained is still evaluated; then the sweep is finished. Trials that another sweep
-        wants too go on.
+        Trained trials are still evaluated, and then the sweep is finished. Trials that another
+        sweep also wants continue.
         """
         with self._writing() as connection:
             if digest is None:
@@ -148,7 +148,7 @@ class SweepStore:
                 )
 
     def cancel(self, sweep_id: str, digest: str | None = None) -> None:
-        """Ends a sweep for good. Trials that another sweep wants too go on."""
+        """Ends a sweep for good. Trials that another sweep also wants continue."""
         with self._writing() as connection:
             if digest is None:
                 verbs.cancel(connection, sweep_id)
@@ -156,15 +156,15 @@ class SweepStore:
                 verbs.order_trial_in(connection, sweep_id, digest, Order.CANCEL)
 
     def retry_failed(self, sweep_id: str, digest: str | None = None) -> int:
-        """Queues the failed trials again, from their checkpoints; returns how many.
+        """Queues the failed trials again, to resume from their checkpoints; returns how many.
 
-        Their budgets of retries and preemptions are full again.
+        They get their full budgets of retries and preemptions.
         """
         with self._writing() as connection:
             return verbs.retry_failed(connection, sweep_id, digest)
 
     def set_priority(self, sweep_id: str, priority: int) -> None:
-        """Sweeps of a higher priority start first. What runs already goes on."""
+        """Sets the priority; sweeps of higher priority start first. Running trials continue."""
         with self._writing() as connection:
             verbs.set_priority(connection, sweep_id, priority)
 
@@ -176,16 +176,17 @@ class SweepStore:
         *,
         for_sweep: str | None = None,
     ) -> TrialState:
-        """What is to happen to one trial, in every sweep that lists it; returns its state now.
+        """Gives an order to one trial, for every sweep that lists it; returns the trial's state.
 
-        PAUSE: it waits, with a checkpoint. STOP: it ends as STOPPED with `reason`, its checkpoint
-        stays; one that is trained already is still evaluated. CANCEL: it ends as CANCELLED.
-        None lifts an order; a stopped or cancelled trial goes on from its checkpoint then. A
-        worker that holds the trial learns of it by its next heartbeat.
+        PAUSE: the trial writes a checkpoint and waits. STOP: it ends as STOPPED with `reason` and
+        keeps its checkpoint; if it is trained already, it is still evaluated. CANCEL: it ends as
+        CANCELLED. None lifts the order, and a stopped or cancelled trial resumes from its
+        checkpoint. A worker that holds the trial learns of the order at its next heartbeat.
 
-        Args:     for_sweep: on behalf of this sweep only: nothing happens to a trial that another
-                      one, active or paused, wants too
-        Raises:   SpecError: no such trial; None for a failed one, which `retry_failed` is for
+        Args:     for_sweep: the sweep that gives the order; it has no effect on a trial that
+                      another active or paused sweep also lists
+        Raises:   SpecError: the trial is unknown, or `order` is None and the trial has failed,
+                      which needs `retry_failed`
         """
         with self._writing() as connection:
             if for_sweep is not None and verbs.is_shared(connection, digest, for_sweep):
@@ -193,10 +194,10 @@ class SweepStore:
             return verbs.order_trial(connection, digest, order, reason)
 
     def delete(self, sweep_id: str) -> list[str]:
-        """Removes a sweep, and the trials that no other sweep lists; returns their digests.
+        """Removes a sweep and the trials that no other sweep lists; returns their digests.
 
-        Raises:   SpecError: it is not over or paused, a worker holds a trial, or a trial of
-                      another sweep waits to start from one
+        Raises:   SpecError: the sweep is neither over nor paused, a worker holds one of the
+                      trials, or a trial of another sweep extends one of them
         """
         with self._writing() as connection:
             return removal.delete_sweep(connection, sweep_id)
@@ -218,7 +219,7 @@ class SweepStore:
             return reading.sweep(connection, sweep_id)
 
     def counts(self, sweep_id: str) -> dict[TrialState, int]:
-        """How many trials of a sweep are in each state; states without any are left out."""
+        """The number of trials of a sweep in each state; states without trials are left out."""
         with self._reading() as connection:
             return reading.counts(connection, sweep_id)
 
@@ -228,7 +229,7 @@ class SweepStore:
         states: Collection[TrialState] | None = None,
         limit: int | None = None,
     ) -> list[TrialRecord]:
-        """The trials of a sweep in its order: those in these states, the first `limit`."""
+        """The trials of a sweep in its order; only those in `states`, at most `limit`."""
         with self._reading() as connection:
             return reading.trials(connection, sweep_id, states, limit)
 
@@ -237,27 +238,27 @@ class SweepStore:
             return reading.trial(connection, digest)
 
     def attempts(self, digest: str) -> list[AttemptRecord]:
-        """Every attempt at a trial, first to newest."""
+        """All attempts at a trial, oldest first."""
         with self._reading() as connection:
             return reading.attempts(connection, digest)
 
     def curves(self, sweep_id: str) -> dict[str, list[CurvePoint]]:
-        """Digest -> held-out losses by step, of the trials of a sweep that have some."""
+        """The learning curves of a sweep's trials by digest; trials without points are left out."""
         with self._reading() as connection:
             return reading.curves(connection, sweep_id)
 
     def present(self) -> list[PresenceRecord]:
-        """Everybody who said `presence` and not `absence`, by role and name; see `seen_at`."""
+        """All announced coordinators and workers by role and name; `seen_at` tells who is alive."""
         with self._reading() as connection:
             return reading.present(connection)
 
     def snapshot(
         self, sweep_ids: Sequence[str] | None = None, max_unstarted: int | None = None
     ) -> Snapshot:
-        """Where these sweeps stand, None for all: what `plan` decides from.
+        """The status of these sweeps, or of all, from which `plan` decides what to do.
 
-        Args:     max_unstarted: how many of the trials that nobody tried yet to read, the first to
-                      start; None is all. Who can start ten need not read ten thousand
+        Args:     max_unstarted: read only so many of the trials without an attempt, the first in
+                      starting order; a caller that can start ten need not read ten thousand
         """
         with self._reading() as connection:
             return reading.snapshot(connection, sweep_ids, max_unstarted)
@@ -265,36 +266,36 @@ class SweepStore:
     # What workers do
 
     def claim(self, digest: str, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
-        """Takes a waiting trial of an active sweep; None where another was faster.
+        """Claims a waiting trial of an active sweep; None if another worker was faster.
 
-        Of any number of claimants at most one gets it. The attempt number it gets is new.
+        At most one of several simultaneous claims succeeds. The claim has a new attempt number.
         """
         with self._writing() as connection:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
 
     def stackable_trials(self, digest: str) -> list[StackableTrial]:
-        """Other trials that train, or wait for it, in the sweeps of this one.
+        """Other trials, training or waiting for it, of the trial's sweeps with `stacking: auto`.
 
-        Of sweeps with `stacking: auto` only. One that waits is still to be claimed.
+        They come in the order of their sweeps. This call claims none of them.
         """
         with self._reading() as connection:
             return stackable_trials.stackable_trials(connection, digest)
 
     def claim_next(self, kind: WorkKind, worker: str, lease_seconds: float) -> Claim | None:
-        """Takes the first waiting trial of the first sweep that has one; None where none has.
+        """Claims the first waiting trial; None if no trial waits.
 
-        Sweeps of a higher priority come first, then older ones.
+        Sweeps of higher priority come first, and among equals the older ones.
         """
         with self._writing() as connection:
             return leases.claim_next(connection, kind, worker, lease_seconds)
 
     def heartbeat(self, claim: Claim, progress: Progress | None, lease_seconds: float) -> Command:
-        """Renews the lease and says whether to go on.  Raises: LeaseLost"""
+        """Renews the lease; returns whether to continue.  Raises: LeaseLost"""
         with self._writing() as connection:
             return leases.heartbeat(connection, claim, progress, lease_seconds)
 
     def record_curve(self, claim: Claim, points: Sequence[CurvePoint]) -> None:
-        """Adds points to the trial's curve; a step that it has is replaced.  Raises: LeaseLost"""
+        """Adds points to the trial's learning curve or replaces them.  Raises: LeaseLost"""
         with self._writing() as connection:
             leases.record_curve(connection, claim, points)
 
@@ -310,8 +311,8 @@ class SweepStore:
     ) -> TrialState:
         """Ends the attempt with its verdict: TRAINED, COMPLETED, STOPPED or FAILED.
 
-        `result` joins the figures that the trial has. Returns the state the trial is in now:
-        CANCELLED where it was TRAINED and nobody wants it any more.
+        `result` is merged into the trial's figures. Returns the trial's new state, which is
+        CANCELLED if it was TRAINED but no sweep wants it any more.
 
         Raises:   LeaseLost: nothing was written
         """
@@ -322,11 +323,10 @@ class SweepStore:
     def release(
         self, claim: Claim, reason: str = "told to stop", *, preempted: bool = False
     ) -> TrialState:
-        """Gives the trial back; it will go on from its checkpoint. Costs no retry.
+        """Releases the trial, which will resume from its checkpoint. This costs no retry.
 
-        Args:     preempted: its host is being taken away; paid from the budget of preemptions
-        Returns the state the trial is in now: CANCELLED where nobody wants it any more.
-
+        Args:     preempted: whether the host is being taken away; this costs one preemption
+        Returns:  the trial's new state, CANCELLED if no sweep wants it any more
         Raises:   LeaseLost: nothing was written
         """
         with self._writing() as connection:
@@ -337,48 +337,49 @@ class SweepStore:
             connection.execute(update(Trial).where(Trial.digest == digest).values(run_id=run_id))
 
     def announce(self, name: str, role: str, facts: Mapping[str, Any]) -> None:
-        """Says that `name` is here, and these facts of it. Who lives says it again and again."""
+        """Records that `name` is alive, with its facts. Repeat it for as long as that is true."""
         with self._writing() as connection:
             presence.announce(connection, name, role, dict(facts))
 
     def withdraw(self, name: str) -> None:
-        """Takes `name` off the list: it ended as it should."""
+        """Removes `name` from the list of living processes, after an orderly end."""
         with self._writing() as connection:
             presence.withdraw(connection, name)
 
     # What the coordinator does
 
     def expire(self) -> list[str]:
-        """Takes trials from workers whose lease ran out, at a retry each; returns the digests."""
+        """Queues trials again whose lease expired; each costs one retry. Returns their digests."""
         with self._writing() as connection:
             return leases.expire(connection)
 
     def lose(self, worker: str, reason: str, charge: Charge = Charge.RETRY) -> list[str]:
-        """Takes what a dead worker held from it at once.
+        """Queues the trials of a dead worker again, without waiting for the lease to expire.
 
-        Args:     charge: what it costs the trial
+        Args:     charge: the budget that each trial pays from
+        Returns:  the digests
         """
         with self._writing() as connection:
             return leases.lose(connection, worker, reason, charge)
 
     def fail(self, digest: str, attempt: int, reason: str) -> bool:
-        """Gives a waiting trial up; False where it is not at this attempt, or not waiting."""
+        """Marks a waiting trial FAILED; False if it has another attempt by now or does not wait."""
         with self._writing() as connection:
             return leases.fail(connection, digest, attempt, reason)
 
     def end_unwanted(self) -> None:
         """Ends waiting trials that no sweep wants any more.
 
-        Every verb does that by itself; on PostgreSQL a worker that gives its trial back at the same
-        moment may have seen the sweep as it was before.
+        Every verb does so too, but on PostgreSQL a worker that releases its trial at the same
+        moment may have read the sweep as it was before.
         """
         with self._writing() as connection:
             end_unwanted(connection)
 
     def finish_sweep(self, sweep_id: str) -> bool:
-        """Marks a sweep FINISHED that is active or stopping; False where a trial is not final."""
+        """Marks an active or stopping sweep FINISHED; False if one of its trials is not final."""
         with self._writing() as connection:
-            # First the lock, then the look: PostgreSQL would judge by what it saw before it waited.
+            # Locking first makes PostgreSQL judge by what it reads after the wait, not before it.
             connection.execute(
                 select(Sweep.sweep_id).where(Sweep.sweep_id == sweep_id).with_for_update()
             )

@@ -1,4 +1,4 @@
-"""Rows that another process may be inserting at this moment too."""
+"""Inserts rows that another process may be inserting at the same moment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from evenload.pipeline.store.models import Base
 def insert_new(
     connection: Connection, table: type[Base], rows: list[dict[str, Any]], **shared: object
 ) -> None:
-    """Inserts rows, where there is none of their key yet. `shared` values are those of all."""
+    """Inserts the rows whose key is not in the table yet; every row gets the `shared` values."""
     if rows:
-        # Only the one in use: a command that reads should not wait for PostgreSQL's.
+        # Importing only the dialect in use saves time on every start.
         dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
         statement = dialect.insert(table).values(**shared).on_conflict_do_nothing()
         connection.execute(statement, rows)

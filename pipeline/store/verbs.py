@@ -1,6 +1,6 @@
 """What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, prioritise.
 
-Doing it twice is doing it once. An order to a trial holds for every sweep that lists it.
+All verbs are idempotent. An order to a trial holds for every sweep that lists it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from evenload.pipeline.states import Order, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
     WANT_TRAINING,
+    cancelled,
     end_unwanted,
     unknown_sweep,
     unknown_trial,
@@ -19,7 +20,7 @@ from evenload.pipeline.store.conditions import (
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.submission import reopen_if_unfinished
 
-ALLOWED = {  # into a state -> from these; a sweep that is in it already stays
+ALLOWED = {  # new state -> states from which a sweep may enter it
     SweepState.PAUSED: (SweepState.ACTIVE,),
     SweepState.ACTIVE: (SweepState.PAUSED, SweepState.STOPPING),
     SweepState.STOPPING: (SweepState.ACTIVE, SweepState.PAUSED),
@@ -52,7 +53,7 @@ def cancel(connection: Connection, sweep_id: str) -> None:
 def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> int:
     state = _state(connection, sweep_id)
     if state is SweepState.CANCELLED:
-        raise SpecError(f"sweep {sweep_id} is cancelled; run it under another name")
+        raise cancelled(sweep_id)
     listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
     chosen: ColumnElement[bool] = Trial.digest.in_(listed)
     if digest is not None:
@@ -101,7 +102,7 @@ def order_trial(
 
 
 def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
-    """Another sweep than this one wants the trial trained."""
+    """Whether a sweep other than this one wants the trial trained."""
     others = (
         select(Sweep.sweep_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
@@ -122,16 +123,16 @@ def order_trial_in(
     order: Order | None,
     reason: str | None = None,
 ) -> TrialState:
-    """An order to a trial of this sweep."""
+    """Orders a trial of this sweep.  Raises: SpecError: the sweep does not list the trial"""
     _state(connection, sweep_id)
     _check_listed(connection, sweep_id, digest)
     return order_trial(connection, digest, order, reason)
 
 
 def _take_up_again(connection: Connection, digest: str, state: TrialState) -> None:
-    """Lifts the order; a trial that was stopped or cancelled goes on from its checkpoint."""
+    """Lifts the order; a stopped or cancelled trial is queued again and resumes its checkpoint."""
     if state is TrialState.FAILED:
-        raise SpecError(f"trial {digest} failed; `retry` queues it again")
+        raise SpecError(f"trial {digest} failed; queue it again with `evenload sweep retry`")
     values: dict[str, object] = {"ordered": None, "stop_reason": None}
     if state in (TrialState.STOPPED, TrialState.CANCELLED):
         values |= {"state": TrialState.QUEUED, "finished_at": None}
@@ -147,18 +148,21 @@ def _check_listed(connection: Connection, sweep_id: str, digest: str) -> None:
         SweepTrial.sweep_id == sweep_id, SweepTrial.digest == digest
     )
     if connection.execute(listed).one_or_none() is None:
-        raise SpecError(f"sweep {sweep_id} has no trial {digest!r}; `status --json` lists them")
+        raise SpecError(
+            f"sweep {sweep_id} has no trial {digest!r}; "
+            f"`evenload sweep status {sweep_id} --json` lists its trials"
+        )
 
 
 def _turn(connection: Connection, sweep_id: str, state: SweepState) -> bool:
-    """Into a state, if it is not in it already; returns whether it changed."""
+    """Moves the sweep into a state; returns False if it was in that state already."""
     found = _state(connection, sweep_id)
     if found is state:
         return False
     if found not in ALLOWED[state]:
         raise SpecError(
-            f"sweep {sweep_id} is {found}, it cannot become {state}; "
-            f"only a sweep that is {' or '.join(ALLOWED[state])} can"
+            f"sweep {sweep_id} is {found} and cannot become {state}; "
+            f"only sweeps that are {' or '.join(ALLOWED[state])} can"
         )
     _set(connection, sweep_id, state=state)
     return True

@@ -36,7 +36,7 @@ def test_a_notebook_gets_from_a_sweep_to_its_loads(home: tuple[Path, dict[str, s
     loads = client.loads(digest, first=2, last=5)
     assert loads.step_S.tolist() == [2, 3, 4, 5]
     per_step = loads.count_SLE.sum(axis=(1, 2))
-    assert np.all(per_step == per_step[0]), "every step routes as many tokens"
+    assert np.all(per_step == per_step[0]), "steps routed different numbers of tokens"
     steps = client.steps_frame(digest)
     assert steps["step"].tolist() == list(range(1, STEPS + 1))
     assert steps["loss"].iloc[-1] < steps["loss"].iloc[0]
@@ -57,7 +57,7 @@ def test_a_sweep_file_is_submitted_once(home: tuple[Path, dict[str, str]], tmp_p
     path.write_text(yaml.safe_dump({"name": "s", "base": base, "axes": {"train.seed": [0, 1]}}))
     client = Client(home=home[0])
     assert client.submit(path) == client.submit(path)
-    assert client.trials(client.submit(path)) == [], "whoever serves it lists its trials"
+    assert client.trials(client.submit(path)) == [], "only `evenload serve` lists its trials"
 
 
 def test_finished_trials_are_extended_once(home: tuple[Path, dict[str, str]]) -> None:

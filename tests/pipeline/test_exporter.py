@@ -61,13 +61,13 @@ def scrape(settings: Settings) -> Callable[[], Samples]:
 
 
 def step(number: int) -> StepRecord:
-    """Layer 0 is even; in layer 1 one expert takes all."""
+    """A step in which layer 0 is even and one expert of layer 1 gets all tokens."""
     count_LE = np.array([[4, 4, 4, 4], [16, 0, 0, 0]], np.int32)
     bias_LE = np.zeros((2, E), np.float32)
     return StepRecord(number, 2.0, 0.0, 1.0, 1e-3, 16, 0.1, count_LE, bias_LE, 0.0)
 
 
-def test_a_scrape_tells_of_queue_progress_and_loads(
+def test_a_scrape_shows_queue_progress_and_loads(
     settings: Settings, store: SweepStore, scrape: Callable[[], Samples]
 ) -> None:
     spec = SweepSpec.model_validate(SWEEP)
@@ -103,7 +103,7 @@ def test_a_scrape_tells_of_queue_progress_and_loads(
         assert found["evenload_layer_load_ratio", (*trial, layer, which)] == ratio
 
 
-def test_without_a_store_it_says_so_and_nothing_else(scrape: Callable[[], Samples]) -> None:
+def test_without_a_store_a_scrape_shows_only_that_it_is_down(scrape: Callable[[], Samples]) -> None:
     found = {key: value for key, value in scrape().items() if key[0].startswith("evenload")}
     assert found == {("evenload_up", ()): 0}
 

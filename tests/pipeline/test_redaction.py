@@ -10,7 +10,7 @@ from evenload.pipeline.redaction import RedactedFile, RedactingFormatter, redact
 from evenload.pipeline.settings import Settings, without_password
 
 
-def test_passwords_of_urls_are_secrets_as_written_and_as_meant() -> None:
+def test_passwords_of_urls_are_secrets_quoted_and_unquoted() -> None:
     settings = Settings(
         database_url="postgresql+psycopg://even:p%40ssw0rd@db/evenload",
         tracking_uri="http://me:tracker-word@mlflow:5000",
@@ -41,14 +41,14 @@ def test_a_secret_that_holds_another_is_hidden_whole() -> None:
     assert text == "it is ***"
 
 
-def test_a_file_never_sees_it() -> None:
+def test_a_file_never_gets_a_secret() -> None:
     file = io.StringIO()
     with RedactedFile(file, ("hidden-word",)) as guarded:
         print("a hidden-word here", file=guarded)
     assert file.getvalue() == "a *** here\n"
 
 
-def test_neither_messages_nor_tracebacks_of_logs_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_log_messages_nor_tracebacks_show_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "ray-token")
     formatter = RedactingFormatter("%(message)s", Settings())
     try:
@@ -72,5 +72,5 @@ def test_neither_messages_nor_tracebacks_of_logs_show_it(monkeypatch: pytest.Mon
         ),
     ],
 )
-def test_urls_are_shown_without_them(url: str, shown: str) -> None:
+def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
     assert without_password(url) == shown

@@ -7,7 +7,7 @@ import pytest
 from evenload.pipeline.settings import Settings, without_password
 
 
-def test_everything_lies_under_home_by_default(
+def test_everything_is_stored_below_home_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,1 +1,1 @@
-"""The history of the schema, one file a step. Steps go forward only."""
+"""The history of the schema, one file per revision. There are no downgrades."""

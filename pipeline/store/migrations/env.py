@@ -1,4 +1,4 @@
-"""Run by alembic inside the transaction that `schema.migrate` opened."""
+"""Alembic runs this file inside the transaction that `schema.migrate` opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every test of the store runs on SQLite and on PostgreSQL; a server is started for the session."""
+"""Runs every test of the store on SQLite and on a PostgreSQL server started for the session."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Listed = list[tuple[str, TrialSpec]]
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL of our own on a Unix socket: no port, no password, nothing kept."""
+    """A PostgreSQL server on a Unix socket, without port or password, deleted after the session."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not binaries:
         pytest.skip("no PostgreSQL server in /usr/lib/postgresql")
@@ -56,7 +56,7 @@ def postgres_url() -> Iterator[str]:
 
 
 def _as_postgres() -> list[str]:
-    """PostgreSQL refuses to run as root."""
+    """The command that switches to the user postgres, because PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return []
     if shutil.which("setpriv") is None:
@@ -89,7 +89,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def open_store() -> Iterator[Callable[[str], SweepStore]]:
-    """Opens stores that are closed with the test."""
+    """Opens stores and closes them after the test."""
     with ExitStack() as opened:
 
         def open_one(url: str) -> SweepStore:
@@ -114,7 +114,7 @@ def store(url: str, open_store: Callable[[str], SweepStore]) -> SweepStore:
 
 @pytest.fixture
 def make_sweep() -> Callable[..., tuple[SweepSpec, Listed]]:
-    """A sweep of `count` trials with digests `<prefix>000`, ..."""
+    """Makes sweeps of `count` trials with the digests `<prefix>000`, `<prefix>001` and so on."""
 
     def make(
         count: int = 2, name: str = "demo", prefix: str = "t", max_retries: int = 2

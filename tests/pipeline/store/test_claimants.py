@@ -1,4 +1,4 @@
-"""Many workers at once on one PostgreSQL."""
+"""Many workers claim trials from one PostgreSQL at once."""
 
 from __future__ import annotations
 
@@ -46,4 +46,4 @@ def test_64_claimants_take_every_trial_and_none_twice(
     with ThreadPoolExecutor(CLAIMANTS) as pool:
         taken = list(pool.map(work, range(CLAIMANTS)))
     assert Counter(digest for each in taken for digest in each) == Counter(digests)
-    assert sum(map(bool, taken)) > CLAIMANTS // 2, "they did work at once"
+    assert sum(map(bool, taken)) > CLAIMANTS // 2, "they did not work at once"

@@ -8,14 +8,14 @@ from evenload.pipeline.errors import SpecError, StoreUnavailable
 from evenload.pipeline.store.sweep_store import SweepStore
 
 
-def test_opening_a_store_connects_to_nothing_and_creates_nothing(tmp_path: Path) -> None:
+def test_opening_a_store_neither_connects_nor_creates_files(tmp_path: Path) -> None:
     SweepStore(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
     SweepStore("postgresql+psycopg://user:secret@192.0.2.1:1/none")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/x", "sqlite://", "oracle:///x"])
-def test_a_url_of_no_known_database_is_refused_with_the_remedy(url: str) -> None:
+def test_a_url_of_an_unknown_database_is_refused_with_the_remedy(url: str) -> None:
     with pytest.raises(SpecError, match="use sqlite:///<path> or postgresql"):
         SweepStore(url)
 

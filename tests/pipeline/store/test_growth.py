@@ -1,4 +1,4 @@
-"""What joins a sweep after its submission: priorities, more trials, curves, who is present."""
+"""What changes after a sweep was submitted: priority, more trials, curves, presence, removal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_sweep_grows_and_is_active_again(store: SweepStore, make_sweep: MakeSw
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
 
 
-def test_running_a_grown_sweep_again_keeps_what_it_grew_by(
+def test_running_a_grown_sweep_again_keeps_its_added_trials(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     spec, trials = make_sweep(3)
@@ -71,13 +71,13 @@ def test_running_a_grown_sweep_again_keeps_what_it_grew_by(
 
 
 @pytest.mark.parametrize("end", [SweepStore.stop, SweepStore.cancel])
-def test_a_sweep_that_was_ended_grows_no_further(
+def test_an_ended_sweep_takes_no_more_trials(
     store: SweepStore, make_sweep: MakeSweep, end: Callable[[SweepStore, str], None]
 ) -> None:
     spec, trials = make_sweep(2)
     sweep_id = store.add_sweep(spec, trials[:1])
     end(store, sweep_id)
-    with pytest.raises(SpecError, match="it takes no more trials"):
+    with pytest.raises(SpecError, match="takes no more trials"):
         store.add_trials(sweep_id, trials)
 
 
@@ -94,7 +94,7 @@ def test_curves_grow_and_a_resumed_attempt_writes_its_steps_again(
     assert store.curves(sweep_id) == {"t000": [point(2), point(4, 1.5), point(6)]}
 
 
-def test_who_is_present_says_so_again_and_again(store: SweepStore) -> None:
+def test_announcing_again_updates_the_row_and_withdrawing_removes_it(store: SweepStore) -> None:
     store.announce("w1", "train", {"host": "a"})
     store.announce("w1", "train", {"host": "b"})
     store.announce("c", "coordinator", {})
@@ -106,7 +106,7 @@ def test_who_is_present_says_so_again_and_again(store: SweepStore) -> None:
     assert [each.name for each in store.present()] == ["w1"]
 
 
-def test_attempts_that_fail_at_once_are_counted_until_one_does_not(
+def test_fast_failures_count_back_to_the_last_success_or_resume(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     def fast_failures() -> int:
@@ -130,7 +130,7 @@ def test_attempts_that_fail_at_once_are_counted_until_one_does_not(
     assert fast_failures() == 1
 
 
-def test_a_deleted_sweep_takes_along_what_no_other_lists(
+def test_deleting_a_sweep_deletes_the_trials_that_no_other_sweep_lists(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     first = store.add_sweep(*make_sweep(2, name="first"))
@@ -145,7 +145,7 @@ def test_a_deleted_sweep_takes_along_what_no_other_lists(
     assert store.deletable(first) == store.delete(first) == ["t001"]
     assert [sweep.sweep_id for sweep in store.sweeps()] == [second]
     assert [trial.digest for trial in store.trials(second)] == ["t000"]
-    with pytest.raises(SpecError, match="'t001' is no trial"):
+    with pytest.raises(SpecError, match="'t001' is unknown"):
         store.trial("t001")
 
 
@@ -158,18 +158,18 @@ def test_a_trial_that_another_one_starts_from_is_kept(
     store.add_sweep(spec, [(digest, trial.model_copy(update={"extends": "t000"}))])
     assert store.trial(digest).extends == "t000"
     store.cancel(parent)
-    with pytest.raises(SpecError, match="trial l000 goes on from trial t000"):
+    with pytest.raises(SpecError, match="trial l000 continues trial t000"):
         store.delete(parent)
 
 
-def test_two_threads_of_one_worker_may_say_at_once_that_it_is_here(store: SweepStore) -> None:
-    """As the trials of a stack do, each with a connection of its own."""
+def test_threads_of_one_worker_may_announce_it_at_once(store: SweepStore) -> None:
+    """The trials of a stack do so, each with a connection of its own."""
 
-    def say(number: int) -> None:
+    def announce(number: int) -> None:
         store.announce(f"w{number // 8}", "train", {"thread": number})
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(say, range(160)))
+        list(pool.map(announce, range(160)))
     assert len(store.present()) == 20
 
 
@@ -182,7 +182,7 @@ def test_a_submitted_sweep_gets_its_trials_only_while_it_is_active(
     assert not store.admit(sweep_id, trials)
     store.resume(sweep_id)
     assert store.admit(sweep_id, trials)
-    assert store.admit(sweep_id, trials), "twice is once"
+    assert store.admit(sweep_id, trials), "not idempotent"
     assert [trial.digest for trial in store.trials(sweep_id)] == [digest for digest, _ in trials]
     spec, trials = make_sweep(2, name="ended", prefix="e")
     ended = store.submit(spec)

@@ -1,4 +1,4 @@
-"""Text from outside is a parameter of a statement and never a part of it."""
+"""Text from outside is passed as a parameter of a statement and never becomes part of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _sweep(name: str) -> SweepSpec:
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "x' OR '1'='1", "../etc", "a b", "", "<script>"])
-def test_a_hostile_name_is_no_name_of_a_sweep(name: str) -> None:
+def test_a_hostile_sweep_name_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         _sweep(name)
 
@@ -46,8 +46,8 @@ def test_a_hostile_id_finds_nothing_and_harms_nothing(tmp_path: Path, hostile: s
     store.close()
 
 
-def test_no_statement_is_put_together_from_text() -> None:
-    """SQL as text is allowed where it is a constant, or names a column through the compiler."""
+def test_no_sql_text_is_built_from_parts() -> None:
+    """SQL as text must be a constant, or it must name a column through the compiler."""
     found = []
     for path in sorted(ROOM.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

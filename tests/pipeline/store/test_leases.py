@@ -23,7 +23,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0
-OVER = -1.0  # a lease that has run out when it begins
+OVER = -1.0  # a lease that has expired when it begins
 MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
 
 
@@ -56,7 +56,7 @@ def test_each_kind_of_work_takes_only_trials_that_wait_for_it(
 
 
 def test_no_trial_is_claimed_twice_by_16_threads(store: SweepStore, make_sweep: MakeSweep) -> None:
-    """Every thread walks over all trials: the condition of the UPDATE alone keeps them apart."""
+    """Every thread tries all trials; only the condition of the UPDATE prevents a second claim."""
     spec, trials = make_sweep(100)
     store.add_sweep(spec, trials)
 
@@ -107,10 +107,10 @@ def test_a_heartbeat_carries_progress_and_renews_the_lease(
     )
     assert store.heartbeat(claim, progress, LEASE) is Command.CONTINUE
     assert store.expire() == []
-    told = store.trial("t000").progress
-    assert told is not None
-    assert (told.step, told.max_vio) == (3, math.inf)
-    assert math.isnan(told.loss)
+    stored = store.trial("t000").progress
+    assert stored is not None
+    assert (stored.step, stored.max_vio) == (3, math.inf)
+    assert math.isnan(stored.loss)
 
 
 def test_a_worker_that_lost_its_lease_cannot_write(store: SweepStore, sweep_id: str) -> None:
@@ -151,7 +151,7 @@ def test_a_trial_can_be_finished_only_once(store: SweepStore, sweep_id: str) -> 
     assert store.trial("t000").error == "first"
 
 
-def test_expiry_costs_a_retry_and_leaves_the_trial_where_it_was(
+def test_expiry_costs_a_retry_and_the_trial_waits_for_the_same_work_again(
     store: SweepStore, sweep_id: str
 ) -> None:
     store.claim("t000", TRAIN, "w", OVER)
@@ -164,7 +164,7 @@ def test_expiry_costs_a_retry_and_leaves_the_trial_where_it_was(
     assert store.attempts("t000")[0].exit_reason == "lease expired"
 
 
-def test_a_dead_worker_loses_what_it_held_at_once(store: SweepStore, sweep_id: str) -> None:
+def test_a_dead_worker_loses_its_trials_at_once(store: SweepStore, sweep_id: str) -> None:
     store.claim("t000", TRAIN, "dead", LEASE)
     store.claim("t001", TRAIN, "alive", LEASE)
     assert store.lose("dead", "killed by signal 9") == ["t000"]
@@ -175,7 +175,7 @@ def test_a_dead_worker_loses_what_it_held_at_once(store: SweepStore, sweep_id: s
     assert store.trial("t000").failures == 1
 
 
-def test_giving_a_trial_back_costs_no_retry(store: SweepStore, sweep_id: str) -> None:
+def test_releasing_a_trial_costs_no_retry(store: SweepStore, sweep_id: str) -> None:
     assert store.release(claimed(store)) is TrialState.QUEUED
     trial = store.trial("t000")
     assert (trial.failures, trial.attempt, trial.lease_until) == (0, 1, None)

@@ -1,4 +1,4 @@
-"""Verbs per trial, and what a worker that holds the trial is told."""
+"""Verbs for single trials, and the answer that the worker gets at its next heartbeat."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def state(store: SweepStore, digest: str = "t000") -> TrialState:
     return store.trial(digest).state
 
 
-def test_a_paused_trial_waits_alone_and_goes_on(store: SweepStore, sweep_id: str) -> None:
+def test_a_paused_trial_waits_while_others_run_and_can_be_resumed(
+    store: SweepStore, sweep_id: str
+) -> None:
     claim = claimed(store)
     for _ in range(2):
         store.pause(sweep_id, "t000")
@@ -61,7 +63,7 @@ def test_a_waiting_trial_is_stopped_at_once(store: SweepStore, sweep_id: str) ->
     assert store.trial("t001").stop_reason == "stopped by its user"
 
 
-def test_what_is_trained_when_the_order_to_stop_comes_is_evaluated(
+def test_a_trained_trial_that_is_ordered_to_stop_is_still_evaluated(
     store: SweepStore, sweep_id: str
 ) -> None:
     store.finish(claimed(store), TrialState.TRAINED)
@@ -78,7 +80,7 @@ def test_a_lost_worker_does_not_undo_the_order_to_stop(store: SweepStore, sweep_
     assert state(store) is TrialState.STOPPED
 
 
-def test_a_cancelled_trial_ends_when_its_worker_gives_it_back(
+def test_a_cancelled_trial_ends_when_its_worker_releases_it(
     store: SweepStore, sweep_id: str
 ) -> None:
     claim = claimed(store)
@@ -89,7 +91,7 @@ def test_a_cancelled_trial_ends_when_its_worker_gives_it_back(
 
 
 @pytest.mark.parametrize("verb", [SweepStore.stop, SweepStore.cancel])
-def test_a_trial_that_was_ended_can_be_resumed_and_its_sweep_runs_again(
+def test_an_ended_trial_can_be_resumed_and_its_sweep_runs_again(
     store: SweepStore, sweep_id: str, verb: Callable[[SweepStore, str, str], None]
 ) -> None:
     for digest in ("t000", "t001"):
@@ -102,7 +104,7 @@ def test_a_trial_that_was_ended_can_be_resumed_and_its_sweep_runs_again(
     claimed(store)
 
 
-def test_a_verb_to_a_trial_that_is_over_changes_nothing(store: SweepStore, sweep_id: str) -> None:
+def test_verbs_do_not_change_a_completed_trial(store: SweepStore, sweep_id: str) -> None:
     store.finish(claimed(store), TrialState.TRAINED)
     store.finish(claimed(store, kind=EVAL), TrialState.COMPLETED)
     before = store.trial("t000")
@@ -114,7 +116,7 @@ def test_a_verb_to_a_trial_that_is_over_changes_nothing(store: SweepStore, sweep
 def test_a_failed_trial_is_retried_alone_and_not_resumed(store: SweepStore, sweep_id: str) -> None:
     for digest in ("t000", "t001"):
         store.finish(claimed(store, digest), TrialState.FAILED, error="no")
-    with pytest.raises(SpecError, match="trial t000 failed; `retry` queues it again"):
+    with pytest.raises(SpecError, match="trial t000 failed; queue it again with"):
         store.resume(sweep_id, "t000")
     assert store.retry_failed(sweep_id, "t000") == 1
     assert (state(store), state(store, "t001")) == (TrialState.QUEUED, TrialState.FAILED)
@@ -127,11 +129,11 @@ def test_a_trial_of_another_sweep_is_refused(
     for verb in (store.pause, store.stop, store.cancel, store.resume, store.retry_failed):
         with pytest.raises(SpecError, match=f"sweep {sweep_id} has no trial 'u000'"):
             verb(sweep_id, "u000")
-    with pytest.raises(SpecError, match="'nope' is no trial"):
+    with pytest.raises(SpecError, match="'nope' is unknown"):
         store.order("nope", Order.PAUSE)
 
 
-def test_a_stopping_sweep_trains_no_further_evaluates_what_is_trained_and_finishes(
+def test_a_stopping_sweep_evaluates_its_trained_trials_and_finishes(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     sweep_id = store.add_sweep(*make_sweep(3))
@@ -172,13 +174,13 @@ def test_preemptions_have_a_budget_of_their_own(store: SweepStore, sweep_id: str
     store.lose("w", "killed")
     trial = store.trial("t000")
     assert (trial.failures, trial.preemptions) == (1, 2)
-    (standing, _) = store.snapshot().trials
-    assert (standing.preemptions, standing.max_preemptions) == (2, 20)
+    (status, _) = store.snapshot().trials
+    assert (status.preemptions, status.max_preemptions) == (2, 20)
     assert [a.state.value for a in store.attempts("t000")] == ["preempted", "preempted", "lost"]
 
 
-def test_a_verdict_that_arrives_twice_is_one(store: SweepStore, sweep_id: str) -> None:
-    """The store committed it and went away before it could say so."""
+def test_finish_and_release_are_idempotent(store: SweepStore, sweep_id: str) -> None:
+    """A worker repeats the call if the store committed it but its answer was lost."""
     claim = claimed(store)
     for _ in range(2):
         assert store.finish(claim, TrialState.TRAINED, {"x": 1.0}) is TrialState.TRAINED

@@ -14,7 +14,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0
-OVER = -1.0  # a lease that has run out when it begins
+OVER = -1.0  # a lease that has expired when it begins
 MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
 
 
@@ -79,7 +79,7 @@ def test_a_snapshot_holds_the_unfinished_trials_of_the_chosen_sweeps(
     assert not everything.trials[1].may_run
 
 
-def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
+def test_a_trial_of_a_paused_and_an_active_sweep_may_run_and_is_read_once(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     store.pause(store.add_sweep(*make_sweep(1, name="paused")))
@@ -88,7 +88,7 @@ def test_a_trial_of_a_paused_and_an_active_sweep_is_wanted_once(
     assert (trial.may_run, trial.max_retries) == (True, 7)
 
 
-def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
+def test_a_snapshot_reads_all_started_trials_and_the_first_unstarted_ones(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
     sweep_id = store.add_sweep(*make_sweep(5))
@@ -101,4 +101,4 @@ def test_a_snapshot_reads_all_that_was_tried_and_the_first_that_was_not(
     store.pause(sweep_id, "t000")
     store.pause(sweep_id, "t001")
     found = store.snapshot([sweep_id], max_unstarted=1)
-    assert "t002" in {trial.digest for trial in found.trials}, "who waits fills nobody's place"
+    assert "t002" in {trial.digest for trial in found.trials}, "a paused trial took its place"

@@ -77,7 +77,7 @@ def test_the_first_schema_upgrades_and_keeps_its_rows(
     assert store.sweep("s-1").created_at.isoformat() == "2026-01-02T03:04:05.678000+00:00"
 
 
-def test_the_revisions_named_are_those_that_there_are() -> None:
+def test_revisions_lists_the_migration_files() -> None:
     scripts = ScriptDirectory(str(schema.MIGRATIONS)).walk_revisions()
     assert [script.revision for script in scripts] == list(reversed(schema.REVISIONS))
 
@@ -89,7 +89,7 @@ def test_migrations_build_exactly_the_tables_of_the_models(url: str) -> None:
     engine.dispose()
 
 
-def test_migrating_again_and_at_once_is_migrating_once(
+def test_migrating_is_idempotent_and_may_happen_at_once(
     empty_url: str, open_store: OpenStore
 ) -> None:
     stores = [open_store(empty_url) for _ in range(4)]

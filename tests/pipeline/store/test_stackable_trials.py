@@ -15,7 +15,7 @@ BASE: dict[str, Any] = {
 
 
 def add(store: SweepStore, name: str, digests: str, **fields: Any) -> str:
-    """A sweep that lists these trials, one letter each."""
+    """Adds a sweep that lists these trials; each letter is a digest."""
     seeds = [ord(digest) for digest in digests]
     spec = SweepSpec(name=name, base=BASE, axes={"train.seed": seeds}, **fields)
     trials: list[tuple[str, TrialSpec]] = list(zip(digests, spec.expand(), strict=True))

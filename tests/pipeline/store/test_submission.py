@@ -31,9 +31,7 @@ def complete(store: SweepStore, digest: str) -> None:
     store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
 
 
-def test_submitting_a_sweep_twice_is_submitting_it_once(
-    store: SweepStore, make_sweep: MakeSweep
-) -> None:
+def test_submitting_a_sweep_is_idempotent(store: SweepStore, make_sweep: MakeSweep) -> None:
     spec, trials = make_sweep(3)
     assert store.add_sweep(spec, trials) == store.add_sweep(spec, trials) == spec.sweep_id()
     assert [sweep.sweep_id for sweep in store.sweeps()] == [spec.sweep_id()]

@@ -12,7 +12,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 
 TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
 LEASE = 60.0
-OVER = -1.0  # a lease that has run out when it begins
+OVER = -1.0  # a lease that has expired when it begins
 MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
 
 
@@ -45,7 +45,7 @@ def test_a_paused_sweep_starts_nothing_and_tells_its_workers_to_stop(
     assert store.heartbeat(claimed(store), None, LEASE) is Command.CONTINUE
 
 
-def test_cancel_ends_waiting_trials_now_and_running_ones_when_given_back(
+def test_cancel_ends_waiting_trials_now_and_running_ones_when_released(
     store: SweepStore, sweep_id: str
 ) -> None:
     claim = claimed(store)
@@ -54,11 +54,11 @@ def test_cancel_ends_waiting_trials_now_and_running_ones_when_given_back(
     assert store.heartbeat(claim, None, LEASE) is Command.STOP
     assert store.release(claim) is TrialState.CANCELLED
     assert store.sweep(sweep_id).finished_at is not None
-    with pytest.raises(SpecError, match="is cancelled, it cannot become active"):
+    with pytest.raises(SpecError, match="is cancelled and cannot become active"):
         store.resume(sweep_id)
 
 
-def test_what_finishes_after_a_cancel_keeps_its_figures_and_goes_no_further(
+def test_a_trial_that_finishes_training_after_a_cancel_keeps_its_figures(
     store: SweepStore, sweep_id: str
 ) -> None:
     claim = claimed(store)

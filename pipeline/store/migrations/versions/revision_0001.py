@@ -1,4 +1,4 @@
-"""Sweeps, their trials, and the attempts at them."""
+"""Creates the tables of sweeps, trials and attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages, priorities, preemptions, orders to single trials, learning curves, who is present."""
+"""Adds stages, priorities, preemptions, orders to single trials, learning curves and presence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a sweep was resumed, attempts by their end: what the circuit breaker looks at."""
+"""Adds the time of a resume and an index by end of attempt, to detect repeated fast failures."""
 
 from __future__ import annotations
 
