@@ -59,6 +59,11 @@ COMMANDS = {
         "report",
         "Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.",
     ),
+    "export": Command(
+        "evenload.workers.cli.export",
+        "export",
+        "Write a trained trial as a Hugging Face model: weights, learned biases, tokenizer, card.",
+    ),
     "serve": Command(
         "evenload.workers.cli.serve", "serve", "Run submitted sweeps until told to stop."
     ),

@@ -24,7 +24,8 @@ from evenload.workers.data.shards import TokenArray, open_tokens
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 
-LAYOUT = 2  # of the files below; another number and they are made anew
+LAYOUT = 3  # of the files below; another number and they are made anew
+TOKENIZER = "tokenizer.json"
 
 
 class Corpus(NamedTuple):
@@ -33,6 +34,7 @@ class Corpus(NamedTuple):
     vocab_size: int  # ids lie below this
     groups: Groups  # of the validation part
     digest: str  # 16 hex digits
+    tokenizer: Path | None = None  # a tokenizer.json; None: the tokens stand for no text we know
 
     @property
     def bytes_per_token(self) -> float:
@@ -89,6 +91,7 @@ class _Parts(NamedTuple):
     validation: TokenArray
     groups: Groups
     vocab_size: int
+    tokenizer_json: str | None = None
 
 
 def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
@@ -113,6 +116,7 @@ def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
         np.concatenate(validation),
         groups,
         encoder.vocab_size,
+        encoder.to_json(),
     )
 
 
@@ -155,10 +159,12 @@ def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
     if not (directory / "corpus.json").is_file():
         _write(directory, build())
     meta = json.loads((directory / "corpus.json").read_text())
+    tokenizer = directory / TOKENIZER
     return Corpus(
         open_tokens(directory / "train.bin", "uint16"),
         open_tokens(directory / "validation.bin", "uint16"),
         groups=read_groups(directory / "groups.npz"),
+        tokenizer=tokenizer if tokenizer.is_file() else None,
         **meta,
     )
 
@@ -173,6 +179,8 @@ def _write(directory: Path, parts: _Parts) -> None:
         (staging / f"{name}.bin").write_bytes(content)
     digest.update(parts.groups.content())
     write_groups(staging / "groups.npz", parts.groups)
+    if parts.tokenizer_json is not None:
+        (staging / TOKENIZER).write_text(parts.tokenizer_json, encoding="utf-8")
     meta = {"vocab_size": parts.vocab_size, "digest": digest.hexdigest()[:16]}
     (staging / "corpus.json").write_text(json.dumps(meta))
     try:

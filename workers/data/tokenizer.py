@@ -14,7 +14,8 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
 
 Tokens = NDArray[np.uint16]
-END_OF_DOCUMENT = "<|end|>"
+END_OF_DOCUMENT = "<|end|>"  # under bpe
+END_OF_BYTES = "\0"
 UINT16_LIMIT = 65536
 
 
@@ -23,6 +24,9 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """The tokens of each text, closed by its end-of-document token."""
+
+    def to_json(self) -> str:
+        """The same tokenizer as the content of a `tokenizer.json`."""
 
 
 class BytesEncoder:
@@ -35,18 +39,44 @@ class BytesEncoder:
             np.frombuffer(text.encode() + b"\0", dtype=np.uint8).astype(np.uint16) for text in texts
         ]
 
+    def to_json(self) -> str:
+        """A byte-level BPE without merges, whose ids are the bytes."""
+        end = tokenizers.AddedToken(END_OF_BYTES, special=True, normalized=False)
+        sign_of = _byte_signs() | {0: END_OF_BYTES}
+        tokenizer = tokenizers.Tokenizer(
+            tokenizers.models.BPE(vocab={sign: byte for byte, sign in sign_of.items()}, merges=[])
+        )
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=False
+        )
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        tokenizer.add_special_tokens([end])
+        return str(tokenizer.to_str())
+
+
+def _byte_signs() -> dict[int, str]:
+    """The printable sign that byte-level tokenizers write for each byte (GPT-2's table)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + place) for place, byte in enumerate(others)
+    }
+
 
 class LibraryEncoder:
     """A tokenizer of the `tokenizers` library."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_id: int) -> None:
         self._tokenizer = tokenizer
-        self._end_id = end_id
+        self.end_id = end_id
         self.vocab_size = tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array([*encoding.ids, self._end_id], dtype=np.uint16) for encoding in encodings]
+        return [np.array([*encoding.ids, self.end_id], dtype=np.uint16) for encoding in encodings]
+
+    def to_json(self) -> str:
+        return str(self._tokenizer.to_str())
 
 
 def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
@@ -60,7 +90,7 @@ def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
         case BpeTokenizer():
             return _trained_bpe(spec.vocab_size, training_texts)
         case FileTokenizer():
-            return _from_file(spec.path)
+            return read_encoder(spec.path)
         case _:
             assert_never(spec)
 
@@ -79,7 +109,11 @@ def _trained_bpe(vocab_size: int, texts: Iterable[str]) -> LibraryEncoder:
     return LibraryEncoder(tokenizer, end_id=0)
 
 
-def _from_file(path: Path) -> LibraryEncoder:
+def read_encoder(path: Path) -> LibraryEncoder:
+    """The encoder of a `tokenizer.json`.
+
+    Raises:   SpecError: missing, unreadable or too large for uint16
+    """
     if not path.is_file():
         raise SpecError(f"data.tokenizer.path={str(path)!r}: no such file; give a tokenizer.json")
     try:

@@ -102,6 +102,7 @@ def core_version(balancer_kind: str) -> str:
 
     Other rules stay out: adding one does not make finished trials new.
     """
+    # Not the folders below a room: what they do comes after the trial.
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
     paths += [WORKERS / "selection.py"]
     paths += _rule_sources(balancer_kind)

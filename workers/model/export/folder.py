@@ -1,0 +1,85 @@
+"""The folder that an export leaves: complete or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from evenload.pipeline.errors import SpecError
+from evenload.workers.model.export.model_card import Trained, evenload_json, model_card
+from evenload.workers.model.export.model_types import ModelType, model_type_of
+from evenload.workers.model.export.tokenizer_files import TextTokenizer, tokenizer_files
+from evenload.workers.model.export.weights import Weights, named_weights
+
+
+def check_folder(folder: Path) -> None:
+    """Raises: SpecError: the folder is not empty, or a file has its name"""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SpecError(f"{folder} is not empty; name a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{folder} is a file; name a new folder")
+
+
+def check_library() -> None:
+    """Raises: SpecError: safetensors is not installed"""
+    try:
+        import safetensors  # noqa: F401
+    except ImportError:
+        raise SpecError(
+            "export needs the package safetensors; run: pip install 'evenload[hf]'"
+        ) from None
+
+
+def write_folder(
+    folder: Path,
+    trained: Trained,
+    weights: Weights,
+    bias_LE: Tensor,
+    tokenizer: TextTokenizer | None,
+) -> ModelType:
+    """Writes everything that `from_pretrained` reads, and what says where it comes from.
+
+    Args:     weights, bias_LE: the trained model and the frozen bias that routes it
+    Raises:   SpecError: no type of transformers computes this model, or the folder cannot be made
+    """
+    spec, seq_len = trained.spec.model, trained.spec.train.seq_len
+    kind = model_type_of(spec, bias_LE, seq_len)
+    texts = {
+        "config.json": _json(kind.config | _end(tokenizer)),
+        "generation_config.json": _json(_end(tokenizer)),
+        "README.md": model_card(trained, kind.name, tokenizer is not None),
+        "evenload.json": evenload_json(trained, kind.name),
+        **(tokenizer_files(tokenizer, seq_len) if tokenizer else {}),
+    }
+    try:
+        _write(folder, texts, named_weights(spec, kind, weights, bias_LE))
+    except OSError as error:
+        raise SpecError(f"{folder}: {error.strerror}; name a folder that can be written") from None
+    return kind
+
+
+def _write(folder: Path, texts: dict[str, str], named: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".exporting-", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        for name, text in texts.items():
+            (staging / name).write_text(text, encoding="utf-8")
+        save_file(named, staging / "model.safetensors", metadata={"format": "pt"})
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # gone, where it has its name
+
+
+def _end(tokenizer: TextTokenizer | None) -> dict[str, int]:
+    return {"eos_token_id": tokenizer.end_id} if tokenizer else {}
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2) + "\n"
