@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Read by mlflow when it is imported: quiet, nothing sent to its makers, no git binary asked for,
-# and one short try a request, because the outbox does the retrying.
+# mlflow reads these when it is imported. It then stays quiet, sends no telemetry, looks for no git
+# binary and tries every request once and briefly, because the outbox does the retrying.
 _MLFLOW_ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",

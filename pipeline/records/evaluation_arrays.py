@@ -1,14 +1,14 @@
-"""The arrays of an evaluation in the trial's folder, each in a parquet file; artifacts of its run.
+"""The arrays of an evaluation, one parquet file each. They are also artifacts of the MLflow run.
 
-    <trial_dir>/evaluation/groups-<step>.parquet         row a group:  group, loss, bits_per_byte,
-                                                         tokens, load [L][E]
-    <trial_dir>/evaluation/by_k-<step>.parquet           row a k:      k, loss, tokens, load [L][E]
-    <trial_dir>/evaluation/co_activation-<step>.parquet  row (layer, expert):  tokens [E]
-    <trial_dir>/evaluation/transitions-<step>.parquet    row (layer, expert):  tokens [E]
+    <trial_dir>/evaluation/groups-<step>.parquet         one row per group: group, loss,
+                                                         bits_per_byte, tokens, load [L][E]
+    <trial_dir>/evaluation/by_k-<step>.parquet           one row per k: k, loss, tokens, load [L][E]
+    <trial_dir>/evaluation/co_activation-<step>.parquet  one row per layer and expert: tokens [E]
+    <trial_dir>/evaluation/transitions-<step>.parquet    one row per layer and expert: tokens [E]
 
-`loss` is in nats per token, `load` counts assignments, layers are expert layers from 0. What the
-arrays mean is explained in `pipeline.figures.evaluation`. Placement studies start from the
-last two: which experts of a layer, and of two neighbouring ones, should share a device.
+`loss` is in nats per token, `load` counts assignments, and layers are expert layers, from 0 on.
+`pipeline.figures.evaluation` explains the arrays. Placement studies use the last two to find the
+experts of one layer, and of two neighbouring layers, that should share a device.
 
 Letters: G groups, N values of k, L expert layers, E experts.
 """
@@ -32,7 +32,7 @@ TRANSITIONS = "transitions"
 
 
 def write(trial_dir: Path, step: int, detail: Detail) -> None:
-    """Replaces what an earlier evaluation of the same step left.  Raises: OSError"""
+    """Writes the arrays, replacing those of an earlier evaluation at this step.  Raises: OSError"""
     for name, table in _tables(detail).items():
         path = trial_dir / FOLDER / f"{name}-{step:08d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def write(trial_dir: Path, step: int, detail: Detail) -> None:
 
 
 def read_groups(trial_dir: Path) -> GroupScores | None:
-    """Of the newest evaluation; None where there is none."""
+    """The scores per group from the newest evaluation; None if there is none."""
     table = _newest(trial_dir, GROUPS)
     if table is None:
         return None
@@ -54,7 +54,7 @@ def read_groups(trial_dir: Path) -> GroupScores | None:
 
 
 def read_by_k(trial_dir: Path) -> LossByK | None:
-    """Of the newest evaluation; None where there is none."""
+    """The losses by top-k from the newest evaluation; None if there are none."""
     table = _newest(trial_dir, BY_K)
     if table is None:
         return None
@@ -67,7 +67,7 @@ def read_by_k(trial_dir: Path) -> LossByK | None:
 
 
 def read_routes(trial_dir: Path) -> Routes | None:
-    """Of the newest evaluation; None where there is none."""
+    """The route counts from the newest evaluation; None if there are none."""
     together = _newest(trial_dir, CO_ACTIVATION)
     onward = _newest(trial_dir, TRANSITIONS)
     if together is None or onward is None:
@@ -76,7 +76,7 @@ def read_routes(trial_dir: Path) -> Routes | None:
 
 
 def paths(trial_dir: Path) -> list[Path]:
-    """All files of all evaluations."""
+    """The files of all evaluations."""
     return sorted((trial_dir / FOLDER).glob("*-*.parquet"))
 
 

@@ -1,13 +1,13 @@
-"""A run's history reduced to a few hundred points in time, and the file that keeps it.
+"""The history of a run, reduced to a few hundred bins of time.
 
-    <trial_dir>/expert_load/pooled.parquet   rows (layer, bin): what `LoadSeries` holds
+    <trial_dir>/expert_load/pooled.parquet   one row per layer and bin: the arrays of `LoadSeries`
 
-A screen has fewer columns than a run has steps, and a reader has no time for a gigabyte. The
-worker that writes the shards reduces them as they come; a reader takes the file and adds the few
-shards that are newer. The file is derived: without it everything is read, with the same result.
+Charts have fewer columns than a run has steps, and reading gigabytes of shards takes too long. So
+the worker pools the steps as it writes the shards, and a reader takes the pooled file and adds the
+few shards that are newer. Without the file a reader pools all shards, with the same result.
 
-Loads are reduced by their largest value in a bin: a mean would hide the single step in which one
-expert got everything. Their sum is kept beside it, for what a bin looked like as a whole.
+The load of a bin is its largest one, because a mean would hide the single step in which one expert
+got everything. The sum is kept as well, for the mean load of the bin.
 
 Shape suffixes: S steps, B bins of time, L expert layers, E experts.
 """
@@ -28,8 +28,8 @@ from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.spec.trial import TrialSpec
 
 MAX_BINS = 400
-MAX_CELLS = 100_000  # of one map: 16-bit numbers in base64 are 270 KB then
-PERCENT_LIMIT = 32_000  # of the fair share; the largest that fits 16 bits
+MAX_CELLS = 100_000  # cells of one map; as 16-bit numbers in base64 they take 270 KB
+PERCENT_LIMIT = 32_000  # percent of the fair share; a larger load would not fit 16 bits
 FILE = "pooled.parquet"
 
 Floats = NDArray[np.float32]
@@ -37,44 +37,43 @@ Percent = NDArray[np.int16]
 
 
 class PerExpert(NamedTuple):
-    """What is kept of every expert: arrays (L, B, E)."""
+    """Values per expert: arrays (L, B, E)."""
 
-    percent: Percent  # largest load, percent of the fair share; -1 before anything was counted
-    load: NDArray[np.int64]  # assignments, summed
-    bias: Floats  # at the last step
-    streak: NDArray[np.int32]  # longest run of steps without a token that reaches into the bin
-    idle_steps: NDArray[np.int32]  # the run of steps without a token up to the last step
+    percent: Percent  # largest load in percent of the fair share; -1 if nothing was counted
+    load: NDArray[np.int64]  # sum of assignments
+    bias: Floats  # at the last step of the bin
+    streak: NDArray[np.int32]  # longest streak of idle steps that reaches into the bin
+    idle_steps: NDArray[np.int32]  # length of the idle streak at the last step of the bin
 
 
 class PerLayer(NamedTuple):
-    """What is kept of every layer: arrays (L, B)."""
+    """Values per layer: arrays (L, B)."""
 
-    max_vio: Floats  # largest of a step
-    idle_frac: Floats  # largest of a step
+    max_vio: Floats  # largest value of any step
+    idle_frac: Floats  # largest value of any step
 
 
 class PerBin(NamedTuple):
-    """What is kept of a bin: arrays (B,)."""
+    """Values per bin: arrays (B,)."""
 
-    steps: NDArray[np.int64]  # recorded ones; 0 is a bin without any
-    wrong_steps: NDArray[np.int64]  # with a layer whose loads do not sum to tokens times top-k
+    steps: NDArray[np.int64]  # number of recorded steps
+    wrong_steps: NDArray[np.int64]  # steps with a layer whose loads do not sum to tokens x top-k
     last_step: NDArray[np.int64]
-    seconds: NDArray[np.float64]  # summed
+    seconds: NDArray[np.float64]  # sum
     loss_sum: NDArray[np.float64]
     loss_max: NDArray[np.float64]
     grad_norm_max: NDArray[np.float64]
-    balance_loss: NDArray[np.float64]  # at the last step
-    learning_rate: NDArray[np.float64]  # at the last step
+    learning_rate: NDArray[np.float64]  # at the last step of the bin
 
 
 def bin_steps(num_steps: int, num_experts: int) -> int:
-    """Steps that share a bin so that a map of experts over time stays small."""
+    """Number of steps per bin, such that a map of experts over time stays small."""
     bins = min(MAX_BINS, max(1, MAX_CELLS // num_experts))
     return max(1, -(-num_steps // bins))
 
 
 class LoadSeries:
-    """Grows by `extend`; what it holds is bounded by the bins and not by the steps."""
+    """The pooled history of a run. `extend` adds steps; its size depends on the bins alone."""
 
     def __init__(self, spec: TrialSpec) -> None:
         model, steps = spec.model, spec.train.steps
@@ -104,12 +103,11 @@ class LoadSeries:
             loss_sum=np.zeros(B),
             loss_max=np.full(B, -np.inf),
             grad_norm_max=np.full(B, -np.inf),
-            balance_loss=np.zeros(B),
             learning_rate=np.zeros(B),
         )
 
     def extend(self, chunk: History) -> None:
-        """Adds steps after the last one; earlier ones are left out, they are counted."""
+        """Adds the steps after `last_step`; earlier ones are in the series already."""
         new = chunk.step_S > self.last_step
         if not new.any():
             return
@@ -128,7 +126,7 @@ class LoadSeries:
         last = np.append(first[1:], len(bin_S)) - 1
         self._add_experts(new, B, first, last)
         self._add_layers(new.count_SLE, B, first)
-        self._add_bins(new, bin_S, B, first, last)
+        self._add_bins(new, bin_S, B, last)
         self.last_step = int(new.step_S[-1])
 
     def _add_experts(
@@ -151,12 +149,7 @@ class LoadSeries:
         _raise(self._layer.idle_frac, B, np.maximum.reduceat(idle_SL, first))
 
     def _add_bins(
-        self,
-        new: History,
-        bin_S: NDArray[Any],
-        B: NDArray[Any],
-        first: NDArray[Any],
-        last: NDArray[Any],
+        self, new: History, bin_S: NDArray[Any], B: NDArray[Any], last: NDArray[Any]
     ) -> None:
         held, scalars = self._bin, new.scalars
         wrong_SL = new.count_SLE.sum(axis=-1, dtype=np.int64) != self._assignments
@@ -167,11 +160,10 @@ class LoadSeries:
         np.maximum.at(held.loss_max, bin_S, scalars["loss"])
         np.maximum.at(held.grad_norm_max, bin_S, scalars["grad_norm"])
         held.last_step[B] = new.step_S[last]
-        held.balance_loss[B] = scalars["balance_loss"][last]
         held.learning_rate[B] = scalars["learning_rate"][last]
 
     def _streaks(self, count_SLE: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Idle streaks that go on from where the recorded steps ended."""
+        """Idle streaks (S, L, E) that continue those at `last_step`."""
         streak_SLE = idle_streak(count_SLE)
         if self.is_empty:
             return streak_SLE
@@ -189,18 +181,18 @@ class LoadSeries:
 
     @property
     def step_B(self) -> NDArray[np.int32]:
-        """First step of each bin that has one."""
+        """First step of each bin with recorded steps; further arrays have these bins, too."""
         return (np.flatnonzero(self._bin.steps) * self.bin_steps + 1).astype(np.int32)
 
     def percent_BE(self, layer: int) -> Percent:
-        """Largest load in the bin, percent of the fair share; 0 only where it was idle all the bin.
+        """Largest load in the bin in percent of the fair share.
 
-        -1 where nothing was counted.
+        0 if the expert was idle in every step of the bin, -1 if nothing was counted.
         """
         return self._expert.percent[layer, self._filled]
 
     def mean_percent_BE(self, layer: int) -> Percent:
-        """Load of the whole bin, percent of the fair share; otherwise as `percent_BE`."""
+        """Mean load over the bin in percent of the fair share, with 0 and -1 as in `percent_BE`."""
         return percent_of_fair(utilisation(self._expert.load[layer, self._filled], self._target))
 
     @property
@@ -210,17 +202,17 @@ class LoadSeries:
 
     @property
     def idle_BL(self) -> Floats:
-        """Largest share of experts without a token in one step of the bin."""
+        """Largest share of experts without a token in any step of the bin."""
         return self._layer.idle_frac[:, self._filled].T
 
     @property
     def streak_BL(self) -> NDArray[np.int32]:
-        """Longest idle streak that reaches into the bin, over the layer's experts; steps."""
+        """Longest idle streak of any expert that reaches into the bin, in steps."""
         return self._expert.streak[:, self._filled].max(axis=-1).T
 
     @property
     def streak_LE(self) -> NDArray[np.int32]:
-        """Longest idle streak of the run; steps."""
+        """Longest idle streak of the run, in steps."""
         return self._expert.streak[:, self._filled].max(axis=1, initial=0)
 
     def bias_BE(self, layer: int) -> Floats:
@@ -229,13 +221,13 @@ class LoadSeries:
 
     @property
     def bias_spread_BL(self) -> Floats:
-        """Largest minus smallest bias, at the last step of the bin."""
+        """Largest minus smallest bias at the last step of the bin."""
         bias_LBE = self._expert.bias[:, self._filled]
         return (bias_LBE.max(axis=-1) - bias_LBE.min(axis=-1)).T
 
     @property
     def bias_drift_BL(self) -> Floats:
-        """Mean distance that a bias went in a step since the bin before; the first has none: 0."""
+        """Mean change of a bias per step since the previous bin; 0 in the first bin."""
         bias_LBE = self._expert.bias[:, self._filled]
         if bias_LBE.shape[1] == 0:
             return np.zeros((0, len(bias_LBE)), np.float32)
@@ -258,13 +250,8 @@ class LoadSeries:
         return self._bin.grad_norm_max[self._filled].astype(np.float32)
 
     @property
-    def balance_loss_B(self) -> Floats:
-        """What the rule added to the objective, at the last step of the bin."""
-        return self._bin.balance_loss[self._filled].astype(np.float32)
-
-    @property
     def learning_rate_B(self) -> Floats:
-        """At the last step of the bin."""
+        """Learning rate at the last step of the bin."""
         return self._bin.learning_rate[self._filled].astype(np.float32)
 
     @property
@@ -279,7 +266,7 @@ class LoadSeries:
         return self._bin.steps > 0
 
     def write(self, trial_dir: Path) -> None:
-        """Replaces the file.  Raises: OSError"""
+        """Writes the pooled file.  Raises: OSError"""
         write_table(trial_dir / "expert_load" / FILE, self._table(), dictionary=PerBin._fields)
 
     def _table(self) -> pa.Table:
@@ -299,7 +286,7 @@ class LoadSeries:
         return pa.table(columns).replace_schema_metadata({"bin_steps": str(self.bin_steps)})
 
     def _take(self, table: pa.Table, last: int | None) -> None:
-        """Takes over the bins that end by `last`; all where it is None."""
+        """Copies from the file the bins that end at step `last` or before; None: all bins."""
         L = len(self._layer.max_vio)
         bin_R = array(table.column("bin"))
         bins = bin_R[: len(bin_R) // L]
@@ -315,7 +302,7 @@ class LoadSeries:
 
 
 def read_series(trial_dir: Path, spec: TrialSpec, last: int | None = None) -> LoadSeries:
-    """The steps of a trial so far, up to and including `last` where it is given."""
+    """The pooled history of a trial so far, up to and including step `last` if that is given."""
     series = LoadSeries(spec)
     table = _read_pooled(trial_dir, series.bin_steps)
     if table is not None:
@@ -325,15 +312,15 @@ def read_series(trial_dir: Path, spec: TrialSpec, last: int | None = None) -> Lo
 
 
 def catch_up(series: LoadSeries, trial_dir: Path, last: int | None = None) -> None:
-    """Adds the recorded steps that a series does not have yet."""
+    """Adds to the series the recorded steps that it lacks."""
     for chunk in iter_history(trial_dir, first=series.last_step + 1, last=last):
         series.extend(chunk)
 
 
 def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
-    """Utilisation as whole percent of the fair share; leading dimensions are free.
+    """Utilisation (..., E) in whole percent of the fair share.
 
-    A busy expert never rounds to 0, which means idle; -1 is where nothing was counted.
+    0 means idle, so the load of a busy expert is rounded to at least 1. -1: nothing was counted.
     """
     percent = np.clip(np.rint(util_E * 100), 0, PERCENT_LIMIT)
     percent = np.where((util_E > 0) & (percent == 0), 1, percent)
@@ -341,7 +328,7 @@ def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
 
 
 def _read_pooled(trial_dir: Path, expected_bin_steps: int) -> pa.Table | None:
-    """None where there is none, where it is torn, or where the run was binned otherwise."""
+    """The pooled file; None if it is missing or torn, or if its bins have another length."""
     try:
         table = pq.read_table(trial_dir / "expert_load" / FILE, memory_map=True)
     except (FileNotFoundError, pa.ArrowInvalid):
@@ -351,5 +338,5 @@ def _read_pooled(trial_dir: Path, expected_bin_steps: int) -> pa.Table | None:
 
 
 def _raise(held: NDArray[Any], B: NDArray[Any], values_BL: NDArray[Any]) -> None:
-    """Largest of what is held, layers first, and of new values, bins first."""
+    """Raises `held` (L, B, ...) to the new values (B, L, ...) where these are larger."""
     held[:, B] = np.maximum(held[:, B], values_BL.swapaxes(0, 1))

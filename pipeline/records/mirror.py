@@ -1,11 +1,11 @@
-"""Trial folders in an object store, for workers and readers that share no disk.
+"""Copies of trial folders in an object store, for workers and readers that share no disk.
 
     <mirror_url>/trials/<digest>/index.json   the files that belong together, with their SHA-256
-    <mirror_url>/trials/<digest>/<path>       as below the local trial folder
+    <mirror_url>/trials/<digest>/<path>       the file at <path> below the local trial folder
 
-Files are written first, the index next, and what it no longer lists is removed last: whoever reads
-the index at any moment finds a state that a run can go on from. Files that a later attempt
-overwrites in place lie after the newest checkpoint of the index, where a resumed run drops them.
+A push writes files first, then the index, and last deletes files that the index no longer lists.
+So the index always describes a state that a run can resume from. An attempt overwrites only records
+of steps after the newest mirrored checkpoint. A resumed run drops those records anyway.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 UNFINISHED = ".tmp"
-STATE = ("checkpoints/", "expert_load/", "steps/")  # what a run goes on from
+STATE = ("checkpoints/", "expert_load/", "steps/")  # the folders that a run resumes from
 RETRY_SECONDS = 2.0
 READERS_REFRESH_SECONDS = 5.0
 
@@ -41,28 +41,33 @@ Index = dict[str, str]  # path below the trial folder -> SHA-256
 class Mirror:
     """One object store.
 
-    Args:     url: of fsspec, e.g. s3://bucket/prefix; credentials as its file system finds them
-    Raises:   SpecError: a URL of no installed file system
+    Args:     url: a URL of fsspec, such as s3://bucket/prefix; its file system finds credentials
+    Raises:   SpecError: no file system for the URL is installed
     """
 
     def __init__(self, url: str) -> None:
         try:
             self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise SpecError(f"mirror_url={url!r} cannot be opened: {error}") from None
+            raise SpecError(
+                f"mirror_url={url!r} cannot be opened ({error}); check the URL, and install the "
+                "fsspec file system that it needs"
+            ) from None
 
     def index(self, digest: str) -> Index:
-        """Empty where the trial is not mirrored.  Raises: OSError"""
+        """The index of a mirrored trial; empty if the trial is not mirrored.  Raises: OSError"""
         try:
             return cast(Index, json.loads(self._files.cat_file(self._path(digest, INDEX))))
         except FileNotFoundError:
             return {}
 
     def push(self, digest: str, trial_dir: Path, known: Index) -> Index:
-        """Carries over what changed in the local trial since it was as in `known`.
+        """Uploads the files of the local trial that differ from `known`.
 
-        What others mirrored since then stays: an evaluation begins while training still ends.
-        Returns:  the local trial as it is now, for the next push
+        Files that other workers mirrored since then are kept, because an evaluation may begin
+        while the training still ends.
+
+        Returns:  the local files as they are now, to be passed as `known` to the next push
         Raises:   OSError
         """
         now = dict(_local(trial_dir))
@@ -78,26 +83,28 @@ class Mirror:
         return now
 
     def pull(self, digest: str, trial_dir: Path) -> Index:
-        """Makes the local trial equal to the mirrored one, where there is one.
+        """Makes the local trial equal to the mirrored one, if there is one.
 
-        State that lies only here is deleted: another worker went on from the mirrored one since.
-        Returns:  what is mirrored, with the content that lies here now: what a push begins from
+        Local checkpoints and records that are not mirrored are deleted, because another worker
+        has continued from the mirrored ones.
+
+        Returns:  the mirrored files with their local content, for the first push
         Raises:   OSError
         """
-        wanted = self.index(digest)
-        if not wanted:
+        mirrored = self.index(digest)
+        if not mirrored:
             return {}
         found = dict(_local(trial_dir))
         pulled: Index = {}
-        for path in _in_order(wanted):
-            pulled[path] = wanted[path]
-            if found.get(path) != wanted[path]:
+        for path in _in_order(mirrored):
+            pulled[path] = mirrored[path]
+            if found.get(path) != mirrored[path]:
                 local = _inside(trial_dir, path)
                 local.parent.mkdir(parents=True, exist_ok=True)
                 content = self._files.cat_file(self._path(digest, path))
                 replace(local, content)
-                pulled[path] = _sha256(content)  # newer than the index while somebody pushes
-        for path in found.keys() - wanted.keys():
+                pulled[path] = _sha256(content)  # newer than the index during somebody's push
+        for path in found.keys() - mirrored.keys():
             if path.startswith(STATE):
                 (trial_dir / path).unlink(missing_ok=True)
         return pulled
@@ -113,19 +120,19 @@ class Mirror:
 
 
 def _inside(trial_dir: Path, path: str) -> Path:
-    """An index says what to write where, but not outside of its trial."""
+    """The local path of an indexed file.  Raises: OSError: the path leads out of the trial"""
     local = trial_dir / path
     if not local.resolve().is_relative_to(trial_dir.resolve()):
-        raise OSError(f"the mirror's index names {path!r}, which is no file of the trial")
+        raise OSError(f"the mirror's index names {path!r}, which is outside of the trial's folder")
     return local
 
 
 class MirrorSink:
-    """Pushes at every checkpoint, and at the end what was written since.
+    """Pushes the trial at every checkpoint and at its end.
 
-    A store that is away is tried again for `patience_seconds`, then counted; the next checkpoint
-    carries everything. It begins from what `fetch` found: of files that another worker mirrored
-    later it knows nothing, so it neither deletes nor overwrites them.
+    If the object store does not answer within `tracking_patience_seconds`, the failure is counted
+    and the next push uploads everything. The first push compares with what `fetch` pulled, so it
+    neither deletes nor overwrites files that another worker has mirrored since.
     """
 
     def __init__(self, mirror: Mirror, settings: Settings) -> None:
@@ -157,13 +164,13 @@ class MirrorSink:
             )
         except OSError as error:
             self.errors += 1
-            logger.warning("not mirrored, the next checkpoint tries again: %s", error)
+            logger.warning("trial not mirrored; the next checkpoint tries again: %s", error)
 
 
 def fetch(settings: Settings, digest: str) -> None:
-    """Before an attempt: the trial folder as its last worker left it, wherever that was.
+    """Pulls the trial folder as its last worker left it. Call it before an attempt.
 
-    Raises:   TrackingUnavailable: no answer within the patience
+    Raises:   TrackingUnavailable: no answer within `tracking_patience_seconds`
     """
     if settings.mirror_url is None:
         return
@@ -175,7 +182,7 @@ def fetch(settings: Settings, digest: str) -> None:
 
 
 def _fetched(settings: Settings, digest: str) -> Index:
-    """What the last `fetch` found; empty where there was none, and all that is local is pushed."""
+    """What the last `fetch` pulled; empty without a fetch, so that every local file is pushed."""
     try:
         return cast(Index, json.loads(_fetch_record(settings, digest).read_bytes()))
     except FileNotFoundError:
@@ -183,15 +190,15 @@ def _fetched(settings: Settings, digest: str) -> Index:
 
 
 def _fetch_record(settings: Settings, digest: str) -> Path:
-    """Beside the trial folder: what lies in that is mirrored."""
+    """The file that remembers a fetch, outside of the trial folder because that is mirrored."""
     return settings.root / "mirrored" / f"{digest}.fetched.json"
 
 
 def readable_dir(settings: Settings, digest: str) -> Path:
-    """The folder to read a trial from. With a mirror: a copy, at most some seconds old.
+    """The folder to read a trial from. With a mirror it is a copy, at most some seconds old.
 
-    A copy, because a reader beside a worker must not delete what that one has not yet pushed.
-    Where the store does not answer it is the copy as it was.
+    Readers need a copy, because a pull into a worker's folder would delete what the worker has not
+    pushed yet. If the object store does not answer, the copy stays as it is.
     """
     if settings.mirror_url is None:
         return settings.trial_dir(digest)
@@ -204,20 +211,20 @@ def readable_dir(settings: Settings, digest: str) -> Path:
             mirror = Mirror(settings.mirror_url)
             _asked(lambda: mirror.pull(digest, copy))
         except OSError as error:
-            logger.warning("%s is shown as it was: %s", digest, error)
+            logger.warning("mirror not read, an older copy of %s is shown: %s", digest, error)
     return copy
 
 
 def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
-    """The call's answer, tried again for as long as a trial waits for tracking.
+    """The call's result. An outage is retried for `tracking_patience_seconds`.
 
-    Raises:   TrackingUnavailable: none within that time; PermissionError: refused
+    Raises:   TrackingUnavailable: no answer within that time; PermissionError: access was refused
     """
     deadline = time.monotonic() + settings.tracking_patience_seconds
     while True:
         try:
             return _asked(call)
-        except PermissionError:  # no waiting gives access: the trial fails and says so
+        except PermissionError:  # waiting does not help, so the trial fails with this error
             raise
         except OSError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
@@ -226,7 +233,7 @@ def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
 
 
 def _asked(call: Callable[[], Result]) -> Result:
-    """The call's answer.  Raises: OSError: also where S3's library has an error of its own"""
+    """The call's result.  Raises: OSError: also for connection errors of S3's own library"""
     try:
         return call()
     except Exception as error:
@@ -236,7 +243,10 @@ def _asked(call: Callable[[], Result]) -> Result:
 
 
 def _is_outage_of_s3(error: Exception) -> bool:
-    """By name: botocore is not installed everywhere, and its connection errors are no OSError."""
+    """Whether this is a connection error of botocore, which need not be installed.
+
+    Such errors are not OSErrors, so they are recognised by module and name.
+    """
     return any(
         base.__module__.partition(".")[0] in ("botocore", "aiobotocore")
         and base.__name__ in ("ConnectionError", "HTTPClientError")
@@ -255,5 +265,5 @@ def _sha256(content: bytes) -> str:
 
 
 def _in_order(index: Index) -> list[str]:
-    """Checkpoints last: one that is there has its records beside it."""
+    """The paths, checkpoints last, so that no checkpoint is mirrored before its records."""
     return sorted(index, key=lambda path: (path.startswith("checkpoints/"), path))

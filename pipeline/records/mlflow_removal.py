@@ -11,7 +11,7 @@ from evenload.pipeline.settings import Settings
 
 
 def remove_runs(settings: Settings, run_ids: Iterable[str]) -> None:
-    """Deletes these runs; MLflow keeps them restorable until its own `gc`. Safe to repeat.
+    """Deletes these runs. Idempotent. They can be restored until `mlflow gc` is run.
 
     Raises:   MlflowException, OSError: MLflow does not answer
     """

@@ -1,7 +1,7 @@
-"""Runs in MLflow: few scalars, the spec, and the shards as artifacts. The only importer of mlflow.
+"""Writes a trial's run in MLflow: few scalars, the spec, and the shards as artifacts.
 
-Every call names its run: the fluent active run belongs to a thread and mixes up parents and
-children. A trial has one run for life, found by its digest, whichever attempt writes to it.
+Every call names its run, because MLflow's active run belongs to a thread and mixes up parents and
+children. A trial has one run for all its attempts, which find it by the trial's digest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, Trial
 Result = TypeVar("Result")
 
 EXPERIMENT = "evenload"
-FINAL = "final/"  # a steady-state figure; without it the name is that of a curve over steps
+FINAL = "final/"  # prefix of final figures; the plain name is that of a curve over steps
 RUN_STATUS = {
     TrialState.COMPLETED: "FINISHED",
     TrialState.FAILED: "FAILED",
@@ -53,34 +53,34 @@ RUN_STATUS = {
 }
 PARENT_STATUS = {SweepState.FINISHED: "FINISHED", SweepState.CANCELLED: "KILLED"}
 OUTAGES = {
-    "INTERNAL_ERROR",  # also: connection refused, timeout
+    "INTERNAL_ERROR",  # also means connection refused and timeout
     "TEMPORARILY_UNAVAILABLE",
     "REQUEST_LIMIT_EXCEEDED",
     "RESOURCE_EXHAUSTED",
 }
 FAILURES = (MlflowException, OSError)
-STEPS_OF_A_BATCH = 30  # about 25 figures each; MLflow takes 1000 in one call
+STEPS_OF_A_BATCH = 30  # a step has about 25 figures, and MLflow takes 1000 in one call
 
 
 class MlflowSink:
-    """One trial's run.
+    """Writes one trial's run.
 
-    A (key, step) is written once: steps up to the last one in MLflow are skipped, and steps that
-    an earlier attempt could not deliver are read back from the shards. A repeated delivery
-    carries its first timestamp, which MLflow recognises. The run ends when its trial does.
+    Each pair of key and step is written once. Steps that MLflow has are skipped, and steps that an
+    earlier attempt could not deliver are read from the shards. A repeated delivery has the
+    timestamp of the first, by which MLflow recognises it. The run ends when its trial does.
     """
 
     def __init__(self, settings: Settings, patience_seconds: float = 30.0) -> None:
         self._run_id = ""
         self._settings = settings
         self._patience_seconds = patience_seconds
-        self._last_step = 0  # of the newest step logged or queued
-        self._remote_size: dict[str, int | None] = {}  # bytes of each artifact in MLflow
+        self._last_step = 0  # the newest step that is logged or queued
+        self._remote_size: dict[str, int | None] = {}  # size in bytes of each artifact in MLflow
         self._outbox = Outbox(FAILURES, is_outage)
 
     @property
     def run_id(self) -> str | None:
-        """None until `start`."""
+        """The id of the run; None until `start`."""
         return self._run_id or None
 
     @property
@@ -88,7 +88,11 @@ class MlflowSink:
         return self._outbox.errors
 
     def start(self, run: RunIdentity) -> None:
-        """Raises: TrackingUnavailable: no answer within the patience; MlflowException: a refusal"""
+        """Finds or creates the run, and logs the steps that it lacks.
+
+        Raises:   TrackingUnavailable: no answer within `patience_seconds`
+                  MlflowException: MLflow refused a call
+        """
         self._run = run
         self._spec = TrialSpec.model_validate(run.spec)
         self._trial_dir = self._settings.trial_dir(run.digest)
@@ -163,9 +167,9 @@ class MlflowSink:
         }
 
     def _describe(self, run: Run) -> None:
-        """Params never change, so only missing ones are written; what may change is a tag."""
-        wanted = params(self._run.spec)
-        missing = [Param(key, value) for key, value in wanted.items() if key not in run.data.params]
+        """Writes missing params, which never change, and tags, which may change."""
+        flat = params(self._run.spec)
+        missing = [Param(key, value) for key, value in flat.items() if key not in run.data.params]
         self._client.log_batch(self._run_id, params=missing, tags=_tags(attempt_tags(self._run)))
         corpus_digest = self._run.tags.get("corpus")
         if corpus_digest and not (run.inputs and run.inputs.dataset_inputs):
@@ -180,23 +184,23 @@ class MlflowSink:
         except MlflowException as error:
             if is_outage(error):
                 raise
-            # Runs that begin at once all insert the dataset they share, and on PostgreSQL all but
-            # one are refused. The second time it is there.
+            # If runs begin at once, each inserts the dataset that they share, and PostgreSQL
+            # refuses all but one. A second call finds the dataset.
             self._client.log_inputs(self._run_id, [dataset])
 
     def _log_what_is_missing(self) -> None:
-        """The shards are the spool: what an outage or a kill kept from MLflow is read from them."""
+        """Logs, from the shards, steps that an outage or a kill has kept from MLflow."""
         last = self._run.resumed_from_step or None
         for chunk in iter_history(self._trial_dir, first=self._last_step + 1, last=last):
             self.log_steps(_records(chunk))
 
     def _put_metrics(self, *figures_of: tuple[int, Mapping[str, float]]) -> None:
-        """Figures of some steps in one call, which costs SQLite hardly more than those of one."""
+        """Queues the figures of steps as one call, which costs SQLite hardly more than one step."""
         now = int(time.time() * 1000)
         metrics, infinite = [], {}
         for step, figures in figures_of:
             for key, value in figures.items():
-                # MLflow stores inf as 1.8e308, which every mean and axis then believes.
+                # MLflow stores inf as 1.8e308, which would distort every mean and axis.
                 if math.isinf(value):
                     infinite[f"infinite.{key}"] = f"{value} at step {step}"
                 else:
@@ -227,7 +231,7 @@ class MlflowSink:
         self._client.set_tag(self._run_id, "tracking_errors", str(self.errors))
 
     def _upload(self, last: int | None = None) -> None:
-        """Copies shards that MLflow lacks; before `last`, where later ones may still change."""
+        """Uploads the shards that MLflow lacks, only those up to step `last` if that is given."""
         for path in _shards(self._trial_dir, last):
             artifact = f"{path.parent.name}/{path.name}"
             size = path.stat().st_size
@@ -237,18 +241,18 @@ class MlflowSink:
 
 
 def prepare(settings: Settings) -> None:
-    """Makes MLflow ready: database migrated, experiment there. Safe to repeat and to race.
+    """Migrates MLflow's database and creates the experiment. Idempotent, safe in many processes.
 
-    To be called before workers start: processes that meet an empty database migrate it at once.
+    Call it before workers start, because all processes that find an empty database migrate it.
     """
     with _only_one(settings.root / "mlflow.lock"):
         _experiment_id(MlflowClient(tracking_uri=settings.mlflow_uri), settings)
 
 
 def probe(settings: Settings) -> str | None:
-    """What keeps MLflow from answering, in a sentence; None where it answers.
+    """The error that keeps MLflow from answering; None if it answers.
 
-    A SQLite file that is not there yet is no problem and is not made.
+    A missing SQLite file counts as an answer, because MLflow creates it. `probe` does not.
     """
     file = settings.mlflow_uri.removeprefix("sqlite:///")
     if file != settings.mlflow_uri and not Path(file).exists():
@@ -261,7 +265,7 @@ def probe(settings: Settings) -> str | None:
 
 
 def ensure_parent(settings: Settings, sweep: SweepRecord) -> str:
-    """The id of the sweep's run, the parent of its trials' runs; created once."""
+    """The id of the sweep's run, which is the parent of its trials' runs. Creates it if needed."""
     client = MlflowClient(tracking_uri=settings.mlflow_uri)
     experiment_id = _experiment_id(client, settings)
     found = _find_run(client, experiment_id, kind="sweep", sweep=sweep.sweep_id)
@@ -273,21 +277,21 @@ def ensure_parent(settings: Settings, sweep: SweepRecord) -> str:
 
 
 def settle(settings: Settings, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Ends the runs of a sweep and of its trials the way the store says they ended.
+    """Gives the runs of a sweep and of its trials the final status that the store has for them.
 
-    A worker ends its own trial's run; this is for those that no worker could end: cancelled while
-    they waited, given up after lost workers, finished during an outage.
+    A worker ends the run of its trial. This call ends the others: trials that were cancelled while
+    they waited, given up after lost workers, or finished during an outage.
     """
     client = MlflowClient(tracking_uri=settings.mlflow_uri)
     parent_id = sweep.parent_run_id or ensure_parent(settings, sweep)
-    wanted = {trial.run_id: RUN_STATUS.get(trial.state) for trial in trials if trial.run_id}
-    for run_id, status in (wanted | {parent_id: PARENT_STATUS.get(sweep.state)}).items():
+    statuses = {trial.run_id: RUN_STATUS.get(trial.state) for trial in trials if trial.run_id}
+    for run_id, status in (statuses | {parent_id: PARENT_STATUS.get(sweep.state)}).items():
         if status:
             _end_run(client, run_id, status)
 
 
 def _end_run(client: MlflowClient, run_id: str, status: str) -> None:
-    """Does nothing to a run that a user removed."""
+    """Ends the run, unless a user has removed it."""
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -311,8 +315,8 @@ def _experiment_id(client: MlflowClient, settings: Settings) -> str:
 
 
 def _find_run(client: MlflowClient, experiment_id: str, **tags: str) -> Run | None:
-    wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
-    runs = client.search_runs([experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
+    query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
+    runs = client.search_runs([experiment_id], query, max_results=1, order_by=["start_time ASC"])
     return runs[0] if runs else None
 
 
@@ -355,12 +359,12 @@ def _records(chunk: History) -> list[StepRecord]:
 
 
 def is_outage(error: Exception) -> bool:
-    """No answer, in contrast to a refusal."""
+    """Whether MLflow did not answer, in contrast to a refusal."""
     return not isinstance(error, MlflowException) or error.error_code in OUTAGES
 
 
 def _patiently(call: Callable[[], Result], patience_seconds: float) -> Result:
-    """Repeats a call through an outage; a restarting server must not fail the trials it meets."""
+    """Repeats a call during an outage, so that a restart of the server does not fail trials."""
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
@@ -375,7 +379,7 @@ def _patiently(call: Callable[[], Result], patience_seconds: float) -> Result:
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time."""
+    """A lock that one process of this machine holds at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

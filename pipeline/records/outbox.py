@@ -1,4 +1,4 @@
-"""Deliveries to a server that may be away for a while: kept in order, retried, bounded."""
+"""A bounded queue of deliveries to a server that may be away. It keeps their order and retries."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-Delivery = Callable[[], object]  # repeatable: a lost answer makes it run twice
+Delivery = Callable[[], object]  # idempotent, because it runs again if the answer was lost
 
 MAX_WAIT_SECONDS = 60.0
-WAIT_PER_LOST_SECOND = 10.0  # a server that hangs costs training at most a tenth of its time
+WAIT_PER_LOST_SECOND = 10.0  # so that a hanging server costs at most a tenth of training's time
 
 
 class Outbox:
-    """A queue of deliveries that never raises an outage.
+    """A queue of deliveries that raises no error during an outage.
 
-    `errors` counts attempts that failed and deliveries that were given up: those the server
-    refuses for good, and the oldest ones when more than `max_pending` wait.
+    `errors` counts failed attempts and dropped deliveries. A delivery is dropped if the server
+    refuses it, or if it is the oldest and more than `max_pending` wait.
 
-    Args:     failures: what a failed delivery raises; is_outage: whether trying again may help
+    Args:     failures: the errors that a failed delivery raises
+              is_outage: tells of such an error whether trying again may help
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class Outbox:
         self._pending.append(delivery)
 
     def flush(self) -> None:
-        """Delivers what waits, unless the last failure is too recent."""
+        """Delivers all that waits, unless the last failure is too recent."""
         while self._pending and self._clock() >= self._next_try:
             self._deliver_first()
 
     def drain(self, patience_seconds: float) -> None:
-        """The same, but waits for the server up to `patience_seconds`, then gives up the rest."""
+        """Delivers all that waits; waits up to `patience_seconds` for the server, then drops it."""
         deadline = self._clock() + patience_seconds
         self._next_try = self._clock()
         while self._pending and self._clock() < deadline:

@@ -1,4 +1,4 @@
-"""Arrays in parquet files that are there whole or not at all."""
+"""Reads and writes arrays in parquet files, which appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def lists(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
-    """Rows of fixed-size lists, one level for every dimension after the first."""
+    """The array as a column of fixed-size lists, nested once per dimension after the first."""
     column = pa.array(values.reshape(-1), kind)
     for size in reversed(values.shape[1:]):
         column = pa.FixedSizeListArray.from_arrays(column, size)
@@ -21,7 +21,7 @@ def lists(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
 
 
 def array(column: pa.ChunkedArray) -> NDArray[Any]:
-    """What `lists` was given; a column without rows keeps its other dimensions."""
+    """The array that `lists` was given. Without rows it keeps its other dimensions."""
     sizes, kind = [], column.type
     while pa.types.is_fixed_size_list(kind):
         sizes.append(kind.list_size)
@@ -33,14 +33,14 @@ def array(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def write_table(path: Path, table: pa.Table, dictionary: Sequence[str] = ()) -> None:
-    """Args: dictionary: columns with few different values"""
+    """Writes the table.  Args: dictionary: the columns with few different values"""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=list(dictionary))
     replace(path, buffer.getvalue())
 
 
 def replace(path: Path, content: bytes | pa.Buffer) -> None:
-    """Write durably under a name of this process, then rename: readers never meet a torn file."""
+    """Writes to a temporary file and renames it, so that readers never see a torn file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Which code ran a trial, where and with what: one small file an attempt, beside its shards.
+"""Which code ran a trial, on which device and corpus: one small file per attempt.
 
 <trial_dir>/provenance/attempt-001.json   commit, core, corpus, device, versions
 """
@@ -16,7 +16,7 @@ FOLDER = "provenance"
 
 
 def write(trial_dir: Path, run: RunIdentity) -> None:
-    """Raises: OSError: the directory cannot be written"""
+    """Writes the file of this attempt.  Raises: OSError: the directory cannot be written"""
     folder = trial_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(attempt_tags(run), indent=1, sort_keys=True) + "\n"
@@ -24,6 +24,6 @@ def write(trial_dir: Path, run: RunIdentity) -> None:
 
 
 def read(trial_dir: Path) -> list[dict[str, str]]:
-    """What every attempt said of itself, first to newest."""
+    """The provenance of every attempt, oldest first."""
     paths = sorted((trial_dir / FOLDER).glob("attempt-*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

@@ -1,4 +1,4 @@
-"""What a run records: its identity, its steps, its evaluation, and the sinks that receive them.
+"""What a run records (identity, steps, evaluation) and the protocol of the sinks that receive it.
 
 Shape suffixes: L expert layers, E experts.
 """
@@ -21,37 +21,36 @@ Biases = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One optimizer step. Counts cover the whole step: all ranks, all micro-batches, no padding."""
+    """One optimizer step. Counts are over all ranks and micro-batches, without padding."""
 
     step: int  # from 1
     loss: float  # mean next-token loss of the language model, nats per token
-    balance_loss: float  # what the balancing rule added to the objective
+    balance_loss: float  # the term that the balancing rule added to the objective
     grad_norm: float  # before clipping
     learning_rate: float
-    tokens: int  # trained so far, this step included
+    tokens: int  # trained so far, including this step
     seconds: float  # wall clock of this step
     count_LE: Counts  # assignments per expert
-    bias_LE: Biases  # the bias that routed this step
+    bias_LE: Biases  # the bias with which this step was routed
     max_vio_micro: float  # mean over micro-batches and layers of MaxVio within a micro-batch
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRecord:
-    """Held-out evaluation of one checkpoint, biases frozen."""
+    """The held-out evaluation of one checkpoint, with frozen biases."""
 
     step: int
     loss: float  # nats per token
     bits_per_byte: float
     perplexity: float  # exp(loss), per token
     tokens: int
-    text_bytes: float
     count_LE: NDArray[np.int64]  # summed over the whole evaluation set
     detail: Detail = field(default_factory=Detail)
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Which run a sink records."""
+    """Identifies the run that a sink records."""
 
     digest: str
     name: str
@@ -66,9 +65,9 @@ class RunIdentity:
 class Sink(Protocol):
     """Receives what a run produces.
 
-    `start` may raise: a sink that cannot start is fatal; TrackingUnavailable gives the trial back,
-    to be tried again. Everything after it must not raise for an outage; a sink counts what it
-    could not deliver in `errors` and delivers it later where it can.
+    If `start` raises TrackingUnavailable, the trial is released and tried again; any other error
+    of `start` fails it. The other methods do not raise during an outage: the sink counts in
+    `errors` what it could not deliver, and delivers it later if possible.
     """
 
     @property
@@ -81,7 +80,7 @@ class Sink(Protocol):
     def log_eval(self, record: EvalRecord) -> None: ...
 
     def checkpoint(self, step: int, uri: str) -> None:
-        """A checkpoint at `step` is complete: everything up to it must be durable now."""
+        """A checkpoint at `step` is complete, so everything up to it must be durable now."""
 
     def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        """The attempt ended and left its trial in `state`. Called once, also after an error."""
+        """The attempt has ended with its trial in `state`. Called once, also after an error."""

@@ -1,4 +1,4 @@
-"""What a run is called and found by: params that never change, tags that may."""
+"""The labels of a run in MLflow: params, which never change, and tags, which may."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.spec.trial import TrialSpec
 
-MAX_VALUE = 6000  # characters, MLflow's limit
-COMPUTES = ("evenload", "torch", "triton", "ray", "numpy")
+MAX_VALUE = 6000  # MLflow's limit, in characters
+COMPUTES = ("evenload", "torch", "triton", "ray", "numpy")  # packages that affect a trial
 
 
 def params(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The spec flat: nested keys joined by dots; strings as they are, other values as JSON."""
+    """The spec with nested keys joined by dots. Values that are not strings become JSON."""
     flat: dict[str, str] = {}
     for key, value in spec.items():
         if isinstance(value, Mapping):
@@ -28,7 +28,7 @@ def params(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def identity_tags(run: RunIdentity, spec: TrialSpec) -> dict[str, str]:
-    """What a run keeps for life; `digest` is what a later attempt finds it by."""
+    """The tags that a run never changes. Later attempts find the run by `digest`."""
     tags = {"kind": "trial", "digest": run.digest, "rule": spec.balancer.label}
     if run.sweep_id:
         tags["sweep"] = run.sweep_id
@@ -38,13 +38,13 @@ def identity_tags(run: RunIdentity, spec: TrialSpec) -> dict[str, str]:
 
 
 def attempt_tags(run: RunIdentity) -> dict[str, str]:
-    """What the newest attempt says of itself: versions, and the tags it was given."""
+    """The tags of the newest attempt: its number, package versions, and the tags of `run`."""
     attempt = {"attempt": str(run.attempt), "resumed_from_step": str(run.resumed_from_step)}
     return attempt | _versions() | run.tags
 
 
 def _versions() -> dict[str, str]:
-    """Of what computes, without importing it."""
+    """Versions of the installed packages, without importing them."""
     versions = {}
     for name in COMPUTES:
         with suppress(PackageNotFoundError):

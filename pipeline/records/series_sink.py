@@ -1,4 +1,4 @@
-"""Keeps the reduced history of a run beside its shards, so that a reader opens any run at once."""
+"""Keeps the pooled history of a run beside its shards, so that readers open long runs quickly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from evenload.pipeline.records.shards import SCALARS
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
 
-# What a reader then reads from the shards: at most 1 % of the run, or 10 shards.
+# Readers then need at most 1 % of the shards, or 10 of them.
 LEAST_STEPS, LEAST_BINS = 500, 4
 
 
 class PooledLoadSink:
-    """One attempt's. It stands behind the sink that writes the shards, which a resumed attempt
-    reads back up to where it goes on.
+    """Pools the steps of one attempt.
+
+    It must come after the sink that writes the shards: a resumed attempt begins with the shards of
+    its predecessor, up to the step where it resumes.
     """
 
     def __init__(self, trial_dir: Path) -> None:
@@ -37,7 +39,7 @@ class PooledLoadSink:
         if not records:
             return
         if self._series is None:
-            self._series = self._go_on_from(records[0].step - 1)
+            self._series = self._resumed_from(records[0].step - 1)
         self._series.extend(_history(records))
         due = max(LEAST_STEPS, LEAST_BINS * self._series.bin_steps)
         if self._series.last_step - self._written_step >= due:
@@ -51,8 +53,8 @@ class PooledLoadSink:
         if self._series is not None:
             self._write(self._series)
 
-    def _go_on_from(self, last: int) -> LoadSeries:
-        """What an earlier attempt pooled of steps that are trained again is replaced at once."""
+    def _resumed_from(self, last: int) -> LoadSeries:
+        """The history up to step `last`. The file loses later steps, which are trained again."""
         series = read_series(self._trial_dir, self._spec, last=last)
         (self._trial_dir / "expert_load" / FILE).unlink(missing_ok=True)
         if not series.is_empty:

@@ -1,14 +1,14 @@
-"""The raw record of a trial: what every expert received, step by step, in parquet shards.
+"""The raw record of a trial: the load and bias of every expert at every step, in parquet shards.
 
-    <trial_dir>/expert_load/manifest.json               how to read the counts
-    <trial_dir>/expert_load/part-<first>-<last>.parquet rows (step, layer), load [E], bias [E]
-    <trial_dir>/expert_load/eval-<step>.parquet         rows (layer), load [E] of an evaluation
-    <trial_dir>/steps/part-<first>-<last>.parquet       one row a step: loss, seconds, ...
+    <trial_dir>/expert_load/manifest.json               explains the counts
+    <trial_dir>/expert_load/part-<first>-<last>.parquet one row per step and layer: load, bias [E]
+    <trial_dir>/expert_load/eval-<step>.parquet         one row per layer: load [E] of an evaluation
+    <trial_dir>/steps/part-<first>-<last>.parquet       one row per step: loss, seconds, ...
     <trial_dir>/evaluation/                             see evaluation_arrays.py
     <trial_dir>/provenance/                             see provenance.py
 
-Counts are kept and ratios are not: a statistic can be corrected without training again. A part
-is written under another name and renamed, so a reader sees whole parts or none.
+Shards hold counts and no ratios, so that a statistic can be corrected without training again. A
+part is written under another name and then renamed, so readers see whole parts or none.
 
 Shape suffixes: S steps, L expert layers, E experts.
 """
@@ -52,31 +52,21 @@ REPEATED = ("step", "layer")  # columns with few different values
 Column = Literal["load", "bias"]
 
 
-class Manifest(NamedTuple):
-    """How to read the counts of a trial."""
-
-    num_experts: int
-    num_layers: int
-    num_dense_layers: int  # before the first expert layer
-    top_k: int
-    tokens_per_step: int
-    counting_rule: str = COUNTING_RULE
-    schema_version: int = SCHEMA_VERSION
-
-
 class Part(NamedTuple):
+    """A shard: the steps `first` to `last`, both included."""
+
     first: int
     last: int
     path: Path
 
 
 class LoadLogSink:
-    """Writes the shards of one attempt below `trial_dir`; what was logged is on disk.
+    """Writes the shards of one attempt below `trial_dir`. Every logged step is on disk at once.
 
     The newest part grows with every call until it holds `part_steps` steps or a checkpoint ends
-    it. The attempt's first step replaces everything recorded from that step on: a resumed attempt
-    overwrites what its predecessor did after the checkpoint, and an attempt that logs no step,
-    an evaluation, replaces nothing. What a full disk refuses is kept and written later.
+    it. The first step that an attempt logs replaces all records from that step on, so a resumed
+    attempt overwrites the steps after its checkpoint. An evaluation logs no step and replaces
+    nothing. If the disk is full, up to `max_pending` steps are kept and written later.
     """
 
     def __init__(self, trial_dir: Path, part_steps: int = 50, max_pending: int = 2000) -> None:
@@ -86,17 +76,17 @@ class LoadLogSink:
         self._steps_dir = trial_dir / "steps"
         self._part_steps = part_steps
         self._max_pending = max_pending
-        self._open: list[StepRecord] = []  # the rows of the newest part
-        self._written: tuple[int, int] | None = None  # its steps on disk
+        self._open: list[StepRecord] = []  # the steps of the newest part
+        self._written: tuple[int, int] | None = None  # first and last of them on disk
         self._has_logged = False
 
     def start(self, run: RunIdentity) -> None:
-        """Raises: OSError: the directory cannot be written"""
+        """Creates the folders, the manifest and the provenance.  Raises: OSError: not writable"""
         self._load_dir.mkdir(parents=True, exist_ok=True)
         self._steps_dir.mkdir(parents=True, exist_ok=True)
-        manifest = manifest_of(TrialSpec.model_validate(run.spec))
+        manifest = _manifest(TrialSpec.model_validate(run.spec))
         path = self._load_dir / "manifest.json"
-        replace(path, (json.dumps(manifest._asdict(), indent=2) + "\n").encode())
+        replace(path, (json.dumps(manifest, indent=2) + "\n").encode())
         provenance.write(self._trial_dir, run)
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
@@ -150,30 +140,23 @@ class LoadLogSink:
         return True
 
     def _drop_from(self, step: int) -> None:
-        """Parts end at checkpoints, so none straddles the step an attempt resumes from."""
+        """Deletes the parts from this step on. Parts end at checkpoints, so none contains it."""
         for directory in (self._load_dir, self._steps_dir):
             for part in parts(directory):
                 if part.first >= step:
                     part.path.unlink(missing_ok=True)
 
 
-def manifest_of(spec: TrialSpec) -> Manifest:
-    return Manifest(
-        num_experts=spec.model.num_experts,
-        num_layers=spec.model.num_moe_layers,
-        num_dense_layers=spec.model.num_dense_layers,
-        top_k=spec.model.top_k,
-        tokens_per_step=spec.train.tokens_per_step,
-    )
-
-
-def read_manifest(trial_dir: Path) -> Manifest | None:
-    """None before the trial's first attempt."""
-    try:
-        text = (trial_dir / "expert_load" / "manifest.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return Manifest(**json.loads(text))
+def _manifest(spec: TrialSpec) -> dict[str, int | str]:
+    return {
+        "num_experts": spec.model.num_experts,
+        "num_layers": spec.model.num_moe_layers,
+        "num_dense_layers": spec.model.num_dense_layers,  # before the first expert layer
+        "top_k": spec.model.top_k,
+        "tokens_per_step": spec.train.tokens_per_step,
+        "counting_rule": COUNTING_RULE,
+        "schema_version": SCHEMA_VERSION,
+    }
 
 
 def read_history(
@@ -184,9 +167,9 @@ def read_history(
     layers: Sequence[int] | None = None,
     columns: Collection[Column] = ("load", "bias"),
 ) -> History:
-    """The steps `first` to `last` (both included) as arrays, each step once.
+    """The steps `first` to `last`, both included, as arrays with each step once.
 
-    A trial that has recorded nothing gives no steps; one that is running gives its whole parts.
+    The history is empty if nothing is recorded yet. It ends with the newest part on disk.
     """
     chunks = list(iter_history(trial_dir, first=first, last=last, layers=layers, columns=columns))
     if not chunks:
@@ -207,7 +190,7 @@ def iter_history(
     layers: Sequence[int] | None = None,
     columns: Collection[Column] = ("load", "bias"),
 ) -> Iterator[History]:
-    """The same part by part: long runs of large models do not fit into memory at once."""
+    """Like `read_history`, but part by part, because long runs of large models fill the memory."""
     for part in parts(trial_dir / "expert_load", first, last):
         if part.last < first:
             continue
@@ -215,19 +198,19 @@ def iter_history(
             steps = pq.read_table(trial_dir / "steps" / part.path.name, memory_map=True)
             load = pq.read_table(part.path, columns=list(columns), memory_map=True)
         except (FileNotFoundError, pa.ArrowInvalid):
-            continue  # just replaced by a running attempt, or torn by a crash of the machine
+            continue  # a running attempt has just replaced it, or a crash has torn it
         yield _between(_chunk(steps, load, layers, columns), first, last or part.last)
-        first = max(first, part.last + 1)  # a part that has grown overlaps its predecessor
+        first = max(first, part.last + 1)  # a grown part overlaps its shorter version
 
 
 def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:
-    """`step` and the names in SCALARS, without touching the counts."""
+    """The columns `step` and SCALARS, read without the counts."""
     history = read_history(trial_dir, columns=())
     return {"step": history.step_S.astype(np.float64), **history.scalars}
 
 
 def read_eval_counts(trial_dir: Path) -> NDArray[np.int64] | None:
-    """Counts (L, E) of the newest evaluation, summed over the evaluation set; None without one."""
+    """Counts (L, E) of the newest evaluation, summed over its tokens; None if there is none."""
     newest = max((trial_dir / "expert_load").glob("eval-*.parquet"), default=None)
     return None if newest is None else array(pq.read_table(newest).column("load"))
 
@@ -237,9 +220,9 @@ def _part_name(first: int, last: int) -> str:
 
 
 def parts(directory: Path, first: int = 1, last: int | None = None) -> list[Part]:
-    """The parts of a directory with some of these steps, in order; none without a directory."""
+    """The parts in a directory that contain some of these steps, in order."""
     try:
-        names = os.listdir(directory)  # thousands: a pattern takes ten times as long
+        names = os.listdir(directory)  # there may be thousands, and glob takes ten times as long
     except FileNotFoundError:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""One sink in front of all: what a run says goes everywhere, and no sink stops the others."""
+"""Passes everything that a run records to several sinks; a failing one does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class SinkGroup:
     """Passes every call to each sink in order.
 
-    `start` raises what a sink raises. After it a failing sink is counted and logged once, and the
-    others go on. `close` reaches every sink that was started, also when a later one could not
-    start.
+    `start` raises the error of the first sink that cannot start. Later failures of a sink are
+    counted, and the first one is logged. `close` reaches every sink that was started, also if a
+    later one could not start.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
@@ -38,7 +38,7 @@ class SinkGroup:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run, once started; None where no sink has one."""
+        """The id of the MLflow run; None before `start` or if no sink has one."""
         ids = (getattr(sink, "run_id", None) for sink in self._sinks)
         return next((run_id for run_id in ids if run_id), None)
 
@@ -63,19 +63,19 @@ class SinkGroup:
         for sink in self._started:
             try:
                 call(sink)
-            except Exception:  # noqa: BLE001  whatever is wrong with tracking, training goes on
+            except Exception:  # noqa: BLE001  no failure of tracking may end training
                 self._failures += 1
                 self._complain(sink)
 
     def _complain(self, sink: Sink) -> None:
-        """Once a sink: at every step it would fill the log."""
+        """Logs the first failure of a sink; one per step would fill the log."""
         if id(sink) not in self._complained:
             self._complained.add(id(sink))
-            logger.exception("%s failed; training goes on without it", type(sink).__name__)
+            logger.exception("%s failed; training continues without it", type(sink).__name__)
 
 
 def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
-    """Shards below the trial's directory, then those who carry them away. Not yet started."""
+    """Sinks, not yet started, that write shards below the trial's folder and then upload them."""
     folder = settings.trial_dir(run.digest)
     sinks: list[Sink] = [LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder)]
     if settings.mirror_url is not None:

@@ -1,6 +1,6 @@
-"""What training took of its machine, sampled as steps are logged: no thread, no extra process.
+"""How much of its machine a training uses, sampled while steps are logged, without a thread.
 
-<trial_dir>/system/attempt-<n>.parquet   rows (sample): the fields of `Sample`
+<trial_dir>/system/attempt-<n>.parquet   one row per sample: the fields of `Sample`
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ FOLDER = "system"
 
 
 class Sample(NamedTuple):
-    """One look at the process that writes the run and at its host. NaN: the host has no such part.
+    """Figures of the training process and its host. Figures of a GPU are NaN without one.
 
-    Over several GPUs: mean utilisation, summed memory and power.
+    Over several GPUs, utilisation is a mean, and memory and power are sums.
     """
 
-    step: int  # the newest logged one
+    step: int  # the newest logged step
     unix_seconds: float
-    processor_percent: float  # of this process since the sample before; 100 is one busy core
-    memory_gib: float  # resident, of this process
-    host_load: float  # runnable processes, mean of a minute
-    host_memory_percent: float  # in use
+    processor_percent: float  # of this process since the last sample; 100 is one busy core
+    memory_gib: float  # resident memory of this process
+    host_load: float  # number of runnable processes, mean over a minute
+    host_memory_percent: float  # memory in use
     gpu_percent: float
     gpu_memory_gib: float
     gpu_watts: float
 
 
 class SystemSink:
-    """One attempt's samples."""
+    """Takes and writes the samples of one attempt."""
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class SystemSink:
 
 
 def read_samples(trial_dir: Path) -> dict[str, NDArray[Any]]:
-    """The samples of all attempts as columns, in the order of time; empty columns without any."""
+    """The samples of all attempts as columns, in order of time; the columns may be empty."""
     tables = []
     for path in sorted((trial_dir / FOLDER).glob("attempt-*.parquet")):
         try:
             tables.append(pq.read_table(path, memory_map=True))
         except (FileNotFoundError, pa.ArrowInvalid):
-            continue  # just replaced, or torn by a crash of the machine
+            continue  # just replaced, or torn by a crash
     if not tables:
         return {name: np.zeros(0) for name in Sample._fields}
     table = pa.concat_tables(tables).sort_by("unix_seconds")
@@ -138,7 +138,7 @@ def _host_memory_percent() -> float:
 
 
 def _gpus() -> list[Any]:
-    """NVML's handles of the GPUs that this process may use; none without NVML."""
+    """NVML's handles of the GPUs that this process may use; none if NVML is missing."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "" or importlib.util.find_spec("pynvml") is None:
         return []
@@ -147,12 +147,12 @@ def _gpus() -> list[Any]:
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
-        wanted = visible.split(",") if visible else [str(index) for index in range(count)]
+        names = visible.split(",") if visible else [str(index) for index in range(count)]
         return [
             pynvml.nvmlDeviceGetHandleByIndex(int(name))
             if name.isdigit()
             else pynvml.nvmlDeviceGetHandleByUUID(name)
-            for name in wanted
+            for name in names
         ]
     except pynvml.NVMLError:
         return []  # no driver, no GPU
@@ -168,5 +168,5 @@ def _gpu_figures(gpus: Sequence[Any]) -> tuple[float, float, float]:
         used = [pynvml.nvmlDeviceGetMemoryInfo(gpu).used for gpu in gpus]
         milliwatts = [pynvml.nvmlDeviceGetPowerUsage(gpu) for gpu in gpus]
     except pynvml.NVMLError:
-        return math.nan, math.nan, math.nan  # e.g. slices of a partitioned GPU
+        return math.nan, math.nan, math.nan  # NVML has no figures for parts of a GPU, for instance
     return float(np.mean(percent)), sum(used) / GIB, sum(milliwatts) / 1000

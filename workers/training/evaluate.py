@@ -74,7 +74,6 @@ def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalR
         bits_per_byte=_bits_per_byte(scores.loss, corpus.bytes_per_token),
         perplexity=math.exp(scores.loss),
         tokens=scores.tokens,
-        text_bytes=scores.tokens * corpus.bytes_per_token,
         count_LE=scores.count_LE.cpu().numpy(),
         detail=Detail(
             groups=_score_groups(spec, scorer, corpus),

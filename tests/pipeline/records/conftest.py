@@ -1,4 +1,4 @@
-"""A small trial's identity and records, for every sink."""
+"""The identity and the records of a small trial, to test sinks with."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def identity(spec: TrialSpec) -> Callable[..., RunIdentity]:
 
 @pytest.fixture
 def record() -> Callable[[int], StepRecord]:
-    """The record of a step: the same whenever it is asked for, as a resumed run's is."""
+    """Makes the record of a step, equal at every call, as if a resumed run repeated the step."""
 
     def make(step: int, **fields: object) -> StepRecord:
         rng = np.random.default_rng(step)
@@ -80,14 +80,13 @@ def evaluation() -> EvalRecord:
         bits_per_byte=2.9,
         perplexity=7.4,
         tokens=4096,
-        text_bytes=4096.0,
         count_LE=count_LE,
     )
 
 
 @pytest.fixture
 def detail() -> Detail:
-    """Of three expert layers and four experts."""
+    """The arrays of an evaluation with three expert layers and four experts."""
     rng = np.random.default_rng(0)
 
     def counts(*shape: int) -> Integers:
@@ -108,7 +107,7 @@ def detail() -> Detail:
 
 @pytest.fixture(scope="session")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's migrations take a second; the tests copy their outcome."""
+    """A home with a migrated database. Tests copy it, because migrations take a second."""
     settings = Settings(home=tmp_path_factory.mktemp("prepared"))
     prepare(settings)
     return settings.root

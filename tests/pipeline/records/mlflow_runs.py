@@ -1,4 +1,4 @@
-"""A sink that has begun, and what MLflow holds of its run."""
+"""Starts an MLflow sink, and reads its run back from MLflow."""
 
 from __future__ import annotations
 

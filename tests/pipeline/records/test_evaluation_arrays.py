@@ -41,7 +41,7 @@ def test_a_model_with_one_expert_layer_has_no_transitions(tmp_path: Path) -> Non
     assert read.onward_LEE.shape == (0, EXPERTS, EXPERTS)
 
 
-def test_only_what_was_asked_for_is_there_and_the_newest_counts(
+def test_missing_arrays_read_as_none_and_the_newest_evaluation_counts(
     tmp_path: Path, detail: Detail
 ) -> None:
     assert evaluation_arrays.read_groups(tmp_path) is None

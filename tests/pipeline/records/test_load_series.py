@@ -35,7 +35,7 @@ def _spec(steps: int) -> TrialSpec:
 
 @pytest.fixture
 def history() -> Callable[..., History]:
-    """`steps` steps with balanced loads; what differs is set by the test."""
+    """Makes a history with balanced loads, which the test then changes."""
 
     def make(steps: int) -> History:
         return History(
@@ -80,7 +80,7 @@ def test_spike_of_a_single_step_survives_binning(history: Callable[..., History]
     assert series.miscounted_steps == 0
 
 
-def test_expert_counts_as_idle_only_where_it_was_idle_all_the_bin(
+def test_expert_counts_as_idle_only_if_it_was_idle_in_every_step_of_the_bin(
     history: Callable[..., History],
 ) -> None:
     run = history(4000)
@@ -92,7 +92,7 @@ def test_expert_counts_as_idle_only_where_it_was_idle_all_the_bin(
     assert series.percent_BE(0)[1, 7] > 0
 
 
-def test_reading_in_pieces_gives_what_reading_at_once_gives(
+def test_extending_in_pieces_equals_extending_at_once(
     history: Callable[..., History],
 ) -> None:
     run = history(1700)
@@ -151,13 +151,13 @@ def test_steps_that_miss_an_assignment_are_counted(history: Callable[..., Histor
     assert series.miscounted_steps == 2
 
 
-def test_percent_is_16_bit_and_keeps_idle_apart_from_nearly_idle() -> None:
+def test_percent_is_16_bit_and_distinguishes_idle_from_nearly_idle() -> None:
     percent = percent_of_fair(np.array([0.0, 0.001, 0.994, 1.0, 1e6, np.nan]))
     assert percent.tolist() == [0, 1, 99, 100, 32_000, -1]
     assert percent.dtype == np.int16
 
 
-def test_idle_streaks_go_on_over_pieces_and_bins(history: Callable[..., History]) -> None:
+def test_idle_streaks_continue_over_pieces_and_bins(history: Callable[..., History]) -> None:
     run = history(4000)
     run.count_SLE[95:1203, 1, 5] = 0
     run.count_SLE[95:1203, 1, 6] += FAIR
@@ -184,7 +184,7 @@ def test_mean_load_of_a_bin_is_of_summed_counts(history: Callable[..., History])
     assert series.mean_percent_BE(0)[0, 4] == 180
 
 
-def test_drift_is_the_mean_way_of_a_bias_in_a_step(history: Callable[..., History]) -> None:
+def test_drift_is_the_mean_change_of_a_bias_per_step(history: Callable[..., History]) -> None:
     run = history(4000)
     run.bias_SLE[:, 1] = np.arange(4000)[:, None] * np.linspace(-0.1, 0.1, E)
     series = LoadSeries(_spec(4000))
@@ -218,7 +218,9 @@ def _same(one: LoadSeries, other: LoadSeries) -> None:
         np.testing.assert_array_equal(one.bias_BE(layer), other.bias_BE(layer))
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path, history: Callable[..., History]) -> None:
+def test_a_series_is_read_as_it_was_written(
+    tmp_path: Path, history: Callable[..., History]
+) -> None:
     series = LoadSeries(_spec(1700))
     series.extend(_slice(_random(history, 1700), 0, 1203))
     (tmp_path / "expert_load").mkdir()

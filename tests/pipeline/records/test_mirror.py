@@ -1,4 +1,4 @@
-"""Against an S3 server on this machine (moto), and in memory where the server adds nothing."""
+"""The mirror on a local S3 server (moto), and in memory where a server would add nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST = {"checkpoints/step-10.pt": b"ten", "expert_load/part-1-10.parquet": b"1-
 
 @pytest.fixture(scope="module")
 def s3_bucket() -> Iterator[str]:
-    """The URL of a bucket on a server of its own."""
+    """Starts a server; the URL of a bucket on it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -57,7 +57,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def host(url: str, tmp_path: Path) -> Callable[[str], Settings]:
-    """A host of that name, with a disk of its own."""
+    """Makes the settings of a named host, which has its own disk."""
     return lambda name: Settings(
         home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01
     )
@@ -83,7 +83,7 @@ def started(settings: Settings) -> MirrorSink:
     return sink
 
 
-def test_what_one_host_pushed_another_pulls(host: Callable[[str], Settings]) -> None:
+def test_a_host_pulls_what_another_has_pushed(host: Callable[[str], Settings]) -> None:
     a, b = host("a"), host("b")
     sink = started(a)
     write(a, FIRST | {"checkpoints/step-10.123.tmp": b"half"})
@@ -94,7 +94,7 @@ def test_what_one_host_pushed_another_pulls(host: Callable[[str], Settings]) -> 
     assert b.path_of(a.uri_of(a.trial_dir("d") / "x.pt")) == b.trial_dir("d") / "x.pt"
 
 
-def test_state_that_another_host_went_on_from_replaces_what_lies_here(
+def test_the_state_that_another_host_continued_replaces_the_local_one(
     host: Callable[[str], Settings],
 ) -> None:
     a, b = host("a"), host("b")
@@ -112,7 +112,7 @@ def test_state_that_another_host_went_on_from_replaces_what_lies_here(
     assert read(a.trial_dir("d")) == kept | second
 
 
-def test_closing_keeps_what_others_mirrored_meanwhile(host: Callable[[str], Settings]) -> None:
+def test_closing_keeps_files_that_others_have_mirrored(host: Callable[[str], Settings]) -> None:
     train, evaluation, reader = host("train"), host("evaluation"), host("reader")
     sink = started(train)
     write(train, FIRST)
@@ -127,7 +127,7 @@ def test_closing_keeps_what_others_mirrored_meanwhile(host: Callable[[str], Sett
     assert read(reader.trial_dir("d")) == FIRST | both
 
 
-def test_an_evaluation_that_begins_while_training_ends_takes_nothing_from_it(
+def test_an_evaluation_that_begins_while_training_ends_removes_none_of_its_files(
     host: Callable[[str], Settings], url: str
 ) -> None:
     train, evaluation, reader = host("train"), host("evaluation"), host("reader")
@@ -150,12 +150,12 @@ def test_an_evaluation_that_begins_while_training_ends_takes_nothing_from_it(
     assert read(reader.trial_dir("d")) == last | scored | {part: FIRST[part]}
 
 
-def test_what_an_attempt_changes_before_its_sink_starts_is_mirrored(
+def test_changes_that_an_attempt_makes_before_its_sink_starts_are_mirrored(
     host: Callable[[str], Settings], url: str
 ) -> None:
     a, b, reader = host("a"), host("b"), host("reader")
     sink = started(a)
-    write(a, FIRST | {"expert_load/part-11-14.parquet": b"dropped by who goes on from step 10"})
+    write(a, FIRST | {"expert_load/part-11-14.parquet": b"dropped on resume from step 10"})
     sink.close(TrialState.QUEUED, {})
     fetch(b, "d")
     (b.trial_dir("d") / "expert_load/part-11-14.parquet").unlink()
@@ -167,7 +167,7 @@ def test_what_an_attempt_changes_before_its_sink_starts_is_mirrored(
     assert read(reader.trial_dir("d")) == FIRST | {"expert_load/part-1-10.parquet": b"rewritten"}
 
 
-def test_a_push_that_is_cut_off_anywhere_leaves_the_state_before_it(
+def test_a_push_that_is_cut_off_leaves_the_state_before_it(
     host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = host("a"), host("b")
@@ -192,7 +192,7 @@ def test_a_push_that_is_cut_off_anywhere_leaves_the_state_before_it(
     assert "checkpoints/step-10.pt" not in read(b.trial_dir("d"))
 
 
-def test_an_outage_is_waited_for_then_counted_and_made_up_for(
+def test_an_outage_is_retried_then_counted_and_the_next_push_uploads_all(
     host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = host("a").model_copy(update={"tracking_patience_seconds": 1.0})
@@ -224,7 +224,7 @@ def refused(error: Exception) -> Callable[..., None]:
 
 
 class ConnectionOfBotocore(Exception):
-    """As botocore.exceptions.ConnectionError, which is no OSError and need not be installed."""
+    """Stands in for botocore.exceptions.ConnectionError, which need not be installed."""
 
 
 ConnectionOfBotocore.__module__ = "botocore.exceptions"
@@ -238,7 +238,7 @@ OUTAGES = (OSError("no route"), EndpointConnectionError("no route"))
 
 
 @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
-def test_an_outage_is_no_fault_of_the_trial(
+def test_an_outage_raises_tracking_unavailable(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"memory://{uuid4()}"
@@ -254,7 +254,7 @@ def test_an_outage_is_no_fault_of_the_trial(
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault of ours"), PermissionError("no access")])
-def test_what_is_no_outage_is_handed_on(
+def test_errors_other_than_outages_are_raised(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"memory://{uuid4()}"
@@ -272,7 +272,7 @@ def test_errors_of_the_real_botocore_are_outages(name: str) -> None:
     assert not module._is_outage_of_s3(errors.NoCredentialsError())
 
 
-def test_a_reader_has_a_copy_and_keeps_it_while_the_store_is_away(
+def test_a_reader_has_a_copy_and_keeps_it_during_an_outage(
     host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = host("a")
@@ -308,6 +308,6 @@ def test_delete_removes_the_mirrored_trial(host: Callable[[str], Settings], url:
     assert Mirror(url).index("d") == {}
 
 
-def test_a_url_of_no_file_system_is_refused_with_its_name() -> None:
+def test_a_url_of_an_unknown_file_system_is_refused_with_its_name() -> None:
     with pytest.raises(SpecError, match=r"mirror_url='nofs://bucket'"):
         Mirror("nofs://bucket")

@@ -15,6 +15,6 @@ def test_an_index_cannot_write_outside_of_its_trial(tmp_path: Path) -> None:
     (folder.parent / "evil").write_bytes(b"evil")
     (folder / "index.json").write_text(json.dumps({"../evil": "0" * 64}))
     trial_dir.mkdir(parents=True)
-    with pytest.raises(OSError, match=r"'\.\./evil', which is no file of the trial"):
+    with pytest.raises(OSError, match=r"'\.\./evil', which is outside of the trial"):
         Mirror(store.as_uri()).pull("d1", trial_dir)
     assert not (trial_dir.parent / "evil").exists()

@@ -1,4 +1,4 @@
-"""A tracking server that is away, dies, or whose answer is lost."""
+"""A tracking server that does not answer, dies, or whose answer is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Record = Callable[..., StepRecord]
 
 
 class Server:
-    """A real `mlflow server` on a port of this machine that can be killed and started again."""
+    """A real `mlflow server` on a local port, which can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -80,7 +80,7 @@ def _free_port() -> int:
         return int(probe_socket.getsockname()[1])
 
 
-def test_start_against_no_server_says_so_after_its_patience(
+def test_start_without_a_server_fails_after_its_patience(
     settings: Settings, identity: Identity
 ) -> None:
     away = Settings(home=settings.home, tracking_uri=f"http://127.0.0.1:{_free_port()}")
@@ -133,7 +133,7 @@ def test_delivery_whose_answer_was_lost_is_repeated_without_a_second_point(
 
     monkeypatch.setattr(started._client, "log_batch", delivered_but_unanswered)
     started.log_steps([record(10)])
-    time.sleep(0.01)  # a timestamp of the repetition would differ
+    time.sleep(0.01)  # so that a timestamp of the repetition would differ
     started.close(TrialState.TRAINED, {})
     assert len(calls) == 2
     assert logged_steps(client, started) == [10]

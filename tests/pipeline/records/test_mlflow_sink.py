@@ -97,7 +97,7 @@ def test_corpus_is_the_runs_dataset(
 def test_a_dataset_that_another_run_inserts_at_the_same_moment_is_shared(
     settings: Settings, client: MlflowClient, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What MLflow on PostgreSQL answers to the second of two."""
+    """MLflow on PostgreSQL answers the second of two simultaneous inserts like this."""
     log_inputs, refused = MlflowClient.log_inputs, []
 
     def beaten(self: MlflowClient, run_id: str, *arguments: Any) -> None:
@@ -113,7 +113,7 @@ def test_a_dataset_that_another_run_inserts_at_the_same_moment_is_shared(
     assert found.dataset.digest == "c0ffee"
 
 
-def test_next_attempt_goes_on_in_the_same_run_and_writes_no_step_twice(
+def test_next_attempt_continues_the_run_and_writes_no_step_twice(
     settings: Settings, client: MlflowClient, identity: Identity, record: Record
 ) -> None:
     first = start(settings, identity())
@@ -264,7 +264,7 @@ def test_sweep_has_one_parent_that_ends_with_it(settings: Settings, client: Mlfl
     assert client.get_run(run_id).data.tags["sweep"] == "demo-1a2b3c"
 
 
-def test_runs_that_no_worker_could_end_are_ended_as_the_store_says(
+def test_runs_that_no_worker_could_end_get_the_status_of_the_store(
     settings: Settings, client: MlflowClient, identity: Identity
 ) -> None:
     states = {

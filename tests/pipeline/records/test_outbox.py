@@ -8,14 +8,14 @@ from evenload.pipeline.records.outbox import MAX_WAIT_SECONDS, Outbox
 
 
 class World:
-    """A clock that tests turn and a server that can be away or refuse."""
+    """A clock that tests set, and a server that can be away or refuse deliveries."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.error: Exception | None = None
         self.delivered: list[int] = []
         self.attempts = 0
-        self.seconds_a_failure = 0.0
+        self.seconds_per_failure = 0.0
 
     def sleep(self, seconds: float) -> None:
         self.now += max(seconds, 0.001)
@@ -24,7 +24,7 @@ class World:
         def deliver() -> None:
             self.attempts += 1
             if self.error is not None:
-                self.now += self.seconds_a_failure
+                self.now += self.seconds_per_failure
                 raise self.error
             self.delivered.append(number)
 
@@ -52,7 +52,7 @@ def _put(outbox: Outbox, world: World, numbers: range) -> None:
         outbox.flush()
 
 
-def test_what_an_outage_held_up_arrives_in_order(world: World) -> None:
+def test_deliveries_that_an_outage_delayed_arrive_in_order(world: World) -> None:
     outbox = _outbox(world)
     world.error = ConnectionRefusedError()
     _put(outbox, world, range(5))
@@ -63,7 +63,7 @@ def test_what_an_outage_held_up_arrives_in_order(world: World) -> None:
     assert (outbox.errors, len(outbox)) == (1, 0)
 
 
-def test_server_that_is_away_is_asked_ever_more_rarely(world: World) -> None:
+def test_server_that_is_away_is_tried_less_and_less_often(world: World) -> None:
     outbox = _outbox(world)
     world.error = ConnectionRefusedError()
     for number in range(600):
@@ -75,7 +75,7 @@ def test_server_that_is_away_is_asked_ever_more_rarely(world: World) -> None:
 
 def test_server_that_hangs_costs_a_tenth_of_the_time(world: World) -> None:
     outbox = _outbox(world)
-    world.error, world.seconds_a_failure = TimeoutError(), 15.0
+    world.error, world.seconds_per_failure = TimeoutError(), 15.0
     _put(outbox, world, range(1))
     world.now = 15 + 149.0
     _put(outbox, world, range(1, 2))
@@ -85,7 +85,7 @@ def test_server_that_hangs_costs_a_tenth_of_the_time(world: World) -> None:
     assert world.attempts == 2
 
 
-def test_refused_delivery_is_given_up_and_the_next_goes_on(world: World) -> None:
+def test_refused_delivery_is_dropped_and_the_next_is_delivered(world: World) -> None:
     outbox = _outbox(world)
     world.error = KeyError("bad metric name")
     _put(outbox, world, range(1))
@@ -95,7 +95,7 @@ def test_refused_delivery_is_given_up_and_the_next_goes_on(world: World) -> None
     assert outbox.errors == 1
 
 
-def test_oldest_deliveries_are_given_up_beyond_the_bound(world: World) -> None:
+def test_oldest_deliveries_beyond_the_bound_are_dropped(world: World) -> None:
     outbox = _outbox(world, max_pending=3)
     world.error = ConnectionRefusedError()
     _put(outbox, world, range(5))
@@ -116,7 +116,7 @@ def test_drain_waits_for_the_server_within_its_patience(world: World) -> None:
     assert outbox.errors == world.attempts + 2
 
 
-def test_mistake_of_ours_is_no_outage(world: World) -> None:
+def test_a_programming_error_is_raised(world: World) -> None:
     outbox = _outbox(world)
     world.error = TypeError("wrong argument")
     with pytest.raises(TypeError, match="wrong argument"):

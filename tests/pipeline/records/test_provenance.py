@@ -10,7 +10,7 @@ def _run(attempt: int, commit: str) -> RunIdentity:
     return RunIdentity("d1", "sign", "s-1", attempt, {}, tags={"commit": commit, "device": "cpu"})
 
 
-def test_every_attempt_says_what_ran_it(tmp_path: Path) -> None:
+def test_every_attempt_records_its_code_and_device(tmp_path: Path) -> None:
     provenance.write(tmp_path, _run(2, "bbb"))
     provenance.write(tmp_path, _run(1, "aaa"))
     first, second = provenance.read(tmp_path)
@@ -19,5 +19,5 @@ def test_every_attempt_says_what_ran_it(tmp_path: Path) -> None:
     assert first["version.numpy"]
 
 
-def test_a_trial_before_its_first_attempt_says_nothing(tmp_path: Path) -> None:
+def test_a_trial_before_its_first_attempt_has_no_provenance(tmp_path: Path) -> None:
     assert provenance.read(tmp_path) == []

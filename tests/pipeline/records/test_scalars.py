@@ -35,7 +35,7 @@ def test_bias_step_is_zero_at_the_first_step_of_an_attempt(record: Record, spec:
     assert logged_scalars(record(3), None, spec)["bias_step"] == 0.0
 
 
-def test_count_check_fails_where_an_assignment_is_missing(record: Record, spec: TrialSpec) -> None:
+def test_count_check_fails_if_an_assignment_is_missing(record: Record, spec: TrialSpec) -> None:
     counts = record(3).count_LE.copy()
     assert logged_scalars(record(3, count_LE=counts), None, spec)["count_check"] == 1.0
     counts[1, 4] -= 1

@@ -44,7 +44,7 @@ class Attempt:
 
 
 def _pooled_steps(folder: Path, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How far the file alone goes."""
+    """The last step of the pooled file, without newer shards."""
     with monkeypatch.context() as patch:
         patch.setattr(load_series, "catch_up", lambda *_: None)
         return read_series(folder, spec).last_step
@@ -55,7 +55,7 @@ def _vio(folder: Path, spec: TrialSpec) -> tuple[list[int], list[list[float]]]:
     return series.step_B.tolist(), series.max_vio_BL.tolist()
 
 
-def test_file_follows_the_run_and_the_reader_adds_what_is_newer(
+def test_file_follows_the_run_and_the_reader_adds_newer_shards(
     tmp_path: Path,
     spec: TrialSpec,
     identity: Identity,
@@ -70,7 +70,7 @@ def test_file_follows_the_run_and_the_reader_adds_what_is_newer(
     assert _pooled_steps(tmp_path, spec, monkeypatch) == 55
 
 
-def test_resumed_attempt_replaces_what_followed_the_checkpoint(
+def test_resumed_attempt_replaces_the_steps_after_the_checkpoint(
     tmp_path: Path,
     spec: TrialSpec,
     identity: Identity,
@@ -109,7 +109,7 @@ def test_attempt_that_logs_no_step_writes_nothing(tmp_path: Path, identity: Iden
     assert not (tmp_path / "expert_load" / FILE).exists()
 
 
-def test_full_disk_is_counted_and_costs_only_the_shortcut(
+def test_full_disk_is_counted_and_readers_fall_back_to_the_shards(
     tmp_path: Path,
     spec: TrialSpec,
     identity: Identity,

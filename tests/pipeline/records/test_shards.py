@@ -16,7 +16,6 @@ from evenload.pipeline.records.shards import (
     parts,
     read_eval_counts,
     read_history,
-    read_manifest,
     read_scalars,
 )
 from evenload.pipeline.states import TrialState
@@ -78,14 +77,14 @@ def test_the_parquet_schema_is_the_documented_one(
     assert table.column("layer").to_pylist() == [0, 1, 0, 1, 0, 1]
 
 
-def test_what_was_logged_is_on_disk_before_any_flush(
+def test_logged_steps_are_on_disk_at_once(
     tmp_path: Path, identity: Identity, record: Record
 ) -> None:
     _write(tmp_path, identity(), record, range(1, 8))
     assert read_history(tmp_path).step_S.tolist() == list(range(1, 8))
 
 
-def test_resumed_attempt_overwrites_what_followed_the_checkpoint(
+def test_resumed_attempt_overwrites_the_steps_after_the_checkpoint(
     tmp_path: Path, identity: Identity, record: Record
 ) -> None:
     _write(tmp_path, identity(), record, range(1, 31), checkpoint=20)
@@ -138,11 +137,10 @@ def test_nothing_recorded_reads_as_no_steps(tmp_path: Path) -> None:
     history = read_history(tmp_path / "missing")
     assert history.step_S.tolist() == []
     assert history.count_SLE.shape == (0, 0, 0)
-    assert read_manifest(tmp_path) is None
     assert read_eval_counts(tmp_path) is None
 
 
-def test_half_written_shards_are_no_part_of_the_history(
+def test_half_written_shards_are_left_out_of_the_history(
     tmp_path: Path, identity: Identity, record: Record
 ) -> None:
     _write(tmp_path, identity(), record, range(1, 111))
@@ -152,16 +150,18 @@ def test_half_written_shards_are_no_part_of_the_history(
     assert read_history(tmp_path).step_S.tolist() == list(range(1, 51))
 
 
-def test_manifest_says_how_to_read_the_counts(
-    tmp_path: Path, identity: Identity, record: Record
-) -> None:
+def test_manifest_explains_the_counts(tmp_path: Path, identity: Identity, record: Record) -> None:
     _write(tmp_path, identity(), record, range(1, 2))
-    manifest = read_manifest(tmp_path)
-    assert manifest is not None
-    assert manifest[:5] == (16, 2, 1, 2, 128)
-    content = json.loads((tmp_path / "expert_load" / "manifest.json").read_text())
-    assert content["schema_version"] == 1
-    assert "no padding" in content["counting_rule"]
+    manifest = json.loads((tmp_path / "expert_load" / "manifest.json").read_text())
+    assert "no padding" in manifest.pop("counting_rule")
+    assert manifest == {
+        "num_experts": 16,
+        "num_layers": 2,
+        "num_dense_layers": 1,
+        "top_k": 2,
+        "tokens_per_step": 128,
+        "schema_version": 1,
+    }
 
 
 def test_full_disk_is_counted_and_the_steps_are_written_later(
@@ -178,7 +178,7 @@ def test_full_disk_is_counted_and_the_steps_are_written_later(
     assert read_history(tmp_path).step_S.tolist() == list(range(1, 61))
 
 
-def test_long_outage_forgets_the_oldest_unwritten_steps_and_none_on_disk(
+def test_long_outage_drops_the_oldest_unwritten_steps_and_none_on_disk(
     tmp_path: Path, identity: Identity, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = LoadLogSink(tmp_path, max_pending=20)

@@ -18,7 +18,7 @@ Record = Callable[..., StepRecord]
 
 
 class Recorder:
-    """Notes its calls; fails at those it is told to fail at."""
+    """Records its calls, and raises at those named in `fails`."""
 
     def __init__(self, *fails: str, run_id: str | None = None) -> None:
         self.errors = 0
@@ -62,7 +62,7 @@ def test_every_call_reaches_every_sink_in_order(
     assert (group.errors, group.run_id) == (0, "abc")
 
 
-def test_sink_that_fails_later_is_counted_and_the_others_go_on(
+def test_sink_that_fails_later_is_counted_and_the_others_continue(
     identity: Identity, record: Record, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, sound = Recorder("log_steps", "close"), Recorder()
@@ -75,7 +75,7 @@ def test_sink_that_fails_later_is_counted_and_the_others_go_on(
     assert sound.calls == ["start", "log_steps", "log_steps", "close"]
     assert group.errors == 3
     assert [entry.message for entry in caplog.records] == [
-        "Recorder failed; training goes on without it"
+        "Recorder failed; training continues without it"
     ]
 
 

@@ -116,7 +116,7 @@ def test_hosts_without_gpu_have_no_such_figures(
 
 
 def _two_of_four_gpus() -> ModuleType:
-    """NVML's functions over GPUs that are 10 times their number busy."""
+    """NVML's functions over four GPUs; GPU n is busy to 10 n percent."""
     nvml = ModuleType("pynvml")
     nvml.__spec__ = SimpleNamespace(name="pynvml")  # type: ignore[assignment]
     vars(nvml).update(
