@@ -19,23 +19,40 @@ from evenload.pipeline.errors import SpecError
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="EVENLOAD_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EVENLOAD_", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     home: Path = Path(".evenload")
+    """Folder with the store, MLflow's runs, corpora, checkpoints and records."""
     database_url: str | None = None
+    """The store; null: SQLite in the home. PostgreSQL: postgresql+psycopg://..."""
     tracking_uri: str | None = None
+    """MLflow's server; null: SQLite in the home."""
     artifact_root: str | None = None
-    mirror_url: str | None = None  # of fsspec, for hosts without a shared disk; see mirror.py
-    tracking_patience_seconds: PositiveFloat = 30.0  # how long a trial waits for MLflow at its ends
+    """Where experiments made here keep artifacts; null: in the home, or as MLflow's server says."""
+    mirror_url: str | None = None
+    """Object store (an fsspec URL) for trial folders, for hosts that share no disk."""
+    tracking_patience_seconds: PositiveFloat = 30.0
+    """How long a trial waits for MLflow when it starts and when it ends."""
     mlflow_ui_url: str = "http://127.0.0.1:5000"
-    ray_dashboard_url: str | None = None  # as the dashboard's viewers reach it
+    """Address of MLflow's pages, as viewers of the dashboard reach it."""
+    ray_dashboard_url: str | None = None
+    """Address of Ray's dashboard, as viewers of the dashboard reach it."""
     lease_seconds: PositiveFloat = 20.0
+    """A worker that is silent for so long loses its trial."""
     heartbeat_seconds: PositiveFloat = 4.0
+    """Time between two heartbeats of a worker."""
     train_slots: PositiveInt | None = None
+    """Trials trained at once; null: one per core or GPU."""
     eval_slots: PositiveInt = 1
-    data_root: Path | None = None  # where specs may read files; None is anywhere
-    dashboard_controls: bool = False  # whoever reaches the dashboard may start and steer sweeps
-    tiles_file: Path | None = None  # tile sizes of the Triton kernels; see workers/kernels/tiles.py
+    """Trials evaluated at once."""
+    data_root: Path | None = None
+    """The only folder below which specs may read files; null: anywhere."""
+    dashboard_controls: bool = False
+    """Whether everyone who reaches the dashboard may start and steer sweeps."""
+    tiles_file: Path | None = None
+    """Tile sizes of the Triton kernels, as `evenload tune` saves them; null: the built-in table."""
 
     @property
     def root(self) -> Path:

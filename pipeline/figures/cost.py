@@ -33,21 +33,23 @@ class CostSettings(BaseSettings):
     """What energy and carbon are reckoned with; EVENLOAD_COST_* variables, then these defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EVENLOAD_COST_", env_ignore_empty=True, frozen=True
+        env_prefix="EVENLOAD_COST_",
+        env_ignore_empty=True,
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
-    gpu_watts: NonNegativeFloat = Field(
-        default=700.0, description="of a GPU without a counter: the limit of an H100 or H200 SXM"
-    )
-    core_watts: NonNegativeFloat = Field(
-        default=5.0, description="of a CPU core: 280 W over the 64 cores of an EPYC 7763, rounded"
-    )
-    overhead: float = Field(
-        default=1.0, ge=1, description="building over devices (PUE); 1 counts the devices alone"
-    )
+    gpu_watts: NonNegativeFloat = 700.0
+    """Power of a GPU without a counter; the default is the limit of an H100 or H200 SXM."""
+    core_watts: NonNegativeFloat = 5.0
+    """Power of a CPU core; the default is 280 W over the 64 cores of an EPYC 7763, rounded."""
+    overhead: float = Field(default=1.0, ge=1)
+    """Power of the building over that of the devices (PUE); 1 counts the devices alone."""
     # 14.6 Gt of CO2 over 12,609 TWh / 40.9 % of electricity, as that review has them.
     grams_per_kwh: NonNegativeFloat = 473.0
+    """Grams of CO2 equivalent per kWh."""
     carbon_source: str = "world mean of 2024, Ember, Global Electricity Review 2025"
+    """Where that figure is from; required if it is given."""
 
     @model_validator(mode="after")
     def _carbon_has_a_source(self) -> Self:

@@ -1,7 +1,7 @@
 """The table of balancing rules: their kinds, parameters, bounds and defaults, one entry a rule.
 
 Adding a rule is one entry here, one file `workers/balancing/<kind>.py` whose `make` takes the
-parameters by the names given here, and one line in the README. Defaults stand here only.
+parameters by the names given here. The defaults are written here and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The README is true: its tree is the repository's, its files parse, its four steps add a rule."""
+"""The READMEs are true: tables follow from data, examples load, links lead somewhere."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,25 +16,61 @@ from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+READMES = [
+    "README.md",
+    "pipeline/README.md",
+    "workers/README.md",
+    "dashboard/README.md",
+    "infra/README.md",
+    "tests/README.md",
+]
+RECORDED = [*ROOT.glob("infra/results/*"), *ROOT.glob("infra/benchmarks/results/*")]
 
 
-def section(title: str) -> str:
-    return re.split(r"^#+ ", README.split(f" {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+def section(readme: str, title: str) -> str:
+    text = (ROOT / readme).read_text()
+    return re.split(r"^#+ ", text.split(f" {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def code_blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_tables_and_tree_follow_from_code_and_results() -> None:
+def test_tables_follow_from_the_models_and_from_recorded_results() -> None:
     check = [sys.executable, str(ROOT / "infra" / "readme.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run: python infra/readme.py"
 
 
-def test_the_sweep_in_the_readme_is_valid() -> None:
-    sweep = next(block for block in code_blocks(README, "yaml") if "axes:" in block)
-    assert len(SweepSpec.model_validate(yaml.safe_load(sweep)).expand()) == 6
+def test_the_first_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_and_pictures_lead_to_files_and_sections(readme: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / readme).read_text()):
+        path, _, anchor = target.partition("#")
+        found = (ROOT / readme).parent / path
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.MULTILINE)
+            assert anchor in [title.lower().replace(" ", "-") for title in titles], target
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name)
+def test_recorded_results_say_where_they_come_from(path: Path) -> None:
+    header, *rows = (json.loads(line) for line in path.read_text().splitlines())
+    assert header.keys() >= {"command", "date", "device", "commit"}
+    assert rows
+
+
+def test_the_sweep_of_the_first_page_is_valid() -> None:
+    first, more = code_blocks((ROOT / "README.md").read_text(), "yaml")
+    sweep = yaml.safe_load(first)
+    assert len(SweepSpec.model_validate(sweep).expand()) == 6
+    sweep["base"]["eval"] = {"every_steps": 10}
+    searched = SweepSpec.model_validate(sweep | yaml.safe_load(more))
+    assert searched.search.kind == "tpe"
+    assert searched.confirm is not None
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "infra" / "sweeps").glob("*.yaml")), ids=str)
@@ -47,8 +84,16 @@ def test_example_files_are_valid(path: Path) -> None:
         assert "streams" in content, "a simulation"
 
 
+def test_the_loop_with_a_rule_balances_its_router() -> None:
+    (code,) = code_blocks(section("workers/README.md", "Use a rule in your own loop"), "python")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = re.search(r"fullest expert: ([\d.]+) times", ended.stdout)
+    assert found is not None
+    assert 1 < float(found[1]) < 1.3
+
+
 def test_the_four_steps_add_a_rule_that_passes_the_conformance_suite(tmp_path: Path) -> None:
-    steps = section("Add a rule in four steps")
+    steps = section("workers/README.md", "Add a rule in four steps")
     entry, code = code_blocks(steps, "python")
     name = re.findall(r'^    "(\w+)": Rule', entry, flags=re.MULTILINE)[0]
     package = Path("infra/package/evenload")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -11,11 +12,12 @@ import typer
 from evenload.pipeline.errors import PeerLost, SpecError
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
+from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
-from evenload.pipeline.states import TrialState
+from evenload.pipeline.states import Command, TrialState
 from evenload.workers.actors.data_parallel import train_in_group
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.eval_actor import EvalActor
@@ -25,6 +27,7 @@ from evenload.workers.cli.session import identified, load_settings, log, open_st
 from evenload.workers.cli.sweep import finish
 from evenload.workers.cli.sweep_runner import register, settle
 from evenload.workers.simulation.recording import ScoreRecorder, write_recording
+from evenload.workers.training.loop import train as run_training
 
 
 def train(
@@ -38,17 +41,13 @@ def train(
 ) -> None:
     """Train one trial in this process, score it on held-out text and print its figures.
 
-    It is stored like a sweep of one trial: the dashboard and MLflow show it, a second call goes on
-    from its checkpoint, and a finished one is not trained again.
+    It is stored like a sweep of one trial: the dashboard and MLflow show it. A second call goes on
+    from its checkpoint, and a finished trial is not trained again, except to record its scores.
     """
     settings = load_settings(home)
     asked = load_trial(trial_file)
-    if record_scores is not None and asked.runtime.workers > 1:
-        raise SpecError(
-            f"--record-scores listens to one process; runtime.workers={asked.runtime.workers} "
-            "are others: set it to 1"
-        )
     if record_scores is not None:
+        _check_recordable(asked)
         _check_writable(record_scores)
     spec = as_sweep(asked, trial_file.stem)
     with log.status("reading the corpus"):
@@ -57,7 +56,7 @@ def train(
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
     ((digest, trial),) = trials
-    recorder = ScoreRecorder(trial.model.top_k) if record_scores else None
+    recorder = ScoreRecorder(trial.model.top_k)
     with StepProgress(log, trial.train.steps) as progress:
 
         def sinks(settings: Settings, run: RunIdentity) -> Sink:
@@ -66,12 +65,56 @@ def train(
         if trial.runtime.workers > 1:
             _train_in_group(settings, digest)
         else:
-            TrainActor("here", settings, sinks, watch=recorder).work(digest)
+            watch = recorder if record_scores else None
+            TrainActor("here", settings, sinks, watch=watch).work(digest)
         EvalActor("here", settings, sinks).work(digest)
-    if recorder is not None and record_scores is not None:
-        _write_scores(recorder, record_scores)
     settle(store, settings, sweep_id)
+    if record_scores is not None and store.trial(digest).state is TrialState.COMPLETED:
+        if recorder.num_steps < trial.train.steps:
+            recorder = _trained_to_record(settings, digest, trial)
+        _write_scores(recorder, record_scores)
     finish(settings, sweep_id, as_json)
+
+
+def _check_recordable(trial: TrialSpec) -> None:
+    """Raises: SpecError"""
+    if trial.runtime.workers > 1:
+        raise SpecError(
+            f"--record-scores listens to one process; runtime.workers={trial.runtime.workers} "
+            "are others: set it to 1"
+        )
+    if trial.extends is not None:
+        raise SpecError(
+            f"--record-scores needs a trial from its first step, and this one extends "
+            f"{trial.extends}; remove extends"
+        )
+
+
+def _trained_to_record(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRecorder:
+    """Listens to a trial that was trained before: trains it again in a folder that is then removed.
+
+    The stored trial keeps its records and figures; on a CPU both trainings are equal bit for bit.
+    """
+    log.print(f"{digest} was trained before; training it once more, only to record its scores")
+    recorder = ScoreRecorder(trial.model.top_k)
+    run = RunIdentity(digest, "recording", None, 1, trial.model_dump(mode="json"))
+    with (
+        TemporaryDirectory(dir=settings.root, prefix="recording-") as folder,
+        StepProgress(log, trial.train.steps) as progress,
+    ):
+        scratch = settings.model_copy(update={"home": Path(folder), "mirror_url": None})
+        scratch.corpus_dir.symlink_to(settings.corpus_dir)
+        sink = SinkGroup([LoadLogSink(scratch.trial_dir(digest)), ProgressSink(progress)])
+        run_training(
+            trial,
+            settings=scratch,
+            digest=digest,
+            sink=sink,
+            report=lambda _: Command.CONTINUE,
+            run=run,
+            watch=recorder,
+        )
+    return recorder
 
 
 def _check_writable(path: Path) -> None:
@@ -99,12 +142,9 @@ def _train_in_group(settings: Settings, digest: str) -> None:
 
 def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
     recording = recorder.recording()
-    if recording is None:
-        log.print(f"{path}: nothing recorded, the trial was trained before; change train.seed")
-        raise typer.Exit(1)
     write_recording(path, recording)
     steps, layers, tokens, _ = recording.score_NLTE.shape
-    log.print(f"{path}: scores of {steps} steps, {layers} layers, {tokens} tokens a step")
+    log.print(f"{path}: scores of {steps} steps, {layers} layers, {tokens} tokens per step")
 
 
 def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:

@@ -62,10 +62,12 @@ class ScoreRecorder:
         self._score_NLTE.append(score_LTE.detach().float().cpu().numpy())
         self._bias_NLE.append(bias_LE.float().cpu().numpy())
 
-    def recording(self) -> Recording | None:
-        """What was heard; None where no step was trained."""
-        if not self._score_NLTE:
-            return None
+    @property
+    def num_steps(self) -> int:
+        return len(self._score_NLTE)
+
+    def recording(self) -> Recording:
+        """What was heard, of at least one step."""
         return Recording(np.stack(self._score_NLTE), np.stack(self._bias_NLE), self._top_k)
 
 

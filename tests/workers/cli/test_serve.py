@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.ray
-README = Path(__file__).resolve().parents[3] / "README.md"
+README = Path(__file__).resolve().parents[3] / "pipeline" / "README.md"
 TIMED = {"train_seconds", "tokens_per_second"}
 Sweep = Callable[..., dict[str, Any]]
 
@@ -95,7 +95,7 @@ def assert_status_and_list_show(evenload: Any, sweep_id: str) -> None:
 
 def assert_readme_finds_the_answer(folder: Path, sentence: str) -> None:
     """The README's own lines, run where a user would run them."""
-    section = README.read_text().split("### Get the answer out")[1].split("\n### ")[0]
+    section = README.read_text().split("## Get the answer out")[1].split("\n## ")[0]
     client, mlflow = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     for code, wanted in ((client, sentence), (mlflow, "sign 0.01")):
         ended = subprocess.run(

@@ -1,10 +1,15 @@
-"""`evenload train`: what is refused before it trains."""
+"""`evenload train`: what is refused before it trains, and what `--record-scores` records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from evenload.pipeline.client import Client
+from evenload.workers.simulation.recording import read_recording
 
 
 def test_a_recording_that_cannot_be_written_is_refused_before_training(
@@ -20,3 +25,33 @@ def test_a_recording_that_cannot_be_written_is_refused_before_training(
             f"error: --record-scores {path}: {reason}; give a file that can be written\n"
         )
     assert not (tmp_path / ".evenload").exists()
+
+
+def test_scores_of_a_finished_trial_are_recorded_by_training_it_again(
+    here: Any, sweep: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The second training is the first one, and changes nothing that the first one left."""
+    balancer = {"kind": "sign", "step_size": 0.01}
+    trial = here.write("trial.yaml", sweep()["base"] | {"balancer": balancer})
+    first = here("train", trial, "--json")
+    assert first.code == 0, first.err
+    again = here("train", trial, "--json", "--record-scores", "scores.npz")
+    assert again.code == 0, again.err
+    assert "training it once more, only to record" in again.err
+    assert again.document == first.document
+    assert not list((tmp_path / ".evenload").glob("recording-*"))
+
+    recording = read_recording(tmp_path / "scores.npz")
+    stored = Client(home=tmp_path / ".evenload").loads(first.document["trials"][0]["digest"])
+    np.testing.assert_array_equal(recording.bias_NLE, stored.bias_SLE)
+    assert recording.score_NLTE.shape[0] == 24
+    assert np.abs(recording.bias_NLE[-1]).max() > 0.05, "there was something to record"
+
+
+def test_a_trial_that_extends_another_is_not_recorded(
+    here: Any, sweep: Callable[..., dict[str, Any]]
+) -> None:
+    trial = here.write("trial.yaml", sweep()["base"] | {"extends": "0123456789abcdef"})
+    ended = here("train", trial, "--record-scores", "scores.npz")
+    assert ended.code == 2
+    assert "this one extends 0123456789abcdef; remove extends" in ended.err

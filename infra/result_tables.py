@@ -1,0 +1,178 @@
+"""The tables of recorded results, as markdown. `infra/record.py` says how to record them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from record import Row, read
+from scipy.stats import t
+
+EVENLOAD = ("evenload", "evenload, compiled")  # of the benchmark's arms
+TRIAL_COLUMNS = {
+    "rule": ("label", "{}"),
+    "experts": ("num_experts", "{}"),
+    "val bits/byte": ("val_bits_per_byte", "{:.3f}"),
+    "MaxVio global": ("max_vio_global", "{:.2f}"),
+    "MaxVio batch": ("max_vio", "{:.2f}"),
+    "floor": ("max_vio_floor", "{:.2f}"),
+    "idle": ("idle_frac", "{:.1%}"),
+    "dead": ("dead_tenth", "{:.1%}"),
+    "utilisation": ("effective_util", "{:.0%}"),
+    "tokens/s": ("tokens_per_second", "{:,.0f}"),
+}
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def measured_on(header: Row) -> str:
+    """One sentence: command, date, hardware, versions and commit."""
+    cores = f", {header['cores']} cores" if "cores" in header else ""
+    load = f", load average {header['load']:.1f}" if "load" in header else ""
+    versions = {"Python": header["python"]} if "python" in header else {}
+    named = ", ".join(f"{name} {v}" for name, v in (versions | header.get("versions", {})).items())
+    return (
+        f"`{header['command']}`, {header['date']}, commit {header['commit'][:7]}; hardware: "
+        f"{header['device']}{cores}{load}{f'; {named}' if named else ''}."
+    )
+
+
+def quickstart() -> str:
+    header, trials = read("quickstart")
+    rows = [[form.format(trial[key]) for key, form in TRIAL_COLUMNS.values()] for trial in trials]
+    answer = f"> {header['recommendation']}"
+    return "\n\n".join([table(list(TRIAL_COLUMNS), rows), answer, measured_on(header)])
+
+
+def seeds() -> str:
+    """Means over seeds with 95 % intervals; the difference to no balancing is paired by seed."""
+    header, trials = read("five_seeds")
+    by_label: dict[str, list[Row]] = {}
+    for trial in trials:
+        by_label.setdefault(trial["label"], []).append(trial)
+    control = [trial["val_bits_per_byte"] for trial in by_label["none"]]
+    rows = [_seed_row(label, found, control) for label, found in by_label.items()]
+    titles = ("rule", "val bits/byte", "against none", "MaxVio batch", "MaxVio global")
+    return f"{table((*titles, 'idle', 'utilisation'), rows)}\n\n{measured_on(header)}"
+
+
+def _seed_row(label: str, trials: list[Row], control: list[float]) -> tuple[str, ...]:
+    loss = [trial["val_bits_per_byte"] for trial in trials]
+    gain = [mine - other for mine, other in zip(loss, control, strict=True)]
+    return (
+        label,
+        _interval(loss, "{:.3f}"),
+        "-" if label == "none" else _interval(gain, "{:+.3f}"),
+        *(_interval([r[name] for r in trials], "{:.2f}") for name in ("max_vio", "max_vio_global")),
+        f"{fmean(r['idle_frac'] for r in trials):.1%}",
+        f"{fmean(r['effective_util'] for r in trials):.0%}",
+    )
+
+
+def _interval(values: list[float], form: str) -> str:
+    """Mean and the half width of its 95 % interval by Student's t."""
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{form.format(fmean(values))} ± {form.replace('+', '').format(half)}"
+
+
+def simulation() -> str:
+    """Steady MaxVio by stream and rule, with steps to balance and to recover."""
+    header, found = read("rules")
+    streams = list(dict.fromkeys(row["stream"] for row in found))
+    by_rule: dict[str, dict[str, Row]] = {}
+    for row in found:
+        by_rule.setdefault(row["rule"], {})[row["stream"]] = row
+    rows = [
+        (
+            rule,
+            *(f"{cells[stream]['max_vio']:.3f}" for stream in streams),
+            _steps(cells[streams[0]]["steps_to_balance"]),
+            _steps(cells[streams[-1]]["recovery_steps"]),
+        )
+        for rule, cells in by_rule.items()
+    ]
+    titles = ("rule", *streams, "cold start", "after the jump")
+    return f"{table(titles, rows)}\n\n{measured_on(header)}"
+
+
+def _steps(count: int | None) -> str:
+    return "never" if count is None else str(count)
+
+
+def training() -> str:
+    """Steps against rivals and stacks against their trials apart, from one run each."""
+    header, found = read("training")
+    rows: dict[str, list[Any]] = {"step": [], "stack": []}
+    for row in found[:-1]:
+        shape = f"{row['preset']}, {row['batch_sequences']} x {row['seq_len']}"
+        if row["what"] == "step":
+            ratios = [_ratio(row["slower_than"][own], "{:.2f}") for own in EVENLOAD]
+            speed = f"{row['tokens_per_second']:,.0f}"
+            rows["step"].append((shape, row["arm"], speed, *ratios))
+        else:
+            over = _ratio(row["stacked_over_apart"], "{:.2f}")
+            rows["stack"].append((shape, row["of"], over))
+    overhead = found[-1]
+    bare, own = (_ratio(overhead[name], "{:+.1%}") for name in ("over_bare_loop", "over_own_steps"))
+    over = [f"evenload over it{form}" for form in ("", ", compiled")]
+    return "\n\n".join(
+        [
+            table(("model, sequences x tokens", "step of", "tokens/s", *over), rows["step"]),
+            table(
+                ("8 trials, sequences x tokens each", "of", "together over apart"), rows["stack"]
+            ),
+            f"A trial of {overhead['steps']} steps with everything that is recorded takes {own} "
+            f"longer than its steps alone. Against a bare loop the difference is {bare}; that "
+            "interval shows the noise of the machine more than anything else.",
+            measured_on(header),
+        ]
+    )
+
+
+def coordinator() -> str:
+    header, (parts, sweep) = read("coordinator")
+    rows = [(name, f"{1e3 * s:,.1f}") for name, s in parts.items() if name != "what"]
+    return "\n\n".join(
+        [
+            table((f"with {header['trials']:,} waiting trials", "ms"), rows),
+            f"{header['trials']:,} trials on {header['workers']:,} simulated workers took "
+            f"{sweep['seconds']:,.0f} s of computing. {sweep['restarts']} coordinators and "
+            f"{sweep['deaths']} attempts were killed on the way; {sweep['completed']:,} trials "
+            f"completed and {sweep['trained_twice']} trained twice. Peak memory: "
+            f"{sweep['memory_bytes'] / 2**20:.0f} MiB.",
+            measured_on(header),
+        ]
+    )
+
+
+def pages() -> str:
+    header, found = read("pages")
+    rows = [
+        (
+            f"{page['page']} {page['view']}".strip(),
+            f"{page['cold_seconds']:.2f}",
+            f"{page['warm_seconds']:.2f}",
+            f"{page['largest_chart_bytes'] / 1e3:,.0f}",
+        )
+        for page in found
+    ]
+    browser = header["browser"]
+    return "\n\n".join(
+        [
+            table(("page", "first visit, s", "again, s", "largest chart, KB"), rows),
+            f"In a browser the page of the long run is complete after "
+            f"{browser['first_seconds']:.1f} s on the first visit and after "
+            f"{browser['again_seconds']:.1f} s on the next one.",
+            measured_on(header),
+        ]
+    )
+
+
+def _ratio(found: dict[str, float], form: str) -> str:
+    """The median with its quartiles."""
+    low, median, high = (form.format(found[name]) for name in ("low", "median", "high"))
+    return f"{median} ({low} to {high})"
