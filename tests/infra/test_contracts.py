@@ -19,6 +19,7 @@ VIOLATIONS = {
         "workers/model/router.py",
         "import evenload.workers.balancing.base",
     ),
+    "Attach lives in other people's processes": ("workers/attach/errors.py", "import mlflow"),
     "Dashboard and workers ignore each other": (
         "dashboard/queries.py",
         "import evenload.workers.data",

@@ -12,7 +12,7 @@ weights always come from the unadjusted score; no gradient passes through a bias
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,18 +30,27 @@ class Observation(NamedTuple):
     statistic: Tensor | None = None  # sum (or concatenation) of the rule's own `measure`
 
 
+class Statistic(Protocol):
+    """The type of `Measure.of`."""
+
+    def __call__(
+        self, score_TE: Tensor, bias_E: Tensor, top_k: int, valid_T: Tensor | None = None
+    ) -> Tensor: ...
+
+
 class Measure(NamedTuple):
     """A statistic that a rule needs in addition to the counts.
 
-    `of(score_TE, bias_E, top_k)` returns one tensor per layer and micro-batch, under no_grad.
-    Callers leave out padding tokens. Reduction "sum" adds the parts over micro-batches and ranks;
-    "concat" joins them along the first dimension and works on one rank only. Leading dimensions
-    are free: (..., T, E) with a bias of (..., 1, E) gives (..., result).
+    `of(score_TE, bias_E, top_k, valid_T)` returns one tensor per layer and micro-batch, under
+    no_grad. It leaves out tokens whose `valid_T` is false (padding). Reduction "sum" adds the parts
+    over micro-batches and ranks; "concat" joins them along the first dimension and works on one
+    rank only. Leading dimensions are free: (..., T, E) with a bias of (..., 1, E) gives
+    (..., result).
     With bins, `of` returns the margin counts in these bins; a router kernel may supply the same
     counts instead.
     """
 
-    of: Callable[[Tensor, Tensor, int], Tensor]
+    of: Statistic
     reduction: Literal["sum", "concat"]
     bins: Bins = NO_BINS
 

@@ -39,7 +39,9 @@ def margins(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     return biased_TE - torch.where(chosen_TE, first_out_T1, last_in_T1)
 
 
-def margin_counts(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
+def margin_counts(
+    score_TE: Tensor, bias_E: Tensor, top_k: int, valid_T: Tensor | None = None
+) -> Tensor:
     """Number of tokens by distance from the boundary: int64 (..., E, 2, B), chosen ones first.
 
     Integers add up exactly over micro-batches and ranks. The sum over both halves and B is the
@@ -54,8 +56,14 @@ def margin_counts(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
     cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
     cell_N = cell_TE.flatten(-2)
     count_N = cell_N.new_zeros(*cell_N.shape[:-1], num_experts * 2 * NUM_BINS)
-    count_N.scatter_add_(-1, cell_N, cell_N.new_ones(()).expand_as(cell_N))
+    count_N.scatter_add_(-1, cell_N, ones(cell_TE, valid_T).flatten(-2))
     return count_N.unflatten(-1, (num_experts, 2, NUM_BINS))
+
+
+def ones(like_TE: Tensor, valid_T: Tensor | None) -> Tensor:
+    """The weight of each token in a count: 1, or 0 for padding; int64 (..., T, E)."""
+    one = like_TE.new_ones((), dtype=torch.int64)
+    return (one if valid_T is None else valid_T.long().unsqueeze(-1)).expand_as(like_TE)
 
 
 MARGIN_COUNTS = Measure(margin_counts, "sum", Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))

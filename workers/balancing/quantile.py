@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from evenload.workers.balancing.base import Balancer, BiasState, Measure, Observation, centre
+from evenload.workers.balancing.margins import ones
 
 
 def make(*, method: str, bins: int, memory: float) -> Balancer:
@@ -46,14 +47,17 @@ def _rule(
     return Balancer(init=BiasState.zeros, update=update, measure=measure)
 
 
-def shortfall(score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
+def shortfall(
+    score_TE: Tensor, bias_E: Tensor, top_k: int, valid_T: Tensor | None = None
+) -> Tensor:
     """r: the bias that lifts each expert to each token's threshold, float32, shape (..., T, E).
 
     If every expert is chosen there is no threshold; the smallest chosen score replaces it.
     """
     rank = min(top_k + 1, score_TE.shape[-1])
     threshold_T1 = (score_TE + bias_E).float().topk(rank, dim=-1).values[..., -1:]
-    return threshold_T1 - score_TE.float()
+    r_TE = threshold_T1 - score_TE.float()
+    return r_TE if valid_T is None else r_TE[..., valid_T, :]
 
 
 def _rank(observation: Observation) -> Tensor:
@@ -78,16 +82,20 @@ def _span(bias_E: Tensor) -> tuple[Tensor, Tensor]:
     return lowest, bias_E.amax(dim=-1, keepdim=True) + 1 - lowest
 
 
-def _histogram(bins: int, score_TE: Tensor, bias_E: Tensor, top_k: int) -> Tensor:
+def _histogram(
+    bins: int, score_TE: Tensor, bias_E: Tensor, top_k: int, valid_T: Tensor | None = None
+) -> Tensor:
     """Number of tokens per bin of r, int64 (..., E, B)."""
     lowest, width = _span(bias_E)
     r_TE = shortfall(score_TE, bias_E, top_k)
-    bin_TE = ((r_TE - lowest) / width * bins).long().clamp_(0, bins - 1)
+    # Clamped first: experts of a masked group lie at infinity, which has no integer.
+    bin_TE = ((r_TE - lowest) / width * bins).nan_to_num(bins).clamp_(0, bins - 1).long()
     num_experts = r_TE.shape[-1]
     expert_E = torch.arange(num_experts, device=r_TE.device)
-    cell_N = (expert_E * bins + bin_TE).flatten(-2)
+    cell_TE = expert_E * bins + bin_TE
+    cell_N = cell_TE.flatten(-2)
     count_N = cell_N.new_zeros(*cell_N.shape[:-1], num_experts * bins)
-    count_N.scatter_add_(-1, cell_N, cell_N.new_ones(()).expand_as(cell_N))
+    count_N.scatter_add_(-1, cell_N, ones(cell_TE, valid_T).flatten(-2))
     return count_N.unflatten(-1, (num_experts, bins))
 
 

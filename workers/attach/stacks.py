@@ -1,0 +1,160 @@
+"""Layers of one size, stacked: what they counted in this step, and their rule's state.
+
+Counts are held here and not in buffers of the model, which DDP would overwrite. What a forward
+counts is staged first and joins the step only when the forward has ended well.
+
+Letters: L layers, T tokens, E experts, R real experts (those that compute), K top-k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from evenload.workers.attach.bias import Home
+from evenload.workers.balancing.base import Balancer, Observation
+
+
+class Size(NamedTuple):
+    """What layers must share to be stacked."""
+
+    num_experts: int
+    real_experts: int
+    top_k: int
+    balanced: bool
+
+
+class Stack:
+    """Args:
+    homes:  where the biases are; empty where they are only recorded
+    target: wanted share of the load per real expert; None is uniform
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        num_layers: int,
+        rule: Balancer,
+        homes: Sequence[Home],
+        device: torch.device,
+        target: Sequence[float] | None,
+    ) -> None:
+        self.size, self.rule, self.homes = size, rule, homes
+        self.staged_LE = torch.zeros(num_layers, size.num_experts, dtype=torch.int64, device=device)
+        self.step_LE = torch.zeros_like(self.staged_LE)
+        share = target or [1 / size.real_experts] * size.real_experts
+        self._share_R = torch.tensor(share, device=device)
+        self.state: Any = rule.init(num_layers, size.real_experts, device)
+        measure = rule.measure if size.balanced else None
+        self._sums = None if measure is None or measure.reduction == "concat" else measure
+        self._joins = None if measure is None or measure.reduction == "sum" else measure
+        self._staged: Tensor | None = None  # statistic, (L, ...)
+        self._step: Tensor | None = None
+        self._staged_parts: list[list[Tensor]] = [[] for _ in range(num_layers)]
+        self._step_parts: list[list[Tensor]] = [[] for _ in range(num_layers)]
+        if self._sums is not None:
+            probe_TE = torch.zeros(1, size.num_experts, device=device)
+            part = self._sums.of(probe_TE, probe_TE[0], size.top_k)
+            self._staged = part.new_zeros(num_layers, *part.shape)
+            self._step = torch.zeros_like(self._staged)
+
+    def to(self, device: torch.device) -> None:
+        """Follows a model that has moved."""
+        if device == self.step_LE.device:
+            return
+        self.staged_LE, self.step_LE = self.staged_LE.to(device), self.step_LE.to(device)
+        self._share_R = self._share_R.to(device)
+        self.state = type(self.state)(*(value.to(device) for value in self.state))
+        if self._staged is not None and self._step is not None:
+            self._staged, self._step = self._staged.to(device), self._step.to(device)
+
+    def begin(self) -> None:
+        """Forgets what a forward staged that did not end."""
+        self.staged_LE.zero_()
+        if self._staged is not None:
+            self._staged.zero_()
+        for parts in self._staged_parts:
+            parts.clear()
+
+    def commit(self) -> None:
+        self.step_LE += self.staged_LE
+        if self._step is not None and self._staged is not None:
+            self._step += self._staged
+        for step, staged in zip(self._step_parts, self._staged_parts, strict=True):
+            step += staged
+
+    def clear(self) -> None:
+        self.step_LE.zero_()
+        if self._step is not None:
+            self._step.zero_()
+        for parts in self._step_parts:
+            parts.clear()
+
+    def count(self, row: int, expert_TK: Tensor, valid_T: Tensor | None) -> None:
+        one = expert_TK.new_ones(()) if valid_T is None else valid_T.long().unsqueeze(1)
+        weight_TK = one.expand_as(expert_TK).flatten()
+        self.staged_LE[row].scatter_add_(0, expert_TK.flatten(), weight_TK)
+
+    def measure(self, row: int, score_TE: Tensor, valid_T: Tensor | None) -> None:
+        """Adds a layer's statistic.  Args: score_TE: as the router's top-k got it"""
+        measure = self._sums or self._joins
+        if measure is None:
+            return
+        home = self.homes[row]
+        bias_E = self._rule_bias(home.bias_E)
+        # Where the bias is the model's own, its top-k gets scores that hold it already.
+        score_TE = score_TE if home.is_added else score_TE - bias_E
+        part = measure.of(score_TE, bias_E, self.size.top_k, valid_T)
+        if self._staged is not None:
+            self._staged[row] += part
+        else:
+            self._staged_parts[row].append(part)
+
+    def _rule_bias(self, bias_E: Tensor) -> Tensor:
+        """The bias with classes that compute nothing at the mean of the others: no rule moves them,
+        and the range of its biases is that of the real experts."""
+        real = self.size.real_experts
+        if real == len(bias_E):
+            return bias_E
+        return torch.cat([bias_E[:real], bias_E[:real].mean().expand(len(bias_E) - real)])
+
+    def parts(self) -> list[Tensor]:
+        """What ranks sum."""
+        return [self.step_LE] if self._step is None else [self.step_LE, self._step]
+
+    def bias_LE(self) -> Tensor:
+        """All biases of now, (L, E) float32; zeros where there are none."""
+        if not self.homes:
+            return torch.zeros_like(self.step_LE, dtype=torch.float32)
+        return torch.stack([home.bias_E for home in self.homes])
+
+    def update(self, parts: Sequence[Tensor], progress: float) -> None:
+        """One step of the rule.  Args: parts: as `parts` gave them, summed over ranks"""
+        real = self.size.real_experts
+        before_LE = self.bias_LE()
+        count_LR = parts[0][:, :real]
+        target_LR = self._share_R * count_LR.sum(dim=-1, keepdim=True).to(torch.float32)
+        observation = Observation(count_LR, target_LR, progress, self._statistic(parts[1:]))
+        # The model's tensor is the truth: whoever loaded another bias into it wants that one.
+        state = self.state._replace(bias_LE=before_LE[:, :real])
+        self.state = self.rule.update(observation, state)
+        self._write(before_LE, self.state.bias_LE)
+
+    def _statistic(self, summed: Sequence[Tensor]) -> Tensor | None:
+        real = self.size.real_experts
+        if summed:
+            return summed[0][:, :real]
+        if self._joins is None:
+            return None
+        return torch.stack([torch.cat(parts)[:, :real] for parts in self._step_parts])
+
+    def _write(self, before_LE: Tensor, bias_LR: Tensor) -> None:
+        """Classes that compute nothing move with the mean of the others: their share is kept."""
+        real = bias_LR.shape[1]
+        moved_L1 = (bias_LR - before_LE[:, :real]).mean(dim=-1, keepdim=True)
+        bias_LE = torch.cat([bias_LR, before_LE[:, real:] + moved_L1], dim=-1)
+        for home, bias_E in zip(self.homes, bias_LE, strict=True):
+            home.bias_E.copy_(bias_E)
