@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,9 +13,9 @@ import streamlit as st
 
 from evenload.dashboard.charts.style import THEMES, Theme, says, themed
 from evenload.dashboard.exports import FORMATS, chart_table
-from evenload.dashboard.glossary.entries import GLOSSARY
 from evenload.dashboard.wording import Wording
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.metrics import METRICS, Metric
 
 REFRESH_SECONDS = 5.0
 
@@ -90,7 +91,7 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
                     "glossary/page.py",
                     label="Definition",
                     icon=":material/menu_book:",
-                    help=f"{GLOSSARY[metric].title}: {GLOSSARY[metric].meaning}",
+                    help=f"{METRICS[metric].title}: {METRICS[metric].meaning}",
                     query_params={"metric": metric},
                 )
         yield
@@ -148,3 +149,19 @@ def metrics(*figures: tuple[str, str, str]) -> None:
     with st.container(horizontal=True, gap="small"):
         for label, value, explanation in figures:
             st.metric(label, value, help=explanation or None, border=True, width="stretch")
+
+
+def metric_columns(shown: Iterable[Metric]) -> dict[str, Any]:
+    """How tables of figures, shares in percent, are titled, written and explained."""
+    return {metric.name: _metric_column(metric) for metric in shown}
+
+
+def _metric_column(metric: Metric) -> Any:
+    title, meaning = metric.head or metric.title, f"{metric.meaning}; {metric.unit}"
+    if metric.is_share:
+        pattern = f"%{metric.format.removesuffix('%')}f %%"
+        return st.column_config.NumberColumn(title, format=pattern, help=meaning)
+    if metric.format == ",.0f":
+        return st.column_config.NumberColumn(title, format="localized", step=1, help=meaning)
+    pattern = "%" + metric.format.replace(",", "")
+    return st.column_config.NumberColumn(title, format=pattern, help=meaning)

@@ -12,21 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evenload.dashboard.glossary.entries import meaning
-from evenload.dashboard.wording import duration
+from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
+from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
-
-PERCENTAGES = ("idle_frac", "dead_tenth", "dead_zero", "effective_util")
-FIGURES = (
-    "val_bits_per_byte",
-    "max_vio",
-    "max_vio_floor",
-    "max_vio_global",
-    "max_vio_global_floor",
-    *PERCENTAGES,
-    "tokens_per_second",
-)
 
 
 class Grid(NamedTuple):
@@ -71,7 +60,7 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
             "seed": trial.spec["train"]["seed"],
             "state": str(trial.state),
             "progress": 100 * steps_done(trial),
-            **{name: figure(trial, name) for name in FIGURES},
+            **{metric.name: figure(trial, metric.name) for metric in columns()},
             "attempt": trial.attempt,
             "failures": trial.failures,
         }
@@ -81,9 +70,12 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
 
 
 def figure_table(trial: TrialRecord) -> pd.DataFrame:
-    """Every final figure with four digits; what it means is in the glossary."""
-    rows = [(name, f"{value:.4g}", meaning(name)) for name, value in trial.result.items()]
-    return pd.DataFrame(sorted(rows), columns=["Figure", "Value", "Meaning"])
+    """Every final figure with its meaning; a dash for one that its version did not have."""
+    known = of_trials() if trial.result else []
+    rows = [(m.title, m.name, m.shown(trial.figure(m.name)), m.unit, m.meaning) for m in known]
+    unknown = sorted(trial.result.keys() - METRICS.keys())
+    rows += [("", name, f"{trial.result[name]:.4g}", "", "") for name in unknown]
+    return pd.DataFrame(rows, columns=["Figure", "Name", "Value", "Unit", "Meaning"])
 
 
 def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
@@ -128,8 +120,8 @@ def grid(trials: Sequence[TrialRecord], name: str) -> Grid:
 
 def figure(trial: TrialRecord, name: str) -> float:
     """A final figure, shares in percent; NaN while it is unknown."""
-    value = trial.result.get(name, math.nan)
-    return 100 * value if name in PERCENTAGES else value
+    value = trial.figure(name)
+    return 100 * value if METRICS[name].is_share else value
 
 
 def step_size(trial: TrialRecord) -> float:
@@ -206,7 +198,7 @@ def _setting_key(trial: TrialRecord, kinds: Sequence[str]) -> tuple[int, float, 
 
 
 def _mean(trials: Sequence[TrialRecord], name: str) -> float:
-    values = [figure(trial, name) for trial in trials if name in trial.result]
+    values = [value for trial in trials if not math.isnan(value := figure(trial, name))]
     return float(np.mean(values)) if values else math.nan
 
 

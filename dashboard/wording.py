@@ -1,11 +1,11 @@
-"""How states, times and numbers are worded on every page."""
+"""How states, times and counts are worded on every page."""
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from evenload.pipeline.figures.wording import NONE, duration
 from evenload.pipeline.states import SweepState, TrialState
 
 Colour = Literal["blue", "green", "orange", "red", "gray", "violet"]
@@ -36,25 +36,10 @@ SWEEP_STATES: dict[SweepState, Wording] = {
 }
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`; a dash for NaN."""
-    if math.isnan(seconds):
-        return "–"
-    whole = round(seconds)
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if minutes == 0:
-        return f"{whole} s"
-    if hours == 0:
-        return f"{minutes} min {whole % 60:02d} s"
-    if days == 0:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{days} d {hours % 24} h"
-
-
 def ago(when: datetime | None, now: datetime | None = None) -> str:
     """`3 min 05 s ago`; a dash for a time that is not there."""
     if when is None:
-        return "–"
+        return NONE
     return f"{duration(((now or datetime.now(UTC)) - when).total_seconds())} ago"
 
 
@@ -67,8 +52,3 @@ def short(count: int) -> str:
         return f"{count:,}"
     scale, letter = next((scale, letter) for scale, letter in SCALES if count >= scale)
     return f"{count / scale:,.1f}".removesuffix(".0") + letter
-
-
-def number(value: float, decimals: int, unit: str = "") -> str:
-    """A number with its unit; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:,.{decimals}f}{unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -109,6 +110,10 @@ class TrialRecord:
     stop_reason: str | None = None  # why the trial was ordered to stop
     extends: str | None = None  # digest of the trial whose training it continues
     stage: Stage | None = None  # None if the trial was read without naming a sweep
+
+    def figure(self, name: str) -> float:
+        """A figure of its result; NaN before it is there, and where an older version had none."""
+        return float(self.result.get(name, math.nan))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from evenload.dashboard.wording import duration
+from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import PresenceRecord, Snapshot, SweepState
 
 COORDINATOR = "coordinator"

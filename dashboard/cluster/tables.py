@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from evenload.dashboard.cluster.health import COORDINATOR, GONE_SECONDS, age, is_going
-from evenload.dashboard.wording import ago, duration
+from evenload.dashboard.wording import ago
+from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import PresenceRecord, SweepRecord, TrialRecord, TrialState
 
 GIB = 2**30

@@ -17,6 +17,7 @@ from evenload.dashboard.charts.comparison import (
     load_map,
 )
 from evenload.dashboard.compare.tables import (
+    FIGURES,
     MOST_RUNS,
     at_shares,
     by_rank,
@@ -25,10 +26,11 @@ from evenload.dashboard.compare.tables import (
     incomparable,
     spec_differences,
 )
-from evenload.dashboard.page_parts import card, export, live, plot
+from evenload.dashboard.page_parts import card, export, live, metric_columns, plot
 from evenload.dashboard.record_tables import label_of, spec_of
 from evenload.dashboard.run import queries as run_queries
-from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.figures.loads import Loads
+from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
 
@@ -124,13 +126,7 @@ def _figures(runs: Runs) -> None:
                 "layers": config.NumberColumn("Expert layers"),
                 "tokens_per_step": config.NumberColumn("Tokens/step", format="localized"),
                 "steps": config.NumberColumn("Steps", format="localized"),
-                "val_bits_per_byte": config.NumberColumn("Loss, bits/byte", format="%.3f"),
-                "max_vio": config.NumberColumn("MaxVio", format="%.2f"),
-                "max_vio_floor": config.NumberColumn("Floor", format="%.2f"),
-                "max_vio_ratio": config.NumberColumn("MaxVio / floor", format="%.1f"),
-                "idle_frac": config.NumberColumn("Idle", format="%.1f %%"),
-                "effective_util": config.NumberColumn("Utilisation", format="%.0f %%"),
-                "tokens_per_second": config.NumberColumn("Tokens/s", format="localized", step=1),
+                **metric_columns(map(METRICS.__getitem__, FIGURES)),
             },
         )
         reasons = incomparable(list(runs.values()))
@@ -183,8 +179,7 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
 
 
 def _vio_curve(trial: TrialRecord, series: LoadSeries, axis: str, is_over_floor: bool) -> Curve:
-    spec = spec_of(trial)
-    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
+    floor = Loads.of(spec_of(trial)).max_vio_floor
     scale = floor if is_over_floor and floor > 0 else 1.0
     vio_B = series.max_vio_BL.mean(axis=-1) / scale
     return Curve(_x(trial, series, axis), vio_B.astype(np.float32), floor / scale)

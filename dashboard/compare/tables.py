@@ -23,6 +23,16 @@ MOST_RUNS = 8
 CELLS = 64  # shares of the experts that a map is read at
 UNLISTED = ("train.seed",)  # runs that differ in it alone are alike
 
+FIGURES = (
+    "val_bits_per_byte",
+    "max_vio",
+    "max_vio_floor",
+    "max_vio_ratio",
+    "idle_frac",
+    "effective_util",
+    "tokens_per_second",
+)
+
 Percent = NDArray[np.int16]
 
 
@@ -72,18 +82,7 @@ def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
                 "layers": spec.model.num_moe_layers,
                 "tokens_per_step": spec.train.tokens_per_step,
                 "steps": spec.train.steps,
-                **{
-                    name: figure(trial, name)
-                    for name in (
-                        "val_bits_per_byte",
-                        "max_vio",
-                        "max_vio_floor",
-                        "max_vio_ratio",
-                        "idle_frac",
-                        "effective_util",
-                        "tokens_per_second",
-                    )
-                },
+                **{figure_name: figure(trial, figure_name) for figure_name in FIGURES},
             }
         )
     return pd.DataFrame(rows)

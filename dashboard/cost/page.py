@@ -22,10 +22,9 @@ from evenload.dashboard.cost.tables import (
     sizes,
 )
 from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
-from evenload.dashboard.sweeps.new_sweep import scaled
 from evenload.dashboard.sweeps.spending import spent
-from evenload.dashboard.wording import duration, number
 from evenload.pipeline.figures.cost import CostSettings, basis
+from evenload.pipeline.figures.wording import duration, number, scaled
 from evenload.pipeline.states import SweepState, TrialRecord
 from evenload.pipeline.sweep.recommend import Recommendation
 
@@ -116,11 +115,15 @@ def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
     saved = bill(control - own, plan)
     metrics(
         ("Setting", label, "recommended" if answer.best else "the one that waits least"),
-        ("Step time lost", number(100 * own, 1, " %"), f"waits for the fullest of {plan.ranks}"),
-        ("GPU hours lost", number(bills.gpu_hours, 1, " h"), f"of {plan.gpu_hours:,.0f}"),
-        ("Money lost", f"${number(bills.money, 0)}", f"at ${plan.price:g} a GPU hour"),
-        ("Energy lost", number(bills.kwh, 1, " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
-        ("Saved against none", f"${number(saved.money, 0)}", f"{saved.gpu_hours:,.1f} GPU hours"),
+        ("Step time lost", number(own, ".1%"), f"waits for the fullest of {plan.ranks}"),
+        ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
+        ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} a GPU hour"),
+        ("Energy lost", number(bills.kwh, ",.1f", " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
+        (
+            "Saved against none",
+            f"${number(saved.money, ',.0f')}",
+            f"{saved.gpu_hours:,.1f} GPU hours",
+        ),
     )
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.glossary.entries import GLOSSARY, Entry
+from evenload.pipeline.figures.metrics import METRICS, Metric
 
 
 def main() -> None:
     st.title("Glossary", anchor=False)
     st.caption(
-        "A assignments of an expert, L its fair share, r = A / L; E experts, K experts a token, "
+        "A assignments of an expert, L its fair share, r = A / L; E experts, K experts per token, "
         "T tokens of an optimizer step, S steps, b selection biases, γ gate scores."
     )
     wanted = st.query_params.get("metric")
-    if wanted in GLOSSARY:
-        _entry(wanted, GLOSSARY[wanted])
+    if wanted in METRICS:
+        _card(METRICS[wanted])
         st.subheader("All metrics", anchor=False)
     sought = st.text_input(
         "Find a metric",
@@ -25,26 +25,29 @@ def main() -> None:
         bind="query-params",
         icon=":material/search:",
     )
-    found = {name: entry for name, entry in GLOSSARY.items() if _matches(name, entry, sought or "")}
+    found = [metric for metric in METRICS.values() if _matches(metric, sought or "")]
     if not found:
         st.info(f"No metric has “{sought}” in its name or meaning.")
-    for name, entry in found.items():
-        if name != wanted:
-            _entry(name, entry)
+    for metric in found:
+        if metric.name != wanted:
+            _card(metric)
 
 
-def _matches(name: str, entry: Entry, sought: str) -> bool:
-    text = f"{name} {entry.title} {entry.meaning} {entry.source}".lower()
+def _matches(metric: Metric, sought: str) -> bool:
+    text = f"{metric.name} {metric.title} {metric.meaning} {metric.source}".lower()
     return all(word in text for word in sought.lower().split())
 
 
-def _entry(name: str, entry: Entry) -> None:
-    with st.container(border=True, key=f"metric-{name}"):
+def _card(metric: Metric) -> None:
+    better = f" Better: {metric.better}." if metric.better else ""
+    with st.container(border=True, key=f"metric-{metric.name}"):
         left, right = st.columns([2, 3], vertical_alignment="center")
-        left.markdown(f"**{entry.title}** &nbsp; `{name}`")
-        left.markdown(entry.meaning[0].upper() + entry.meaning[1:] + ".")
-        right.latex(entry.formula)
-        st.caption(f"Unit: {entry.unit}. Window: {entry.window}. Source: {entry.source}.")
+        left.markdown(f"**{metric.title}** &nbsp; `{metric.name}`")
+        left.markdown(metric.meaning[0].upper() + metric.meaning[1:] + ".")
+        right.latex(metric.formula)
+        st.caption(
+            f"Unit: {metric.unit}.{better} Window: {metric.window}. Source: {metric.source}."
+        )
 
 
 main()

@@ -10,11 +10,13 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.dashboard.controls import trial_buttons
 from evenload.dashboard.page_parts import chosen, heading, live, metrics
-from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels
+from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
-from evenload.dashboard.wording import TRIAL_STATES, number, short
-from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.dashboard.wording import TRIAL_STATES, short
+from evenload.pipeline.figures.loads import Loads
+from evenload.pipeline.figures.metrics import METRICS
+from evenload.pipeline.figures.wording import NONE
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
 
@@ -105,34 +107,38 @@ def _body(digest: str) -> None:
 
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     spec = spec_of(trial)
-    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
-    when, vio, idle, busy = _balance_figures(trial, series)
+    when, balance = _balance_figures(trial, series)
+    balance |= {"max_vio_floor": Loads.of(spec).max_vio_floor}
+    loss = METRICS["val_bits_per_byte"]
     wrong = series.miscounted_steps
-    check = "–" if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
+    check = NONE if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
     metrics(
         (
             "Steps",
             f"{short(series.last_step)} / {short(spec.train.steps)}",
             f"{series.last_step:,} of {spec.train.steps:,} optimizer steps",
         ),
-        ("Loss, held out", number(figure(trial, "val_bits_per_byte"), 3), "bits per byte"),
-        ("MaxVio", number(vio, 2), f"largest load over fair share, minus 1; {when}"),
-        ("Sampling floor", number(floor, 2), "MaxVio of a fair router, by chance alone"),
-        ("Idle experts", number(idle, 1, " %"), f"without a token in one step; {when}"),
-        ("Utilisation", number(busy, 0, " %"), f"mean over largest load; {when}"),
-        ("Count check", check, "tokens × top-k assignments in every layer of every step"),
+        (loss.title, loss.shown(trial.figure(loss.name)), f"{loss.meaning}; {loss.unit}"),
+        *(
+            (METRICS[name].title, METRICS[name].shown(value), f"{METRICS[name].meaning}; {when}")
+            for name, value in balance.items()
+        ),
+        ("Count check", check, METRICS["count_check"].meaning),
     )
 
 
-def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, float, float, float]:
-    """Over what, MaxVio, idle and utilisation: the steady figures, before them the newest ones."""
+def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, dict[str, float]]:
+    """Over what, and the steady figures; before they are there, the newest ones."""
     if "max_vio" in trial.result or series.is_empty:
-        vio, idle = figure(trial, "max_vio"), figure(trial, "idle_frac")
-        return "mean of the last quarter", vio, idle, figure(trial, "effective_util")
+        names = ("max_vio", "idle_frac", "effective_util")
+        return "mean of the last quarter", {name: trial.figure(name) for name in names}
     vio_L = series.max_vio_BL[-1]
     newest = "newest step" if series.bin_steps == 1 else f"newest {series.bin_steps} steps"
-    idle, busy = float(series.idle_BL[-1].mean()), float((1 / (1 + vio_L)).mean())
-    return newest, float(vio_L.mean()), 100 * idle, 100 * busy
+    return newest, {
+        "max_vio": float(vio_L.mean()),
+        "idle_frac": float(series.idle_BL[-1].mean()),
+        "effective_util": float((1 / (1 + vio_L)).mean()),
+    }
 
 
 main()

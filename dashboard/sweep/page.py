@@ -11,8 +11,7 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
-from evenload.dashboard.glossary.entries import meaning
-from evenload.dashboard.page_parts import chosen, heading, live, metrics
+from evenload.dashboard.page_parts import chosen, heading, live, metric_columns, metrics
 from evenload.dashboard.record_tables import (
     count,
     elapsed_seconds,
@@ -27,7 +26,9 @@ from evenload.dashboard.sweep.sections import (
     grid_section,
     parameters_section,
 )
-from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES, duration
+from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES
+from evenload.pipeline.figures.metrics import columns
+from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
 
 MAX_TALL_ROWS = 30  # longer tables scroll
@@ -126,21 +127,7 @@ def _columns() -> dict[str, Any]:
             color=[state.colour for state in states],
         ),
         "progress": config.ProgressColumn("Steps", format="%.0f %%", min_value=0, max_value=100),
-        "val_bits_per_byte": config.NumberColumn("Loss, bits/byte", format="%.3f", help="held out"),
-        "max_vio": config.NumberColumn("MaxVio", format="%.2f", help=meaning("max_vio")),
-        "max_vio_floor": config.NumberColumn("floor", format="%.2f", help="MaxVio by chance alone"),
-        "max_vio_global": config.NumberColumn(
-            "MaxVio eval", format="%.3f", help=meaning("max_vio_global")
-        ),
-        "max_vio_global_floor": config.NumberColumn(
-            "eval floor", format="%.3f", help=meaning("max_vio_global_floor")
-        ),
-        "idle_frac": config.NumberColumn("Idle", format="%.1f %%", help=meaning("idle_frac")),
-        "dead_tenth": config.NumberColumn("Dead", format="%.1f %%", help=meaning("dead_tenth")),
-        "effective_util": config.NumberColumn(
-            "Utilisation", format="%.0f %%", help=meaning("effective_util")
-        ),
-        "tokens_per_second": config.NumberColumn("Tokens/s", format="localized", step=1),
+        **metric_columns(columns()),
         "failures": config.NumberColumn("Retries", help="attempts that were lost and repeated"),
     }
 

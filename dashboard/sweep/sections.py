@@ -17,11 +17,11 @@ from evenload.dashboard.record_tables import grid, label_of
 from evenload.dashboard.sweep.importance import METHOD, importance, varying
 from evenload.dashboard.sweep.tables import (
     ENDED,
-    OUTCOMES,
     Shown,
     axes,
     confirmations,
     ended_table,
+    outcomes,
     setting_table,
 )
 from evenload.dashboard.sweep.tables import learning_curves as curves_of
@@ -116,11 +116,11 @@ def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Non
         return
     share = {
         name: importance(trials, parameters, name)
-        for name in OUTCOMES
+        for name in outcomes()
         if sum(name in trial.result for trial in trials) > 1
     }
     with card("Importance of parameters", METHOD, "importance"):
-        plot(importance_bars(share, OUTCOMES), "importance", "Over all trials with the figure.")
+        plot(importance_bars(share, outcomes()), "importance", "Over all trials with the figure.")
     with card("Parallel coordinates", "A line a trial: its parameters, then what came out."):
         chart = parallel_coordinates(
             axes(trials, parameters),

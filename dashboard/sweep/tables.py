@@ -14,6 +14,7 @@ from evenload.dashboard.charts.learning_curves import Curve, Unit
 from evenload.dashboard.charts.parameters import Axis, number_axis, parameter_axis
 from evenload.dashboard.record_tables import figure, label_of
 from evenload.dashboard.sweep.importance import Parameter
+from evenload.pipeline.figures.metrics import in_grids
 from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
 from evenload.pipeline.sweep.recommend import Recommendation
 from evenload.pipeline.sweep.setting import Setting
@@ -21,13 +22,11 @@ from evenload.pipeline.sweep.statistics import Interval
 
 Shown = Literal["val_loss", "max_vio"]
 ENDED = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
-# Figures that parameters are held against: name in a trial's result -> title.
-OUTCOMES: dict[str, str] = {
-    "val_bits_per_byte": "loss, bits/byte",
-    "max_vio": "MaxVio",
-    "idle_frac": "idle, %",
-    "effective_util": "utilisation, %",
-}
+
+
+def outcomes() -> dict[str, str]:
+    """Figures that parameters are held against: name in a trial's result -> title."""
+    return {metric.name: metric.head + (", %" if metric.is_share else "") for metric in in_grids()}
 
 
 def learning_curves(
@@ -78,12 +77,12 @@ def ended_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
 
 def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[Axis]:
     """The parameters that vary, then the outcomes that some trial has."""
-    outcomes = [
+    reached = [
         number_axis(title, np.array([figure(trial, name) for trial in trials]))
-        for name, title in OUTCOMES.items()
+        for name, title in outcomes().items()
         if any(name in trial.result for trial in trials)
     ]
-    return [*map(parameter_axis, parameters), *outcomes]
+    return [*map(parameter_axis, parameters), *reached]
 
 
 def setting_table(answer: Recommendation) -> pd.DataFrame:

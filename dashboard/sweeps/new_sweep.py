@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.figures.wording import scaled
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.spec_file import mapping_of_yaml
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -21,7 +22,6 @@ Tree = dict[str, Any]
 MAX_TRIALS = 5000  # that a page expands
 MAX_FILE_BYTES = 200_000
 CURVE_POINTS = 20  # of each trial, where a stopping policy reads them
-PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Asked(NamedTuple):
@@ -144,11 +144,3 @@ def what_follows(spec: SweepSpec) -> str:
             f"{len(spec.confirm.seeds)} fresh seeds"
         )
     return "Then " + "; ".join(parts) + "." if parts else ""
-
-
-def scaled(value: float, unit: str = "") -> str:
-    """`1.23 M`, `4.56 PFLOP`, `78.9 GB`: three digits and a decimal prefix."""
-    for size, prefix in PREFIXES:
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()

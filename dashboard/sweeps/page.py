@@ -20,13 +20,13 @@ from evenload.dashboard.sweeps.new_sweep import (
     parsed,
     plan,
     plan_table,
-    scaled,
     tree_of,
     what_follows,
 )
 from evenload.dashboard.sweeps.spending import spent
-from evenload.dashboard.wording import SWEEP_STATES, ago, duration
+from evenload.dashboard.wording import SWEEP_STATES, ago
 from evenload.pipeline.figures.cost import CostSettings, SweepCost
+from evenload.pipeline.figures.wording import NONE, duration, scaled
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -120,11 +120,11 @@ def _shown(table: pd.DataFrame, costs: list[SweepCost]) -> pd.DataFrame:
 
 def _device_time(one: SweepCost) -> str:
     parts = [(one.gpu_seconds, "GPU"), (one.core_seconds, "core")]
-    return ", ".join(f"{duration(seconds)} {kind}" for seconds, kind in parts if seconds) or "–"
+    return ", ".join(f"{duration(seconds)} {kind}" for seconds, kind in parts if seconds) or NONE
 
 
 def _energy(joules: float) -> str:
-    return scaled(joules / JOULES_PER_WATT_HOUR, "Wh") if joules else "–"
+    return scaled(joules / JOULES_PER_WATT_HOUR, "Wh") if joules else NONE
 
 
 def _columns() -> dict[str, Any]:

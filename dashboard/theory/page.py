@@ -29,8 +29,8 @@ from evenload.dashboard.theory.tables import (
     streams_of,
     verdict_table,
 )
-from evenload.dashboard.wording import number
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.figures.wording import number
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec
 
@@ -190,9 +190,9 @@ def _result(digest: str, document: Document) -> None:
     best = table.iloc[int(table.max_vio.argmin())]
     metrics(
         ("Most even rule", str(best.rule), "smallest MaxVio in the steady state"),
-        ("Its MaxVio", number(best.max_vio, 3), "mean of the last 40 % of the steps"),
-        ("Sampling floor", number(floor, 3), "MaxVio of a fair coin at this size"),
-        ("Over the floor", number(best.ratio, 2, " ×"), "1 is as even as chance allows"),
+        ("Its MaxVio", number(best.max_vio), "mean of the last 40 % of the steps"),
+        ("Sampling floor", number(floor), "MaxVio of a fair coin at this size"),
+        ("Over the floor", number(best.ratio, ".2f", " ×"), "1 is as even as chance allows"),
     )
     curves = regret_curves(document, stream)
     left, right = st.columns(2)

@@ -9,14 +9,19 @@ nothing was counted the figure is NaN, never 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.pipeline.spec.trial import TrialSpec
+
 Array = NDArray[np.floating[Any]]
 Target = NDArray[np.floating[Any]] | Sequence[float] | None
+FLOOR_DRAWS = 2000
+DEAD_WINDOW = 100  # steps, the last ones, that dead experts are judged over
 
 
 class History(NamedTuple):
@@ -26,6 +31,58 @@ class History(NamedTuple):
     count_SLE: NDArray[np.int32]
     bias_SLE: NDArray[np.float32]
     scalars: dict[str, NDArray[np.float64]]  # each (S,), the names in SCALARS
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Recorded loads of some steps, and what they are judged by. A single step has S = 1."""
+
+    count_SLE: NDArray[Any]
+    tokens: int  # of each step
+    top_k: int
+    target_E: Target = None
+
+    @classmethod
+    def of(
+        cls, spec: TrialSpec, count_SLE: NDArray[Any] | None = None, tokens: int | None = None
+    ) -> Self:
+        """Loads of a trial's optimizer steps; without counts only what chance gives is known.
+
+        Args:     tokens: of what was counted, where that is not an optimizer step
+        """
+        if count_SLE is None:
+            count_SLE = np.zeros((0, spec.model.num_moe_layers, spec.model.num_experts), np.int32)
+        tokens = spec.train.tokens_per_step if tokens is None else tokens
+        return cls(count_SLE, tokens, spec.model.top_k, spec.balancer.target)
+
+    @property
+    def steady_SLE(self) -> NDArray[Any]:
+        """The last quarter of the steps."""
+        return self.count_SLE[-max(1, len(self.count_SLE) // 4) :]
+
+    @property
+    def dead_window(self) -> int:
+        return min(DEAD_WINDOW, len(self.count_SLE))
+
+    @property
+    def recent_LE(self) -> NDArray[np.int64]:
+        """The dead window, summed."""
+        return self.count_SLE[-self.dead_window :].sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def max_vio_S(self) -> Array:
+        """Mean over layers."""
+        return max_vio(self.count_SLE, self.target_E).mean(axis=-1)
+
+    @property
+    def max_vio_floor(self) -> float:
+        """MaxVio of a step that a fair router shows by chance."""
+        return max_vio_floor(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
+
+    @property
+    def idle_expected(self) -> float:
+        """Share of experts that random routing leaves idle in a step."""
+        return idle_expected(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
 
 
 def utilisation(count_E: NDArray[Any], target_E: Target = None) -> Array:
@@ -75,14 +132,6 @@ def diversity(count_E: NDArray[Any]) -> Array:
     return np.exp(entropy(count_E)) / np.asarray(count_E).shape[-1]
 
 
-def gini(count_E: NDArray[Any]) -> Array:
-    """Gini index of the load: 0 is even, (E-1)/E is everything on one expert."""
-    r = np.sort(utilisation(count_E), axis=-1)
-    E = r.shape[-1]
-    rank = np.arange(1, E + 1)
-    return (2 * (rank * r).sum(axis=-1)) / (E * r.sum(axis=-1)) - (E + 1) / E
-
-
 def idle_frac(count_E: NDArray[Any]) -> Array:
     """Share of experts with no token at all in the window that `count_E` covers."""
     count = np.asarray(count_E)
@@ -95,9 +144,9 @@ def dead_tenth(count_E: NDArray[Any], target_E: Target = None) -> Array:
     return np.where(np.isnan(r).any(axis=-1), np.nan, (r < 0.1).mean(axis=-1))
 
 
-def idle_expected(tokens: int, num_experts: int, top_k: int) -> float:
-    """Share of experts that uniform random routing leaves empty: (1 - K/E)^T."""
-    return float((1 - top_k / num_experts) ** tokens)
+def idle_expected(tokens: int, num_experts: int, top_k: int, target_E: Target = None) -> float:
+    """Share of experts that random routing leaves empty: (1 - q)^T, q an expert's chance."""
+    return float(((1 - _chance(num_experts, top_k, target_E)) ** tokens).mean())
 
 
 def idle_streak(count_SE: NDArray[Any]) -> NDArray[np.int64]:
@@ -111,35 +160,37 @@ def idle_streak(count_SE: NDArray[Any]) -> NDArray[np.int64]:
     return streak
 
 
-def windowed(count_SE: NDArray[Any], window: int) -> NDArray[np.int64]:
-    """Counts of the last `window` steps summed, at each step from the first full window on.
+def max_vio_floor(tokens: int, num_experts: int, top_k: int, target_E: Target = None) -> float:
+    """MaxVio that a fair router shows by chance alone: E[max over experts of A / L] - 1.
 
-    Shape (S - window + 1, ...); a history shorter than the window gives one sum over all of it.
+    Simulated with a fixed seed, good to about 1 %. Tokens of one sequence are correlated, so a
+    real run is somewhat above it. NaN without tokens; 0 where K = E.
     """
-    count = np.asarray(count_SE, dtype=np.int64)
-    if len(count) <= window:
-        return count.sum(axis=0, keepdims=True)
-    total = np.concatenate([np.zeros_like(count[:1]), count.cumsum(axis=0)])
-    return total[window:] - total[:-window]
+    return _floor(tokens, num_experts, top_k, None if target_E is None else tuple(target_E))
 
 
 @lru_cache(maxsize=512)
-def max_vio_floor(tokens: int, num_experts: int, top_k: int, draws: int = 2000) -> float:
-    """MaxVio that a fair router shows by chance alone: E[max over experts of A] / L - 1.
-
-    Simulated with a fixed seed, good to about 1 %. Tokens of one sequence are correlated, so a
-    real run sits somewhat above it. NaN without tokens; 0 for a single expert.
-    """
+def _floor(tokens: int, num_experts: int, top_k: int, target_E: tuple[float, ...] | None) -> float:
     if tokens <= 0:
         return float("nan")
-    if num_experts == 1:
+    chance_E = _chance(num_experts, top_k, target_E)
+    variance_E = chance_E * (1 - chance_E)
+    if not variance_E.any():  # every token goes to every expert
         return 0.0
     rng = np.random.default_rng(0)
-    load = rng.binomial(tokens, top_k / num_experts, size=(draws, num_experts)).astype(np.float64)
-    # Differs from E independent draws: loads sum to K T, so the mean of each draw is taken out and
-    # the variance that goes with it put back. Without this E=2 comes out a third too low.
-    deviation = (load - load.mean(axis=1, keepdims=True)) * np.sqrt(num_experts / (num_experts - 1))
-    return float(deviation.max(axis=1).mean() * num_experts / (tokens * top_k))
+    load = rng.binomial(tokens, chance_E, size=(FLOOR_DRAWS, num_experts)).astype(np.float64)
+    # Differs from E independent draws: loads sum to K T, so what a draw has too much is taken out
+    # and the variance that goes with it put back. Without this E=2 comes out a third too low.
+    share_E = variance_E / variance_E.sum()
+    surplus = load - tokens * chance_E
+    deviation = (surplus - share_E * surplus.sum(axis=1, keepdims=True)) / np.sqrt(1 - share_E)
+    return float((deviation / (tokens * chance_E)).max(axis=1).mean())
+
+
+def _chance(num_experts: int, top_k: int, target_E: Target) -> Array:
+    """Probability that a fair router sends a token to each expert."""
+    share_E = np.full(num_experts, 1 / num_experts) if target_E is None else np.asarray(target_E)
+    return top_k * share_E
 
 
 def ep_effective_util(count_E: NDArray[Any], ranks: int) -> Array:
@@ -153,55 +204,3 @@ def ep_effective_util(count_E: NDArray[Any], ranks: int) -> Array:
         raise ValueError(f"num_experts={E} is no multiple of ranks={ranks}; choose a divisor")
     load = count.reshape(*count.shape[:-1], ranks, E // ranks).sum(axis=-1)
     return 1 / utilisation(load).max(axis=-1)
-
-
-def step_scalars(count_LE: NDArray[Any], target_E: Target = None) -> dict[str, float]:
-    """The figures of one step under their fixed names: mean over layers, `_worst` the worst one."""
-    vio_L = max_vio(count_LE, target_E)
-    return {
-        "max_vio": float(vio_L.mean()),
-        "max_vio_worst": float(vio_L.max()),
-        "min_vio": float(min_vio(count_LE, target_E).mean()),
-        "avg_vio": float(avg_vio(count_LE, target_E).mean()),
-        "load_cv": float(load_cv(count_LE, target_E).mean()),
-        "diversity": float(diversity(count_LE).mean()),
-        "idle_frac": float(idle_frac(count_LE).mean()),
-        "idle_frac_worst": float(idle_frac(count_LE).max()),
-        "effective_util": float(effective_util(count_LE, target_E).mean()),
-    }
-
-
-def summarise(
-    count_SLE: NDArray[Any], *, tokens_per_step: int, top_k: int, target_E: Target = None
-) -> dict[str, float]:
-    """A run's balance in figures, all steps given.
-
-    "Steady" figures are means over the last quarter of the steps. `idle_frac` counts experts
-    without a token in one step; the dead ones are judged over the last 100 steps (fewer where
-    there are fewer), the window that `dead_window` states.
-    """
-    S, _, E = count_SLE.shape
-    steady_SLE = count_SLE[-max(1, S // 4) :]
-    window = min(100, S)
-    recent_LE = np.asarray(count_SLE[-window:], dtype=np.int64).sum(axis=0)
-    vio_S = max_vio(count_SLE, target_E).mean(axis=-1)
-    floor = max_vio_floor(tokens_per_step, E, top_k)
-    steady_vio = float(vio_S[-len(steady_SLE) :].mean())
-    return {
-        "max_vio": steady_vio,
-        "max_vio_floor": floor,
-        "max_vio_ratio": steady_vio / floor if floor > 0 else float("nan"),
-        "avg_max_vio": float(vio_S.mean()),
-        "sup_max_vio": float(vio_S.max()),
-        "load_cv": float(load_cv(steady_SLE, target_E).mean()),
-        "effective_util": float(effective_util(steady_SLE, target_E).mean()),
-        "idle_frac": float(idle_frac(steady_SLE).mean()),
-        "idle_expected": idle_expected(tokens_per_step, E, top_k),
-        "dead_zero": float(idle_frac(recent_LE).mean()),
-        "dead_tenth": float(dead_tenth(recent_LE, target_E).mean()),
-        "dead_window": float(window),
-        "idle_streak_max": float(idle_streak(count_SLE).max()),
-        "count_check": float(
-            (np.asarray(count_SLE, dtype=np.int64).sum(axis=-1) == tokens_per_step * top_k).all()
-        ),
-    }

@@ -30,12 +30,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from evenload.pipeline.errors import TrackingUnavailable
-from evenload.pipeline.figures.loads import History, max_vio, max_vio_floor
+from evenload.pipeline.figures.loads import History
+from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.outbox import Outbox
 from evenload.pipeline.records.run import Biases, EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.run_labels import MAX_VALUE, attempt_tags, identity_tags, params
-from evenload.pipeline.records.scalars import logged_scalars
+from evenload.pipeline.records.scalars import evaluation_figures, logged_scalars
 from evenload.pipeline.records.shards import iter_history, parts
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
@@ -114,17 +115,7 @@ class MlflowSink:
         self._outbox.flush()
 
     def log_eval(self, record: EvalRecord) -> None:
-        model = self._spec.model
-        vio_L = max_vio(record.count_LE, self._spec.balancer.target)
-        figures = {
-            "val_loss": record.loss,
-            "val_bits_per_byte": record.bits_per_byte,
-            "val_perplexity": record.perplexity,
-            "max_vio_global": float(vio_L.mean()),
-            "max_vio_global_floor": max_vio_floor(record.tokens, model.num_experts, model.top_k),
-            "eval_tokens": float(record.tokens),
-        }
-        self._put_once(figures, record.step)
+        self._put_once(evaluation_figures(record, self._spec), record.step)
         self._outbox.flush()
 
     def checkpoint(self, step: int, uri: str) -> None:
@@ -216,10 +207,9 @@ class MlflowSink:
             self._put_metrics((step, new))
 
     def _put_result(self, result: Mapping[str, Any]) -> None:
+        """A name that a curve of steps has too is marked: MLflow keeps one history per name."""
         figures = {
-            key if key.startswith(("val_", "max_vio_global", "eval_")) else FINAL + key: float(
-                value
-            )
+            key if _is_of_evaluation(key) else FINAL + key: float(value)
             for key, value in result.items()
         }
         self._put_once(figures, self._spec.train.steps)
@@ -356,6 +346,10 @@ def _records(chunk: History) -> list[StepRecord]:
         )
         for row, step in enumerate(chunk.step_S)
     ]
+
+
+def _is_of_evaluation(name: str) -> bool:
+    return name in METRICS and "evaluation" in METRICS[name].of
 
 
 def is_outage(error: Exception) -> bool:

@@ -1,7 +1,7 @@
-"""The figures of one step that MLflow gets as curves: about 25, never one per expert.
+"""Records to figures: about 25 of a step that are worth a curve, and those of an evaluation.
 
-For 12 layers of 64 experts, scalars per expert took 0.2 s per step and 240 times the bytes of a
-shard.
+Never one per expert: for 12 layers of 64 experts those took 0.2 s per step and 240 times the bytes
+of a shard.
 Shape suffixes: L expert layers, E experts.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from evenload.pipeline.figures.loads import max_vio_floor, step_scalars
-from evenload.pipeline.records.run import Biases, StepRecord
+from evenload.pipeline.figures.evaluation import GroupScores, specialisation
+from evenload.pipeline.figures.loads import Loads
+from evenload.pipeline.figures.metrics import figures
+from evenload.pipeline.records.run import Biases, EvalRecord, StepRecord
 from evenload.pipeline.spec.trial import TrialSpec
 
 
@@ -21,7 +23,7 @@ def logged_scalars(
 
     Args:     previous_bias_LE: the bias of the previous step; None at an attempt's first step
     """
-    model, tokens = spec.model, spec.train.tokens_per_step
+    tokens = spec.train.tokens_per_step
     return {
         "loss": record.loss,
         "balance_loss": record.balance_loss,
@@ -29,11 +31,32 @@ def logged_scalars(
         "learning_rate": record.learning_rate,
         "tokens": float(record.tokens),
         "tokens_per_second": tokens / record.seconds if record.seconds > 0 else float("nan"),
-        **step_scalars(record.count_LE, spec.balancer.target),
         "max_vio_micro": record.max_vio_micro,
-        "max_vio_floor": max_vio_floor(tokens, model.num_experts, model.top_k),
+        **figures("step", Loads.of(spec, record.count_LE[None])),
         **_bias_scalars(record.bias_LE, previous_bias_LE),
-        "count_check": float((record.count_LE.sum(axis=-1) == tokens * model.top_k).all()),
+    }
+
+
+def evaluation_figures(record: EvalRecord, spec: TrialSpec) -> dict[str, float]:
+    """What an evaluation adds to a trial's result."""
+    return {
+        "val_loss": record.loss,
+        "val_bits_per_byte": record.bits_per_byte,
+        "val_perplexity": record.perplexity,
+        "eval_tokens": float(record.tokens),
+        **figures("evaluation", Loads.of(spec, record.count_LE[None], record.tokens)),
+        **_group_figures(record.detail.groups),
+    }
+
+
+def _group_figures(groups: GroupScores | None) -> dict[str, float]:
+    """The worst group, and how far loads depend on the group, mean over layers."""
+    if groups is None or len(groups.name_G) < 2:
+        return {}
+    by_layer = [specialisation(count_GE) for count_GE in groups.count_GLE.swapaxes(0, 1)]
+    return {
+        "val_bits_per_byte_worst_group": float(groups.bits_per_byte_G.max()),
+        "specialisation": float(np.mean(by_layer)),
     }
 
 

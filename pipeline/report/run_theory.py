@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.pipeline.figures.loads import History, max_vio, max_vio_floor
+from evenload.pipeline.figures.loads import History, Loads, max_vio
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
@@ -140,10 +140,10 @@ def _counts(found: Conduct) -> Verdict:
 
 
 def _floor(spec: TrialSpec, found: Conduct) -> Verdict | None:
-    """For independent tokens and a uniform load; those of one text are correlated, so above it."""
-    if spec.balancer.rule.leaks_future or spec.balancer.target or math.isnan(found.steady_max_vio):
+    """For independent tokens; those of one text are correlated, so above it."""
+    if spec.balancer.rule.leaks_future or math.isnan(found.steady_max_vio):
         return None
-    floor = max_vio_floor(spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k)
+    floor = Loads.of(spec).max_vio_floor
     return Verdict(
         "floor",
         f"MaxVio at least {floor:.3f}",

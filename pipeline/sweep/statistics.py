@@ -25,6 +25,13 @@ class Interval(NamedTuple):
     def high(self) -> float | None:
         return None if self.half is None else self.mean + self.half
 
+    def __format__(self, pattern: str) -> str:
+        """`2.941 ± 0.012`; the mean alone where one seed tells no spread."""
+        mean = format(self.mean, pattern)
+        return (
+            mean if self.half is None else f"{mean} ± {format(self.half, pattern.replace('+', ''))}"
+        )
+
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean and interval of independent values, one a seed.  Raises: ValueError: no value"""

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, Integers, LossByK, Routes
-from evenload.pipeline.figures.loads import max_vio, max_vio_floor, summarise
+from evenload.pipeline.figures.loads import Loads, max_vio, max_vio_floor
+from evenload.pipeline.figures.metrics import figures
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink, read_history
@@ -251,8 +252,7 @@ def _train(settings: Settings, digest: str, trial: TrialSpec, steps: int) -> dic
     history = read_history(folder)
     tokens = trial.train.tokens_per_step
     seconds = float(history.scalars["seconds"].sum())
-    figures = summarise(history.count_SLE, tokens_per_step=tokens, top_k=trial.model.top_k)
-    return figures | {
+    return figures("run", Loads.of(trial, history.count_SLE)) | {
         "train_loss": _loss(steps),
         "tokens": float(steps * tokens),
         "steps": float(steps),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evenload.dashboard import record_tables
+from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import (
     AttemptRecord,
@@ -160,9 +161,12 @@ def test_labels_tell_seeds_apart_only_where_they_must(trial: Trial) -> None:
 
 
 def test_final_figures_come_with_their_meaning(trial: Trial) -> None:
-    table = record_tables.figure_table(trial(_sign(0.1), **_done(max_vio=0.123456, idle_frac=0.0)))
-    assert table.Value.tolist() == ["0", "0.1235"]
-    assert table.Meaning.str.len().min() > 20
+    done = _done(max_vio=0.123456, idle_frac=0.0, of_another_version=0.123456)
+    table = record_tables.figure_table(trial(_sign(0.1), **done)).set_index("Name")
+    assert table.Value[["max_vio", "idle_frac", "dead_tenth"]].tolist() == ["0.12", "0.0%", "–"]
+    assert table.Value["of_another_version"] == "0.1235"
+    assert table.Meaning["max_vio"] == METRICS["max_vio"].meaning
+    assert record_tables.figure_table(trial(_sign(0.1))).empty
 
 
 def test_attempts_say_how_they_ended() -> None:

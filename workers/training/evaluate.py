@@ -7,9 +7,9 @@ import math
 import numpy as np
 from torch import Tensor
 
-from evenload.pipeline.figures.evaluation import Detail, GroupScores, LossByK, specialisation
-from evenload.pipeline.figures.loads import max_vio, max_vio_floor
+from evenload.pipeline.figures.evaluation import Detail, GroupScores, LossByK
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink
+from evenload.pipeline.records.scalars import evaluation_figures
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import Corpus, check_fits, prepare
@@ -43,17 +43,7 @@ def evaluate(
     scorer = scorer_of(assembly, saved.balancer["bias_LE"], spec.eval.batch_sequences)
     record = _record(spec, saved.step, scorer, corpus)
     sink.log_eval(record)
-    return {
-        "val_loss": record.loss,
-        "val_bits_per_byte": record.bits_per_byte,
-        "val_perplexity": record.perplexity,
-        "max_vio_global": float(max_vio(record.count_LE, spec.balancer.target).mean()),
-        "max_vio_global_floor": max_vio_floor(
-            record.tokens, spec.model.num_experts, spec.model.top_k
-        ),
-        "eval_tokens": float(record.tokens),
-        **_group_figures(record.detail.groups),
-    }
+    return evaluation_figures(record, spec)
 
 
 def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
@@ -112,17 +102,6 @@ def _score_by_k(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> LossByK | No
         return None
     window_NS = held_out(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
     return loss_by_k(spec, scorer, window_NS)
-
-
-def _group_figures(groups: GroupScores | None) -> dict[str, float]:
-    """The worst group, and how far loads depend on the group, mean over layers."""
-    if groups is None or len(groups.name_G) < 2:
-        return {}
-    by_layer = [specialisation(count_GE) for count_GE in groups.count_GLE.swapaxes(0, 1)]
-    return {
-        "val_bits_per_byte_worst_group": float(groups.bits_per_byte_G.max()),
-        "specialisation": float(np.mean(by_layer)),
-    }
 
 
 def _bits_per_byte(loss: float, bytes_per_token: float) -> float:

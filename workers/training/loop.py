@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.figures.loads import max_vio, summarise
+from evenload.pipeline.figures.loads import Loads, max_vio
+from evenload.pipeline.figures.metrics import figures
 from evenload.pipeline.records.run import RunIdentity, Sink, StepRecord
 from evenload.pipeline.records.shards import read_history, read_scalars
 from evenload.pipeline.settings import Settings
@@ -271,12 +272,7 @@ class Trainer:
         seconds_S = history.scalars["seconds"]
         tail = max(1, train.steps // 10)
         return {
-            **summarise(
-                history.count_SLE,
-                tokens_per_step=train.tokens_per_step,
-                top_k=self._spec.model.top_k,
-                target_E=self._spec.balancer.target,
-            ),
+            **figures("run", Loads.of(self._spec, history.count_SLE)),
             "train_loss": float(history.scalars["loss"][-tail:].mean()),
             "tokens": float(train.steps * train.tokens_per_step),
             "steps": float(train.steps),

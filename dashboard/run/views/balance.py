@@ -13,26 +13,23 @@ from evenload.dashboard.charts.balance import (
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run.views.layers import bins, layer_names
-from evenload.pipeline.figures.loads import idle_expected, max_vio_floor
+from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
-    spec, names = spec_of(trial), layer_names(trial)
-    tokens, experts, top_k = spec.train.tokens_per_step, spec.model.num_experts, spec.model.top_k
+    chance, names = Loads.of(spec_of(trial)), layer_names(trial)
     left, right = st.columns(2)
     with left, card("MaxVio by layer", metric="max_vio"):
-        floor = max_vio_floor(tokens, experts, top_k)
         plot(
-            max_vio_over_time(series.max_vio_BL, series.step_B, names, floor),
+            max_vio_over_time(series.max_vio_BL, series.step_B, names, chance.max_vio_floor),
             key="max-vio",
             caption=bins(series) + "Dashed: what a fair router shows by chance.",
         )
     with right, card("Idle experts by layer", metric="idle_frac"):
-        expected = idle_expected(tokens, experts, top_k)
         plot(
-            idle_over_time(series.idle_BL, series.step_B, names, expected),
+            idle_over_time(series.idle_BL, series.step_B, names, chance.idle_expected),
             key="idle",
             caption=bins(series) + "Dashed: what uniform random routing leaves idle.",
         )

@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from evenload.dashboard.compare.tables import difference
-from evenload.dashboard.glossary.entries import GLOSSARY
 from evenload.dashboard.run.queries import eval_percent
+from evenload.pipeline.figures.metrics import METRICS
 
 Open = Callable[..., AppTest]
 
@@ -97,4 +97,4 @@ def test_every_chart_links_to_its_definition(open_page: Open, trials: list[Any])
     page = open_page("compare", runs=_runs(trials))
     linked = [link.proto.query_string for link in page.get("page_link")]
     assert len(linked) == len(page.get("plotly_chart"))
-    assert {query.removeprefix("metric=") for query in linked} <= GLOSSARY.keys()
+    assert {query.removeprefix("metric=") for query in linked} <= METRICS.keys()

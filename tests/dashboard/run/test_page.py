@@ -96,9 +96,10 @@ def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
 def test_summary_tells_the_trials_figures(open_page: Open, finished: Any) -> None:
     shown = _metrics(open_page("run", run=finished.digest))
     assert shown["Steps"] == "300 / 300"
-    assert shown["Loss, held out"] == f"{finished.result['val_bits_per_byte']:.3f}"
+    assert shown["Validation loss"] == f"{finished.result['val_bits_per_byte']:.3f}"
     assert shown["MaxVio"] == f"{finished.result['max_vio']:.2f}"
     assert shown["Sampling floor"] == f"{finished.result['max_vio_floor']:.2f}"
+    assert shown["Idle experts"] == f"{finished.result['idle_frac']:.1%}"
     assert shown["Count check"] == "passed"
 
 
@@ -203,7 +204,7 @@ def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished
     page = open_page("run", run=finished.digest, view="Record")
     assert not page.exception
     figures, attempts = (frame.value for frame in page.dataframe)
-    assert "val_bits_per_byte" in figures.Figure.tolist()
+    assert "val_bits_per_byte" in figures.Name.tolist()
     assert attempts.Work.tolist() == ["train", "eval"]
     spec, log = (code.value for code in page.code)
     assert "step_size: 0.01" in spec

@@ -67,4 +67,4 @@ def test_axes_are_what_varies_and_what_came_out(searched: Any) -> None:
     trials = searched[1]
     titles = [axis.title for axis in axes(trials, varying(trials))]
     assert titles[:4] == ["num experts", "rule", "seed", "step size"]
-    assert titles[4:] == ["loss, bits/byte", "MaxVio", "idle, %", "utilisation, %"]
+    assert titles[4:] == ["Bits per byte", "MaxVio batch", "Idle, %", "Utilisation, %"]
