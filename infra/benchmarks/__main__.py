@@ -9,7 +9,7 @@ from typing import Any
 
 from evenload.pipeline.errors import SpecError
 from evenload.workers.cli.session import log, out, print_json
-from evenload.workers.training.hardware import where
+from infra.benchmarks.hardware import describe_machine
 
 # name -> module with `run(quick: bool) -> dict` and, for people, `table(document: dict) -> str`
 BENCHMARKS: dict[str, str] = {
@@ -28,7 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     module: Any = import_module(BENCHMARKS[given.name])
     log.print(f"{given.name}: {(module.__doc__ or '').splitlines()[0]}")
-    document = {"benchmark": given.name, **where(), **module.run(quick=given.quick)}
+    document = {"benchmark": given.name, **describe_machine(), **module.run(quick=given.quick)}
     if given.json:
         print_json(document)
     else:

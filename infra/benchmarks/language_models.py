@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.workers.training.memory import keep_freed_memory
-from evenload.workers.training.setup import adamw, assemble, trained
+from evenload.workers.training.setup import adamw, assemble, trainable_weights
 from evenload.workers.training.step import next_token_loss, train_step
 
 Step = Callable[[], object]
@@ -91,7 +91,7 @@ def _rival(spec: TrialSpec, rival: Rival, experts: str) -> Arm:
     model.train()
     if rival.compiled:
         model.compile()
-    optimizer, batches = adamw(spec.train, trained(model)), _batches(spec)
+    optimizer, batches = adamw(spec.train, trainable_weights(model)), _batches(spec)
 
     def step() -> None:
         token_BS = next(batches)

@@ -19,7 +19,8 @@ from evenload.pipeline.errors import SpecError
 from evenload.workers.kernels.ops import resolve_backend, router_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import count_experts, rows_of_tokens
-from evenload.workers.tuning.timing import Timing, in_turn, replayed
+from evenload.workers.tuning.timing import Timing, in_turn
+from infra.benchmarks.cuda_graphs import replayed
 from infra.benchmarks.moe_layer import gpu_state
 
 

@@ -19,8 +19,8 @@ from evenload.pipeline.states import Command, Progress, TrialState
 from evenload.workers.data.corpus import prepare
 from evenload.workers.training.loop import TrainOutcome, train
 from evenload.workers.training.setup import assemble
-from evenload.workers.training.stacked import Part, TrialStack
-from evenload.workers.training.stacked_loop import Enrolment, train_stacked
+from evenload.workers.training.stacked import StackMember, TrialStack
+from evenload.workers.training.stacked_loop import StackRequest, train_stacked
 from evenload.workers.training.step import train_step
 from evenload.workers.tuning.timing import every_turn, timing
 
@@ -79,11 +79,11 @@ def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
     """One step of every trial, models built beforehand."""
     lone = [assemble(spec) for spec in specs]
     states = [assembly.state for assembly in lone]
-    parts = [
-        Part(assembly.trainee, assembly.state, torch.get_rng_state(), [])
+    members = [
+        StackMember(assembly.trainee, assembly.state, torch.get_rng_state(), [])
         for assembly in (assemble(spec) for spec in specs)
     ]
-    stack, train_spec = TrialStack(specs[0], parts), specs[0].train
+    stack, train_spec = TrialStack(specs[0], members), specs[0].train
     shape = (TRIALS, train_spec.batch_sequences, train_spec.seq_len + 1)
     token_NBS = torch.randint(0, specs[0].model.vocab_size, shape)
 
@@ -100,32 +100,32 @@ def _whole_trials(specs: list[TrialSpec], settings: Settings) -> Arms:
     prepare(specs[0].data, settings.corpus_dir)
     numbers = count(1)
 
-    def enrolments() -> list[Enrolment]:
-        return [_enrolment(spec, settings, next(numbers)) for spec in specs]
+    def requests() -> list[StackRequest]:
+        return [_request(spec, settings, next(numbers)) for spec in specs]
 
     def apart() -> None:
-        for spec, digest, sink, report, run, _ in enrolments():
+        for spec, digest, sink, report, run, _ in requests():
             outcome = train(
                 spec, settings=settings, digest=digest, sink=sink, report=report, run=run
             )
             sink.close(TrialState.TRAINED, outcome.result)
 
     def stacked() -> None:
-        enrolled = enrolments()
-        train_stacked(enrolled, settings)
-        for enrolment in enrolled:
-            enrolment.sink.close(TrialState.TRAINED, enrolment.outcome.result().result)
+        stack = requests()
+        train_stacked(stack, settings)
+        for request in stack:
+            request.sink.close(TrialState.TRAINED, request.outcome.result().result)
 
     return {"apart": apart, "stacked": stacked}
 
 
-def _enrolment(spec: TrialSpec, settings: Settings, number: int) -> Enrolment:
+def _request(spec: TrialSpec, settings: Settings, number: int) -> StackRequest:
     digest = f"{number:016x}"
     run = RunIdentity(
         digest=digest, name=digest, sweep_id=None, attempt=1, spec=spec.model_dump(mode="json")
     )
     outcome = Future[TrainOutcome]()
-    return Enrolment(spec, digest, default_sinks(settings, run), _go_on, run, outcome)
+    return StackRequest(spec, digest, default_sinks(settings, run), _go_on, run, outcome)
 
 
 def _go_on(_: Progress) -> Command:

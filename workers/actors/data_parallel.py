@@ -174,7 +174,7 @@ def _follow(task: Task, ranks: Ranks) -> None:
     with attempt_log(log, task.settings):
         try:
             # The first rank has the trial now, and its folder is as the run starts from it.
-            ranks.meet()
+            ranks.barrier()
             train(
                 task.spec,
                 settings=task.settings,

@@ -26,7 +26,7 @@ from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.energy import EnergyMeter
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.training.loop import TrainOutcome
-from evenload.workers.training.stacked_loop import Enrolment, refuse, train_stacked
+from evenload.workers.training.stacked_loop import StackRequest, fail_all, train_stacked
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +91,21 @@ class StackedActor(TrainActor):
             return self._work_together(claims)
 
     def _work_together(self, claims: Sequence[Claim]) -> TrialState | None:
-        """Returns what became of the first."""
-        enrolled: SimpleQueue[Enrolment | None] = SimpleQueue()
-        told = (self._name, self._settings, self._sink_factory)
-        made = [_Member(*told, enrolled, len(claims)) for _ in claims]
-        with self._joined_by(made), ThreadPoolExecutor(len(claims)) as pool:
+        """Returns the final state of the first trial."""
+        queue: SimpleQueue[StackRequest | None] = SimpleQueue()
+        arguments = (self._name, self._settings, self._sink_factory)
+        members = [_Member(*arguments, queue, len(claims)) for _ in claims]
+        with self._joined_by(members), ThreadPoolExecutor(len(claims)) as pool:
             states = [
                 pool.submit(member.work_as_member, claim)
-                for member, claim in zip(made, claims, strict=True)
+                for member, claim in zip(members, claims, strict=True)
             ]
-            present = [enrolment for _ in claims if (enrolment := enrolled.get()) is not None]
+            requests = [request for _ in claims if (request := queue.get()) is not None]
             try:
-                for stack in _by_step(present):
+                for stack in _by_step(requests):
                     train_stacked(stack, self._settings)
             except BaseException as error:
-                refuse(present, error)
+                fail_all(requests, error)
                 raise
         return states[0].result()
 
@@ -123,39 +123,39 @@ class StackedActor(TrainActor):
 
 
 class _Member(TrainActor):
-    """Works on one trial of a stack; where a train actor would train, it waits for the stack."""
+    """Works on one trial of a stack. Instead of training it waits for the stack to train it."""
 
     def __init__(
         self,
         name: str,
         settings: Settings,
         sink_factory: SinkFactory,
-        enrolled: SimpleQueue[Enrolment | None],
+        queue: SimpleQueue[StackRequest | None],
         shared_by: int,
     ) -> None:
         super().__init__(name, settings, sink_factory)
-        self._enrolled = enrolled
+        self._queue = queue
         self._shared_by = shared_by
-        self._has_enrolled = False
+        self._has_answered = False
 
     def work_as_member(self, claim: Claim) -> TrialState | None:
-        """What became of the trial; None where its lease was lost."""
+        """Returns the final state of the trial, or None if its lease was lost."""
         try:
             return self._work_on(claim)
         except LeaseLost as lost:
             logger.warning("%s", lost)
             return None
         finally:
-            if not self._has_enrolled:
-                self._enrolled.put(None)
+            if not self._has_answered:
+                self._queue.put(None)
 
     def compute(self, assignment: Assignment) -> Verdict:
         spec, outcome = assignment.spec, Future[TrainOutcome]()
         check_memory(spec)
         energy = EnergyMeter(torch.device(spec.runtime.device))
-        self._has_enrolled = True
-        self._enrolled.put(
-            Enrolment(
+        self._has_answered = True
+        self._queue.put(
+            StackRequest(
                 spec,
                 assignment.claim.digest,
                 assignment.sink,
@@ -178,9 +178,9 @@ def _is_alike(spec: TrialSpec, other: TrialSpec) -> bool:
     return can_stack(spec) and can_stack(other) and shape_of(spec) == shape_of(other)
 
 
-def _by_step(enrolments: Sequence[Enrolment]) -> list[list[Enrolment]]:
-    """In stacks of trials that go on after the same step."""
+def _by_step(requests: Sequence[StackRequest]) -> list[list[StackRequest]]:
+    """Groups trials that resume after the same step."""
     stacks = defaultdict(list)
-    for enrolment in enrolments:
-        stacks[enrolment.run.resumed_from_step].append(enrolment)
+    for request in requests:
+        stacks[request.run.resumed_from_step].append(request)
     return list(stacks.values())

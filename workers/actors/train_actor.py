@@ -46,7 +46,7 @@ class TrainActor(Actor):
     def compute(self, assignment: Assignment) -> Verdict:
         spec, run = assignment.spec, assignment.run
         check_memory(spec)
-        self._ranks.meet()
+        self._ranks.barrier()
         energy = EnergyMeter(torch.device(spec.runtime.device))
         outcome = train(
             spec,
@@ -57,7 +57,7 @@ class TrainActor(Actor):
             run=run,
             watch=self._watch,
             ranks=self._ranks,
-            observe=assignment.heartbeat.observe,
+            on_curve_point=assignment.heartbeat.observe,
         )
         if outcome.result:
             outcome.result.update(energy.per_step(spec.train.steps - run.resumed_from_step))

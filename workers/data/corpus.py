@@ -1,6 +1,6 @@
-"""A data spec becomes two token streams on disk, made once and found again by content.
+"""Turns a data spec into two token streams on disk, made once and then found by their content.
 
-The digest covers the tokens themselves: equal digests mean equal training and validation data.
+The digest covers the tokens themselves, so equal digests mean equal training and validation data.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from evenload.workers.data.shards import TokenArray, open_tokens
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 
-LAYOUT = 3  # of the files below; another number and they are made anew
+LAYOUT = 3  # version of the files on disk; a new number makes them again
 TOKENIZER = "tokenizer.json"
 
 
 class Corpus(NamedTuple):
     train: TokenArray
     validation: TokenArray
-    vocab_size: int  # ids lie below this
-    groups: Groups  # of the validation part
+    vocab_size: int  # all token ids are smaller
+    groups: Groups  # groups of the validation part
     digest: str  # 16 hex digits
     tokenizer: Path | None = None  # a tokenizer.json; None: the tokens stand for no text we know
 
@@ -43,11 +43,11 @@ class Corpus(NamedTuple):
 
 
 def prepare(spec: DataSpec, root: Path) -> Corpus:
-    """The corpus of a spec, tokenised under `root` on first use.
+    """The corpus of a spec, tokenised below `root` on first use.
 
-    Two processes may prepare the same corpus at once: both write, one rename wins.
+    Two processes may prepare the same corpus at the same time: both write, and one rename wins.
 
-    Raises:   SpecError: missing or empty sources
+    Raises:   SpecError: a source is missing or empty
     """
     match spec:
         case Shards():
@@ -65,7 +65,7 @@ def prepare(spec: DataSpec, root: Path) -> Corpus:
 
 
 def check_fits(spec: TrialSpec, corpus: Corpus) -> None:
-    """Raises: SpecError: the corpus is too small for one batch or has ids the model lacks."""
+    """Raises: SpecError: the corpus is too small for one batch, or has ids that the model lacks"""
     train, model = spec.train, spec.model
     needed = train.tokens_per_step + 2 * train.seq_len
     if len(corpus.train) < needed:
@@ -188,7 +188,7 @@ def _write(directory: Path, parts: _Parts) -> None:
     except OSError:
         if not (directory / "corpus.json").is_file():
             raise
-        shutil.rmtree(staging)  # another process was first with the same content
+        shutil.rmtree(staging)  # another process wrote the same content first
 
 
 def _open_shards(spec: Shards) -> Corpus:
@@ -207,7 +207,7 @@ def _open_shards(spec: Shards) -> Corpus:
 
 
 def _edges(tokens: TokenArray) -> TokenArray:
-    """The first and last 2**20 tokens: shards may be larger than anyone wants to read at start."""
+    """The first and last 2**20 tokens, because reading large shards completely takes too long."""
     return np.concatenate([tokens[: 2**20], tokens[-(2**20) :]])
 
 
@@ -219,5 +219,5 @@ def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:
 
 
 def _joined(parts: list[TokenArray]) -> TokenArray:
-    """A single file stays mapped."""
+    """All parts in one array. A single file stays memory-mapped."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,6 +1,6 @@
-"""Where text comes from: each kind of corpus as a stream of documents with a key and a group.
+"""Reads each kind of text source as a stream of documents with a key and a group.
 
-A document goes to training or validation by a hash of its key, so the split does not depend on
+A hash of its key assigns a document to training or validation, so the split does not depend on the
 order, on other documents or on the machine.
 """
 
@@ -22,27 +22,27 @@ from evenload.pipeline.spec.data import Files, HuggingFace, PythonStdlib
 
 
 class Document(NamedTuple):
-    key: str  # unique within the corpus, the same on every machine
+    key: str  # unique within the corpus and equal on every machine
     text: str
-    group: str  # top directory of a file that is a document; of a row its label, or its file
+    group: str  # top directory of a whole file; label of a row, or its file without a label
 
 
 TextSource = PythonStdlib | Files | HuggingFace
 
 
 def read_documents(source: TextSource) -> list[Document]:
-    """All documents, ordered by the hash of their key: any prefix is a fair sample.
+    """All documents, ordered by the hash of their key, so that every prefix is a fair sample.
 
-    Raises:   SpecError: nothing to read
+    Raises:   SpecError: there is no text
     """
     documents = sorted(_documents(source), key=lambda document: _hash(document.key))
     if not any(document.text for document in documents):
-        raise SpecError(f"data: {_described(source)} holds no text; name another source")
+        raise SpecError(f"data: {_described(source)} contains no text; name another source")
     return documents
 
 
 def is_validation(key: str, share: float) -> bool:
-    """Whether the document belongs to the validation part; true for about `share` of all keys."""
+    """True if the document belongs to the validation part, as for about `share` of all keys."""
     return int.from_bytes(_hash(key)[8:16], "big") / 2**64 < share
 
 
@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
 
 
 def _top_directory(path: Path, root: Path) -> str:
-    """ "." for a file in `root` itself."""
+    """The first directory below `root`; "." for a file in `root` itself."""
     parents = path.relative_to(root).parts[:-1]
     return parents[0] if parents else "."
 
@@ -122,31 +122,31 @@ def _rows(path: Path, root: Path, rows: Iterator[_Row]) -> Iterator[Document]:
 
 
 def _columns(source: Files | HuggingFace) -> dict[str, str]:
-    """Spec key -> the column that it names."""
+    """The column that each key of the spec names."""
     named = {"column": source.column, "group_column": source.group_column}
     return {key: column for key, column in named.items() if column is not None}
 
 
 def _jsonl(path: Path, source: Files) -> Iterator[_Row]:
-    """Numbered from 1, as lines are."""
+    """Rows numbered from 1, like lines."""
     columns = _columns(source)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise SpecError(f"{path}:{number}: no JSON object ({error})") from None
+                raise SpecError(f"{path}:{number}: not a JSON object ({error})") from None
             for key, column in columns.items():
                 if not isinstance(row, dict) or column not in row:
                     raise SpecError(
-                        f"{path}:{number}: no JSON object with the key {column!r}; "
+                        f"{path}:{number}: not a JSON object with the key {column!r}; "
                         f"set data.{key} to a key that every line has"
                     )
             yield _row(number, row, source)
 
 
 def _parquet(path: Path, source: Files) -> Iterator[_Row]:
-    """Numbered from 0."""
+    """Rows numbered from 0."""
     file, columns = pq.ParquetFile(path), _columns(source)
     for key, column in columns.items():
         if column not in file.schema_arrow.names:

@@ -1,8 +1,7 @@
-"""Which group of documents every validation token belongs to.
+"""The group of documents that each validation token belongs to.
 
-A group is a domain of synthetic text, the top directory of a file, the label or the file of a row,
-or a shard.
-Documents lie one after the other in the token stream.
+A group is a domain of synthetic text, the top directory of a file, the label or file of a row, or a
+shard. The token stream contains the documents one after another.
 
 Letters: G groups, D documents.
 """
@@ -23,14 +22,14 @@ class Groups(NamedTuple):
     names: tuple[str, ...]
     group_D: NDArray[np.int64]  # index into `names`
     tokens_D: NDArray[np.int64]
-    bytes_D: NDArray[np.float64]  # of the text that the tokens stand for
+    bytes_D: NDArray[np.float64]  # bytes of the text that the tokens encode
 
     @property
     def bytes_per_token(self) -> float:
         return float(self.bytes_D.sum() / self.tokens_D.sum())
 
     def largest(self, number: int, least_tokens: int) -> list[Group]:
-        """The groups with the most tokens, largest first; none with fewer than `least_tokens`."""
+        """The groups with the most tokens, largest first, without those below `least_tokens`."""
         tokens_G = np.bincount(self.group_D, self.tokens_D, len(self.names))
         bytes_G = np.bincount(self.group_D, self.bytes_D, len(self.names))
         order = np.argsort(-tokens_G, kind="stable")[:number]
@@ -45,7 +44,7 @@ class Groups(NamedTuple):
     ) -> NDArray[np.int64]:
         """Whole windows at even distances over the joined documents of a group.
 
-        As many as hold `max_tokens` targets, or all of a smaller group; shape (N, seq_len + 1).
+        Returns:  (N, seq_len + 1), up to `max_tokens` targets; all windows of a smaller group
         """
         document = np.flatnonzero(self.group_D == group.place)
         end = self.tokens_D[document].cumsum()
@@ -54,24 +53,24 @@ class Groups(NamedTuple):
         first_N = np.arange(number) * available // number * seq_len
         position_NS = first_N[:, None] + np.arange(seq_len + 1)
         inside_NS = np.searchsorted(end, position_NS, side="right")
-        before = self.tokens_D.cumsum()[document] - end  # tokens of other groups before its end
+        before = self.tokens_D.cumsum()[document] - end  # tokens of other groups before each end
         return stream[position_NS + before[inside_NS]].astype(np.int64)
 
     def content(self) -> bytes:
-        """All of it, for a digest."""
+        """The names, groups and token counts as bytes for a digest."""
         return "\0".join(self.names).encode() + self.group_D.tobytes() + self.tokens_D.tobytes()
 
 
 class Group(NamedTuple):
     name: str
-    place: int  # in `Groups.names`
+    place: int  # index in `Groups.names`
     bytes_per_token: float
 
 
 def group_documents(
     names: Sequence[str], tokens_D: Sequence[int], bytes_D: Sequence[float]
 ) -> Groups:
-    """From the group of every document and its sizes, in the order of the stream."""
+    """Groups from the name of each document's group and its sizes, in the order of the stream."""
     unique, group_D = np.unique(np.array(names), return_inverse=True)
     return Groups(
         tuple(str(name) for name in unique),

@@ -1,4 +1,4 @@
-"""Token streams in memory-mapped files, and batches of them by a cursor of (seed, position)."""
+"""Memory-mapped token streams, and batches of them that a seed and a position determine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ TokenArray = NDArray[np.unsignedinteger[Any]]
 
 
 def open_tokens(path: Path, dtype: str) -> TokenArray:
-    """The tokens of a little-endian file, mapped and not read.
+    """The tokens of a little-endian file, memory-mapped.
 
-    Raises:   SpecError: missing, empty or cut file
+    Raises:   SpecError: the file is missing, empty or truncated
     """
     width = np.dtype(dtype).itemsize
     size = path.stat().st_size if path.is_file() else 0
     if size == 0 or size % width:
         raise SpecError(
-            f"{path}: {size} bytes are no file of {dtype} tokens; check the path and data.dtype"
+            f"{path}: {size} bytes are not a file of {dtype} tokens; check the path and data.dtype"
         )
     return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
 
 
 class Batches(NamedTuple):
-    """Training sequences in an order that (seed, position) alone decides.
+    """Training sequences in an order that depends only on seed and position.
 
-    Every epoch cuts the stream at a phase of its own into windows of `seq_len + 1` tokens
-    (inputs and shifted targets overlap by one) and visits them in a random order.
+    Every epoch splits the stream into windows of `seq_len + 1` tokens (inputs and shifted targets
+    overlap by one), starting at a random offset, and visits them in a random order.
     """
 
     tokens: TokenArray
@@ -41,7 +41,7 @@ class Batches(NamedTuple):
 
     @property
     def windows_per_epoch(self) -> int:
-        # One window less than fits, so that every phase leaves whole windows.
+        # One window fewer than fits, so that all windows are whole at every offset.
         return (len(self.tokens) - 1) // self.seq_len - 1
 
     def take(self, position: int, count: int) -> NDArray[np.int64]:
@@ -50,19 +50,19 @@ class Batches(NamedTuple):
 
     def _sequence(self, index: int) -> NDArray[np.int64]:
         epoch, place = divmod(index, self.windows_per_epoch)
-        phase, order = _epoch_order(self.seed, epoch, self.windows_per_epoch, self.seq_len)
-        start = phase + int(order[place]) * self.seq_len
+        offset, order = _epoch_order(self.seed, epoch, self.windows_per_epoch, self.seq_len)
+        start = offset + int(order[place]) * self.seq_len
         return self.tokens[start : start + self.seq_len + 1].astype(np.int64)
 
 
-@lru_cache(maxsize=64)  # stacked trials have a seed each, and two epochs in one batch
+@lru_cache(maxsize=64)  # each stacked trial has its own seed, and a batch may span two epochs
 def _epoch_order(seed: int, epoch: int, windows: int, seq_len: int) -> tuple[int, NDArray[Any]]:
     rng = np.random.default_rng((seed, epoch))
     return int(rng.integers(seq_len)), rng.permutation(windows)
 
 
-def held_out(tokens: TokenArray, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
-    """The first whole windows of the stream, at most `max_tokens` targets, shape (N, seq_len+1)."""
+def first_windows(tokens: TokenArray, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
+    """The first whole windows of the stream, up to `max_tokens` targets; (N, seq_len + 1)."""
     windows = min(max(1, max_tokens // seq_len), (len(tokens) - 1) // seq_len)
     starts = np.arange(windows)[:, None] * seq_len + np.arange(seq_len + 1)
     return tokens[starts].astype(np.int64)

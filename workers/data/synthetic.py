@@ -1,4 +1,4 @@
-"""A labelled mixture of domains, each with a bigram of its own: for tests of specialisation."""
+"""A labelled mixture of domains, each with its own bigrams, for tests of specialisation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SUCCESSORS = 4
 def synthetic_documents(spec: Synthetic) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """Documents of equal length and the domain of each. Shapes (N, DOCUMENT_TOKENS), (N,).
 
-    In a domain every token has `SUCCESSORS` equally likely successors; domains share no table,
-    so a document's domain shows after one token.
+    In a domain every token has `SUCCESSORS` equally likely successors. Domains have different
+    successors, so two tokens show the domain of a document.
     """
     rng = np.random.default_rng(spec.seed)
     num_documents = max(2, spec.num_tokens // DOCUMENT_TOKENS)

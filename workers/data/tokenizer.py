@@ -1,4 +1,4 @@
-"""Text to token ids. Id 0 ends a document under the bytes and bpe tokenisers."""
+"""Converts text to token ids. Id 0 ends a document with the bytes and bpe tokenisers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Encoder(Protocol):
     vocab_size: int
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of each text, closed by its end-of-document token."""
+        """The tokens of each text, followed by an end-of-document token."""
 
     def to_json(self) -> str:
         """The same tokenizer as the content of a `tokenizer.json`."""
 
 
 class BytesEncoder:
-    """UTF-8 bytes; the zero byte, which text does not hold, ends a document."""
+    """UTF-8 bytes; a zero byte, which text does not contain, ends a document."""
 
     vocab_size = 256
 
@@ -64,7 +64,7 @@ def _byte_signs() -> dict[int, str]:
 
 
 class LibraryEncoder:
-    """A tokenizer of the `tokenizers` library."""
+    """Adapts a tokenizer of the `tokenizers` library."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_id: int) -> None:
         self._tokenizer = tokenizer
@@ -80,9 +80,9 @@ class LibraryEncoder:
 
 
 def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
-    """The encoder of a spec; only `bpe` reads the training texts.
+    """The encoder of a spec. Only `bpe` reads the training texts.
 
-    Raises:   SpecError: a tokenizer file that is missing, unreadable or too large for uint16
+    Raises:   SpecError: the tokenizer file is missing, unreadable or too large for uint16
     """
     match spec:
         case BytesTokenizer():

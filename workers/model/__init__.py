@@ -1,1 +1,1 @@
-"""A DeepSeekMoE language model. A bias is an argument of it, counts are a result of it."""
+"""A DeepSeekMoE language model that takes the biases as an argument and returns the counts."""

@@ -28,17 +28,17 @@ def rotation(num_positions: int, head_width: int, theta: float, device: torch.de
 
 
 def rotate(x_BSHP: Tensor, rotation: Tensor) -> Tensor:
-    """Turns each pair of neighbouring coordinates by the angle of its position; in float32."""
+    """Rotates each pair of neighbouring coordinates by the angle of its position, in float32."""
     pair = x_BSHP.float().unflatten(-1, (-1, 2))
     return _turn(pair, rotation).flatten(-2).to(x_BSHP.dtype)
 
 
 def _turn(pair: Tensor, rotation: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
-        # One pass once compiled, while inductor writes no code for complex numbers.
+        # The compiler fuses this into one pass; inductor cannot generate code for complex numbers.
         (x, y), (cos, sin) = pair.unbind(dim=-1), rotation.unbind(dim=-1)
         return torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
-    # As complex numbers: one pass over memory instead of eight, 3x faster on CPU.
+    # Complex numbers need one pass over memory instead of eight, 3x faster on a CPU.
     return torch.view_as_real(torch.view_as_complex(pair) * torch.view_as_complex(rotation))
 
 
@@ -51,14 +51,14 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Tensor) -> Tensor:
         qkv = product(x_BSD, self.qkv.weight).unflatten(-1, (3, self._num_heads, -1))
-        # Stacked trials are so many sequences more.
+        # The sequences of stacked trials are flattened into one batch.
         q, k, v = (side.flatten(0, -4).transpose(1, 2) for side in _rotated(qkv, rotation))
-        seen_BHSP = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return product(seen_BHSP.transpose(1, 2).reshape(x_BSD.shape), self.out.weight)
+        out_BHSP = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return product(out_BHSP.transpose(1, 2).reshape(x_BSD.shape), self.out.weight)
 
 
 def _rotated(qkv_BS3HP: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys turned, and values; (B, S, H, P) each."""
+    """Rotated queries, rotated keys and unchanged values, (B, S, H, P) each."""
     if cpu_passes.applies_to(qkv_BS3HP):
         turn = torch.view_as_complex(rotation)
         turned: tuple[Tensor, Tensor, Tensor] = cpu_passes.RotatedQkv.apply(qkv_BS3HP, turn)

@@ -1,8 +1,8 @@
-"""Products, norms and activations for one trial or for several at once.
+"""Products, norms and activations for one trial or for several stacked trials.
 
-The weights of a lone trial have the shape that their suffix says. Stacked trials, see
-`workers.training.stacked`, have one more dimension N in front of weights and activations alike, and
-each trial meets its own weights.
+The weights of a single trial have the shape in their suffix. Weights and activations of stacked
+trials (see `workers.training.stacked`) have one more dimension N in front; each trial uses its own
+weights.
 Letters: N stacked trials, D width in, O width out, F hidden width, G = 2F gate and up.
 """
 
@@ -16,7 +16,7 @@ from evenload.workers.kernels import cpu_passes
 
 
 def product(x_D: Tensor, weight_OD: Tensor) -> Tensor:
-    """x @ weight^T over the last dimension, trial by trial where the weight is stacked."""
+    """x @ weight^T over the last dimension, trial by trial if the weight is stacked."""
     if weight_OD.ndim == 2:
         return functional.linear(x_D, weight_OD)
     flat_NTO = torch.matmul(x_D.flatten(1, -2), weight_OD.mT)

@@ -1,4 +1,4 @@
-"""The expert layer: fine-grained routed experts beside shared ones.
+"""The expert layer: fine-grained routed experts and shared ones.
 
 Letters: N stacked trials, T tokens, E experts, D width, F expert width, G = 2F gate and up.
 """
@@ -27,7 +27,7 @@ class MoE(nn.Module):
         self.router = Router(spec, backend)
         self.gate_up_EGD = nn.Parameter(torch.empty(experts, 2 * hidden, width))
         self.down_EDF = nn.Parameter(torch.empty(experts, width, hidden))
-        # Shared experts have no gate: side by side they are one wider SwiGLU.
+        # Shared experts have no gate, so together they are one wider SwiGLU.
         self.shared = SwiGLU(width, spec.num_shared * hidden) if spec.num_shared else None
         self._run_experts = experts_of(backend)
 
@@ -40,7 +40,7 @@ class MoE(nn.Module):
         bins: Bins = NO_BINS,
     ) -> tuple[Tensor, Routed]:
         routed, rows = self.router(x_TD, bias_E, adjust, selects, bins)
-        # Experts of stacked trials stand in one line, as their rows do.
+        # The experts of stacked trials are flattened into one dimension, like their rows.
         flat_TD, gate_up_EGD = x_TD.flatten(0, -2), self.gate_up_EGD.flatten(0, -3)
         y_TD = self._run_experts(flat_TD, gate_up_EGD, self.down_EDF.flatten(0, -3), rows)
         y_TD = y_TD.view_as(x_TD)

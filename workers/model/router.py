@@ -1,7 +1,7 @@
-"""Scores, selection and gate weights, in float32 whatever the precision around them.
+"""Scores, selection and gate weights, always in float32.
 
-In bf16 scores tie often, and then the tie rule decides the load.
-Stacked trials have one dimension more in front of what has a T or an E.
+In bf16 many scores tie, and then the order of the experts would decide the load.
+Tensors with a T or an E have one more dimension in front for stacked trials.
 Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
 (assignments), C rows of one expert, B bins of the margins.
 """
@@ -24,22 +24,25 @@ from evenload.workers.selection import NO_BINS, Bins, add_bias
 Adjust = Callable[[Tensor, Tensor], Tensor]
 Selects = Literal["tokens", "experts"]
 
-TINY = 1e-20  # sigmoid scores may all underflow to 0
+TINY = 1e-20  # avoids 0 / 0, because all sigmoid scores may underflow
 
 
 class Routed(NamedTuple):
-    """What one expert layer decided. Where experts choose tokens, row t of expert_TK is not token
-    t's: the T*K assignments are listed expert after expert."""
+    """The decisions of one expert layer.
+
+    If experts choose tokens, expert_TK lists the T*K assignments expert by expert, so its row t
+    does not belong to token t.
+    """
 
     score_TE: Tensor  # float32 gate scores, with gradient
     expert_TK: Tensor  # int64
     weight_TK: Tensor  # float32 gate weights, with gradient
     count_E: Tensor  # int64; sums to T*K
-    margin_E2B: Tensor | None = None  # int64, where bins were given and a router kernel counted
+    margin_E2B: Tensor | None = None  # int64; only with bins and a router kernel
 
 
 class Router(nn.Module):
-    """Gate scores of a linear layer; the biased score selects, the plain one weighs.
+    """Gate scores of a linear layer. The biased score selects, the plain score weights.
 
     Source: Wang et al. 2024, arXiv:2408.15664, eq. (3); DeepSeek-AI 2024, arXiv:2412.19437,
     eqs. (12)-(16); Zhou et al. 2022, arXiv:2202.09368, eqs. (1)-(2) (experts choose tokens).
@@ -64,19 +67,19 @@ class Router(nn.Module):
     ) -> tuple[Routed, Rows]:
         """Args:
         adjust: (score_TE, bias_E) -> the score that selects; called without gradient
-        bins:   in which a router kernel, where one routes, counts the margins on its way
+        bins:   a router kernel, if there is one, also counts the margins in these bins
         """
         with torch.autocast(x_TD.device.type, enabled=False):
-            # `add_bias` itself: what another rule does with the scores is not the kernel's to know.
+            # The kernel can only add a bias, so it needs `add_bias` itself.
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
-                return self._route_at_once(self._route, x_TD, bias_E, bins)
+                return self._route_by_kernel(self._route, x_TD, bias_E, bins)
             score_TE = self._score(x_TD)
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
             return choose(score_TE, adjusted_TE)
 
-    def _route_at_once(
+    def _route_by_kernel(
         self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor, bins: Bins
     ) -> tuple[Routed, Rows]:
         gate = Gate(self._top_k, self._softmax, self._renormalise, self._route_scale)
@@ -96,9 +99,9 @@ class Router(nn.Module):
         if self._renormalise:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + TINY)
         weight_TK = weight_TK * self._route_scale
-        line_TK = _in_one_line(expert_TK, score_TE.shape[-1])
-        count_E = count_experts(line_TK, score_TE.shape[:-2].numel() * score_TE.shape[-1])
-        rows = rows_of_tokens(line_TK, weight_TK.flatten(0, -2), count_E)
+        flat_TK = _flatten_trials(expert_TK, score_TE.shape[-1])
+        count_E = count_experts(flat_TK, score_TE.shape[:-2].numel() * score_TE.shape[-1])
+        rows = rows_of_tokens(flat_TK, weight_TK.flatten(0, -2), count_E)
         count_E = count_E.view(*score_TE.shape[:-2], -1)
         return Routed(score_TE, expert_TK, weight_TK, count_E), rows
 
@@ -121,8 +124,8 @@ class Router(nn.Module):
         return routed, Rows(token_R, weight_R, count_E, row_TK=None)
 
 
-def _in_one_line(expert_TK: Tensor, num_experts: int) -> Tensor:
-    """Expert e of stacked trial n as n E + e, and the tokens of all trials in one dimension."""
+def _flatten_trials(expert_TK: Tensor, num_experts: int) -> Tensor:
+    """Puts the tokens of all trials into one dimension; expert e of trial n becomes n E + e."""
     if expert_TK.ndim == 2:
         return expert_TK
     first_N = torch.arange(len(expert_TK), device=expert_TK.device) * num_experts

@@ -1,7 +1,7 @@
-"""The language model: tokens in, logits and the decisions of every expert layer out.
+"""The language model: takes tokens, returns logits and the decisions of every expert layer.
 
-Weights of N stacked trials have one dimension more in front, see `workers.training.stacked`; so
-have tokens (N, B, S) and biases (L, N, E) then.
+Stacked trials (see `workers.training.stacked`) have one more dimension N in front of the weights;
+their tokens have the shape (N, B, S) and their biases (L, N, E).
 Letters: B sequences, S positions, V vocabulary, D width, L expert layers, E experts.
 """
 
@@ -23,13 +23,13 @@ from evenload.workers.selection import NO_BINS, Bins
 
 
 class ModelOutput(NamedTuple):
-    hidden_BSD: Tensor  # what the head reads, in the dtype that it computes in
+    hidden_BSD: Tensor  # input of the head, in the dtype of its product
     head_VD: Tensor
     routed: tuple[Routed, ...]  # one per expert layer
 
     @property
     def logits_BSV(self) -> Tensor:
-        """Computed at every look: training never holds them all, see `linear_cross_entropy`."""
+        """Computed at every access. Training never holds all logits: see `linear_cross_entropy`."""
         return product(self.hidden_BSD, self.head_VD.to(self.hidden_BSD.dtype))
 
 
@@ -71,12 +71,12 @@ class ExpertBlock(nn.Module):
 
 
 class MoELanguageModel(nn.Module):
-    """DeepSeekMoE (Dai et al. 2024, arXiv:2401.06066): leading dense layers, then expert layers.
+    """DeepSeekMoE (Dai et al. 2024, arXiv:2401.06066): dense layers first, then expert layers.
 
-    Nothing of the routing is kept in the model: biases come in, counts go out, so recomputation,
+    The model keeps no routing state: biases are arguments and counts are results, so recomputation,
     evaluation and compilation cannot count twice. All weights start normal with `init_std`.
 
-    Raises:   SpecError: a back end that is unknown or not in this version
+    Raises:   SpecError: the back end is unknown
     """
 
     def __init__(self, spec: ModelSpec, backend: str, recompute: bool = False) -> None:
@@ -108,8 +108,8 @@ class MoELanguageModel(nn.Module):
         """Args:
         bias_LE: float32, one row per expert layer; no gradient passes through it
         adjust:  (score_TE, bias_E) -> the score that selects
-        selects: "experts": each expert takes its top T*K/E tokens, later ones included
-        bins:    in which router kernels count the margins on their way
+        selects: "experts" lets each expert take its top T*K/E tokens, including later ones
+        bins:    router kernels also count the margins in these bins
         """
         turn = rotation(token_BS.shape[-1], self._head_width, self._rope_theta, token_BS.device)
         x_BSD = self._embed(token_BS)
@@ -123,7 +123,7 @@ class MoELanguageModel(nn.Module):
         return ModelOutput(hidden_BSD, self.head.weight, tuple(routed))
 
     def freeze_routers(self) -> None:
-        """Router weights stay as they are; what lies below still learns through the scores."""
+        """Fixes the router weights. Layers below still learn through the scores."""
         for module in self.modules():
             if isinstance(module, Router):
                 module.requires_grad_(False)
@@ -136,13 +136,13 @@ class MoELanguageModel(nn.Module):
         return functional.embedding(token_BS + first_N.view(-1, 1, 1), weight.flatten(0, 1))
 
     def _run(self, block: nn.Module, *args: object) -> Any:
-        """The block; with recomputation its activations are computed again in the backward pass."""
+        """Runs the block. With `recompute`, the backward pass computes its activations again."""
         if self._recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product would compute in: autocast's dtype where that is on."""
+    """The dtype that a matrix product uses: autocast's dtype if autocast is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

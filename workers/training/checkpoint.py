@@ -1,7 +1,7 @@
-"""Checkpoints: complete or absent, tensors and plain values only, loaded without pickle's powers.
+"""Checkpoints: always complete, made of tensors and plain values, and loaded without running code.
 
-A checkpoint holds everything that a run needs to go on as if it had never stopped: model,
-optimizer, balancer state, random generators and the step, from which the data cursor follows.
+With a checkpoint a run continues as if it had never stopped. It contains the model, the optimizer,
+the balancer state, the random generators and the step, which gives the position in the data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-KEPT = 2
+NUM_KEPT = 2
 
 
 class Checkpoint(NamedTuple):
@@ -44,7 +44,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     balancer_state: Any,
 ) -> Any:
-    """Puts model, optimizer and random generators back; returns the balancer state."""
+    """Restores model, optimizer and random generators, and returns the balancer state."""
     model.load_state_dict(checkpoint.model)
     optimizer.load_state_dict(checkpoint.optimizer)
     torch.set_rng_state(checkpoint.cpu_rng.cpu())
@@ -54,7 +54,7 @@ def restore(
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `step-<n>.pt` under a temporary name and renames it; older ones but one go."""
+    """Writes `step-<n>.pt` under a temporary name, renames it and keeps only the newest two."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{checkpoint.step:08d}.pt"
     staging = path.with_suffix(f".{os.getpid()}.tmp")
@@ -63,7 +63,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> Path:
         file.flush()
         os.fsync(file.fileno())
     staging.rename(path)
-    for old in sorted(directory.glob("step-*.pt"))[:-KEPT]:
+    for old in sorted(directory.glob("step-*.pt"))[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
     for abandoned in directory.glob("step-*.tmp"):
         abandoned.unlink(missing_ok=True)
@@ -75,5 +75,5 @@ def load(path: Path, device: torch.device) -> Checkpoint:
 
 
 def newest(directory: Path) -> Path | None:
-    """The last complete checkpoint, None where there is none."""
+    """The last complete checkpoint, or None."""
     return max(directory.glob("step-*.pt"), default=None)

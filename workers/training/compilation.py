@@ -1,4 +1,4 @@
-"""A model through torch.compile: whether it can be, and how often."""
+"""Compiles a model with torch.compile and checks that a compiler is installed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import nn
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import TrialSpec
 
-SHAPES_OF_A_WORKER = 256  # beyond these torch.compile compiles no more and says so in a log alone
+MOST_COMPILED_SHAPES = 256  # per worker; after that torch.compile stops with only a log line
 
 
 def check_compiler(trial: TrialSpec) -> None:
-    """Raises: SpecError: a resolved trial is to be compiled, and nothing here compiles"""
+    """Raises: SpecError: the resolved trial needs a compiler, and this machine has none"""
     compiler = os.environ.get("CXX", "g++")
     on_cpu = trial.runtime.device == "cpu"
     if trial.train.compile and on_cpu and shutil.which(compiler) is None:
         raise SpecError(
-            f"train.compile=True needs a C++ compiler, and {compiler!r} is not here; install g++, "
-            "name another in the variable CXX, or set train.compile: false"
+            f"train.compile=True needs a C++ compiler, but {compiler!r} was not found; install "
+            "g++, set CXX to another compiler, or set train.compile: false"
         )
 
 
 def compile_model(model: nn.Module, **options: Any) -> None:
-    """Its calls are compiled from here on, `forward` is as before.
+    """Compiles all further calls of the model; `model.forward` still runs the original.
 
-    A trial's shapes never change, so code is made for them alone. A worker trains many trials: one
-    of a shape that it has compiled already compiles nothing.
+    The shapes of a trial never change, so the code is made for fixed shapes. A worker that trains
+    several trials compiles each shape only once.
 
-    Args:     options: of torch.compile
+    Args:     options: passed to torch.compile
     """
-    torch._dynamo.config.recompile_limit = SHAPES_OF_A_WORKER
+    torch._dynamo.config.recompile_limit = MOST_COMPILED_SHAPES
     model.compile(dynamic=False, **options)

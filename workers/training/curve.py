@@ -1,4 +1,4 @@
-"""A trial's learning curve: held-out loss while it trains, biases frozen, training untouched."""
+"""Measures a trial's learning curve: the validation loss during training, with frozen biases."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint
 from evenload.workers.data.corpus import Corpus
-from evenload.workers.data.shards import held_out
+from evenload.workers.data.shards import first_windows
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import Assembly
 
 
 class CurveMeter:
-    """Scores a model every `eval.every_steps` steps, and at the end.
+    """Scores a model every `eval.every_steps` steps and at the end.
 
-    Scoring draws from a copy of the random state and leaves the model in the mode it was in: with
-    or without a meter a run computes the same numbers.
+    A run computes the same numbers with and without a meter, because scoring uses a copy of the
+    random state and restores the mode of the model.
 
-    Args:     observer: gets the points
-              seconds: trained so far, by earlier attempts
+    Args:     on_point: receives the points of the curve
+              seconds: training time of earlier attempts
     """
 
     def __init__(
@@ -33,13 +33,15 @@ class CurveMeter:
         spec: TrialSpec,
         assembly: Assembly,
         corpus: Corpus,
-        observer: Callable[[CurvePoint], None],
+        on_point: Callable[[CurvePoint], None],
         seconds: float,
     ) -> None:
         self._spec = spec
         self._assembly = assembly
-        self._observer = observer
-        self._window_NS = held_out(corpus.validation, spec.train.seq_len, spec.eval.curve_tokens)
+        self._on_point = on_point
+        self._window_NS = first_windows(
+            corpus.validation, spec.train.seq_len, spec.eval.curve_tokens
+        )
         self._seconds = seconds
         self._vio_S: list[float] = []
 
@@ -47,14 +49,14 @@ class CurveMeter:
         every = self._spec.eval.every_steps
         return every is not None and (step % every == 0 or step == self._spec.train.steps)
 
-    def add(self, records: Sequence[StepRecord]) -> None:
-        """The steps since the last call; a point tells of them."""
+    def add_steps(self, records: Sequence[StepRecord]) -> None:
+        """Adds steps to the time and imbalance of the next point."""
         target = self._spec.balancer.target
         self._seconds += sum(record.seconds for record in records)
         self._vio_S += [float(max_vio(record.count_LE, target).mean()) for record in records]
 
     def measure(self, step: int, bias_LE: Tensor) -> None:
-        """Tells of the model as it is, routed by this bias; of the steps added since the last."""
+        """Scores the model with this bias and passes on a point with the steps since the last."""
         vio_S, self._vio_S = self._vio_S, []
         point = CurvePoint(
             step=step,
@@ -63,7 +65,7 @@ class CurveMeter:
             val_loss=self._score(bias_LE),
             max_vio=float(np.mean(vio_S)) if vio_S else float("nan"),
         )
-        self._observer(point)
+        self._on_point(point)
 
     def _score(self, bias_LE: Tensor) -> float:
         model, device = self._assembly.trainee.model, self._assembly.device

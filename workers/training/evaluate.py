@@ -1,4 +1,4 @@
-"""Scores a checkpoint on held-out text: loss and loads, by group, by k, and who meets whom."""
+"""Scores a checkpoint on held-out text: loss, loads, scores by group and by k, and routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evenload.pipeline.records.scalars import evaluation_figures
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import Corpus, check_fits, prepare
-from evenload.workers.data.shards import held_out
+from evenload.workers.data.shards import first_windows
 from evenload.workers.training import checkpoint
 from evenload.workers.training.loss_by_k import loss_by_k
 from evenload.workers.training.route_counts import RouteCounter
@@ -30,9 +30,9 @@ def evaluate(
     sink: Sink,
     run: RunIdentity,
 ) -> dict[str, float]:
-    """Scores the checkpoint that a train worker left and records the scores.
+    """Scores the checkpoint of a trained trial and records the scores.
 
-    Args:     sink: started here with `run`; the caller closes it
+    Args:     sink: this function starts it with `run`; the caller closes it
     """
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
@@ -47,16 +47,17 @@ def evaluate(
 
 
 def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
-    """Mean loss and loads over the held-out set, with the frozen bias."""
+    """Mean loss and loads over the held-out set with this bias, which stays fixed."""
     scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
-    return scorer.score(held_out(corpus.validation, spec.train.seq_len, spec.eval.tokens))
+    return scorer.score(first_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens))
 
 
 def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalRecord:
     model, seq_len = spec.model, spec.train.seq_len
     routes = RouteCounter(model.num_moe_layers, model.num_experts, scorer.device)
     scores = scorer.score(
-        held_out(corpus.validation, seq_len, spec.eval.tokens), routes if spec.eval.routes else None
+        first_windows(corpus.validation, seq_len, spec.eval.tokens),
+        routes if spec.eval.routes else None,
     )
     return EvalRecord(
         step=step,
@@ -74,7 +75,7 @@ def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalR
 
 
 def _score_groups(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> GroupScores | None:
-    """Documents of a group are joined, so a window may begin in one and end in the next."""
+    """Scores of the largest groups. Windows may span two documents of a group."""
     seq_len, tokens = spec.train.seq_len, spec.eval.group_tokens
     groups = corpus.groups.largest(spec.eval.groups, least_tokens=seq_len + 1)
     if not groups:
@@ -100,7 +101,7 @@ def _score_groups(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> GroupScore
 def _score_by_k(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> LossByK | None:
     if spec.eval.by_k == "none":
         return None
-    window_NS = held_out(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
+    window_NS = first_windows(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
     return loss_by_k(spec, scorer, window_NS)
 
 

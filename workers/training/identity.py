@@ -1,4 +1,4 @@
-"""What makes a trial that trial: its spec, its data, and the code that computes its numbers."""
+"""Computes the identity of a trial from its spec, its data and the code of the numerical core."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ BUILDS_ON = {"frozen_router": ("proportional",)}
 
 
 def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
-    """The spec with every `auto` replaced by what it stands for here.
+    """The spec with every `auto` replaced by the value for this machine.
 
-    Args:     has_cuda: whether the workers have a GPU; None asks this process
-    Raises:   SpecError: a device or back end that cannot run here, or not with these widths; no
-              compiler for what is to be compiled, where workers are this process's
+    Args:     has_cuda: whether the workers have a GPU; None: they run on this machine
+    Raises:   SpecError: the device or back end cannot run here or not with these widths; the
+              workers run on this machine, and it has no compiler for `train.compile`
     """
     cuda = torch.cuda.is_available() if has_cuda is None else has_cuda
     device = spec.runtime.device
     if device == "cuda" and not cuda:
-        raise SpecError("runtime.device='cuda': no CUDA device here; use cpu or auto")
+        raise SpecError("runtime.device='cuda': there is no CUDA device here; use cpu or auto")
     if device == "auto":
         device = "cuda" if cuda else "cpu"
     backend = resolve_backend(spec.runtime.backend, device)
@@ -52,7 +52,7 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
 
 
 def trial_digest(spec: TrialSpec, settings: Settings) -> str:
-    """The identity of a resolved trial; tokenises its corpus on first use."""
+    """The identity of a resolved trial. Tokenises its corpus on first use."""
     return spec.digest(
         corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
     )
@@ -61,14 +61,14 @@ def trial_digest(spec: TrialSpec, settings: Settings) -> str:
 def identify(
     proposed: Sequence[TrialSpec], settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
-    """Trials with their digests, resolved for where they will run and checked against their data.
+    """Digests and resolved specs of the proposed trials, after checking that they can run.
 
-    Args:     has_cuda: whether the workers have GPUs; None: they are here
-    Raises:   SpecError: a home that cannot be written, a back end or device that cannot run, a
-              corpus that does not fit
+    Args:     has_cuda: whether the workers have a GPU; None: they run on this machine
+    Raises:   SpecError: the home cannot be written, a device or back end cannot run, or a corpus
+              does not fit
     """
     settings.make_home(to_write=True)  # corpora are written there
-    trials = [resolve(_whole(trial, settings), has_cuda) for trial in proposed]
+    trials = [resolve(_with_parent_spec(trial, settings), has_cuda) for trial in proposed]
     for data in {trial.data for trial in trials}:
         check_paths(data, settings.data_root)
     for trial in trials:
@@ -76,16 +76,16 @@ def identify(
     return [(trial_digest(trial, settings), trial) for trial in trials]
 
 
-def _whole(trial: TrialSpec, settings: Settings) -> TrialSpec:
-    """A trial that extends another takes everything from it but its number of steps."""
+def _with_parent_spec(trial: TrialSpec, settings: Settings) -> TrialSpec:
+    """A trial that extends another takes everything except the number of steps from it."""
     if trial.extends is None:
         return trial
     parent = SweepStore(settings.store_url).trial(trial.extends)
     train = parent.spec["train"]
     if trial.train.steps <= train["steps"]:
         raise SpecError(
-            f"train.steps={trial.train.steps}: trial {parent.digest}, which it extends, has "
-            f"{train['steps']} already; take more"
+            f"train.steps={trial.train.steps}: the extended trial {parent.digest} already has "
+            f"{train['steps']} steps; choose more"
         )
     longer = {"train": train | {"steps": trial.train.steps}, "extends": trial.extends}
     return TrialSpec.model_validate(parent.spec | longer)
@@ -98,9 +98,9 @@ def corpus_digest(data: DataSpec, root: Path) -> str:
 
 @cache
 def core_version(balancer_kind: str) -> str:
-    """12 hex digits over the sources of the numerical core and of one rule, and torch's version.
+    """12 hex digits over torch's version and the sources of the numerical core and of one rule.
 
-    Other rules stay out: adding one does not make finished trials new.
+    Other rules are left out, so adding a rule does not change the identity of finished trials.
     """
     # Not the folders below a room: what they do comes after the trial.
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
@@ -113,7 +113,7 @@ def core_version(balancer_kind: str) -> str:
 
 
 def _rule_sources(kind: str) -> list[Path]:
-    """A rule's file, the files that are no rule, and what the rule builds on."""
+    """The file of the rule, the rules it builds on, and the files that all rules share."""
     own = {kind, *BUILDS_ON.get(kind, ())}
     return [
         path
@@ -124,7 +124,7 @@ def _rule_sources(kind: str) -> list[Path]:
 
 @cache
 def source_commit() -> str:
-    """The git commit of the code that runs; EVENLOAD_COMMIT where it was installed without git."""
+    """The git commit of the running code; without git, EVENLOAD_COMMIT names it."""
     if stated := os.environ.get("EVENLOAD_COMMIT"):
         return stated
     git = shutil.which("git")

@@ -1,9 +1,9 @@
-"""A trial that goes on where a shorter one ended: same spec, more steps.
+"""Lets a trial continue where a shorter one with the same spec ended.
 
-It gets that trial's records and its last checkpoint as if it had written them itself. Then it is a
-trial that resumes: learning rate and every schedule over the run are those of its own length from
-the next step on. Where neither depends on the length (`schedule: constant` and a constant step
-size), it equals a trial that was that long from the beginning, bit for bit on CPU.
+The longer trial gets copies of the records and the last checkpoint, and then resumes as usual. From
+its next step on, the learning rate and every schedule follow its own length. If neither depends on
+the length (`schedule: constant` and a constant step size), it equals a trial that had this length
+from the beginning, bit for bit on CPU.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ RECORDS = ("expert_load", "steps")
 
 
 def inherit(settings: Settings, digest: str, parent: str) -> None:
-    """Copies what trial `digest` starts from, unless it has a checkpoint of its own.
+    """Copies records and checkpoint of the parent, unless trial `digest` has its own checkpoint.
 
-    Raises:   SpecError: the parent's checkpoint is not there
+    Raises:   SpecError: the parent has no checkpoint
     """
     own = checkpoint_dir(settings, digest)
     if checkpoint.newest(own) is not None:
@@ -36,11 +36,11 @@ def inherit(settings: Settings, digest: str, parent: str) -> None:
     for folder in RECORDS:
         for part in (settings.trial_dir(parent) / folder).glob("part-*.parquet"):
             _copy(part, settings.trial_dir(digest) / folder / part.name)
-    _copy(last, own / last.name)  # last: who has it has the records
+    _copy(last, own / last.name)  # copied last, so that a checkpoint implies its records
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Complete or absent."""
+    """Copies under a temporary name and renames, so that the target is never incomplete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_suffix(".tmp")
     shutil.copyfile(source, staging)

@@ -1,4 +1,4 @@
-"""Trains one trial from its newest checkpoint to its end, or until told to stop."""
+"""Trains a trial from its newest checkpoint to its end, or until a command to stop."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from evenload.workers.training.curve import CurveMeter
 from evenload.workers.training.ranks import ALONE, Ranks
 from evenload.workers.training.schedule import learning_rate
 from evenload.workers.training.setup import Assembly, assemble
-from evenload.workers.training.step import StepOutput, Watch, rehearse, train_step
+from evenload.workers.training.step import StepOutput, Watch, train_step, trigger_compilation
 from evenload.workers.training.telemetry import Telemetry
 
-# Least time between two writes of records: MLflow takes 15 ms a call on SQLite, more than a step of
-# the smallest trials, and nobody looks more often.
-REST_SECONDS = 3.0
+# Shortest time between two writes of records. An MLflow call takes 15 ms on SQLite, more than a
+# step of the smallest trials, and readers refresh no more often.
+FLUSH_INTERVAL_SECONDS = 3.0
 
 
 class TrainOutcome(NamedTuple):
-    state: TrialState  # TRAINED; QUEUED or STOPPED when told so
-    result: dict[str, float]  # final figures; empty when told to stop
+    state: TrialState  # TRAINED; after a command to stop QUEUED or STOPPED
+    result: dict[str, float]  # final figures; empty after a command to stop
     checkpoint_uri: str
 
 
@@ -46,7 +46,7 @@ def checkpoint_dir(settings: Settings, digest: str) -> Path:
 
 
 def resume_step(settings: Settings, digest: str) -> int:
-    """The step that a next attempt goes on from; 0 is the beginning."""
+    """The step after which the next attempt continues; 0 is the beginning."""
     path = checkpoint.newest(checkpoint_dir(settings, digest))
     return int(path.stem.removeprefix("step-")) if path else 0
 
@@ -61,46 +61,46 @@ def train(
     run: RunIdentity,
     watch: Watch | None = None,
     ranks: Ranks = ALONE,
-    observe: Callable[[CurvePoint], None] | None = None,
+    on_curve_point: Callable[[CurvePoint], None] | None = None,
 ) -> TrainOutcome:
     """Trains a resolved trial. On CPU a resumed run equals an uninterrupted one bit for bit.
 
-    `report` is called after every step with the newest figures and may answer STOP or END: then
-    a checkpoint is written and the outcome's state is QUEUED or STOPPED.
+    `report` is called after every step with the newest figures. If it returns STOP or END, the
+    trainer writes a checkpoint and ends with the state QUEUED or STOPPED.
 
     Args:
-        sink:  started here with `run`; the caller closes it
-        watch: sees what the model gives in every micro-batch, with the bias that routed it
-        ranks: as many as spec.runtime.workers; `report` counts on the first, which alone writes
-               checkpoints and has a result
-        observe: gets the points of the learning curve, where spec.eval asks for one
+        sink:  this function starts it with `run`; the caller closes it
+        watch: called for every micro-batch with the model's output and the bias that routed it
+        ranks: must have the size spec.runtime.workers; only the first rank obeys its `report`,
+               writes checkpoints and returns a result
+        on_curve_point: receives the points of the learning curve if spec.eval asks for one
     Raises:   SpecError: the corpus does not fit; FloatingPointError: the loss is not finite;
               PeerLost: another rank died
     """
     if spec.runtime.workers != ranks.size:
         raise SpecError(
-            f"runtime.workers={spec.runtime.workers}, but {ranks.size} train here; "
-            "run it with `evenload sweep run` or set runtime.workers to 1"
+            f"runtime.workers={spec.runtime.workers}, but this run has {ranks.size}; "
+            "use `evenload sweep run` or set runtime.workers to 1"
         )
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
     trainer = Trainer(spec, settings, digest, sink, report, watch, ranks)
-    if observe is not None and ranks.is_first:
-        trainer.observe(observe, corpus)
+    if on_curve_point is not None and ranks.is_first:
+        trainer.measure_curve(on_curve_point, corpus)
     sink.start(run)
     batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
     if spec.train.compile and trainer.step < spec.train.steps:
         trainer.compile_ahead(batches)
     while trainer.step < spec.train.steps:
         trainer.train_one(batches)
-        outcome = trainer.settle()
+        outcome = trainer.finish_step()
         if outcome is not None:
             return outcome
     return trainer.outcome(TrialState.TRAINED)
 
 
 class Trainer:
-    """The moving parts of one run: what a step reads and writes between two checkpoints."""
+    """The state of one run, with methods to take, record and report its steps."""
 
     def __init__(
         self,
@@ -121,22 +121,22 @@ class Trainer:
         self._telemetry = Telemetry(spec.train.tokens_per_step)
         self._last: StepRecord | None = None
         self._last_max_vio = 0.0
-        self._flushed_at = -math.inf  # of the performance counter
+        self._flushed_at = -math.inf  # reading of the performance counter
         self._assembly = assembly = assemble(spec)
         self._meter: CurveMeter | None = None
         self.trainee = assembly.trainee._replace(watch=watch, ranks=ranks)
         self.device, self._ranks = assembly.device, ranks
         self.step, self.state = self._resumed(assembly)
-        ranks.agree_on_step(self.step)
+        ranks.check_step(self.step)
         self.checkpoint_uri = self._uri(checkpoint.newest(self._directory))
 
-    def observe(self, observer: Callable[[CurvePoint], None], corpus: Corpus) -> None:
-        """From now on the learning curve's points go to `observer`, each before its step's report.
+    def measure_curve(self, on_point: Callable[[CurvePoint], None], corpus: Corpus) -> None:
+        """Passes the points of the learning curve to `on_point`, each before its step's report.
 
-        Steps must be taken by `train_one`.
+        This works only for steps taken by `train_one`.
         """
         before = float(read_scalars(self._trial_dir)["seconds"][: self.step].sum())
-        self._meter = CurveMeter(self._spec, self._assembly, corpus, observer, before)
+        self._meter = CurveMeter(self._spec, self._assembly, corpus, on_point, before)
 
     def _resumed(self, assembly: Assembly) -> tuple[int, Any]:
         path = checkpoint.newest(self._directory)
@@ -148,21 +148,21 @@ class Trainer:
         return saved.step, state
 
     def compile_ahead(self, batches: Batches) -> None:
-        """No step's time is then that of compiling, and no step is another for it."""
+        """Compiles before the first step, so that no step includes the time of compiling."""
         train = self._spec.train
         share = train.micro_batch_sequences or train.batch_sequences // self._ranks.size
         token_BS = torch.from_numpy(batches.take(0, share)).to(self.device)
-        rehearse(self.trainee, self.state, token_BS)
+        trigger_compilation(self.trainee, self.state, token_BS)
         self._telemetry.restart_clock()
 
     def train_one(self, batches: Batches) -> None:
-        token_BS = self.take(batches)
+        token_BS = self.begin_step(batches)
         micro_batches = token_BS.split(self._spec.train.micro_batch_sequences or len(token_BS))
         output, self.state = train_step(self.trainee, self.state, micro_batches, self.progress)
         self.record(output)
 
-    def take(self, batches: Batches) -> Tensor:
-        """Begins the next step: sets its learning rate and returns this rank's sequences."""
+    def begin_step(self, batches: Batches) -> Tensor:
+        """Sets the learning rate of the next step and returns this rank's sequences."""
         train, self.step = self._spec.train, self.step + 1
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = learning_rate(train, self.step)
@@ -179,44 +179,43 @@ class Trainer:
         self, output: StepOutput, flushes: bool | None = None, done_at: float | None = None
     ) -> None:
         """Args:
-        flushes: whether the step's records are written now; None is when they are due
-        done_at: of the performance counter, when the step was done; None is now
+        flushes: whether to write records now; None: only if they are due
+        done_at: reading of the performance counter at the end of the step; None: now
         """
         self._telemetry.add(self.step, learning_rate(self._spec.train, self.step), output)
         if self.flush_is_due() if flushes is None else flushes:
             self._flush(done_at)
 
     def flush_is_due(self) -> bool:
-        """With a checkpoint and at the end always; between them at steps that are logged."""
+        """True at checkpoints and at the end, and at logged steps if the last write is old."""
         runtime, step = self._spec.runtime, self.step
         if step == self._spec.train.steps or step % runtime.checkpoint_every == 0:
             return True
-        rested = time.perf_counter() - self._flushed_at > REST_SECONDS
-        return rested and step % runtime.log_every == 0
+        waited = time.perf_counter() - self._flushed_at > FLUSH_INTERVAL_SECONDS
+        return waited and step % runtime.log_every == 0
 
     def share_clock(self, trials: int, done_at: float) -> None:
-        """From now on a step's time counts for this trial by its share among so many.
+        """From now on, counts only this trial's share of the time of steps of several trials.
 
-        Args:     done_at: of the performance counter, when the last step was done
+        Args:     done_at: reading of the performance counter at the end of the last step
         """
         self._telemetry.share_clock(trials, done_at)
 
-    def settle(self) -> TrainOutcome | None:
-        """Reports a step, writes the checkpoint that is due; what it came to where it ends."""
+    def finish_step(self) -> TrainOutcome | None:
+        """Reports the step and writes a due checkpoint. Returns an outcome if the run ends here."""
         if self._meter is not None and self._meter.is_due(self.step):
             self._flush()
             self._meter.measure(self.step, self.state.bias_LE)
             self._telemetry.restart_clock()
         command = self.report_progress()
-        last = self.step == self._spec.train.steps
-        told = command is not Command.CONTINUE
-        if last or told or self.step % self._spec.runtime.checkpoint_every == 0:
+        is_last, stops = self.step == self._spec.train.steps, command is not Command.CONTINUE
+        if is_last or stops or self.step % self._spec.runtime.checkpoint_every == 0:
             self.write_checkpoint()
-        if last:
+        if is_last:
             return self.outcome(TrialState.TRAINED)
-        if told:
-            left_in = TrialState.STOPPED if command is Command.END else TrialState.QUEUED
-            return self.outcome(left_in)
+        if stops:
+            state = TrialState.STOPPED if command is Command.END else TrialState.QUEUED
+            return self.outcome(state)
         return None
 
     def outcome(self, state: TrialState) -> TrainOutcome:
@@ -224,7 +223,7 @@ class Trainer:
         return TrainOutcome(state, result, self.checkpoint_uri)
 
     def report_progress(self) -> Command:
-        return self._ranks.agree(self._report(self._progress()))
+        return self._ranks.broadcast(self._report(self._progress()))
 
     def _progress(self) -> Progress:
         last = self._last
@@ -243,7 +242,7 @@ class Trainer:
         return float(max_vio(record.count_LE, self._spec.balancer.target).mean())
 
     def write_checkpoint(self) -> None:
-        """Records first, then the checkpoint: what a resumed run skips is surely recorded."""
+        """Writes records first, so that every step before a checkpoint has its record."""
         self._flush()
         if not self._ranks.is_first:
             return
@@ -256,18 +255,15 @@ class Trainer:
         return checkpoint.capture(self.step, trainee.model, trainee.optimizer, self.state)
 
     def result(self) -> dict[str, float]:
-        """Final figures, from the counts as recorded: also those of earlier attempts.
-
-        Empty on all ranks but the first.
-        """
+        """Final figures from the recorded counts of all attempts, on the first rank only."""
         if not self._ranks.is_first:
             return {}
         train = self._spec.train
         history = read_history(self._trial_dir, columns=["load"])
         if len(history.step_S) != train.steps:
             raise RuntimeError(
-                f"{self._trial_dir} holds {len(history.step_S)} of {train.steps} steps; "
-                "its shards were removed or written by another run: delete the folder and retry"
+                f"{self._trial_dir} has records of {len(history.step_S)} of {train.steps} steps; "
+                "its files were removed or written by another run: delete the folder and retry"
             )
         seconds_S = history.scalars["seconds"]
         tail = max(1, train.steps // 10)
@@ -289,7 +285,7 @@ class Trainer:
             self._last_max_vio = self._max_vio(records[-1])
             self._sink.log_steps(records)
             if self._meter is not None:
-                self._meter.add(records)
+                self._meter.add_steps(records)
             self._telemetry.restart_clock()
 
     def _uri(self, path: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""How many experts a token needs: the same text scored with other values of top-k."""
+"""Scores the same text with other values of top-k, to show how many experts a token needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from evenload.workers.training.scoring import Scorer
 
 
 def values_of_k(model: ModelSpec, which: str) -> list[int]:
-    """Ascending: every k up to the number of experts, or powers of two beside top_k and that."""
+    """Values of k in ascending order: all up to the number of experts, or only powers of two,
+    top_k and the number of experts."""
     if which == "every":
         return list(range(1, model.num_experts + 1))
     powers = (2**exponent for exponent in range(model.num_experts.bit_length()))
@@ -23,9 +24,9 @@ def values_of_k(model: ModelSpec, which: str) -> list[int]:
 
 
 def loss_by_k(spec: TrialSpec, scorer: Scorer, window_NS: NDArray[Any]) -> LossByK:
-    """Scores the windows once for each k, gate weights renormalised as in training.
+    """Scores the windows once for each k, with gate weights renormalised as in training.
 
-    A token meets k experts, so batches shrink as k grows and memory does not.
+    Batches shrink as k grows, so that memory does not grow with it.
     """
     values = values_of_k(spec.model, spec.eval.by_k)
     scores = [_with_top_k(spec, scorer, k).score(window_NS) for k in values]
@@ -38,7 +39,7 @@ def loss_by_k(spec: TrialSpec, scorer: Scorer, window_NS: NDArray[Any]) -> LossB
 
 
 def _with_top_k(spec: TrialSpec, scorer: Scorer, k: int) -> Scorer:
-    """The same weights, not copied, behind routers that choose k."""
+    """A scorer with the same weights (not copied) whose routers choose k experts."""
     with torch.device("meta"):
         model = MoELanguageModel(spec.model.model_copy(update={"top_k": k}), spec.runtime.backend)
     model.load_state_dict(scorer.model.state_dict(), assign=True)

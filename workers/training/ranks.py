@@ -1,8 +1,8 @@
-"""The processes that train one trial together, and what passes between them.
+"""The processes that train one trial together, and their communication.
 
-Every rank holds the whole model and trains on its share of the batch. Gradients, counts and
-figures are summed over ranks before anything is computed from them, so weights, biases and
-optimizer states stay the same on all ranks, bit for bit, without being sent.
+Every rank has the whole model and trains on its share of the batch. Gradients, counts and figures
+are summed over ranks before anything is computed from them. So weights, biases and optimizer states
+stay bit-equal on all ranks without being sent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from evenload.pipeline.errors import PeerLost
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
-BUCKET_BYTES = 2**28  # gradients that are copied together and summed in one call
+BUCKET_BYTES = 2**28  # size of the buckets of gradients that one call sums
 
 
 class Ranks(NamedTuple):
-    """This process among those of the default process group of torch.
+    """This process among those of torch's default process group.
 
-    Every method is to be called by all ranks, in the same order. Alone it costs nothing.
+    All ranks must call every method in the same order. With one rank the methods cost nothing.
 
     Raises:   PeerLost: another rank died or left
     """
@@ -35,65 +35,64 @@ class Ranks(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """The one that records, writes checkpoints and answers to the store."""
+        """True for the rank that records, writes checkpoints and talks to the store."""
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Returns once all ranks have called it."""
+    def barrier(self) -> None:
+        """Returns after all ranks have called it."""
         if self.size > 1:
-            _together(dist.all_reduce, torch.zeros(1))
+            _run(dist.all_reduce, torch.zeros(1))
 
     def sum(self, value: Tensor) -> Tensor:
-        """Over ranks; a new tensor, the same on each."""
+        """The sum over ranks, as a new tensor."""
         if self.size == 1:
             return value
         total = value.clone()
-        _together(dist.all_reduce, total)
+        _run(dist.all_reduce, total)
         return total
 
     def mean(self, value: Tensor) -> Tensor:
         return value if self.size == 1 else self.sum(value) / self.size
 
-    def join(self, value: Tensor, dim: int) -> Tensor:
-        """The values of all ranks one after the other, first rank first; of equal shapes."""
+    def concatenate(self, value: Tensor, dim: int) -> Tensor:
+        """The values of all ranks in the order of the ranks; all must have the same shape."""
         if self.size == 1:
             return value
         parts = [torch.empty_like(value) for _ in range(self.size)]
-        _together(dist.all_gather, parts, value.contiguous())
+        _run(dist.all_gather, parts, value.contiguous())
         return torch.cat(parts, dim=dim)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """After the last backward pass of a step. Ranks with equal shares: the batch's gradient.
+        """Replaces each gradient by its mean over ranks; call it after the last backward pass.
 
-        Sums are not hidden behind the backward pass; they take the time of 2 (n-1)/n times the
-        gradients' bytes over the link of a rank.
+        The sums do not overlap with the backward pass. They take the time to send 2 (n-1)/n times
+        the bytes of the gradients over the link of a rank.
         """
         if self.size == 1:
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
-            _together(dist.all_reduce, flat)
+            _run(dist.all_reduce, flat)
             flat /= self.size
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def agree(self, choice: Choice) -> Choice:
-        """What the first rank chose."""
+    def broadcast(self, choice: Choice) -> Choice:
+        """The choice of the first rank."""
         if self.size == 1:
             return choice
         choices = list(type(choice))
         place = torch.tensor(choices.index(choice))
-        _together(dist.broadcast, place, 0)
+        _run(dist.broadcast, place, 0)
         return choices[int(place)]
 
-    def agree_on_step(self, step: int) -> None:
-        """Raises: RuntimeError: ranks would go on from different steps"""
+    def check_step(self, step: int) -> None:
+        """Raises: RuntimeError: ranks would resume from different steps"""
         if self.size == 1:
             return
-        own = torch.tensor([step])
-        step_R = self.join(own, dim=0).tolist()
+        step_R = self.concatenate(torch.tensor([step]), dim=0).tolist()
         if len(set(step_R)) > 1:
             raise RuntimeError(
                 f"ranks found checkpoints of steps {step_R}; all hosts must see the same folder"
@@ -104,7 +103,7 @@ ALONE = Ranks()
 
 
 def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """In order, of one dtype and at most `BUCKET_BYTES` each, or a single larger one."""
+    """Gradients in order, in buckets of one dtype with at most `BUCKET_BYTES` or one gradient."""
     buckets: list[list[Tensor]] = []
     room = 0
     for gradient in gradients:
@@ -116,8 +115,8 @@ def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
     return buckets
 
 
-def _together(collective: Callable[..., Any], *args: Any) -> None:
+def _run(collective: Callable[..., Any], *args: Any) -> None:
     try:
         collective(*args)
-    except RuntimeError as error:  # all that torch.distributed raises derives from it
+    except RuntimeError as error:  # the base class of all errors of torch.distributed
         raise PeerLost(f"another rank left: {error}") from error

@@ -1,4 +1,4 @@
-"""Which experts a token meets in one layer, and which in the next.
+"""Counts which experts tokens use together in a layer and in two consecutive layers.
 
 Letters: T tokens, K top-k, L expert layers, E experts.
 """
@@ -15,7 +15,7 @@ from evenload.workers.model.router import Routed
 
 
 class RouteCounter:
-    """Adds up the choices of every batch it sees. Exact: sums of a batch stay below 2^24."""
+    """Adds up the choices of all batches. Exact, because the sums of a batch stay below 2^24."""
 
     def __init__(self, num_layers: int, num_experts: int, device: torch.device) -> None:
         E = num_experts
@@ -23,7 +23,7 @@ class RouteCounter:
         self._onward_LEE = torch.zeros(num_layers - 1, E, E, dtype=torch.int64, device=device)
 
     def __call__(self, layers: Sequence[Routed]) -> None:
-        """Of tokens that choose experts: row t of `expert_TK` must be token t's."""
+        """Adds a batch whose tokens choose experts: row t of `expert_TK` must belong to token t."""
         above_TE: Tensor | None = None
         for layer, routed in enumerate(layers):
             chosen_TE = torch.zeros_like(routed.score_TE).scatter_(1, routed.expert_TK, 1.0)

@@ -1,4 +1,4 @@
-"""Learning rate by step: warm-up, then cosine, warmup-stable-decay or constant."""
+"""The learning rate of each step: warm-up, then cosine, warmup-stable-decay or constant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from evenload.pipeline.spec.trial import TrainSpec
 
 
 def learning_rate(train: TrainSpec, step: int) -> float:
-    """The rate of optimizer step `step`, counted from 1; the last step has the lowest rate."""
+    """The learning rate of step `step`, counted from 1. The last step has the lowest rate."""
     if step <= train.warmup_steps:
         return train.learning_rate * step / train.warmup_steps
     done = (step - train.warmup_steps) / (train.steps - train.warmup_steps)

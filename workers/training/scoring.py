@@ -1,4 +1,4 @@
-"""Loss and loads on held-out windows, biases frozen and untouched.
+"""Computes loss and loads on held-out windows with frozen biases.
 
 Letters: N windows, S tokens of a window, L expert layers, E experts.
 """
@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """A model as it would serve: routed by a frozen bias."""
+    """A model as in inference: routed by a frozen bias."""
 
     model: MoELanguageModel
     bias_LE: Tensor
@@ -39,9 +39,9 @@ class Scorer(NamedTuple):
     def score(
         self, window_NS: NDArray[Any], watch: Callable[[Sequence[Routed]], None] | None = None
     ) -> Scores:
-        """Mean loss of the last S - 1 tokens of each window, and the loads that they cause.
+        """Mean loss of the last S - 1 tokens of each window, and their loads.
 
-        Args:     watch: sees what the expert layers decided, batch by batch
+        Args:     watch: called for every batch with the decisions of the expert layers
         """
         total = torch.zeros((), dtype=torch.float64)
         count_LE = torch.zeros_like(self.bias_LE, dtype=torch.int64)
@@ -49,7 +49,7 @@ class Scorer(NamedTuple):
         for token_BS in torch.from_numpy(window_NS).split(self.batch_sequences):
             token_BS = token_BS.to(self.device)
             with autocast(self.device, self.autocast_dtype):
-                # Past torch.compile: compiling takes longer than these few batches.
+                # `forward` avoids torch.compile: compiling takes longer than these few batches.
                 output = self.model.forward(token_BS[:, :-1], self.bias_LE, self.adjust)
             target_BS = token_BS[:, 1:]
             loss = next_token_loss(output.logits_BSV, target_BS)
@@ -65,14 +65,14 @@ def scorer_of(assembly: Assembly, bias_LE: Tensor, batch_sequences: int) -> Scor
     return Scorer(
         model=assembly.trainee.model,
         bias_LE=bias_LE,
-        adjust=served_adjust(assembly.trainee.balancer),
+        adjust=_inference_adjust(assembly.trainee.balancer),
         device=assembly.device,
         autocast_dtype=assembly.trainee.autocast_dtype,
         batch_sequences=batch_sequences,
     )
 
 
-def served_adjust(balancer: Balancer) -> Adjust:
-    """A rule that looks at the whole batch is replaced by plain biased top-k: at inference later
-    tokens are not there to be looked at."""
+def _inference_adjust(balancer: Balancer) -> Adjust:
+    """The rule's own `adjust`, or plain biased top-k if the rule depends on later tokens, which do
+    not exist yet in inference."""
     return balancer.adjust if balancer.causal else add_bias

@@ -1,4 +1,4 @@
-"""A trial spec becomes the objects that train: model, optimizer, balancer, target."""
+"""Builds the objects that train from a trial spec: model, optimizer, balancer and target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evenload.workers.training.compilation import check_compiler, compile_model
 from evenload.workers.training.memory import keep_freed_memory
 from evenload.workers.training.step import Trainee
 
-NO_DECAY_NDIM = 1  # norms and other vectors are not decayed
+NO_DECAY_NDIM = 1  # norms and other vectors have no weight decay
 
 
 class Assembly(NamedTuple):
@@ -26,9 +26,9 @@ class Assembly(NamedTuple):
 
 
 def assemble(spec: TrialSpec) -> Assembly:
-    """Everything a trial needs, freshly seeded: the same spec gives the same weights.
+    """Builds all objects of a trial and seeds torch, so that the same spec gives the same weights.
 
-    Raises:   SpecError: it is to be compiled, and nothing here compiles
+    Raises:   SpecError: the trial needs a compiler, and this machine has none
     """
     device = torch.device(spec.runtime.device)
     torch.set_num_threads(spec.runtime.threads)
@@ -42,7 +42,7 @@ def assemble(spec: TrialSpec) -> Assembly:
         model.freeze_routers()
     trainee = Trainee(
         model=model,
-        optimizer=adamw(spec.train, trained(model)),
+        optimizer=adamw(spec.train, trainable_weights(model)),
         balancer=balancer,
         target_E=target_share(spec, device),
         grad_clip=spec.train.grad_clip,
@@ -56,16 +56,16 @@ def assemble(spec: TrialSpec) -> Assembly:
 
 
 def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:
-    """Wanted share of the load per expert, float32, sums to 1."""
+    """The wanted share of the load per expert, float32; sums to 1."""
     num_experts = spec.model.num_experts
     share = spec.balancer.target or (1 / num_experts,) * num_experts
     return torch.tensor(share, dtype=torch.float32, device=device)
 
 
 def adamw(train: TrainSpec, named: Mapping[str, nn.Parameter], stacked: int = 0) -> AdamW:
-    """The optimizer of these weights; its groups keep their order.
+    """The optimizer of these weights. Its groups keep their order.
 
-    Args:     stacked: dimensions in front of a weight's own
+    Args:     stacked: number of extra dimensions in front of each weight
     """
     decayed = [weight for weight in named.values() if weight.ndim - stacked > NO_DECAY_NDIM]
     plain = [weight for weight in named.values() if weight.ndim - stacked <= NO_DECAY_NDIM]
@@ -79,6 +79,6 @@ def adamw(train: TrainSpec, named: Mapping[str, nn.Parameter], stacked: int = 0)
     )
 
 
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that learn, by name, in the order of the model."""
+def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable weights by name, in the order of the model."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -1,6 +1,7 @@
-"""Trains a stack of trials, each with its own run, shards and checkpoints.
+"""Trains a stack of trials, each with its own run, records and checkpoints.
 
-A trial that is told to stop, fails or loses its lease leaves; the others do not notice.
+A trial leaves the stack if it is stopped, fails or loses its lease. The other trials continue with
+unchanged numbers.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from evenload.workers.data.shards import Batches
 from evenload.workers.training.checkpoint import Checkpoint
 from evenload.workers.training.loop import Trainer, TrainOutcome
 from evenload.workers.training.ranks import ALONE
-from evenload.workers.training.stacked import Part, TrialStack
+from evenload.workers.training.stacked import StackMember, TrialStack
 from evenload.workers.training.step import StepOutput
 
 
-class Enrolment(NamedTuple):
-    """A trial that wants to be trained in a stack, and where it hears what came of it.
+class StackRequest(NamedTuple):
+    """A trial to train in a stack, and the future that receives its outcome.
 
-    `sink` and `report` are as in `loop.train`. What `report` raises ends this trial alone.
+    `sink` and `report` are as in `loop.train`. An error in `report` ends only this trial.
     """
 
     spec: TrialSpec
@@ -39,112 +40,111 @@ class Enrolment(NamedTuple):
     outcome: Future[TrainOutcome]
 
 
-def train_stacked(enrolments: Sequence[Enrolment], settings: Settings) -> None:
-    """Trains every trial to its end or until it leaves, and tells each by its future.
+def train_stacked(requests: Sequence[StackRequest], settings: Settings) -> None:
+    """Trains every trial until it ends or leaves, and sets the outcome of each.
 
-    All must be resolved, of one `pipeline.sweep.stacking.shape_of`, and go on after the same step.
-    What one trial raises is that trial's; an error of the whole program is every remaining trial's.
+    All trials must be resolved, have the same `pipeline.sweep.stacking.shape_of`, and continue
+    after the same step. An error in one trial ends only that trial; an error in the shared program
+    ends all remaining trials.
     """
     try:
-        corpus = prepare(enrolments[0].spec.data, settings.corpus_dir)
-        members = [
-            member
-            for member in (_begun(enrolment, settings, corpus) for enrolment in enrolments)
-            if member is not None
+        corpus = prepare(requests[0].spec.data, settings.corpus_dir)
+        trainers = [
+            trainer
+            for trainer in (_started(request, settings, corpus) for request in requests)
+            if trainer is not None
         ]
-        if members:
-            _train_together(enrolments[0].spec, members)
-    except Exception as error:  # noqa: BLE001  handed to whoever waits for the trials
-        refuse(enrolments, error)
+        if trainers:
+            _train_together(requests[0].spec, trainers)
+    except Exception as error:  # noqa: BLE001  passed on to the callers that wait for the trials
+        fail_all(requests, error)
 
 
-def refuse(enrolments: Sequence[Enrolment], error: BaseException) -> None:
-    """Tells those that were not told yet that this ended them."""
-    for enrolment in enrolments:
-        if not enrolment.outcome.done():
-            enrolment.outcome.set_exception(error)
+def fail_all(requests: Sequence[StackRequest], error: BaseException) -> None:
+    """Sets the error as the outcome of all requests without an outcome."""
+    for request in requests:
+        if not request.outcome.done():
+            request.outcome.set_exception(error)
 
 
-class _Member(Trainer):
-    """A trial whose steps are taken by a stack, which knows it by its place."""
+class _StackedTrainer(Trainer):
+    """The trainer of one trial whose steps the stack takes."""
 
-    def __init__(self, enrolment: Enrolment, settings: Settings, corpus: Corpus) -> None:
-        spec = enrolment.spec
+    def __init__(self, request: StackRequest, settings: Settings, corpus: Corpus) -> None:
+        spec = request.spec
         check_fits(spec, corpus)
-        super().__init__(
-            spec, settings, enrolment.digest, enrolment.sink, enrolment.report, None, ALONE
-        )
+        super().__init__(spec, settings, request.digest, request.sink, request.report, None, ALONE)
         self.batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
         cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self.part = Part(self.trainee, self.state, torch.get_rng_state(), cuda_rng)
-        self._told = enrolment.outcome
+        self.member = StackMember(self.trainee, self.state, torch.get_rng_state(), cuda_rng)
+        self._outcome = request.outcome
         self._stack: TrialStack | None = None
         self._place = 0
 
-    def take_place(self, stack: TrialStack, place: int, done_at: float) -> None:
-        """From now on its weights, moments and balancer are those of the stack at this place."""
+    def set_place(self, stack: TrialStack, place: int, done_at: float) -> None:
+        """From now on, uses the weights, moments and balancer at this place of the stack."""
         self._stack, self._place = stack, place
-        self.part = stack.parts[place]
-        self.trainee, self.state = self.part.trainee, None
+        self.member = stack.members[place]
+        self.trainee, self.state = self.member.trainee, None
         self._assembly = self._assembly._replace(trainee=self.trainee)
-        self.share_clock(len(stack.parts), done_at)
+        self.share_clock(len(stack.members), done_at)
 
     def capture(self) -> Checkpoint:
         assert self._stack is not None
         return self._stack.checkpoint(self._place, self.step)
 
-    def goes_on(self, output: StepOutput, flushes: bool, done_at: float) -> bool:
-        """Records a step; where the trial ends with it, tells the outcome."""
+    def continues_after(self, output: StepOutput, flushes: bool, done_at: float) -> bool:
+        """Records a step. Returns False and sets the outcome if the trial ends with it."""
         try:
             self.record(output, flushes, done_at)
-            outcome = self.settle()
+            outcome = self.finish_step()
         except Exception as error:  # noqa: BLE001  a lost lease, or a loss that is not finite
-            self._told.set_exception(error)
+            self._outcome.set_exception(error)
             return False
         if outcome is not None:
-            self._told.set_result(outcome)
+            self._outcome.set_result(outcome)
         return outcome is None
 
 
-def _begun(enrolment: Enrolment, settings: Settings, corpus: Corpus) -> _Member | None:
-    """The trial, ready for its next step; None where it could not begin or has no step left."""
+def _started(request: StackRequest, settings: Settings, corpus: Corpus) -> _StackedTrainer | None:
+    """The trainer, ready for its next step; None if it cannot start or has no step left."""
     try:
-        member = _Member(enrolment, settings, corpus)
-        enrolment.sink.start(enrolment.run)
-        if member.step == enrolment.spec.train.steps:
-            enrolment.outcome.set_result(member.outcome(TrialState.TRAINED))
+        trainer = _StackedTrainer(request, settings, corpus)
+        request.sink.start(request.run)
+        if trainer.step == request.spec.train.steps:
+            request.outcome.set_result(trainer.outcome(TrialState.TRAINED))
             return None
-    except Exception as error:  # noqa: BLE001  whatever a trial raises is that trial's failure
-        enrolment.outcome.set_exception(error)
+    except Exception as error:  # noqa: BLE001  any error of a trial is the failure of that trial
+        request.outcome.set_exception(error)
         return None
-    return member
+    return trainer
 
 
-def _train_together(spec: TrialSpec, members: list[_Member]) -> None:
-    """Steps until every member has left."""
-    steps = {member.step for member in members}
+def _train_together(spec: TrialSpec, trainers: list[_StackedTrainer]) -> None:
+    """Takes steps until every trial has ended or left."""
+    steps = {trainer.step for trainer in trainers}
     if len(steps) > 1:
-        raise RuntimeError(f"trials after steps {sorted(steps)} cannot be trained as one")
-    stack = TrialStack(spec, [member.part for member in members])
-    _seat(members, stack, time.perf_counter())
-    while members:
-        token_NBS = torch.stack([member.take(member.batches) for member in members])
-        outputs = stack.step(token_NBS, members[0].progress)
-        flushes = members[0].flush_is_due()
+        raise RuntimeError(f"trials after different steps {sorted(steps)} cannot form a stack")
+    stack = TrialStack(spec, [trainer.member for trainer in trainers])
+    _set_places(trainers, stack, time.perf_counter())
+    while trainers:
+        token_NBS = torch.stack([trainer.begin_step(trainer.batches) for trainer in trainers])
+        outputs = stack.step(token_NBS, trainers[0].progress)
+        flushes = trainers[0].flush_is_due()
         if flushes and token_NBS.is_cuda:
             torch.cuda.synchronize()
         done_at = time.perf_counter()
         stays = [
-            member.goes_on(output, flushes, done_at)
-            for member, output in zip(members, outputs, strict=True)
+            trainer.continues_after(output, flushes, done_at)
+            for trainer, output in zip(trainers, outputs, strict=True)
         ]
-        members = [member for member, goes_on in zip(members, stays, strict=True) if goes_on]
-        if members and len(members) < len(stays):
-            stack.keep([place for place, goes_on in enumerate(stays) if goes_on])
-        if flushes or len(members) < len(stays):
-            _seat(members, stack, done_at)
+        trainers = [trainer for trainer, stay in zip(trainers, stays, strict=True) if stay]
+        if trainers and len(trainers) < len(stays):
+            stack.keep([place for place, stay in enumerate(stays) if stay])
+        if flushes or len(trainers) < len(stays):
+            _set_places(trainers, stack, done_at)
 
 
-def _seat(members: list[_Member], stack: TrialStack, done_at: float) -> None:
-    for place, member in enumerate(members):
-        member.take_place(stack, place, done_at)
+def _set_places(trainers: list[_StackedTrainer], stack: TrialStack, done_at: float) -> None:
+    for place, trainer in enumerate(trainers):
+        trainer.set_place(stack, place, done_at)

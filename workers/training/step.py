@@ -1,4 +1,4 @@
-"""One optimizer step: the only place that updates a balancer.
+"""Takes one optimizer step. No other code updates a balancer in training.
 
 Letters: B sequences, S tokens of a sequence, V vocabulary, L expert layers, E experts.
 """
@@ -20,12 +20,12 @@ from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
 from evenload.workers.selection import NO_BINS
 from evenload.workers.training.ranks import ALONE, Ranks
 
-# Sees every micro-batch: its place in the step, the model's output, the bias_LE that routed it.
+# Called for every micro-batch: its place in the step, the model's output, the bias that routed it.
 Watch = Callable[[int, ModelOutput, Tensor], None]
 
 
 class Trainee(NamedTuple):
-    """What a step changes, besides the balancer state that it returns."""
+    """The objects that a step changes, except the balancer state, which it returns."""
 
     model: MoELanguageModel
     optimizer: torch.optim.Optimizer
@@ -38,12 +38,12 @@ class Trainee(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """Tensors on the device: nothing here waits for it."""
+    """Figures of a step as tensors on the device, so that the host need not wait for them."""
 
     loss: Tensor  # nats per token
     balance_loss: Tensor
     grad_norm: Tensor
-    count_LE: Tensor  # int64, the whole step
+    count_LE: Tensor  # int64, sum over the step
     bias_LE: Tensor  # the bias that routed this step
     max_vio_micro: Tensor
 
@@ -51,11 +51,11 @@ class StepOutput(NamedTuple):
 def train_step(
     trainee: Trainee, state: Any, micro_batches: Sequence[Tensor], progress: float
 ) -> tuple[StepOutput, Any]:
-    """Trains on the micro-batches, then updates the balancer once, from the whole step's counts.
+    """Trains on the micro-batches, then updates the balancer once with the counts of the step.
 
     Args:
-        state:         balancer state; its bias routes this step, the returned one the next
-        micro_batches: token ids, each (B, S + 1); of this rank, as many on every rank
+        state:         balancer state; its bias routes this step, the returned one the next step
+        micro_batches: this rank's token ids, (B, S + 1) each; equally many on every rank
         progress:      share of the training that is done after this step
     """
     sums = StepSums(state.bias_LE, trainee.ranks)
@@ -80,8 +80,8 @@ def train_step(
     )
 
 
-def rehearse(trainee: Trainee, state: Any, token_BS: Tensor) -> None:
-    """Both passes of a micro-batch and nothing that stays of them: what compiles has compiled."""
+def trigger_compilation(trainee: Trainee, state: Any, token_BS: Tensor) -> None:
+    """Runs both passes of a micro-batch and discards their results, so that the model compiles."""
     with torch.random.fork_rng():
         output = _forward(trainee, state, token_BS)
         _lm_loss(output, token_BS[:, 1:]).backward()
@@ -94,13 +94,13 @@ def next_token_loss(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
 
 
 def _lm_loss(output: ModelOutput, target_BS: Tensor) -> Tensor:
-    """`next_token_loss` of the output's logits, which never exist all at once."""
+    """`next_token_loss` of the output's logits, without computing all logits at once."""
     hidden_1TD, target_1T = output.hidden_BSD.flatten(0, 1)[None], target_BS.flatten()[None]
     return linear_cross_entropy(hidden_1TD, output.head_VD[None], target_1T)[0]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
-    """bf16 autocast where a dtype is given, else nothing."""
+    """Autocast to the dtype, or no autocast without a dtype."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
@@ -128,14 +128,14 @@ def balance_loss(
 
 
 def _measured(measure: Measure, routed: Routed, bias_E: Tensor) -> Tensor:
-    """The statistic of one layer: what a router kernel counted, else a pass over the scores."""
+    """The statistic of one layer, as counted by a router kernel or computed from the scores."""
     if routed.margin_E2B is not None:
         return routed.margin_E2B
     return measure.of(routed.score_TE.detach(), bias_E, routed.expert_TK.shape[-1])
 
 
 class StepSums:
-    """What accumulates over the micro-batches of a step, and at its end over the ranks."""
+    """Sums over the micro-batches of a step and then over the ranks."""
 
     def __init__(self, bias_LE: Tensor, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -173,7 +173,7 @@ class StepSums:
             self._statistic = torch.cat([self._statistic, part], dim=1)
 
     def add_other_ranks(self, balancer: Balancer) -> None:
-        """Counts and statistics become those of all ranks, losses their means."""
+        """Sums counts and statistics over all ranks, and averages losses."""
         self.count_LE = self._ranks.sum(self.count_LE)
         figure_3 = torch.stack([self._loss, self._balance_loss, self._vio_micro])
         self._loss, self._balance_loss, self._vio_micro = self._ranks.mean(figure_3).unbind()
@@ -182,7 +182,7 @@ class StepSums:
         if balancer.measure.reduction == "sum":
             self._statistic = self._ranks.sum(self._statistic)
         else:
-            self._statistic = self._ranks.join(self._statistic, dim=1)
+            self._statistic = self._ranks.concatenate(self._statistic, dim=1)
 
     def observation(self, trainee: Trainee, progress: float) -> Observation:
         total_L1 = self.count_LE.sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Step outputs stay on the device until a batch of them crosses to the host in one copy each."""
+"""Collects step outputs on the device and copies many of them to the host at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Telemetry:
         self._pending.append((step, learning_rate, output))
 
     def restart_clock(self) -> None:
-        """Leaves out what happened since the last drain: a checkpoint is not a step."""
+        """Ignores the time since the last drain, for example that of writing a checkpoint."""
         self._since = time.perf_counter()
 
     def share_clock(self, trials: int, done_at: float) -> None:
-        """From now on time counts by this trial's share among so many that step together.
+        """From now on, counts only this trial's share of the time of steps of several trials.
 
-        Args:     done_at: when the last step was done; what happened since is no step
+        Args:     done_at: end of the last step; the time since then is ignored
         """
         if self._pending:
             self._spent += (done_at - self._since) / self._shared_by
@@ -41,7 +41,7 @@ class Telemetry:
     def drain(self, now: float | None = None) -> list[StepRecord]:
         """Records of all steps since the last drain; `seconds` is their mean.
 
-        Args:     now: of the performance counter, when these steps were done; None is now
+        Args:     now: reading of the performance counter at the end of these steps; None: now
         Raises:   FloatingPointError: the loss is not finite
         """
         if not self._pending:

@@ -118,7 +118,7 @@ def test_memory_grows_with_the_micro_batch_and_shrinks_with_recomputation() -> N
 def test_disk_holds_the_checkpoints_that_are_kept_and_all_counts() -> None:
     spec = spec_of({"preset": "tiny"})
     size = model_size(spec)
-    assert CHECKPOINTS_KEPT == checkpoint.KEPT
+    assert CHECKPOINTS_KEPT == checkpoint.NUM_KEPT
     per_step = spec.num_moe_layers * spec.num_experts * 8
     assert size.disk_bytes(100) - size.disk_bytes(0) == 100 * per_step
     assert size.disk_bytes(0) == 2 * 3 * 4 * size.parameters

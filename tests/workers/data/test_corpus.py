@@ -39,7 +39,7 @@ def files(folder: Path, **changes: Any) -> Files:
     return Files(glob=str(folder / "*.txt"), **({"validation_share": 0.3} | changes))
 
 
-def test_every_byte_lands_in_exactly_one_part(folder: Path, tmp_path: Path) -> None:
+def test_every_byte_is_in_exactly_one_part(folder: Path, tmp_path: Path) -> None:
     corpus = prepare(files(folder), tmp_path / "corpora")
     whole = sum(path.stat().st_size + 1 for path in folder.glob("*.txt"))
     assert len(corpus.train) + len(corpus.validation) == whole
@@ -47,7 +47,7 @@ def test_every_byte_lands_in_exactly_one_part(folder: Path, tmp_path: Path) -> N
     assert bytes(corpus.train[:20].astype(np.uint8)).decode() == TEXT[:20]
 
 
-def test_a_document_keeps_its_part_when_others_come(folder: Path, tmp_path: Path) -> None:
+def test_a_document_keeps_its_part_when_others_are_added(folder: Path, tmp_path: Path) -> None:
     shares = [is_validation(f"file{number}", 0.2) for number in range(5000)]
     assert 0.18 < np.mean(shares) < 0.22
     before = prepare(files(folder), tmp_path / "corpora")

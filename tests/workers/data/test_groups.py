@@ -17,7 +17,7 @@ from evenload.workers.data.synthetic import DOCUMENT_TOKENS, synthetic_documents
 
 
 def text_of(corpus: Corpus, name: str) -> str:
-    """The whole validation text of a group, document ends as zeros."""
+    """The whole validation text of a group, with a zero byte after each document."""
     (group,) = (group for group in corpus.groups.largest(99, 1) if group.name == name)
     return bytes(whole(corpus, group).astype(np.uint8)).decode()
 
@@ -95,7 +95,7 @@ def test_a_shard_is_a_group_of_its_own(tmp_path: Path) -> None:
     assert corpus.bytes_per_token == 4.0
 
 
-def test_the_standard_library_has_its_packages(tmp_path: Path) -> None:
+def test_the_groups_of_the_standard_library_are_its_packages(tmp_path: Path) -> None:
     corpus = prepare(PythonStdlib(), tmp_path)
     assert {"test", "."} <= set(names(corpus)[:5])
     assert prepare(PythonStdlib(), tmp_path).groups.names == corpus.groups.names
@@ -120,13 +120,13 @@ def test_bytes_per_token_are_those_of_the_group(tmp_path: Path) -> None:
     assert plain.bytes_per_token > 1.5 * odd.bytes_per_token
 
 
-def test_the_largest_groups_come_first_and_small_ones_not_at_all() -> None:
+def test_the_largest_groups_come_first_and_small_ones_are_left_out() -> None:
     groups = group_documents(["b", "a", "b", "c"], [10, 5, 10, 3], [10, 5, 10, 3])
     assert [group.name for group in groups.largest(9, 4)] == ["b", "a"]
     assert [group.name for group in groups.largest(1, 4)] == ["b"]
 
 
-def test_windows_lie_at_even_distances_over_a_groups_documents() -> None:
+def test_windows_have_even_distances_over_a_groups_documents() -> None:
     groups = group_documents(["b", "a", "b", "c"], [10, 5, 10, 3], [10, 5, 10, 3])
     (b,) = groups.largest(1, 4)
     stream = np.arange(28, dtype=np.uint16)

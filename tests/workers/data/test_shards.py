@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.data.shards import Batches, held_out, open_tokens
+from evenload.workers.data.shards import Batches, first_windows, open_tokens
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
 
-def test_the_cursor_alone_decides_what_comes() -> None:
+def test_only_seed_and_position_decide_the_sequences() -> None:
     batches = Batches(TOKENS, seq_len=8, seed=3)
     together = batches.take(0, 12)
-    apart = np.concatenate([batches.take(0, 5), batches.take(5, 7)])
-    assert (together == apart).all()
+    in_two_calls = np.concatenate([batches.take(0, 5), batches.take(5, 7)])
+    assert (together == in_two_calls).all()
     assert (Batches(TOKENS, 8, 4).take(0, 12) != together).any()
 
 
-def test_an_epoch_visits_every_window_once_and_the_next_cuts_elsewhere() -> None:
+def test_an_epoch_visits_every_window_once_and_the_next_has_another_offset() -> None:
     batches = Batches(TOKENS, seq_len=8, seed=0)
     windows = batches.windows_per_epoch
     starts = [batches.take(epoch * windows, windows)[:, 0] for epoch in (0, 1)]
@@ -33,13 +33,13 @@ def test_targets_are_the_next_tokens() -> None:
     assert len(sequence) == 9
 
 
-def test_held_out_windows_are_in_order_and_bounded() -> None:
-    window_NS = held_out(TOKENS, seq_len=10, max_tokens=45)
+def test_first_windows_are_in_order_and_bounded() -> None:
+    window_NS = first_windows(TOKENS, seq_len=10, max_tokens=45)
     assert window_NS[:, 0].tolist() == [0, 10, 20, 30]
-    assert held_out(TOKENS, seq_len=10, max_tokens=10**9).shape == (99, 11)
+    assert first_windows(TOKENS, seq_len=10, max_tokens=10**9).shape == (99, 11)
 
 
-def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.bin").write_bytes(b"123")
     with pytest.raises(SpecError, match="3 bytes"):
         open_tokens(tmp_path / "t.bin", "uint16")

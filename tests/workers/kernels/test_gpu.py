@@ -16,7 +16,7 @@ from evenload.workers.kernels import reference
 from evenload.workers.kernels.ops import resolve_backend, router_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
-from evenload.workers.tuning.timing import no_waiting
+from infra.benchmarks.cuda_graphs import no_waiting
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,7 +14,7 @@ Model = Callable[..., ModelSpec]
 
 @pytest.fixture
 def spec_of() -> Model:
-    """A model of two expert layers; keyword arguments override fields."""
+    """Makes the spec of a model with two expert layers; keyword arguments override fields."""
 
     def make(**changes: Any) -> ModelSpec:
         fields: dict[str, Any] = {
@@ -26,7 +26,7 @@ def spec_of() -> Model:
             "num_experts": 8,
             "top_k": 2,
             "d_expert": 16,
-            "init_std": 0.2,  # large enough that routing is decided, not tied
+            "init_std": 0.2,  # large enough to avoid ties in the routing
         }
         return ModelSpec.model_validate(fields | changes)
 

@@ -14,7 +14,7 @@ from evenload.workers.model.attention import Attention, rotate, rotation
 CPU = torch.device("cpu")
 
 
-def test_products_depend_on_the_distance_alone() -> None:
+def test_products_depend_only_on_the_distance() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
     turned_query = rotate(query.expand(1, 50, 1, 8), rotation(50, 8, 10000.0, CPU))[0, :, 0]
@@ -43,7 +43,7 @@ def test_turning_keeps_lengths_and_dtype() -> None:
 
 
 def one_head(layer: Attention, x_SD: Tensor, head: int) -> Tensor:
-    """Softmax over the positions up to each, of turned queries and keys; (S, P)."""
+    """Softmax attention over earlier positions with rotated queries and keys; (S, P)."""
     width = x_SD.shape[-1] // 2
     q, k, v = (
         (x_SD @ weight.T)[:, head * width : (head + 1) * width]
@@ -58,7 +58,7 @@ def one_head(layer: Attention, x_SD: Tensor, head: int) -> Tensor:
     return torch.stack(seen)
 
 
-def test_attention_is_the_softmax_over_earlier_turned_keys(
+def test_attention_is_the_softmax_over_earlier_rotated_keys(
     spec_of: Callable[..., ModelSpec],
 ) -> None:
     torch.manual_seed(0)

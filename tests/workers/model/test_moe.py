@@ -23,7 +23,7 @@ def make_layer(spec: ModelSpec, backend: str = "torch") -> MoE:
 
 
 def test_shared_experts_see_every_token_with_weight_one(spec_of: Model) -> None:
-    """Two shared experts side by side are two experts of the given width, added."""
+    """Two shared experts equal the sum of two experts of the given width."""
     layer = make_layer(spec_of(num_shared=2))
     bias_E = torch.zeros(8)
     with_shared, routed = layer(X_TD, bias_E, torch.add, "tokens")
@@ -51,7 +51,7 @@ def test_a_bias_that_keeps_the_choice_keeps_the_output_bit_for_bit(spec_of: Mode
 
 
 @pytest.mark.parametrize("selects", ["tokens", "experts"])
-def test_back_ends_agree_with_the_router_in_front(spec_of: Model, selects: str) -> None:
+def test_back_ends_agree_on_a_whole_layer(spec_of: Model, selects: str) -> None:
     spec, grads, outputs = spec_of(gate="softmax"), [], []
     for backend in ("reference", "torch"):
         layer = make_layer(spec, backend)

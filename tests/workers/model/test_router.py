@@ -134,7 +134,7 @@ def test_scores_that_all_underflow_give_finite_weights(spec_of: Model) -> None:
 
 @pytest.mark.parametrize("how", ["cast", "autocast"])
 def test_scores_are_float32_under_bf16(spec_of: Model, how: str) -> None:
-    """Differs from rounded scores: these would tie."""
+    """The scores differ from rounded ones, which would tie."""
     router = make_router(spec_of()).bfloat16()
     x_TD = X_TD.bfloat16()
     expected_TE = (x_TD.float() @ router.weight_ED.float().T).sigmoid()

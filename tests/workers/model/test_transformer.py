@@ -29,14 +29,14 @@ def no_bias(spec: ModelSpec) -> Tensor:
 
 
 def loss_of(output: ModelOutput, token_BS: Tensor) -> Tensor:
-    """Next-token loss plus a term on the scores, so that both ways of a gradient are there."""
+    """Next-token loss plus a term on the scores, so that gradients flow through both."""
     logits = output.logits_BSV[:, :-1].float().flatten(0, 1)
     balance = sum((routed.score_TE.mean(0) * routed.count_E).sum() for routed in output.routed)
     return functional.cross_entropy(logits, token_BS[:, 1:].flatten()) + 1e-3 * balance
 
 
 @pytest.mark.parametrize(("selects", "leaks"), [("tokens", False), ("experts", True)])
-def test_later_tokens_change_earlier_logits_only_where_experts_choose(
+def test_later_tokens_change_earlier_logits_only_if_experts_choose(
     spec_of: Model, token_BS: Tensor, selects: Any, leaks: bool
 ) -> None:
     spec = spec_of()
@@ -196,7 +196,7 @@ def test_tied_embeddings_are_one_weight(spec_of: Model) -> None:
     assert make_model(spec_of()).head.weight is not model.embedding.weight
 
 
-def test_weights_start_with_the_asked_deviation(spec_of: Model) -> None:
+def test_weights_start_with_the_given_standard_deviation(spec_of: Model) -> None:
     model = make_model(spec_of(init_std=0.006))
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -227,13 +227,13 @@ def test_the_loss_falls_in_twenty_steps(spec_of: Model, gate: str, autocast: boo
     assert losses[-1] < 2
 
 
-# torch's own: its tracer makes an instance of each autograd function.
+# torch's own warning: its tracer makes an instance of each autograd function.
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 1e-2)])
 def test_the_torch_path_is_one_graph(
     spec_of: Model, token_BS: Tensor, autocast: bool, tolerance: float
 ) -> None:
-    """A wait for the device or a branch on data would break the graph; fullgraph raises then."""
+    """With fullgraph, torch raises if the code waits for the device or branches on data."""
     spec = spec_of()
     model = make_model(spec)
     results = []

@@ -29,7 +29,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def make_spec() -> Callable[..., TrialSpec]:
-    """A resolved trial that trains in under a second; keyword arguments override parts."""
+    """Makes a resolved trial that trains in under a second; keyword arguments override parts."""
 
     def make(**changes: dict[str, Any]) -> TrialSpec:
         parts: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def make_spec() -> Callable[..., TrialSpec]:
 
 @pytest.fixture
 def run_trial(settings: Settings) -> Callable[..., TrainOutcome]:
-    """Trains as one attempt: from the newest checkpoint on, recorded in shards."""
+    """Trains one attempt from the newest checkpoint and records it in shards."""
 
     def run(spec: TrialSpec, report: Report = always, digest: str = DIGEST) -> TrainOutcome:
         sink = LoadLogSink(settings.trial_dir(digest))

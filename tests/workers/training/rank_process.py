@@ -1,4 +1,4 @@
-"""One of several processes that train together, as a test starts them.
+"""One of several processes that train together; a test starts them.
 
     python rank_process.py JOBS RANK SIZE
 
@@ -57,7 +57,7 @@ def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop
         return output, after
 
     def report(progress: Progress) -> Command:
-        """Only the first rank is told to stop."""
+        """Only the first rank gets the command to stop."""
         return Command.STOP if ranks.is_first and progress.step == stop_at else Command.CONTINUE
 
     sink = LoadLogSink(settings.trial_dir(digest)) if ranks.is_first else NoSink()
@@ -97,7 +97,7 @@ def main(jobs_file: str, rank: str, size: str) -> None:
     for run in jobs["runs"]:
         spec = TrialSpec.model_validate(run["spec"])
         run_one(ranks, settings, run["digest"], spec, run["stop_at"])
-        dist.barrier()  # the next run may go on from what the first rank has written
+        dist.barrier()  # the next run may resume from a checkpoint of the first rank
     dist.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ def captured(assembly: Assembly, step: int) -> checkpoint.Checkpoint:
     return checkpoint.capture(step, trainee.model, trainee.optimizer, assembly.state)
 
 
-def test_what_is_loaded_is_what_was_saved(assembly: Assembly, tmp_path: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one(assembly: Assembly, tmp_path: Path) -> None:
     saved = captured(assembly, 3)
     loaded = checkpoint.load(checkpoint.save(tmp_path, saved), torch.device("cpu"))
     assert loaded.step == 3
@@ -32,13 +32,13 @@ def test_what_is_loaded_is_what_was_saved(assembly: Assembly, tmp_path: Path) ->
         assert torch.equal(tensor, loaded.model[name]), name
 
 
-def test_a_half_written_checkpoint_is_none(assembly: Assembly, tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_ignored(assembly: Assembly, tmp_path: Path) -> None:
     complete = checkpoint.save(tmp_path, captured(assembly, 3))
     (tmp_path / "step-00000009.77.tmp").write_bytes(b"half")
     assert checkpoint.newest(tmp_path) == complete
 
 
-def test_old_checkpoints_go(assembly: Assembly, tmp_path: Path) -> None:
+def test_all_but_the_newest_two_checkpoints_are_deleted(assembly: Assembly, tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, captured(assembly, step))
     assert sorted(path.name for path in tmp_path.iterdir()) == [

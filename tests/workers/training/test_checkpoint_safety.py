@@ -1,4 +1,4 @@
-"""A checkpoint can come from anywhere: loading one runs nothing that it says."""
+"""A checkpoint can come from anywhere, so loading one must not run code in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Malice:
         return Path.touch, (self.marker,)
 
 
-def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "step-00000001.pt"
     torch.save({"step": 1, "model": Malice(marker)}, path)
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
@@ -40,7 +40,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(tmp_p
 
 @pytest.mark.parametrize("call", ["load", "loads", "Unpickler", "read_pickle", "unsafe_load"])
 def test_nothing_unpickles(call: str) -> None:
-    """torch.load only with weights_only, np.load never with pickles, YAML never beyond values."""
+    """torch.load only with weights_only, np.load without pickles, YAML only for plain values."""
     unsafe = []
     for room in ROOMS:
         for path in room.rglob("*.py"):

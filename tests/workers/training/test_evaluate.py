@@ -14,7 +14,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.data import Synthetic
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import held_out
+from evenload.workers.data.shards import first_windows
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.training import checkpoint
 from evenload.workers.training.evaluate import evaluate, score
@@ -93,7 +93,7 @@ def test_the_batch_size_of_an_evaluation_does_not_matter(
 
 @pytest.fixture
 def record_of(settings: Settings) -> Callable[..., tuple[EvalRecord, dict[str, float]]]:
-    """What evaluating a trained trial leaves in its record and in its result."""
+    """The record and the result of evaluating a trained trial."""
 
     def of(spec: TrialSpec, outcome: TrainOutcome) -> tuple[EvalRecord, dict[str, float]]:
         sink = EvalSink()
@@ -140,7 +140,7 @@ def test_each_domain_is_scored_on_its_own_documents(
     for row, name in enumerate(groups.name_G):
         domain = int(name.removeprefix("domain-"))
         stream = document_NT[held_out_N & (domain_N == domain)].ravel()
-        window_NS = held_out(stream, 32, len(stream))
+        window_NS = first_windows(stream, 32, len(stream))
         expected = scorer.score(window_NS[np.arange(32) * len(window_NS) // 32])
         assert groups.loss_G[row] == expected.loss
         assert groups.count_GLE[row].tolist() == expected.count_LE.tolist()
@@ -155,7 +155,7 @@ def test_the_parts_of_a_record_agree(
     run_trial: Callable[..., TrainOutcome],
     record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
 ) -> None:
-    """Scored on the same tokens, the whole set, k = K and the pairs must say the same."""
+    """On the same tokens, the whole set, k = K and the pairs of experts must agree."""
     spec = make_spec(train={"steps": 10}, eval={"by_k_tokens": 1024})
     record, _ = record_of(spec, run_trial(spec))
     by_k, routes = record.detail.by_k, record.detail.routes

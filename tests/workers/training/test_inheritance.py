@@ -17,10 +17,10 @@ from evenload.workers.training.loop import TrainOutcome, resume_step
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]
-TIMED = ("seconds", "joules", "watts", "tokens_per_second")  # what the clock and the meter say
+TIMED = ("seconds", "joules", "watts", "tokens_per_second")  # measured, so never equal
 
 
-def test_with_constant_rates_an_extended_trial_equals_one_that_was_so_long_from_the_beginning(
+def test_with_constant_rates_an_extended_trial_equals_one_that_always_had_its_length(
     make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
 ) -> None:
     constant = {"schedule": "constant", "warmup_steps": 2}
@@ -45,7 +45,7 @@ def test_with_constant_rates_an_extended_trial_equals_one_that_was_so_long_from_
     assert resume_step(settings, "short") == 10
 
 
-def test_a_trial_of_its_own_checkpoint_inherits_nothing_more(
+def test_a_trial_with_its_own_checkpoint_inherits_nothing(
     make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
 ) -> None:
     run_trial(make_spec(train={"steps": 4}), digest="short")
@@ -54,6 +54,6 @@ def test_a_trial_of_its_own_checkpoint_inherits_nothing_more(
     assert resume_step(settings, "own") == 8
 
 
-def test_without_the_checkpoint_it_says_which_trial_is_missing(settings: Settings) -> None:
+def test_a_missing_checkpoint_names_its_trial(settings: Settings) -> None:
     with pytest.raises(SpecError, match=r"extends='short': no checkpoint in .*short"):
         inherit(settings, "longer", "short")

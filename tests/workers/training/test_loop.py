@@ -40,7 +40,7 @@ def saved(outcome: TrainOutcome) -> checkpoint.Checkpoint:
     ],
     ids=lambda balancer: balancer["kind"],
 )
-def test_a_run_cut_at_step_10_equals_the_uninterrupted_one_bit_for_bit(
+def test_a_run_stopped_at_step_10_equals_the_uninterrupted_one_bit_for_bit(
     make_spec: MakeSpec,
     run_trial: RunTrial,
     settings: Settings,
@@ -48,16 +48,17 @@ def test_a_run_cut_at_step_10_equals_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     spec = make_spec(balancer=balancer, train={"micro_batch_sequences": 2})
     whole = run_trial(spec, digest="whole")
-    cut = run_trial(spec, report=stop_at(10), digest="cut")
-    assert (cut.state, cut.result, resume_step(settings, "cut")) == (TrialState.QUEUED, {}, 10)
-    resumed = run_trial(spec, digest="cut")
+    first_part = run_trial(spec, report=stop_at(10), digest="stopped")
+    assert (first_part.state, first_part.result) == (TrialState.QUEUED, {})
+    assert resume_step(settings, "stopped") == 10
+    resumed = run_trial(spec, digest="stopped")
 
     assert resumed.state is TrialState.TRAINED
     first, second = saved(whole), saved(resumed)
     for name, tensor in first.model.items():
         assert torch.equal(tensor, second.model[name]), name
     assert torch.equal(first.balancer["bias_LE"], second.balancer["bias_LE"])
-    histories = [read_history(settings.trial_dir(name)) for name in ("whole", "cut")]
+    histories = [read_history(settings.trial_dir(name)) for name in ("whole", "stopped")]
     assert histories[0].step_S.tolist() == histories[1].step_S.tolist() == list(range(1, 21))
     assert (histories[0].count_SLE == histories[1].count_SLE).all()
     assert (histories[0].bias_SLE == histories[1].bias_SLE).all()
@@ -126,17 +127,17 @@ def test_the_loss_falls_and_the_sign_rule_evens_the_load(
     assert balanced.result["max_vio"] < 0.8 * plain.result["max_vio"]
 
 
-def test_a_diverging_run_says_at_which_step_and_what_to_do(
+def test_the_error_of_a_diverging_run_names_step_and_remedy(
     make_spec: MakeSpec, run_trial: RunTrial
 ) -> None:
     with pytest.raises(FloatingPointError, match=r"step \d+: .*lower train.learning_rate"):
         run_trial(make_spec(train={"learning_rate": 1e30, "grad_clip": 1e30}))
 
 
-def test_records_are_written_together_with_a_rest_between(
+def test_records_are_written_together_and_not_too_often(
     make_spec: MakeSpec, run_trial: RunTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 2 is the first that is logged, at 10 is a checkpoint, 20 is the end."""
+    """The first logged step is 2, step 10 has a checkpoint, and 20 is the last."""
     written: list[int] = []
 
     def note(sink: LoadLogSink, records: Sequence[StepRecord]) -> None:
@@ -145,12 +146,12 @@ def test_records_are_written_together_with_a_rest_between(
 
     log_steps = LoadLogSink.log_steps
     monkeypatch.setattr(LoadLogSink, "log_steps", note)
-    monkeypatch.setattr(loop, "REST_SECONDS", 3600)
+    monkeypatch.setattr(loop, "FLUSH_INTERVAL_SECONDS", 3600)
     run_trial(make_spec(runtime={"log_every": 2, "checkpoint_every": 10}))
     assert written == [2, 10, 20]
 
 
-def test_a_corpus_that_is_too_small_starts_nothing(
+def test_a_corpus_that_is_too_small_is_refused_before_training(
     make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
 ) -> None:
     with pytest.raises(SpecError, match="too few for one batch"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import held_out
+from evenload.workers.data.shards import first_windows
 from evenload.workers.training.loss_by_k import loss_by_k, values_of_k
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import assemble
@@ -20,7 +20,7 @@ MakeSpec = Callable[..., TrialSpec]
 
 @pytest.fixture
 def windows(make_spec: MakeSpec, tmp_path: Path) -> NDArray[Any]:
-    return held_out(prepare(make_spec().data, tmp_path).validation, 32, 512)
+    return first_windows(prepare(make_spec().data, tmp_path).validation, 32, 512)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def windows(make_spec: MakeSpec, tmp_path: Path) -> NDArray[Any]:
         (5, 2, "every", [1, 2, 3, 4, 5]),
     ],
 )
-def test_the_values_hold_those_of_training_and_all_experts(
+def test_the_values_include_that_of_training_and_all_experts(
     make_spec: MakeSpec, experts: int, top_k: int, which: str, values: list[int]
 ) -> None:
     model = make_spec(model={"num_experts": experts, "top_k": top_k}).model

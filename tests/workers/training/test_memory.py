@@ -7,7 +7,7 @@ import pytest
 
 from evenload.workers.training.memory import keep_freed_memory
 
-# 40 MB taken and given back 20 times: 10,000 pages each time, unless they stay.
+# Allocates and frees 40 MB 20 times: 10,000 pages each time, unless the process keeps them.
 CHURN = """
 import resource, torch
 from evenload.workers.training.memory import keep_freed_memory
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="this C library has no mallopt")
-def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
+def test_freed_memory_is_used_again_without_page_faults() -> None:
     faults = {}
     for keep in (False, True):
         done = subprocess.run(
@@ -33,5 +33,5 @@ def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
         )
         faults[keep] = int(done.stdout)
     assert faults[False] > 20 * 1000
-    # Not near zero on every machine: some take unused pages back while the process runs.
+    # Some systems take back unused pages while the process runs, so this is not always near zero.
     assert faults[True] < faults[False] / 2

@@ -1,4 +1,4 @@
-"""Two processes that train one trial together, against one process alone."""
+"""Compares two processes that train one trial together with one process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def spec_of(rule: str, workers: int, micro: int | None = None) -> TrialSpec:
 
 
 def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int = 2) -> None:
-    """The runs in order, by the same processes; raises where one fails."""
+    """Runs all runs in order in the same processes; raises if one fails."""
     jobs = home / "jobs.json"
     home.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -85,11 +85,11 @@ def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int =
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every rule by two workers, one of them also cut at step 10 and taken up again."""
+    """A home where two workers trained every rule; one run was stopped at step 10 and resumed."""
     home = tmp_path_factory.mktemp("ranks") / "home"
     runs = [(rule, spec_of(rule, workers=2), 0) for rule in RULES]
     runs += [("split", spec_of("sign", workers=2, micro=2), 0)]
-    runs += [("cut", spec_of("sign", workers=2), 10), ("cut", spec_of("sign", workers=2), 0)]
+    runs += [("stopped", spec_of("sign", workers=2), stop_at) for stop_at in (10, 0)]
     run_together(home, runs)
     return home
 
@@ -106,10 +106,10 @@ def weights_of(home: Path, digest: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_two_workers_equal_one_that_takes_their_halves_in_turn_bit_for_bit(
+def test_two_workers_equal_one_that_computes_both_halves_bit_for_bit(
     home: Path, settings: Settings, run_trial: Callable[..., TrainOutcome], rule: str
 ) -> None:
-    """Halving is exact in binary, so summing two halves in either place gives the same bits."""
+    """Halving is exact in binary, so the sum of two halves has the same bits in both cases."""
     run_trial(spec_of(rule, workers=1, micro=4), digest=rule)
     one, two = history_of(settings.home, rule), history_of(home, rule)
     assert two.step_S.tolist() == list(range(1, STEPS + 1))
@@ -132,7 +132,7 @@ def test_two_workers_equal_one_with_the_whole_batch(
     np.testing.assert_allclose(two.scalars["loss"], one.scalars["loss"], rtol=1e-6)
 
 
-def test_micro_batches_of_workers_are_those_of_one(
+def test_micro_batches_of_two_workers_give_the_counts_of_one(
     home: Path, settings: Settings, run_trial: Callable[..., TrainOutcome]
 ) -> None:
     run_trial(spec_of("sign", workers=1, micro=2), digest="split")
@@ -151,7 +151,7 @@ def test_biases_and_weights_are_the_same_on_both_ranks_after_every_step(
     assert len(first["bias_SLE"]) == STEPS
     np.testing.assert_array_equal(first["bias_SLE"], second["bias_SLE"])
     np.testing.assert_array_equal(first["checksum_S"], second["checksum_S"])
-    assert len(set(first["checksum_S"].tolist())) == STEPS, "the checksum sees every step"
+    assert len(set(first["checksum_S"].tolist())) == STEPS, "every step must change the checksum"
 
 
 def test_counts_are_those_of_the_whole_batch_and_only_the_first_rank_has_a_result(
@@ -166,24 +166,24 @@ def test_counts_are_those_of_the_whole_batch_and_only_the_first_rank_has_a_resul
     assert np.isnan(second["max_vio"])
 
 
-def test_both_stop_when_the_first_is_told_to_and_go_on_as_if_never_stopped(home: Path) -> None:
-    whole, cut = history_of(home, "sign"), history_of(home, "cut")
-    np.testing.assert_array_equal(cut.step_S, whole.step_S)
-    np.testing.assert_array_equal(cut.count_SLE, whole.count_SLE)
-    np.testing.assert_array_equal(cut.scalars["loss"], whole.scalars["loss"])
-    weights = weights_of(home, "cut")
+def test_both_stop_with_the_first_and_resume_as_if_never_stopped(home: Path) -> None:
+    whole, stopped = history_of(home, "sign"), history_of(home, "stopped")
+    np.testing.assert_array_equal(stopped.step_S, whole.step_S)
+    np.testing.assert_array_equal(stopped.count_SLE, whole.count_SLE)
+    np.testing.assert_array_equal(stopped.scalars["loss"], whole.scalars["loss"])
+    weights = weights_of(home, "stopped")
     for name, weight in weights_of(home, "sign").items():
         assert torch.equal(weights[name], weight), name
-    resumed = np.load(home / "cut-rank1.npz")
+    resumed = np.load(home / "stopped-rank1.npz")
     assert len(resumed["bias_SLE"]) == STEPS - 10
 
 
-def test_alone_nothing_is_copied_or_sent() -> None:
+def test_with_one_rank_nothing_is_copied_or_sent() -> None:
     value = torch.arange(3)
-    assert ALONE.sum(value) is ALONE.mean(value) is ALONE.join(value, dim=0) is value
+    assert ALONE.sum(value) is ALONE.mean(value) is ALONE.concatenate(value, dim=0) is value
 
 
-def test_buckets_keep_order_and_types_and_have_a_bound() -> None:
+def test_buckets_keep_order_and_types_and_a_largest_size() -> None:
     small = [torch.zeros(3), torch.zeros(2, 2), torch.zeros(5, dtype=torch.bfloat16)]
     huge = torch.empty(BUCKET_BYTES // 4 + 1, device="meta")
     sizes = [[part.numel() for part in bucket] for bucket in _buckets([*small, huge, huge])]

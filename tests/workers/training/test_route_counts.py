@@ -21,7 +21,7 @@ def decisions(seed: int) -> list[Routed]:
     return routed
 
 
-def test_pairs_and_successions_are_counted_token_by_token() -> None:
+def test_pairs_in_a_layer_and_across_layers_are_counted_token_by_token() -> None:
     counter = RouteCounter(LAYERS, EXPERTS, torch.device("cpu"))
     together_LEE = np.zeros((LAYERS, EXPERTS, EXPERTS), np.int64)
     onward_LEE = np.zeros((LAYERS - 1, EXPERTS, EXPERTS), np.int64)
@@ -42,7 +42,7 @@ def test_pairs_and_successions_are_counted_token_by_token() -> None:
     assert routes.onward_LEE.sum(axis=(1, 2)).tolist() == [2 * TOKENS * TOP_K**2] * 2
 
 
-def test_one_expert_layer_has_no_succession() -> None:
+def test_one_expert_layer_has_no_pairs_across_layers() -> None:
     counter = RouteCounter(1, EXPERTS, torch.device("cpu"))
     counter(decisions(0)[:1])
     assert counter.routes().onward_LEE.shape == (0, EXPERTS, EXPERTS)

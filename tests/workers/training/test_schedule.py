@@ -29,5 +29,5 @@ def test_wsd_holds_then_decays_linearly() -> None:
     assert learning_rate(spec, 100) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_constant_stays() -> None:
+def test_the_constant_schedule_never_changes() -> None:
     assert {learning_rate(train(schedule="constant"), step) for step in (1, 50, 100)} == {1.0}

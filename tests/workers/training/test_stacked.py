@@ -1,9 +1,9 @@
-"""A stack against its trials apart.
+"""Compares a stack with its trials trained one by one.
 
-Tolerance: both take the same products, batched or not, so only the order of float32 sums differs.
-The longest, over 128 tokens x 32 values, have 2^12 terms: sqrt(2^12) * 6e-8 = 4e-6 of a figure in
-one step. Over the 4 steps here Adam passes on what it gets relative to its size, so 2e-5 is five
-times that. Counts are equal: no score lies that close to its boundary.
+Tolerance: both compute the same products, batched or not, so only the order of float32 sums
+differs. The longest sums, over 128 tokens x 32 values, have 2^12 terms: sqrt(2^12) * 6e-8 = 4e-6 of
+a figure in one step. Adam passes on relative errors, so after the 4 steps here 2e-5 is five times
+that. Counts are equal, because no score is that close to its boundary.
 Letters: N trials, B sequences, S tokens of a sequence.
 """
 
@@ -22,7 +22,7 @@ from evenload.pipeline.sweep.stacking import APART
 from evenload.workers.balancing import make_balancer
 from evenload.workers.training import checkpoint
 from evenload.workers.training.setup import assemble
-from evenload.workers.training.stacked import Part, TrialStack, clip_each
+from evenload.workers.training.stacked import StackMember, TrialStack, clip_each
 from evenload.workers.training.step import StepOutput, train_step
 
 MakeSpec = Callable[..., TrialSpec]
@@ -43,15 +43,15 @@ def tokens_of(seed: int) -> Tensor:
 
 
 def stack_of(specs: list[TrialSpec]) -> TrialStack:
-    parts = []
+    members = []
     for spec in specs:
         assembly = assemble(spec)
-        parts.append(Part(assembly.trainee, assembly.state, torch.get_rng_state(), []))
-    return TrialStack(specs[0], parts)
+        members.append(StackMember(assembly.trainee, assembly.state, torch.get_rng_state(), []))
+    return TrialStack(specs[0], members)
 
 
-class Alone:
-    """A trial as it trains by itself."""
+class SingleTrial:
+    """A trial that trains outside of a stack."""
 
     def __init__(self, spec: TrialSpec) -> None:
         self.assembly = assemble(spec)
@@ -75,24 +75,24 @@ def assert_close(left: Tensor, right: Tensor, what: str = "") -> None:
 
 @pytest.mark.parametrize("train", [{}, {"micro_batch_sequences": 2}])
 @pytest.mark.parametrize("model", [{}, {"tie_embeddings": True, "gate": "softmax"}])
-def test_every_trial_of_a_stack_is_what_it_is_alone(
+def test_every_trial_of_a_stack_equals_the_trial_alone(
     make_spec: MakeSpec, train: dict[str, Any], model: dict[str, Any]
 ) -> None:
     specs = [
         make_spec(balancer=rule, model=model, train=train | {"seed": seed, "grad_clip": 0.5})
         for seed, rule in enumerate(RULES)
     ]
-    stack, lone = stack_of(specs), [Alone(spec) for spec in specs]
+    stack, singles = stack_of(specs), [SingleTrial(spec) for spec in specs]
     token_NMBS = torch.stack([tokens_of(seed) for seed in range(len(specs))])
     for step in range(STEPS):
         progress = (step + 1) / STEPS
         together = stack.step(token_NMBS[:, step], progress)
-        for trial, token_MBS, ours in zip(lone, token_NMBS, together, strict=True):
+        for trial, token_MBS, ours in zip(singles, token_NMBS, together, strict=True):
             theirs = trial.step(token_MBS[step], progress)
             assert torch.equal(ours.count_LE, theirs.count_LE)
             for name in ("loss", "balance_loss", "grad_norm", "bias_LE", "max_vio_micro"):
                 assert_close(getattr(ours, name), getattr(theirs, name), name)
-    for place, trial in enumerate(lone):
+    for place, trial in enumerate(singles):
         ours, theirs = stack.checkpoint(place, STEPS), trial.checkpoint()
         assert set(ours.model) == set(theirs.model)
         for name, weight in theirs.model.items():
@@ -101,8 +101,8 @@ def test_every_trial_of_a_stack_is_what_it_is_alone(
             assert_close(ours.balancer[name].double(), value.double(), name)
 
 
-def test_a_trial_does_not_depend_on_who_else_is_in_the_stack(make_spec: MakeSpec) -> None:
-    """Bit for bit, and a neighbour of another size of gradient is clipped by its own norm."""
+def test_a_trial_does_not_depend_on_the_rest_of_the_stack(make_spec: MakeSpec) -> None:
+    """Bit for bit, also next to a trial whose gradient has another norm to clip."""
     quiet, loud = (make_spec(train={"seed": seed, "grad_clip": 0.01}) for seed in (1, 2))
     token_MBS, other_MBS = tokens_of(1), tokens_of(2)
     results = []
@@ -116,7 +116,7 @@ def test_a_trial_does_not_depend_on_who_else_is_in_the_stack(make_spec: MakeSpec
         assert torch.equal(weight, results[1].model[name]), name
 
 
-def test_those_that_stay_do_not_notice_that_one_leaves(make_spec: MakeSpec) -> None:
+def test_a_trial_that_leaves_does_not_change_the_others(make_spec: MakeSpec) -> None:
     specs = [make_spec(train={"seed": seed}) for seed in range(3)]
     token_NMBS = torch.stack([tokens_of(seed) for seed in range(3)])
     whole, parted = stack_of(specs), stack_of(specs)
@@ -131,22 +131,22 @@ def test_those_that_stay_do_not_notice_that_one_leaves(make_spec: MakeSpec) -> N
             assert_close(after.model[name], weight, name)
 
 
-def test_a_checkpoint_of_a_stack_goes_on_alone_and_in_another_stack(make_spec: MakeSpec) -> None:
+def test_a_checkpoint_of_a_stack_resumes_alone_and_in_another_stack(make_spec: MakeSpec) -> None:
     specs = [make_spec(train={"seed": seed}) for seed in (3, 4)]
     token_NMBS = torch.stack([tokens_of(seed) for seed in (3, 4)])
-    stack, lone = stack_of(specs), Alone(specs[1])
+    stack, single = stack_of(specs), SingleTrial(specs[1])
     for step in range(2):
         stack.step(token_NMBS[:, step], 0.5)
     saved = stack.checkpoint(1, 2)
-    trainee = lone.assembly.trainee
-    lone.state = checkpoint.restore(saved, trainee.model, trainee.optimizer, lone.state)
-    again = Part(trainee, lone.state, saved.cpu_rng, [])
-    restacked = TrialStack(specs[1], [again, again])
+    trainee = single.assembly.trainee
+    single.state = checkpoint.restore(saved, trainee.model, trainee.optimizer, single.state)
+    restored = StackMember(trainee, single.state, saved.cpu_rng, [])
+    second_stack = TrialStack(specs[1], [restored, restored])
     for step in range(2, STEPS):
         expected = stack.step(token_NMBS[:, step], 0.5)[1]
-        alone = lone.step(token_NMBS[1, step], 0.5)
-        twin = restacked.step(token_NMBS[[1, 1], step], 0.5)[1]
-        for other in (alone, twin):
+        alone = single.step(token_NMBS[1, step], 0.5)
+        stacked = second_stack.step(token_NMBS[[1, 1], step], 0.5)[1]
+        for other in (alone, stacked):
             assert torch.equal(expected.count_LE, other.count_LE)
             assert_close(expected.loss, other.loss)
 

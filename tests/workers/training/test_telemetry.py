@@ -36,7 +36,7 @@ def test_seconds_are_the_mean_of_the_steps_since_the_last_drain(clock: Clock) ->
     assert log.drain() == []
 
 
-def test_what_happens_between_a_drain_and_a_restart_is_no_step(clock: Clock) -> None:
+def test_time_before_a_restart_of_the_clock_is_ignored(clock: Clock) -> None:
     log = Telemetry(tokens_per_step=8)
     clock.now = 5.0
     log.restart_clock()
@@ -46,7 +46,7 @@ def test_what_happens_between_a_drain_and_a_restart_is_no_step(clock: Clock) -> 
 
 
 def test_a_trial_of_a_stack_counts_its_share_of_the_time(clock: Clock) -> None:
-    """Four trials for 4 s, then, while one writes its checkpoint for 1 s, no step; two for 2 s."""
+    """Four trials step for 4 s, one writes a checkpoint for 1 s, and two trials step for 2 s."""
     log = Telemetry(tokens_per_step=8)
     log.share_clock(4, done_at=0.0)
     log.add(1, 0.1, output())
@@ -57,7 +57,7 @@ def test_a_trial_of_a_stack_counts_its_share_of_the_time(clock: Clock) -> None:
     assert [record.seconds for record in log.drain()] == [1.0, 1.0]  # (4/4 + 2/2) / 2 steps
 
 
-def test_a_loss_that_is_not_finite_is_named_with_its_step_and_a_remedy() -> None:
+def test_the_error_of_a_loss_that_is_not_finite_names_step_and_remedy() -> None:
     log = Telemetry(tokens_per_step=8)
     log.add(7, 0.1, output()._replace(loss=torch.tensor(float("nan"))))
     with pytest.raises(FloatingPointError, match=r"step 7: .*lower train.learning_rate"):
