@@ -24,7 +24,7 @@ from evenload.workers.model.export.folder import check_folder, check_library, wr
 from evenload.workers.model.export.model_card import Trained
 from evenload.workers.model.export.tokenizer_files import TextTokenizer
 from evenload.workers.training import checkpoint
-from evenload.workers.training.scoring import served_adjust
+from evenload.workers.training.scoring import inference_adjust
 
 HAS_CHECKPOINT = (
     TrialState.TRAINED,
@@ -83,7 +83,7 @@ def export(
 
 def _check_rule(spec: TrialSpec) -> None:
     """Raises: SpecError: the rule selects by something else than score plus bias when it serves"""
-    if served_adjust(make_balancer(spec.balancer, spec.model.top_k)) is not add_bias:
+    if inference_adjust(make_balancer(spec.balancer, spec.model.top_k)) is not add_bias:
         raise SpecError(
             f"balancer.kind={spec.balancer.kind!r} does not select experts by score plus bias, "
             "and model types of transformers do nothing else; export a trial of another rule"

@@ -65,14 +65,14 @@ def scorer_of(assembly: Assembly, bias_LE: Tensor, batch_sequences: int) -> Scor
     return Scorer(
         model=assembly.trainee.model,
         bias_LE=bias_LE,
-        adjust=_inference_adjust(assembly.trainee.balancer),
+        adjust=inference_adjust(assembly.trainee.balancer),
         device=assembly.device,
         autocast_dtype=assembly.trainee.autocast_dtype,
         batch_sequences=batch_sequences,
     )
 
 
-def _inference_adjust(balancer: Balancer) -> Adjust:
+def inference_adjust(balancer: Balancer) -> Adjust:
     """The rule's own `adjust`, or plain biased top-k if the rule depends on later tokens, which do
     not exist yet in inference."""
     return balancer.adjust if balancer.causal else add_bias

@@ -15,7 +15,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import held_out
+from evenload.workers.data.shards import first_windows
 from evenload.workers.training.step import next_token_loss
 
 Sweep = Callable[..., dict[str, Any]]
@@ -88,7 +88,9 @@ def _loads_and_scores_as_recorded(folder: Path, row: dict[str, Any]) -> None:
     assert max(model.generate(ids[:, :8], max_new_tokens=5)[0].tolist()) < 300
 
     corpus = prepare(spec.data, Settings(home=folder / ".evenload").corpus_dir)
-    token_BS = torch.from_numpy(held_out(corpus.validation, spec.train.seq_len, spec.eval.tokens))
+    token_BS = torch.from_numpy(
+        first_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens)
+    )
     with torch.no_grad():
         logits_BSV = model(token_BS[:, :-1]).logits
     assert float(next_token_loss(logits_BSV, token_BS[:, 1:])) == pytest.approx(
