@@ -88,6 +88,16 @@ def trial_state(connection: Connection, digest: str) -> TrialState:
     return connection.execute(select(Trial.state).where(Trial.digest == digest)).scalar_one()
 
 
+def locked_state(connection: Connection, sweep_id: str) -> SweepState:
+    """The sweep's state. Its row stays locked until the transaction ends.  Raises: SpecError"""
+    state = connection.execute(
+        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
+    ).scalar_one_or_none()
+    if state is None:
+        raise unknown_sweep(sweep_id)
+    return state
+
+
 def unknown_sweep(sweep_id: str) -> SpecError:
     return SpecError(f"sweep_id={sweep_id!r} is unknown; `evenload sweep list` shows all")
 

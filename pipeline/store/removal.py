@@ -7,18 +7,14 @@ from sqlalchemy.orm import aliased
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import SweepState
-from evenload.pipeline.store.conditions import FINAL, HELD, unknown_sweep
+from evenload.pipeline.store.conditions import FINAL, HELD, locked_state
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
 
 AT_REST = (SweepState.PAUSED, SweepState.CANCELLED, SweepState.FINISHED)
 
 
 def deletable(connection: Connection, sweep_id: str) -> list[str]:
-    state = connection.execute(
-        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
-    ).scalar_one_or_none()
-    if state is None:
-        raise unknown_sweep(sweep_id)
+    state = locked_state(connection, sweep_id)
     if state not in AT_REST:
         raise SpecError(f"sweep {sweep_id} is {state}; pause or cancel it before you delete it")
     others = aliased(SweepTrial)

@@ -15,7 +15,7 @@ from evenload.pipeline.store.conditions import (
     cancelled,
     end_unwanted,
     is_unfinished,
-    unknown_sweep,
+    locked_state,
 )
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.upserts import insert_new
@@ -35,7 +35,7 @@ def submit(connection: Connection, spec: SweepSpec) -> str:
         priority=spec.priority,
         created_at=db_time(),
     )
-    if _locked(connection, sweep_id) is SweepState.CANCELLED:
+    if locked_state(connection, sweep_id) is SweepState.CANCELLED:
         raise cancelled(sweep_id)
     return sweep_id
 
@@ -56,7 +56,7 @@ def add_sweep(
 
 
 def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
-    if _locked(connection, sweep_id) is not SweepState.ACTIVE:
+    if locked_state(connection, sweep_id) is not SweepState.ACTIVE:
         return False
     if not _listed(connection, sweep_id):
         _list(connection, sweep_id, _insert_trials(connection, trials), Stage.TUNE)
@@ -67,7 +67,7 @@ def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, Tri
 def add_trials(
     connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage
 ) -> int:
-    found = _locked(connection, sweep_id)
+    found = locked_state(connection, sweep_id)
     if found not in (SweepState.ACTIVE, SweepState.PAUSED, SweepState.FINISHED):
         raise SpecError(f"sweep {sweep_id} is {found} and takes no more trials")
     known = set(_listed(connection, sweep_id))
@@ -105,16 +105,6 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
         created_at=db_time(),
     )
     return list(dict.fromkeys(digest for digest, _ in trials))
-
-
-def _locked(connection: Connection, sweep_id: str) -> SweepState:
-    """The sweep's state. The row stays locked, so simultaneous submissions list one by one."""
-    state = connection.execute(
-        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
-    ).scalar_one_or_none()
-    if state is None:
-        raise unknown_sweep(sweep_id)
-    return state
 
 
 def _listed(connection: Connection, sweep_id: str) -> Sequence[str]:

@@ -14,7 +14,7 @@ from evenload.pipeline.store.conditions import (
     WANT_TRAINING,
     cancelled,
     end_unwanted,
-    unknown_sweep,
+    locked_state,
     unknown_trial,
 )
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
@@ -39,7 +39,7 @@ def resume(connection: Connection, sweep_id: str) -> None:
 
 
 def stop(connection: Connection, sweep_id: str) -> None:
-    if _state(connection, sweep_id) is not SweepState.FINISHED:
+    if locked_state(connection, sweep_id) is not SweepState.FINISHED:
         _turn(connection, sweep_id, SweepState.STOPPING)
         end_unwanted(connection)
 
@@ -51,7 +51,7 @@ def cancel(connection: Connection, sweep_id: str) -> None:
 
 
 def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> int:
-    state = _state(connection, sweep_id)
+    state = locked_state(connection, sweep_id)
     if state is SweepState.CANCELLED:
         raise cancelled(sweep_id)
     listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
@@ -76,7 +76,7 @@ def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> i
 
 
 def set_priority(connection: Connection, sweep_id: str, priority: int) -> None:
-    _state(connection, sweep_id)
+    locked_state(connection, sweep_id)
     _set(connection, sweep_id, priority=priority)
 
 
@@ -124,7 +124,7 @@ def order_trial_in(
     reason: str | None = None,
 ) -> TrialState:
     """Orders a trial of this sweep.  Raises: SpecError: the sweep does not list the trial"""
-    _state(connection, sweep_id)
+    locked_state(connection, sweep_id)
     _check_listed(connection, sweep_id, digest)
     return order_trial(connection, digest, order, reason)
 
@@ -156,7 +156,7 @@ def _check_listed(connection: Connection, sweep_id: str, digest: str) -> None:
 
 def _turn(connection: Connection, sweep_id: str, state: SweepState) -> bool:
     """Moves the sweep into a state; returns False if it was in that state already."""
-    found = _state(connection, sweep_id)
+    found = locked_state(connection, sweep_id)
     if found is state:
         return False
     if found not in ALLOWED[state]:
@@ -166,15 +166,6 @@ def _turn(connection: Connection, sweep_id: str, state: SweepState) -> bool:
         )
     _set(connection, sweep_id, state=state)
     return True
-
-
-def _state(connection: Connection, sweep_id: str) -> SweepState:
-    state = connection.execute(
-        select(Sweep.state).where(Sweep.sweep_id == sweep_id).with_for_update()
-    ).scalar_one_or_none()
-    if state is None:
-        raise unknown_sweep(sweep_id)
-    return state
 
 
 def _set(connection: Connection, sweep_id: str, **values: object) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep in the store answers."""
+"""Reads a sweep from the store and recommends a setting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from evenload.pipeline.sweep.recommend import Recommendation, recommend
 def answer(store: SweepStore, sweep_id: str) -> Recommendation:
     """The recommendation with its evidence.
 
-    A sweep of a version whose specs were others is answered without constraints and stages.
+    If a former version stored the sweep and this one cannot read its spec, the recommendation
+    regards no constraints and no confirm stage.
     """
     try:
         spec = SweepSpec.trusted(store.sweep(sweep_id).spec)

@@ -1,7 +1,7 @@
-"""The confirm stage: the best settings of the tune stage, trained again with fresh seeds.
+"""The confirm stage trains the best settings of the tune stage again with fresh seeds.
 
-The figure that made a setting win a search is biased by the luck that made it win; a fresh seed
-is not.
+A setting wins a search partly by luck, so its figures from the search are biased. Figures from
+fresh seeds are not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from evenload.pipeline.sweep.setting import Setting, by_setting, settings_of
 
 
 def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:
-    """The trials of the confirm stage, seed by seed; none where no setting is complete.
+    """The trials of the confirm stage, seed by seed; none if no setting is complete.
 
-    Args:     rows: the sweep's trials; those of the tune stage are final
+    Args:     rows: the sweep's trials; those of the tune stage must be final
     """
     confirm = spec.confirm
     if confirm is None:
@@ -38,7 +38,7 @@ def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
 
 
 def most_confirm_trials(confirm: ConfirmSpec, begun: Sequence[TrialSpec]) -> int:
-    """How many trials the stage has at most, told from those that the sweep begins with."""
+    """The largest number of trials that the stage can have, given the first trials of the sweep."""
     places: dict[str, set[str]] = defaultdict(set)
     for trial in begun:
         unseeded = _again(trial, confirm.seeds[0], confirm)
@@ -48,7 +48,7 @@ def most_confirm_trials(confirm: ConfirmSpec, begun: Sequence[TrialSpec]) -> int
 
 
 def _best(ranked: Sequence[Setting], confirm: ConfirmSpec) -> list[Setting]:
-    """Numbers that a search drew close together are one setting tried twice: see `per_rule`."""
+    """The best `top` settings, at most `per_rule` per rule: a search may draw nearly equal ones."""
     seen: Counter[str] = Counter()
     kept: list[Setting] = []
     for setting in ranked:

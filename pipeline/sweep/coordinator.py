@@ -1,6 +1,6 @@
-"""Runs sweeps: reads where they stand, lets `plan` decide, applies it. Holds no state of its own.
+"""Runs sweeps: reads their status, lets `plan` decide what to do, and does it.
 
-It can be killed at any line: whoever runs the same sweep next reads the same truth from SQL.
+It may be killed at any line. The next coordinator continues from the store, which has all state.
 """
 
 from __future__ import annotations
@@ -39,59 +39,59 @@ logger = logging.getLogger(__name__)
 Observer = Callable[[Sequence[TrialRecord]], None]
 OVER = (SweepState.FINISHED, SweepState.CANCELLED)
 PRESENCE_SECONDS = 10.0
-OBSERVED_SHARE = 0.1  # of the time at most goes into reading all trials for the observer
+OBSERVED_SHARE = 0.1  # largest share of the time that reading trials for the observer may take
 
 
 class Executor(Protocol):
-    """Has workers that claim trials, and says how they are. Workers go by name."""
+    """Starts workers that claim trials, and reports on them. Workers are identified by name."""
 
     def launch(self, kind: WorkKind, digest: str) -> bool:
         """Lets a free worker claim this trial and work on it. Returns at once.
 
-        Returns:  False where the trial needs more room than there is now
+        Returns:  False if the trial needs more memory or devices than are free now
         """
 
     def free(self) -> Mapping[WorkKind, int]:
-        """How many more launches of each kind can be served now."""
+        """The number of further launches of each kind that are possible now."""
 
     def busy(self) -> Mapping[str, str]:
-        """Workers that were launched and have not returned, with the digest."""
+        """The workers that were launched and have not returned, with their trials' digests."""
 
     def gone(self) -> Mapping[str, Death]:
-        """Workers that died since the last call. Each is told once."""
+        """The workers that died since the last call."""
 
     def wait(self, seconds: float) -> None:
-        """Returns after this time, or sooner where a worker returned or died."""
+        """Waits for this time, or until a worker returns or dies."""
 
     def kill(self, worker: str) -> None: ...
 
     def facts(self) -> Mapping[str, Any]:
-        """What people want to see of it: nodes and workers, as JSON can hold it."""
+        """Facts about nodes and workers for the dashboard, as JSON values."""
 
     def close(self) -> None:
-        """Tells workers to stop, waits until they gave their trials back, ends them."""
+        """Tells workers to stop, waits until they have released their trials, and ends them."""
 
 
 class Policies(Protocol):
-    """What a sweep needs beside having its trials run: further ones, or some of them ended."""
+    """Adds trials to sweeps and stops trials of sweeps that need it."""
 
     def apply(self, sweep_id: str, room: int) -> bool:
-        """Looks after an active sweep; returns whether it may still grow.
+        """Applies the policies of an active sweep; returns whether it may get more trials later.
 
-        Called in every round, so it must be quick where there is nothing to do.
+        The coordinator calls this in every round, so it must be quick if there is nothing to do.
 
-        Args:     room: how many more trials of it could start now
+        Args:     room: how many more of its trials could start now
         """
 
 
 class Coordinator:
-    """Brings sweeps to their end with an executor's workers.
+    """Runs sweeps to their end with the workers of an executor.
 
-    Args:     observer: gets the trials of the sweep after rounds, and when it is over
-              policies: looks after sweeps that grow or stop trials
-              outage_seconds: how long the database may be away before `run` gives up
-              recovery_seconds: no lease expires for this long after the database came back, as no
-                  worker could renew one while it was away
+    Args:     observer: is called with the sweeps' trials during the run and at its end
+              policies: adds trials to sweeps and stops trials
+              outage_seconds: how long the database may be away before `run` raises
+              recovery_seconds: how long leases do not expire after the database has come back,
+                  because workers could not renew them while it was away
     """
 
     def __init__(
@@ -117,13 +117,14 @@ class Coordinator:
         self._stopping = threading.Event()
 
     def run(self, *sweep_ids: str) -> bool:
-        """Works until these sweeps are over, or on all sweeps until told to stop.
+        """Runs these sweeps until they are over; without arguments all sweeps until it is stopped.
 
-        SIGINT and SIGTERM tell it to stop: workers write checkpoints and give their trials back. A
-        second signal does not wait for them.
+        `stop`, SIGINT or SIGTERM stop it: workers write checkpoints and release their trials. A
+        second signal does not wait for them. At the end the executor is closed.
 
-        Returns:  whether the sweeps are over; False: it was told to stop. The executor is closed.
-        Raises:   SpecError: an unknown sweep; StoreUnavailable: for longer than `outage_seconds`
+        Returns:  True if the sweeps are over, False if it was stopped
+        Raises:   SpecError: a sweep is unknown
+                  StoreUnavailable: the database was away for more than `outage_seconds`
         """
         with self._stopping_on_signals():
             try:
@@ -136,7 +137,7 @@ class Coordinator:
                     self._store.withdraw(self._name)
 
     def stop(self) -> None:
-        """Ends `run` as a signal does."""
+        """Stops `run` as a signal does."""
         self._stopping.set()
 
     def _run(self, sweep_ids: tuple[str, ...]) -> bool:
@@ -155,7 +156,7 @@ class Coordinator:
         return False
 
     def round(self, sweep_ids: tuple[str, ...] = ()) -> bool:
-        """Looks once and does what is to do; returns whether these sweeps are over."""
+        """Reads the status once and does what is due; returns whether these sweeps are over."""
         gone = self._executor.gone()
         snapshot = self._store.snapshot(sweep_ids or None, max_unstarted=self._could_start())
         crew = self._crew(snapshot, gone)
@@ -173,7 +174,7 @@ class Coordinator:
         return True
 
     def _could_start(self) -> int:
-        """Trials that more than suffice for every free worker: those just launched still wait."""
+        """An upper bound of the trials to read: those just launched may still be waiting."""
         free = self._executor.free().values()
         return sum(max(0, count) for count in free) + len(self._executor.busy())
 
@@ -186,7 +187,7 @@ class Coordinator:
         return False
 
     def _growing(self, snapshot: Snapshot) -> frozenset[str]:
-        """Lets the policies look at every active sweep; those that may still get more trials."""
+        """Applies the policies to all active sweeps; returns those that may get more trials."""
         if self._policies is None:
             return frozenset()
         free = self._executor.free().get(WorkKind.TRAIN, 0)
@@ -217,7 +218,7 @@ class Coordinator:
         self._store.end_unwanted()
 
     def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:
-        """Ends workers that still wait to start on a trial that another coordinator's finished."""
+        """Ends workers that wait to start a trial which another coordinator's worker finished."""
         for worker, digest in busy.items():
             holder = self._store.trial(digest).worker
             if holder is None or name_of(holder) != worker:
@@ -225,19 +226,19 @@ class Coordinator:
 
     def _crew(self, snapshot: Snapshot, gone: Mapping[str, Death]) -> Crew:
         busy = dict(self._executor.busy())
-        strangers = (
+        foreign = (
             trial.worker
             for trial in snapshot.trials
             if trial.state.is_held and trial.worker and name_of(trial.worker) not in {*busy, *gone}
         )
-        orphans = frozenset(worker for worker in strangers if is_dead_here(worker))
+        orphans = frozenset(worker for worker in foreign if is_dead_here(worker))
         return Crew(free=self._executor.free(), busy=busy, gone=gone, orphans=orphans)
 
     def _apply_all(self, actions: Iterable[Action]) -> None:
         full: set[WorkKind] = set()
         for action in actions:
-            # Who needs more room than there is now keeps its place: what ends makes the room, and
-            # nothing behind it takes it away.
+            # A trial that does not fit now keeps its place in the queue: the trials behind it do
+            # not start before it, and ending trials make room for it.
             if isinstance(action, Launch) and action.kind in full:
                 continue
             try:
@@ -245,11 +246,11 @@ class Coordinator:
                     full.add(action.kind)
             except StoreUnavailable:
                 raise
-            except SpecError as error:  # somebody changed it since the snapshot
+            except SpecError as error:  # the sweep or trial has changed since the snapshot
                 logger.warning("%s", error)
 
     def _apply(self, action: Action) -> bool:
-        """False where a launch found no room."""
+        """Does the action; returns False if a launch found no room."""
         match action:
             case Lose(worker_id, reason, charge):
                 self._store.lose(worker_id, reason, charge)

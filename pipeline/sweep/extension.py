@@ -1,4 +1,4 @@
-"""More steps for trials that are finished: a sweep that goes on from their checkpoints."""
+"""Makes sweeps that train completed trials for more steps, from their checkpoints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from evenload.pipeline.states import TrialRecord, TrialState
 def extension(
     name: str, trials: Sequence[TrialRecord], steps: int, digest: str | None = None
 ) -> SweepSpec:
-    """The sweep that takes the completed ones of these trials, or this one, to `steps` steps.
+    """The sweep that trains these trials, as far as they are completed, up to `steps` steps.
 
-    Raises:   SpecError: there is none, or one is that long already
+    Args:     digest: only this trial
+    Raises:   SpecError: no trial is completed, or one has as many steps already
     """
     chosen = [
         trial
@@ -25,7 +26,7 @@ def extension(
         raise SpecError(f"{digest or name}: no completed trial to extend")
     longest = max(trial.spec["train"]["steps"] for trial in chosen)
     if steps <= longest:
-        raise SpecError(f"steps={steps}: a trial has {longest} already; take more")
+        raise SpecError(f"steps={steps}: a trial has {longest} steps already; choose more")
     base = chosen[0].spec | {"train": chosen[0].spec["train"] | {"steps": steps}}
     digests = [trial.digest for trial in chosen]
     return SweepSpec(name=f"{name[:48]}-{steps}-steps", base=base, axes={"extends": digests})

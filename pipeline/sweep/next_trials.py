@@ -1,4 +1,4 @@
-"""What a sweep grows by: further settings of its search, then its confirm stage. Pure."""
+"""Decides which trials to add to a sweep: first those of its search, then its confirm stage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NOTHING = Growth(Stage.TUNE, [])
 
 
 def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Growth:
-    """The trials to add now; none: the sweep waits for those it has, or has all.
+    """The trials to add now. There are none if the sweep has all or must first finish others.
 
-    Args:     rows: the sweep's trials, all of them, in its order
-              room: how many more could start now
+    Args:     rows: all trials of the sweep, in its order
+              room: how many more trials could start now
     """
     tune = [row for row in rows if stage_of(row) is Stage.TUNE]
     further = propose_further(spec, rows, room) if room > 0 else []
@@ -44,7 +44,7 @@ def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Grow
 
 
 def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
-    """How many trials, at most, each stage adds to those that the sweep begins with."""
+    """The largest number of trials that each stage can add to the first ones."""
     begun = propose(spec)
     found = {Stage.TUNE: 0, Stage.CONFIRM: 0}
     if isinstance(spec.search, TpeSearch):
@@ -56,7 +56,7 @@ def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
 
 
 def grows(spec: SweepSpec) -> bool:
-    """The sweep may need `next_trials`."""
+    """Whether trials may be added to the sweep."""
     return isinstance(spec.search, TpeSearch) or spec.confirm is not None
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front: what no other point beats in one objective without losing in the other."""
+"""The Pareto front: the points that no other point dominates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 
 def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For every point (both objectives: lower is better) whether no other point dominates it.
+    """For every point, whether no other point dominates it. Lower is better in both objectives.
 
-    A point dominates another that it beats in one objective and does not lose to in the other;
-    equal points do not dominate each other.
+    A point dominates another if it is better in one objective and at least as good in the other.
+    Equal points do not dominate each other.
     """
     front: set[tuple[float, float]] = set()
-    least = math.inf  # of the second objective, among all that are at least as good in the first
+    least = (
+        math.inf
+    )  # smallest second objective of the points so far, which are better in the first
     for point in sorted(set(points)):
         if point[1] < least:
             front.add(point)

@@ -1,4 +1,4 @@
-"""What to do next, decided from what was read. Pure: the same facts give the same actions."""
+"""Decides from the status of sweeps and workers what to do next. A pure function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evenload.pipeline.states import (
 from evenload.pipeline.sweep.worker_id import name_of
 
 KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKind.EVAL}
-# This many attempts in a row that fail right after their start: the sweep is at fault, not a trial.
+# So many fast failures one after another mean that the sweep is at fault and not a single trial.
 FAST_FAILURES = 5
 
 
@@ -33,17 +33,17 @@ class Death(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """What is known of the workers. They go by name, see `worker_id`."""
+    """The state of the workers. They are identified by name, see `worker_id`."""
 
-    free: Mapping[WorkKind, int] = field(default_factory=dict)  # how many more can be launched
+    free: Mapping[WorkKind, int] = field(default_factory=dict)  # number of possible launches
     busy: Mapping[str, str] = field(default_factory=dict)  # worker -> digest it was launched for
     gone: Mapping[str, Death] = field(default_factory=dict)  # workers that just died
-    orphans: frozenset[str] = frozenset()  # dead workers of a coordinator that is no more
+    orphans: frozenset[str] = frozenset()  # ids of dead workers of a coordinator that has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Lose:
-    """Take from a dead worker what it held, at this cost for the trial."""
+    """Take the trials of a dead worker from it, at this charge."""
 
     worker_id: str
     reason: str
@@ -52,12 +52,12 @@ class Lose:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Take trials from workers whose lease ran out."""
+    """Take trials from workers whose lease has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """End a worker whose trial is not its own any more: it hangs, or it would have noticed."""
+    """End a worker that has lost its trial and does not notice, so it must be hanging."""
 
     worker: str
 
@@ -81,14 +81,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class FinishSweep:
-    """All its trials are final."""
+    """Finish a sweep whose trials are all final."""
 
     sweep_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class PauseSweep:
-    """Its trials fail as soon as they start: more of them would only cost machines."""
+    """Pause a sweep whose trials fail as soon as they start."""
 
     sweep_id: str
     note: str
@@ -98,10 +98,10 @@ Action = Lose | Expire | StopWorker | Fail | PauseSweep | Launch | FinishSweep
 
 
 def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
-    """The actions in the order to apply them.
+    """The actions that are due, in the order in which to apply them.
 
-    Each is safe to apply late, twice or never: the store compares before it writes, and what was
-    not applied is planned again.
+    An action may be applied late, twice or not at all: the store checks the state before it writes,
+    and a missed action is planned again.
     """
     return [
         *_lost_workers(snapshot, crew),
@@ -122,7 +122,7 @@ def _lost_workers(snapshot: Snapshot, crew: Crew) -> Iterator[Lose]:
             charge = Charge.PREEMPTION if death.is_preemption else Charge.RETRY
             yield Lose(worker_id, death.reason, charge)
         elif worker_id in crew.orphans:
-            # Whoever kills the coordinator does not say that the trial is bad.
+            # The trial is not to blame for the end of its coordinator.
             yield Lose(worker_id, "its coordinator ended", Charge.NOTHING)
 
 
@@ -137,7 +137,7 @@ def _stranded_workers(snapshot: Snapshot, crew: Crew) -> Iterator[StopWorker]:
     working = {name_of(worker_id) for worker_id in _holders(snapshot)}
     for worker, digest in crew.busy.items():
         trial = trials.get(digest)
-        # Who was launched for a trial may hold its siblings as well, and go on without it.
+        # A worker that was launched for one trial may hold others of a stack and train on those.
         if trial is None or trial.worker is None or worker in working:
             continue
         holds_it = name_of(trial.worker) == worker
@@ -152,7 +152,7 @@ def _hopeless_trials(snapshot: Snapshot) -> Iterator[Fail]:
             lost = f"{trial.failures} lost attempts"
             if trial.preemptions > trial.max_preemptions:
                 lost = f"{trial.preemptions} preemptions"
-            reason = f"given up after {lost}; the last: {trial.exit_reason}"
+            reason = f"given up after {lost}; the last one: {trial.exit_reason}"
             yield Fail(trial.digest, trial.attempt, reason)
 
 
@@ -162,12 +162,12 @@ def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
             yield PauseSweep(
                 sweep.sweep_id,
                 f"paused: its last {sweep.fast_failures} attempts failed right after their start; "
-                "see their logs, then resume it",
+                "read their logs, then resume the sweep",
             )
 
 
 def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
-    """Evaluations first: they end a trial, and a worker that waits for them is idle."""
+    """Launches evaluations first, because each completes a trial."""
     launched = set(crew.busy.values())
     broken = {sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep)}
     for kind in (WorkKind.EVAL, WorkKind.TRAIN):

@@ -1,4 +1,4 @@
-"""Looks after sweeps that grow or stop trials: reads rows, decides, writes what was decided."""
+"""Applies the policies of sweeps: adds trials that searches propose, and stops hopeless ones."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from evenload.pipeline.sweep.stopping import stops
 logger = logging.getLogger(__name__)
 
 Identify = Callable[[Sequence[TrialSpec]], list[tuple[str, TrialSpec]]]
-MIN_SECONDS = 1.0  # between two looks at a sweep
-MAX_SHARE = 0.1  # of the time that looking may take
+MIN_SECONDS = 1.0  # between two reads of a sweep's trials
+MAX_SHARE = 0.1  # largest share of the time that reading and deciding may take
 
 
 class SweepPolicies:
-    """Gives sweeps further trials and ends hopeless ones; the decisions are pure functions.
+    """Adds trials to sweeps and stops hopeless ones, as pure functions decide.
 
-    What it remembers can be lost: specs, which never change under their id, and when to look again.
+    It only caches specs, which never change, and the times of the next read.
 
-    Args:     identify: resolves trials for where they will run and gives each its digest
+    Args:     identify: resolves trials for the place where they will run, and returns their digests
     """
 
     def __init__(self, store: SweepStore, identify: Identify) -> None:
@@ -39,11 +39,11 @@ class SweepPolicies:
         self._next_look: dict[str, float] = {}
 
     def apply(self, sweep_id: str, room: int) -> bool:
-        """Orders stops and adds trials; returns whether the sweep may still grow.
+        """Orders trials to stop and adds trials; returns whether more may be added later.
 
-        A sweep whose further trials cannot run here is paused, with the reason as its note.
+        If the new trials cannot run here, the sweep is paused with the reason as its note.
 
-        Args:     room: how many more trials of it could start now
+        Args:     room: how many more trials of the sweep could start now
         """
         spec = self._spec(sweep_id)
         if spec is None:
@@ -55,7 +55,7 @@ class SweepPolicies:
             return self._look(sweep_id, spec, room)
         except StoreUnavailable:
             raise
-        except ValueError as error:  # a SpecError, or a drawn point that is no valid trial
+        except ValueError as error:  # a SpecError, or a proposed setting that is not a valid trial
             self._pause(sweep_id, str(error))
             return True
         finally:
@@ -70,33 +70,33 @@ class SweepPolicies:
         added = self._grow(sweep_id, spec, rows, room)
         if added or not all(row.state.is_final for row in rows):
             return True
-        # Without room it may have been asked too early.
+        # Without room the search was not asked for more trials, so ask for one.
         return room == 0 and bool(next_trials(spec, rows, room=1).trials)
 
     def _grow(self, sweep_id: str, spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> int:
-        """How many trials are new."""
+        """Adds the trials that are due; returns how many are new."""
         growth = next_trials(spec, rows, room)
         if not growth.trials:
             return 0
         added = self._store.add_trials(sweep_id, self._identify(growth.trials), growth.stage)
-        logger.info("sweep %s: %d more trials to %s", sweep_id, added, growth.stage)
+        logger.info("sweep %s: added %d trials to %s", sweep_id, added, growth.stage)
         return added
 
     def _pause(self, sweep_id: str, reason: str) -> None:
         if self._store.sweep(sweep_id).state is SweepState.ACTIVE:
-            logger.error("sweep %s cannot go on and is paused: %s", sweep_id, reason)
+            logger.error("sweep %s cannot continue and is paused: %s", sweep_id, reason)
             self._store.pause(sweep_id, note=reason)
 
     def _spec(self, sweep_id: str) -> SweepSpec | None:
-        """None: nothing to look after."""
+        """The sweep's spec; None if it has no policies."""
         if sweep_id not in self._specs:
-            self._specs[sweep_id] = _tended(self._store.sweep(sweep_id).spec)
+            self._specs[sweep_id] = _with_policies(self._store.sweep(sweep_id).spec)
         return self._specs[sweep_id]
 
 
-def _tended(stored: dict[str, Any]) -> SweepSpec | None:
+def _with_policies(stored: dict[str, Any]) -> SweepSpec | None:
     try:
         spec = SweepSpec.trusted(stored)
-    except ValidationError:  # of a version whose specs were others; it neither grows nor stops
+    except ValidationError:  # a former version stored it, so its policies are unknown
         return None
     return spec if grows(spec) or stops_trials(spec) else None

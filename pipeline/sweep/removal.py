@@ -1,4 +1,4 @@
-"""Removes a sweep wherever it left something: files, object store, MLflow, SQL."""
+"""Removes a sweep with its files, mirrored files, MLflow runs and rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from evenload.pipeline.store.sweep_store import SweepStore
 def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[str]:
     """Removes a sweep and the trials that no other sweep lists; returns their digests.
 
-    Rows last: killed on the way, it can be done again. Corpora stay, other sweeps share them.
+    Rows are removed last, so that an interrupted removal can be repeated. Corpora are kept, because
+    sweeps share them.
 
-    Raises:   SpecError: the sweep still runs, see `SweepStore.delete`; OSError, MlflowException:
-              the object store or MLflow does not answer, and nothing but files is gone
+    Raises:   SpecError: the sweep still runs, see `SweepStore.delete`
+              OSError, MlflowException: the object store or MLflow does not answer; only files are
+              removed so far
     """
-    from evenload.pipeline.records.mlflow_removal import (
-        remove_runs,
-    )  # with mlflow, which takes a second
+    # Importing mlflow takes a second.
+    from evenload.pipeline.records.mlflow_removal import remove_runs
 
     digests = store.deletable(sweep_id)
     runs = [store.sweep(sweep_id).parent_run_id, *(store.trial(each).run_id for each in digests)]

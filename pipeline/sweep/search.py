@@ -1,7 +1,7 @@
-"""Which trials of a sweep to run, and in which order. Pure.
+"""Decides which trials of a sweep to run, and in which order. Pure functions.
 
-A search proposes settings; each is trained at every point of the crossed axes. Adding a search is
-a spec in `evenload.pipeline.spec.sweep` and an entry in `SEARCHES`.
+A search proposes settings, and each is trained at every point of the crossed axes. To add a search,
+add a spec to `evenload.pipeline.spec.sweep` and an entry to `SEARCHES`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.search_history import KnownSetting, search_history
 
 Point = dict[str, Any]  # axis -> value
-MAX_REDRAWS = 64  # of a setting that was drawn before; then the space counts as used up
+MAX_REDRAWS = 64  # after so many draws without a new setting the space counts as exhausted
 
 
 class Search(NamedTuple):
-    """What a kind of search proposes, in order."""
+    """The settings that a kind of search proposes, in order."""
 
-    first: Callable[[SweepSpec], Iterable[Point]]  # before anything ran
-    further: Callable[[SweepSpec, Sequence[TrialRecord]], Iterable[Point]]  # given what ran
+    first: Callable[[SweepSpec], Iterable[Point]]  # before any trial ran
+    further: Callable[[SweepSpec, Sequence[TrialRecord]], Iterable[Point]]  # given the trials
 
 
 def propose(spec: SweepSpec) -> list[TrialSpec]:
-    """The trials to begin with, in the order in which they start. The same spec, the same list."""
+    """The first trials of a sweep, in their order. The same spec always gives the same list."""
     return unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
 
 
 def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> list[TrialSpec]:
-    """Trials of further settings, at least `room` of them where the search has so many left.
+    """Trials of further settings, at least `room` of them if the search has as many left.
 
-    Args:     rows: the sweep's trials, all of them, in its order
+    Args:     rows: all trials of the sweep, in its order
     """
     found: list[TrialSpec] = []
     for point in SEARCHES[spec.search.kind].further(spec, rows):
@@ -74,8 +74,10 @@ def _random(spec: SweepSpec) -> Iterable[Point]:
 
 
 def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
-    """Settings spread evenly: every coordinate takes each part of its range once (a Latin
-    hypercube, McKay et al. 1979), so every choice has its turn."""
+    """Evenly spread settings: every coordinate takes each part of its range once.
+
+    Source:   McKay, Beckman, Conover 1979 (Latin hypercube)
+    """
     search = spec.search
     assert isinstance(search, TpeSearch)
     count = min(search.startup, search.settings)
@@ -84,9 +86,8 @@ def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
 
 
 def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
-    from evenload.pipeline.sweep.tpe import (
-        propose as ask,
-    )  # Optuna's import takes long; few sweeps need it
+    # Importing Optuna takes long, and few sweeps need it.
+    from evenload.pipeline.sweep.tpe import propose as ask
 
     search, axes = spec.search, spec.searched_axes()
     assert isinstance(search, TpeSearch)
@@ -97,7 +98,7 @@ def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
     def draw() -> tuple[Coordinates, Point]:
         seed = random.Random(f"{search.seed}/{len(known)}/{len(drawn)}").getrandbits(32)
         coordinates, point = ask(axes, [*history, *drawn], len(search.objectives), seed)
-        # As one that runs it counts as bad: neither it nor a repeat is asked for over and over.
+        # Running settings count as bad ones, so this one is not proposed over and over again.
         drawn.append(KnownSetting(coordinates, None, {}, is_running=True))
         return coordinates, point
 
@@ -110,7 +111,7 @@ def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
 def _distinct(
     draw: Callable[[], tuple[Coordinates, Point]], known: list[Coordinates]
 ) -> Iterator[tuple[Coordinates, Point]]:
-    """Draws what is not known, which it is from then on, until nothing new comes."""
+    """Draws settings that are not `known`, and adds them to it, until no new one is found."""
     while True:
         for _ in range(MAX_REDRAWS):
             coordinates, point = draw()
@@ -123,6 +124,8 @@ def _distinct(
 
 
 class _Drawn:
+    """Chooses coordinates at random."""
+
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
@@ -134,7 +137,7 @@ class _Drawn:
 
 
 class _Stratum:
-    """Setting `number` of `count` that share out every coordinate's range."""
+    """Chooses the coordinates of setting `number` of a Latin hypercube with `count` settings."""
 
     def __init__(self, seed: int, number: int, count: int) -> None:
         self._seed, self._number, self._count = seed, number, count

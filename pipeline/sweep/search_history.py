@@ -1,4 +1,4 @@
-"""What is known of the settings that a search proposed before: what it learns from."""
+"""The results of the settings that a search has proposed so far."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FIGURES = {"loss": LOSS, "imbalance": IMBALANCE}
 
 
 class KnownSetting(NamedTuple):
-    """What is known of a setting. Objectives: lower is better. Violations: above 0 is illegal."""
+    """The results of one setting."""
 
     coordinates: Coordinates
-    objectives: tuple[float, ...] | None  # None: it still runs, or ended without figures
-    violations: Mapping[str, float]
+    objectives: tuple[float, ...] | None  # lower is better; None while it runs or if it failed
+    violations: Mapping[str, float]  # by constraint; values above 0 break it
     is_running: bool
 
 
@@ -45,7 +45,7 @@ def _known_setting(
     if not all(row.state.is_final for row in group):
         return KnownSetting(coordinates, None, {}, is_running=True)
     if any(row.state is not TrialState.COMPLETED for row in group):
-        # Failed or stopped: worse than whatever finished, the sooner the worse.
+        # A failed or stopped setting is worse than all finished ones; the earlier, the worse.
         return KnownSetting(coordinates, None, {"unfinished": _left(group)}, is_running=False)
     objectives = spec.search.objectives if isinstance(spec.search, TpeSearch) else ("loss",)
     means = {
@@ -63,6 +63,6 @@ def _known_setting(
 
 
 def _left(group: Sequence[TrialRecord]) -> float:
-    """Share of the training that was not done, above 0."""
+    """The share of the training that was not done; above 0."""
     steps = sum(row.spec["train"]["steps"] for row in group)
     return 1 - sum(row.progress.step for row in group if row.progress) / (steps + 1)

@@ -1,7 +1,7 @@
-"""Which trials train together as one program, and how many at once.
+"""Decides which trials train together as one program (a stack), and how many at once.
 
-A stack saves what a step costs beside its arithmetic: launches and dispatch. Whether that is much
-depends on how small the arithmetic is, so the rule below rests on measurements.
+A stack saves kernel launches and dispatch. How much that is depends on the size of the arithmetic,
+so the limits below come from measurements.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from evenload.pipeline.figures.model_size import model_size
 from evenload.pipeline.spec.spec_file import sha256
 from evenload.pipeline.spec.trial import TrialSpec
 
-# Rules that a stack cannot hold: experts that choose have rows of another form, routers that are
-# frozen have no gradient where others have one, and draws come from the process's generator.
-APART = frozenset({"expert_choice", "frozen_router", "random_router"})
+# Rules that cannot be stacked: expert choice routes in another shape, frozen routers lack the
+# gradient that other routers have, and random routers draw from the process's generator.
+UNSTACKABLE = frozenset({"expert_choice", "frozen_router", "random_router"})
 
-# Values of one activation (tokens of a micro-batch times width) up to which a stack is faster.
-# `evenload bench training` on one core of a Xeon, tiny, 8 trials: time stacked over time apart 0.49
-# at 2^13 values, 0.69 at 2^15, 0.82 at 2^16, 0.87 at 2^17, 0.95 at 2^18, where caches lose what
-# dispatch gains. The limits for a GPU are not measured.
+# Largest activation (tokens of a micro-batch times width) for which a stack is faster. Measured by
+# `evenload bench training` on one core of a Xeon, preset tiny, 8 trials: the time stacked over the
+# time apart is 0.49 at 2^13 values, 0.69 at 2^15, 0.82 at 2^16, 0.87 at 2^17 and 0.95 at 2^18,
+# where cache misses cost as much as dispatch saves. The limits for a GPU are not measured.
 LARGEST_ACTIVATION = {"cpu": 2**17, "cuda": 2**22}
 LARGEST_STACK = {"cpu": 8, "cuda": 32}
-ROOM_BYTES = {"cpu": 2**30, "cuda": 2**34}  # of a stack: weights, moments and activations
+ROOM_BYTES = {"cpu": 2**30, "cuda": 2**34}  # for a stack's weights, moments and activations
 
 
 def shape_of(spec: TrialSpec) -> str:
-    """Equal for trials that differ in balancing rule, step size and seed alone."""
+    """A hash that is equal for trials that differ only in balancing rule, step size and seed."""
     differing: dict[str, Any] = {"balancer": True, "train": {"seed"}}
     return sha256(spec.model_dump(mode="json", exclude=differing))[:16]
 
 
 def can_stack(spec: TrialSpec) -> bool:
-    """A stack can train it, alone or beside others of its shape."""
+    """Whether the trial can train in a stack with others of its shape."""
     train, runtime = spec.train, spec.runtime
     return (
-        spec.balancer.kind not in APART
+        spec.balancer.kind not in UNSTACKABLE
         and runtime.backend == "torch"
         and runtime.workers == 1
         and not (train.compile or train.recompute)
@@ -45,11 +45,11 @@ def can_stack(spec: TrialSpec) -> bool:
 
 
 def stack_size(spec: TrialSpec, untrained: int, slots: int) -> int:
-    """How many trials of this shape one worker should train together; 1 is alone.
+    """How many trials of this shape one worker should train together; 1 means no stack.
 
     Args:
-        untrained: trials of this shape that wait or are being trained, this one included
-        slots:     workers that may train at once: none should idle for a larger stack
+        untrained: number of trials of this shape that wait or are being trained, with this one
+        slots:     number of workers that may train at once; a larger stack must leave none idle
     """
     device = spec.runtime.device
     values = spec.train.tokens_per_step // spec.train.num_micro_batches * spec.model.d_model

@@ -1,4 +1,4 @@
-"""What a few seeds can tell: means with 95 % intervals, and differences paired by seed."""
+"""Statistics over a few seeds: means with 95 % intervals, and tests of paired differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Interval(NamedTuple):
     """A mean over seeds and its 95 % interval by Student's t."""
 
     mean: float
-    half: float | None  # half the width; None: one seed tells no spread
+    half: float | None  # half the width; None with one seed
     seeds: int
 
     @property
@@ -34,20 +34,20 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and interval of independent values, one a seed.  Raises: ValueError: no value"""
+    """Mean and interval of independent values, one per seed.  Raises: ValueError: no values"""
     if not values:
         raise ValueError("an interval needs at least one value")
     count = len(values)
     if count == 1:
         return Interval(values[0], None, 1)
-    from scipy.special import stdtrit  # takes long to import, and many only count trials
+    from scipy.special import stdtrit  # slow to import, and many callers only count trials
 
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Interval(fmean(values), quantile * _standard_error(values), count)
 
 
 def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided, of the mean difference being zero; None where the values have no spread."""
+    """The two-sided p-value of a mean difference of zero, by Student's t; None without spread."""
     count = len(differences)
     error = _standard_error(differences) if count > 1 else 0.0
     if error == 0:
@@ -58,6 +58,6 @@ def p_value(differences: Sequence[float]) -> float | None:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """Of the mean. By hand: `statistics.stdev` works in fractions and takes 40 times as long."""
+    """The standard error of the mean. `statistics.stdev` would take 40 times as long."""
     mean, count = fmean(values), len(values)
     return sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)

@@ -1,4 +1,4 @@
-"""Time to a target loss, beside the loss at the budget. What never gets there keeps its row."""
+"""Tokens and time to a target loss, beside the loss at the end of the budget."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Curves = Mapping[str, Sequence[CurvePoint]]
 
 
 class TargetRow(NamedTuple):
-    """One setting at one expert count. Losses are of the learning curve's sample, nats a token."""
+    """One setting at one expert count. Losses are those of learning curves, in nats per token."""
 
     label: str
     num_experts: int
     target_loss: float
     trials: int
-    reached: int  # of the trials
-    tokens: float | None  # to the target, median over trials; None: most never reached it
-    seconds: float | None  # of training, likewise
-    final_loss: Interval  # at the budget
+    reached: int  # number of trials that reached the target
+    tokens: float | None  # median over trials; None if less than half reached the target
+    seconds: float | None  # training time, likewise
+    final_loss: Interval  # at the end of the budget
 
 
 def target_rows(
@@ -34,11 +34,11 @@ def target_rows(
     target_loss: float | None,
     labelled: Labelled = lambda trial: trial.label,
 ) -> tuple[TargetRow, ...]:
-    """A row a setting and expert count, of trials that trained to their end, in sweep order.
+    """One row per setting and expert count, in sweep order, over trials that trained to their end.
 
-    A trial that was stopped early has no loss at the budget; a failed one no loss at all.
-    Without a `target_loss` the target of an expert count is where training without balancing
-    ends; where the sweep has no such control, where the worst setting ends.
+    A setting that never reaches the target has a row, too. Without `target_loss`, the target at an
+    expert count is the final loss of training without balancing; if the sweep does not train
+    without balancing, it is the final loss of the worst setting.
     """
     groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
@@ -57,9 +57,9 @@ def target_rows(
 
 
 def crossing(curve: Sequence[CurvePoint], target_loss: float) -> tuple[float, float] | None:
-    """Tokens and seconds at which the loss first falls to the target; None where it does not.
+    """Tokens and seconds at which the loss first reaches the target; None if it does not.
 
-    Linear between two points.
+    The curve is linear between its points.
     """
     before: CurvePoint | None = None
     for point in curve:

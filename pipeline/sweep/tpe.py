@@ -1,7 +1,7 @@
-"""Optuna's tree-structured Parzen estimator, asked with what the store knows and nothing else.
+"""Proposes settings with Optuna's tree-structured Parzen estimator.
 
-Optuna keeps no storage here: a study is built from the rows for every question and forgotten, so
-the answer is a function of the space, the rows and the seed.
+Every call builds a study from the search history and discards it. So the proposal is a function of
+the search space, the history and the seed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def propose(
     axes: Axes, history: Sequence[KnownSetting], num_objectives: int, seed: int
 ) -> tuple[Coordinates, dict[str, Any]]:
-    """The next setting, as `choose` gives it: its coordinates and the value of every axis."""
+    """The next setting: its coordinates and the value of every axis, as from `choose`."""
     study = optuna.create_study(directions=["minimize"] * num_objectives, sampler=_sampler(seed))
     spans = {name: _distribution(span) for name, span in dimensions(axes).items()}
     study.add_trials([_frozen(setting, spans) for setting in history])
@@ -30,7 +30,7 @@ def propose(
 
 
 class _Asked:
-    """A chooser that lets the estimator decide."""
+    """Lets the estimator choose coordinates."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
@@ -43,9 +43,9 @@ class _Asked:
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
-    """Estimates coordinates jointly, each choice with the numbers inside it.
+    """A sampler that estimates coordinates jointly, each choice with the numbers below it.
 
-    Settings that run count as bad ones: what is under way is not proposed again beside it.
+    Running settings count as bad ones, so that no setting is proposed near them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

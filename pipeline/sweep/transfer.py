@@ -1,4 +1,4 @@
-"""Does a step size transfer: is the best one at few experts also the best one at many?
+"""Does a step size transfer, that is, is the best one at few experts also the best one at many?
 
 Letters: N seeds, U step sizes.
 """
@@ -19,20 +19,20 @@ from evenload.pipeline.sweep.statistics import Interval, interval
 
 DRAWS = 2000
 Losses = NDArray[np.float64]  # (N, U)
-ByStep = dict[tuple[float, str], float]  # step size, seed and what else varies -> loss
+ByStep = dict[tuple[float, str], float]  # (step size, block) -> loss, see `_block`
 
 
 class Transfer(NamedTuple):
-    """One rule, from one expert count to a larger one, over the step sizes that both have."""
+    """One rule at two expert counts, compared over the step sizes that both have."""
 
     kind: str
     from_experts: int
     to_experts: int
-    best_from: float  # step size of least mean loss
+    best_from: float  # the step size with the least mean loss
     best_to: float
-    seeds: int  # times what else the sweep varies
-    probability: float | None  # that both have the same best step; None: one seed tells none
-    price: Interval  # bits per byte lost at `to_experts` by taking over `best_from`
+    seeds: int  # number of blocks: seeds times whatever else the sweep varies
+    probability: float | None  # that both have the same best step size; None with one seed
+    price: Interval  # bits per byte that are lost at `to_experts` by training with `best_from`
 
     @property
     def transfers(self) -> bool:
@@ -40,11 +40,10 @@ class Transfer(NamedTuple):
 
 
 def transfers(trials: Sequence[TrialRecord]) -> tuple[Transfer, ...]:
-    """One for every rule and pair of expert counts with two step sizes or more in common.
+    """One per rule and pair of expert counts that have at least two step sizes in common.
 
-    The probability counts how often both expert counts have the same best step where losses are
-    drawn again from what the seeds show: seeds are independent, their spread is pooled over step
-    sizes, and losses of one seed stay together.
+    The probability is the share of random draws of the mean losses in which both expert counts have
+    the same best step size. Seeds are independent, and their spread is pooled over step sizes.
     """
     found: list[Transfer] = []
     for kind, by_experts in _losses(trials).items():
@@ -58,7 +57,7 @@ def transfers(trials: Sequence[TrialRecord]) -> tuple[Transfer, ...]:
 def _losses(
     trials: Sequence[TrialRecord],
 ) -> dict[str, dict[int, ByStep]]:
-    """kind -> experts -> losses, of trials that are complete."""
+    """rule -> number of experts -> losses of the complete trials"""
     found: dict[str, dict[int, ByStep]] = defaultdict(lambda: defaultdict(dict))
     for trial in trials:
         balancer = trial.spec["balancer"]
@@ -71,12 +70,13 @@ def _losses(
 
 
 def _block(trial: TrialRecord) -> str:
+    """Identifies trials that differ only in rule, step size and number of experts."""
     model = {k: v for k, v in trial.spec["model"].items() if k != "num_experts"}
     return repr((model, trial.spec.get("data"), trial.spec["train"]))
 
 
 def _rule(label: str, step: float) -> str:
-    """The label without its step size: `sign 0.1 schedule=inverse` is another rule than `sign`."""
+    """The label without the step size. `sign 0.1 schedule=inverse` is another rule than `sign`."""
     return " ".join(word for word in label.split() if word != f"{step:g}")
 
 
@@ -120,10 +120,11 @@ def _same_best(few_NU: Losses, many_NU: Losses) -> float:
 
 
 def _best_of_draws(rng: np.random.Generator, loss_NU: Losses) -> NDArray[np.intp]:
-    """The best step of each draw of the mean losses, given the losses of N seeds.
+    """The index of the best step size in each of DRAWS draws of the mean losses.
 
-    A seed's own level moves all steps alike and cancels. What is left has one variance, with
-    (N - 1)(U - 1) degrees of freedom, so the means are Student t around the observed ones.
+    The level of a seed shifts all its losses alike and cancels. The residuals have one variance
+    with (N - 1)(U - 1) degrees of freedom, so the mean losses are drawn from Student's t around the
+    observed ones.
     """
     num_seeds, num_steps = loss_NU.shape
     mean_U = loss_NU.mean(axis=0)

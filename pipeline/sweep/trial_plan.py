@@ -1,4 +1,4 @@
-"""What trials will take, before any is started: parameters, tokens, FLOPs, memory, disk."""
+"""Estimates what trials will need: parameters, tokens, FLOPs, memory and disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 
 
 class TrialPlan(NamedTuple):
-    """What one trial will take."""
+    """What one trial will need."""
 
     label: str
     num_experts: int
@@ -26,7 +26,7 @@ class TrialPlan(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Of all trials together; memory is that of the largest one."""
+    """What all trials together will need. The memory is that of the largest trial."""
 
     trials: int
     tokens: int

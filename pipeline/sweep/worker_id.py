@@ -1,4 +1,4 @@
-"""A worker's id in the store: its name, and where it can be seen to be dead."""
+"""The id of a worker in the store: its name, host and process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def worker_id(name: str) -> str:
-    """The id of this process under the name that its executor gave it: `name@host:pid`."""
+    """The id `name@host:pid` of this process, with the name that its executor gave it."""
     return f"{name}@{socket.gethostname()}:{os.getpid()}"
 
 
@@ -16,10 +16,10 @@ def name_of(worker_id: str) -> str:
 
 
 def is_dead_here(worker_id: str) -> bool:
-    """The worker ran on this host and its process is gone.
+    """Whether the worker ran on this host and its process has ended.
 
-    False is no statement: it may run elsewhere, or another process may have its number. The lease
-    decides then.
+    False may also mean that it ran on another host or that another process has its number by now.
+    Then only the lease tells.
     """
     host, _, pid = worker_id.partition("@")[2].rpartition(":")
     return host == socket.gethostname() and pid.isdecimal() and not _is_running(int(pid))

@@ -1,6 +1,6 @@
-"""Which running trials to stop, by their learning curves. Pure: curves in, reasons out.
+"""Decides from learning curves which running trials to stop. Pure functions.
 
-Adding a policy is a file here, an entry in `STOPPING` and a spec in `evenload.pipeline.spec.sweep`.
+To add a policy, add a file here, an entry to `STOPPING` and a spec to `pipeline.spec.sweep`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STOPPING: dict[str, Callable[..., Verdicts]] = {
 def stops(
     spec: SweepSpec, curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[TrialRecord]
 ) -> list[tuple[str, str]]:
-    """The (digest, reason) of every trial of the tune stage that should train no further.
+    """The digest and reason of every trial of the tune stage that should stop.
 
     A trial is compared only with trials that differ from it in the setting alone, see
     `comparable_groups`. A trial is returned again and again until the store marks it as stopped.

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: of all trials one in eta goes on from every rung."""
+"""Asynchronous successive halving: one in eta of all trials continues after every rung."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 
 
 def stops(policy: Asha, trials: Sequence[TrialCurve]) -> Iterator[tuple[str, str]]:
-    """Stops who cannot be among those that go on from a rung, whatever is still to come.
+    """Stops trials that cannot be among those that continue, however the others turn out.
 
-    From the first rung one in eta of all listed trials goes on, from the next one in eta of
-    these, and so on. Nobody waits at a rung. Nobody is stopped within `slack` of the best loss at
-    it, nor whom synchronous halving would have kept.
+    After the first rung one in eta of all listed trials continues, after the second rung one in eta
+    of these, and so on. No trial waits at a rung. A trial is not stopped if its loss is within
+    `slack` of the best one at the rung, or if synchronous halving would keep it.
 
-    Source:   Li et al. 2018, arXiv:1810.05934. Differs: it promotes by the rank among those that
-              came first and may take a trial up again later; what is stopped here stays stopped,
-              so a rank must be certain.
+    Source:   Li et al. 2018, arXiv:1810.05934. Differs: the paper ranks a trial among those that
+              reached the rung first and may resume it later. Here stopping is final, so the rank
+              must be certain.
     """
     places, named = len(trials), set[str]()
     for rung in rungs(policy, trials[0].steps):
@@ -36,13 +36,13 @@ def stops(policy: Asha, trials: Sequence[TrialCurve]) -> Iterator[tuple[str, str
                 named.add(trial.digest)
                 yield (
                     trial.digest,
-                    f"asha: held-out loss {loss:.4f} at step {rung} is number {rank} (best "
-                    f"{ranked[0]:.4f}); of {len(trials)} trials {places} may go on from there",
+                    f"asha: held-out loss {loss:.4f} at step {rung} has rank {rank} (best "
+                    f"{ranked[0]:.4f}); {places} of {len(trials)} trials may continue after it",
                 )
 
 
 def rungs(policy: Asha, steps: int) -> list[int]:
-    """Steps at which trials are judged, a factor eta apart, all before the end."""
+    """The steps at which trials are ranked: a factor eta apart, and all before the last step."""
     found: list[int] = []
     rung = max(1, round(policy.first_rung * steps))
     while rung < steps:
@@ -52,7 +52,7 @@ def rungs(policy: Asha, steps: int) -> list[int]:
 
 
 def _loss_at(curve: Sequence[CurvePoint], rung: int) -> float | None:
-    """At the first point from the rung on; a loss that is no number is the worst."""
+    """The loss at the first point at or after the rung; infinite if it is not a number."""
     for point in curve:
         if point.step >= rung:
             return point.val_loss if math.isfinite(point.val_loss) else math.inf

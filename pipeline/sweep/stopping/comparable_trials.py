@@ -1,4 +1,4 @@
-"""Who is judged against whom: the trials whose learning curves are comparable."""
+"""Groups trials whose learning curves are comparable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TrialCurve(NamedTuple):
     """A trial and its held-out losses so far."""
 
     digest: str
-    curve: tuple[CurvePoint, ...]  # by step; empty before the first
+    curve: tuple[CurvePoint, ...]  # by step
     steps: int  # of the whole training
-    may_stop: bool  # it trains or waits to
+    may_stop: bool  # whether it trains or waits for it
 
     @property
     def step(self) -> int:
@@ -26,7 +26,7 @@ class TrialCurve(NamedTuple):
 
     @property
     def final_loss(self) -> float | None:
-        """None where it did not train to its end."""
+        """The loss at the last step; None if the training has not reached it."""
         return self.curve[-1].val_loss if self.step >= self.steps else None
 
 
@@ -35,10 +35,10 @@ def comparable_groups(
     curves: Mapping[str, Sequence[CurvePoint]],
     rows: Sequence[TrialRecord],
 ) -> list[list[TrialCurve]]:
-    """The trials of the tune stage, apart by what `policy.per` names and by their length.
+    """The trials of the tune stage, grouped by the keys in `policy.per` and the number of steps.
 
-    Controls take no part: their rows are wanted whatever their loss, and a rule that sees later
-    tokens has a loss that nobody else can reach.
+    Controls are left out, because their results are needed whatever their loss. Rules that leak
+    future tokens are left out, because no other rule can reach their loss.
     """
     if isinstance(policy, NoStopping):
         return []

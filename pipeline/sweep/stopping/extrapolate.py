@@ -1,4 +1,4 @@
-"""Learning curves extrapolated: who will hardly reach the best is stopped, with the probability.
+"""Extrapolates learning curves, to stop trials that will probably not reach the best loss.
 
 Letters: P points of a curve, X exponents.
 """
@@ -19,18 +19,18 @@ from evenload.pipeline.sweep.stopping.comparable_trials import TrialCurve
 Numbers = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 3.0, 40)
 MIN_POINTS = 4
-FORGOTTEN_SHARE = 0.1  # of the curve: the first drop follows no power law
+IGNORED_SHARE = 0.1  # start of the curve that is left out, because it does not follow a power law
 
 
 class Forecast(NamedTuple):
-    """The power law fitted to a curve, read at the last step."""
+    """The power law fitted to a curve, evaluated at the last step."""
 
     loss: float
-    residual: float  # root mean square of what the fit leaves, nats
+    residual: float  # root mean square error of the fit, nats
 
 
 class Odds(NamedTuple):
-    """How probable a final loss at or below a limit is, by Student's t."""
+    """The probability of a final loss at or below a limit, by Student's t."""
 
     probability: float
     expected: float  # final loss
@@ -38,10 +38,10 @@ class Odds(NamedTuple):
 
 
 def stops(policy: Extrapolate, trials: Sequence[TrialCurve]) -> Iterator[tuple[str, str]]:
-    """Stops where P(final loss <= best final loss) is below the threshold.
+    """Stops trials for which P(final loss <= best final loss) is below the threshold.
 
-    Source:   Domhan, Springenberg, Hutter 2015, IJCAI (the rule). Differs: one family of curves,
-              and the error of its forecasts is not assumed but measured: see `odds`.
+    Source:   Domhan, Springenberg, Hutter 2015, IJCAI (the rule). Differs: there is one family of
+              curves, and the error of its forecasts is measured and not assumed, see `odds`.
     """
     finals = {c.digest: c.final_loss for c in trials if c.final_loss is not None}
     if len(finals) < policy.finished:
@@ -67,7 +67,7 @@ def stops(policy: Extrapolate, trials: Sequence[TrialCurve]) -> Iterator[tuple[s
 
 
 def misses(finished: Sequence[Sequence[CurvePoint]], step: int, steps: int) -> list[float]:
-    """Real minus forecast end of every finished curve, extrapolated from its part up to `step`."""
+    """Final loss minus its forecast from the part up to `step`, for every finished curve."""
     return [
         whole[-1].val_loss - past.loss
         for whole in finished
@@ -78,28 +78,28 @@ def misses(finished: Sequence[Sequence[CurvePoint]], step: int, steps: int) -> l
 def odds(
     curve: Sequence[CurvePoint], steps: int, missed: Sequence[float], limit: float
 ) -> Odds | None:
-    """The probability that a curve ends at or below `limit`; None where it is too short.
+    """The probability that a curve ends at or below `limit`; None if it is too short to tell.
 
-    How far forecasts from the same step missed is a sample of this one's error: its mean corrects
-    the forecast (a learning rate that decays lets every curve end below its power law), its spread
-    with Student's t for n finished curves gives the probability.
+    The errors of forecasts for finished curves from the same step (`missed`) are a sample of this
+    forecast's error. Their mean corrects the forecast, because a decaying learning rate lets every
+    curve end below its power law. Their spread gives the probability by Student's t.
     """
     forecast = extrapolated(curve, steps)
     if forecast is None or len(missed) < 2:
         return None
     count = len(missed)
     expected = forecast.loss + float(np.mean(missed))
-    # A spread of zero would be certainty from two curves that happen to agree.
+    # A spread of zero would claim certainty because two curves happen to agree.
     variance = float(np.var(missed, ddof=1)) * (1 + 1 / count) + forecast.residual**2
     spread = max(variance**0.5, 1e-9)
     return Odds(float(stdtr(count - 1, (limit - expected) / spread)), expected, spread)
 
 
 def extrapolated(curve: Sequence[CurvePoint], steps: int) -> Forecast | None:
-    """`loss = c + a step^-b` by least squares (a >= 0), read at the last step."""
+    """Fits `loss = c + a step^-b` with a >= 0 by least squares; the value at the last step."""
     if not curve:
         return None
-    first = FORGOTTEN_SHARE * curve[-1].step
+    first = IGNORED_SHARE * curve[-1].step
     kept = [p for p in curve if p.step > first and np.isfinite(p.val_loss)]
     if len(kept) < MIN_POINTS:
         return None
@@ -109,9 +109,9 @@ def extrapolated(curve: Sequence[CurvePoint], steps: int) -> Forecast | None:
 
 
 def _fit(step_P: Numbers, loss_P: Numbers) -> Forecast:
-    """The best of all exponents X, each by linear least squares.
+    """The best fit over the exponents X, each by linear least squares.
 
-    Steps count in units of the last one, where the power is 1 and the curve is c + a.
+    Steps are divided by the last one, so that the curve ends at c + a.
     """
     power_XP = step_P ** -EXPONENTS[:, None]
     centred_XP = power_XP - power_XP.mean(axis=1, keepdims=True)

@@ -20,7 +20,7 @@ Row = Callable[..., TrialRecord]
 
 @pytest.fixture
 def row() -> Row:
-    """A completed trial as the store gives it; keyword arguments override fields."""
+    """Makes the record of a completed trial; keyword arguments override fields."""
 
     def make(
         spec: TrialSpec, loss: float = 3.0, max_vio: float = 0.5, **changes: Any
@@ -59,7 +59,7 @@ def row() -> Row:
 
 @pytest.fixture
 def observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Observers see every round, however long their reading took."""
+    """Observers are called in every round, however long reading takes."""
     monkeypatch.setattr(coordinator_module, "OBSERVED_SHARE", math.inf)
 
 

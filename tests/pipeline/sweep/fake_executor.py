@@ -1,4 +1,4 @@
-"""Workers that need no process, and what a sweep came to."""
+"""An executor whose workers are not processes, and functions that read the outcome of a sweep."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Work = Generator[None, None, None]
 
 
 class FakeExecutor:
-    """Workers as generators: each `wait` takes every one a step further.
+    """Its workers are generators, and each `wait` advances all of them by one step.
 
-    Args:     pid: of the process in which the workers seem to live
-              dies_at: digest -> how many workers die over it
+    Args:     pid: id of the process in which the workers appear to run
+              dies_at: digest -> how many workers die while they work on it
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class FakeExecutor:
             self._gone[worker] = Death("killed")
             return
         yield
-        told = self._store.heartbeat(claim, None, LEASE)
-        if self._stopping or told is Command.STOP:
+        command = self._store.heartbeat(claim, None, LEASE)
+        if self._stopping or command is Command.STOP:
             self._store.release(claim)
         else:
             self._store.finish(claim, VERDICT[kind], {kind: 1.0})

@@ -28,7 +28,7 @@ from tests.pipeline.sweep.fake_executor import (
 pytestmark = pytest.mark.usefixtures("observed")
 
 
-def test_a_sweep_runs_to_its_end_and_every_trial_once(
+def test_a_sweep_runs_to_its_end_with_one_launch_per_trial_and_kind(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(5)
@@ -69,18 +69,18 @@ def test_a_worker_that_dies_is_replaced_and_costs_a_retry(
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
 
 
-def test_a_trial_that_kills_every_worker_fails_with_the_reason_and_the_sweep_goes_on(
+def test_a_trial_that_kills_every_worker_fails_with_the_reason_and_the_sweep_continues(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
     assert run(store, FakeExecutor(store, pid=os.getpid(), dies_at={"t0": 99}), sweep_id)
     first, second = store.trials(sweep_id)
     assert (first.state, first.failures) == (TrialState.FAILED, 3)
-    assert first.error == "given up after 3 lost attempts; the last: killed"
+    assert first.error == "given up after 3 lost attempts; the last one: killed"
     assert second.state is TrialState.COMPLETED
 
 
-def test_a_sweep_that_only_costs_workers_is_paused_and_goes_on_once_resumed(
+def test_a_sweep_whose_workers_all_die_is_paused_and_continues_once_resumed(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(6)
@@ -100,7 +100,7 @@ def test_a_sweep_that_only_costs_workers_is_paused_and_goes_on_once_resumed(
     assert states(store, sweep_id) == {TrialState.COMPLETED: 6}
 
 
-def test_a_sweep_that_grows_is_finished_once_its_tender_adds_no_more(
+def test_a_growing_sweep_is_finished_once_its_policies_add_no_more(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     class OneMore:
@@ -123,10 +123,10 @@ def test_a_sweep_that_grows_is_finished_once_its_tender_adds_no_more(
     assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, policies=policies)
     assert [trial.digest for trial in store.trials(sweep_id)] == ["t0", "more"]
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
-    assert policies.rooms[0] == 1, "two workers, one trial waits"
+    assert policies.rooms[0] == 1, "two workers and one waiting trial leave room for one"
 
 
-def test_a_coordinator_says_what_it_has_until_it_ends(
+def test_a_coordinator_announces_its_facts_until_it_ends(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(3)
@@ -156,7 +156,7 @@ def test_a_worker_that_hangs_beyond_its_lease_is_ended(
     assert store.trial("t0").failures == 1
 
 
-def test_the_observer_sees_the_trials_after_every_round(
+def test_the_observer_gets_the_trials_after_every_round(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     seen: list[int] = []
@@ -170,7 +170,7 @@ def test_the_observer_sees_the_trials_after_every_round(
     assert (seen[0], seen[-1]) == (0, 2)
 
 
-def test_a_cancelled_sweep_ends_once_its_workers_gave_back(
+def test_a_cancelled_sweep_ends_once_its_trials_are_released(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(3)
@@ -184,7 +184,7 @@ def test_a_cancelled_sweep_ends_once_its_workers_gave_back(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_workers_give_back_and_restores_the_handler(
+def test_a_signal_lets_workers_release_their_trials_and_restores_the_handler(
     store: SweepStore, add_sweep: Callable[[int], str], number: signal.Signals
 ) -> None:
     sweep_id = add_sweep(3)
@@ -201,7 +201,7 @@ def test_a_signal_lets_workers_give_back_and_restores_the_handler(
     assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
 
 
-def test_without_names_it_serves_all_sweeps_until_told_to_stop(
+def test_without_ids_it_runs_all_sweeps_until_it_is_stopped(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
@@ -220,7 +220,7 @@ def test_an_unknown_sweep_starts_nothing(store: SweepStore) -> None:
         run(store, FakeExecutor(store, pid=os.getpid()), "nope")
 
 
-def test_a_database_that_is_away_for_a_while_is_waited_for(
+def test_a_short_outage_of_the_database_is_survived(
     store: SweepStore, add_sweep: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep_id = add_sweep(1)
@@ -255,7 +255,7 @@ def test_no_lease_expires_right_after_the_database_was_away(
     add_sweep: Callable[[int], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its worker lives and could not renew it."""
+    """The worker is alive but could not renew its lease during the outage."""
     sweep_id = add_sweep(1)
     held = store.claim("t0", TRAIN, "elsewhere@another-host:1", 0.0)
     assert held is not None
@@ -282,7 +282,7 @@ def test_no_lease_expires_right_after_the_database_was_away(
 def test_a_trial_that_needs_more_room_is_not_overtaken(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
-    """The first one takes all there is, so nothing behind it may start while it waits."""
+    """The second trial needs an empty cluster, so no trial behind it may start while it waits."""
 
     class Narrow(FakeExecutor):
         def launch(self, kind: WorkKind, digest: str) -> bool:
@@ -298,7 +298,7 @@ def test_a_trial_that_needs_more_room_is_not_overtaken(
     assert states(store, sweep_id) == {TrialState.COMPLETED: 4}
 
 
-def test_what_changed_since_the_snapshot_is_planned_again(
+def test_an_action_that_fails_because_of_a_change_is_planned_again(
     store: SweepStore, add_sweep: Callable[[int], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Surprised(FakeExecutor):
@@ -314,10 +314,10 @@ def test_what_changed_since_the_snapshot_is_planned_again(
     assert "deleted meanwhile" in caplog.text
 
 
-def test_a_worker_that_comes_too_late_for_its_trial_is_not_waited_for(
+def test_a_worker_that_is_too_late_for_its_trial_is_ended(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
-    """Two coordinators run a sweep; one has no room on the cluster until the other is done."""
+    """Two coordinators run a sweep, and one has no room on the cluster until the other is done."""
     sweep_id = add_sweep(1)
     executor = FakeExecutor(store, pid=os.getpid())
     coordinator = Coordinator(store, executor, poll_seconds=0)
@@ -327,6 +327,6 @@ def test_a_worker_that_comes_too_late_for_its_trial_is_not_waited_for(
         held = store.claim("t0", kind, "elsewhere@another-host:1", LEASE)
         assert held is not None
         store.finish(held, VERDICT[kind])
-    assert not coordinator.round((sweep_id,)), "this round finishes the sweep"
+    assert not coordinator.round((sweep_id,)), "this round only marks the sweep as finished"
     assert coordinator.round((sweep_id,))
     assert executor.killed == ["w1"]

@@ -32,7 +32,7 @@ def dead_pid() -> int:
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing in the code under test catches it."""
+    """Simulates kill -9: no code under test catches it."""
 
 
 COORDINATOR = (coordinator_module.__file__, plan_module.__file__)
@@ -42,9 +42,9 @@ Line = tuple[str, int]
 def lines_of(
     call: Callable[[], object], files: tuple[str, ...], kill_at: tuple[Line, int] | None = None
 ) -> Counter[Line]:
-    """How often a call runs each line of these files.
+    """Counts how often a call runs each line of these files.
 
-    Args:     kill_at: a line, and before which of its executions Killed is raised
+    Args:     kill_at: (line, n): raise Killed before the n-th execution of the line
     """
     executed: Counter[Line] = Counter()
 
@@ -75,7 +75,7 @@ def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
     dead_pid: int,
     workers_survive: bool,
 ) -> None:
-    """`workers_survive`: the workers of the killed coordinator go on, or they die with it."""
+    """`workers_survive`: whether the killed coordinator's workers continue or die with it."""
     sweep_id = add_sweep(2)
     store.close()  # moves everything into the one file that is copied
     files = COORDINATOR if workers_survive else (*COORDINATOR, fake_executor.__file__)
@@ -90,8 +90,8 @@ def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
         with contextlib.suppress(Killed):
             executed = lines_of(lambda: coordinator._run((sweep_id,)), files, at)
         second = FakeExecutor(copy, pid=os.getpid(), name="second")
-        go_on = first.wait if workers_survive else lambda seconds: None
-        assert run(copy, second, sweep_id, observer=lambda _: go_on(0))
+        advance = first.wait if workers_survive else lambda seconds: None
+        assert run(copy, second, sweep_id, observer=lambda _: advance(0))
         for trial in copy.trials(sweep_id):
             assert (trial.state, trial.failures) == (TrialState.COMPLETED, 0), at
             assert verdicts(copy, trial.digest) == [TRAIN, EVAL], at

@@ -53,7 +53,7 @@ def sweep(**more: Any) -> SweepSpec:
 
 @pytest.fixture
 def tuned(row: Row) -> Callable[[SweepSpec], list[TrialRecord]]:
-    """The tune stage at its end."""
+    """Makes the rows of a finished tune stage."""
     return lambda spec: [
         row(trial, LOSS[trial.balancer.label], VIO[trial.balancer.label], stage=Stage.TUNE)
         for trial in propose(spec)
@@ -68,7 +68,7 @@ Tuned = Callable[[SweepSpec], list[TrialRecord]]
 
 
 def test_the_best_settings_and_the_control_are_trained_again_with_fresh_seeds(tuned: Tuned) -> None:
-    """proportional is the most even one, but its loss is not within 1 % of the least."""
+    """`proportional` is the most even rule, but its loss is not within 1 % of the least one."""
     growth = next_trials(sweep(), tuned(sweep()), room=1)
     assert growth.stage is Stage.CONFIRM
     assert labels(growth) == [
@@ -79,7 +79,7 @@ def test_the_best_settings_and_the_control_are_trained_again_with_fresh_seeds(tu
     ]
 
 
-def test_nothing_is_confirmed_while_a_setting_is_tuned(tuned: Tuned) -> None:
+def test_the_confirm_stage_waits_for_the_tune_stage(tuned: Tuned) -> None:
     rows = tuned(sweep())
     rows[-1] = replace(rows[-1], state=TrialState.EVALUATING)
     assert next_trials(sweep(), rows, room=9).trials == []
@@ -100,10 +100,10 @@ def test_a_setting_that_breaks_a_constraint_is_confirmed_last(tuned: Tuned) -> N
     spec = sweep(objective={"constraints": {"max_vio": 0.15}})
     growth = next_trials(spec, tuned(spec), room=1)
     assert labels(growth)[0][0] == "proportional 0.01"
-    assert labels(growth)[2][0] == "sign 0.01"  # the most even of those that break it
+    assert labels(growth)[2][0] == "sign 0.01"  # the most even of those that break the constraint
 
 
-def test_of_one_rule_no_more_than_asked_for_are_confirmed(tuned: Tuned) -> None:
+def test_at_most_per_rule_settings_of_a_rule_are_confirmed(tuned: Tuned) -> None:
     axes = {"balancer": [*RULES, {"kind": "sign", "step_size": 0.02}]}
     spec = sweep(axes=axes, confirm={"top": 2, "per_rule": 1, "seeds": [7]})
     assert [label for label, _, _ in labels(next_trials(spec, tuned(spec), room=1))] == [
@@ -113,8 +113,8 @@ def test_of_one_rule_no_more_than_asked_for_are_confirmed(tuned: Tuned) -> None:
     ]
 
 
-def test_what_is_to_come_is_known_before(tuned: Tuned) -> None:
-    """Two settings and the control, at two expert counts, with two seeds."""
+def test_the_number_of_trials_to_come_is_known_in_advance(tuned: Tuned) -> None:
+    """The stage confirms two settings and the control, at two expert counts with two seeds."""
     assert most_to_come(sweep()) == {Stage.TUNE: 0, Stage.CONFIRM: 12}
     assert len(next_trials(sweep(), tuned(sweep()), room=1).trials) == 12
     axes = {"model.num_experts": [16, 32], "balancer.step_size": {"low": 0.001, "high": 0.1}}
@@ -131,7 +131,7 @@ def test_confirm_trials_are_added_once(tuned: Tuned, row: Row) -> None:
     ]
 
 
-def test_confirmation_may_take_another_corpus(tuned: Tuned) -> None:
+def test_the_confirm_stage_may_use_another_corpus(tuned: Tuned) -> None:
     other = {"kind": "synthetic", "vocab_size": 64}
     spec = sweep(confirm={"top": 1, "seeds": [5], "data": other})
     growth = next_trials(spec, tuned(spec), room=1)
@@ -169,6 +169,6 @@ def test_the_search_ends_before_confirmation_begins(row: Row) -> None:
         ({"seeds": [1], "data": {"kind": "synthetic", "vocab_size": 999}}, "smaller than the"),
     ],
 )
-def test_a_confirm_stage_that_confirms_nothing_is_refused(confirm: Any, message: str) -> None:
+def test_an_invalid_confirm_stage_is_refused(confirm: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         sweep(confirm=confirm)

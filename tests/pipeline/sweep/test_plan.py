@@ -110,7 +110,7 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         Crew(free=ONE_EACH, busy={"w": "a"}),
         [],
     ),
-    "a lease that ran out expires": (
+    "an overdue lease expires": (
         snapshot(held("a", seconds=-1), held("b", seconds=-1)),
         Crew(free=ONE_EACH),
         [Expire()],
@@ -120,32 +120,32 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         Crew(free=ONE_EACH, gone={"w": Death("killed")}),
         [Lose("w@host:1", "killed", Charge.RETRY)],
     ),
-    "what a former coordinator's worker held costs no retry": (
+    "a trial of a former coordinator's dead worker costs no retry": (
         snapshot(held("a"), held("b", worker="v@host:2")),
         Crew(orphans=frozenset({"w@host:1"})),
         [Lose("w@host:1", "its coordinator ended", Charge.NOTHING)],
     ),
-    "a worker that lost its lease and hangs is ended before another gets it": (
+    "a worker that lost its lease and hangs is ended before another gets the trial": (
         snapshot(lost("a")),
         Crew(free=ONE_EACH, busy={"w": "a"}),
         [StopWorker("w")],
     ),
-    "a worker that lost one trial of a stack goes on with the others": (
+    "a worker that lost one trial of a stack continues with the others": (
         snapshot(lost("a"), held("b")),
         Crew(busy={"w": "a"}),
         [],
     ),
-    "a worker whose trial another one holds is ended": (
+    "a worker whose trial is held by another worker is ended": (
         snapshot(held("a", worker="other@host:2")),
         Crew(busy={"w": "a"}),
         [StopWorker("w")],
     ),
-    "a worker that was launched for a retry is not taken for the one that lost it": (
+    "a worker that was launched for a retry is not mistaken for the one that lost the trial": (
         snapshot(lost("a", worker="former@host:2")),
         Crew(busy={"w": "a"}),
         [],
     ),
-    "a worker that gave a trial back may be launched for it again": (
+    "a worker that released a trial may be launched for it again": (
         snapshot(trial("a", attempt=1, attempt_state=AttemptState.RELEASED, worker="w@host:1")),
         Crew(busy={"w": "a"}),
         [],
@@ -160,27 +160,27 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         Crew(free=ONE_EACH),
         [Launch(TRAIN, "a")],
     ),
-    "one more lost attempt, and it is given up with the reason": (
+    "a trial with more lost attempts than max_retries is given up with the reason": (
         snapshot(lost("a", failures=3)),
         Crew(free=ONE_EACH),
-        [Fail("a", 1, "given up after 3 lost attempts; the last: lease expired")],
+        [Fail("a", 1, "given up after 3 lost attempts; the last one: lease expired")],
     ),
     "a host that was taken away costs no retry": (
         snapshot(held("a")),
         Crew(gone={"w": Death("its node is gone", is_preemption=True)}),
         [Lose("w@host:1", "its node is gone", Charge.PREEMPTION)],
     ),
-    "preemptions are counted apart from failures": (
+    "preemptions and failures are counted separately": (
         snapshot(replace(lost("a", failures=2), preemptions=20)),
         Crew(free=ONE_EACH),
         [Launch(TRAIN, "a")],
     ),
-    "one preemption more than its budget, and it is given up": (
+    "a trial with more preemptions than max_preemptions is given up": (
         snapshot(replace(lost("a"), preemptions=21)),
         Crew(free=ONE_EACH),
-        [Fail("a", 1, "given up after 21 preemptions; the last: lease expired")],
+        [Fail("a", 1, "given up after 21 preemptions; the last one: lease expired")],
     ),
-    "a sweep whose attempts fail at once is paused, and nothing of it starts": (
+    "a sweep whose attempts fail at once is paused, and none of its trials starts": (
         Snapshot(
             NOW,
             (
@@ -193,13 +193,13 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         [
             PauseSweep(
                 "s",
-                "paused: its last 5 attempts failed right after their start; see their logs, "
-                "then resume it",
+                "paused: its last 5 attempts failed right after their start; read their logs, "
+                "then resume the sweep",
             ),
             Launch(TRAIN, "b"),
         ],
     ),
-    "a stopping sweep is finished once nothing of it is left": (
+    "a stopping sweep without unfinished trials is finished": (
         snapshot(state=SweepState.STOPPING),
         Crew(),
         [FinishSweep("s")],
@@ -225,6 +225,6 @@ def test_plan(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_planning_twice_is_planning_once(case: str) -> None:
+def test_plan_is_a_pure_function(case: str) -> None:
     facts, crew, _ = TABLE[case]
     assert plan(facts, NOW, crew) == plan(facts, NOW, crew)

@@ -11,7 +11,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint, Order, Stage, SweepState, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep import policies as tender_module
+from evenload.pipeline.sweep import policies as policies_module
 from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.search import propose
 
@@ -49,9 +49,9 @@ def store(tmp_path: Path) -> SweepStore:
 
 
 @pytest.fixture(autouse=True)
-def _looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tender_module, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(tender_module, "MAX_SHARE", 1e9)
+def _reads_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies_module, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(policies_module, "MAX_SHARE", 1e9)
 
 
 def add(store: SweepStore, spec: SweepSpec) -> str:
@@ -89,7 +89,7 @@ def test_a_sweep_grows_by_its_search_then_by_its_confirm_stage_then_ends(store: 
     assert [trial.spec["train"]["seed"] for trial in store.trials(sweep_id)[3:]] == [7, 8]
 
 
-def test_a_tender_that_forgot_everything_goes_on_alike(store: SweepStore) -> None:
+def test_new_policies_continue_where_former_ones_ended(store: SweepStore) -> None:
     """A coordinator may be killed after any round."""
     sweep_id = add(store, sweep(confirm={"top": 1, "seeds": [7, 8]}))
     for _ in range(4):
@@ -105,11 +105,13 @@ def test_without_room_nothing_is_added_and_nothing_ends(store: SweepStore) -> No
     assert len(store.trials(sweep_id)) == 2
 
 
-def test_a_grid_needs_no_look(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trials_of_a_grid_are_not_read(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep_id = add(store, sweep(axes={"balancer.step_size": [0.01]}, search={"kind": "grid"}))
     policies = SweepPolicies(store, identify)
     policies.apply(sweep_id, room=1)
-    monkeypatch.setattr(store, "trials", lambda _: pytest.fail("looked at the rows"))
+    monkeypatch.setattr(store, "trials", lambda _: pytest.fail("the rows were read"))
     assert not policies.apply(sweep_id, room=1)
 
 
@@ -129,7 +131,7 @@ def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) 
     assert ordered == [None, Order.STOP, None]
     reason = store.trials(sweep_id)[1].stop_reason
     assert reason is not None
-    assert reason.startswith("asha: held-out loss 3.5000 at step 10 is number 3 (best")
+    assert reason.startswith("asha: held-out loss 3.5000 at step 10 has rank 3 (best")
 
 
 def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
@@ -145,7 +147,7 @@ def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
     assert (found.state, found.note) == (SweepState.PAUSED, "no such corpus")
 
 
-def test_a_drawn_point_that_is_no_trial_pauses_the_sweep(
+def test_a_proposed_setting_that_is_not_a_valid_trial_pauses_the_sweep(
     store: SweepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def invalid(*_: object) -> None:
@@ -153,15 +155,15 @@ def test_a_drawn_point_that_is_no_trial_pauses_the_sweep(
 
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
-    monkeypatch.setattr(tender_module, "next_trials", invalid)
+    monkeypatch.setattr(policies_module, "next_trials", invalid)
     assert SweepPolicies(store, identify).apply(sweep_id, room=1)
     assert store.sweep(sweep_id).note == "no valid trial"
 
 
-def test_a_trial_that_another_sweep_has_already_does_not_keep_a_sweep_going(
+def test_a_sweep_whose_further_trials_are_listed_already_ends(
     store: SweepStore,
 ) -> None:
-    """Its digest is listed already under a spec that differs in telemetry."""
+    """The digest is listed already, under a spec that differs in telemetry."""
 
     def same(trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
         return [(store.trials(sweep_id)[0].digest, trial) for trial in trials]
@@ -171,14 +173,14 @@ def test_a_trial_that_another_sweep_has_already_does_not_keep_a_sweep_going(
     assert not SweepPolicies(store, same).apply(sweep_id, room=1)
 
 
-def test_looking_takes_a_small_share_of_the_time(
+def test_reading_takes_a_small_share_of_the_time(
     store: SweepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tender_module, "MIN_SECONDS", 60.0)
+    monkeypatch.setattr(policies_module, "MIN_SECONDS", 60.0)
     sweep_id = add(store, sweep())
     complete_all(store, sweep_id)
     policies = SweepPolicies(store, identify)
     assert policies.apply(sweep_id, room=1)
     assert len(store.trials(sweep_id)) == 3
     complete_all(store, sweep_id)
-    assert policies.apply(sweep_id, room=1)  # not looked at, so it may still grow
+    assert policies.apply(sweep_id, room=1)  # not read, so it may still grow

@@ -33,7 +33,7 @@ def store(settings: Settings) -> Iterator[SweepStore]:
     store.close()
 
 
-def test_files_runs_and_rows_go_and_what_another_sweep_lists_stays(
+def test_files_runs_and_rows_are_removed_except_those_of_shared_trials(
     settings: Settings, store: SweepStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     removed: list[str] = []

@@ -33,7 +33,7 @@ def steps(spec: SweepSpec) -> list[float | None]:
 
 
 def searched(spec: SweepSpec, finished: Callable[[TrialSpec], TrialRecord]) -> list[TrialRecord]:
-    """The rows of the search at its end, where trials finish one after the other."""
+    """The rows at the end of the search, if trials finish one after the other."""
     rows = [finished(trial) for trial in propose(spec)]
     while trials := propose_further(spec, rows, room=1):
         rows += [finished(trial) for trial in trials]
@@ -56,7 +56,7 @@ def test_a_grid_is_run_in_its_order() -> None:
     assert steps(sweep({"kind": "grid"}, GRID)) == GRID["balancer.step_size"]
 
 
-def test_random_search_runs_every_setting_once_in_an_order_of_its_seed() -> None:
+def test_random_search_runs_every_setting_once_in_an_order_that_depends_on_its_seed() -> None:
     order = steps(sweep({"kind": "random", "seed": 1}, GRID))
     assert order != GRID["balancer.step_size"]
     assert sorted(order) == GRID["balancer.step_size"]  # type: ignore[type-var]
@@ -81,7 +81,7 @@ def test_every_drawn_setting_is_trained_at_every_expert_count_and_seed() -> None
     assert len({trial.balancer.step for trial in trials[:4]}) == 1
 
 
-def test_the_search_is_part_of_what_a_sweep_is() -> None:
+def test_the_search_is_part_of_the_sweep_id() -> None:
     assert sweep({"kind": "grid"}, GRID).sweep_id() != sweep({"kind": "random"}, GRID).sweep_id()
 
 
@@ -98,7 +98,7 @@ def test_the_search_is_part_of_what_a_sweep_is() -> None:
         ({"kind": "grid"}, [], "at least 1 value, or a range"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(search: Any, axis: Any, message: str) -> None:
+def test_an_axis_that_cannot_be_drawn_is_refused(search: Any, axis: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         sweep(search, {"balancer.step_size": axis})
 
@@ -124,10 +124,10 @@ def test_tpe_begins_with_settings_spread_over_the_space() -> None:
     assert sorted(decades) == list(range(9))
 
 
-def test_tpe_begins_with_every_rule_in_turn() -> None:
+def test_tpe_begins_with_settings_of_every_rule() -> None:
     trials = propose(sweep({"kind": "tpe", "startup": 6}, RULES))
     kinds = sorted(trial.balancer.kind for trial in trials)
-    assert kinds == ["none", *["proportional"] * 2, *["sign"] * 2]  # none has one setting
+    assert kinds == ["none", *["proportional"] * 2, *["sign"] * 2]  # "none" has only one setting
 
 
 def test_tpe_finds_the_best_step_and_ends_at_its_budget(row: Row) -> None:
@@ -145,7 +145,7 @@ def test_tpe_proposes_no_setting_twice_and_ends_with_the_space(row: Row) -> None
     assert sorted(steps_of(rows)) == GRID["balancer.step_size"]
 
 
-def test_what_tpe_proposes_follows_from_what_it_is_told_alone() -> None:
+def test_tpe_proposals_depend_only_on_space_history_and_seed() -> None:
     script = (
         "from evenload.pipeline.spec.search_space import Range\n"
         "from evenload.pipeline.sweep.search_history import KnownSetting\n"
@@ -169,7 +169,7 @@ def test_what_tpe_proposes_follows_from_what_it_is_told_alone() -> None:
     assert len(answers) == 1
 
 
-def test_tpe_turns_away_from_what_breaks_a_constraint(row: Row) -> None:
+def test_tpe_avoids_settings_that_break_a_constraint(row: Row) -> None:
     """The loss is least at 0.0003, but below 0.003 MaxVio is over its bound."""
     search = {"kind": "tpe", "startup": 8, "settings": 40}
 
@@ -200,22 +200,22 @@ def test_two_objectives_spread_over_the_front(row: Row) -> None:
     assert max(late) - min(late) > 1.5
 
 
-def test_tpe_goes_on_past_failed_stopped_and_running_trials(row: Row) -> None:
+def test_tpe_proposes_beside_failed_stopped_and_running_trials(row: Row) -> None:
     spec = sweep({"kind": "tpe", "startup": 4, "settings": 12}, {"balancer.step_size": STEP})
     states = (TrialState.FAILED, TrialState.STOPPED, TrialState.TRAINING, TrialState.COMPLETED)
     rows = [row(trial, state=state) for trial, state in zip(propose(spec), states, strict=True)]
     assert len(propose_further(spec, rows, room=3)) == 3
 
 
-def test_confirm_trials_are_no_evidence_of_the_search(row: Row) -> None:
-    """Told of them it would look where the confirm stage was good."""
+def test_the_search_ignores_confirm_trials(row: Row) -> None:
+    """Otherwise it would search near settings that did well in the confirm stage."""
     spec = sweep({"kind": "tpe", "startup": 6, "settings": 8}, {"balancer.step_size": STEP})
     rows = [row(trial, valley(trial, 0.05)) for trial in propose(spec)]
     confirm = [row(trial, 1 + valley(trial, 1e-4), stage=Stage.CONFIRM) for trial in propose(spec)]
     assert propose_further(spec, rows, 1) == propose_further(spec, [*rows, *confirm], 1)
 
 
-def test_settings_are_added_whole(row: Row) -> None:
+def test_a_setting_is_added_at_every_crossed_point(row: Row) -> None:
     axes = {"model.num_experts": [16, 32], "balancer.step_size": STEP}
     spec = sweep({"kind": "tpe", "startup": 2, "settings": 6}, axes)
     added = propose_further(spec, [row(trial) for trial in propose(spec)], room=1)

@@ -38,7 +38,7 @@ def sweep(**more: Any) -> SweepSpec:
 
 @pytest.fixture
 def tuned(row: Row) -> list[TrialRecord]:
-    """In the search `sign` has the luck: the most even one, at the best loss."""
+    """In the search `sign` is lucky: it is the most even rule and has the best loss."""
     return [
         row(trial("none"), 3.0, 4.0, stage=Stage.TUNE),
         row(trial("sign"), 2.9, 0.1, stage=Stage.TUNE),
@@ -48,7 +48,7 @@ def tuned(row: Row) -> list[TrialRecord]:
 
 @pytest.fixture
 def confirmed(row: Row) -> list[TrialRecord]:
-    """With fresh seeds `sign` is worse by 0.1 in every seed."""
+    """With fresh seeds `sign` is worse than without balancing by 0.1 in every seed."""
     losses = {"none": 3.0, "sign": 3.1, "quantile": 2.96}
     loads = {"none": 4.0, "sign": 0.2, "quantile": 0.3}
     return [
@@ -108,7 +108,7 @@ def test_without_a_confirm_stage_the_sentence_says_so(tuned: list[TrialRecord]) 
 
 
 def test_figures_have_intervals_over_seeds(confirmed: list[TrialRecord]) -> None:
-    """Losses 3.03, 3.04, 3.05 over quantile's 0.04 less: t(2) = 4.303, s = 0.01."""
+    """The losses of quantile are 3.03, 3.04 and 3.05, so s = 0.01; t(2) = 4.303."""
     [quantile] = [s for s in settings_of(confirmed, Stage.CONFIRM) if s.label == "quantile"]
     assert quantile.loss.mean == pytest.approx(3.04)
     assert quantile.loss.half == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
@@ -127,7 +127,7 @@ def test_two_expert_counts_of_one_seed_are_one_observation(row: Row) -> None:
 
 
 def test_a_pair_has_the_same_seed_experts_data_and_training(row: Row) -> None:
-    """Each place has its own level; paired, the difference is 0.1 everywhere."""
+    """Each place has its own level of loss, but the paired difference is 0.1 everywhere."""
     places = [
         (seed, experts, rate) for seed in (0, 1) for experts in (16, 32) for rate in (1e-3, 9e-3)
     ]
@@ -141,7 +141,7 @@ def test_a_pair_has_the_same_seed_experts_data_and_training(row: Row) -> None:
     assert compare("sign", sign, "none", [row(trial("none", seed=5))]) is None
 
 
-def test_what_the_search_tuned_may_differ_within_a_pair(row: Row) -> None:
+def test_tuned_values_may_differ_within_a_pair(row: Row) -> None:
     rates = {"low": 0.001, "high": 0.01}
     axes = {"balancer": RULES, "train.learning_rate": rates}
     spec = SweepSpec(name="s", base=BASE, axes=axes, search={"kind": "tpe"})
@@ -154,7 +154,7 @@ def test_what_the_search_tuned_may_differ_within_a_pair(row: Row) -> None:
     assert labels == ["none learning_rate=0.001", "sign 0.001 learning_rate=0.004"]
 
 
-def test_the_control_is_the_best_of_those_without_balancing(row: Row) -> None:
+def test_the_control_is_the_best_setting_without_balancing(row: Row) -> None:
     axes = {"balancer": RULES, "train.learning_rate": {"low": 0.001, "high": 0.01}}
     spec = SweepSpec(name="s", base=BASE, axes=axes, search={"kind": "tpe"})
     rows = [row(trial("none", rate=0.001), 3.5, 2.0), row(trial("none", rate=0.002), 3.0, 4.0)]
@@ -163,7 +163,7 @@ def test_the_control_is_the_best_of_those_without_balancing(row: Row) -> None:
     assert control.label == "none learning_rate=0.002"
 
 
-def test_who_breaks_a_constraint_is_not_recommended(tuned: list[TrialRecord]) -> None:
+def test_settings_that_break_a_constraint_are_not_recommended(tuned: list[TrialRecord]) -> None:
     tight = recommend(tuned, sweep(objective={"constraints": {"max_vio": 0.2}}))
     assert tight.best is not None
     assert tight.best.label == "sign 0.001"
@@ -174,7 +174,7 @@ def test_who_breaks_a_constraint_is_not_recommended(tuned: list[TrialRecord]) ->
     assert "max_vio 0.1 is above 0.05" in none_legal.sentence
 
 
-def test_the_tolerance_is_the_sweeps(tuned: list[TrialRecord]) -> None:
+def test_the_tolerance_comes_from_the_sweep(tuned: list[TrialRecord]) -> None:
     rows = [
         replace(r, result=r.result | {"val_bits_per_byte": 2.97}) if i == 1 else r
         for i, r in enumerate(tuned)
@@ -221,7 +221,7 @@ def test_targets_are_of_the_stage_that_counts(
     curves = {r.digest: [CurvePoint(4, 256, 1.0, r.result["val_bits_per_byte"], 0.1)] for r in rows}
     found = recommend(rows, sweep(confirm=CONFIRM), curves)
     assert {(row.label, row.trials, row.reached) for row in found.targets} == {
-        ("none", 3, 2),  # the target is where it ends on average
+        ("none", 3, 2),  # the target is its mean final loss
         ("sign 0.001", 3, 0),
         ("quantile", 3, 3),
     }

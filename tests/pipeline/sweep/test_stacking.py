@@ -6,7 +6,7 @@ import pytest
 
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.sweep.stacking import APART, can_stack, shape_of, stack_size
+from evenload.pipeline.sweep.stacking import UNSTACKABLE, can_stack, shape_of, stack_size
 
 
 def make(**changes: Any) -> TrialSpec:
@@ -37,7 +37,9 @@ def make(**changes: Any) -> TrialSpec:
     ],
     ids=str,
 )
-def test_rule_step_size_and_seed_leave_the_shape(changes: dict[str, Any], is_alike: bool) -> None:
+def test_rule_step_size_and_seed_do_not_change_the_shape(
+    changes: dict[str, Any], is_alike: bool
+) -> None:
     assert (shape_of(make()) == shape_of(make(**changes))) is is_alike
 
 
@@ -49,17 +51,17 @@ def test_rule_step_size_and_seed_leave_the_shape(changes: dict[str, Any], is_ali
         {"train": {"recompute": True}},
         {"train": {"compile": True, "precision": "bfloat16"}},
         {"eval": {"every_steps": 3}},
-        *({"balancer": {"kind": kind}} for kind in sorted(APART)),
+        *({"balancer": {"kind": kind}} for kind in sorted(UNSTACKABLE)),
     ],
     ids=str,
 )
-def test_what_a_stack_cannot_hold_trains_alone(changes: dict[str, Any]) -> None:
+def test_trials_that_cannot_be_stacked_train_alone(changes: dict[str, Any]) -> None:
     spec = make(**changes)
     assert not can_stack(spec)
     assert stack_size(spec, untrained=8, slots=1) == 1
 
 
-@pytest.mark.parametrize("kind", sorted(set(BALANCERS) - APART))
+@pytest.mark.parametrize("kind", sorted(set(BALANCERS) - UNSTACKABLE))
 def test_every_other_rule_can_be_stacked(kind: str) -> None:
     assert can_stack(make(balancer={"kind": kind}))
 
@@ -73,7 +75,7 @@ def test_no_slot_idles_for_a_larger_stack(untrained: int, slots: int, size: int)
 
 
 def test_on_a_cpu_large_batches_train_alone() -> None:
-    """Where measurements show no gain, see LARGEST_ACTIVATION."""
+    """Measurements show no gain for them, see LARGEST_ACTIVATION."""
     assert stack_size(make(train={"batch_sequences": 16}), 8, 1) == 8
     assert stack_size(make(train={"batch_sequences": 32}), 8, 1) == 1
     micro = {"batch_sequences": 32, "micro_batch_sequences": 8}

@@ -6,8 +6,8 @@ from evenload.pipeline.sweep.pareto import on_front
 from evenload.pipeline.sweep.statistics import interval, p_value
 
 
-def test_an_interval_is_students() -> None:
-    """Five values 1 to 5: mean 3, standard error 0.7071, t(4 degrees, 97.5 %) = 2.7764."""
+def test_an_interval_is_that_of_students_t() -> None:
+    """The values 1 to 5 have mean 3 and standard error 0.7071; t(4 degrees, 97.5 %) = 2.7764."""
     found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (found.mean, found.seeds) == (3.0, 5)
     assert found.half == pytest.approx(2.7764 * 0.70711, rel=1e-4)
@@ -26,7 +26,7 @@ def test_no_seed_is_no_interval() -> None:
 
 
 def test_a_p_value_is_the_two_sided_paired_t_tests() -> None:
-    """scipy.stats.ttest_1samp([0.1, 0.3, 0.2, 0.4], 0).pvalue"""
+    """The expected value is scipy.stats.ttest_1samp([0.1, 0.3, 0.2, 0.4], 0).pvalue."""
     assert p_value([0.1, 0.3, 0.2, 0.4]) == pytest.approx(0.030466, abs=1e-5)
     assert p_value([-0.1, -0.3, -0.2, -0.4]) == p_value([0.1, 0.3, 0.2, 0.4])
     assert p_value([0.1, -0.1]) == pytest.approx(1.0)
@@ -37,7 +37,7 @@ def test_without_spread_there_is_no_p_value(values: list[float]) -> None:
     assert p_value(values) is None
 
 
-def test_the_front_is_what_nothing_dominates() -> None:
+def test_the_front_holds_the_points_that_no_point_dominates() -> None:
     points = [(1.0, 5.0), (2.0, 2.0), (5.0, 1.0), (3.0, 3.0), (2.0, 6.0)]
     assert on_front(points) == [True, True, True, False, False]
 

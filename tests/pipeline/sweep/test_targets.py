@@ -20,7 +20,7 @@ def trial(kind: str = "sign", seed: int = 0) -> TrialSpec:
 
 
 def curve(*losses: float) -> list[CurvePoint]:
-    """At steps 10, 20, ... with 100 tokens and 2 seconds a step."""
+    """A curve with points at steps 10, 20, ... and 100 tokens and 2 seconds per step."""
     return [CurvePoint(10 * n, 1000 * n, 20.0 * n, loss, 0.1) for n, loss in enumerate(losses, 1)]
 
 
@@ -34,7 +34,7 @@ def test_the_first_crossing_counts() -> None:
     assert crossing(curve(4, 2, 3, 1), 2.0) == (2000.0, 40.0)
 
 
-def test_what_never_gets_there_keeps_its_row(row: Row) -> None:
+def test_a_setting_that_mostly_misses_the_target_keeps_its_row(row: Row) -> None:
     rows = [row(trial(seed=seed)) for seed in range(3)]
     curves = {
         rows[0].digest: curve(4, 3, 2),
@@ -47,7 +47,7 @@ def test_what_never_gets_there_keeps_its_row(row: Row) -> None:
     assert found.final_loss.mean == (2 + 3.5 + 4) / 3
 
 
-def test_the_median_counts_what_never_got_there(row: Row) -> None:
+def test_the_median_includes_trials_that_missed_the_target(row: Row) -> None:
     rows = [row(trial(seed=seed)) for seed in range(3)]
     curves = {
         rows[0].digest: curve(4, 2.5, 2),
@@ -58,7 +58,7 @@ def test_the_median_counts_what_never_got_there(row: Row) -> None:
     assert (found.reached, found.tokens, found.seconds) == (2, 3000.0, 60.0)
 
 
-def test_without_a_target_it_is_where_no_balancing_ends(row: Row) -> None:
+def test_the_default_target_is_the_final_loss_without_balancing(row: Row) -> None:
     plain, balanced = row(trial("none")), row(trial())
     curves = {plain.digest: curve(4, 3.5, 3), balanced.digest: curve(4, 3, 2)}
     rows = {found.label: found for found in target_rows([plain, balanced], curves, None)}

@@ -27,7 +27,7 @@ def trial(experts: int, step: float, seed: int, **balancer: Any) -> TrialSpec:
 def grid(
     row: Row, few: Sequence[float], many: Sequence[float], *, seeds: int = 5, noise: float = 0.001
 ) -> list[TrialRecord]:
-    """Losses of three steps at 16 and at 64 experts; a seed moves all of them, noise each."""
+    """Rows of three step sizes at 16 and 64 experts. A seed shifts its losses, noise each one."""
     rng = random.Random(0)
     rows = []
     for seed in range(seeds):
@@ -47,17 +47,17 @@ def test_a_step_that_is_best_at_both_transfers(row: Row) -> None:
     assert found.price.mean == 0
 
 
-def test_a_step_that_is_not_has_its_price(row: Row) -> None:
+def test_a_step_that_does_not_transfer_has_a_price(row: Row) -> None:
     [found] = transfers(grid(row, (3.0, 2.9, 3.1), (3.0, 2.9, 2.8)))
     assert (found.best_from, found.best_to, found.transfers) == (0.01, 0.1, False)
     assert found.probability is not None
     assert found.probability < 0.01
     assert found.price.mean == pytest.approx(0.1, abs=0.005)
     assert found.price.half is not None
-    assert found.price.half < 0.01  # the luck of a seed cancels within the pair
+    assert found.price.half < 0.01  # the level of a seed cancels within the pair
 
 
-def test_where_noise_decides_the_probability_is_near_chance(row: Row) -> None:
+def test_if_noise_decides_the_probability_is_near_chance(row: Row) -> None:
     [found] = transfers(grid(row, (3.0, 3.0, 3.0), (3.0, 3.0, 3.0), noise=0.05))
     assert found.probability is not None
     assert 0.1 < found.probability < 0.7
@@ -89,6 +89,6 @@ def test_another_schedule_is_another_rule(row: Row) -> None:
     assert [found.kind for found in transfers(rows)] == ["sign", "sign schedule=inverse"]
 
 
-def test_one_expert_count_or_one_step_is_nothing_to_transfer(row: Row) -> None:
+def test_one_expert_count_or_one_step_size_gives_no_transfer(row: Row) -> None:
     assert transfers([row(trial(16, step, 0)) for step in STEPS]) == ()
     assert transfers([row(trial(experts, 0.01, 0)) for experts in (16, 64)]) == ()

@@ -16,7 +16,7 @@ LARGER = TRIAL.model_copy(
 )
 
 
-def test_plan_counts_what_the_trial_will_take() -> None:
+def test_plan_estimates_what_the_trial_will_need() -> None:
     plan = plan_trial(TRIAL)
     assert (plan.label, plan.num_experts, plan.seed) == ("sign 0.01", 16, 3)
     assert plan.tokens == 10 * 4 * 32

@@ -10,7 +10,7 @@ from evenload.pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 HERE = socket.gethostname()
 
 
-def test_an_id_says_name_host_and_process() -> None:
+def test_an_id_holds_name_host_and_process() -> None:
     assert worker_id("train-1") == f"train-1@{HERE}:{os.getpid()}"
     assert name_of(worker_id("train-1")) == "train-1"
 
@@ -27,6 +27,6 @@ def test_a_process_that_ended_is_dead_on_its_own_host_only() -> None:
     assert not is_dead_here(f"train-1@{HERE}-other:{ended.pid}")
 
 
-def test_an_id_without_a_process_is_never_called_dead() -> None:
+def test_an_id_without_a_process_is_never_reported_dead() -> None:
     assert not is_dead_here("somebody")
     assert not is_dead_here(f"somebody@{HERE}")

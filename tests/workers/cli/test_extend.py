@@ -54,7 +54,7 @@ def test_an_extension_takes_the_completed_trials_to_more_steps_and_changes_nothi
     assert digest not in {known for known, _ in trials}
     store.add_sweep(longer, [(digest, found)])
     assert store.trial(digest).extends == parent
-    with pytest.raises(SpecError, match="steps=24: a trial has 24 already; take more"):
+    with pytest.raises(SpecError, match="steps=24: a trial has 24 steps already; choose more"):
         extension(spec.name, store.trials(sweep_id), steps=24)
 
 

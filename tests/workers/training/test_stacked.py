@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evenload.pipeline.spec.balancers import BALANCERS, parse_balancer
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.sweep.stacking import APART
+from evenload.pipeline.sweep.stacking import UNSTACKABLE
 from evenload.workers.balancing import make_balancer
 from evenload.workers.training import checkpoint
 from evenload.workers.training.setup import assemble
@@ -169,4 +169,4 @@ def test_rules_that_a_stack_cannot_hold_are_kept_apart(kind: str) -> None:
     rule.adjust(torch.rand(8, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4))
     draws = not torch.equal(before, torch.get_rng_state())
     apart = draws or rule.selects == "experts" or not rule.trains_router
-    assert apart == (kind in APART)
+    assert apart == (kind in UNSTACKABLE)

@@ -1,4 +1,4 @@
-"""Writes the learning curves that the tests of stopping replay. About three minutes on two cores:
+"""Writes the learning curves that the tests of stopping replay. Takes 3 minutes on two cores:
 
 evenload sweep run tests/pipeline/sweep/stopping/recorded.yaml
 python tests/pipeline/sweep/stopping/record_curves.py SWEEP_ID > recorded_curves.json

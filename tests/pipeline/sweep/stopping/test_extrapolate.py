@@ -16,7 +16,7 @@ STEPS = 100
 def curve(
     floor: float, scale: float = 2.0, until: int = STEPS, *, noise: float = 0.0, seed: int = 0
 ) -> list[CurvePoint]:
-    """floor + scale * (step/STEPS)^-0.5 every 5 steps: it ends at floor + scale."""
+    """floor + scale * (step/STEPS)^-0.5 at every fifth step; it ends at floor + scale."""
     rng = random.Random(seed)
     return [
         CurvePoint(step, step, 1.0, floor + scale * (step / STEPS) ** -0.5 + rng.gauss(0, noise), 0)
@@ -31,7 +31,7 @@ def trial(digest: str, points: list[CurvePoint]) -> TrialCurve:
 FINISHED = [curve(floor, noise=0.003, seed=n) for n, floor in enumerate((1.0, 1.1, 1.2, 1.3))]
 
 
-def test_a_power_law_is_found_again() -> None:
+def test_a_power_law_is_recovered() -> None:
     forecast = extrapolated(curve(1.0, until=40), STEPS)
     assert forecast is not None
     assert forecast.loss == pytest.approx(3.0, abs=0.01)
@@ -50,8 +50,8 @@ def test_too_few_points_give_no_forecast(points: list[CurvePoint]) -> None:
     assert extrapolated(points, STEPS) is None
 
 
-def test_what_all_curves_do_alike_at_the_end_is_expected() -> None:
-    """A learning rate that decays takes 0.3 off every curve after step 60."""
+def test_a_drop_that_all_curves_share_corrects_the_forecast() -> None:
+    """A decaying learning rate lowers every curve by 0.3 after step 60."""
 
     def bent(floor: float, until: int = STEPS, seed: int = 0) -> list[CurvePoint]:
         return [
@@ -66,8 +66,8 @@ def test_what_all_curves_do_alike_at_the_end_is_expected() -> None:
 
 
 def test_the_probability_is_calibrated() -> None:
-    """Asked for the end that a trial will really have, it names every probability alike often."""
-    said: list[float] = []
+    """The probability of the loss that a trial will really reach is uniform over many trials."""
+    found_p: list[float] = []
     for trial in range(60):
         base = 1000 * trial
         done = [curve(1 + n / 10, noise=0.02, seed=base + n) for n in range(4)]
@@ -75,12 +75,12 @@ def test_the_probability_is_calibrated() -> None:
         whole = curve(1.0, noise=0.02, seed=base + 9)
         found = odds(running, STEPS, misses(done, 50, STEPS), whole[-1].val_loss)
         assert found is not None
-        said.append(found.probability)
-    assert 0 < sum(p < 0.2 for p in said) < 60 * 0.35
-    assert 0.3 < sum(p < 0.5 for p in said) / 60 < 0.7
+        found_p.append(found.probability)
+    assert 0 < sum(p < 0.2 for p in found_p) < 60 * 0.35
+    assert 0.3 < sum(p < 0.5 for p in found_p) / 60 < 0.7
 
 
-def test_the_hopeless_is_stopped_and_the_best_goes_on() -> None:
+def test_the_hopeless_trial_is_stopped_and_the_best_continues() -> None:
     policy = Extrapolate()
     finished = [trial(f"done{n}", points) for n, points in enumerate(FINISHED)]
     worse = trial("worse", curve(1.8, until=40, noise=0.003, seed=20))
@@ -92,7 +92,7 @@ def test_the_hopeless_is_stopped_and_the_best_goes_on() -> None:
     assert 0 < probability < policy.threshold
 
 
-def test_nothing_is_stopped_too_early_or_on_too_little() -> None:
+def test_no_trial_is_stopped_too_early_or_with_too_few_finished_ones() -> None:
     finished = [trial(f"done{n}", points) for n, points in enumerate(FINISHED)]
     worse = trial("worse", curve(1.8, until=40, noise=0.003, seed=20))
     assert list(stops(Extrapolate(from_share=0.5), [*finished, worse])) == []
@@ -100,7 +100,7 @@ def test_nothing_is_stopped_too_early_or_on_too_little() -> None:
     assert len(list(stops(Extrapolate(finished=4), [*finished, worse]))) == 1
 
 
-def test_curves_that_agree_to_the_last_digit_are_no_certainty() -> None:
+def test_equal_errors_do_not_give_an_infinite_or_undefined_probability() -> None:
     found = odds(curve(1.0, until=40), STEPS, [0.1, 0.1], limit=3.0)
     assert found is not None
     assert math.isfinite(found.probability)

@@ -1,4 +1,4 @@
-"""Stopping policies on recorded learning curves, as if the trials ran now; see record_curves.py."""
+"""Replays recorded learning curves under stopping policies; see record_curves.py."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ BASE: dict[str, Any] = {
 
 
 class Replayed(NamedTuple):
-    """Trials by digest."""
+    """The outcome of a replay, by digest."""
 
-    final_loss: dict[str, float]  # that each has where it is let
-    reasons: dict[str, str]  # of those that were stopped
-    trained_share: float  # of all steps
+    final_loss: dict[str, float]  # the recorded loss at the last step, also of stopped trials
+    reasons: dict[str, str]  # for the stopped trials
+    trained_share: float  # share of all steps that were trained
     rows: dict[str, TrialRecord]
 
 
@@ -58,7 +58,7 @@ def recorded(row: Row) -> dict[str, tuple[TrialRecord, list[CurvePoint]]]:
 def replay(
     recorded: dict[str, tuple[TrialRecord, list[CurvePoint]]],
 ) -> Callable[[dict[str, Any], int], Replayed]:
-    """The trials in an order of this seed on three workers, a point of every curve at a time."""
+    """Replays the trials on three workers in a random order, one point per curve at a time."""
 
     def run(stopping: dict[str, Any], seed: int) -> Replayed:
         spec = SweepSpec(name="s", base=BASE, axes={"train.seed": [0]}, stopping=stopping)
@@ -107,10 +107,8 @@ def test_the_true_best_is_not_stopped(replay: Replay, kind: str, seed: int) -> N
     assert best not in found.reasons, found.reasons[best]
 
 
-def test_judged_while_the_learning_rate_still_rises_the_best_would_be_stopped(
-    replay: Replay,
-) -> None:
-    """Why the first rung is at a quarter; and these curves can tell a policy that is too keen."""
+def test_a_rung_during_the_warm_up_would_stop_the_best_trial(replay: Replay) -> None:
+    """So the first rung is at a quarter, and these curves do detect a policy that is too eager."""
     stopped = [
         replay({"kind": "asha", "first_rung": 0.1, "slack": 0.0}, seed) for seed in range(ORDERS)
     ]
@@ -119,13 +117,13 @@ def test_judged_while_the_learning_rate_still_rises_the_best_would_be_stopped(
 
 @pytest.mark.parametrize(("kind", "share"), [("asha", 0.86), ("extrapolate", 0.94)])
 def test_stopping_saves_steps(replay: Replay, kind: str, share: float) -> None:
-    """Of all steps; a third of them are the control's, which is never stopped."""
+    """A third of all steps belong to the control, which is never stopped."""
     shares = [replay({"kind": kind}, seed).trained_share for seed in range(ORDERS)]
     assert sum(shares) / ORDERS < share
 
 
 @pytest.mark.parametrize("kind", ["asha", "extrapolate"])
-def test_every_stop_has_its_reason_and_the_control_goes_on(replay: Replay, kind: str) -> None:
+def test_every_stop_has_its_reason_and_the_control_continues(replay: Replay, kind: str) -> None:
     found = replay({"kind": kind}, 0)
     assert found.reasons
     assert all(reason.startswith(f"{kind}: ") for reason in found.reasons.values())
