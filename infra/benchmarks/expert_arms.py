@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.kernels.ops import experts_of, resolve_backend
+from evenload.workers.kernels.backends import resolve_backend
+from evenload.workers.kernels.ops import experts_of
 from evenload.workers.kernels.rows import count_experts, rows_of_tokens
 from evenload.workers.kernels.triton_support import interpreting
 

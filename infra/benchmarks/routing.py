@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.kernels.ops import resolve_backend, router_of
+from evenload.workers.kernels.backends import resolve_backend
+from evenload.workers.kernels.ops import router_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import count_experts, rows_of_tokens
 from evenload.workers.tuning.timing import Timing, in_turn

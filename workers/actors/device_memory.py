@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
-import torch
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.memory import memory_bytes, misfit
@@ -23,6 +22,8 @@ LIMITS = (
 def available_bytes(device: str) -> int:
     """All memory of the GPU, or of the host or container."""
     if device == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info()[1])
     return min([psutil.virtual_memory().total, *_limits()])
 

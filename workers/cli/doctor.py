@@ -20,7 +20,7 @@ from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings, without_password
 from evenload.workers.actors.ray_cluster import probe_ray
 from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
-from evenload.workers.kernels.ops import resolve_backend
+from evenload.workers.kernels.backends import resolve_backend
 
 GIB = 2**30
 

@@ -14,7 +14,6 @@ from evenload.pipeline.spec.sweep import load_sweep
 from evenload.workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
 from evenload.workers.cli.session import load_settings, log
 from evenload.workers.cli.sweep import finish
-from evenload.workers.cli.sweep_runner import run_sweep
 
 
 def quickstart(
@@ -29,6 +28,8 @@ def quickstart(
     Bytes of the Python standard library's source, fourteen small models, about three minutes on two
     cores. A second call finds the trials done and goes straight to the figures.
     """
+    from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
+
     settings = load_settings(home)
     with as_file(files("evenload.workers.cli") / "quickstart.yaml") as path:
         spec = load_sweep(path)

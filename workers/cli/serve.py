@@ -15,8 +15,6 @@ from evenload.pipeline.errors import StoreUnavailable
 from evenload.pipeline.redaction import start_logging
 from evenload.pipeline.settings import Settings, without_password
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.workers.cli.admission import Admission
-from evenload.workers.cli.coordinator_process import Cluster, Coordination
 from evenload.workers.cli.session import load_settings, open_store
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,10 @@ def serve(
     The store, MLflow and Ray may go and come back: what cannot be done now is done later. SIGTERM
     lets running trials write checkpoints; the next `evenload serve` goes on from them.
     """
+    # With torch, Ray and MLflow, which --help need not wait for.
+    from evenload.workers.cli.admission import Admission
+    from evenload.workers.cli.coordinator_process import Cluster, Coordination
+
     settings = load_settings(home)
     start_logging(settings)
     has_cuda = None if device == "auto" else device == "cuda"

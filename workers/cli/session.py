@@ -56,14 +56,23 @@ def identified(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
     """The trials that a sweep begins with, as `identify` gives them."""
-    # With torch: commands that only read the store need not wait for it.
+    from evenload.workers.training.identity import trial_digest
+
+    trials = checked_trials(spec, settings, has_cuda)
+    return [(trial_digest(trial, settings), trial) for trial in trials]
+
+
+def checked_trials(
+    spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
+) -> list[TrialSpec]:
+    """The trials of `identified` without their digests, which need torch."""
     from evenload.pipeline.sweep.search import propose
-    from evenload.workers.training.identity import identify
+    from evenload.workers.training.identity import checked
 
     proposed = propose(spec)
-    trials = identify(proposed, settings, has_cuda)
+    trials = checked(proposed, settings, has_cuda)
     asked = {trial.runtime.device for trial in proposed}
-    if "auto" in asked and "cuda" not in {trial.runtime.device for _, trial in trials}:
+    if "auto" in asked and "cuda" not in {trial.runtime.device for trial in trials}:
         log.print("[dim]no CUDA device: `device: auto` stands for the CPU[/]")
     return trials
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,11 +15,11 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, load_simulation
 from evenload.workers.actors.device_memory import available_bytes
 from evenload.workers.cli.session import log, out, print_json
-from evenload.workers.simulation.advice import Advice, Estimate, advise, estimate
-from evenload.workers.simulation.recording import read_recording
-from evenload.workers.simulation.result import COLUMNS, SimulationResult
-from evenload.workers.simulation.rule_runner import ProgressCallback
-from evenload.workers.simulation.run import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from evenload.workers.simulation.advice import Advice, Estimate
+    from evenload.workers.simulation.result import SimulationResult
+    from evenload.workers.simulation.rule_runner import ProgressCallback
 
 GIB = 2**30
 
@@ -43,6 +42,8 @@ def simulate(
     A hundred step sizes are screened here before a GPU hour goes to ten of them.
     """
     spec = load_simulation(simulation_file)
+    from evenload.workers.simulation.run import simulate as run_simulation  # with torch
+
     _check_device(spec)
     _check_memory(spec)
     with _progress() as bar:
@@ -67,6 +68,9 @@ def advise_command(
     """Say which step size and schedule theory recommends for a recorded run."""
     if not recording_file.is_file():
         raise SpecError(f"{recording_file}: no such file; make it with train --record-scores")
+    from evenload.workers.simulation.advice import advise, estimate
+    from evenload.workers.simulation.recording import read_recording
+
     recording = read_recording(recording_file)
     num_layers = recording.score_NLTE.shape[1]
     if layer >= num_layers:
@@ -83,6 +87,8 @@ def advise_command(
 
 
 def _check_device(spec: SimulationSpec) -> None:
+    import torch
+
     device, gpus = torch.device(spec.device), torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise SpecError(f"device={spec.device!r}: this machine has {gpus} CUDA devices; use cpu")
@@ -130,6 +136,8 @@ def _shown_on(bar: Progress) -> ProgressCallback:
 
 
 def _print(result: SimulationResult) -> None:
+    from evenload.workers.simulation.result import COLUMNS
+
     out.print(_table(COLUMNS, result.rows()))
     out.print(
         f"T={result.spec.tokens} tokens a step, E={result.spec.num_experts} experts, "

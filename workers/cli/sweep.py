@@ -19,7 +19,7 @@ from evenload.pipeline.sweep.next_trials import most_to_come
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.session import (
-    identified,
+    checked_trials,
     load_settings,
     log,
     open_store,
@@ -58,11 +58,11 @@ FileOrId = Annotated[
 @sweep_app.command()
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Dry run: the first trials with their tokens, FLOPs, memory and disk. Starts nothing."""
-    from evenload.workers.actors.device_memory import misfit_here  # with torch
+    from evenload.workers.actors.device_memory import misfit_here
 
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
-    trials = [trial for _, trial in identified(spec, settings)]
+    trials = checked_trials(spec, settings)
     plans = [plan_trial(trial) for trial in trials]
     for trial in trials:
         if problem := misfit_here(trial):

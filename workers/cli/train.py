@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from evenload.pipeline.errors import PeerLost, SpecError
-from evenload.pipeline.figures.loads import max_vio
-from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
-from evenload.pipeline.records.shards import LoadLogSink
-from evenload.pipeline.records.sinks import SinkGroup, default_sinks
-from evenload.pipeline.settings import Settings
-from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
-from evenload.pipeline.states import Command, TrialState
-from evenload.workers.actors.data_parallel import train_in_group
-from evenload.workers.actors.device_memory import check_memory
-from evenload.workers.actors.eval_actor import EvalActor
-from evenload.workers.actors.train_actor import TrainActor
-from evenload.workers.cli.progress import StepProgress
-from evenload.workers.cli.session import identified, load_settings, log, open_store
+from evenload.workers.cli.session import load_settings
 from evenload.workers.cli.sweep import finish
-from evenload.workers.cli.sweep_runner import register, settle
-from evenload.workers.simulation.recording import ScoreRecorder, write_recording
-from evenload.workers.training.loop import train as run_training
 
 
 def train(
@@ -49,30 +32,9 @@ def train(
     if record_scores is not None:
         _check_recordable(asked)
         _check_writable(record_scores)
-    spec = as_sweep(asked, trial_file.stem)
-    with log.status("reading the corpus"):
-        trials = identified(spec, settings)
-    check_memory(trials[0][1])
-    store = open_store(settings)
-    sweep_id = register(store, settings, spec, trials)
-    ((digest, trial),) = trials
-    recorder = ScoreRecorder(trial.model.top_k)
-    with StepProgress(log, trial.train.steps) as progress:
+    from evenload.workers.cli.trial_runner import run_trial  # with torch, Ray and MLflow
 
-        def sinks(settings: Settings, run: RunIdentity) -> Sink:
-            return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
-
-        if trial.runtime.workers > 1:
-            _train_in_group(settings, digest)
-        else:
-            watch = recorder if record_scores else None
-            TrainActor("here", settings, sinks, watch=watch).work(digest)
-        EvalActor("here", settings, sinks).work(digest)
-    settle(store, settings, sweep_id)
-    if record_scores is not None and store.trial(digest).state is TrialState.COMPLETED:
-        if recorder.num_steps < trial.train.steps:
-            recorder = _trained_to_record(settings, digest, trial)
-        _write_scores(recorder, record_scores)
+    sweep_id = run_trial(asked, trial_file.stem, settings, record_scores)
     finish(settings, sweep_id, as_json)
 
 
@@ -90,33 +52,6 @@ def _check_recordable(trial: TrialSpec) -> None:
         )
 
 
-def _trained_to_record(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRecorder:
-    """Listens to a trial that was trained before: trains it again in a folder that is then removed.
-
-    The stored trial keeps its records and figures; on a CPU both trainings are equal bit for bit.
-    """
-    log.print(f"{digest} was trained before; training it once more, only to record its scores")
-    recorder = ScoreRecorder(trial.model.top_k)
-    run = RunIdentity(digest, "recording", None, 1, trial.model_dump(mode="json"))
-    with (
-        TemporaryDirectory(dir=settings.root, prefix="recording-") as folder,
-        StepProgress(log, trial.train.steps) as progress,
-    ):
-        scratch = settings.model_copy(update={"home": Path(folder), "mirror_url": None})
-        scratch.corpus_dir.symlink_to(settings.corpus_dir)
-        sink = SinkGroup([LoadLogSink(scratch.trial_dir(digest)), ProgressSink(progress)])
-        run_training(
-            trial,
-            settings=scratch,
-            digest=digest,
-            sink=sink,
-            report=lambda _: Command.CONTINUE,
-            run=run,
-            watch=recorder,
-        )
-    return recorder
-
-
 def _check_writable(path: Path) -> None:
     """Before hours of training, not after them.  Raises: SpecError"""
     is_new = not path.exists()
@@ -129,55 +64,3 @@ def _check_writable(path: Path) -> None:
         raise SpecError(
             f"--record-scores {path}: {error.strerror}; give a file that can be written"
         ) from None
-
-
-def _train_in_group(settings: Settings, digest: str) -> None:
-    """In processes of their own: the progress bar waits for their end."""
-    try:
-        train_in_group(settings, digest, default_sinks)
-    except PeerLost as lost:
-        log.print(f"worker lost: {lost}; the same command goes on from the checkpoint")
-        raise typer.Exit(1) from None
-
-
-def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
-    recording = recorder.recording()
-    write_recording(path, recording)
-    steps, layers, tokens, _ = recording.score_NLTE.shape
-    log.print(f"{path}: scores of {steps} steps, {layers} layers, {tokens} tokens per step")
-
-
-def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
-    """A sweep of just this trial, named after its file."""
-    name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem)
-    return SweepSpec(
-        name=f"train-{name}"[:64],
-        base=trial.model_dump(mode="json"),
-        axes={"train.seed": [trial.train.seed]},
-    )
-
-
-class ProgressSink:
-    """Draws what is recorded."""
-
-    def __init__(self, progress: StepProgress) -> None:
-        self._progress = progress
-        self.errors = 0
-
-    def start(self, run: RunIdentity) -> None:
-        self._progress.show(run.resumed_from_step, "starting")
-
-    def log_steps(self, records: Sequence[StepRecord]) -> None:
-        last = records[-1]
-        speed = last.tokens / last.step / last.seconds
-        note = f"loss {last.loss:.3f}  MaxVio {max_vio(last.count_LE).mean():.2f}"
-        self._progress.show(last.step, f"{note}  {speed:,.0f} tokens/s")
-
-    def log_eval(self, record: EvalRecord) -> None:
-        self._progress.show(record.step, f"{record.bits_per_byte:.3f} bits per byte held out")
-
-    def checkpoint(self, step: int, uri: str) -> None: ...
-
-    def close(
-        self, state: TrialState, result: dict[str, Any], error: str | None = None
-    ) -> None: ...

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from evenload.pipeline.errors import SpecError
 from evenload.workers.cli.session import log, out, print_json
-from evenload.workers.kernels.ops import resolve_backend
-from evenload.workers.tuning.tile_search import Layer, save
-from evenload.workers.tuning.tile_search import tune as tune_tiles
+from evenload.workers.kernels.backends import resolve_backend
 
 
 def tune(
@@ -28,6 +25,11 @@ def tune(
     ] = False,
 ) -> None:
     """Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer."""
+    import torch
+
+    from evenload.workers.tuning.tile_search import Layer, save
+    from evenload.workers.tuning.tile_search import tune as tune_tiles
+
     if not torch.cuda.is_available():
         raise SpecError("tune: no CUDA device here; tiles are measured on the GPU that runs them")
     resolve_backend("triton", "cuda")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 Tokens = NDArray[np.uint16]
 END_OF_DOCUMENT = "<|end|>"  # under bpe
@@ -96,6 +98,8 @@ def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
 
 
 def _trained_bpe(vocab_size: int, texts: Iterable[str]) -> LibraryEncoder:
+    import tokenizers
+
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -114,6 +118,8 @@ def read_encoder(path: Path) -> LibraryEncoder:
 
     Raises:   SpecError: missing, unreadable or too large for uint16
     """
+    import tokenizers
+
     if not path.is_file():
         raise SpecError(f"data.tokenizer.path={str(path)!r}: no such file; give a tokenizer.json")
     try:

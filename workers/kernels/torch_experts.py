@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evenload.pipeline.errors import SpecError
 from evenload.workers.kernels import cpu_passes
 from evenload.workers.kernels.grouped_linear import grouped_linear
 from evenload.workers.kernels.rows import Rows
-
-ALIGNMENT_BYTES = 16  # grouped_mm needs matrices whose strides are multiples of this
+from evenload.workers.kernels.torch_support import check_widths
 
 
 def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
@@ -30,7 +28,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
     Raises:   SpecError: grouped_mm cannot compute this d_model or d_expert
     """
     dtype = compute_dtype(x_TD)
-    check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype)
+    check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype.itemsize)
     offset_E = rows.count_E.cumsum(0, dtype=torch.int32)
     x_RD = _Spread.apply(x_TD.to(dtype), rows.token_R, rows.row_TK)
     gate_up_RG = grouped_linear(x_RD, gate_up_EGD.to(dtype), offset_E)
@@ -100,15 +98,3 @@ def compute_dtype(x_TD: Tensor) -> torch.dtype:
     """Autocast's dtype if it is on: autocast does not know grouped_mm (torch 2.13)."""
     device = x_TD.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
-
-
-def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
-    """Raises: SpecError: grouped_mm cannot compute a width in this dtype"""
-    step = ALIGNMENT_BYTES // dtype.itemsize
-    for name, width in (("d_model", d_model), ("d_expert", d_expert)):
-        if width % step:
-            raise SpecError(
-                f"model.{name}={width}: the torch back end needs a multiple of {step} in "
-                f"{str(dtype).removeprefix('torch.')}; use {width + -width % step} or "
-                "runtime.backend: reference"
-            )

@@ -1,11 +1,9 @@
-"""Tells where the Triton kernels can run, without importing Triton."""
+"""Tells where the Triton kernels can run, without importing Triton or, on a CPU, torch."""
 
 from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-
-import torch
 
 from evenload.pipeline.errors import SpecError
 
@@ -25,14 +23,16 @@ def why_not(device: str) -> str | None:
         return None
     if device != "cuda":
         return f"needs a GPU and does not run on {device!r}, except in Triton's interpreter"
+    import torch
+
     if torch.cuda.is_available() and torch.cuda.get_device_capability() < LOWEST_CAPABILITY:
         return "needs a GPU of compute capability 8.0 or later"
     return None
 
 
-def check_widths(d_model: int, d_expert: int, dtype: torch.dtype) -> None:
+def check_widths(d_model: int, d_expert: int, number_bytes: int) -> None:
     """Accepts every width. Raises: SpecError: bf16 in the interpreter, which computes it wrongly"""
-    if dtype == torch.bfloat16 and interpreting():
+    if number_bytes == 2 and interpreting():
         raise SpecError(
             "train.precision='bfloat16': Triton's interpreter multiplies the bits of bf16 numbers; "
             "use train.precision: float32 or unset TRITON_INTERPRET"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST_COMPILED_SHAPES = 256  # per worker; after that torch.compile stops with only a log line
 
@@ -34,5 +34,7 @@ def compile_model(model: nn.Module, **options: Any) -> None:
 
     Args:     options: passed to torch.compile
     """
+    import torch
+
     torch._dynamo.config.recompile_limit = MOST_COMPILED_SHAPES
     model.compile(dynamic=False, **options)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
-import torch
-
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
@@ -19,8 +17,9 @@ from evenload.pipeline.spec.data import DataSpec
 from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.workers.cuda import has_cuda as finds_cuda
 from evenload.workers.data.corpus import check_fits, prepare
-from evenload.workers.kernels.ops import check_widths, resolve_backend
+from evenload.workers.kernels.backends import check_widths, resolve_backend
 from evenload.workers.training.compilation import check_compiler
 
 WORKERS = Path(__file__).parent.parent
@@ -35,15 +34,15 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     Raises:   SpecError: the device or back end cannot run here or not with these widths; the
               workers run on this machine, and it has no compiler for `train.compile`
     """
-    cuda = torch.cuda.is_available() if has_cuda is None else has_cuda
+    cuda = finds_cuda() if has_cuda is None else has_cuda
     device = spec.runtime.device
     if device == "cuda" and not cuda:
         raise SpecError("runtime.device='cuda': there is no CUDA device here; use cpu or auto")
     if device == "auto":
         device = "cuda" if cuda else "cpu"
     backend = resolve_backend(spec.runtime.backend, device)
-    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
-    check_widths(backend, spec.model.d_model, spec.model.d_expert, dtype)
+    number_bytes = 2 if spec.train.precision == "bfloat16" else 4
+    check_widths(backend, spec.model.d_model, spec.model.d_expert, number_bytes)
     runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
     resolved = spec.model_copy(update={"runtime": runtime})
     if has_cuda is None:
@@ -67,13 +66,21 @@ def identify(
     Raises:   SpecError: the home cannot be written, a device or back end cannot run, or a corpus
               does not fit
     """
+    trials = checked(proposed, settings, has_cuda)
+    return [(trial_digest(trial, settings), trial) for trial in trials]
+
+
+def checked(
+    proposed: Sequence[TrialSpec], settings: Settings, has_cuda: bool | None = None
+) -> list[TrialSpec]:
+    """Trials as `identify` returns them, without the digests: those need torch."""
     settings.make_home(to_write=True)  # corpora are written there
     trials = [resolve(_with_parent_spec(trial, settings), has_cuda) for trial in proposed]
     for data in {trial.data for trial in trials}:
         check_paths(data, settings.data_root)
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
-    return [(trial_digest(trial, settings), trial) for trial in trials]
+    return trials
 
 
 def _with_parent_spec(trial: TrialSpec, settings: Settings) -> TrialSpec:
@@ -102,6 +109,8 @@ def core_version(balancer_kind: str) -> str:
 
     Other rules are left out, so adding a rule does not change the identity of finished trials.
     """
+    import torch
+
     # Not the folders below a room: what they do comes after the trial.
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
     paths += [WORKERS / "selection.py"]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from evenload.workers.kernels import reference
-from evenload.workers.kernels.ops import resolve_backend, router_of
+from evenload.workers.kernels.backends import resolve_backend
+from evenload.workers.kernels.ops import router_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
 from infra.benchmarks.cuda_graphs import no_waiting

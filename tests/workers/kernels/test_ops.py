@@ -12,7 +12,8 @@ from torch import Tensor
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import RuntimeSpec
 from evenload.workers.kernels import reference, triton_support
-from evenload.workers.kernels.ops import BACKENDS, check_widths, experts_of, resolve_backend
+from evenload.workers.kernels.backends import BACKENDS, check_widths, resolve_backend
+from evenload.workers.kernels.ops import experts_of
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens
 
 # In Triton's interpreter (test_interpreter.py) this includes the Triton kernels.
@@ -167,9 +168,9 @@ def test_triton_runs_on_a_cpu_in_its_interpreter_but_not_in_bf16(
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert resolve_backend("triton", "cpu") == "triton"
-    check_widths("triton", 7, 9, torch.float32)
+    check_widths("triton", 7, 9, 4)
     with pytest.raises(SpecError, match=r"bf16.*use train.precision: float32"):
-        check_widths("triton", 7, 9, torch.bfloat16)
+        check_widths("triton", 7, 9, 2)
 
 
 def test_triton_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,63 @@
+"""Back ends of the expert layer, chosen by name. One that cannot run raises; none replaces it.
+
+`evenload sweep plan` resolves back ends here, so this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from evenload.pipeline.errors import SpecError
+from evenload.workers.kernels import torch_support, triton_support
+
+
+class Backend(NamedTuple):
+    module: str  # with `run_experts`; imported on first use, because Triton is not always installed
+    why_not: Callable[[str], str | None] = lambda device: None  # why it cannot run on a device
+    check_widths: Callable[[int, int, int], None] = lambda d_model, d_expert, number_bytes: None
+    router: str | None = None  # module with `route`, a RouteTokens
+
+
+_TRITON = Backend(
+    "evenload.workers.kernels.triton_experts",
+    triton_support.why_not,
+    triton_support.check_widths,
+    router="evenload.workers.kernels.triton_router",
+)
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend("evenload.workers.kernels.reference"),
+    "torch": Backend(
+        "evenload.workers.kernels.torch_experts", check_widths=torch_support.check_widths
+    ),
+    "triton": _TRITON,
+    "triton_recompute": _TRITON._replace(module="evenload.workers.kernels.triton_recompute"),
+}
+
+
+def resolve_backend(name: str, device: str) -> str:
+    """The name of the back end to run on a device ("cpu", "cuda"); `auto` means torch.
+
+    Raises:   SpecError: the back end does not exist or cannot run on the device
+    """
+    resolved = "torch" if name == "auto" else name
+    reason = backend(resolved).why_not(device)
+    if reason is not None:
+        raise SpecError(
+            f"runtime.backend={name!r} {reason}; use runtime.backend: torch or another device"
+        )
+    return resolved
+
+
+def check_widths(name: str, d_model: int, d_expert: int, number_bytes: int) -> None:
+    """Raises: SpecError: the resolved back end cannot compute these widths in such numbers"""
+    backend(name).check_widths(d_model, d_expert, number_bytes)
+
+
+def backend(name: str) -> Backend:
+    """Raises: SpecError: the back end does not exist"""
+    if name not in BACKENDS:
+        raise SpecError(
+            f"runtime.backend={name!r} is unknown; choose one of {', '.join(BACKENDS)} or auto"
+        )
+    return BACKENDS[name]
