@@ -8,6 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import DASHBOARD, require
+
 APP = Path(__file__).parent / "app.py"
 
 OPTIONS: dict[str, str] = {
@@ -83,6 +86,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--address", default="127.0.0.1", help="interface to listen on")
     given = parser.parse_args()
+    try:
+        require(*DASHBOARD)
+    except SpecError as error:
+        parser.error(str(error))
     from streamlit.web.cli import main as streamlit
 
     threading.Thread(target=preload, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Which extra of evenload brings the libraries that not every install has."""
+"""Which extra of evenload brings a library that not every install has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from evenload.pipeline.errors import SpecError
 
-# By the name that is imported. What is not here comes with `pip install evenload`.
+# By the name that is imported. Whatever is not here comes with `pip install evenload`.
 EXTRAS = {
     "datasets": "hf",
     "mlflow": "mlflow",
@@ -21,20 +21,27 @@ EXTRAS = {
     "triton": "workers",
 }
 
+# What training and the dashboard's process cannot start without.
+WORKERS = ("torch", "ray", "mlflow")
+DASHBOARD = ("streamlit", "pandas", "plotly")
 
-def remedy(error: ModuleNotFoundError) -> str | None:
-    """What to install, as a sentence; None: no extra has the missing module."""
+
+def remedy(library: str) -> str:
+    """The command that installs a library of EXTRAS."""
+    return f"pip install 'evenload[{EXTRAS[library]}]'"
+
+
+def explanation(error: ModuleNotFoundError) -> str | None:
+    """What is missing and how to install it, or None if no extra brings the missing module."""
     library = (error.name or "").partition(".")[0]
-    return _sentence(library) if library in EXTRAS else None
+    return f"{library} is not installed; run: {remedy(library)}" if library in EXTRAS else None
 
 
 def require(*libraries: str) -> None:
-    """For what is run as a process of its own.  Raises: SpecError: the first that is missing"""
+    """Checks what a command needs before it starts anything.
+
+    Raises:   SpecError: the first library that is not installed, and how to install it
+    """
     for library in libraries:
         if find_spec(library) is None:
-            raise SpecError(_sentence(library))
-
-
-def _sentence(library: str) -> str:
-    extra = EXTRAS[library]
-    return f"{library} is not installed; run: pip install 'evenload[{extra}]'"
+            raise SpecError(f"{library} is not installed; run: {remedy(library)}")

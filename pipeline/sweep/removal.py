@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from evenload.pipeline.extras import require
 from evenload.pipeline.records.mirror import Mirror
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -19,15 +20,18 @@ def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[s
               OSError, MlflowException: the object store or MLflow does not answer; only files are
               removed so far
     """
-    # Importing mlflow takes a second.
-    from evenload.pipeline.records.mlflow_removal import remove_runs
-
     digests = store.deletable(sweep_id)
-    runs = [store.sweep(sweep_id).parent_run_id, *(store.trial(each).run_id for each in digests)]
+    found = [store.sweep(sweep_id).parent_run_id, *(store.trial(each).run_id for each in digests)]
+    runs = [run for run in found if run is not None]
+    if runs:
+        require("mlflow")  # before anything is gone
     for digest in digests:
         shutil.rmtree(settings.trial_dir(digest), ignore_errors=True)
         shutil.rmtree(settings.root / "mirrored" / digest, ignore_errors=True)
         if settings.mirror_url is not None:
             Mirror(settings.mirror_url).delete(digest)
-    remove_runs(settings, [run for run in runs if run is not None])
+    if runs:
+        from evenload.pipeline.records.mlflow_removal import remove_runs
+
+        remove_runs(settings, runs)
     return store.delete(sweep_id)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import ray
@@ -105,17 +103,14 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
-def probe_ray() -> tuple[bool, str]:
-    """Whether the cluster that RAY_ADDRESS names can be used, and what it offers."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        return True, f"{version('ray')}, a cluster of its own on this machine"
+def probe_ray(address: str) -> tuple[bool, str]:
+    """Whether a running cluster can be used, and what it offers."""
     try:
         ours = connect(address)
     except (ConnectionError, RuntimeError) as error:
-        return False, f"{version('ray')}, {address} does not answer: {error}"
+        return False, f"{address} does not answer: {error}"
     resources = ray.cluster_resources()
     if ours:
         ray.shutdown()
     cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    return True, f"{version('ray')}, {address} with {cores:.0f} cores and {gpus:.0f} GPUs"
+    return True, f"{address} with {cores:.0f} cores and {gpus:.0f} GPUs"

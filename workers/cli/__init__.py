@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from evenload import __version__
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import explanation
 
 Context = Any  # click's: typer depends on click or brings its own, by its version
 
@@ -112,13 +114,22 @@ def load(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"evenload {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def evenload() -> None:
+def evenload(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
     """Finds the balancing rule and step size that keep every expert of an MoE model busy."""
 
 
@@ -126,5 +137,13 @@ def main() -> None:
     try:
         app()
     except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if (missing := explanation(error)) is None:
+            raise
+        _refuse(missing)
+
+
+def _refuse(problem: str) -> None:
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import DASHBOARD, require
 from evenload.pipeline.settings import Settings
 from evenload.workers.cli.session import load_settings, log, open_store
 
@@ -23,6 +24,7 @@ def dashboard(
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Serve the dashboard until Ctrl-C."""
+    require(*DASHBOARD)
     settings = load_settings(home)
     open_store(settings)
     with start_dashboard(settings, free_port(port, address), address) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -10,16 +11,15 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import psutil
-import torch
 import typer
 from rich.table import Table
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.records import mlflow_sink
+from evenload.pipeline.extras import remedy
 from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings, without_password
-from evenload.workers.actors.ray_cluster import probe_ray
 from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
+from evenload.workers.cuda import has_cuda
 from evenload.workers.kernels.backends import resolve_backend
 
 GIB = 2**30
@@ -71,31 +71,41 @@ def _disk(settings: Settings) -> Check:
 
 
 def _torch(_: Settings) -> Check:
-    return Check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+    return _installed("torch")
 
 
 def _gpu(_: Settings) -> Check:
-    if not torch.cuda.is_available():
+    if not _can_use_cuda():
         remedy = "optional; EVENLOAD_TORCH=cuda bash infra/install.sh"
         return Check("GPU", False, "no CUDA device", remedy, required=False)
+    import torch
+
     names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
     return Check("GPU", True, f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
 
 
 def _backend(name: str) -> Callable[[Settings], Check]:
     def probe(_: Settings) -> Check:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return Check(f"backend {name}", True, f"runs on {resolve_backend(name, device)}")
+            resolved = resolve_backend(name, "cuda" if _can_use_cuda() else "cpu")
         except SpecError as error:
             return Check(f"backend {name}", False, str(error), "optional", required=False)
+        return _installed("torch")._replace(part=f"backend {name}", detail=f"runs on {resolved}")
 
     return probe
 
 
 def _ray(_: Settings) -> Check:
-    usable, detail = probe_ray()
-    return Check("ray", usable, detail, "unset RAY_ADDRESS or start that cluster")
+    found, address = _installed("ray"), os.environ.get("RAY_ADDRESS")
+    if not found.usable:
+        return found
+    if address is None:
+        return found._replace(detail=f"{found.detail}, a cluster of its own on this machine")
+    from evenload.workers.actors.ray_cluster import probe_ray
+
+    usable, detail = probe_ray(address)
+    remedy = "unset RAY_ADDRESS or start that cluster"
+    return Check("ray", usable, f"{found.detail}, {detail}", remedy)
 
 
 def _store(settings: Settings) -> Check:
@@ -107,10 +117,27 @@ def _store(settings: Settings) -> Check:
 
 
 def _mlflow(settings: Settings) -> Check:
-    version = importlib.metadata.version("mlflow")
-    problem = redacted(mlflow_sink.probe(settings) or "", secrets(settings))
-    where = without_password(settings.mlflow_uri)
-    return Check("mlflow", not problem, problem or f"{version} at {where}", "start the server")
+    found, where = _installed("mlflow"), without_password(settings.mlflow_uri)
+    if not found.usable:
+        return found
+    if settings.tracking_uri is None and not (settings.root / "mlflow.db").exists():
+        return found._replace(detail=f"{found.detail}, no run yet at {where}")
+    from evenload.pipeline.records.mlflow_sink import probe
+
+    problem = redacted(probe(settings) or "", secrets(settings))
+    return Check("mlflow", not problem, problem or f"{found.detail} at {where}", "start the server")
+
+
+def _installed(library: str) -> Check:
+    """Its version, read without importing it: that takes seconds."""
+    try:
+        return Check(library, True, importlib.metadata.version(library))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(library, False, "not installed", remedy(library), required=False)
+
+
+def _can_use_cuda() -> bool:
+    return _installed("torch").usable and has_cuda()
 
 
 PROBES: tuple[Callable[[Settings], Check], ...] = (

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from evenload.pipeline.extras import DASHBOARD, WORKERS, require
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import load_sweep
 from evenload.workers.cli.dashboard import next_free_port, start_dashboard, start_mlflow
@@ -28,6 +29,7 @@ def quickstart(
     Bytes of the Python standard library's source, fourteen small models, about three minutes on two
     cores. A second call finds the trials done and goes straight to the figures.
     """
+    require(*WORKERS, *(DASHBOARD if serve else ()))
     from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
 
     settings = load_settings(home)

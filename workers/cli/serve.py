@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.redaction import start_logging
 from evenload.pipeline.settings import Settings, without_password
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -46,6 +47,7 @@ def serve(
     The store, MLflow and Ray may go and come back: what cannot be done now is done later. SIGTERM
     lets running trials write checkpoints; the next `evenload serve` goes on from them.
     """
+    require(*WORKERS)
     # With torch, Ray and MLflow, which --help need not wait for.
     from evenload.workers.cli.admission import Admission
     from evenload.workers.cli.coordinator_process import Cluster, Coordination

@@ -11,6 +11,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import SweepRecord, TrialState
@@ -114,6 +115,7 @@ def run(
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_run_there(address, sweep, as_json, slots))
     spec = _stored_or_load(sweep, settings)
+    require(*WORKERS)
     from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
 
     run_sweep(spec, settings, address=address, slots=slots)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
 from evenload.workers.cli.session import load_settings
 from evenload.workers.cli.sweep import finish
@@ -27,6 +28,7 @@ def train(
     It is stored like a sweep of one trial: the dashboard and MLflow show it. A second call goes on
     from its checkpoint, and a finished trial is not trained again, except to record its scores.
     """
+    require(*WORKERS)
     settings = load_settings(home)
     asked = load_trial(trial_file)
     if record_scores is not None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, assert_never
 import pyarrow.parquet as pq
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.extras import require
 from evenload.pipeline.spec.data import Files, HuggingFace, PythonStdlib
 
 
@@ -167,12 +168,9 @@ def _row(number: int, row: dict[str, Any], source: Files | HuggingFace) -> _Row:
 
 
 def _hugging_face(source: HuggingFace) -> Iterator[Document]:
-    try:
-        import datasets
-    except ImportError:
-        raise SpecError(
-            "data.kind='huggingface' needs the package datasets; run: pip install datasets"
-        ) from None
+    require("datasets")
+    import datasets
+
     stream = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
     for number, example in enumerate(stream.take(source.max_documents)):
         row = _row(number, example, source)
