@@ -15,9 +15,11 @@ EXTRAS = {
     "plotly": "dashboard",
     "pynvml": "workers",
     "ray": "workers",
+    "safetensors": "hf",
     "streamlit": "dashboard",
     "tokenizers": "workers",
     "torch": "workers",
+    "transformers": "hf",
     "triton": "workers",
 }
 

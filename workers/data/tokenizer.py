@@ -43,6 +43,8 @@ class BytesEncoder:
 
     def to_json(self) -> str:
         """A byte-level BPE without merges, whose ids are the bytes."""
+        import tokenizers
+
         end = tokenizers.AddedToken(END_OF_BYTES, special=True, normalized=False)
         sign_of = _byte_signs() | {0: END_OF_BYTES}
         tokenizer = tokenizers.Tokenizer(

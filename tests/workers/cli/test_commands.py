@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from evenload import __version__
 from evenload.workers.cli import COMMANDS, load
 
-SLOW = ("torch", "ray", "mlflow")
+SLOW = ("torch", "ray", "mlflow", "optuna", "pandas", "transformers")
 REPORT = """
 import json, sys
 from evenload.workers.cli import main
-try:
-    main()
-except SystemExit as ended:
-    slow = [name for name in {slow} if name in sys.modules]
-    print(json.dumps([ended.code, slow]), file=sys.stderr)
+ended = {{}}
+for call in {calls}:
+    sys.argv = ["evenload", *call]
+    try:
+        main()
+    except SystemExit as exit_:
+        imported = [name for name in {libraries} if name in sys.modules]
+        ended[" ".join(call)] = [exit_.code, imported]
+print(json.dumps(ended), file=sys.stderr)
 """
 
 
@@ -33,17 +42,60 @@ def test_every_option_says_what_it_does(name: str) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "list"], ["sweep", "--help"]])
-def test_who_only_reads_need_not_wait_for_torch(arguments: list[str], tmp_path: object) -> None:
+PLAN = """
+name: planned
+base:
+  model: {preset: tiny, vocab_size: 256, num_experts: 8}
+  data: {kind: synthetic, num_tokens: 60000, vocab_size: 256, num_domains: 2}
+  train: {steps: 2, batch_sequences: 2, seq_len: 16}
+  eval: {tokens: 64}
+axes: {balancer: [{kind: none}, {kind: sign}]}
+"""
+
+
+def test_commands_that_train_nothing_do_not_wait_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "planned.yaml").write_text(PLAN)
+    calls = [[name, "--help"] for name in COMMANDS]
+    calls += [["sweep", "plan", "planned.yaml"], ["sweep", "list"], ["doctor"]]
+    assert imported_by(calls, tmp_path, SLOW) == {" ".join(call): [0, []] for call in calls}
+
+
+def test_the_overview_imports_next_to_nothing(tmp_path: Path) -> None:
+    libraries = (*SLOW, "numpy", "scipy", "pyarrow", "sqlalchemy", "streamlit")
+    expected = {"--version": [0, []], "--help": [0, []]}
+    assert imported_by([["--version"], ["--help"]], tmp_path, libraries) == expected
+
+
+def imported_by(calls: list[list[str]], folder: Path, libraries: Sequence[str]) -> Any:
+    """By call: its exit code and which of the libraries were imported by then."""
     ended = subprocess.run(
-        [sys.executable, "-c", REPORT.format(slow=SLOW), *arguments],
-        cwd=str(tmp_path),
+        [sys.executable, "-c", REPORT.format(calls=calls, libraries=libraries)],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         capture_output=True,
         text=True,
         check=True,
     )
-    code, imported = json.loads(ended.stderr.splitlines()[-1])
-    assert (code, imported) == (0, [])
+    return json.loads(ended.stderr.splitlines()[-1])
+
+
+def test_the_version_is_the_packages(here: Any) -> None:
+    assert here("--version").out == f"evenload {__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options(
+    evenload: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert "_EVENLOAD_COMPLETE=complete_bash" in evenload("--show-completion", "bash").out
+    monkeypatch.setenv("_EVENLOAD_COMPLETE", "complete_bash")
+    for words, found in (
+        ("evenload sweep pl", ["plan"]),
+        ("evenload train --rec", ["--record-scores"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert evenload().out.split() == found
 
 
 # What a rented GPU machine need not have, so that it measures: torch, pydantic and typer do.

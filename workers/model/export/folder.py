@@ -24,16 +24,6 @@ def check_folder(folder: Path) -> None:
         raise SpecError(f"{folder} is a file; name a new folder")
 
 
-def check_library() -> None:
-    """Raises: SpecError: safetensors is not installed"""
-    try:
-        import safetensors  # noqa: F401
-    except ImportError:
-        raise SpecError(
-            "export needs the package safetensors; run: pip install 'evenload[hf]'"
-        ) from None
-
-
 def write_folder(
     folder: Path,
     trained: Trained,

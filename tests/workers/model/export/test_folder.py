@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import ModelSpec
-from evenload.workers.model.export.folder import check_folder, check_library, write_folder
+from evenload.workers.model.export.folder import check_folder, write_folder
 from tests.workers.model.export.conftest import trained, trained_model
 from tests.workers.model.export.test_weights import bias_of
 
@@ -55,11 +54,3 @@ def test_the_folder_says_where_it_comes_from(spec_of: Model, tmp_path: Path) -> 
     assert "| validation loss, nats per token | 1.2500 |" in card
     assert "| MaxVio of a batch, end of training | not measured |" in card
     assert "looked at the whole batch" in card
-
-
-def test_safetensors_is_asked_for_by_the_name_of_its_extra(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(SpecError, match=r"pip install 'evenload\[hf\]'"):
-        check_library()

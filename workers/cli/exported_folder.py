@@ -1,0 +1,115 @@
+"""Writes a trained trial as a folder that transformers, lm-eval and vLLM load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records import provenance
+from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer, TextData
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.workers.balancing import make_balancer
+from evenload.workers.balancing.base import add_bias
+from evenload.workers.cli.session import log, open_store
+from evenload.workers.data.corpus import prepare
+from evenload.workers.data.tokenizer import BytesEncoder, read_encoder
+from evenload.workers.model.export.folder import check_folder, write_folder
+from evenload.workers.model.export.model_card import Trained
+from evenload.workers.model.export.tokenizer_files import TextTokenizer
+from evenload.workers.training import checkpoint
+from evenload.workers.training.scoring import inference_adjust
+
+HAS_CHECKPOINT = (
+    TrialState.TRAINED,
+    TrialState.EVALUATING,
+    TrialState.COMPLETED,
+    TrialState.STOPPED,
+)
+
+
+def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Writes the folder and returns what is in it, for people and for programs.
+
+    Raises:   SpecError: no such trial, no checkpoint, or a rule that no model type has
+    """
+    check_folder(folder)
+    trial = open_store(settings).trial(digest)
+    spec = TrialSpec.model_validate(trial.spec)
+    _check_rule(spec)
+    path = _checkpoint(settings, trial)
+    saved = checkpoint.load(path, torch.device("cpu"))
+    trained = Trained(digest, spec, saved.step, trial.result, _attempts(settings, digest))
+    tokenizer = _tokenizer(spec, settings, trained.attempts)
+    kind = write_folder(folder, trained, saved.model, saved.balancer["bias_LE"], tokenizer)
+    if tokenizer is None:
+        log.print(f"data.kind={spec.data.kind!r} is token ids: the folder has no tokenizer")
+    return {
+        "digest": digest,
+        "step": saved.step,
+        "model_type": kind.name,
+        "folder": folder,
+        "files": sorted(file.name for file in folder.iterdir()),
+    }
+
+
+def _check_rule(spec: TrialSpec) -> None:
+    """Raises: SpecError: the rule selects by something else than score plus bias when it serves"""
+    if inference_adjust(make_balancer(spec.balancer, spec.model.top_k)) is not add_bias:
+        raise SpecError(
+            f"balancer.kind={spec.balancer.kind!r} does not select experts by score plus bias, "
+            "and model types of transformers do nothing else; export a trial of another rule"
+        )
+
+
+def _checkpoint(settings: Settings, trial: TrialRecord) -> Path:
+    if trial.state not in HAS_CHECKPOINT:
+        raise SpecError(
+            f"trial {trial.digest} is {trial.state}, not trained; `evenload sweep status` shows "
+            "its sweep, `evenload sweep run` trains it"
+        )
+    folder = readable_dir(settings, trial.digest) / "checkpoints"
+    path = checkpoint.newest(folder)
+    if path is None:
+        raise SpecError(
+            f"trial {trial.digest} is {trial.state}, but {folder} has no checkpoint; export it "
+            "where it was trained, or set EVENLOAD_HOME"
+        )
+    return path
+
+
+def _attempts(settings: Settings, digest: str) -> list[dict[str, str]]:
+    return provenance.read(readable_dir(settings, digest))
+
+
+def _tokenizer(
+    spec: TrialSpec, settings: Settings, attempts: list[dict[str, str]]
+) -> TextTokenizer | None:
+    """None where the data was token ids from the start.
+
+    Raises:   SpecError: the corpus is gone or has changed since, and its tokenizer with it
+    """
+    if not isinstance(spec.data, TextData):
+        return None
+    match spec.data.tokenizer:
+        case BytesTokenizer():
+            return TextTokenizer(BytesEncoder().to_json(), end_id=0)
+        case BpeTokenizer() | FileTokenizer() as asked:
+            corpus = prepare(spec.data, settings.corpus_dir)
+    trained_on = {attempt["corpus"] for attempt in attempts if "corpus" in attempt}
+    if trained_on - {corpus.digest}:
+        raise SpecError(
+            f"the corpus of data.kind={spec.data.kind!r} is {corpus.digest} here and was "
+            f"{', '.join(sorted(trained_on))} when the trial was trained, so its tokenizer is "
+            "another one; export it where that corpus is"
+        )
+    assert corpus.tokenizer is not None, "a corpus of text has one"
+    encoder = read_encoder(corpus.tokenizer)
+    return TextTokenizer(
+        encoder.to_json(), end_id=encoder.end_id if isinstance(asked, FileTokenizer) else 0
+    )
