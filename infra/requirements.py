@@ -1,11 +1,23 @@
-"""requirements.py EXTRA ...: what pyproject.toml asks for, a line each, without evenload itself."""
+"""requirements.py EXTRA ...: the dependencies in pyproject.toml, one per line, without evenload."""
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-extras = [project["optional-dependencies"][name] for name in sys.argv[1:]]
-print("\n".join(sum(extras, project["dependencies"])))
+PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+
+
+def requirements(extras: Iterable[str]) -> Iterator[str]:
+    """Those of the extras, also of the extras that an extra names as `evenload[...]`."""
+    for extra in extras:
+        for line in PROJECT["optional-dependencies"][extra]:
+            own = re.fullmatch(r"evenload\[(.*)\]", line)
+            yield from requirements(own[1].split(",")) if own else [line]
+
+
+if __name__ == "__main__":
+    print("\n".join([*PROJECT["dependencies"], *requirements(sys.argv[1:])]))

@@ -119,7 +119,10 @@ def test_what_is_not_there_or_not_trained_is_refused(
 ) -> None:
     queued(tmp_path, TrialSpec.model_validate(sweep()["base"]), "waiting")
     unknown = here("export", "nothing", "model")
-    assert (unknown.code, unknown.err) == (2, "error: digest='nothing' is no trial of this store\n")
+    assert (unknown.code, unknown.err) == (
+        2,
+        "error: digest='nothing' is unknown; `evenload sweep status` shows digests\n",
+    )
     waiting = here("export", "waiting", "model")
     assert waiting.code == 2
     assert waiting.err == (
