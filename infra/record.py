@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evenload.pipeline.figures.metrics import columns
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "infra" / "results"
 BENCHMARKS = ROOT / "infra" / "benchmarks" / "results"
@@ -33,16 +35,7 @@ COMMANDS = {
     "pages": "python -m infra.benchmarks.dashboard_pages --json",
 }
 PLACE = ("device", "cores", "load", "python", "versions", "commit")
-OF_TRIAL = (
-    "val_bits_per_byte",
-    "max_vio",
-    "max_vio_global",
-    "max_vio_floor",
-    "idle_frac",
-    "dead_tenth",
-    "effective_util",
-    "tokens_per_second",
-)
+OF_TRIAL = tuple(metric.name for metric in columns())
 OF_RULE = ("stream", "rule", "max_vio", "floor", "steps_to_balance", "recovery_steps")
 OF_PAGE = ("page", "view", "cold_seconds", "warm_seconds", "largest_chart_bytes")
 OF_ARM = ("tokens_per_second", "slower_than")

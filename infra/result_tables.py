@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
 from typing import Any
 
 from record import Row, read
-from scipy.stats import t
 
+from evenload.pipeline.figures.metrics import METRICS, columns
+from evenload.pipeline.figures.wording import NONE
+from evenload.pipeline.sweep.statistics import interval
+
+SEEDS = ("val_bits_per_byte", "max_vio", "max_vio_global", "idle_frac", "effective_util")
 EVENLOAD = ("evenload", "evenload, compiled")  # of the benchmark's arms
-TRIAL_COLUMNS = {
-    "rule": ("label", "{}"),
-    "experts": ("num_experts", "{}"),
-    "val bits/byte": ("val_bits_per_byte", "{:.3f}"),
-    "MaxVio global": ("max_vio_global", "{:.2f}"),
-    "MaxVio batch": ("max_vio", "{:.2f}"),
-    "floor": ("max_vio_floor", "{:.2f}"),
-    "idle": ("idle_frac", "{:.1%}"),
-    "dead": ("dead_tenth", "{:.1%}"),
-    "utilisation": ("effective_util", "{:.0%}"),
-    "tokens/s": ("tokens_per_second", "{:,.0f}"),
-}
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -43,9 +34,18 @@ def measured_on(header: Row) -> str:
 
 def quickstart() -> str:
     header, trials = read("quickstart")
-    rows = [[form.format(trial[key]) for key, form in TRIAL_COLUMNS.values()] for trial in trials]
+    shown = [metric for metric in columns() if any(metric.name in trial for trial in trials)]
+    rows = [
+        [
+            trial["label"],
+            str(trial["num_experts"]),
+            *(metric.shown(trial.get(metric.name)) for metric in shown),
+        ]
+        for trial in trials
+    ]
+    titles = ("rule", "experts", *(metric.head for metric in shown))
     answer = f"> {header['recommendation']}"
-    return "\n\n".join([table(list(TRIAL_COLUMNS), rows), answer, measured_on(header)])
+    return "\n\n".join([table(titles, rows), answer, measured_on(header)])
 
 
 def seeds() -> str:
@@ -56,27 +56,15 @@ def seeds() -> str:
         by_label.setdefault(trial["label"], []).append(trial)
     control = [trial["val_bits_per_byte"] for trial in by_label["none"]]
     rows = [_seed_row(label, found, control) for label, found in by_label.items()]
-    titles = ("rule", "val bits/byte", "against none", "MaxVio batch", "MaxVio global")
-    return f"{table((*titles, 'idle', 'utilisation'), rows)}\n\n{measured_on(header)}"
+    loss, *others = (METRICS[name].head for name in SEEDS)
+    return f"{table(('rule', loss, 'against none', *others), rows)}\n\n{measured_on(header)}"
 
 
 def _seed_row(label: str, trials: list[Row], control: list[float]) -> tuple[str, ...]:
     loss = [trial["val_bits_per_byte"] for trial in trials]
-    gain = [mine - other for mine, other in zip(loss, control, strict=True)]
-    return (
-        label,
-        _interval(loss, "{:.3f}"),
-        "-" if label == "none" else _interval(gain, "{:+.3f}"),
-        *(_interval([r[name] for r in trials], "{:.2f}") for name in ("max_vio", "max_vio_global")),
-        f"{fmean(r['idle_frac'] for r in trials):.1%}",
-        f"{fmean(r['effective_util'] for r in trials):.0%}",
-    )
-
-
-def _interval(values: list[float], form: str) -> str:
-    """Mean and the half width of its 95 % interval by Student's t."""
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return f"{form.format(fmean(values))} ± {form.replace('+', '').format(half)}"
+    gain = interval([mine - other for mine, other in zip(loss, control, strict=True)])
+    shown = [METRICS[name].shown(interval([trial[name] for trial in trials])) for name in SEEDS]
+    return label, shown[0], NONE if label == "none" else f"{gain:+.3f}", *shown[1:]
 
 
 def simulation() -> str:

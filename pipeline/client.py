@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.figures.evaluation import GroupScores, LossByK, Routes
 from evenload.pipeline.figures.loads import History
+from evenload.pipeline.figures.metrics import of_trials
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import read_eval_counts, read_history, read_scalars
@@ -106,7 +107,12 @@ class Client:
         """A row a trial: digest, label, state, experts, seed, and its figures.  Needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame([_row(trial) for trial in self.trials(sweep_id)])
+        frame = pd.DataFrame([_row(trial) for trial in self.trials(sweep_id)])
+        frame.attrs = {
+            metric.name: {"title": metric.title, "unit": metric.unit, "better": metric.better}
+            for metric in of_trials()
+        }
+        return frame
 
     def steps_frame(self, digest: str) -> pd.DataFrame:
         """A row a step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
@@ -125,5 +131,6 @@ def _row(trial: TrialRecord) -> dict[str, Any]:
         "state": trial.state.value,
         "num_experts": trial.spec["model"]["num_experts"],
         "seed": trial.spec["train"]["seed"],
+        **{metric.name: trial.figure(metric.name) for metric in of_trials()},
         **trial.result,
     }

@@ -11,7 +11,7 @@ import argparse
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from evenload.pipeline.errors import SpecError, StoreUnavailable
-from evenload.pipeline.figures.loads import idle_frac, utilisation
+from evenload.pipeline.figures.loads import Loads, utilisation
+from evenload.pipeline.figures.metrics import METRICS, figures
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import parts, read_history
 from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
 
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PORT = 9464
 TRIAL = ("trial", "rule", "experts")
+OF_HEARTBEATS = ("tokens_per_second", "max_vio")  # also where no shard is within reach
 Labels = tuple[str, str, str]  # the values of TRIAL
 LOADS: dict[str, Callable[[NDArray[np.float64]], np.float64]] = {
     "fullest": np.max,
@@ -65,13 +68,14 @@ class Exporter(Collector):
         yield from counts(sweeps, list(trials.values()))
         running = [trial for trial in trials.values() if trial.state is TrialState.TRAINING]
         yield from progress(running)
-        yield from loads({_labels(trial): self._newest_counts(trial.digest) for trial in running})
+        yield from loads({_labels(trial): self._newest_loads(trial) for trial in running})
 
-    def _newest_counts(self, digest: str) -> NDArray[np.int32]:
-        folder = readable_dir(self._settings, digest)
+    def _newest_loads(self, trial: TrialRecord) -> Loads:
+        folder = readable_dir(self._settings, trial.digest)
         newest = parts(folder / "expert_load")[-1:]
         first = newest[0].first if newest else 1
-        return read_history(folder, first=first, columns=["load"]).count_SLE
+        history = read_history(folder, first=first, columns=["load"])
+        return Loads.of(TrialSpec.model_validate(trial.spec), history.count_SLE)
 
 
 def counts(sweeps: list[SweepRecord], trials: list[TrialRecord]) -> Iterator[Metric]:
@@ -101,17 +105,10 @@ def counts(sweeps: list[SweepRecord], trials: list[TrialRecord]) -> Iterator[Met
 def progress(running: list[TrialRecord]) -> Iterator[Metric]:
     """What trials said of themselves in their last heartbeat."""
     families = {
-        "step": GaugeMetricFamily("evenload_trial_step", "Optimizer steps done", labels=TRIAL),
-        "steps": GaugeMetricFamily("evenload_trial_steps", "Optimizer steps in all", labels=TRIAL),
-        "tokens_per_second": GaugeMetricFamily(
-            "evenload_trial_tokens_per_second", "Tokens trained a second", labels=TRIAL
-        ),
-        "loss": GaugeMetricFamily(
-            "evenload_trial_loss_nats", "Training loss, nats per token", labels=TRIAL
-        ),
-        "max_vio": GaugeMetricFamily(
-            "evenload_trial_max_vio", "Fullest expert over its fair share, minus 1", labels=TRIAL
-        ),
+        "step": _gauge("step", "Optimizer steps done"),
+        "steps": _gauge("steps", "Optimizer steps in all"),
+        "loss": _gauge("loss_nats", _help("loss")),
+        **{name: _gauge(name, _help(name)) for name in OF_HEARTBEATS},
     }
     for trial in running:
         if trial.progress is not None:
@@ -120,27 +117,35 @@ def progress(running: list[TrialRecord]) -> Iterator[Metric]:
     yield from families.values()
 
 
-def loads(newest: dict[Labels, NDArray[np.int32]]) -> Iterator[Metric]:
-    """How experts are loaded in the steps of each trial's newest shard."""
-    idle = GaugeMetricFamily(
-        "evenload_trial_idle_experts",
-        "Share of experts without a token in a step, newest shard",
-        labels=TRIAL,
-    )
+def loads(newest: Mapping[Labels, Loads]) -> Iterator[Metric]:
+    """All that the table of metrics computes from the steps of each trial's newest shard."""
+    counted = {trial: found for trial, found in newest.items() if found.count_SLE.size}
+    found = {trial: figures("step", shard) for trial, shard in counted.items()}
+    for metric in METRICS.values():
+        if metric.compute and "step" in metric.of and metric.name not in OF_HEARTBEATS:
+            family = _gauge(metric.name, f"{_help(metric.name)}; newest shard")
+            for trial, by_name in found.items():
+                family.add_metric(trial, by_name[metric.name])
+            yield family
     ratio = GaugeMetricFamily(
         "evenload_layer_load_ratio",
-        "Load over fair share by expert layer, newest shard",
+        f"{_help('utilisation')}; by expert layer, newest shard",
         labels=[*TRIAL, "layer", "expert"],
     )
-    for trial, count_SLE in newest.items():
-        if count_SLE.size == 0:
-            continue
-        idle.add_metric(trial, float(np.nanmean(idle_frac(count_SLE))))
-        for layer, ratio_E in enumerate(utilisation(count_SLE.sum(axis=0))):
+    for trial, shard in counted.items():
+        for layer, ratio_E in enumerate(utilisation(shard.count_SLE.sum(axis=0), shard.target_E)):
             for which, pick in LOADS.items():
                 ratio.add_metric([*trial, str(layer), which], float(pick(ratio_E)))
-    yield idle
     yield ratio
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"evenload_trial_{name}", text, labels=TRIAL)
+
+
+def _help(name: str) -> str:
+    metric = METRICS[name]
+    return f"{metric.title}: {metric.meaning}; {'share' if metric.is_share else metric.unit}"
 
 
 def _up(answers: bool) -> Metric:

@@ -147,7 +147,13 @@ def _points(
         textposition="top right",
         textfont={"size": 11, "color": LIGHT.muted},
         customdata=[
-            [s.label, 100 * s.idle_frac, 100 * s.effective_util, s.max_vio_floor, s.trials]
+            [
+                s.label,
+                100 * s.figures["idle_frac"],
+                100 * s.figures["effective_util"],
+                s.figures["max_vio_floor"],
+                s.trials,
+            ]
             for s in group
         ],
         marker={

@@ -12,7 +12,7 @@ from evenload.dashboard.charts.front import pareto_front, tune_against_confirm
 from evenload.dashboard.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.dashboard.charts.parameters import importance_bars, parallel_coordinates
 from evenload.dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
-from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.page_parts import card, metric_columns, plot
 from evenload.dashboard.record_tables import grid, label_of
 from evenload.dashboard.sweep.importance import METHOD, importance, varying
 from evenload.dashboard.sweep.tables import (
@@ -25,9 +25,10 @@ from evenload.dashboard.sweep.tables import (
     setting_table,
 )
 from evenload.dashboard.sweep.tables import learning_curves as curves_of
+from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
 from evenload.pipeline.sweep.recommend import Recommendation
-from evenload.pipeline.sweep.setting import stage_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
 
 CURVES: dict[str, tuple[Shown, str]] = {
     "Held-out loss": ("val_loss", "held-out loss, nats per token"),
@@ -154,15 +155,11 @@ def _setting_columns() -> dict[str, Any]:
     return {
         "setting": config.TextColumn("Setting", pinned=True),
         "verdict": config.TextColumn("Verdict", width="medium"),
-        "loss": config.NumberColumn("Loss, bits/byte", format="%.4f", help="held out"),
-        "loss_half": config.NumberColumn("±", format="%.4f"),
+        **metric_columns(columns()),
+        f"{LOSS}_half": config.NumberColumn("±", format="%.4f"),
+        f"{IMBALANCE}_half": config.NumberColumn("±", format="%.3f"),
         "against_none": config.NumberColumn(
             "Against none", format="%+.4f", help="difference in loss, paired by seed and experts"
         ),
-        "max_vio": config.NumberColumn("MaxVio", format="%.3f"),
-        "max_vio_half": config.NumberColumn("± ", format="%.3f"),
-        "floor": config.NumberColumn("Floor", format="%.3f", help="MaxVio by chance alone"),
-        "idle": config.NumberColumn("Idle", format="%.1f %%"),
-        "utilisation": config.NumberColumn("Utilisation", format="%.0f %%"),
         "trials": config.NumberColumn("Trials"),
     }

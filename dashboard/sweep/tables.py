@@ -14,10 +14,10 @@ from evenload.dashboard.charts.learning_curves import Curve, Unit
 from evenload.dashboard.charts.parameters import Axis, number_axis, parameter_axis
 from evenload.dashboard.record_tables import figure, label_of
 from evenload.dashboard.sweep.importance import Parameter
-from evenload.pipeline.figures.metrics import in_grids
+from evenload.pipeline.figures.metrics import columns, in_grids
 from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
 from evenload.pipeline.sweep.recommend import Recommendation
-from evenload.pipeline.sweep.setting import Setting
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting
 from evenload.pipeline.sweep.statistics import Interval
 
 Shown = Literal["val_loss", "max_vio"]
@@ -88,23 +88,28 @@ def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list
 def setting_table(answer: Recommendation) -> pd.DataFrame:
     """One row a complete setting, most even first; ± is half a 95 % interval over seeds."""
     against = {found.label: found.loss for found in answer.comparisons}
-    return pd.DataFrame(
+    rows = [
         {
-            "setting": [s.label for s in answer.settings],
-            "verdict": [verdict(s, answer) for s in answer.settings],
-            "loss": [s.bits_per_byte for s in answer.settings],
-            "loss_half": [_half(s.loss) for s in answer.settings],
-            "against_none": [
-                against[s.label].mean if s.label in against else math.nan for s in answer.settings
-            ],
-            "max_vio": [s.max_vio for s in answer.settings],
-            "max_vio_half": [_half(s.imbalance) for s in answer.settings],
-            "floor": [s.max_vio_floor for s in answer.settings],
-            "idle": [100 * s.idle_frac for s in answer.settings],
-            "utilisation": [100 * s.effective_util for s in answer.settings],
-            "trials": [s.trials for s in answer.settings],
+            "setting": setting.label,
+            "verdict": verdict(setting, answer),
+            **_figures(setting),
+            "against_none": against[setting.label].mean if setting.label in against else math.nan,
+            "trials": setting.trials,
         }
-    )
+        for setting in answer.settings
+    ]
+    return pd.DataFrame(rows)
+
+
+def _figures(setting: Setting) -> dict[str, float]:
+    """Shares in percent; of the two figures that settings are ranked by also half the interval."""
+    halves = {LOSS: _half(setting.loss), IMBALANCE: _half(setting.imbalance)}
+    found: dict[str, float] = {}
+    for metric in columns():
+        found[metric.name] = setting.figures[metric.name] * (100 if metric.is_share else 1)
+        if metric.name in halves:
+            found[f"{metric.name}_half"] = halves[metric.name]
+    return found
 
 
 def verdict(setting: Setting, answer: Recommendation) -> str:

@@ -10,7 +10,7 @@ T tokens of an optimizer step, S steps, b selection biases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -51,6 +51,7 @@ class Scale(NamedTuple):
 
     best: float | None  # None: the best value of those compared
     least_span: float  # from the best value to the worst colour, at least
+    is_log: bool = False  # so that one collapsed setting does not make all others look alike
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,22 @@ class Metric:
     def shown(self, value: Any) -> str:
         """A number, or an `Interval`, in this metric's format; a dash where there is none."""
         return number(value, self.format)
+
+    def colour_range(self, values: Sequence[float]) -> tuple[float, float]:
+        """The value that looks best and the one that looks worst, among these."""
+        assert self.scale is not None
+        worst, best, sign = (min, max, -1) if self.better == "higher" else (max, min, 1)
+        start = best(values, default=0.0) if self.scale.best is None else self.scale.best
+        return start, worst(start + sign * self.scale.least_span, *values)
+
+    def badness(self, value: float, values: Sequence[float]) -> float:
+        """How bad a value looks among these: 0 good, 1 bad."""
+        start, end = self.colour_range(values)
+        share = (value - start) / (end - start)
+        if self.scale is None or not self.scale.is_log:
+            return share
+        stretch = abs(end - start) / self.scale.least_span
+        return math.log1p(share * stretch) / math.log1p(stretch)
 
 
 def steady(figure: Callable[[NDArray[Any], Target], Array]) -> Compute:
@@ -152,11 +169,12 @@ _TABLE = (
     Metric("max_vio_global_floor", "Global sampling floor",
         "global MaxVio by chance alone, over as many tokens and the same target", CHANCE, *FLOOR,
         EVALUATION, EVENLOAD, lambda loads: loads.max_vio_floor, of=("evaluation",),
-        head="global floor"),
+        head="Global floor"),
     Metric("max_vio", "MaxVio",
-        "load of the fullest expert over its fair share, minus 1; 0 is even",
+        "load of the fullest expert in a step over its fair share, minus 1; 0 is even",
         rf"\mathrm{{MaxVio}} = {VIO}", *EXCESS, STEADY, f"{WANG}, eq. 4", steady(max_vio),
-        of=("step", "run"), floor="max_vio_floor", head="MaxVio batch", scale=Scale(0.0, 1.0)),
+        of=("step", "run"), floor="max_vio_floor", head="MaxVio batch",
+        scale=Scale(0.0, 1.0, is_log=True)),
     Metric("max_vio_floor", "Sampling floor",
         "MaxVio that a perfectly fair random router shows by chance at this T, E and K",
         CHANCE + r", \qquad A_e \sim \mathrm{Binomial}\big(T, \tfrac{K}{E}\big),\ "
@@ -164,7 +182,7 @@ _TABLE = (
         "the tokens of one optimizer step; 2000 draws, good to about 1 %",
         f"{EVENLOAD}: simulated; of a target its shares take the place of 1/E. Tokens of "
         "one sequence are correlated, real runs are above it", lambda loads: loads.max_vio_floor,
-        of=("step", "run"), head="batch floor"),
+        of=("step", "run"), head="Batch floor"),
     Metric("max_vio_ratio", "MaxVio over its floor", "1 is as even as chance allows",
         r"\frac{\mathrm{MaxVio}}{\mathrm{floor}}", "ratio", ".1f", "lower", STEADY, EVENLOAD,
         max_vio_ratio, of=("run",)),
@@ -229,7 +247,7 @@ _TABLE = (
         "the last 100 steps summed", "as NeMo Automodel's dead_expert_frac",
         lambda loads: float(idle_frac(loads.recent_LE).mean()), of=("run",)),
     Metric("dead_tenth", "Dead experts",
-        "share of experts below a tenth of their fair share in the dead window",
+        "share of experts below a tenth of their fair share over the last 100 steps",
         r"\frac{1}{E}\,\#\Big\{e : \sum_{s \in W} A_{e,s} < \tfrac{1}{10}\,|W|\,L\Big\}", *LOST,
         "the last 100 steps summed", "threshold as in github.com/oberpierre/moe-congestion-routing",
         lambda loads: float(dead_tenth(loads.recent_LE, loads.target_E).mean()), of=("run",),
@@ -237,11 +255,11 @@ _TABLE = (
     Metric("dead_window", "Dead window",
         "steps that the dead experts are judged over, the last ones", r"|W| = \min(100, S)", *STEPS,
         RUN, EVENLOAD, lambda loads: float(loads.dead_window), of=("run",)),
-    Metric("effective_util", "Utilisation",
-        "busy share of a step in which every expert waits for the fullest one",
+    Metric("effective_util", "Busy share",
+        "share of a step that experts work when all wait for the fullest one",
         r"\frac{\mathrm{mean}_e\,A_e}{\max_e A_e} = \frac{1}{1 + \mathrm{MaxVio}}",
         "%", ".0%", "higher", STEADY, EVENLOAD, steady(effective_util), of=("step", "run"),
-        head="Utilisation", scale=Scale(1.0, 0.5)),
+        head="Busy", scale=Scale(1.0, 0.5)),
     Metric("count_check", "Count check", "every layer of every step assigned tokens × top-k",
         r"\sum_e A_e = K\,T", "1 or 0", ".0f", "higher", "every step of the run", EVENLOAD,
         count_check, of=("step", "run")),
@@ -382,6 +400,11 @@ def of_trials() -> list[Metric]:
 def columns() -> list[Metric]:
     """Those that tables of trials and settings show, in their order."""
     return [metric for metric in METRICS.values() if metric.head]
+
+
+def legend() -> str:
+    """What the columns mean, in sentences."""
+    return " ".join(f"{metric.head}: {metric.meaning}." for metric in columns())
 
 
 def in_grids() -> list[Metric]:

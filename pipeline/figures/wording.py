@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 NONE = "–"
@@ -41,6 +42,11 @@ def scaled(value: float, unit: str = "") -> str:
     """`1.23 M`, `4.56 PFLOP`, `78.9 GB`: three digits and a decimal prefix."""
     size, prefix = next(((size, prefix) for size, prefix in PREFIXES if value >= size), (1.0, ""))
     return f"{value / size:.3g} {prefix}{unit}".rstrip()
+
+
+def wrapped(head: str) -> str:
+    """A column's title on as many lines as its words want."""
+    return fill(head, 8, break_long_words=False)
 
 
 def counted(count: int, noun: str) -> str:

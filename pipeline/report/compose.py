@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Page
 from evenload.pipeline.report.sections import SECTIONS
-from evenload.pipeline.report.wording import counted
 from evenload.pipeline.states import TrialState
 
 

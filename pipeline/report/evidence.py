@@ -32,9 +32,10 @@ from evenload.pipeline.report.run_theory import Conduct, conduct
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import AttemptRecord, SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.states import AttemptRecord, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.recommend import Recommendation, recommend
+from evenload.pipeline.sweep.setting import is_comparable
 
 TIME_BINS = 120
 
@@ -105,15 +106,15 @@ def best_and_worst(trials: Sequence[TrialRecord], answer: Recommendation) -> lis
     Of several counts the largest, of several seeds the first. Without a recommendation the most
     even trial stands for the best.
     """
-    done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    done = [trial for trial in trials if is_comparable(trial)]
     if not done:
         return []
     largest = max(_experts(trial) for trial in done)
     peers = [trial for trial in done if _experts(trial) == largest]
     label = answer.best.label if answer.best else None
     chosen = [trial for trial in peers if trial.label == label]
-    best = chosen[0] if chosen else min(peers, key=lambda trial: trial.result["max_vio"])
-    worst = max(peers, key=lambda trial: trial.result["max_vio"])
+    best = chosen[0] if chosen else min(peers, key=lambda trial: trial.figure("max_vio"))
+    worst = max(peers, key=lambda trial: trial.figure("max_vio"))
     return [best] if worst is best else [best, worst]
 
 

@@ -16,12 +16,12 @@ from evenload.pipeline.sweep.setting import (
     Setting,
     by_setting,
     compare,
+    is_comparable,
     seed_of,
     setting_label,
     settings_of,
     stage_of,
 )
-from evenload.pipeline.sweep.statistics import Interval
 from evenload.pipeline.sweep.targets import TargetRow, target_rows
 from evenload.pipeline.sweep.transfer import Transfer, transfers
 
@@ -136,7 +136,7 @@ def _complete_groups(
     trials: Sequence[TrialRecord], stage: Stage, spec: SweepSpec | None
 ) -> dict[str, list[TrialRecord]]:
     return {
-        label: [trial for trial in group if trial.state is TrialState.COMPLETED]
+        label: [trial for trial in group if is_comparable(trial)]
         for label, group in by_setting(trials, stage, spec).items()
     }
 
@@ -212,31 +212,24 @@ def _sentence(
     standing: str,
 ) -> str:
     text = (
-        f"Take {best.label}: MaxVio {best.max_vio:.2f} (a fair router would show "
-        f"{best.max_vio_floor:.2f}), {best.idle_frac:.1%} idle experts, "
-        f"{_with_half(best.loss, '.3f')} bits per byte"
+        f"Take {best.label}: MaxVio {best.shown('max_vio')} (a fair router would show "
+        f"{best.shown('max_vio_floor')}), {best.shown('idle_frac')} idle experts, "
+        f"{best.loss:.3f} bits per byte"
     )
     if control is not None:
         text += (
-            f"; without balancing MaxVio is {control.max_vio:.2f} with {control.idle_frac:.1%} "
-            f"idle at {_with_half(control.loss, '.3f')} bits per byte"
+            f"; without balancing MaxVio is {control.shown('max_vio')} with "
+            f"{control.shown('idle_frac')} idle at {control.loss:.3f} bits per byte"
         )
     paired = next((c for c in comparisons if c.label == best.label), None)
     if paired is not None and paired.loss.half is not None:
-        text += f", a paired difference of {_with_half(paired.loss, '+.3f')}"
+        text += f", a paired difference of {paired.loss:+.3f}"
         if abs(paired.loss.mean) <= paired.loss.half:
             text += ", which may be luck"
     if runner_up is not None and runner_up.loss.half is not None:
         text += (
             f"; the next is {runner_up.against}, from which its loss differs by "
-            f"{_with_half(runner_up.loss, '+.3f')} and its MaxVio by "
-            f"{_with_half(runner_up.imbalance, '+.2f')}"
+            f"{runner_up.loss:+.3f} and its MaxVio by "
+            f"{runner_up.imbalance:+.2f}"
         )
     return f"{text} ({standing})."
-
-
-def _with_half(value: Interval, pattern: str) -> str:
-    mean = format(value.mean, pattern)
-    if value.half is None:
-        return mean
-    return f"{mean} ± {format(value.half, pattern.removeprefix('+'))}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from evenload.pipeline.spec.search_space import Coordinates, locate
 from evenload.pipeline.spec.sweep import SweepSpec, TpeSearch
-from evenload.pipeline.states import Stage, TrialRecord, TrialState
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
+from evenload.pipeline.states import Stage, TrialRecord
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, is_comparable, stage_of
 
 FIGURES = {"loss": LOSS, "imbalance": IMBALANCE}
 
@@ -44,19 +45,20 @@ def _known_setting(
 ) -> KnownSetting:
     if not all(row.state.is_final for row in group):
         return KnownSetting(coordinates, None, {}, is_running=True)
-    if any(row.state is not TrialState.COMPLETED for row in group):
-        # A failed or stopped setting is worse than all finished ones; the earlier, the worse.
+    if not all(map(is_comparable, group)):
+        # Failed, stopped or without figures: worse than all finished ones; the earlier, the worse.
         return KnownSetting(coordinates, None, {"unfinished": _left(group)}, is_running=False)
     objectives = spec.search.objectives if isinstance(spec.search, TpeSearch) else ("loss",)
     means = {
-        name: fmean(row.result[name] for row in group)
+        name: fmean(row.figure(name) for row in group)
         for name in (LOSS, IMBALANCE, *spec.objective.constraints)
     }
     return KnownSetting(
         coordinates,
         objectives=tuple(means[FIGURES[name]] for name in objectives),
         violations={
-            name: means[name] - bound for name, bound in spec.objective.constraints.items()
+            name: math.inf if math.isnan(means[name]) else means[name] - bound
+            for name, bound in spec.objective.constraints.items()
         },
         is_running=False,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from evenload.pipeline.figures.metrics import METRICS, of_trials
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.search_space import value_at, without
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -23,16 +25,25 @@ class Setting(NamedTuple):
     label: str
     kind: str
     trials: int
-    bits_per_byte: float
-    max_vio: float
-    max_vio_floor: float
-    idle_frac: float
-    effective_util: float
+    figures: Mapping[str, float]  # means of all figures; NaN where one of its trials has none
     stage: Stage
     loss: Interval  # bits per byte; first the mean of every seed, then over seeds
     imbalance: Interval  # max_vio, likewise
     on_front: bool  # no setting of the stage has less loss and less imbalance
     violates: tuple[str, ...]  # constraints of the sweep that it breaks, in words
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.figures[LOSS]
+
+    @property
+    def max_vio(self) -> float:
+        return self.figures[IMBALANCE]
+
+    def shown(self, name: str) -> str:
+        """A figure as it is written, with its interval where it has one; a dash without it."""
+        intervals = {LOSS: self.loss, IMBALANCE: self.imbalance}
+        return METRICS[name].shown(intervals.get(name, self.figures.get(name)))
 
     @property
     def is_yardstick(self) -> bool:
@@ -83,7 +94,7 @@ def settings_of(
     groups = {
         label: group
         for label, group in by_setting(trials, stage, spec).items()
-        if all(trial.state is TrialState.COMPLETED for trial in group)
+        if all(map(is_comparable, group))
     }
     constraints = spec.objective.constraints if spec is not None else {}
     bounds = {str(name): bound for name, bound in constraints.items()}
@@ -114,6 +125,12 @@ def compare(
     return Comparison(label, against, interval(loss), interval(imbalance), p_value(loss))
 
 
+def is_comparable(trial: TrialRecord) -> bool:
+    """Whether it is complete, with the two figures that settings are ranked by."""
+    is_known = not math.isnan(trial.figure(LOSS) + trial.figure(IMBALANCE))
+    return trial.state is TrialState.COMPLETED and is_known
+
+
 def stage_of(trial: TrialRecord) -> Stage:
     return trial.stage or Stage.TUNE
 
@@ -125,29 +142,30 @@ def seed_of(trial: TrialRecord) -> int:
 def _setting(
     label: str, group: Sequence[TrialRecord], stage: Stage, bounds: Mapping[str, float]
 ) -> Setting:
-    means = {
-        name: fmean(trial.result[name] for trial in group)
-        for name in (LOSS, IMBALANCE, "max_vio_floor", "idle_frac", "effective_util", *bounds)
+    figures = {
+        metric.name: fmean(trial.figure(metric.name) for trial in group) for metric in of_trials()
     }
     return Setting(
         label=label,
         kind=group[0].spec["balancer"]["kind"],
         trials=len(group),
-        bits_per_byte=means[LOSS],
-        max_vio=means[IMBALANCE],
-        max_vio_floor=means["max_vio_floor"],
-        idle_frac=means["idle_frac"],
-        effective_util=means["effective_util"],
+        figures=figures,
         stage=stage,
-        loss=interval(_by_seed((seed_of(trial), trial.result[LOSS]) for trial in group)),
-        imbalance=interval(_by_seed((seed_of(trial), trial.result[IMBALANCE]) for trial in group)),
+        loss=interval(_by_seed((seed_of(trial), trial.figure(LOSS)) for trial in group)),
+        imbalance=interval(_by_seed((seed_of(trial), trial.figure(IMBALANCE)) for trial in group)),
         on_front=False,
         violates=tuple(
-            f"{name} {means[name]:.3g} is above {bound:g}"
+            _violation(name, figures[name], bound)
             for name, bound in bounds.items()
-            if not means[name] <= bound
+            if not figures[name] <= bound
         ),
     )
+
+
+def _violation(name: str, value: float, bound: float) -> str:
+    if math.isnan(value):
+        return f"{name} was not recorded, so it may be above {bound:g}"
+    return f"{name} {value:.3g} is above {bound:g}"
 
 
 def _cell(trial: TrialRecord, tuned: Sequence[str]) -> str:
@@ -159,7 +177,7 @@ def _cell(trial: TrialRecord, tuned: Sequence[str]) -> str:
 def _differences(pairs: Sequence[tuple[TrialRecord, TrialRecord]], figure: str) -> list[float]:
     """One a seed: the mean over what both have at this seed."""
     return _by_seed(
-        (seed_of(one), one.result[figure] - other.result[figure]) for one, other in pairs
+        (seed_of(one), one.figure(figure) - other.figure(figure)) for one, other in pairs
     )
 
 

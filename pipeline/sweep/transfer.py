@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.pipeline.states import TrialRecord, TrialState
-from evenload.pipeline.sweep.setting import LOSS, is_yardstick
+from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.setting import LOSS, is_comparable, is_yardstick
 from evenload.pipeline.sweep.statistics import Interval, interval
 
 DRAWS = 2000
@@ -62,10 +62,9 @@ def _losses(
     for trial in trials:
         balancer = trial.spec["balancer"]
         step = balancer.get("step_size", balancer.get("coefficient"))
-        is_done = trial.state is TrialState.COMPLETED and LOSS in trial.result
-        if step is not None and is_done and not is_yardstick(balancer["kind"]):
+        if step is not None and is_comparable(trial) and not is_yardstick(balancer["kind"]):
             experts = int(trial.spec["model"]["num_experts"])
-            found[_rule(trial.label, step)][experts][step, _block(trial)] = trial.result[LOSS]
+            found[_rule(trial.label, step)][experts][step, _block(trial)] = trial.figure(LOSS)
     return found
 
 

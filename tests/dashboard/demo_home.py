@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, Integers, LossByK, Routes
-from evenload.pipeline.figures.loads import Loads, max_vio, max_vio_floor
+from evenload.pipeline.figures.loads import Loads, max_vio
 from evenload.pipeline.figures.metrics import figures
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.records.scalars import evaluation_figures
 from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.records.system_sink import SystemSink
@@ -307,15 +308,17 @@ def _evaluate(
     loss = bits * math.log(2)
     sink = LoadLogSink(settings.trial_dir(digest))
     detail = _detail(trial, count_LE) if trial.model.num_experts == DETAILED_EXPERTS else Detail()
-    sink.log_eval(EvalRecord(STEPS, loss, bits, math.exp(loss), tokens, tokens, count_LE, detail))
-    return {
-        "val_loss": loss,
-        "val_bits_per_byte": bits,
-        "val_perplexity": math.exp(loss),
-        "max_vio_global": float(max_vio(count_LE).mean()),
-        "max_vio_global_floor": max_vio_floor(tokens, trial.model.num_experts, trial.model.top_k),
-        "eval_tokens": float(tokens),
-    }
+    record = EvalRecord(
+        step=STEPS,
+        loss=loss,
+        bits_per_byte=bits,
+        perplexity=math.exp(loss),
+        tokens=tokens,
+        count_LE=count_LE,
+        detail=detail,
+    )
+    sink.log_eval(record)
+    return evaluation_figures(record, trial)
 
 
 def _detail(trial: TrialSpec, count_LE: Integers) -> Detail:

@@ -38,7 +38,7 @@ def test_every_query_asks_for_what_is_exported(query: str) -> None:
 
 def test_the_dashboard_shows_load_idleness_throughput_and_queue() -> None:
     asked = " ".join(QUERIES)
-    for name in ("layer_load_ratio", "idle_experts", "tokens_per_second", "queue"):
+    for name in ("layer_load_ratio", "idle_frac", "tokens_per_second", "queue"):
         assert name in asked
     assert all(panel["description"] for panel in DASHBOARD["panels"])
 

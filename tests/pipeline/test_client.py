@@ -29,7 +29,7 @@ def test_a_notebook_gets_from_a_sweep_to_its_loads(home: tuple[Path, dict[str, s
     assert best is not None
     frame = client.trials_frame(ids["finished"])
     chosen = frame[(frame["label"] == best.label) & (frame["state"] == "completed")]
-    assert best.max_vio_floor <= best.max_vio
+    assert best.figures["max_vio_floor"] <= best.max_vio
     assert len(chosen) == best.trials
 
     digest = str(chosen.iloc[0]["digest"])

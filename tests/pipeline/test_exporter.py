@@ -93,7 +93,9 @@ def test_a_scrape_shows_queue_progress_and_loads(
     assert found["evenload_queue", ()] == 1
     assert found["evenload_trial_tokens_per_second", trial] == 160
     assert found["evenload_trial_max_vio", trial] == 1.5
-    assert found["evenload_trial_idle_experts", trial] == 3 / 8
+    assert found["evenload_trial_idle_frac", trial] == 3 / 8
+    assert found["evenload_trial_max_vio_worst", trial] == 3.0
+    assert found["evenload_trial_count_check", trial] == 1.0
     for layer, which, ratio in (
         ("0", "fullest", 1.0),
         ("0", "emptiest", 1.0),
@@ -114,5 +116,5 @@ def test_a_trial_without_shards_has_no_loads(settings: Settings, store: SweepSto
     store.add_sweep(spec, trials)
     store.claim("t0", WorkKind.TRAIN, "w", 30)
     families = {family.name: family.samples for family in Exporter(store, settings).collect()}
-    assert families["evenload_trial_idle_experts"] == []
+    assert families["evenload_trial_idle_frac"] == []
     assert families["evenload_trial_loss_nats"] == []

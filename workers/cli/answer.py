@@ -9,14 +9,16 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evenload.pipeline.figures.metrics import METRICS
+from evenload.pipeline.figures.wording import NONE
 from evenload.pipeline.states import Stage
 from evenload.pipeline.sweep.recommend import Recommendation, Stopped
-from evenload.pipeline.sweep.setting import Comparison, Setting
-from evenload.pipeline.sweep.statistics import Interval
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Comparison, Setting
 from evenload.pipeline.sweep.targets import TargetRow
 from evenload.pipeline.sweep.transfer import Transfer
 
 MAX_STOPPED = 12  # named one by one
+MORE = ("max_vio_floor", "idle_frac")  # beside the two figures that settings are ranked by
 LEGEND = (
     "± half of the 95 % interval over seeds (Student's t); against none: paired by seed; "
     "p: of both losses being equal; front: no setting has less loss and less imbalance."
@@ -47,7 +49,7 @@ def transfer_sentence(transfer: Transfer) -> str:
     if transfer.probability is not None:
         text += f"; P(both have the same) = {transfer.probability:.2f}"
     if not transfer.transfers:
-        price = _figure(transfer.price, "+.4f")
+        price = format(transfer.price, "+.4f")
         text += f"; at {many} experts {transfer.best_from:g} costs {price} bits per byte"
     seeds = "one seed" if transfer.seeds == 1 else f"{transfer.seeds} seeds"
     return f"{text} ({seeds} of the tune stage)."
@@ -62,17 +64,17 @@ def _settings_table(answer: Recommendation) -> Table:
     stage = "confirm" if answer.stage is Stage.CONFIRM else "tune"
     table = Table(title=f"settings, {stage} stage", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("setting", no_wrap=True)
-    for title in ("trials", "bits per byte", "against none", "p", "MaxVio", "idle", "front"):
+    heads = [METRICS[name].head for name in (LOSS, IMBALANCE, *MORE)]
+    for title in ("trials", heads[0], "against none", "p", *heads[1:], "front"):
         table.add_column(title, justify="right")
     for setting in answer.settings:
         is_best = answer.best is not None and setting.label == answer.best.label
         table.add_row(
             setting.label,
             str(setting.trials),
-            _figure(setting.loss, ".3f"),
+            setting.shown(LOSS),
             *_against_cells(against.get(setting.label)),
-            _figure(setting.imbalance, ".2f"),
-            f"{setting.idle_frac:.1%}",
+            *(setting.shown(name) for name in (IMBALANCE, *MORE)),
             "yes" if setting.on_front else "",
             style="bold" if is_best else None,
         )
@@ -81,9 +83,9 @@ def _settings_table(answer: Recommendation) -> Table:
 
 def _against_cells(comparison: Comparison | None) -> tuple[str, str]:
     if comparison is None:
-        return "-", "-"
+        return NONE, NONE
     p = comparison.p_value
-    return _figure(comparison.loss, "+.3f"), "-" if p is None else f"{p:.2g}"
+    return format(comparison.loss, "+.3f"), NONE if p is None else f"{p:.2g}"
 
 
 def _target_table(rows: Sequence[TargetRow]) -> Table:
@@ -103,7 +105,7 @@ def _target_table(rows: Sequence[TargetRow]) -> Table:
             f"{row.reached} of {row.trials}",
             "not reached" if row.tokens is None else f"{row.tokens / 1e6:.3f}M",
             "not reached" if row.seconds is None else f"{row.seconds:.1f}",
-            _figure(row.final_loss, ".4f"),
+            format(row.final_loss, ".4f"),
         )
     return table
 
@@ -117,10 +119,3 @@ def _stopped_lines(stopped: Sequence[Stopped]) -> Text:
     if len(stopped) > MAX_STOPPED:
         text.append(f"  and {len(stopped) - MAX_STOPPED} more; `status --json` has all\n")
     return text
-
-
-def _figure(value: Interval, pattern: str) -> str:
-    mean = format(value.mean, pattern)
-    if value.half is None:
-        return mean
-    return f"{mean} ± {format(value.half, pattern.removeprefix('+'))}"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from evenload.pipeline.figures.metrics import Metric, columns, legend
+from evenload.pipeline.figures.wording import wrapped
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord, TrialState
 
 
@@ -19,47 +21,32 @@ class Column(NamedTuple):
     usual: str | None = None  # the column is left out where every trial has this
 
 
-def _figure(name: str, pattern: str) -> Callable[[TrialRecord], str]:
-    return lambda trial: pattern.format(trial.result[name]) if name in trial.result else "-"
-
-
-TRIAL_COLUMNS = (
+ABOUT_A_TRIAL = (
     Column("rule", lambda trial: trial.label),
     Column("experts", lambda trial: str(trial.spec["model"]["num_experts"])),
     Column("seed", lambda trial: str(trial.spec["train"].get("seed", 0)), usual="0"),
     Column("stage", lambda trial: (trial.stage or Stage.TUNE).value, usual="tune"),
     Column("state", lambda trial: trial.state.value, usual="completed"),
-    Column("val bits\nper byte", _figure("val_bits_per_byte", "{:.3f}")),
-    Column("MaxVio\nglobal", _figure("max_vio_global", "{:.2f}")),
-    Column("MaxVio\nbatch", _figure("max_vio", "{:.2f}")),
-    Column("\nfloor", _figure("max_vio_floor", "{:.2f}")),
-    Column("\nidle", _figure("idle_frac", "{:.1%}")),
-    Column("\ndead", _figure("dead_tenth", "{:.1%}")),
-    Column("utili-\nsation", _figure("effective_util", "{:.0%}")),
-    Column("tokens\nper s", _figure("tokens_per_second", "{:,.0f}")),
-)
-LEGEND = (
-    "MaxVio: load of the fullest expert over its fair share - 1, mean over layers. batch: one "
-    "step, mean of the last quarter of the run; global: the whole held-out set; floor: what "
-    "chance alone gives in one batch. idle: experts without a token in a step; dead: experts "
-    "under a tenth of their fair share over the last {window} steps. utilisation: mean over "
-    "fullest load."
 )
 
 
 def trial_table(trials: Sequence[TrialRecord]) -> Group:
-    """One row a trial, in sweep order, and what the columns mean."""
-    columns = [column for column in TRIAL_COLUMNS if _tells(column, trials)]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in columns:
+    """One row per trial, in sweep order, and what the columns mean."""
+    shown = [column for column in ABOUT_A_TRIAL if _tells(column, trials)]
+    shown += [Column(wrapped(metric.head), _figure(metric)) for metric in columns()]
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # so that it fits into 80 columns
+    for column in shown:
         left = column.title == "rule"
-        table.add_column(column.title, justify="left" if left else "right", no_wrap=left)
+        justify: JustifyMethod = "left" if left else "right"
+        table.add_column(column.title, justify=justify, no_wrap=left, vertical="bottom")
     for trial in trials:
         style = "red" if trial.state is TrialState.FAILED else None
-        table.add_row(*(column.cell(trial) for column in columns), style=style)
-    windows = {int(t.result["dead_window"]) for t in trials if "dead_window" in t.result}
-    window = " or ".join(str(steps) for steps in sorted(windows)) or "100"
-    return Group(table, Text(LEGEND.format(window=window), style="dim"))
+        table.add_row(*(column.cell(trial) for column in shown), style=style)
+    return Group(table, Text(f"\n{legend()}", style="dim"))
+
+
+def _figure(metric: Metric) -> Callable[[TrialRecord], str]:
+    return lambda trial: metric.shown(trial.figure(metric.name))
 
 
 def _tells(column: Column, trials: Sequence[TrialRecord]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from evenload.pipeline.figures.metrics import Metric, in_grids
+from evenload.pipeline.figures.wording import counted, listed, number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
 from evenload.pipeline.report.sections.cost import cost_by_setting, steady_shares
-from evenload.pipeline.report.wording import counted, listed, number, percent, with_half
 from evenload.pipeline.states import Stage, SweepState, TrialState
 from evenload.pipeline.sweep.setting import Setting
 
@@ -30,32 +31,20 @@ def _tone(evidence: Evidence) -> Tone:
 
 
 def _tiles(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:
-    def against(text: str) -> str:
-        return f"without balancing {text}" if control is not None else ""
-
     tiles = [
         Tile(
-            with_half(best.loss),
-            "bits per byte, held out",
-            against(with_half(control.loss) if control else ""),
-        ),
-        Tile(
-            with_half(best.imbalance, 2),
-            f"MaxVio; by chance {number(best.max_vio_floor, 2)}",
-            against(with_half(control.imbalance, 2) if control else ""),
-        ),
-        Tile(
-            percent(best.idle_frac),
-            "experts idle in a step",
-            against(percent(control.idle_frac) if control else ""),
-        ),
-        Tile(
-            percent(best.effective_util, 0),
-            "utilisation: mean over fullest expert",
-            against(percent(control.effective_util, 0) if control else ""),
-        ),
+            best.shown(metric.name),
+            _tile_name(metric, best),
+            f"without balancing {control.shown(metric.name)}" if control is not None else "",
+        )
+        for metric in in_grids()
     ]
     return [*tiles, *_waiting_tile(evidence, best, control)]
+
+
+def _tile_name(metric: Metric, best: Setting) -> str:
+    name = metric.title if metric.is_share else f"{metric.title}, {metric.unit}"
+    return name if metric.floor is None else f"{name}; by chance {best.shown(metric.floor)}"
 
 
 def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:
@@ -66,8 +55,10 @@ def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) ->
         return []
     size = max(shares)
     other = steady_shares(by_setting[control.label]).get(size) if control is not None else None
-    note = "" if other is None else f"without balancing {percent(other)}"
-    return [Tile(percent(shares[size]), f"of a step lost at {size} expert-parallel ranks", note)]
+    note = "" if other is None else f"without balancing {number(other, '.1%')}"
+    return [
+        Tile(number(shares[size], ".1%"), f"of a step lost at {size} expert-parallel ranks", note)
+    ]
 
 
 def _limits(evidence: Evidence) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from evenload.pipeline.figures.wording import NONE, duration, number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Section, Table, Text
-from evenload.pipeline.report.wording import NONE, duration, number, percent, with_half
 from evenload.pipeline.states import Stage
 
 
@@ -26,10 +26,10 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
     rows = [
         (
             setting.label,
-            with_half(tuned[setting.label].loss) if setting.label in tuned else NONE,
-            with_half(setting.loss),
-            with_half(tuned[setting.label].imbalance, 2) if setting.label in tuned else NONE,
-            with_half(setting.imbalance, 2),
+            format(tuned[setting.label].loss, ".3f") if setting.label in tuned else NONE,
+            format(setting.loss, ".3f"),
+            format(tuned[setting.label].imbalance, ".2f") if setting.label in tuned else NONE,
+            format(setting.imbalance, ".2f"),
         )
         for setting in found.settings
     ]
@@ -57,8 +57,8 @@ def _transfers(evidence: Evidence) -> Table | None:
             f"{transfer.best_from:g}",
             f"{transfer.best_to:g}",
             "yes" if transfer.transfers else "no",
-            percent(transfer.probability, 0),
-            with_half(transfer.price, 4, sign=True),
+            number(transfer.probability, ".0%"),
+            format(transfer.price, "+.4f"),
         )
         for transfer in evidence.answer.transfers
     ]
@@ -85,7 +85,7 @@ def _targets(evidence: Evidence) -> Table | None:
             f"{row.reached} of {row.trials}",
             "not reached" if row.tokens is None else f"{row.tokens:,.0f}",
             "not reached" if row.seconds is None else duration(row.seconds),
-            with_half(row.final_loss),
+            format(row.final_loss, ".3f"),
         )
         for row in evidence.answer.targets
     ]

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from evenload.pipeline.figures.cost import EP_SIZES, SweepCost, basis, sweep_cost
+from evenload.pipeline.figures.wording import NONE, duration, number, scaled
 from evenload.pipeline.report.charts import Series, waiting_lines
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Section, Table, Text, Tile, Tiles
-from evenload.pipeline.report.wording import NONE, duration, energy, mass, percent
 from evenload.pipeline.sweep.setting import setting_label
 
 
@@ -47,8 +47,8 @@ def _tiles(total: SweepCost, held_seconds: float) -> list[Tile]:
         tiles.append(Tile(duration(total.core_seconds), "of CPU core training"))
     return [
         *tiles,
-        Tile(energy(total.joules), "energy of training"),
-        Tile(mass(total.grams), "CO2 equivalent"),
+        Tile(scaled(total.joules / 3600, "Wh"), "energy of training"),
+        Tile(scaled(total.grams, "g"), "CO2 equivalent"),
         *_busy(trained, held_seconds),
     ]
 
@@ -58,7 +58,7 @@ def _busy(trained: float, held: float) -> list[Tile]:
     if not 0 < trained <= held:
         return []
     note = "the rest: start-up, checkpoints, evaluation, attempts that were lost"
-    return [Tile(percent(trained / held, 0), "of the workers' time was training steps", note)]
+    return [Tile(number(trained / held, ".0%"), "of the workers' time was training steps", note)]
 
 
 def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Block]:
@@ -85,7 +85,8 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
         return blocks
     sizes = [size for size in EP_SIZES if any(size in line.value_by_size for line in series)]
     rows = [
-        (line.name, *(percent(line.value_by_size.get(size)) for size in sizes)) for line in series
+        (line.name, *(number(line.value_by_size.get(size), ".1%") for size in sizes))
+        for line in series
     ]
     marked = frozenset(row for row, line in enumerate(series) if line.role == "best")
     title = "Share of a step lost to imbalance"
@@ -113,8 +114,8 @@ def _table(by_setting: Mapping[str, SweepCost]) -> Table:
             str(len(found.trials)),
             duration(found.gpu_seconds) if found.gpu_seconds else NONE,
             duration(found.core_seconds) if found.core_seconds else NONE,
-            energy(found.joules),
-            mass(found.grams),
+            scaled(found.joules / 3600, "Wh"),
+            scaled(found.grams, "g"),
         )
         for label, found in by_setting.items()
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import yaml
 
+from evenload.pipeline.figures.metrics import METRICS
+from evenload.pipeline.figures.wording import number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Listing, Section, Table, Text
-from evenload.pipeline.report.wording import number
-from evenload.pipeline.sweep.setting import seed_of, setting_label, stage_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, seed_of, setting_label, stage_of
 
 ORIGINS = {
     "commit": "commit",
@@ -72,8 +73,7 @@ def _trials(evidence: Evidence) -> Table:
             str(seed_of(trial)),
             str(stage_of(trial)),
             str(trial.state),
-            number(trial.result.get("val_bits_per_byte"), 4),
-            number(trial.result.get("max_vio"), 3),
+            *(number(trial.figure(name), ",.4f") for name in (LOSS, IMBALANCE)),
         )
         for trial in evidence.trials[:SHOWN]
     ]
@@ -84,8 +84,7 @@ def _trials(evidence: Evidence) -> Table:
         "seed",
         "<stage",
         "<state",
-        "bits per byte",
-        "MaxVio",
+        *(METRICS[name].title for name in (LOSS, IMBALANCE)),
     )
     return Table(
         columns,

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
+from evenload.pipeline.figures.metrics import columns, legend
+from evenload.pipeline.figures.wording import NONE, wrapped
 from evenload.pipeline.report.charts import Point, pareto
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Columns, Figure, Section, Table, Text
-from evenload.pipeline.report.wording import NONE, number, percent, with_half
-from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.pareto import on_front
 from evenload.pipeline.sweep.setting import (
     IMBALANCE,
@@ -18,6 +19,7 @@ from evenload.pipeline.sweep.setting import (
     Comparison,
     Setting,
     by_setting,
+    is_comparable,
     is_yardstick,
     seed_of,
     setting_label,
@@ -59,34 +61,24 @@ def _table(evidence: Evidence, numbers: dict[str, int]) -> Table:
             str(numbers[setting.label]),
             setting.label,
             str(setting.trials),
-            with_half(setting.loss),
+            *(setting.shown(metric.name) for metric in columns()),
             _difference(compared.get(setting.label)),
-            with_half(setting.imbalance, 2),
-            number(setting.max_vio_floor, 2),
-            percent(setting.idle_frac),
-            percent(setting.effective_util, 0),
             _remark(setting, found.best),
         )
         for setting in found.settings
     ]
     best = {numbers[found.best.label] - 1} if found.best else set()
-    columns = ("#", "<setting", "trials", "bits\nper byte", "against\nnone", "MaxVio")
-    note = (
-        "MaxVio: load of the fullest expert over its fair share, minus 1, mean over layers and the "
-        "last quarter of the steps (Wang et al., arXiv:2408.15664, eq. 4); chance: what a fair "
-        "router shows at this batch size. Idle: share of experts without a token in one step. "
-        "Against none: paired by seed, negative is better."
-    )
+    titles = ("#", "<setting", "trials", *(wrapped(metric.head) for metric in columns()))
+    note = f"{legend()} Against none: loss paired by seed, negative is better."
     if missing := _incomplete(evidence):
         note += f" Not complete, so not compared: {missing}."
-    return Table((*columns, "chance", "idle", "utili-\nsation", "<"), rows, note, frozenset(best))
+    return Table((*titles, "against\nnone", "<"), rows, note, frozenset(best))
 
 
 def _incomplete(evidence: Evidence) -> str:
     groups = by_setting(evidence.trials, evidence.answer.stage, evidence.spec)
     done = {
-        label: sum(trial.state is TrialState.COMPLETED for trial in trials)
-        for label, trials in groups.items()
+        label: sum(is_comparable(trial) for trial in trials) for label, trials in groups.items()
     }
     return ", ".join(
         f"{label} ({done[label]} of {len(trials)} trials)"
@@ -98,7 +90,7 @@ def _incomplete(evidence: Evidence) -> str:
 def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return NONE
-    text = with_half(comparison.loss, sign=True)
+    text = format(comparison.loss, "+.3f")
     return text if comparison.p_value is None else f"{text} (p {comparison.p_value:.2g})"
 
 
@@ -118,13 +110,13 @@ def _panels(evidence: Evidence, numbers: dict[str, int]) -> list[Figure]:
     for trial in evidence.trials:
         label = setting_label(trial, evidence.spec)
         is_reported = stage_of(trial) is evidence.answer.stage and label in numbers
-        if is_reported and trial.state is TrialState.COMPLETED:
+        if is_reported and is_comparable(trial):
             groups[int(trial.spec["model"]["num_experts"])][label].append(trial)
     best = evidence.answer.best
     return [
         pareto(
             _points(by_label, numbers, best.label if best else None),
-            fmean(t.result["max_vio_floor"] for trials in by_label.values() for t in trials),
+            fmean(t.figure("max_vio_floor") for trials in by_label.values() for t in trials),
             f"{experts} experts",
         )
         for experts, by_label in sorted(groups.items())[:MAX_PANELS]
@@ -155,11 +147,11 @@ def _points(
 
 
 def _mean(trials: Sequence[TrialRecord], figure: str) -> float:
-    return fmean(trial.result[figure] for trial in trials)
+    return fmean(trial.figure(figure) for trial in trials)
 
 
 def _half(trials: Sequence[TrialRecord]) -> float | None:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for trial in trials:
-        by_seed[seed_of(trial)].append(trial.result[LOSS])
+        by_seed[seed_of(trial)].append(trial.figure(LOSS))
     return interval([fmean(values) for values in by_seed.values()]).half

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Section, Table, Text
 from evenload.pipeline.report.run_theory import STATEMENTS, Verdict, verdicts
-from evenload.pipeline.report.wording import counted
 from evenload.pipeline.sweep.setting import setting_label
 
 SHOWN = 6  # exceptions of one statement that are named

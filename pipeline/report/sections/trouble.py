@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from evenload.pipeline.figures.wording import counted, listed
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Section, Table, Text
-from evenload.pipeline.report.wording import counted, listed
 from evenload.pipeline.states import AttemptState, TrialRecord, TrialState
 from evenload.pipeline.sweep.setting import seed_of, setting_label
 

@@ -47,7 +47,7 @@ def test_settings_say_why_they_are_recommended_or_not(searched: Any) -> None:
     assert table.verdict[answer.best.label] == "recommended"
     assert table.verdict["none"] == "yardstick, never recommended"
     assert table.against_none["sign 0.01"] < -0.1
-    dear = answer.best._replace(label="dear", max_vio=0.01)
+    dear = answer.best._replace(label="dear", figures={**answer.best.figures, "max_vio": 0.01})
     assert verdict(dear, answer) == "more even, but costs loss"
     assert verdict(dear._replace(violates=("idle_frac 0.2 is above 0.1",)), answer).startswith(
         "idle"
@@ -67,4 +67,4 @@ def test_axes_are_what_varies_and_what_came_out(searched: Any) -> None:
     trials = searched[1]
     titles = [axis.title for axis in axes(trials, varying(trials))]
     assert titles[:4] == ["num experts", "rule", "seed", "step size"]
-    assert titles[4:] == ["Bits per byte", "MaxVio batch", "Idle, %", "Utilisation, %"]
+    assert titles[4:] == ["Bits per byte", "MaxVio batch", "Idle, %", "Busy, %"]

@@ -14,6 +14,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.search import propose, propose_further
+from evenload.pipeline.sweep.search_history import search_history
 
 Row = Callable[..., TrialRecord]
 STEP = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -204,6 +205,19 @@ def test_tpe_proposes_beside_failed_stopped_and_running_trials(row: Row) -> None
     spec = sweep({"kind": "tpe", "startup": 4, "settings": 12}, {"balancer.step_size": STEP})
     states = (TrialState.FAILED, TrialState.STOPPED, TrialState.TRAINING, TrialState.COMPLETED)
     rows = [row(trial, state=state) for trial, state in zip(propose(spec), states, strict=True)]
+    assert len(propose_further(spec, rows, room=3)) == 3
+
+
+def test_tpe_goes_on_from_trials_of_an_older_version(row: Row) -> None:
+    """A figure that they lack may break its bound; without a loss they are like unfinished ones."""
+    bound = {"objective": {"constraints": {"dead_tenth": 0.1}}}
+    search = {"kind": "tpe", "startup": 4, "settings": 12}
+    spec = sweep(search, {"balancer.step_size": STEP}, **bound)
+    trials = propose(spec)
+    rows = [row(trials[0], result={}), *(row(trial) for trial in trials[1:])]
+    known = search_history(spec, rows)
+    assert (known[0].objectives, known[0].violations["unfinished"] > 0) == (None, True)
+    assert known[1].violations == {"dead_tenth": math.inf}
     assert len(propose_further(spec, rows, room=3)) == 3
 
 
