@@ -8,12 +8,90 @@
     stacks        counts and rule state of layers of one size
     attachment    all of it put into a model, and taken out again
     ranks         one sum per optimizer step
-    session       attach(), and the session it returns
+    options       what the user asked for
+    session       moves the biases once per optimizer step, tells what it saw
+    saving        what is kept of a session
 
-Imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and transformers only in
-`trainer_callback`: it lives in other people's training processes.
+It imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and transformers only in
+`trainer_callback` and `export`: it lives in other people's training processes.
 """
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.workers.attach.bias import is_swapped
 from evenload.workers.attach.errors import AttachError as AttachError
+from evenload.workers.attach.options import AddedBias, Options, Recorder
+from evenload.workers.attach.ranks import Ranks
 from evenload.workers.attach.session import Balance as Balance
-from evenload.workers.attach.session import attach as attach
+
+log = logging.getLogger("evenload.attach")
+
+
+def attach(
+    model: nn.Module,
+    rule: str | Mapping[str, Any] | BalancerSpec = "self_tuned",
+    *,
+    probe: object = None,
+    routers: Collection[nn.Module] | None = None,
+    group: dist.ProcessGroup | None = None,
+    every: int = 1,
+    total_steps: int | None = None,
+    added_bias: AddedBias | None = None,
+    fade_over: float = 0.1,
+    resume: str | Path | None = None,
+    recorder: Recorder | None = None,
+) -> Balance:
+    """Balances the experts of a model from now on; nothing else about its training changes.
+
+        balance = evenload.attach(model, added_bias="keep")
+        balance.watch(optimizer)            # moves the biases after every optimizer step
+        ...                                 # train as before
+        balance.max_vio()                   # how even the last step was, by layer
+
+    Padding, evaluation, generation and reference passes do not count, recomputation counts once.
+
+    Args:
+        rule:        a balancing rule's name, or a mapping with `kind` and its parameters; "none"
+                     records only
+        probe:       a batch that the model takes, if attach cannot make one: a tensor, a tuple of
+                     arguments or a dict of keyword arguments
+        routers:     these modules alone
+        group:       ranks that hold other tokens; None is the default group where there is one
+        every:       the rule moves on every so many steps, from that step's tokens alone
+        total_steps: optimizer steps of the whole training, for what depends on the share done
+        added_bias:  what becomes of the bias of a model that has none of its own. "keep": it stays,
+                     is saved with the weights, and is read by `attach(resume=)` but not by serving
+                     engines; "fade": it goes to zero over the last share `fade_over` of training.
+                     Left out, it is kept, and a warning says so. See also `evenload.export`
+        resume:      a folder or file that `save` wrote, or weights that were saved while attached
+        recorder:    called after every step
+    Raises:   AttachError: the model is as it was; the message says what to do
+    """
+    spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
+    options = Options(spec, every, total_steps, added_bias, fade_over, recorder)
+    options.check()
+    options.check_pace()
+    swapped = [name for name, module in model.named_modules() if is_swapped(module)]
+    if swapped:
+        raise AttachError(f"{swapped[0]} is attached already: call detach() of its session first")
+    balance = Balance(options, Ranks.of(group))
+    balance.open(model, probe, routers)
+    try:
+        if resume is not None:
+            balance.load(resume)
+    except BaseException:
+        balance.detach()
+        raise
+    if added_bias is None:
+        balance.warn_of_added_biases()
+    log.info("%s", balance)
+    return balance

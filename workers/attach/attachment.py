@@ -17,6 +17,7 @@ from evenload.workers.attach.interception import (
 from evenload.workers.attach.passes import Passes
 from evenload.workers.attach.proof import Trial, Verdict
 from evenload.workers.attach.routers import Probe, Router, find_routers
+from evenload.workers.attach.stacks import Kind
 
 REPLACED = "its forward was replaced on the object; attach before that"
 
@@ -31,6 +32,12 @@ class Layer(NamedTuple):
     @property
     def name(self) -> str:
         return self.router.name
+
+    @property
+    def kind(self) -> Kind:
+        if self.home is None:
+            return "recorded"
+        return "added" if self.home.is_added else "own"
 
     def __str__(self) -> str:
         name, _, num_experts, real, top_k, unit, *_ = self.router

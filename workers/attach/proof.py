@@ -50,16 +50,15 @@ class Trial(NamedTuple):
         """The first home of a bias that passes every check; else why none does."""
         router = self.router
         if router.output is not None:
-            return Verdict(None, "makes no top-k call that a bias could change")
+            return Verdict(None, "makes no top-k call for a bias to change")
         for home in _own_homes(router, self.parent):
             if hasattr(home.tensor, "placements"):
                 return Verdict(None, f"its {home.name} is sharded; attach before sharding")
             if not self._failure(home):
                 return Verdict(home, "")
-        if router.group_limited:
-            return Verdict(
-                None, "chooses groups of experts first, which an added bias would bypass"
-            )
+        if router.stages:
+            stages = f"first among {router.stages[0]}, then among {router.num_experts}"
+            return Verdict(None, f"chooses {stages}: an added bias would bypass the first choice")
         if router.selections > 1:
             return Verdict(None, f"selects {router.selections} times in one forward")
         home = Home(router.module, ADDED)

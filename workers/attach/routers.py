@@ -35,7 +35,7 @@ class Router(NamedTuple):
     real_experts: int  # those that compute
     top_k: int
     unit: str  # of the scores that select
-    group_limited: bool  # chooses among groups first
+    stages: tuple[int, ...]  # widths of further top-k calls: groups are chosen first
     selections: int  # top-k calls over all experts in one forward
     output: int | None = None  # no top-k: where in the forward's output the choice is
 
@@ -52,8 +52,9 @@ class _Call:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.unit = LOGIT
+        self.unit = ""  # nothing yet
         self.top_k: list[_TopK] = []
+        self.returned: tuple[int, _TopK] | None = None
 
 
 class _Trace(TorchFunctionMode):
@@ -62,8 +63,7 @@ class _Trace(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[_Call] = []
-        self.chosen: dict[nn.Module, list[_TopK]] = {}
-        self.returned: dict[nn.Module, tuple[int, _TopK]] = {}
+        self.closed: dict[nn.Module, _Call] = {}  # in the order of their ends
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -72,7 +72,8 @@ class _Trace(TorchFunctionMode):
             call.unit = UNITS.get(getattr(func, "__name__", ""), call.unit)
             if func in TOPK and isinstance(args[0], Tensor) and args[0].is_floating_point():
                 width, chosen = args[0].shape[-1], result[1]
-                call.top_k.append(_TopK(width, chosen.shape[-1], call.unit, args[0].dim()))
+                unit = call.unit or LOGIT
+                call.top_k.append(_TopK(width, chosen.shape[-1], unit, args[0].dim()))
         return result
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -82,11 +83,9 @@ class _Trace(TorchFunctionMode):
         call = self.open.pop()
         assert call.module is module
         if self.open:
-            self.open[-1].unit = call.unit
-        if call.top_k:
-            self.chosen.setdefault(module, call.top_k)
-        elif (place := _returned_choice(output)) is not None:
-            self.returned.setdefault(module, place)
+            self.open[-1].unit = call.unit or self.open[-1].unit
+        call.returned = None if call.top_k else _returned_choice(output)
+        self.closed.setdefault(module, call)
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -133,17 +132,14 @@ def find_routers(
         probe.run(model)
     names = {module: name for name, module in model.named_modules()}
     parents = {child: parent for parent in names for child in parent.children()}
-    found = []
-    for module, calls in trace.chosen.items():
-        calls = [call for call in calls if call.width not in probe.lengths]
+    found: list[Router] = []
+    for module, call in trace.closed.items():
+        place, last = call.returned or (None, None)
+        calls = [each for each in call.top_k if each.width not in probe.lengths]
+        if last is not None and not any(router.module in set(module.modules()) for router in found):
+            calls = [last]
         if calls and _has_width(module, parents.get(module), calls[-1].width):
-            found.append(_router(names[module], module, parents.get(module), calls))
-    for module, (place, call) in trace.returned.items():
-        inside = set(module.modules())
-        if not any(router.module in inside for router in found) and _has_width(
-            module, None, call.width
-        ):
-            router = _router(names[module], module, parents.get(module), [call])
+            router = _router(names[module], module, parents.get(module), calls)
             found.append(router._replace(output=place))
     if only is not None:
         found = [router for router in found if router.module in set(only)]
@@ -176,7 +172,7 @@ def _router(
         real_experts=last.width - _idle_classes(module, parent, last.width),
         top_k=last.k,
         unit=last.unit,
-        group_limited=any(call.width not in (1, last.width) for call in calls),
+        stages=tuple(call.width for call in calls if call.width not in (1, last.width)),
         selections=len(alike),
     )
 

@@ -1,127 +1,37 @@
-"""`attach`: balances somebody else's model, and the session that it returns.
-
-    balance = evenload.attach(model)           # finds the routers, proves itself, adds the biases
-    balance.watch(optimizer)                   # moves them after every optimizer step
-    ...                                        # train as before
-    balance.max_vio()                          # how even the last step was, by layer
-    balance.detach()
+"""The session of an attached model: what it counts, moves, tells and keeps.
 
 The biases move once per optimizer step, from what that step's forwards selected, summed over
-micro-batches and ranks. Tokens of a step that the optimizer skipped join the next one. Padding,
-evaluation, generation and reference passes do not count.
+micro-batches and ranks. Tokens of a step that the optimizer skipped join the next one.
 
 Letters: L layers, E experts.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from evenload.pipeline.figures.loads import max_vio
-from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.workers.attach import saving
 from evenload.workers.attach.attachment import Attachment, Layer
-from evenload.workers.attach.bias import is_swapped
+from evenload.workers.attach.bias import ADDED
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.interception import Selection
+from evenload.workers.attach.options import Options
 from evenload.workers.attach.passes import Passes, backward_is_running
 from evenload.workers.attach.ranks import Ranks
 from evenload.workers.attach.routers import Router, probe_of
 from evenload.workers.attach.stacks import Size, Stack
 from evenload.workers.balancing import make_balancer
-from evenload.workers.balancing.base import add_bias
-
-log = logging.getLogger("evenload.attach")
-
-# step, count_LE (int64), bias_LE (float32) that routed it; rows of fewer experts end in zeros.
-Recorder = Callable[[int, Tensor, Tensor], None]
 
 IDLE_STEPS = 3  # optimizer steps without a training forward after which it is said
-
-
-def attach(
-    model: nn.Module,
-    rule: str | Mapping[str, Any] | BalancerSpec = "self_tuned",
-    *,
-    probe: object = None,
-    routers: Collection[nn.Module] | None = None,
-    group: dist.ProcessGroup | None = None,
-    every: int = 1,
-    total_steps: int | None = None,
-    recorder: Recorder | None = None,
-) -> Balance:
-    """Balances the experts of a model from now on; nothing else about its training changes.
-
-    Args:
-        rule:        a balancing rule's name, or a mapping with `kind` and its parameters; "none"
-                     records only
-        probe:       a batch that the model takes, if attach cannot make one: a tensor, a tuple of
-                     arguments or a dict of keyword arguments
-        routers:     these modules alone
-        group:       ranks that hold other tokens; None is the default group where there is one
-        every:       the rule moves on every so many steps, from that step's tokens alone
-        total_steps: optimizer steps of the whole training, for rules with a pace
-        recorder:    called after every step
-    Raises:   AttachError: the model is as it was; the message says what to do
-    """
-    spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
-    _check_rule(spec, total_steps, every)
-    swapped = [name for name, module in model.named_modules() if is_swapped(module)]
-    if swapped:
-        raise AttachError(f"{swapped[0]} is attached already; call detach() of its session first")
-    balance = Balance(spec, Ranks.of(group), every, total_steps, recorder)
-    balance.open(model, probe, routers)
-    log.info("%s", balance)
-    return balance
-
-
-def _check_rule(spec: BalancerSpec, total_steps: int | None, every: int) -> None:
-    rule = make_balancer(spec, top_k=1)
-    if rule.loss is not None or rule.adjust is not add_bias or rule.selects != "tokens":
-        raise AttachError(
-            f"rule {spec.kind!r} does more than move a bias, and the model's code is not ours; use "
-            "self_tuned, kalman, quantile, sign, proportional, smebu, ema or none"
-        )
-    if not rule.trains_router:
-        raise AttachError(
-            f"rule {spec.kind!r} freezes routers: call requires_grad_(False) on the model's and "
-            "use 'proportional'"
-        )
-    paced = spec.params.get("warm_until", 0) > 0 or spec.params.get("freeze_from", 1) < 1
-    if paced and total_steps is None:
-        raise AttachError(
-            f"rule {spec.label!r} depends on the share of training that is done: pass total_steps="
-        )
-    if every < 1:
-        raise AttachError(f"every={every}: must be at least 1")
-
-
-def _check_router(spec: BalancerSpec, router: Router, ranks: Ranks) -> None:
-    """Raises: AttachError: the rule does not fit a router that is to be balanced"""
-    if spec.target is not None and len(spec.target) != router.real_experts:
-        raise AttachError(
-            f"target has {len(spec.target)} shares, but {router.name} has {router.real_experts} "
-            "experts: give one share per expert"
-        )
-    method = spec.params.get("method")
-    if method == "exact" and ranks.size > 1:
-        raise AttachError(
-            f"quantile with method='exact' runs on one rank, here are {ranks.size}: use "
-            "method='histogram' or self_tuned"
-        )
-    if method == "histogram" and router.unit != "probability":
-        raise AttachError(
-            f"{router.name} selects on a {router.unit}, and the histogram of quantile is made for "
-            "scores in (0, 1): use method='exact' or self_tuned"
-        )
 
 
 class Balance:
@@ -132,16 +42,8 @@ class Balance:
         steps:  optimizer steps so far that had tokens
     """
 
-    def __init__(
-        self,
-        spec: BalancerSpec,
-        ranks: Ranks,
-        every: int,
-        total_steps: int | None,
-        recorder: Recorder | None,
-    ) -> None:
-        self.spec, self.every, self.total_steps = spec, every, total_steps
-        self.recorder = recorder
+    def __init__(self, options: Options, ranks: Ranks) -> None:
+        self.options = options
         self.steps = 0
         self.layers: list[Layer] = []
         self._ranks = ranks
@@ -159,9 +61,8 @@ class Balance:
         """Puts everything into the model.  Raises: AttachError: nothing is left in it"""
         attachment = Attachment(model, self._passes)
         try:
-            with_bias = self.spec.kind != "none"
-            layers = attachment.try_out(probe_of(model, probe), only, with_bias)
-            self._check_layers(layers)
+            layers = attachment.try_out(probe_of(model, probe), only, self.options.moves_biases)
+            self._check(layers)
             self._stack_up(layers)
             seen = {
                 layer.router.module: partial(self._count, place, layer.router)
@@ -173,13 +74,13 @@ class Balance:
             raise
         self.layers, self._attachment = layers, attachment
 
-    def _check_layers(self, layers: Sequence[Layer]) -> None:
+    def _check(self, layers: Sequence[Layer]) -> None:
         for layer in layers:
             if layer.home is not None:
-                _check_router(self.spec, layer.router, self._ranks)
-        self._ranks.agree([(str(layer), layer.router.top_k) for layer in layers])
+                self.options.check_router(layer.router, self._ranks)
+        self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
-        if self.spec.kind == "none" or not refused:
+        if not self.options.moves_biases or not refused:
             return
         said = "; ".join(refused)
         if len(refused) == len(layers):
@@ -190,16 +91,16 @@ class Balance:
         """Layers of one size on one device share a stack."""
         groups: dict[tuple[Size, torch.device], list[Layer]] = {}
         for layer in layers:
-            _, module, num_experts, real, top_k, *_ = layer.router
-            size = Size(num_experts, real, top_k, layer.home is not None)
-            device = next(module.parameters()).device
+            router = layer.router
+            size = Size(router.num_experts, router.real_experts, router.top_k, layer.kind)
+            device = next(router.module.parameters()).device
             groups.setdefault((size, device), []).append(layer)
         rows: dict[str, tuple[int, int]] = {}
         for place, ((size, device), members) in enumerate(groups.items()):
-            rule = make_balancer(self.spec, size.top_k)
+            rule = make_balancer(self.options.spec, size.top_k)
             homes = [layer.home for layer in members if layer.home is not None]
-            stack = Stack(size, len(members), rule, homes, device, self.spec.target)
-            self._stacks.append(stack)
+            target = self.options.spec.target
+            self._stacks.append(Stack(size, len(members), rule, homes, device, target))
             rows |= {layer.name: (place, row) for row, layer in enumerate(members)}
         self._places = [rows[layer.name] for layer in layers]
 
@@ -243,6 +144,56 @@ class Balance:
         counts = self.counts().items()
         return {name: float(max_vio(c_E[: real[name]].cpu().numpy())) for name, c_E in counts}
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped. To be taken between steps."""
+        rows = [saving.rows_of(stack.state, len(stack.step_LE)) for stack in self._stacks]
+        places = zip(self.layers, self._places, strict=True)
+        return {
+            "format": saving.FORMAT,
+            "rule": self.options.spec.model_dump(mode="json"),
+            "steps": self.steps,
+            "biases": {name: bias_E.cpu() for name, bias_E in self.biases().items()},
+            "states": {layer.name: rows[stack][row] for layer, (stack, row) in places},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state; from biases alone where it holds nothing else.
+
+        Raises:   AttachError: of another rule, or of other layers
+        """
+        self._check_open()
+        rule = self.options.spec.model_dump(mode="json")
+        if "states" in state and state["rule"] != rule:
+            raise AttachError(
+                f"the saved state is of the rule {state['rule']}, this session has {rule}: attach "
+                "with the saved rule, or load its biases alone: {'biases': state['biases']}"
+            )
+        names = [layer.name for layer in self.layers]
+        biases = saving.matched(names, state["biases"])
+        states = saving.matched(names, state["states"]) if "states" in state else None
+        for layer, bias_E in zip(self.layers, biases, strict=True):
+            if len(bias_E) != layer.router.num_experts:
+                raise AttachError(
+                    f"{len(bias_E)} biases were saved for {layer.name}, which has "
+                    f"{layer.router.num_experts} experts"
+                )
+        for place, stack in enumerate(self._stacks):
+            mine = [number for number, (where, _) in enumerate(self._places) if where == place]
+            if states is not None:
+                stack.state = saving.stacked(stack.state, [states[number] for number in mine])
+            for home, number in zip(stack.homes, mine, strict=bool(stack.homes)):
+                home.bias_E.copy_(biases[number])
+        self.steps = state.get("steps", self.steps)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `state_dict` into a folder, beside the weights, for `attach(resume=folder)`."""
+        return saving.write(self.state_dict(), folder)
+
+    def load(self, place: str | Path) -> None:
+        """Goes on from what `save` wrote there.  Raises: AttachError: it does not fit"""
+        self.load_state_dict(saving.read(place))
+
     def detach(self) -> None:
         """Leaves the model as it was before, but for what its own biases have learned."""
         attachment = self._check_open()
@@ -252,7 +203,7 @@ class Balance:
         self._attachment = None
 
     def __repr__(self) -> str:
-        return "\n  ".join([f"evenload {self.spec.label}", *map(str, self.layers)])
+        return "\n  ".join([f"evenload {self.options.spec.label}", *map(str, self.layers)])
 
     def _check_open(self) -> Attachment:
         if self._attachment is None:
@@ -283,7 +234,7 @@ class Balance:
             return
         valid_T = self._passes.valid(len(expert_TK), router.name)
         stack.count(row, expert_TK, valid_T)
-        if selection.score_TE is not None and (self.steps + 1) % self.every == 0:
+        if selection.score_TE is not None and (self.steps + 1) % self.options.every == 0:
             stack.measure(row, selection.score_TE, valid_T)
 
     @torch.no_grad()
@@ -297,7 +248,7 @@ class Balance:
             # Moving now would change the selection between a forward and its recomputation.
             self._due = True
             return
-        # A fused optimizer is stepped by the scaler even if it is to skip.
+        # A scaler steps a fused optimizer even if it is to skip.
         found_inf = getattr(optimizer, "found_inf", None)
         self._move(skipped=found_inf is not None and bool(found_inf))
 
@@ -316,30 +267,29 @@ class Balance:
         self._seen = False
         self.steps += 1
         summed = iter(flat)
-        before = [stack.bias_LE() for stack in self._stacks]
         self._last = []
-        for stack, parts, bias_LE in zip(self._stacks, own, before, strict=True):
+        for stack, parts in zip(self._stacks, own, strict=True):
             total = [next(summed) for _ in parts]
-            self._last.append((total[0].clone(), bias_LE))
-            if stack.size.balanced and self.steps % self.every == 0:
-                stack.update(total, self._progress())
+            self._last.append((total[0].clone(), stack.bias_LE()))
+            self._move_stack(stack, total)
             stack.clear()
-        if self.recorder is not None:
-            self.recorder(self.steps, *self._record())
+        if self.options.recorder is not None:
+            self.options.recorder(self.steps, *self._record())
 
-    def _progress(self) -> float:
-        return 1.0 if self.total_steps is None else min(1.0, self.steps / self.total_steps)
+    def _move_stack(self, stack: Stack, total: Sequence[Tensor]) -> None:
+        left = self.options.left(self.steps)
+        if stack.size.kind == "added" and left < 1:
+            stack.fade(left)
+        elif stack.size.kind != "recorded" and self.steps % self.options.every == 0:
+            stack.update(total, self.options.progress(self.steps))
 
     def _record(self) -> tuple[Tensor, Tensor]:
         """Counts and biases of the last step, layer by layer, filled up with zeros."""
         width = max(layer.router.num_experts for layer in self.layers)
-        pad = torch.nn.functional.pad
-        rows = [
-            (self._last[stack][0][row], self._last[stack][1][row]) for stack, row in self._places
-        ]
+        rows = [[value[row] for value in self._last[stack]] for stack, row in self._places]
         count_LE, bias_LE = (
-            torch.stack([pad(value_E, (0, width - len(value_E))) for value_E in values])
-            for values in zip(*rows, strict=True)
+            torch.stack([nn.functional.pad(row_E, (0, width - len(row_E))) for row_E in column])
+            for column in zip(*rows, strict=True)
         )
         return count_LE, bias_LE
 
@@ -348,6 +298,19 @@ class Balance:
         if self.steps == 0 and self._idle == IDLE_STEPS:
             warnings.warn(
                 f"{self._idle} optimizer steps, but no training forward went through the attached "
-                "routers: nothing is balanced. Is another copy of the model being trained?",
+                "routers: nothing is balanced. Is a copy of the model being trained, or is it in "
+                "evaluation mode?",
+                stacklevel=3,
+            )
+
+    def warn_of_added_biases(self) -> None:
+        """Says what the user has to decide for a model without a bias of its own."""
+        added = [layer.name for layer in self.layers if layer.kind == "added"]
+        if added:
+            warnings.warn(
+                f"{added[0]} has no bias of its own, so the model will not route the same without "
+                f"the {ADDED!r} that is saved with its weights: serving engines do not read it. "
+                "Pass added_bias='keep' if it is to stay, or added_bias='fade' to be without it at "
+                "the end of training; evenload.export writes a type with one, where it exists",
                 stacklevel=3,
             )

@@ -9,13 +9,15 @@ Letters: L layers, T tokens, E experts, R real experts (those that compute), K t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from evenload.workers.attach.bias import Home
 from evenload.workers.balancing.base import Balancer, Observation
+
+Kind = Literal["own", "added", "recorded"]  # whose the bias is; recorded: there is none
 
 
 class Size(NamedTuple):
@@ -24,7 +26,7 @@ class Size(NamedTuple):
     num_experts: int
     real_experts: int
     top_k: int
-    balanced: bool
+    kind: Kind
 
 
 class Stack:
@@ -48,7 +50,7 @@ class Stack:
         share = target or [1 / size.real_experts] * size.real_experts
         self._share_R = torch.tensor(share, device=device)
         self.state: Any = rule.init(num_layers, size.real_experts, device)
-        measure = rule.measure if size.balanced else None
+        measure = None if size.kind == "recorded" else rule.measure
         self._sums = None if measure is None or measure.reduction == "concat" else measure
         self._joins = None if measure is None or measure.reduction == "sum" else measure
         self._staged: Tensor | None = None  # statistic, (L, ...)
@@ -142,6 +144,10 @@ class Stack:
         state = self.state._replace(bias_LE=before_LE[:, :real])
         self.state = self.rule.update(observation, state)
         self._write(before_LE, self.state.bias_LE)
+
+    def fade(self, left: float) -> None:
+        """Instead of a step of the rule: the biases are `left` of what the rule last made them."""
+        self._write(self.bias_LE(), left * self.state.bias_LE)
 
     def _statistic(self, summed: Sequence[Tensor]) -> Tensor | None:
         real = self.size.real_experts

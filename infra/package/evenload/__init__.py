@@ -5,6 +5,7 @@ The public face. Every name below is imported on first use, so that `import even
     Client      sweeps, trials and expert loads of a home, for notebooks and scripts
     load_sweep  a sweep file, checked
     attach      balances the experts of somebody else's model (needs torch)
+    TrainerCallback  the same as a callback of the Hugging Face Trainer (needs transformers)
     balancer    a balancing rule by its name: pure functions over tensors (needs torch)
 """
 
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
     from evenload.pipeline.client import Client as Client
     from evenload.pipeline.spec.sweep import load_sweep as load_sweep
     from evenload.workers.attach import attach as attach
+    from evenload.workers.attach.trainer_callback import TrainerCallback as TrainerCallback
     from evenload.workers.balancing import balancer as balancer
 
 _HOMES = {
     "Client": "evenload.pipeline.client",
     "load_sweep": "evenload.pipeline.spec.sweep",
     "attach": "evenload.workers.attach",
+    "TrainerCallback": "evenload.workers.attach.trainer_callback",
     "balancer": "evenload.workers.balancing",
 }
 
-__all__ = ["Client", "__version__", "attach", "balancer", "load_sweep"]
+__all__ = ["Client", "TrainerCallback", "__version__", "attach", "balancer", "load_sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,8 @@ BIAS_RULES = ("sign", "proportional", "smebu", "ema", "quantile", "kalman", "sel
 
 
 def attach(attached: nn.Module, rule: Any = "self_tuned", **options: Any) -> Balance:
-    balance: Balance = evenload.attach(attached, rule, probe=PROBE, **options)
+    options = {"probe": PROBE, "added_bias": "keep", **options}
+    balance: Balance = evenload.attach(attached, rule, **options)
     chosen(attached)  # forgets the probe
     return balance
 
@@ -457,7 +458,7 @@ def test_bad_input_is_named_and_the_model_is_left_alone(
     trained = model()
     keys, classes = list(trained.state_dict()), [type(module) for module in trained.modules()]
     with pytest.raises((AttachError, ValueError), match=message):
-        evenload.attach(trained, **{"probe": PROBE, **options})
+        evenload.attach(trained, **{"probe": PROBE, "added_bias": "keep", **options})
     assert list(trained.state_dict()) == keys
     assert [type(module) for module in trained.modules()] == classes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in trained.modules())
