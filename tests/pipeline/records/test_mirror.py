@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -190,6 +192,77 @@ def test_a_push_that_is_cut_off_leaves_the_state_before_it(
     fetch(b, "d")
     assert "checkpoints/step-20.pt" in read(b.trial_dir("d"))
     assert "checkpoints/step-10.pt" not in read(b.trial_dir("d"))
+
+
+class CutOff:
+    """An object store to which the line is cut after so many calls of these names."""
+
+    def __init__(self, files: Any, calls: int, names: tuple[str, ...]) -> None:
+        self._files = files
+        self._left = calls
+        self._names = names
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._names:
+            return getattr(self._files, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                raise OSError("the line is cut")
+            return getattr(self._files, name)(*arguments, **options)
+
+        return call
+
+
+SECOND = {"checkpoints/step-20.pt": b"20", "expert_load/part-11-20.parquet": b"11-20"}
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_after_every_write_of_a_push_another_host_finds_a_whole_state(
+    tmp_path: Path, writes: int
+) -> None:
+    """Two files, the index, a removal: until the index is written the old state is there."""
+    url = f"memory://{uuid4()}"
+    a, b = (
+        Settings(home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01)
+        for name in "ab"
+    )
+    sink = started(a)
+    write(a, FIRST)
+    sink.checkpoint(10, "")
+    write(a, SECOND)
+    (a.trial_dir("d") / "checkpoints/step-10.pt").unlink()
+    mirror = sink._mirror
+    mirror._files = CutOff(mirror._files, writes, ("pipe_file", "rm_file"))
+    sink.checkpoint(20, "")
+    assert sink.errors == (0 if writes == 4 else 1)
+    fetch(b, "d")
+    part = "expert_load/part-1-10.parquet"
+    assert read(b.trial_dir("d")) == (FIRST if writes < 3 else SECOND | {part: FIRST[part]})
+
+
+@pytest.mark.parametrize("reads", range(1, 5))
+def test_after_every_read_of_a_pull_a_checkpoint_has_its_records(
+    tmp_path: Path, reads: int
+) -> None:
+    """The first read is the index; a host that goes on from a checkpoint needs all before it."""
+    url = f"memory://{uuid4()}"
+    a, b = (
+        Settings(home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01)
+        for name in "ab"
+    )
+    sink = started(a)
+    write(a, FIRST | SECOND)
+    (a.trial_dir("d") / "checkpoints/step-10.pt").unlink()
+    sink.checkpoint(20, "")
+    mirror = Mirror(url)
+    mirror._files = CutOff(mirror._files, reads, ("cat_file",))
+    with nullcontext() if reads == 4 else pytest.raises(OSError, match="the line is cut"):
+        mirror.pull("d", b.trial_dir("d"))
+    pulled = read(b.trial_dir("d"))
+    assert len(pulled) == reads - 1
+    assert "checkpoints/step-20.pt" not in pulled or len(pulled) == 3
 
 
 def test_an_outage_is_retried_then_counted_and_the_next_push_uploads_all(

@@ -96,3 +96,16 @@ def test_retry_queues_failed_trials_only_and_reopens_the_sweep(
     assert states(store, sweep_id) == [TrialState.QUEUED, TrialState.COMPLETED]
     assert store.trial("t000").error is None
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
+
+
+def test_a_retried_trial_has_its_whole_budgets_again(store: SweepStore, sweep_id: str) -> None:
+    claimed(store, "t000")
+    store.lose("w", "killed")
+    store.release(claimed(store, "t000"), "its node went away", preempted=True)
+    store.finish(claimed(store, "t000"), TrialState.FAILED, error="boom")
+    spent = store.trial("t000")
+    assert (spent.failures, spent.preemptions) == (1, 1)
+    store.retry_failed(sweep_id)
+    retried = store.trial("t000")
+    assert (retried.failures, retried.preemptions, retried.finished_at) == (0, 0, None)
+    assert (retried.attempt, retried.ordered) == (3, None)

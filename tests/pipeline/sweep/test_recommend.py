@@ -2,9 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
+from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import TrialRecord, TrialState
-from evenload.pipeline.sweep.recommend import recommend
+from evenload.pipeline.sweep.recommend import ranking, recommend
+
+BASE: dict[str, Any] = {
+    "model": {"preset": "tiny"},
+    "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
+    "balancer": {"kind": "sign"},
+}
 
 
 def trial(
@@ -44,6 +52,8 @@ def trial(
 
 NONE = [trial("none", experts, 2.50, 3.0) for experts in (16, 32)]
 EVEN = [trial("sign 0.01", experts, 2.51, 0.2) for experts in (16, 32)]
+WORSE_AND_UNEVEN = [trial("sign 0.001", experts, 2.505, 1.5) for experts in (16, 32)]
+CHEAP = [trial("sign 0.5", experts, 2.0, 0.3) for experts in (16, 32)]
 EVENEST_BUT_WORSE = [trial("sign 0.1", experts, 2.60, 0.1) for experts in (16, 32)]
 
 
@@ -79,3 +89,22 @@ def test_one_setting_alone_is_no_comparison() -> None:
     answer = recommend(EVEN)
     assert answer.best is None
     assert "it takes two settings" in answer.sentence
+
+
+def test_a_setting_that_breaks_a_constraint_does_not_set_the_least_loss() -> None:
+    """Beside its loss no legal setting would be near; the most even legal one must still win."""
+    illegal = [replace(each, result=each.result | {"idle_frac": 0.5}) for each in CHEAP]
+    spec = SweepSpec(
+        name="s",
+        base=BASE,
+        axes={"train.seed": [0]},
+        objective={"constraints": {"idle_frac": 0.1}},
+    )
+    answer = recommend([*NONE, *EVEN, *WORSE_AND_UNEVEN, *illegal], spec)
+    assert answer.best is not None
+    assert answer.best.label == "sign 0.01"
+    order = ranking(answer.settings, spec.objective)
+    assert [setting.label for setting in order] == ["sign 0.01", "sign 0.001", "sign 0.5"]
+    assert recommend([*NONE, *EVEN, *WORSE_AND_UNEVEN, *CHEAP], spec).best == order[-1]._replace(
+        violates=(), idle_frac=0.0
+    )

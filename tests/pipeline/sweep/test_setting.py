@@ -225,3 +225,18 @@ def test_targets_are_of_the_stage_that_counts(
         ("sign 0.001", 3, 0),
         ("quantile", 3, 3),
     }
+
+
+@pytest.mark.parametrize("others", [TrialState.QUEUED, TrialState.FAILED])
+def test_a_single_complete_setting_confirms_nothing(
+    tuned: list[TrialRecord], confirmed: list[TrialRecord], others: TrialState
+) -> None:
+    rows = [each if each.label == "quantile" else replace(each, state=others) for each in confirmed]
+    answer = recommend([*tuned, *rows], sweep(confirm=CONFIRM))
+    assert answer.best is not None
+    assert (answer.best.label, answer.stage, answer.is_confirmed) == (
+        "sign 0.001",
+        Stage.TUNE,
+        False,
+    )
+    assert "not confirmed yet" in answer.sentence

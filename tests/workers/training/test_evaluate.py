@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evenload.pipeline.figures.evaluation import specialisation
+from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import EvalRecord, RunIdentity
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.data import Synthetic
@@ -148,6 +149,18 @@ def test_each_domain_is_scored_on_its_own_documents(
     assert result["val_bits_per_byte_worst_group"] == groups.loss_G.max() / math.log(2)
     by_layer = [specialisation(groups.count_GLE[:, layer]) for layer in (0, 1)]
     assert result["specialisation"] == pytest.approx(np.mean(by_layer))
+
+
+def test_imbalance_on_held_out_text_is_judged_by_the_target(
+    make_spec: Callable[..., TrialSpec],
+    run_trial: Callable[..., TrainOutcome],
+    record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
+) -> None:
+    target = (0.3, *[0.1] * 7)
+    spec = make_spec(train={"steps": 3}, balancer={"kind": "sign", "target": target})
+    record, result = record_of(spec, run_trial(spec))
+    assert result["max_vio_global"] == pytest.approx(max_vio(record.count_LE, target).mean())
+    assert abs(max_vio(record.count_LE).mean() - result["max_vio_global"]) > 0.1
 
 
 def test_the_parts_of_a_record_agree(

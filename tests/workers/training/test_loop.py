@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.settings import Settings
@@ -37,6 +38,8 @@ def saved(outcome: TrainOutcome) -> checkpoint.Checkpoint:
         {"kind": "none"},
         {"kind": "sign", "step_size": 0.01},
         {"kind": "aux_loss", "coefficient": 0.01, "scope": "global"},
+        {"kind": "random_router"},  # draws from the random state that a checkpoint keeps
+        {"kind": "kalman"},  # remembers more than a bias
     ],
     ids=lambda balancer: balancer["kind"],
 )
@@ -89,6 +92,43 @@ def test_a_run_killed_between_checkpoints_repeats_only_the_lost_steps(
     assert resumed.result["max_vio"] == whole.result["max_vio"]
     steps = read_history(settings.trial_dir(DIGEST)).step_S
     assert steps.tolist() == list(range(1, 21))
+
+
+def test_whoever_finds_a_checkpoint_finds_the_records_before_it(
+    make_spec: MakeSpec,
+    run_trial: RunTrial,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Told to stop between two logged steps: nothing else writes the last records."""
+    recorded: dict[int, list[int]] = {}
+
+    def note(directory: Path, saving: checkpoint.Checkpoint) -> Path:
+        recorded[saving.step] = read_history(settings.trial_dir(DIGEST)).step_S.tolist()
+        return save(directory, saving)
+
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", note)
+    monkeypatch.setattr(loop, "FLUSH_INTERVAL_SECONDS", 3600)
+    run_trial(make_spec(), report=stop_at(10))
+    assert recorded == {7: list(range(1, 8)), 10: list(range(1, 11))}
+
+
+def test_progress_judges_imbalance_by_the_target(
+    make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
+) -> None:
+    told: list[Progress] = []
+
+    def note(progress: Progress) -> Command:
+        told.append(progress)
+        return Command.CONTINUE
+
+    target = (0.3, *[0.1] * 7)
+    outcome = run_trial(make_spec(balancer={"kind": "sign", "target": target}), report=note)
+    count_SLE = read_history(settings.trial_dir(DIGEST)).count_SLE
+    assert told[-1].max_vio == pytest.approx(max_vio(count_SLE[-1], target).mean())
+    assert outcome.result["max_vio"] == pytest.approx(max_vio(count_SLE[-5:], target).mean())
+    assert abs(max_vio(count_SLE[-1]).mean() - told[-1].max_vio) > 0.1
 
 
 def test_every_assignment_is_counted_once(
