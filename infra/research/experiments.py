@@ -1,7 +1,7 @@
-"""The experiments behind LOG.md: `python -m infra.research.experiments NAME`.
+"""The experiments described in LOG.md: `python -m infra.research.experiments NAME`.
 
-Each prints its table on standard output and repeats bit for bit. None needs a GPU; `training` and
-`replay` train a small model on the CPU first.
+Each prints its table on standard output and gives the same bits every time. None needs a GPU;
+`training` and `replay` train a small model on the CPU first.
 
 Letters: T tokens, E experts, K top-k.
 """
@@ -35,15 +35,16 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.balancing import make_balancer, self_tuned
 from evenload.workers.balancing.base import Balancer
 from evenload.workers.simulation.advice import advise, estimate
-from evenload.workers.simulation.assignment import optimality_gap
-from evenload.workers.simulation.comparison import compare, report, rule, tuned_rules
 from evenload.workers.simulation.findings import check_theory
-from evenload.workers.simulation.recording import read_recording, record, train_steps, transitions
+from evenload.workers.simulation.recording import read_recording
 from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.run import simulate
 from evenload.workers.simulation.score_streams import Size, score_stream
 from evenload.workers.simulation.theory_checks import check
+from infra.research.assignment import optimality_gap
+from infra.research.recorded_training import record, train_steps, transitions
 from infra.research.rejected_rules import lag_one
+from infra.research.tuned_comparison import compare, report, rule, tuned_rules
 
 SMALL = Size(seeds=2, tokens=1024, experts=32, steps=300)
 DRIFTS = (0.0, 0.002, 0.01, 0.03)
@@ -58,7 +59,7 @@ def _contenders(top_k: int) -> dict[str, Balancer]:
 
 
 def drift() -> None:
-    """The four drift rates, the cold start and the abrupt change, against tuned rules."""
+    """Four drift rates, the cold start and the abrupt change, compared with tuned rules."""
     streams: dict[str, StreamSpec] = {f"drift {d:g}": Gaussian(drift=d) for d in DRIFTS}
     streams["abrupt"] = Gaussian(jump_at=0.5)
     for name, stream in streams.items():
@@ -66,7 +67,7 @@ def drift() -> None:
 
 
 def sizes() -> None:
-    """Experts, experts picked and tokens of a step, each at three drift rates."""
+    """Several numbers of experts, top-k and tokens per step, each at three drift rates."""
     shapes = [(2, 1, 1024), (4, 2, 1024), (16, 1, 1024), (16, 8, 1024), (64, 6, 1024)]
     shapes += [(256, 8, 2048), (16, 2, 256), (16, 2, 4096), (16, 2, 16384)]
     for (experts, top_k, tokens), d in itertools.product(shapes, (0.0, 0.01, 0.03)):
@@ -77,7 +78,7 @@ def sizes() -> None:
 
 
 def large_batch() -> None:
-    """A quarter of a million tokens a step: the curvature's error dominates the noise."""
+    """262,144 tokens per step, where the error of the curvature exceeds the noise."""
     size = Size(seeds=1, tokens=262_144, experts=8, steps=40)
     for d in (0.0, 0.01):
         found = compare(_contenders(2), tuned_rules(2), Gaussian(drift=d), size, 2)
@@ -103,7 +104,7 @@ def streams() -> None:
 
 
 def constants() -> None:
-    """Every constant of self_tuned halved and doubled; steady MaxVio against the usual one."""
+    """Halves and doubles every constant of self_tuned and compares the steady MaxVio."""
     values: dict[str, tuple[float, ...]] = {
         "NUM_GAINS": (5, 7, 11),
         "BAND": (0.1, 0.15, 0.6, 1.0),
@@ -132,7 +133,7 @@ def _steady(stream: StreamSpec, size: Size) -> float:
 
 
 def gap() -> None:
-    """What each rule leaves of the exact optimum at its own evenness: N=512, E=8, K=2."""
+    """Distance of each rule from the equally balanced exact optimum: N=512, E=8, K=2."""
     size = Size(1, 512, 8, 400)
     rules: dict[str, dict[str, Any]] = {
         "none": {"kind": "none"},
@@ -166,7 +167,7 @@ def gap() -> None:
 
 
 def regret() -> None:
-    """Regret of every rule against the best fixed bias, its growth and its bound."""
+    """Regret of every rule against the best fixed bias, with its growth and bound."""
     spec = SimulationSpec.model_validate(
         {
             "tokens": 256,
@@ -192,7 +193,7 @@ def regret() -> None:
 
 
 def advice() -> None:
-    """Advised step sizes beside what a grid finds, at four drift rates."""
+    """Compares advised step sizes with the best of a grid, at four drift rates."""
     for d in DRIFTS:
         size = SMALL._replace(seeds=1, steps=250)
         stream = score_stream(Gaussian(drift=d), size, torch.Generator().manual_seed(1))
@@ -208,7 +209,7 @@ def advice() -> None:
 
 
 def screen() -> None:
-    """A hundred step sizes at once: how long it takes here."""
+    """Times a screen of a hundred step sizes."""
     spec = SimulationSpec.model_validate(
         {
             "tokens": 1024,
@@ -228,7 +229,7 @@ def screen() -> None:
 
 
 def cost() -> None:
-    """Seconds of one update and one measurement: 8 layers, E=64, K=6, 4096 tokens."""
+    """Times one update and one measurement: 8 layers, E=64, K=6, 4096 tokens."""
     score = torch.rand(8, 4096, 64)
     share_E = torch.full((64,), 1 / 64)
     for kind in ("sign", "proportional", "quantile", "kalman", "self_tuned"):
@@ -262,7 +263,7 @@ def _trial(balancer: dict[str, Any], seed: int) -> TrialSpec:
 
 
 def training() -> None:
-    """MaxVio while a small model learns: the rule moves the router that it balances."""
+    """MaxVio while a small model trains, so that the rule also changes the router."""
     settings: list[dict[str, Any]] = [
         {"kind": "self_tuned"},
         {"kind": "kalman"},
@@ -285,7 +286,7 @@ def training() -> None:
 
 
 def replay() -> None:
-    """A real run, recorded once: its scores under every rule, and theory on its own updates."""
+    """Records a real run, replays its scores under every rule and checks theory on its updates."""
     with tempfile.TemporaryDirectory() as folder:
         trial = _trial({"kind": "proportional", "step_size": 0.02}, 0)
         path = Path(folder) / "run.npz"

@@ -1,4 +1,4 @@
-"""Rules that lost to the ones in workers/balancing, kept so that the comparison can be repeated.
+"""Rules that were worse than those in workers/balancing, kept to repeat the comparison.
 
 Letters: L layers, E experts.
 """
@@ -30,10 +30,10 @@ class LagOneState(NamedTuple):
 
 
 def lag_one(band: float = 1.0) -> Balancer:
-    """One gain a layer, moved until successive innovations are uncorrelated (after Mehra 1970).
+    """Moves one gain per layer until successive innovations are uncorrelated (after Mehra 1970).
 
-    The predecessor of `self_tuned`: as good in the steady state, slower after a cold start and a
-    jump, and its gain wanders where experts are few.
+    The predecessor of `self_tuned`. It is as good in the steady state, but slower after a cold
+    start and a jump, and its gain is unstable with few experts.
     """
 
     def update(observation: Observation, state: LagOneState) -> LagOneState:

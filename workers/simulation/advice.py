@@ -1,8 +1,8 @@
-"""What theory recommends for a recorded run: step sizes and schedules, with their limits.
+"""Recommends step sizes and schedules for a recorded run, from theory and with their limits.
 
-From a few hundred recorded steps it estimates the curvature of the dual, its modulus, the noise of
-a load and the drift of the best bias; then, for every family of rules, the step that balances lag
-against noise, whether it is stable, and whether it can travel as far as the biases must.
+A few hundred recorded steps give estimates of the dual's curvature and its modulus, the noise of a
+load and the drift of the best bias. From these follows, for every family of rules, the step that
+balances lag against noise, whether it is stable, and whether biases can move as far as they must.
 
 Letters: N steps, L expert layers, T tokens, E experts, K top-k.
 """
@@ -17,32 +17,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.workers.balancing.base import centre
 from evenload.workers.balancing.margins import bias_change, boundary, margin_counts
 from evenload.workers.simulation.dual import narrow_width, spectrum, tie_density
 
 BAND = 0.3
 LAGS = (1, 2, 4, 8, 16, 32)
-COLD_START = 4  # a cold start may take this fraction of the run
+COLD_START = 4  # a cold start may take one part in so many of the run
 
 
 class Estimate(NamedTuple):
-    """What was seen of one layer. Biases in units of the score, loads in assignments."""
+    """Estimates for one layer. Biases are in units of the score, loads in assignments."""
 
     tokens: int
     num_experts: int
     top_k: int
     density: float  # h, tokens per unit of bias at the boundary, mean over experts
-    modulus: float  # smallest eigenvalue of the dual's curvature per token, but the zero one
-    largest: float  # largest one
+    modulus: float  # smallest nonzero eigenvalue of the dual's curvature per token
+    largest: float  # largest eigenvalue
     noise: float  # variance of one step's estimate of a best bias
-    drift: float  # variance of the best bias's change in one step
-    travel: float  # largest distance from 0 of a best bias
+    drift: float  # variance of the change of the best bias in one step
+    travel: float  # largest absolute value of a best bias
 
     @property
     def gain(self) -> float:
-        """The share of a full step that balances lag and noise: steady state of a scalar filter."""
+        """The share of a full step that balances lag and noise, as in a scalar Kalman filter."""
         ratio = self.drift / self.noise if self.noise > 0 else 0.0
         variance = (ratio + math.sqrt(ratio * ratio + 4 * ratio)) / 2
         return variance / (variance + 1)
@@ -51,20 +50,20 @@ class Estimate(NamedTuple):
 class Advice(NamedTuple):
     """A recommended setting of one family, or the reason against it."""
 
-    rule: dict[str, Any]  # as a spec takes it
+    rule: dict[str, Any]  # in the form of a spec
     reason: str
     refused: bool = False
 
 
 def estimate(score_NTE: NDArray[np.float32], top_k: int) -> Estimate:
-    """Measured on one layer's recorded scores (N, T, E), tokens of all steps alike in number.
+    """Estimates from the recorded scores of a layer, (N, T, E).
 
-    Raises:   ValueError: too few steps to tell drift from noise
+    Raises:   ValueError: there are too few steps to separate drift from noise
     """
     num_steps, tokens, num_experts = score_NTE.shape
     if num_steps < 2 * LAGS[-1]:
         raise ValueError(
-            f"{num_steps} recorded steps are too few to tell drift from noise; "
+            f"{num_steps} recorded steps are too few to separate drift from noise; "
             f"record at least {2 * LAGS[-1]}"
         )
     best_NE, density = _best_biases(torch.from_numpy(score_NTE), top_k)
@@ -79,7 +78,7 @@ def estimate(score_NTE: NDArray[np.float32], top_k: int) -> Estimate:
 
 
 def advise(seen: Estimate, steps: int) -> list[Advice]:
-    """A setting for every family, for a run of `steps` optimizer steps."""
+    """A setting of every family of rules for a run of `steps` optimizer steps."""
     return [
         _proportional(seen, steps),
         _proportional_inverse(seen, steps),
@@ -88,40 +87,15 @@ def advise(seen: Estimate, steps: int) -> list[Advice]:
         _quantile(seen, steps),
         Advice(
             {"kind": "self_tuned"},
-            f"sets its own step; here it should settle near gain {seen.gain:.3f}",
+            f"sets its own step; the gain should settle near {seen.gain:.3f}",
         ),
     ]
 
 
-def judge(rule: BalancerSpec, seen: Estimate, steps: int) -> Advice:
-    """Whether a setting of the sign or proportional rule is stable and can get where it must."""
-    setting = {"kind": rule.kind, **rule.params}
-    if rule.kind not in ("sign", "proportional"):
-        return Advice(setting, "has no limit that theory knows")
-    step_size, schedule = rule.params["step_size"], rule.params["schedule"]
-    reach = travel_limit(step_size, schedule, steps)
-    # A starved expert has a relative error of at most 1, so both rules climb no faster than u.
-    if reach < seen.travel:
-        why = f"can move a bias by {reach:.2g} in {steps} steps, but must reach {seen.travel:.2g}"
-        return Advice(setting, why, refused=True)
-    if rule.kind == "proportional" and schedule == "constant" and step_size > _limit(seen):
-        why = f"above the stability limit {_limit(seen):.3g}: loads would oscillate"
-        return Advice(setting, why, refused=True)
-    return Advice(setting, f"can travel {reach:.2g}, needs {seen.travel:.2g}")
-
-
-def travel_limit(step_size: float, schedule: str, steps: int) -> float:
-    """The farthest that `steps` sign steps can move a bias: u ln N + 0.58 u for 1/n."""
-    n = np.arange(1, steps + 1, dtype=np.float64)
-    decay = {"constant": n * 0 + 1, "inverse_sqrt": n**-0.5, "inverse": 1 / n}[schedule]
-    return float(step_size * decay.sum())
-
-
 def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:
-    """Every step's own estimate of the best bias, (N, E), and the mean density h.
+    """The best bias as each step estimates it, (N, E), and the mean density h.
 
-    Each is one damped full step from a running average, so estimates of different steps have
-    errors of their own.
+    Each estimate is a damped full step from a running average, so their errors are independent.
     """
     num_tokens, num_experts = score_NTE.shape[1:]
     wanted_E = torch.full((num_experts,), num_tokens * top_k / num_experts)
@@ -141,7 +115,7 @@ def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:
 
 
 def _noise_and_drift(best_NE: Tensor) -> tuple[float, float]:
-    """r and q from the growth of differences with their lag: E(o_n - o_{n-m})^2 = 2 r + q m."""
+    """Noise r and drift q from how differences grow with lag: E(o_n - o_{n-m})^2 = 2 r + q m."""
     settled_NE = best_NE[LAGS[-1] // 2 :]
     growth = [float((settled_NE[lag:] - settled_NE[:-lag]).square().mean()) for lag in LAGS]
     slope, offset = np.polyfit(LAGS, growth, 1)
@@ -153,7 +127,7 @@ def _share(seen: Estimate) -> float:
 
 
 def _limit(seen: Estimate) -> float:
-    """Largest stable step of the proportional rule: u < 2 (K/E) / lambda_max."""
+    """The largest stable step of the proportional rule: u < 2 (K/E) / lambda_max."""
     return 2 * _share(seen) / seen.largest
 
 
@@ -164,7 +138,7 @@ def _newton(seen: Estimate) -> float:
 
 def _proportional(seen: Estimate, steps: int) -> Advice:
     gain = _usable_gain(seen, steps)
-    # The limit is that of the mean bias; on the way experts are met whose own is half of it.
+    # The limit is valid for the mean bias; that of a single expert can be half of it.
     step = min(gain * _newton(seen), _limit(seen) / 2)
     reason = f"gain {gain:.3f} of a full step; stable below {_limit(seen):.3g}"
     return Advice({"kind": "proportional", "step_size": _rounded(step)}, reason)
@@ -175,13 +149,13 @@ def _proportional_inverse(seen: Estimate, steps: int) -> Advice:
     rule = {"kind": "proportional", "step_size": _rounded(step), "schedule": "inverse"}
     if not math.isfinite(step):
         return Advice(rule, "the modulus is 0: groups of experts never compete", refused=True)
-    if _outdrifts_inverse(seen, steps):
-        return Advice(rule, _lag_of_inverse(seen, steps), refused=True)
-    return Advice(rule, f"K/E over the modulus {seen.modulus:.3g}: logarithmic regret")
+    if _drifts_too_fast(seen, steps):
+        return Advice(rule, _lag_reason(seen, steps), refused=True)
+    return Advice(rule, f"K/E divided by the modulus {seen.modulus:.3g}: logarithmic regret")
 
 
 def _sign(seen: Estimate, steps: int) -> Advice:
-    """Under noise sigma the mean sign of an error is 2 phi(0) / sigma times it: a gain."""
+    """With noise sigma, the mean sign of an error is 2 phi(0) / sigma times the error: a gain."""
     sigma = math.sqrt(seen.noise) * seen.density
     gain = _usable_gain(seen, steps)
     steady = gain * sigma / (2 * 0.3989 * seen.density)
@@ -190,29 +164,31 @@ def _sign(seen: Estimate, steps: int) -> Advice:
     if travelling > steady:
         reason = f"reaches {seen.travel:.3g} in 1/{COLD_START} of the run; {steady:.2g} is steadier"
     else:
-        reason = f"gain {gain:.3f} near balance; {seen.travel / steady:.0f} steps from a cold start"
+        reason = f"gain {gain:.3f} near balance; cold start in {seen.travel / steady:.0f} steps"
     return Advice(rule, reason)
 
 
 def _sign_inverse(seen: Estimate, steps: int) -> Advice:
-    # Half of what it can travel must suffice: the later steps come too late.
-    step = 2 * seen.travel / travel_limit(1.0, "inverse", steps)
+    # Steps of size u/n can move a bias by at most u sum(1/n), about u (ln N + 0.58). Half of that
+    # must suffice, because the later steps come too late.
+    step = 2 * seen.travel / float((1 / np.arange(1, steps + 1)).sum())
     rule = {"kind": "sign", "step_size": _rounded(step), "schedule": "inverse"}
-    if _outdrifts_inverse(seen, steps):
-        return Advice(rule, _lag_of_inverse(seen, steps), refused=True)
-    return Advice(rule, f"can travel {2 * seen.travel:.3g}, biases must reach {seen.travel:.3g}")
+    if _drifts_too_fast(seen, steps):
+        return Advice(rule, _lag_reason(seen, steps), refused=True)
+    return Advice(rule, f"can move {2 * seen.travel:.3g}; biases must reach {seen.travel:.3g}")
 
 
 def _usable_gain(seen: Estimate, steps: int) -> float:
-    """The steady gain, but large enough that a cold start is over early in the run."""
+    """The steady gain, raised if a cold start would otherwise last too long."""
     return max(seen.gain, 3 * COLD_START / steps)
 
 
-def _outdrifts_inverse(seen: Estimate, steps: int) -> bool:
+def _drifts_too_fast(seen: Estimate, steps: int) -> bool:
+    """True if a 1/n schedule cannot follow the best bias."""
     return seen.gain > 5 / steps
 
 
-def _lag_of_inverse(seen: Estimate, steps: int) -> str:
+def _lag_reason(seen: Estimate, steps: int) -> str:
     return f"the best bias drifts (gain {seen.gain:.3f}); a gain of 1/{steps} lags behind"
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 
 class Change(NamedTuple):
-    """D(p + d) - D(p) = linear + benefit, exactly, for any d."""
+    """D(p + d) - D(p) = linear + sum of benefits, exactly, for any d."""
 
     total: float
     linear: float  # sum_k d_k (A_k - L_k)
-    benefit_T: Tensor  # what each token gains by choosing anew at the new biases, >= 0
+    benefit_T: Tensor  # gain of each token from choosing again with the new biases, >= 0
 
 
 def top_k_sum(score_TE: Tensor, top_k: int) -> Tensor:
@@ -40,8 +40,8 @@ def change(
     score_TE: Tensor, bias_E: Tensor, next_bias_E: Tensor, load_E: Tensor, top_k: int
 ) -> Change:
     """Both sides of the identity for one update on fixed scores."""
-    held_TK = (score_TE + bias_E).topk(top_k, dim=-1).indices
-    kept_T = (score_TE + next_bias_E).gather(-1, held_TK).sum(dim=-1)
+    old_TK = (score_TE + bias_E).topk(top_k, dim=-1).indices
+    kept_T = (score_TE + next_bias_E).gather(-1, old_TK).sum(dim=-1)
     benefit_T = top_k_sum(score_TE + next_bias_E, top_k) - kept_T
     before = dual_value(score_TE, bias_E, load_E, top_k)
     after = dual_value(score_TE, next_bias_E, load_E, top_k)
@@ -50,10 +50,10 @@ def change(
 
 
 def tie_density(score_TE: Tensor, bias_E: Tensor, top_k: int, width: float) -> Tensor:
-    """The Hessian of E[D]/T: a graph Laplacian whose weight w_kl is the density at 0 of the gap
-    between k and l where they hold ranks K and K+1. Shape (E, E), per unit of bias.
+    """The Hessian of E[D]/T as a graph Laplacian, (E, E), per unit of bias.
 
-    `width` must lie well below the mean gap; `narrow_width` gives one that does.
+    The weight w_kl is the density at 0 of the gap between experts k and l over tokens where they
+    have the ranks K and K+1. `width` must be well below the mean gap; see `narrow_width`.
     """
     num_tokens, num_experts = score_TE.shape
     top = (score_TE + bias_E).topk(top_k + 1, dim=-1)
@@ -61,15 +61,15 @@ def tie_density(score_TE: Tensor, bias_E: Tensor, top_k: int, width: float) -> T
     near = gap_T < width
     pair = top.indices[near, -2] * num_experts + top.indices[near, -1]
     count_EE = pair.bincount(minlength=num_experts**2).view(num_experts, num_experts).double()
-    # The gap is one-sided: k above l by less than the width and l above k are both counted.
+    # The gap is never negative, so both orders of k and l count.
     weight_EE = (count_EE + count_EE.T) / (2 * width * num_tokens)
     return torch.diag(weight_EE.sum(dim=-1)) - weight_EE
 
 
 def narrow_width(score_TE: Tensor, bias_E: Tensor, top_k: int) -> float:
-    """A width for `tie_density`: the gap that a few tokens in a hundred fall below.
+    """A width for `tie_density`: 2 % of the tokens have a smaller gap.
 
-    More where there are few tokens, so that about ten an expert are counted.
+    With few tokens the share is larger, so that about ten tokens per expert count.
     """
     num_tokens, num_experts = score_TE.shape
     share = min(0.5, max(0.02, 10 * num_experts / num_tokens))
@@ -84,7 +84,7 @@ class Spectrum(NamedTuple):
 
     @property
     def modulus(self) -> float:
-        """Strong convexity mu: the algebraic connectivity; 0 when groups never compete."""
+        """Strong convexity mu, the algebraic connectivity; 0 if groups of experts never compete."""
         return float(self.value_E[1].clamp_min(0))
 
     @property
@@ -97,11 +97,11 @@ def spectrum(hessian_EE: Tensor) -> Spectrum:
 
 
 def minimiser(score_TE: Tensor, load_E: Tensor, top_k: int, iterations: int = 60) -> Tensor:
-    """The biases that minimise D over the given tokens, zero mean.
+    """The biases with zero mean that minimise D over the given tokens.
 
-    Newton steps on the tie-density Laplacian with halving, which converge where a diagonal step
-    would crawl between loosely coupled experts. Stops where every load is within half a token, or
-    1e-5, of its target, or where D falls no more.
+    Takes Newton steps on the tie-density Laplacian with halving; a diagonal step would be slow
+    between loosely coupled experts. Stops when every load is within half a token, or 1e-5, of its
+    target, or when D no longer falls.
     """
     bias_E = torch.zeros_like(load_E)
     best = dual_value(score_TE, bias_E, load_E, top_k)
@@ -123,7 +123,7 @@ def minimiser(score_TE: Tensor, load_E: Tensor, top_k: int, iterations: int = 60
 def _line_search(
     score_TE: Tensor, load_E: Tensor, top_k: int, bias_E: Tensor, step_E: Tensor, best: float
 ) -> tuple[bool, Tensor, float]:
-    """Halves the step until D falls; (whether it did, where, D there)."""
+    """Halves the step until D falls. Returns whether it fell, the new biases and the new D."""
     for _ in range(12):
         trial_E = bias_E + step_E
         value = dual_value(score_TE, trial_E, load_E, top_k)

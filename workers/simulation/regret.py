@@ -1,14 +1,14 @@
-"""Regret of a rule: what its biases cost beyond the best fixed bias in hindsight.
+"""The regret of a rule: the cost of its biases minus that of the best fixed bias in hindsight.
 
     R_N = sum_n f_n(p_n) - min_p sum_n f_n(p),   f_n = D_n / T
 
 Predicted, for gradient steps on independent stationary scores:
     step 1 / (mu n)   R_N <= G^2 / (2 mu) (1 + ln N)          G >= ||A - L||_2 / T
-    step c / sqrt(n)  R_N <= (Q^2 / (2 c) + c G^2) sqrt N     Q the diameter of where biases went
+    step c / sqrt(n)  R_N <= (Q^2 / (2 c) + c G^2) sqrt N     Q the diameter of the biases
     step c            R_N <= ||p*||^2 / (2 c) + c G^2 N / 2
     sign steps        not covered; a u/n schedule moves a bias by at most u (ln N + 0.58)
-Source: standard online convex optimisation, e.g. Hazan 2016, arXiv:1909.05207, chapter 3; the
-strongly convex case in Han & Zhong 2025, arXiv:2512.03915.
+Source: standard online convex optimisation, e.g. Hazan 2016, arXiv:1909.05207, chapter 3; for the
+strongly convex case Han & Zhong 2025, arXiv:2512.03915.
 
 Letters: N steps, T tokens, E experts, K top-k.
 """
@@ -38,34 +38,33 @@ GROWTHS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "sqrt N": np.sqrt,
     "N": np.positive,
 }
-CURVE_POINTS = 200  # of a regret in JSON
+CURVE_POINTS = 200  # points of a regret curve in JSON
 
 
-class Play(NamedTuple):
-    """What one layer saw and did: scores of every step and the bias that routed it."""
+class LayerRun(NamedTuple):
+    """The scores of every step of one layer, and the biases that routed them."""
 
     score_NTE: Tensor
     bias_NE: Tensor
-    load_E: Tensor  # wanted, in assignments a step
+    load_E: Tensor  # wanted assignments per step
     top_k: int
 
 
 class Growth(NamedTuple):
-    """The law level + slope * law(n) that fits a regret best, slope >= 0."""
+    """The law level + slope * law(n), slope >= 0, that fits a regret best."""
 
     law: str
     level: float
     slope: float
-    error: float  # root mean square residual over the regret's spread
+    error: float  # root mean square residual divided by the spread of the regret
 
 
 class Regret(NamedTuple):
     regret_N: NDArray[np.float64]  # against the fixed bias that is best over all N steps
-    best_bias_E: Tensor
     gradient: float  # G, measured
     spectrum_E: NDArray[np.float64]  # of the tie-density Laplacian at the best bias, ascending
     growth: Growth
-    bound: float | None  # predicted for the whole run, None where theory has none
+    bound: float | None  # predicted for the whole run; None if theory has no bound
     bound_name: str
 
     @property
@@ -74,7 +73,7 @@ class Regret(NamedTuple):
 
     @property
     def modulus(self) -> float:
-        """Strong convexity mu at the best bias; 0 where groups of experts never compete."""
+        """Strong convexity mu at the best bias; 0 if groups of experts never compete."""
         return max(0.0, float(self.spectrum_E[1]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,8 +93,8 @@ class Regret(NamedTuple):
         }
 
     def curve(self) -> dict[str, list[float]]:
-        """At most CURVE_POINTS steps: the regret so far, and what the dual lies above the best
-        bias's, mean over the steps since the point before."""
+        """At most CURVE_POINTS points with the step, the regret so far and the dual gap, which is
+        the mean excess of the dual over that of the best bias since the previous point."""
         steps = len(self.regret_N)
         last_P = np.unique(np.linspace(1, steps, min(steps, CURVE_POINTS)).round().astype(int))
         regret_P = self.regret_N[last_P - 1]
@@ -108,7 +107,7 @@ class Regret(NamedTuple):
     @property
     def finding(self) -> str:
         if self.total < 0:
-            return f"regret {self.total:.3g}: better than any fixed bias, as scores moved"
+            return f"regret {self.total:.3g}: better than any fixed bias, because scores moved"
         grows = f"regret {self.total:.3g}, grows like {self.growth.law}"
         grows += f" (residual {self.growth.error:.0%})"
         if self.bound is None:
@@ -118,30 +117,29 @@ class Regret(NamedTuple):
 
 
 def best_fixed_bias(score_NTE: Tensor, load_E: Tensor, top_k: int) -> Tensor:
-    """The bias that would have been best for all steps together, float64."""
+    """The bias that minimises the dual over all steps, float64."""
     pooled = score_NTE.double().cpu().flatten(0, 1)
     return minimiser(pooled, len(score_NTE) * load_E.double().cpu(), top_k)
 
 
-def regret(play: Play, rule: BalancerSpec, best_E: Tensor) -> Regret:
-    """The regret of a run of `rule` against `best_E`, its growth and the bound theory has for it.
+def regret(run: LayerRun, rule: BalancerSpec, best_E: Tensor) -> Regret:
+    """The regret of a run of `rule` against `best_E`, its growth and its bound from theory.
 
-    Where several rules met the same scores, `best_fixed_bias` is found once for all of them.
+    Args:     best_E: from `best_fixed_bias`, the same for all rules on the same scores
     """
-    score_NTE, bias_NE = play.score_NTE.double().cpu(), play.bias_NE.double().cpu()
-    load_E = play.load_E.double().cpu()
+    score_NTE, bias_NE = run.score_NTE.double().cpu(), run.bias_NE.double().cpu()
+    load_E = run.load_E.double().cpu()
     num_steps = len(score_NTE)
     pooled = score_NTE.flatten(0, 1)
-    excess_N, gradient_N = _costs(score_NTE, bias_NE, load_E, play.top_k, best_E)
-    width = narrow_width(pooled, best_E, play.top_k)
-    found = spectrum(tie_density(pooled, best_E, play.top_k, width))
+    excess_N, gradient_N = _costs(score_NTE, bias_NE, load_E, run.top_k, best_E)
+    width = narrow_width(pooled, best_E, run.top_k)
+    found = spectrum(tie_density(pooled, best_E, run.top_k, width))
     regret_N = np.cumsum(excess_N)
     diameter = float((bias_NE - best_E).norm(dim=-1).max())
-    share = play.top_k / len(load_E)
+    share = run.top_k / len(load_E)
     bound, name = _bound(rule, num_steps, share, gradient_N.max(), found.modulus, diameter, best_E)
     return Regret(
         regret_N,
-        best_E,
         float(gradient_N.max()),
         found.value_E.numpy(),
         fitted_growth(regret_N),
@@ -151,9 +149,9 @@ def regret(play: Play, rule: BalancerSpec, best_E: Tensor) -> Regret:
 
 
 def fitted_growth(regret_N: NDArray[np.float64]) -> Growth:
-    """Which of a, a + c log N, a + c sqrt N, a + c N fits best, c >= 0.
+    """The best fit among a, a + c log N, a + c sqrt N and a + c N with c >= 0.
 
-    The first tenth is left out: it is the way to the optimum, not the growth.
+    The first tenth is left out, because it shows the way to the optimum and not the growth.
     """
     n = np.arange(1, len(regret_N) + 1, dtype=np.float64)
     start = len(n) // 10
@@ -173,7 +171,7 @@ def fitted_growth(regret_N: NDArray[np.float64]) -> Growth:
 def _costs(
     score_NTE: Tensor, bias_NE: Tensor, load_E: Tensor, top_k: int, best_E: Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """f_n(p_n) - f_n(best) and ||A - L|| / T of every step."""
+    """f_n(p_n) - f_n(best) and ||A - L||_2 / T of every step."""
     excess, gradient = [], []
     for score_TE, bias_E in zip(score_NTE, bias_NE, strict=True):
         own = dual_value(score_TE, bias_E, load_E, top_k)
@@ -193,7 +191,7 @@ def _bound(
     diameter: float,
     best_E: Tensor,
 ) -> tuple[float | None, str]:
-    """The bound for the whole run, or why there is none."""
+    """The bound for the whole run with its name, or None with the reason."""
     if rule.kind == "sign":
         return None, "theory does not cover sign steps"
     if rule.kind != "proportional" or rule.params["normalise"] != "target":
@@ -211,7 +209,7 @@ def _bound(
             return value, "step c / sqrt(n), sqrt N"
         case _ if size * modulus < 1:
             needed = share / modulus if modulus > 0 else float("inf")
-            return None, f"a 1/n step needs u >= {needed:.3g}, K/E over the modulus"
+            return None, f"a 1/n step needs u >= {needed:.3g}, K/E divided by the modulus"
         case _:
-            # A step of c / n with c >= 1 / mu keeps the bound of 1 / (mu n), scaled.
+            # For a step c / n with c >= 1 / mu the bound of 1 / (mu n) holds in scaled form.
             return size * square / 2 * (1 + np.log(num_steps)), "step 1 / (mu n), log N"

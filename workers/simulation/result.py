@@ -1,4 +1,4 @@
-"""What a simulation found: one row per stream and rule, and the history behind it.
+"""The result of a simulation: one row per stream and rule, and the history of every step.
 
 Letters: S seeds, N steps.
 """
@@ -19,7 +19,7 @@ from evenload.pipeline.spec.simulation import SimulationSpec
 from evenload.workers.simulation.regret import Regret
 from evenload.workers.simulation.theory_checks import Verdict
 
-BALANCED = 2.0  # times the sampling floor
+BALANCED = 2.0  # a load counts as balanced below this multiple of the sampling floor
 
 COLUMNS = {
     "stream": "stream",
@@ -43,15 +43,15 @@ class Run:
     stream: str
     rule: BalancerSpec
     load_NS3: NDArray[np.float32]  # max A/L, min A/L, share of empty experts
-    floor: float  # MaxVio of a fair coin at this size, independent tokens
-    jump: int | None  # step, from 0, whose preferences are new
+    floor: float  # sampling floor: MaxVio of random choices of independent tokens
+    jump: int | None  # index of the step at which preferences change
 
     @property
     def max_vio_NS(self) -> NDArray[np.float32]:
         return self.load_NS3[..., 0] - 1
 
     def row(self, steady_steps: int) -> dict[str, Any]:
-        """The figures of COLUMNS but the comparison; None where something never happened."""
+        """The figures of COLUMNS except the comparison; None for an event that never happened."""
         steady_NS = self.max_vio_NS[-steady_steps:]
         by_seed_S = steady_NS.mean(axis=0)
         mean = float(by_seed_S.mean())
@@ -75,7 +75,7 @@ class Run:
 
 
 class Finding(NamedTuple):
-    """What theory says of one rule on one stream."""
+    """Results of the theory checks of one rule on one stream."""
 
     stream: str
     rule: str
@@ -83,12 +83,12 @@ class Finding(NamedTuple):
     regret: Regret
 
     def rows(self) -> list[dict[str, str]]:
-        """One row a statement: stream, rule, statement, finding, figure."""
-        told = [(v.statement, v.finding, v.figure) for v in self.verdicts]
-        told.append(("regret against the best fixed bias", self.regret.finding, ""))
+        """One row per statement: stream, rule, statement, finding, figure."""
+        entries = [(v.statement, v.finding, v.figure) for v in self.verdicts]
+        entries.append(("regret against the best fixed bias", self.regret.finding, ""))
         names = ("statement", "finding", "figure")
         head = {"stream": self.stream, "rule": self.rule}
-        return [head | dict(zip(names, entry, strict=True)) for entry in told]
+        return [head | dict(zip(names, entry, strict=True)) for entry in entries]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -103,13 +103,13 @@ class Finding(NamedTuple):
 class SimulationResult:
     spec: SimulationSpec
     runs: tuple[Run, ...]
-    findings: tuple[Finding, ...] = ()  # of the theory, where it was asked for
+    findings: tuple[Finding, ...] = ()  # only if the simulation checked the theory
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per stream and rule, in the spec's order; `over_best` compares within a stream.
+        """One row per stream and rule, in the order of the spec.
 
-        `over_best` is MaxVio over the smallest one of the other rules, less 1: 0.05 is 5 % worse
-        than the best of them, negative is better than all of them.
+        `over_best` is MaxVio divided by the smallest MaxVio of the other rules on the stream, minus
+        1: a value of 0.05 is 5 % worse than the best of them, a negative value is better.
         """
         rows = [run.row(self.spec.steady_steps) for run in self.runs]
         for row in rows:
@@ -122,11 +122,11 @@ class SimulationResult:
         return rows
 
     def finding_rows(self) -> list[dict[str, str]]:
-        """One row per stream, rule and statement of the theory, ready for a table."""
+        """One row per stream, rule and statement of the theory."""
         return [row for finding in self.findings for row in finding.rows()]
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec, the rows and the theory's findings, ready for JSON."""
+        """The spec, the rows and the theory's findings as a JSON document."""
         return {
             "spec": self.spec.model_dump(mode="json"),
             "rows": self.rows(),

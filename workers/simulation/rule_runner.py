@@ -1,7 +1,7 @@
-"""Plays balancing rules on streams of scores: routing, observing, updating, step by step.
+"""Runs balancing rules on streams of scores: routes, observes and updates step by step.
 
-Every rule sees the same scores. Seeds are stacked where training stacks layers, so one update
-serves all of them.
+All rules get the same scores. Seeds are stacked where training stacks layers, so one update
+computes all of them.
 
 Letters: S seeds, T tokens, E experts, K top-k, N steps.
 """
@@ -32,8 +32,8 @@ class Frame(NamedTuple):
     bias_SE: Tensor  # the bias that routed this step
 
 
-def play(spec: SimulationSpec, stream: StreamSpec) -> Iterator[dict[str, Frame]]:
-    """What every rule meets at every step of a stream, by label."""
+def run_rules(spec: SimulationSpec, stream: StreamSpec) -> Iterator[dict[str, Frame]]:
+    """Runs all rules on a stream and yields, for every step, one frame per label of a rule."""
     device = torch.device(spec.device)
     size = size_of(spec, stream)
     generator = torch.Generator(device).manual_seed(spec.first_seed)
@@ -54,7 +54,7 @@ def play(spec: SimulationSpec, stream: StreamSpec) -> Iterator[dict[str, Frame]]
 def observe(
     rule: Balancer, state: Any, score_STE: Tensor, top_k: int, share_E: Tensor, progress: float
 ) -> Observation:
-    """Routes one step and returns what the rule may know of it."""
+    """Routes one step and returns its observation, which the rule's update needs."""
     bias_S1E = state.bias_LE.unsqueeze(1)
     expert_SN = rule.adjust(score_STE, bias_S1E).topk(top_k, dim=-1).indices.flatten(1)
     count_SE = torch.zeros_like(state.bias_LE, dtype=torch.int64)
@@ -65,13 +65,16 @@ def observe(
 
 
 def size_of(spec: SimulationSpec, stream: StreamSpec) -> Size:
-    """The spec's size; a recording has its own.  Raises: SpecError: another number of experts"""
+    """The size in the spec, or that of a recording.
+
+    Raises:   SpecError: the recording has another number of experts
+    """
     if not isinstance(stream, Recorded):
         return Size(spec.seeds, spec.tokens, spec.num_experts, spec.steps)
     steps, layers, tokens, experts = recorded_scores(stream, torch.device("cpu")).shape
     if experts != spec.num_experts:
         raise SpecError(
-            f"num_experts={spec.num_experts}, but {str(stream.path)!r} recorded {experts} experts; "
+            f"num_experts={spec.num_experts}, but {str(stream.path)!r} has {experts} experts; "
             f"set num_experts={experts}"
         )
     return Size(layers, tokens, experts, steps)

@@ -1,4 +1,4 @@
-"""Runs a simulation: how even and how fast every rule was, and what theory says of it.
+"""Runs a simulation: measures how well and how fast every rule balances, and checks the theory.
 
 Letters: S seeds, N steps.
 """
@@ -13,20 +13,20 @@ from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, StreamSp
 from evenload.workers.balancing.base import Observation
 from evenload.workers.simulation.findings import check_theory
 from evenload.workers.simulation.result import Run, SimulationResult
-from evenload.workers.simulation.rule_runner import ProgressCallback, play, size_of
+from evenload.workers.simulation.rule_runner import ProgressCallback, run_rules, size_of
 from evenload.workers.simulation.score_streams import Size
 
 
 def simulate(
     spec: SimulationSpec, progress: ProgressCallback | None = None, *, theory: bool = False
 ) -> SimulationResult:
-    """Every rule on every stream of the spec. The same spec gives the same result, bit for bit.
+    """Runs every rule on every stream of the spec. The same spec gives the same bits.
 
     Args:
-        progress: told (steps done, steps in all, name of the stream); with `theory`, then
-                  (streams checked, streams in all, name)
-        theory:   also check the statements of theory.py and the regret of every rule
-    Raises:   SpecError: a recording that is missing or does not fit
+        progress: called with (steps done, all steps, name of the stream); with `theory`,
+                  afterwards with (streams checked, all streams, name)
+        theory:   also check the statements of the theory and compute the regret of every rule
+    Raises:   SpecError: a recording is missing or does not fit
     """
     runs: list[Run] = []
     for index in range(len(spec.streams)):
@@ -36,11 +36,11 @@ def simulate(
 
 
 def _runs(spec: SimulationSpec, index: int, progress: ProgressCallback | None) -> list[Run]:
-    """All rules on the stream of that place."""
+    """Runs all rules on the stream with this index."""
     name, stream = list(spec.streams.items())[index]
     size = size_of(spec, stream)
     loads: dict[str, list[Tensor]] = {rule.label: [] for rule in spec.rules}
-    for step, frames in enumerate(play(spec, stream), start=1):
+    for step, frames in enumerate(run_rules(spec, stream), start=1):
         for label, frame in frames.items():
             loads[label].append(_load_figures(frame.observation))
         if progress is not None and (step % 10 == 0 or step == size.steps):
@@ -54,7 +54,7 @@ def _runs(spec: SimulationSpec, index: int, progress: ProgressCallback | None) -
 
 
 def _load_figures(observation: Observation) -> Tensor:
-    """max and min of A / L and the share of empty experts, (S, 3)."""
+    """Maximum and minimum of A / L, and the share of empty experts, (S, 3)."""
     load_SE = observation.count_LE / observation.target_LE
     idle_S = (observation.count_LE == 0).float().mean(dim=-1)
     return torch.stack([load_SE.amax(dim=-1), load_SE.amin(dim=-1), idle_S], dim=-1)

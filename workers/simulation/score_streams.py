@@ -1,4 +1,4 @@
-"""Streams of gate scores without a model: what routers give, in kinds that stress a rule.
+"""Streams of artificial gate scores, in several kinds that are hard for a balancing rule.
 
 Letters: S seeds (stacked where training stacks layers), T tokens, E experts, N steps.
 """
@@ -25,17 +25,17 @@ from evenload.pipeline.spec.simulation import (
     Zipf,
 )
 
-# What NumPy raises at files that are missing, empty, damaged, pickles or one array alone. Its own
-# words are not passed on: they advise to allow pickles.
+# NumPy raises these for files that are missing, empty, damaged, a pickle or a single array. Its
+# messages are not passed on, because they advise to allow pickles.
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error)
-NO_RECORDING = "no recording of scores; make it with `evenload train --record-scores`"
+NO_RECORDING = "not a recording of scores; make one with `evenload train --record-scores`"
 
-Moving = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
-Noise = Callable[[], Tensor]  # the tokens' own part of the logits, (S, T, E), anew each step
+Artificial = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
+Noise = Callable[[], Tensor]  # draws the tokens' own part of the logits of a step, (S, T, E)
 
 
 class Size(NamedTuple):
-    """Shape of a stream: `seeds` independent copies of `tokens` x `experts`, for `steps` steps."""
+    """Shape of a stream: `seeds` independent copies of (tokens, experts) for `steps` steps."""
 
     seeds: int
     tokens: int
@@ -44,19 +44,19 @@ class Size(NamedTuple):
 
 
 def score_stream(stream: StreamSpec, size: Size, generator: torch.Generator) -> Iterator[Tensor]:
-    """Scores of every step, float32 (S, T, E), on the generator's device.
+    """The scores of every step, float32 (S, T, E), on the generator's device.
 
-    A function of the generator's state alone, so every rule can be shown the same scores.
+    They depend only on the generator's state, so all rules can get the same scores.
     """
     if isinstance(stream, Recorded):
         return iter(recorded_scores(stream, generator.device))
-    return _moving_scores(stream, size, generator)
+    return _artificial_scores(stream, size, generator)
 
 
 def recorded_scores(stream: Recorded, device: torch.device) -> Tensor:
-    """The scores in a recording, float32 (N, S, T, E), layers as seeds.
+    """The scores in a recording, float32 (N, S, T, E), with layers in place of seeds.
 
-    Raises:   SpecError: no such file, or no recording
+    Raises:   SpecError: the file is missing or not a recording
     """
     try:
         with stream.path.open("rb") as file, np.load(file) as content:
@@ -66,7 +66,9 @@ def recorded_scores(stream: Recorded, device: torch.device) -> Tensor:
     return torch.from_numpy(score).to(device, torch.float32)
 
 
-def _moving_scores(stream: Moving, size: Size, generator: torch.Generator) -> Iterator[Tensor]:
+def _artificial_scores(
+    stream: Artificial, size: Size, generator: torch.Generator
+) -> Iterator[Tensor]:
     device = generator.device
     shape = (size.seeds, 1, size.experts)
     preference_S1E = stream.skew * torch.randn(shape, generator=generator, device=device)
@@ -81,12 +83,12 @@ def _moving_scores(stream: Moving, size: Size, generator: torch.Generator) -> It
         preference_S1E = preference_S1E + stream.drift * step_S1E
 
 
-def _sign(stream: Moving, step: int) -> int:
+def _sign(stream: Artificial, step: int) -> int:
     flips = isinstance(stream, Adversarial) and (step // stream.period) % 2
     return -1 if flips else 1
 
 
-def _noise(stream: Moving, size: Size, generator: torch.Generator) -> Noise:
+def _noise(stream: Artificial, size: Size, generator: torch.Generator) -> Noise:
     shape = (size.seeds, size.tokens, size.experts)
 
     def normal(shape: tuple[int, ...] = shape) -> Tensor:
@@ -102,9 +104,9 @@ def _noise(stream: Moving, size: Size, generator: torch.Generator) -> Noise:
 
 
 def _student(normal_STE: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Student's t by Bailey's polar formula: a normal over the root of a chi-square, in law.
+    """Samples Student's t distribution by Bailey's polar formula.
 
-    Source: Bailey 1994, Math. Comp. 62, 779; the sign and angle come from the normal draw.
+    Source: Bailey 1994, Math. Comp. 62, 779; the normal draw gives sign and angle.
     """
     uniform_STE = torch.rand(normal_STE.shape, generator=generator, device=normal_STE.device)
     radius_STE = (degrees * (uniform_STE.clamp_min(1e-30).pow(-2 / degrees) - 1)).sqrt()

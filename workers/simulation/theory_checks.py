@@ -1,9 +1,9 @@
-"""What the theory of the dual update says, checked step by step on a stream or a recorded run.
+"""Checks the theory's statements about the dual update on the steps of a stream or a recorded run.
 
-A check never says a bare "ok": it says in how many of how many cases a statement held, with the
-number that decides and the bound beside it.
-Source: derived from the assignment dual that Han & Zhong 2025, arXiv:2512.03915, study; constants
-are ours and may differ from theirs. All checks in float64.
+Each check reports in how many of all cases a statement held, with the deciding number and its
+bound. All checks use float64.
+Source: derived from the assignment dual that Han & Zhong 2025, arXiv:2512.03915, study; the
+constants are ours and may differ from theirs.
 
 Letters: T tokens, E experts, K top-k.
 """
@@ -25,16 +25,16 @@ from evenload.workers.simulation.dual import (
     tie_density,
 )
 
-OPTIMA = 5  # steps whose optimum is computed: it depends on the scores, not on the rule
+OPTIMA = 5  # number of steps whose optimum is computed; it depends only on the scores
 
 
 class Transition(NamedTuple):
-    """One update of one layer: the scores it saw, the bias before and after."""
+    """One update of one layer: the scores of the step, and the bias before and after it."""
 
     score_TE: Tensor
     bias_E: Tensor
     next_bias_E: Tensor
-    load_E: Tensor  # wanted
+    load_E: Tensor  # wanted load
     top_k: int
 
     def in_float64(self) -> Transition:
@@ -43,18 +43,18 @@ class Transition(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of one statement."""
+    """How often a statement held."""
 
     statement: str
     held: int
     cases: int
-    figure: str  # the number that decides, with its bound
+    figure: str  # the deciding number with its bound
 
     @property
     def finding(self) -> str:
-        """holds / holds in x % of the cases / violated, in words."""
+        """The number of cases that held, in words."""
         if self.cases == 0:
-            return "no case to judge"
+            return "does not apply to any case"
         if self.held == self.cases:
             return f"holds in all {self.cases}"
         if self.held == 0:
@@ -66,9 +66,9 @@ class Verdict(NamedTuple):
 
 
 def check(transitions: Iterable[Transition], *, optimum_tokens: int = 512) -> list[Verdict]:
-    """Every statement on the given updates, in the order of the reference.
+    """Checks every statement on the given updates.
 
-    Args:     optimum_tokens: the statements about optima look at the first so many tokens
+    Args:     optimum_tokens: number of tokens in the statements about optima
     """
     cases = [transition.in_float64() for transition in transitions]
     return [
@@ -91,12 +91,12 @@ def identity(cases: list[Transition]) -> Verdict:
         least = float(moved.benefit_T.min())
         held += error <= 1e-9 and least >= -1e-12
         worst, smallest = max(worst, error), min(smallest, least)
-    figure = f"largest error {worst:.1e} a token (bound 1e-9), smallest benefit {smallest:.1e}"
+    figure = f"largest error per token {worst:.1e} (bound 1e-9), smallest benefit {smallest:.1e}"
     return Verdict("one-step identity of the dual", held, len(cases), figure)
 
 
 def monotone(cases: list[Transition]) -> Verdict:
-    """D does not rise iff the switching benefits do not exceed d . (L - A)."""
+    """D does not rise iff the benefits of switching do not exceed d . (L - A)."""
     fell, agreed, balance = 0, 0, []
     for case in cases:
         moved = _change(case)
@@ -112,13 +112,13 @@ def monotone(cases: list[Transition]) -> Verdict:
 
 
 def sufficient(cases: list[Transition]) -> Verdict:
-    """Where twice the largest move times the swaps is below d . (L - A), the dual must fall."""
+    """If the largest difference of moves times the swaps is below d . (L - A), the dual falls."""
     held, judged, margin = 0, 0, []
     for case in cases:
         moved = _change(case)
         step_E = case.next_bias_E - case.bias_E
         swaps = _swaps(case)[0].numel()
-        # A token that goes from k to k' gains at most d_k' - d_k.
+        # A token that switches from k to k' gains at most d_k' - d_k.
         bound = float(step_E.max() - step_E.min()) * swaps
         if bound < -moved.linear:
             judged += 1
@@ -131,10 +131,10 @@ def sufficient(cases: list[Transition]) -> Verdict:
 
 
 def preference(cases: list[Transition]) -> Verdict:
-    """A token that drops k for k' does so only where d_k' > d_k, and by a margin of at most that.
+    """A token switches from k to k' only if d_k' > d_k and its margin is at most d_k' - d_k.
 
-    Stated in loads - from the fuller to the emptier expert - it is a corollary for steps without
-    memory only; the share of swaps that obey it is the figure.
+    For steps without memory it follows that tokens go from the fuller to the emptier expert; the
+    figure has the share of swaps that do so.
     """
     obeyed, downhill, swaps = 0, 0, 0
     for case in cases:
@@ -153,7 +153,7 @@ def preference(cases: list[Transition]) -> Verdict:
 
 
 def approximate_balance(cases: list[Transition], tokens: int) -> Verdict:
-    """At the dual optimum at most E - 1 tokens tie, so every load is within E - 1 of its target."""
+    """At the optimum of the dual at most E - 1 tokens tie, so every load error is at most E - 1."""
     held, worst = 0, 0.0
     num_experts = cases[0].score_TE.shape[-1] if cases else 0
     for case in cases:
@@ -168,7 +168,7 @@ def approximate_balance(cases: list[Transition], tokens: int) -> Verdict:
 
 
 def convexity(cases: list[Transition]) -> Verdict:
-    """The tie-density graph is connected: mu > 0, so the dual is strongly convex locally."""
+    """The tie-density graph is connected: mu > 0, so the dual is locally strongly convex."""
     moduli = [_spectrum(case).modulus for case in cases]
     held = sum(modulus > 1e-9 for modulus in moduli)
     figure = f"modulus mu from {min(moduli):.3g} to {max(moduli):.3g}" if moduli else "none"
@@ -176,14 +176,14 @@ def convexity(cases: list[Transition]) -> Verdict:
 
 
 def stability(cases: list[Transition]) -> Verdict:
-    """The step taken lies below the stability limit of a gradient step, 2 / lambda_max."""
+    """The step is below the stability limit of a gradient step, 2 / lambda_max."""
     held, judged, shares = 0, 0, []
     for case in cases:
         error_E = (case.load_E - loads(case.score_TE, case.bias_E, case.top_k)) / len(case.score_TE)
         power = float(error_E @ error_E)
         if power == 0:
             continue
-        # The multiple of the gradient that explains the step best.
+        # The multiple of the gradient that fits the step best.
         step = float((case.next_bias_E - case.bias_E) @ error_E) / power
         share = step * _spectrum(case).largest / 2
         held, judged = held + (share < 1), judged + 1
@@ -203,7 +203,7 @@ def _spectrum(case: Transition) -> Any:
 
 
 def _swaps(case: Transition) -> tuple[Tensor, Tensor, Tensor]:
-    """(dropped, taken, token): every pair of an expert left and one joined, by the same token."""
+    """All pairs of an expert that a token leaves and one that it joins: (dropped, taken, token)."""
     before_TE, after_TE = (_chosen(case, bias) for bias in (case.bias_E, case.next_bias_E))
     lost_TE, won_TE = before_TE & ~after_TE, after_TE & ~before_TE
     pair_TEE = lost_TE.unsqueeze(-1) & won_TE.unsqueeze(-2)

@@ -125,5 +125,5 @@ def test_a_simulation_that_cannot_run_here_is_refused(
 def test_advice_on_what_is_no_recording_is_refused(here: Any) -> None:
     here.write("bin.txt", "x")
     ended = here("advise", "bin.txt")
-    remedy = "no recording of scores; make it with `evenload train --record-scores`"
+    remedy = "not a recording of scores; make one with `evenload train --record-scores`"
     assert (ended.code, ended.err) == (2, f"error: bin.txt: {remedy}\n")

@@ -1,4 +1,4 @@
-"""One thread: tests run beside each other, and tensors here are too small to share."""
+"""Sets one thread, because tests run in parallel and their tensors are too small for threads."""
 
 from __future__ import annotations
 

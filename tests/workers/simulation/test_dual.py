@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from evenload.workers.simulation.assignment import balanced_assignment
 from evenload.workers.simulation.dual import (
     change,
     dual_value,
@@ -16,6 +15,7 @@ from evenload.workers.simulation.dual import (
     spectrum,
     tie_density,
 )
+from infra.research.assignment import balanced_assignment
 
 EVEN = torch.full((8,), 64.0, dtype=torch.float64)  # T=256, K=2
 
@@ -91,7 +91,7 @@ def test_tie_density_is_the_second_derivative_of_the_dual() -> None:
 def test_groups_that_never_compete_leave_the_dual_flat_between_them() -> None:
     torch.manual_seed(0)
     score = torch.rand(4000, 4, dtype=torch.float64)
-    # Half of the tokens only ever choose among the first two, the others among the last two.
+    # Half of the tokens choose among the first two experts, the others among the last two.
     score[:2000, 2:] -= 10
     score[2000:, :2] -= 10
     bias = torch.zeros(4, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_groups_that_never_compete_leave_the_dual_flat_between_them() -> None:
 
 
 @pytest.mark.parametrize(("factor", "stable"), [(0.6, True), (2.5, False)])
-def test_a_proportional_step_is_stable_below_its_limit_only(factor: float, stable: bool) -> None:
+def test_a_proportional_step_is_stable_only_below_its_limit(factor: float, stable: bool) -> None:
     score = scores(20_000)
     even = torch.full((8,), 5000.0, dtype=torch.float64)
     best = minimiser(score, even, 2)

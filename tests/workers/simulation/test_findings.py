@@ -38,5 +38,5 @@ def test_findings_are_json() -> None:
     assert len(content["theory"][0]["verdicts"]) == 7
 
 
-def test_theory_is_not_checked_unless_asked_for() -> None:
+def test_theory_is_not_checked_by_default() -> None:
     assert simulate(SPEC).findings == ()

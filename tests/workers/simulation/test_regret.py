@@ -1,4 +1,4 @@
-"""Regret, its growth and its bounds. Letters: N steps, T tokens, E experts."""
+"""Tests of the regret, its growth and its bounds. Letters: N steps, T tokens, E experts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from torch import Tensor
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.pipeline.spec.simulation import Gaussian
 from evenload.workers.balancing import make_balancer
-from evenload.workers.simulation.regret import Play, Regret, best_fixed_bias, fitted_growth, regret
+from evenload.workers.simulation.regret import (
+    LayerRun,
+    Regret,
+    best_fixed_bias,
+    fitted_growth,
+    regret,
+)
 from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.score_streams import Size, score_stream
 
@@ -32,7 +38,7 @@ def best(scores: Tensor) -> Tensor:
     return best_fixed_bias(scores, EVEN, TOP_K)
 
 
-def played(scores: Tensor, best: Tensor, **rule: Any) -> Regret:
+def regret_of(scores: Tensor, best: Tensor, **rule: Any) -> Regret:
     spec = parse_balancer(rule)
     balancer = make_balancer(spec, TOP_K)
     state = balancer.init(1, EXPERTS, torch.device("cpu"))
@@ -42,7 +48,7 @@ def played(scores: Tensor, best: Tensor, **rule: Any) -> Regret:
         biases.append(state.bias_LE[0])
         seen = observe(balancer, state, score[None], TOP_K, share_E, 0.5)
         state = balancer.update(seen, state)
-    return regret(Play(scores, torch.stack(biases), EVEN, TOP_K), spec, best)
+    return regret(LayerRun(scores, torch.stack(biases), EVEN, TOP_K), spec, best)
 
 
 @pytest.mark.parametrize(
@@ -57,37 +63,37 @@ def played(scores: Tensor, best: Tensor, **rule: Any) -> Regret:
 def test_regret_of_gradient_steps_is_positive_and_below_its_bound(
     scores: Tensor, best: Tensor, rule: dict[str, Any]
 ) -> None:
-    result = played(scores, best, **rule)
+    result = regret_of(scores, best, **rule)
     assert result.bound is not None
     assert 0 < result.total <= result.bound
     assert "below the bound" in result.finding
 
 
-def test_a_decaying_step_regrets_less_than_a_constant_one(scores: Tensor, best: Tensor) -> None:
-    inverse = played(scores, best, kind="proportional", step_size=0.5, schedule="inverse")
-    constant = played(scores, best, kind="proportional", step_size=0.1)
+def test_a_decaying_step_has_less_regret_than_a_constant_one(scores: Tensor, best: Tensor) -> None:
+    inverse = regret_of(scores, best, kind="proportional", step_size=0.5, schedule="inverse")
+    constant = regret_of(scores, best, kind="proportional", step_size=0.1)
     assert inverse.total < constant.total
     assert constant.growth.law == "N"
 
 
-def test_no_balancing_regrets_linearly(scores: Tensor, best: Tensor) -> None:
-    result = played(scores, best, kind="none")
+def test_without_balancing_regret_is_linear(scores: Tensor, best: Tensor) -> None:
+    result = regret_of(scores, best, kind="none")
     assert result.growth.law == "N"
-    assert result.total > 10 * played(scores, best, kind="self_tuned").total
+    assert result.total > 10 * regret_of(scores, best, kind="self_tuned").total
 
 
 def test_the_best_fixed_bias_is_best_over_the_whole_run(scores: Tensor, best: Tensor) -> None:
     spec = parse_balancer({"kind": "none"})
-    own = Play(scores, best.float().expand(STEPS, -1), EVEN, TOP_K)
+    own = LayerRun(scores, best.float().expand(STEPS, -1), EVEN, TOP_K)
     assert regret(own, spec, best).total == pytest.approx(0, abs=1e-4)
     nearby = own._replace(bias_NE=own.bias_NE + 0.02 * torch.randn(EXPERTS))
     assert regret(nearby, spec, best).total > 0
 
 
-def test_a_schedule_too_small_for_the_modulus_is_told_the_needed_step(
+def test_a_schedule_too_small_for_the_modulus_names_the_needed_step(
     scores: Tensor, best: Tensor
 ) -> None:
-    result = played(scores, best, kind="proportional", step_size=0.01, schedule="inverse")
+    result = regret_of(scores, best, kind="proportional", step_size=0.01, schedule="inverse")
     assert result.bound is None
     assert "a 1/n step needs u >= 0." in result.bound_name
 
@@ -96,7 +102,7 @@ def test_tracking_moving_scores_beats_every_fixed_bias() -> None:
     size = Size(1, TOKENS, EXPERTS, 300)
     stream = score_stream(Gaussian(drift=0.05), size, torch.Generator().manual_seed(0))
     scores = torch.stack([score[0] for score in stream])
-    result = played(scores, best_fixed_bias(scores, EVEN, TOP_K), kind="self_tuned")
+    result = regret_of(scores, best_fixed_bias(scores, EVEN, TOP_K), kind="self_tuned")
     assert result.total < 0
     assert "better than any fixed bias" in result.finding
 
@@ -105,7 +111,7 @@ def test_tracking_moving_scores_beats_every_fixed_bias() -> None:
     ("law", "name"),
     [(np.zeros_like, "a constant"), (np.log, "log N"), (np.sqrt, "sqrt N"), (np.positive, "N")],
 )
-def test_growth_laws_are_told_apart(law: Any, name: str) -> None:
+def test_growth_laws_are_distinguished(law: Any, name: str) -> None:
     n = np.arange(1, 1001, dtype=np.float64)
     noise = np.random.default_rng(0).normal(0, 0.01, 1000)
     fit = fitted_growth(3 + 2 * law(n) + noise)
@@ -115,7 +121,7 @@ def test_growth_laws_are_told_apart(law: Any, name: str) -> None:
 
 
 def test_curve_in_json_keeps_the_total_and_averages_the_gap(scores: Tensor, best: Tensor) -> None:
-    result = played(scores, best, kind="proportional", step_size=0.02)
+    result = regret_of(scores, best, kind="proportional", step_size=0.02)
     curve = result.curve()
     assert (len(curve["step"]), curve["step"][0], curve["step"][-1]) == (200, 1, STEPS)
     assert curve["regret"][-1] == pytest.approx(result.total)
@@ -125,7 +131,7 @@ def test_curve_in_json_keeps_the_total_and_averages_the_gap(scores: Tensor, best
 
 
 def test_spectrum_starts_at_zero_and_names_the_modulus(scores: Tensor, best: Tensor) -> None:
-    result = played(scores, best, kind="none")
+    result = regret_of(scores, best, kind="none")
     assert len(result.spectrum_E) == EXPERTS
     assert result.spectrum_E[0] == pytest.approx(0, abs=1e-9)
     assert result.modulus == result.spectrum_E[1] > 0

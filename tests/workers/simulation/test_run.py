@@ -14,7 +14,7 @@ import yaml
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.workers.simulation.result import steps_until
-from evenload.workers.simulation.rule_runner import play
+from evenload.workers.simulation.rule_runner import run_rules
 from evenload.workers.simulation.run import simulate
 
 SMALL: dict[str, Any] = {
@@ -40,7 +40,7 @@ def spec(**change: Any) -> SimulationSpec:
     return SimulationSpec.model_validate(SMALL | change)
 
 
-def test_rows_show_who_balances_and_how_fast() -> None:
+def test_rows_show_which_rules_balance_and_how_fast() -> None:
     rows = {(row["stream"], row["kind"]): row for row in simulate(spec()).rows()}
     assert rows["still", "none"]["max_vio"] > 1
     assert rows["still", "none"]["steps_to_balance"] is None
@@ -61,7 +61,7 @@ def test_the_same_spec_gives_the_same_numbers_and_another_seed_others() -> None:
     assert once[0]["max_vio"] != other[0]["max_vio"]
 
 
-def test_every_rule_sees_the_same_scores_whoever_plays_along() -> None:
+def test_every_rule_sees_the_same_scores_with_and_without_others() -> None:
     alone = simulate(spec(rules=[{"kind": "quantile"}])).rows()[0]
     together = next(row for row in simulate(spec()).rows() if row["kind"] == "quantile")
     assert alone["max_vio"] == together["max_vio"]
@@ -69,7 +69,7 @@ def test_every_rule_sees_the_same_scores_whoever_plays_along() -> None:
 
 def test_steady_figures_are_the_mean_of_max_vio_over_the_last_steps() -> None:
     small = spec(rules=[{"kind": "none"}], streams={"still": {"kind": "gaussian"}})
-    frames = [frame["none"] for frame in play(small, small.streams["still"])]
+    frames = [frame["none"] for frame in run_rules(small, small.streams["still"])]
     vio_NS = np.stack([max_vio(frame.observation.count_LE.numpy()) for frame in frames])
     assert simulate(small).rows()[0]["max_vio"] == pytest.approx(vio_NS[-20:].mean(), rel=1e-5)
 
@@ -94,7 +94,7 @@ def test_results_go_to_json_and_parquet(tmp_path: Path) -> None:
     assert last["max_vio"] == pytest.approx(float(result.runs[0].max_vio_NS[0, 0]))
 
 
-def test_a_target_is_judged_against_itself() -> None:
+def test_loads_are_compared_with_the_rules_own_target() -> None:
     target = [0.2, 0.1, *[0.05] * 14]
     rules = [{"kind": "self_tuned", "target": target}]
     row = simulate(spec(rules=rules, streams={"still": {"kind": "gaussian"}})).rows()[0]

@@ -43,7 +43,7 @@ def test_scores_are_finite_seeded_and_in_the_unit_interval(stream: StreamSpec) -
     assert not torch.equal(once, other)
 
 
-def test_a_still_stream_keeps_its_preferences() -> None:
+def test_a_stationary_stream_keeps_its_preferences() -> None:
     mean_NSE = logits(Gaussian(), tokens=2000).mean(dim=2)
     assert (mean_NSE - mean_NSE[0]).abs().max() < 0.15
 
@@ -93,7 +93,7 @@ def test_zipf_tokens_repeat_few_types() -> None:
     assert len(count) <= 50
 
 
-def test_a_recording_is_replayed_as_it_is(tmp_path: Path) -> None:
+def test_a_recording_is_replayed_unchanged(tmp_path: Path) -> None:
     score = np.random.default_rng(0).random((3, 2, 5, 4), dtype=np.float32)
     path = tmp_path / "run.npz"
     np.savez(path, score_NLTE=score)
@@ -103,6 +103,6 @@ def test_a_recording_is_replayed_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(replayed, torch.from_numpy(score))
 
 
-def test_a_file_that_is_no_recording_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no recording of scores"):
+def test_a_file_that_is_not_a_recording_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"gone\.npz.*not a recording of scores"):
         score_stream(Recorded(path=tmp_path / "gone.npz"), Size(1, 1, 4, 1), torch.Generator())

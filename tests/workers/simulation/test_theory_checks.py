@@ -1,4 +1,4 @@
-"""Each statement holds where it must and is called violated where it is. Letters: T, E, K."""
+"""Each check passes where its statement holds, and reports violations. Letters: T, E, K."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVEN = torch.full((8,), 64.0, dtype=torch.float64)
 
 
 def updates(step_size: float, kind: str = "proportional", count: int = 10) -> list[Transition]:
-    """Updates of one rule on fixed scores, from zero."""
+    """Updates of one rule on fixed scores, starting from zero biases."""
     generator = torch.Generator().manual_seed(0)
     logit = torch.randn(256, 8, generator=generator, dtype=torch.float64)
     score = torch.sigmoid(logit + torch.linspace(1, -1, 8, dtype=torch.float64))
@@ -35,7 +35,7 @@ def updates(step_size: float, kind: str = "proportional", count: int = 10) -> li
     return found
 
 
-def test_small_steps_fall_and_giant_ones_do_not() -> None:
+def test_small_steps_lower_the_dual_and_very_large_ones_do_not() -> None:
     assert monotone(updates(0.01)).finding == "holds in all 10"
     large = monotone(updates(2.0))
     assert large.held < 8
@@ -56,7 +56,7 @@ def test_tokens_go_from_fuller_to_emptier_experts(kind: str) -> None:
     assert "100.0 % of them" in verdict.figure
 
 
-def test_a_step_with_its_sign_flipped_is_called_out() -> None:
+def test_a_step_with_its_sign_flipped_is_detected() -> None:
     flipped = [
         case._replace(next_bias_E=2 * case.bias_E - case.next_bias_E) for case in updates(0.02)
     ]
@@ -87,7 +87,7 @@ def test_every_statement_gets_a_verdict_with_numbers() -> None:
     verdicts = check(updates(0.02))
     assert len(verdicts) == 7
     assert all(any(digit in verdict.figure for digit in "0123456789") for verdict in verdicts)
-    # On the way from far off, few tokens lie between some experts: the graph may fall apart.
+    # Far from the optimum few tokens are between some experts, so the graph may be disconnected.
     assert sum(verdict.held < verdict.cases for verdict in verdicts) <= 1
     assert all(verdict.held >= 0.9 * verdict.cases for verdict in verdicts)
 
@@ -95,11 +95,11 @@ def test_every_statement_gets_a_verdict_with_numbers() -> None:
 @pytest.mark.parametrize(
     ("held", "cases", "finding"),
     [
-        (0, 0, "no case to judge"),
+        (0, 0, "does not apply to any case"),
         (4, 4, "holds in all 4"),
         (0, 4, "violated in all 4"),
         (1, 4, "holds in 25.0 % of 4"),
     ],
 )
-def test_findings_say_how_often(held: int, cases: int, finding: str) -> None:
+def test_a_finding_counts_the_cases_that_held(held: int, cases: int, finding: str) -> None:
     assert Verdict("", held, cases, "").finding == finding

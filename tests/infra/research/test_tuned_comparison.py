@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from evenload.pipeline.spec.simulation import Gaussian
-from evenload.workers.simulation.comparison import compare, report, rule, tuned_rules
 from evenload.workers.simulation.score_streams import Size
 from infra.research.rejected_rules import lag_one
+from infra.research.tuned_comparison import compare, report, rule, tuned_rules
 
 SIZE = Size(seeds=2, tokens=512, experts=8, steps=80)
 
 
-def test_contenders_are_measured_against_the_best_of_the_tuned() -> None:
+def test_contenders_are_compared_with_the_best_tuned_rule() -> None:
     tuned = {u: rule("proportional", 2, step_size=float(u)) for u in ("1e-4", "2e-2", "0.5")}
     contenders = {"none": rule("none", 2), "self_tuned": rule("self_tuned", 2)}
     none, ours, best = compare(contenders, tuned, Gaussian(), SIZE, 2)
@@ -29,7 +29,7 @@ def test_the_grid_covers_every_tuned_family() -> None:
     assert kinds == {"proportional", "sign", "quantile"}
 
 
-def test_a_report_has_one_line_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_has_one_line_per_rule(capsys: pytest.CaptureFixture[str]) -> None:
     scores = compare({"none": rule("none", 2)}, {"q": rule("quantile", 2)}, Gaussian(), SIZE, 2)
     report("still", scores)
     lines = capsys.readouterr().out.splitlines()

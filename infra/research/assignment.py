@@ -1,10 +1,10 @@
-"""The exact optimum: the balanced assignment of largest total score, with its prices.
+"""Computes the exact optimum: the balanced assignment of largest total score, with its prices.
 
     max sum_ik score_ik x_ik   with  sum_k x_ik = K,  sum_i x_ik = L_k,  0 <= x_ik <= 1
 
-The matrix is totally unimodular, so the linear program has an integral optimum wherever every L_k
-is an integer. The prices of the expert rows are the biases that make plain top-k choose it.
-Float64, on the CPU; up to about 1e5 cells in seconds.
+The matrix is totally unimodular, so the linear program has an integral optimum if every L_k is an
+integer. The prices of the expert rows are the biases with which plain top-k chooses this optimum.
+Uses float64 on the CPU; up to about 1e5 cells take seconds.
 
 Letters: T tokens, E experts, K top-k.
 """
@@ -23,30 +23,30 @@ Loads = NDArray[np.floating[Any]]
 
 
 class Assignment(NamedTuple):
-    choice_TE: NDArray[np.float64]  # share of expert k in token i: 0 or 1 but for ties of the duals
-    price_E: NDArray[np.float64]  # bias per expert, positive attracts, zero mean
+    choice_TE: NDArray[np.float64]  # share of each expert in each token; 0 or 1 except for ties
+    price_E: NDArray[np.float64]  # bias per expert with zero mean; a positive one attracts tokens
     value: float  # total score
 
 
 class Gap(NamedTuple):
-    """What a routing leaves on the table. Values are total scores of the chosen experts."""
+    """Distance of a routing from the optimum. Values are total scores of the chosen experts."""
 
     value: float
     unconstrained: float  # plain top-k
-    balanced: float  # optimum at even load
-    matched: float  # optimum at no larger largest load than the routing's own
+    balanced: float  # optimum with uniform loads
+    matched: float  # optimum whose largest load is at most that of the routing
 
     @property
     def over_span(self) -> float:
-        """Quality lost beyond what this much balance costs, in units of what full balance costs."""
+        """Score lost beyond the cost of this balance, divided by the cost of full balance."""
         span = self.unconstrained - self.balanced
         return (self.matched - self.value) / span if span > 0 else float("nan")
 
 
 def balanced_assignment(score_TE: Scores, top_k: int, load_E: Loads | None = None) -> Assignment:
-    """The optimum at the wanted loads, even ones if none are given.
+    """The optimum with the wanted loads, by default uniform ones.
 
-    Raises:   ValueError: loads that no assignment has
+    Raises:   ValueError: no assignment has these loads
     """
     num_tokens, num_experts = score_TE.shape
     load_E = np.full(num_experts, num_tokens * top_k / num_experts) if load_E is None else load_E
@@ -59,7 +59,7 @@ def balanced_assignment(score_TE: Scores, top_k: int, load_E: Loads | None = Non
     rows = sparse.vstack([tokens, experts], format="csr")
     wanted = np.concatenate([np.full(num_tokens, float(top_k)), load_E])
     solved = _solve(score_TE, A_eq=rows, b_eq=wanted)
-    # linprog minimises -score: the marginal of an expert's row is the bias that attracts.
+    # linprog minimises -score, so the marginal of an expert's row is a bias that attracts tokens.
     return _assignment(score_TE, solved, solved.eqlin.marginals[num_tokens:])
 
 
@@ -78,7 +78,7 @@ def capped_assignment(score_TE: Scores, top_k: int, cap: float) -> Assignment:
 
 
 def optimality_gap(score_TE: Scores, expert_TK: NDArray[np.int64]) -> Gap:
-    """How far a routing is from the best one, and from the best one that is as even as it is."""
+    """Compares a routing with the best one and with the best one that is equally balanced."""
     top_k = expert_TK.shape[1]
     load_E = np.bincount(expert_TK.ravel(), minlength=score_TE.shape[1])
     best_TK = -np.partition(-score_TE, top_k - 1, axis=1)[:, :top_k]
@@ -91,14 +91,14 @@ def optimality_gap(score_TE: Scores, expert_TK: NDArray[np.int64]) -> Gap:
 
 
 def _incidence(num_tokens: int, num_experts: int) -> tuple[Any, Any]:
-    """Which cells of the flattened score matrix belong to each token, and to each expert."""
+    """The cells of the flattened score matrix that belong to each token and to each expert."""
     tokens = sparse.kron(sparse.eye(num_tokens), np.ones((1, num_experts)), format="csr")
     experts = sparse.kron(np.ones((1, num_tokens)), sparse.eye(num_experts), format="csr")
     return tokens, experts
 
 
 def _solve(score_TE: Scores, **constraints: Any) -> Any:
-    # Dual simplex ends at a vertex: integral choices, and prices where few tokens tie.
+    # Dual simplex ends at a vertex, with integral choices and prices at which few tokens tie.
     solved = linprog(-score_TE.ravel(), bounds=(0, 1), method="highs-ds", **constraints)
     if not solved.success:
         raise ValueError(f"no assignment has these loads: {solved.message}")

@@ -11,12 +11,8 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.workers.balancing import make_balancer
-from evenload.workers.simulation.assignment import (
-    balanced_assignment,
-    capped_assignment,
-    optimality_gap,
-)
 from evenload.workers.simulation.rule_runner import observe
+from infra.research.assignment import balanced_assignment, capped_assignment, optimality_gap
 
 
 def scores(tokens: int, experts: int, seed: int = 0) -> NDArray[np.float64]:
@@ -24,7 +20,7 @@ def scores(tokens: int, experts: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def brute_force(score_TE: NDArray[np.float64], top_k: int, load_E: list[int]) -> float:
-    """The best total score over every routing that has these loads."""
+    """The best total score of all routings with these loads."""
     tokens, experts = score_TE.shape
     subsets = list(itertools.combinations(range(experts), top_k))
     best = -np.inf
@@ -69,7 +65,7 @@ def test_prices_are_the_dual_solution_with_the_sign_of_a_bias() -> None:
     assert np.isin(found.choice_TE.round(9), (0.0, 1.0)).all()
 
 
-def test_a_cap_that_does_not_bind_is_plain_top_k_and_one_that_is_even_is_balance() -> None:
+def test_a_cap_without_effect_gives_plain_top_k_and_the_smallest_cap_gives_balance() -> None:
     score = scores(120, 6) + np.linspace(0.5, 0, 6)
     unconstrained = float(np.sort(score, axis=1)[:, -2:].sum())
     assert capped_assignment(score, 2, 120).value == pytest.approx(unconstrained)
@@ -87,7 +83,7 @@ def test_the_gap_is_zero_for_the_optimum_and_for_plain_top_k() -> None:
     assert optimality_gap(score, expert_TK).over_span == pytest.approx(0, abs=1e-9)
 
 
-def test_random_routing_pays_more_than_balance_costs() -> None:
+def test_random_routing_loses_more_than_balance_costs() -> None:
     score = scores(120, 6) + np.linspace(0.5, 0, 6)
     draw = np.random.default_rng(0).random(score.shape).argsort(axis=1)[:, :2]
     assert optimality_gap(score, draw).over_span > 1
@@ -111,7 +107,7 @@ def test_loads_that_no_routing_has_are_refused(load: list[float]) -> None:
 def test_rules_reach_the_optimum_on_a_separated_instance(
     rule: dict[str, object], steps: int
 ) -> None:
-    """N=512, E=8, K=2: tokens prefer experts by clear margins, so prices have room."""
+    """N=512, E=8, K=2. Tokens prefer experts by clear margins, so prices are not unique."""
     score, optimum = separated(512, 8, 2)
     balancer = make_balancer(parse_balancer(rule), 2)
     state = balancer.init(1, 8, torch.device("cpu"))
@@ -130,7 +126,7 @@ def test_rules_reach_the_optimum_on_a_separated_instance(
 def separated(
     tokens: int, experts: int, top_k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores whose optimum is known: chosen cells lead by a margin, then a skew hides it."""
+    """Scores with a known optimum: chosen cells lead by a margin, and a skew is added."""
     rng = np.random.default_rng(0)
     optimum = np.zeros((tokens, experts))
     for token in range(tokens):

@@ -1,4 +1,4 @@
-"""Rules against the best that hand tuning finds on the same scores.
+"""Compares rules with the best hand-tuned rule on the same scores.
 
 Letters: N steps, S seeds, T tokens, E experts.
 """
@@ -22,21 +22,21 @@ from evenload.workers.simulation.result import BALANCED, steps_until
 from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.score_streams import Size, score_stream
 
-STEADY = 0.4  # last share of the steps
+STEADY = 0.4  # share of the steps at the end that counts as steady state
 TUNED_STEPS = (1e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2)
 TUNED_MEMORIES = (0.0, 0.5, 0.9)
 SIGN_STEPS = (1e-3, 3e-3, 1e-2)
 
 
 class Score(NamedTuple):
-    """How one rule did on one stream; MaxVio and steps as in a simulation's rows."""
+    """Figures of one rule on one stream; MaxVio and steps as in the rows of a simulation."""
 
     rule: str
     max_vio: float
     worst_step: float
     steps_to_balance: int | None
     recovery_steps: int | None
-    over_tuned: float  # against the best of the tuned rules, less 1
+    over_tuned: float  # MaxVio divided by that of the best tuned rule, minus 1
 
 
 def rule(kind: str, top_k: int, **params: Any) -> Balancer:
@@ -44,7 +44,7 @@ def rule(kind: str, top_k: int, **params: Any) -> Balancer:
 
 
 def tuned_rules(top_k: int) -> dict[str, Balancer]:
-    """The grid that hand tuning searches: two rules by step size, one by memory."""
+    """The grid that hand tuning searches: two rules with several step sizes, one with memories."""
     return {
         **{f"proportional {u:g}": rule("proportional", top_k, step_size=u) for u in TUNED_STEPS},
         **{f"sign {u:g}": rule("sign", top_k, step_size=u) for u in SIGN_STEPS},
@@ -59,9 +59,9 @@ def compare(
     size: Size,
     top_k: int,
 ) -> list[Score]:
-    """The contenders, then the best tuned rule, all on the same scores."""
+    """Scores of the contenders and of the best tuned rule, all on the same stream."""
     rules = {**contenders, **tuned}
-    vio = _play(rules, score_stream(stream, size, torch.Generator().manual_seed(0)), size, top_k)
+    vio = _max_vio(rules, score_stream(stream, size, torch.Generator().manual_seed(0)), size, top_k)
     at = None if isinstance(stream, Recorded) else stream.jump_at
     jump = None if at is None else round(at * size.steps)
     floor = max_vio_floor(size.tokens, size.experts, top_k)
@@ -74,7 +74,7 @@ def compare(
 
 
 def report(title: str, scores: Iterable[Score]) -> None:
-    """One line a rule on standard output."""
+    """Prints one line per rule."""
     print(title)
     for score in scores:
         cold, back = score.steps_to_balance or "-", score.recovery_steps or "-"
@@ -85,7 +85,7 @@ def report(title: str, scores: Iterable[Score]) -> None:
         )
 
 
-def _play(
+def _max_vio(
     rules: Mapping[str, Balancer], scores: Iterable[Tensor], size: Size, top_k: int
 ) -> dict[str, NDArray[np.float32]]:
     """MaxVio of every rule, (N, S)."""
