@@ -1,6 +1,6 @@
-"""What train and eval actors share: claim, compute, write the verdict, tell the sink.
+"""The base class of train and eval actors: it claims and computes a trial and writes the verdict.
 
-No ray here: an actor is a plain class, and `ray_executor` makes it one.
+An actor is a plain class without Ray; `ray_executor` makes it a Ray actor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.worker_id import worker_id
 from evenload.workers.actors.attempt_log import attempt_log, log_path
 from evenload.workers.actors.heartbeat import Heartbeat
-from evenload.workers.actors.outage import through_outages
+from evenload.workers.actors.outage import retry_until_store_answers
 from evenload.workers.actors.run_identity import run_identity
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,11 @@ SinkFactory = Callable[[Settings, RunIdentity], Sink]
 
 
 class Verdict(NamedTuple):
-    """How an attempt ended. QUEUED: told to stop, the trial goes on from its checkpoint;
-    STOPPED: told to end, the checkpoint stays."""
+    """How an attempt ended.
+
+    QUEUED: stopped on request, the trial will resume from its checkpoint. STOPPED: ended on
+    request, the checkpoint is kept.
+    """
 
     state: TrialState
     result: dict[str, float]
@@ -44,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What computing a trial needs."""
+    """Everything that is needed to compute a trial."""
 
     claim: Claim
     spec: TrialSpec
@@ -54,12 +57,12 @@ class Assignment(NamedTuple):
 
 
 class Actor(ABC):
-    """Works on one trial after the other; the store knows of every one before `work` returns.
+    """Works on one trial after another. `work` returns after the store has the verdict.
 
-    Args:     name: as the executor calls it, unique over all executors
-              settings: with an absolute `home`; the same files on every host
-              heeds_sigterm: the process is the actor's own and SIGTERM means preemption: the
-                  running trial is given back with a checkpoint. To be made in the main thread
+    Args:     name: the executor's name for it, unique over all executors
+              settings: with an absolute `home` that has the same files on every host
+              handles_sigterm: treat SIGTERM as preemption and release the running trial with a
+                  checkpoint; for a process that the actor has for itself, in its main thread
     """
 
     kind: ClassVar[WorkKind]
@@ -70,7 +73,7 @@ class Actor(ABC):
         settings: Settings,
         sink_factory: SinkFactory,
         *,
-        heeds_sigterm: bool = False,
+        handles_sigterm: bool = False,
     ) -> None:
         self._worker_id = worker_id(name)
         self._settings = settings
@@ -80,24 +83,25 @@ class Actor(ABC):
         self._stopping = False
         self._preempted = False
         self._is_working = False
-        if heeds_sigterm:
+        if handles_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def prepare(self, claim: Claim, spec: TrialSpec) -> None:  # noqa: B027  most need nothing
-        """Puts into the trial's folder what its first attempt starts from."""
+    def prepare(self, claim: Claim, spec: TrialSpec) -> None:  # noqa: B027  optional for actors
+        """Copies files that the first attempt starts from into the folder of the trial."""
 
     @abstractmethod
     def compute(self, assignment: Assignment) -> Verdict:
-        """Does the work. What it raises fails the trial, but for LeaseLost and PeerLost.
+        """Computes the trial. Any error except the following fails the trial.
 
-        TrackingUnavailable gives it back: somebody tries again when MLflow may be there.
+        LeaseLost and PeerLost leave it as it is. TrackingUnavailable releases it, so that another
+        attempt can start when MLflow answers again.
         """
 
     def work(self, digest: str) -> TrialState | None:
         """Claims the trial and works on it.
 
-        Returns:  the state it left the trial in; None where another worker has it
-        Raises:   PeerLost: as a worker that dies, it leaves the trial claimed
+        Returns:  the new state of the trial; None if another worker has it
+        Raises:   PeerLost: the trial stays claimed, as if this worker had died
         """
         if self._stopping:
             return None
@@ -108,7 +112,7 @@ class Actor(ABC):
             self._is_working = False
 
     def _claim_and_work(self, digest: str) -> TrialState | None:
-        claim = through_outages(lambda: self._claim(digest))
+        claim = retry_until_store_answers(lambda: self._claim(digest))
         return None if claim is None else self._work_logged(claim)
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
@@ -121,9 +125,9 @@ class Actor(ABC):
                 return None
 
     def request_stop(self, preempted: bool = False) -> None:
-        """The running trial writes a checkpoint and is given back; no other is taken.
+        """Writes a checkpoint, releases the running trial and takes no other.
 
-        Args:     preempted: the host is being taken away
+        Args:     preempted: the host is about to be removed
         """
         self._stopping, self._preempted = True, self._preempted or preempted
         if self._heartbeat is not None:
@@ -136,8 +140,8 @@ class Actor(ABC):
         self.request_stop(preempted=True)
 
     def _claim(self, digest: str) -> Claim | None:
-        # The store may have granted a claim and gone away before it could say so.
-        self._store.lose(self._worker_id, "the store went away", Charge.NOTHING)
+        # The store may have granted a claim without an answer that reached this worker.
+        self._store.lose(self._worker_id, "the store did not answer", Charge.NOTHING)
         return self._store.claim(digest, self.kind, self._worker_id, self._settings.lease_seconds)
 
     def _work_on(self, claim: Claim) -> TrialState:
@@ -160,24 +164,24 @@ class Actor(ABC):
             except TrackingUnavailable as away:
                 reason = redacted(str(away).partition("\n")[0], secrets(self._settings))
                 verdict = Verdict(TrialState.QUEUED, {}, error=reason)
-                logger.warning("given back: %s", reason)
-            except Exception:  # noqa: BLE001  whatever a trial raises is that trial's failure
+                logger.warning("released: %s", reason)
+            except Exception:  # noqa: BLE001  any error of a trial is the failure of that trial
                 error = redacted(traceback.format_exc(), secrets(self._settings))
                 verdict = Verdict(TrialState.FAILED, {}, error=error)
                 logger.error("failed\n%s", verdict.error)
             run_id = getattr(sink, "run_id", None)
-            state = through_outages(lambda: self._write(claim, verdict, run_id))
+            state = retry_until_store_answers(lambda: self._write(claim, verdict, run_id))
         logger.info("the trial is %s", state)
-        # After the verdict: a run in MLflow must never say more than the store.
+        # Closed after the verdict: a run must not be finished in MLflow before it is in the store.
         if sink is not None:
             sink.close(state, verdict.result, verdict.error)
         return state
 
     def _write(self, claim: Claim, verdict: Verdict, run_id: str | None) -> TrialState:
         assert self._heartbeat is not None
-        self._heartbeat.deliver()
+        self._heartbeat.store_curve()
         if verdict.state is TrialState.QUEUED:
-            reason = verdict.error or ("preempted" if self._preempted else "told to stop")
+            reason = verdict.error or ("preempted" if self._preempted else "stop requested")
             return self._store.release(claim, reason, preempted=self._preempted)
         return self._store.finish(
             claim,

@@ -1,4 +1,4 @@
-"""One log file an attempt: what its trial logs, prints and warns."""
+"""One log file per attempt with everything that its trial logs, prints and warns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from evenload.pipeline.redaction import RedactedFile, secrets
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import Claim
 
-OURS = ("evenload",)  # others log from warnings on
-
 
 def log_path(settings: Settings, claim: Claim) -> Path:
     name = f"attempt-{claim.attempt:03}-{claim.kind}.log"
@@ -21,9 +19,9 @@ def log_path(settings: Settings, claim: Claim) -> Path:
 
 @contextmanager
 def attempt_log(path: Path, settings: Settings) -> Iterator[None]:
-    """Everything that this process logs or prints goes to `path`, without secrets.
+    """Writes everything that this process logs or prints to `path`, without secrets.
 
-    Of the process, not of the thread: an actor works on one trial at a time.
+    It covers the whole process, because an actor works on one trial at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as opened:
@@ -32,8 +30,7 @@ def attempt_log(path: Path, settings: Settings) -> Iterator[None]:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
-        for name in OURS:
-            logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger("evenload").setLevel(logging.INFO)  # other packages only log warnings
         try:
             with redirect_stdout(file), redirect_stderr(file):
                 yield

@@ -1,4 +1,4 @@
-"""How much memory a trial may use here."""
+"""Compares the memory that trials need with the memory of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.memory import memory_bytes, misfit
 from evenload.pipeline.spec.trial import TrialSpec
 
-# Of control groups, version 2 and 1: what a container may use, whatever its host has.
+# Memory limits of a container, from control groups version 2 and 1.
 LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -20,7 +20,7 @@ LIMITS = (
 
 
 def available_bytes(device: str) -> int:
-    """All memory of the GPU, or of the host or container."""
+    """Total memory of the GPU, or of the host or container."""
     if device == "cuda":
         import torch
 
@@ -29,7 +29,7 @@ def available_bytes(device: str) -> int:
 
 
 def misfit_here(spec: TrialSpec) -> str | None:
-    """Why the resolved trial cannot run here, with figures and a remedy; None: it can."""
+    """The reason with remedy why the resolved trial cannot run here, or None if it can."""
     if problem := misfit(spec, available_bytes(spec.runtime.device)):
         return f"{spec.balancer.label} with {spec.model.num_experts} experts {problem}"
     return None
@@ -42,7 +42,7 @@ def check_memory(spec: TrialSpec) -> None:
 
 
 def slots_in_memory(trials: Iterable[TrialSpec]) -> int | None:
-    """How many of these trials this host has memory for at once; None: for one a core or GPU."""
+    """Number of these trials that fit into memory together; None if cores or GPUs are the limit."""
     on_cpu = [trial for trial in trials if trial.runtime.device == "cpu"]
     if not on_cpu:
         return None

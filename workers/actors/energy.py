@@ -1,4 +1,4 @@
-"""Energy that an attempt took, from the GPU's own counter."""
+"""Measures the energy of an attempt with the GPU's own counter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class EnergyMeter:
-    """Joules that a device's GPU has drawn since the meter was made.
+    """Measures the energy that a GPU has used since the meter was made.
 
-    The counter is the whole board's: what shares the GPU is counted too. None on a CPU, without
-    NVML, and for GPUs without a counter (before Volta, slices of a partitioned one).
+    The counter covers the whole board, including other programs on it. There is no figure for a
+    CPU, without NVML, or for a GPU without a counter (before Volta, or a slice of a GPU).
 
     Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption (millijoules since driver load)
     """
@@ -31,7 +31,7 @@ class EnergyMeter:
         return None if now is None else now - self._start
 
     def per_step(self, steps: int) -> dict[str, float]:
-        """A figure of a trial's result: the mean over so many steps; empty where none is known."""
+        """Joules per step as a figure of a trial's result; empty if unknown."""
         joules = self.joules()
         return {} if joules is None or steps <= 0 else {JOULES_PER_STEP: joules / steps}
 
@@ -43,7 +43,7 @@ def _counter_joules(device: torch.device) -> float | None:
 
     try:
         pynvml.nvmlInit()
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers what torch sees, and NVML does not know of it.
+        # By UUID, because CUDA_VISIBLE_DEVICES changes torch's numbering but not NVML's.
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000

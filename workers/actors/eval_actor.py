@@ -1,4 +1,4 @@
-"""Scores the checkpoints that train actors left: TRAINED trials become COMPLETED."""
+"""The actor that scores the checkpoints of TRAINED trials, which then become COMPLETED."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What processes of a group tell each other beside the training.
+"""Signals between the processes of a group, apart from training.
 
-Imports little: every actor is a process.
+This module imports little, because every actor is a process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 
 
 class GroupSignals:
-    """To be hosted as an actor of its own; who waits here blocks nobody."""
+    """Runs as a separate Ray actor. A caller that waits here does not block the others."""
 
     def __init__(self) -> None:
         self._stop, self._end = asyncio.Event(), asyncio.Event()
@@ -19,8 +19,8 @@ class GroupSignals:
         self._preempted = preempted
         self._stop.set()
 
-    async def stopped(self) -> bool:
-        """Returns once the group is to stop: whether because its host is being taken away."""
+    async def wait_for_stop(self) -> bool:
+        """Returns after a stop request: True if the host is about to be removed."""
         await self._stop.wait()
         return self._preempted
 
@@ -30,6 +30,6 @@ class GroupSignals:
     async def end(self) -> None:
         self._end.set()
 
-    async def ended(self) -> None:
-        """Returns once the first rank is done with the trial."""
+    async def wait_for_end(self) -> None:
+        """Returns after the first rank has finished with the trial."""
         await self._end.wait()

@@ -1,4 +1,4 @@
-"""Keeps a claim alive while its trial computes, and carries progress out and commands in."""
+"""Renews a claim while its trial computes, stores progress and receives commands."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from evenload.pipeline.store.sweep_store import SweepStore
 
 logger = logging.getLogger(__name__)
 
-PRESENCE_SECONDS = 15.0
+ANNOUNCE_SECONDS = 15.0
 
 
 class Heartbeat:
-    """Renews the lease from a thread of its own: a step longer than the lease does not lose it.
+    """Renews the lease in a separate thread, so that a step may take longer than the lease.
 
-    Args:     run_id: the MLflow run once there is one; stored with the trial as soon as known
+    Args:     run_id: returns the id of the MLflow run once there is one, to store with the trial
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Heartbeat:
         self._points_lock = threading.Lock()
         self._command = Command.CONTINUE
         self._stop_requested = threading.Event()
-        self._lost: Exception | None = None
+        self._error: Exception | None = None
         self._ended = threading.Event()
         self._host_process = os.getppid()
-        self._shown_at = -PRESENCE_SECONDS
+        self._announced_at = -ANNOUNCE_SECONDS
         self._thread = threading.Thread(target=self._beat_until_ended, daemon=True)
 
     def __enter__(self) -> Self:
@@ -69,29 +69,32 @@ class Heartbeat:
             logger.warning("%s", away)
 
     def report(self, progress: Progress) -> Command:
-        """What training calls after every step.
+        """Training calls this after every step.
 
-        Raises:   LeaseLost: stop, and write nothing; whatever else ended the heartbeat
+        Raises:   LeaseLost: stop and write nothing; or any other error that ended the heartbeat
         """
         self._progress = progress
-        if self._lost is not None:
-            raise self._lost
+        if self._error is not None:
+            raise self._error
         return Command.STOP if self._stop_requested.is_set() else self._command
 
-    def observe(self, point: CurvePoint) -> None:
-        """A point of the trial's curve; it is in the store by the next beat or the verdict."""
+    def add_curve_point(self, point: CurvePoint) -> None:
+        """Adds a point of the learning curve, which the next beat or the verdict stores."""
         with self._points_lock:
             self._points.append(point)
 
-    def deliver(self) -> None:
-        """Stores the points that wait.  Raises: LeaseLost; StoreUnavailable: they wait on"""
+    def store_curve(self) -> None:
+        """Stores the added points.
+
+        Raises:   LeaseLost; StoreUnavailable: the points are kept for the next call
+        """
         with self._points_lock:
             if self._points:
                 self._store.record_curve(self._claim, self._points)
                 self._points.clear()
 
     def request_stop(self) -> None:
-        """The next `report` answers STOP, whatever the store says."""
+        """Makes the next `report` return STOP."""
         self._stop_requested.set()
 
     def _beat_until_ended(self) -> None:
@@ -99,35 +102,35 @@ class Heartbeat:
             try:
                 self._beat()
             except StoreUnavailable as error:
-                # While the store is away nobody can take the lease either.
+                # No other worker can take the lease while the store does not answer.
                 logger.warning("no heartbeat: %s", error)
             except LeaseLost as lost:
-                self._lost = lost
+                self._error = lost
                 return
             except Exception as error:
-                # Without a heartbeat another worker takes the trial: this one must not go on.
-                logger.exception("no heartbeat any more")
-                self._lost = error
+                # Another worker will take the trial, so this one must end.
+                logger.exception("the heartbeat failed")
+                self._error = error
                 return
 
     def _beat(self) -> None:
         if os.getppid() != self._host_process:
-            logger.warning("whoever started this worker is gone: giving the trial back")
+            logger.warning("the process that started this worker has ended: releasing the trial")
             self.request_stop()
         self._command = self._store.heartbeat(
             self._claim, self._progress, self._settings.lease_seconds
         )
-        self.deliver()
+        self.store_curve()
         run_id = self._run_id()
         if run_id is not None and run_id != self._stored_run_id:
             self._store.set_run_id(self._claim.digest, run_id)
             self._stored_run_id = run_id
-        if time.monotonic() - self._shown_at > PRESENCE_SECONDS:
+        if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._store.announce(self._claim.worker, self._claim.kind, self._facts())
-            self._shown_at = time.monotonic()
+            self._announced_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
-        """What the page of the cluster shows of a worker."""
+        """Facts about this worker for the cluster page."""
         return {
             "digest": self._claim.digest,
             "label": self._claim.label,

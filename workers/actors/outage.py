@@ -1,4 +1,4 @@
-"""Patience with a store that is away: what an attempt found out is worth waiting for."""
+"""Waits for a store that does not answer, so that the result of an attempt is not lost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 T = TypeVar("T")
 
 
-def through_outages(call: Callable[[], T]) -> T:
-    """What `call` returns, as soon as the store answers; everything else that it raises, at once.
+def retry_until_store_answers(call: Callable[[], T]) -> T:
+    """Repeats `call` while it raises StoreUnavailable. Passes on its result and any other error.
 
-    Without an end: no one can take a trial while the store is away, and who gives up on the worker
-    ends its process.
+    There is no time limit: no other worker can take a trial while the store does not answer, and a
+    user can always end this process.
     """
     wait_seconds = FIRST_WAIT_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: a private one on this machine, or one that is running."""
+"""Connects to a Ray cluster: a private one on this machine, or a running one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import ray
 
 logger = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 100 * 2**20  # results go through the store and files; Ray's minimum is 75 MiB
+OBJECT_STORE_BYTES = 100 * 2**20  # small, because results use the store and files; Ray needs 75 MiB
 JOIN_SECONDS = 60.0
 NODE_HEALTH = "http://127.0.0.1:52365/api/local_raylet_healthz"
 QUIET = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
 
 
 def connect(address: str | None) -> bool:
-    """Joins a cluster, or starts one here; returns whether it is ours to shut down.
+    """Connects to a cluster, or starts one here. Returns True if the caller must shut it down.
 
-    A cluster that this process has joined already is used as it is.
+    If this process is already connected to a cluster, nothing changes.
 
     Raises:   ConnectionError: nothing answers at `address`
     """
@@ -38,15 +38,17 @@ def connect(address: str | None) -> bool:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
-    """This host as a node of the cluster, without cores or GPUs: drivers run on nodes only.
+def as_cluster_node(address: str) -> Iterator[None]:
+    """Makes this host a node of the cluster, because a driver must run on a node.
 
-    Raises:   ConnectionError: the node did not come up
+    The node offers no cores and no GPUs.
+
+    Raises:   ConnectionError: the node did not start
     """
     script = "from ray.scripts.scripts import main; main()"
     nothing = ["--num-cpus=0", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}"]
     options = [f"--address={address}", *nothing, "--block"]
-    # Of its own session: who tells the coordinator to stop must not take its node away.
+    # In a separate session, so that a signal to the coordinator does not end its node.
     node = subprocess.Popen(
         [sys.executable, "-c", script, "start", *options],
         stdout=subprocess.DEVNULL,
@@ -69,17 +71,19 @@ def _await_node(node: subprocess.Popen[bytes], address: str) -> None:
             return
         except OSError:
             time.sleep(1)
-    raise ConnectionError(f"this host did not become a node of {address}; is that cluster there?")
+    raise ConnectionError(
+        f"this host did not become a node of {address}; check that the cluster is running"
+    )
 
 
 def num_slots() -> int:
-    """How many trials can train at once by default: one a GPU, one a core where there is none."""
+    """Default number of trials that train at once: one per GPU, or one per core without GPUs."""
     resources = ray.cluster_resources()
     return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster: id, host, whether they live, and what they offer."""
+    """The nodes of the cluster with their id, host, state and resources."""
     return [
         {
             "node_id": node["NodeID"],
@@ -96,21 +100,21 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def draining_nodes() -> frozenset[str]:
-    """Ids of the nodes that will be taken away: spot instances, scaled-down groups.
+    """Ids of the nodes that are about to be removed, such as spot instances.
 
-    Ray has no public call for it (2.60); Ray Train asks the same way.
+    Ray (2.60) has no public call for this; Ray Train uses the same private one.
     """
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
 def probe_ray(address: str) -> tuple[bool, str]:
-    """Whether a running cluster can be used, and what it offers."""
+    """Whether the cluster can be used, and a description of its resources."""
     try:
-        ours = connect(address)
+        is_ours = connect(address)
     except (ConnectionError, RuntimeError) as error:
         return False, f"{address} does not answer: {error}"
     resources = ray.cluster_resources()
-    if ours:
+    if is_ours:
         ray.shutdown()
     cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return True, f"{address} with {cores:.0f} cores and {gpus:.0f} GPUs"

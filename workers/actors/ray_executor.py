@@ -1,4 +1,4 @@
-"""Hosts train and eval actors on Ray, which executes only: what must last is in the store."""
+"""Runs train and eval actors on Ray. Ray only executes; all lasting state is in the store."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from evenload.workers.actors.stacked_actor import StackedActor
 logger = logging.getLogger(__name__)
 
 ACTORS = {WorkKind.TRAIN: StackedActor, WorkKind.EVAL: EvalActor}
-# Of its device: beside a training there is room for an evaluation, but not for another training.
+# Share of a device: an evaluation fits beside a training, but a second training does not.
 SHARE = {WorkKind.TRAIN: 0.9, WorkKind.EVAL: 0.1}
-MAX_STILLBORN = 3
+MAX_EARLY_DEATHS = 3
 IDLE_SECONDS = 20.0
 
 
 class Need(NamedTuple):
-    """What an actor must have to serve a trial."""
+    """The resources that an actor needs for a trial."""
 
     kind: WorkKind
     device: str
@@ -47,29 +47,28 @@ class Need(NamedTuple):
 
 @dataclass
 class _Worker:
-    """An actor, and what it was launched for last."""
+    """An actor and its current trial."""
 
     actor: Any
     need: Need
-    node_id: Any  # the reference to what says it
+    node_id: Any  # Ray reference to the id of its node
     digest: str | None = None
-    returned: Any = None  # the reference to what `work` will return
-    idle_since: float = 0.0  # of the monotonic clock; without a meaning while it has a digest
-    is_leaving: bool = False  # told to give its trial back, as its node is being taken away
+    returned: Any = None  # Ray reference to the result of `work`
+    idle_since: float = 0.0  # reading of the monotonic clock; only valid without a digest
+    is_leaving: bool = False  # it must release its trial, because its node will be removed
 
 
 class RayExecutor:
-    """Two pools of long-lived actors: importing torch for every trial would cost more than some.
+    """Two pools of long-lived actors, because importing torch can take longer than a small trial.
 
-    An actor serves trials of the same need; one for another need takes the place of an idle one.
-    Actors are never restarted and calls never retried by Ray: a lost attempt is the store's affair.
+    An actor works on trials with the same need; an actor for another need replaces an idle one.
+    Ray never restarts actors or retries calls, because the store handles lost attempts.
 
-    Args:     sink_factory: importable on the workers
-              train_slots: workers that train at once; None is one a GPU, or one a core without
-                  GPUs, where a worker of several threads takes as many, as the cluster grows and
-                  shrinks
-              address: of a running cluster; None starts one on this machine
-              grace_seconds: how long `close` waits for checkpoints
+    Args:     sink_factory: must be importable on the workers
+              train_slots: number of workers that train at once. None: one per GPU of the current
+                  cluster; without GPUs one per core, and a worker counts once per thread
+              address: address of a running cluster; None starts one on this machine
+              grace_seconds: time that `close` waits for checkpoints
     """
 
     def __init__(
@@ -82,14 +81,14 @@ class RayExecutor:
         address: str | None = None,
         grace_seconds: float = 120.0,
     ) -> None:
-        # Workers may live in another working directory.
+        # Workers may have another working directory.
         self._settings = settings.model_copy(update={"home": settings.root})
         self._sink_factory = sink_factory
         self._grace_seconds = grace_seconds
         self._store = SweepStore(settings.store_url)
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count(1))
         self._workers: dict[str, _Worker] = {}
-        self._stillborn = 0  # workers in a row that died before they claimed a trial
+        self._early_deaths = 0  # number of successive workers that died before they had a trial
         self._owns_cluster = connect(address)
         self._is_local = address is None
         self._train_slots = train_slots or settings.train_slots
@@ -110,7 +109,7 @@ class RayExecutor:
         need = self._need(kind, digest)
         taken = self._taken(kind)
         if taken and taken + self._size(need) > self._slots(kind):
-            return False  # alone, a trial may exceed the machine
+            return False  # a trial may exceed the slots only if no other trial runs
         worker = self._worker_for(need)
         worker.digest = digest
         worker.returned = worker.actor.work.remote(digest)
@@ -123,7 +122,7 @@ class RayExecutor:
         return {name: worker.digest for name, worker in self._workers.items() if worker.digest}
 
     def gone(self) -> Mapping[str, Death]:
-        """Raises: RuntimeError: workers die before they take a trial, one after the other"""
+        """Raises: RuntimeError: several successive workers died before they took a trial"""
         gone = {}
         for name in self._returned():
             if death := self._death_of(name):
@@ -135,7 +134,7 @@ class RayExecutor:
 
     def wait(self, seconds: float) -> None:
         if not self._is_local:
-            self._let_idle_workers_go()
+            self._kill_idle_workers()
             self._leave_draining_nodes()
         pending = [worker.returned for worker in self._workers.values() if worker.digest]
         if pending:
@@ -147,7 +146,7 @@ class RayExecutor:
         ray.kill(self._workers.pop(worker).actor)
 
     def close(self) -> None:
-        """Returns once every worker gave its trial back or the grace is over. Safe to repeat."""
+        """Returns when every worker has released its trial or the grace is over. Idempotent."""
         busy = [worker for worker in self._workers.values() if worker.digest]
         try:
             for worker in busy:
@@ -173,20 +172,20 @@ class RayExecutor:
         return sum(self._size(need) for need in busy if need.kind is kind)
 
     def _size(self, need: Need) -> int:
-        """Slots that it takes; threads that share a core only wait for each other."""
+        """Number of slots that it takes: one per thread if slots are cores."""
         slots_are_cores = self._train_slots is None and need.device == "cpu"
         is_counted = need.kind is WorkKind.TRAIN and slots_are_cores
         return need.workers * (need.threads if is_counted else 1)
 
-    def _let_idle_workers_go(self) -> None:
-        """A cluster is shared: another coordinator may wait for what an idle worker reserves."""
+    def _kill_idle_workers(self) -> None:
+        """Frees the resources of idle workers, because other coordinators may need them."""
         overdue = time.monotonic() - IDLE_SECONDS
         for name, worker in list(self._workers.items()):
             if worker.digest is None and worker.idle_since < overdue:
                 self.kill(name)
 
     def _leave_draining_nodes(self) -> None:
-        """Workers on nodes that will be taken away give their trials back while they can."""
+        """Lets workers on nodes that are about to be removed release their trials in time."""
         draining = draining_nodes()
         if not draining:
             return
@@ -194,7 +193,7 @@ class RayExecutor:
             ready, _ = ray.wait([worker.node_id], timeout=0)
             if worker.is_leaving or not ready or ray.get(worker.node_id) not in draining:
                 continue
-            logger.warning("%s: its node is being taken away", name)
+            logger.warning("%s: its node is about to be removed", name)
             worker.is_leaving = True
             if worker.digest is None:
                 self.kill(name)
@@ -209,40 +208,40 @@ class RayExecutor:
         return [names[reference] for reference in ready]
 
     def _death_of(self, name: str) -> Death | None:
-        """Frees a worker that returned; where it did not end well, drops it and says why."""
+        """Frees a worker that returned. If it was lost, removes it and returns the reason."""
         worker = self._workers[name]
         try:
-            left_in = ray.get(worker.returned)
+            state = ray.get(worker.returned)
         except RayError as error:
-            # One that is unavailable may still run. Killing it is tried; its attempt number keeps
-            # it from writing to the store where that does not reach it.
+            # An unreachable worker may still run. If the kill does not reach it, its old attempt
+            # number prevents it from writing to the store.
             self.kill(name)
             logger.warning("%s: %s", name, error)
-            self._stop_where_no_worker_lives(name, worker, error)
+            self._count_early_death(name, worker, error)
             preempted = worker.is_leaving or getattr(error, "preempted", False)
             return Death(f"worker lost: {_first_line(error)}", preempted)
-        worker.digest, worker.idle_since, self._stillborn = None, time.monotonic(), 0
-        if worker.is_leaving or left_in in (TrialState.FAILED, TrialState.QUEUED):
-            # A failed kernel leaves a CUDA context that fails every trial after it, and who was
-            # told to give its trial back takes no other, also where it finished it instead.
+        worker.digest, worker.idle_since, self._early_deaths = None, time.monotonic(), 0
+        if worker.is_leaving or state in (TrialState.FAILED, TrialState.QUEUED):
+            # A failed kernel leaves a CUDA context in which every further trial fails. A worker
+            # after a stop request takes no other trial, even if it finished its own.
             self.kill(name)
         return None
 
-    def _stop_where_no_worker_lives(self, name: str, worker: _Worker, error: RayError) -> None:
-        """No trial counts a worker that died before it claimed one, so somebody else must."""
+    def _count_early_death(self, name: str, worker: _Worker, error: RayError) -> None:
+        """Counts workers that died without a claim, because no trial counts them as a failure."""
         assert worker.digest is not None
         holder = self._store.trial(worker.digest).worker
         if holder is not None and name_of(holder) == name:
-            self._stillborn = 0
+            self._early_deaths = 0
             return
-        self._stillborn += 1
-        if self._stillborn >= MAX_STILLBORN or getattr(error, "actor_init_failed", False):
+        self._early_deaths += 1
+        if self._early_deaths >= MAX_EARLY_DEATHS or getattr(error, "actor_init_failed", False):
             raise RuntimeError(f"workers die before they take a trial: {error}") from error
 
     def _need(self, kind: WorkKind, digest: str) -> Need:
         try:
             runtime = TrialSpec.model_validate(self._store.trial(digest).spec).runtime
-        except ValidationError:  # of another version: the worker says so, and the trial fails
+        except ValidationError:  # from another version: the worker reports it and the trial fails
             return Need(kind, "cpu", threads=1)
         workers = runtime.workers if kind is WorkKind.TRAIN else 1
         return Need(kind, runtime.device, runtime.threads, workers)
@@ -255,42 +254,42 @@ class RayExecutor:
             return self._workers[name]
         if idle and len(list(self._of_kind(need.kind))) >= self._slots(need.kind):
             self.kill(idle[0])
-        return self._hire(need)
+        return self._start_worker(need)
 
     def _of_kind(self, kind: WorkKind) -> Iterator[str]:
         return (name for name, worker in self._workers.items() if worker.need.kind is kind)
 
-    def _hire(self, need: Need) -> _Worker:
+    def _start_worker(self, need: Need) -> _Worker:
         name = f"{need.kind}-{next(self._names)}"
-        told = (name, self._settings, self._sink_factory)
+        arguments = (name, self._settings, self._sink_factory)
         options = self._options(need)
         if need.workers > 1:
-            # The ranks hold the resources; who starts them only waits.
+            # The ranks need the resources; the process that starts them only waits.
             resources = {"CPU": options.pop("num_cpus"), "GPU": options.pop("num_gpus")}
-            hosted = ray.remote(GroupActor).options(name=name, num_cpus=0, **options)
-            actor = hosted.remote(*told, resources=resources, heeds_sigterm=True)
+            remote = ray.remote(GroupActor).options(name=name, num_cpus=0, **options)
+            actor = remote.remote(*arguments, resources=resources, handles_sigterm=True)
         else:
-            hosted = ray.remote(ACTORS[need.kind]).options(name=name, **options)
-            shares = {"slots": max(1, self._slots(need.kind) // self._size(need))}
-            more = shares if need.kind is WorkKind.TRAIN else {}
-            actor = hosted.remote(*told, heeds_sigterm=True, **more)
+            remote = ray.remote(ACTORS[need.kind]).options(name=name, **options)
+            slots = {"slots": max(1, self._slots(need.kind) // self._size(need))}
+            more = slots if need.kind is WorkKind.TRAIN else {}
+            actor = remote.remote(*arguments, handles_sigterm=True, **more)
         worker = _Worker(actor, need, node_id=actor.__ray_call__.remote(_node_id))
         self._workers[name] = worker
         return worker
 
     def _options(self, need: Need) -> dict[str, Any]:
         threads = str(need.threads)
-        # Read by libraries as they are imported, so it must be there before the actor starts.
+        # Libraries read these at their import, so they must be set before the actor starts.
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         on_gpu = need.device == "cuda"
         if not on_gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 alone hides no GPU (ray #54928)
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 does not hide GPUs (ray #54928)
         share = SHARE[need.kind]
         return {
             "max_restarts": 0,
             "max_task_retries": 0,
-            "max_concurrency": 2,  # request_stop must get through while work runs
-            # On this machine alone the slots are the limit, also where they exceed the cores.
+            "max_concurrency": 2,  # request_stop must run while work runs
+            # On a private cluster only the slots are a limit, and they may exceed the cores.
             "num_cpus": 0 if self._is_local else share * need.threads,
             "num_gpus": share if on_gpu else 0,
             "runtime_env": {"env_vars": environment},
@@ -298,10 +297,10 @@ class RayExecutor:
 
 
 def _first_line(error: RayError) -> str:
-    """What an actor raised, without Ray's account of where."""
+    """The first line of an actor's error, without Ray's description of the place."""
     return str(getattr(error, "cause", None) or error).strip().splitlines()[0]
 
 
 def _node_id(_: object) -> str:
-    """Where the actor lives, asked within it."""
+    """The node of the actor that runs this."""
     return str(ray.get_runtime_context().get_node_id())

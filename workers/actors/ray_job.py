@@ -1,4 +1,4 @@
-"""`evenload sweep run` as a job of a Ray cluster, through its Jobs API."""
+"""Runs `evenload sweep run` as a job of a Ray cluster, through its Jobs API."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import TextIO
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-STOP_SECONDS = 150  # Ray's own 3 s are too short for checkpoints
+STOP_SECONDS = 150  # Ray's default of 3 s is too short for checkpoints
 
 
 def run_as_job(
     address: str, sweep_id: str, sweep_file: Path, as_json: bool, slots: int | None
 ) -> int:
-    """Runs the sweep file there and follows the job's output; returns the command's exit code.
+    """Runs the sweep file on the cluster, shows its output and returns its exit code.
 
-    The cluster's own settings and code count; only the file travels. Ending this process does not
-    end the job: `ray job stop` does, and waits for checkpoints.
+    Only the file is sent; settings and code are those of the cluster. The job continues if this
+    process ends; `ray job stop` stops it and waits for checkpoints.
 
-    Raises:   ConnectionError: nothing answers at `address`; RuntimeError: wrong token
+    Raises:   ConnectionError: nothing answers at `address`; RuntimeError: the token is wrong
     """
     client = JobSubmissionClient(address)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(sweep_file, Path(folder) / "sweep.yaml")
         job_id = client.submit_job(
             entrypoint=_entrypoint(as_json, slots),
-            submission_id=f"{sweep_id}-{secrets.token_hex(3)}",  # no id can be used twice
+            submission_id=f"{sweep_id}-{secrets.token_hex(3)}",  # Ray accepts each id only once
             runtime_env={
                 "working_dir": folder,
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
@@ -54,7 +54,7 @@ async def _follow(client: JobSubmissionClient, job_id: str, stream: TextIO) -> N
 
 
 def _document(log: str) -> str:
-    """The JSON document in a log that holds both streams of the job and lines of Ray's own."""
+    """The JSON document in a log, which also contains standard error and lines of Ray."""
     lines = log.splitlines(keepends=True)
     if "{\n" not in lines or "}\n" not in lines:
         return ""

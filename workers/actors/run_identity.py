@@ -1,4 +1,4 @@
-"""A claim becomes the run that sinks record."""
+"""Describes the run of a claim for the sinks that record it."""
 
 from __future__ import annotations
 

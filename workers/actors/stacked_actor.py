@@ -1,7 +1,7 @@
-"""A train actor that claims stackable trials beside its own and trains them as one program.
+"""A train actor that claims several stackable trials and trains them as one program.
 
-Each claimed trial has a thread that does what a train actor does for a lone one: heartbeat, sink,
-verdict, patience with outages. Only the steps are taken together, in the actor's own thread.
+Each claimed trial has a thread that does everything except the steps as in a train actor:
+heartbeat, sink, verdict and waiting for the store. The actor's own thread takes the steps of all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class StackedActor(TrainActor):
-    """Args: slots: workers that train at once; they share the stackable trials evenly"""
+    """Args: slots: number of workers that train at once and share the stackable trials evenly"""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class StackedActor(TrainActor):
         settings: Settings,
         sink_factory: SinkFactory,
         *,
-        heeds_sigterm: bool = False,
+        handles_sigterm: bool = False,
         slots: int = 1,
     ) -> None:
-        super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
+        super().__init__(name, settings, sink_factory, handles_sigterm=handles_sigterm)
         self._name = name
         self._slots = slots
         self._companions: list[Claim] = []
@@ -55,21 +55,21 @@ class StackedActor(TrainActor):
             member.request_stop(preempted)
 
     def _claim(self, digest: str) -> Claim | None:
-        # As one: where the store goes away in between, all claims are given up and made again.
+        # If the store stops answering in between, all claims are given up and made again.
         claim = super()._claim(digest)
         self._companions = [] if claim is None else list(self._claimed_companions(claim))
         return claim
 
     def _claimed_companions(self, lead: Claim) -> Iterator[Claim]:
         spec = TrialSpec.model_validate(lead.spec)
-        alike = [
+        candidates = [
             trial
             for trial in self._store.stackable_trials(lead.digest)
-            if _is_alike(spec, TrialSpec.model_validate(trial.spec))
+            if _can_join(spec, TrialSpec.model_validate(trial.spec))
         ]
-        wanted = stack_size(spec, 1 + len(alike), self._slots) - 1
-        waiting = [trial.digest for trial in alike if trial.waits]
-        # From the end: other workers are being sent to the first ones.
+        wanted = stack_size(spec, 1 + len(candidates), self._slots) - 1
+        waiting = [trial.digest for trial in candidates if trial.waits]
+        # Starts at the end, because other workers are about to take the first trials.
         for digest in reversed(waiting):
             if wanted <= 0:
                 return
@@ -87,7 +87,8 @@ class StackedActor(TrainActor):
         with ExitStack() as logs:
             for one in reversed(claims):
                 logs.enter_context(attempt_log(log_path(self._settings, one), self._settings))
-            logger.info("%d trials as one: %s", len(claims), ", ".join(c.label for c in claims))
+            labels = ", ".join(claim.label for claim in claims)
+            logger.info("trains %d trials as one program: %s", len(claims), labels)
             return self._work_together(claims)
 
     def _work_together(self, claims: Sequence[Claim]) -> TrialState | None:
@@ -95,7 +96,7 @@ class StackedActor(TrainActor):
         queue: SimpleQueue[StackRequest | None] = SimpleQueue()
         arguments = (self._name, self._settings, self._sink_factory)
         members = [_Member(*arguments, queue, len(claims)) for _ in claims]
-        with self._joined_by(members), ThreadPoolExecutor(len(claims)) as pool:
+        with self._stopping_with(members), ThreadPoolExecutor(len(claims)) as pool:
             states = [
                 pool.submit(member.work_as_member, claim)
                 for member, claim in zip(members, claims, strict=True)
@@ -110,7 +111,8 @@ class StackedActor(TrainActor):
         return states[0].result()
 
     @contextmanager
-    def _joined_by(self, members: list[_Member]) -> Iterator[None]:
+    def _stopping_with(self, members: list[_Member]) -> Iterator[None]:
+        """Passes stop requests on to the members, and closes them at the end."""
         self._members = members
         try:
             if self._stopping:
@@ -119,7 +121,7 @@ class StackedActor(TrainActor):
         finally:
             self._members = []
             for member in members:
-                member.leave()
+                member.close()
 
 
 class _Member(TrainActor):
@@ -170,11 +172,11 @@ class _Member(TrainActor):
             result |= energy.per_step(steps * self._shared_by)
         return Verdict(state, result, checkpoint_uri)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self._store.close()
 
 
-def _is_alike(spec: TrialSpec, other: TrialSpec) -> bool:
+def _can_join(spec: TrialSpec, other: TrialSpec) -> bool:
     return can_stack(spec) and can_stack(other) and shape_of(spec) == shape_of(other)
 
 

@@ -1,4 +1,4 @@
-"""Trains trials: QUEUED ones become TRAINED, or go on later from their checkpoint."""
+"""The actor that trains QUEUED trials, which become TRAINED or resume later from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evenload.workers.training.step import Watch
 
 
 class TrainActor(Actor):
-    """Args: ranks: where it works, the first of them; as many as its trials have workers"""
+    """Args: ranks: the group whose first rank this is; its size is the number of workers"""
 
     kind: ClassVar[WorkKind] = WorkKind.TRAIN
 
@@ -31,10 +31,10 @@ class TrainActor(Actor):
         sink_factory: SinkFactory,
         watch: Watch | None = None,
         *,
-        heeds_sigterm: bool = False,
+        handles_sigterm: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(name, settings, sink_factory, heeds_sigterm=heeds_sigterm)
+        super().__init__(name, settings, sink_factory, handles_sigterm=handles_sigterm)
         self._watch = watch
         self._ranks = ranks
 
@@ -57,7 +57,7 @@ class TrainActor(Actor):
             run=run,
             watch=self._watch,
             ranks=self._ranks,
-            on_curve_point=assignment.heartbeat.observe,
+            on_curve_point=assignment.heartbeat.add_curve_point,
         )
         if outcome.result:
             outcome.result.update(energy.per_step(spec.train.steps - run.resumed_from_step))

@@ -21,7 +21,7 @@ from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.policies import SweepPolicies
-from evenload.workers.actors.ray_cluster import joined
+from evenload.workers.actors.ray_cluster import as_cluster_node
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.training.identity import identify
 
@@ -98,7 +98,7 @@ def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None
         health_file.touch()
 
     joins = cluster.join and cluster.address is not None
-    with joined(cluster.address) if joins and cluster.address else nullcontext():
+    with as_cluster_node(cluster.address) if joins and cluster.address else nullcontext():
         executor = RayExecutor(
             settings, default_sinks, train_slots=cluster.slots, address=cluster.address
         )

@@ -1,4 +1,4 @@
-"""Tiny real trials on a labelled synthetic corpus, and a store to run them from."""
+"""Small real trials on a labelled synthetic corpus, and a store for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import evenload.workers.actors  # noqa: F401  sets what Ray reads as it is imported, by any test here
+import evenload.workers.actors  # noqa: F401  sets environment variables before any test imports Ray
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
@@ -48,7 +48,7 @@ def store(settings: Settings) -> Iterator[SweepStore]:
 
 @pytest.fixture
 def add_sweep(store: SweepStore) -> Callable[..., str]:
-    """Stores the trials under the digests t0, t1, ...; `values` are those of one axis."""
+    """Stores one trial per value of an axis, with the digests t0, t1 and so on."""
 
     def add(values: list[Any], axis: str = "train.seed", workers: int = 1, **train: Any) -> str:
         runtime = BASE["runtime"] | {"workers": workers}

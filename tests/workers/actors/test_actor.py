@@ -24,7 +24,7 @@ PROGRESS = Progress(step=1, steps=6, tokens=64, tokens_per_second=1.0, loss=2.0,
 
 
 class RecordingSink:
-    """Remembers how it was closed, and where the trial stood in the store then."""
+    """Remembers how it was closed, and the state of the trial in the store at that time."""
 
     errors = 0
     run_id = "run-1"
@@ -39,14 +39,14 @@ class RecordingSink:
 
 
 class FakeTrainActor(TrainActor):
-    """Computes what a test tells it to."""
+    """Calls a function of the test instead of training."""
 
     def __init__(
         self,
         settings: Settings,
         store: SweepStore,
         behave: Callable[..., Any],
-        heeds_sigterm: bool = False,
+        handles_sigterm: bool = False,
     ) -> None:
         self.sinks: list[RecordingSink] = []
         self.behave = behave
@@ -55,7 +55,7 @@ class FakeTrainActor(TrainActor):
             self.sinks.append(RecordingSink(store, run))
             return self.sinks[-1]
 
-        super().__init__("train-1", settings, sink_factory, heeds_sigterm=heeds_sigterm)
+        super().__init__("train-1", settings, sink_factory, handles_sigterm=handles_sigterm)
 
     def compute(self, assignment: Assignment) -> Verdict:
         return self.behave(assignment)
@@ -89,7 +89,7 @@ def test_a_real_trial_is_trained_and_scored(
     assert "the trial is completed" in log_of(settings, "attempt-002-eval.log")
 
 
-def test_the_verdict_is_in_the_store_before_the_sink_hears_of_it(
+def test_the_verdict_is_in_the_store_before_the_sink_is_closed(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
@@ -135,7 +135,7 @@ def test_a_sink_that_cannot_be_made_fails_the_trial(
     assert "disk full" in str(store.trial("t0").error)
 
 
-def test_a_trial_that_is_told_to_stop_is_given_back(
+def test_a_trial_with_a_stop_request_is_released(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
@@ -154,7 +154,7 @@ def test_a_trial_that_is_told_to_stop_is_given_back(
     assert store.trial("t0").attempt == 1
 
 
-def test_a_cancelled_trial_is_stopped_by_its_heartbeat_and_its_sink_told_so(
+def test_a_cancelled_trial_is_stopped_by_its_heartbeat_and_its_sink_closed_as_cancelled(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     sweep_id = add_sweep([0])
@@ -219,24 +219,24 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(
     assert (trial.checkpoint_uri, trial.error) == (None, None)
 
 
-def test_a_trial_whose_heartbeat_broke_fails_and_does_not_train_on_unheard(
+def test_a_trial_whose_heartbeat_broke_stops_and_fails(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
 
     def train(assignment: Assignment) -> Verdict:
         def broken(*_: Any) -> None:
-            raise KeyError("a defect of ours")
+            raise KeyError("a defect in the code")
 
         assignment.heartbeat._store.heartbeat = broken  # type: ignore[method-assign, assignment]
-        until_told(assignment)
-        raise AssertionError("it was not told")
+        wait_for_command(assignment)
+        raise AssertionError("the report did not raise")
 
     assert make_actor(train).work("t0") is TrialState.FAILED
-    assert "a defect of ours" in str(store.trial("t0").error)
+    assert "a defect in the code" in str(store.trial("t0").error)
 
 
-def test_what_a_trial_prints_and_warns_is_in_the_log_of_its_attempt(
+def test_the_log_of_an_attempt_has_what_its_trial_prints(
     settings: Settings, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
@@ -250,7 +250,7 @@ def test_what_a_trial_prints_and_warns_is_in_the_log_of_its_attempt(
     assert "attempt 1 by train-1@" in log_of(settings)
 
 
-def test_a_trial_that_another_worker_holds_is_left_alone(
+def test_a_trial_that_another_worker_has_is_not_touched(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
@@ -260,20 +260,20 @@ def test_a_trial_that_another_worker_holds_is_left_alone(
     assert actor.sinks == []
 
 
-def until_told(assignment: Assignment) -> str:
+def wait_for_command(assignment: Assignment) -> str:
     while (command := assignment.heartbeat.report(PROGRESS)) == "continue":
         time.sleep(0.01)
     return command
 
 
-def test_a_trial_that_is_ordered_to_stop_ends_with_a_checkpoint_and_the_reason(
+def test_a_trial_that_its_user_stops_ends_with_a_checkpoint_and_the_reason(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     sweep_id = add_sweep([0])
 
     def train(assignment: Assignment) -> Verdict:
         store.stop(sweep_id, "t0")
-        assert until_told(assignment) == "end"
+        assert wait_for_command(assignment) == "end"
         return Verdict(TrialState.STOPPED, {}, "file:/c")
 
     actor = make_actor(train)
@@ -283,19 +283,19 @@ def test_a_trial_that_is_ordered_to_stop_ends_with_a_checkpoint_and_the_reason(
     assert (trial.checkpoint_uri, trial.stop_reason) == ("file:/c", "stopped by its user")
 
 
-def test_sigterm_gives_the_trial_back_at_the_cost_of_a_preemption(
+def test_sigterm_releases_the_trial_and_counts_a_preemption(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
     add_sweep([0])
 
     def train(assignment: Assignment) -> Verdict:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert until_told(assignment) == "stop"
+        assert wait_for_command(assignment) == "stop"
         return Verdict(TrialState.QUEUED, {}, "file:/c")
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        actor = FakeTrainActor(settings, store, train, heeds_sigterm=True)
+        actor = FakeTrainActor(settings, store, train, handles_sigterm=True)
         assert actor.work("t0") is TrialState.QUEUED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -304,7 +304,7 @@ def test_sigterm_gives_the_trial_back_at_the_cost_of_a_preemption(
     assert store.attempts("t0")[0].state is AttemptState.PREEMPTED
 
 
-def test_a_worker_whose_host_process_is_gone_gives_its_trial_back(
+def test_a_worker_whose_host_process_has_ended_releases_its_trial(
     store: SweepStore,
     add_sweep: Callable[..., str],
     make_actor: Callable[..., FakeTrainActor],
@@ -315,19 +315,19 @@ def test_a_worker_whose_host_process_is_gone_gives_its_trial_back(
 
     def train(assignment: Assignment) -> Verdict:
         monkeypatch.setattr(os, "getppid", lambda: adopter)
-        assert until_told(assignment) == "stop"
+        assert wait_for_command(assignment) == "stop"
         return Verdict(TrialState.QUEUED, {}, "file:/c")
 
     assert make_actor(train).work("t0") is TrialState.QUEUED
 
 
-def test_a_verdict_waits_for_a_store_that_is_away(
+def test_a_verdict_waits_until_the_store_answers(
     store: SweepStore,
     add_sweep: Callable[..., str],
     make_actor: Callable[..., FakeTrainActor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where the store took it and went away before it could say so."""
+    """This includes a store that took the verdict but whose answer was lost."""
     add_sweep([0])
     monkeypatch.setattr(outage, "FIRST_WAIT_SECONDS", 0.0)
     actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:/c"))
@@ -336,10 +336,10 @@ def test_a_verdict_waits_for_a_store_that_is_away(
     def sometimes(*arguments: Any, **figures: Any) -> TrialState:
         happens = next(calls)
         if happens != "away":
-            left_in = finish(*arguments, **figures)
+            state = finish(*arguments, **figures)
         if happens != "there":
             raise StoreUnavailable(happens)
-        return left_in
+        return state
 
     monkeypatch.setattr(actor._store, "finish", sometimes)
     assert actor.work("t0") is TrialState.TRAINED
@@ -355,7 +355,7 @@ def test_points_of_the_curve_are_in_the_store_before_the_verdict(
     point = CurvePoint(step=2, tokens=128, seconds=0.1, val_loss=3.0, max_vio=0.5)
 
     def train(assignment: Assignment) -> Verdict:
-        assignment.heartbeat.observe(point)
+        assignment.heartbeat.add_curve_point(point)
         return Verdict(TrialState.TRAINED, {})
 
     make_actor(train).work("t0")
@@ -381,7 +381,7 @@ def test_a_worker_is_present_while_it_works(
     assert store.present() == []
 
 
-def test_an_outage_of_mlflow_gives_the_trial_back_and_costs_it_nothing(
+def test_an_outage_of_mlflow_releases_the_trial_without_a_failure(
     store: SweepStore, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     add_sweep([0])
@@ -390,8 +390,8 @@ def test_an_outage_of_mlflow_gives_the_trial_back_and_costs_it_nothing(
     def train(_: Assignment) -> Verdict:
         raise TrackingUnavailable(f"MLflow does not answer: {url}")
 
-    told = settings.model_copy(update={"tracking_uri": url})
-    assert FakeTrainActor(told, store, train).work("t0") is TrialState.QUEUED
+    tracked = settings.model_copy(update={"tracking_uri": url})
+    assert FakeTrainActor(tracked, store, train).work("t0") is TrialState.QUEUED
     trial = store.trial("t0")
     assert (trial.failures, trial.preemptions, trial.error) == (0, 0, None)
     (attempt,) = store.attempts("t0")

@@ -1,4 +1,4 @@
-"""Trials on two workers, through the store and Ray Train."""
+"""Tests of trials with two workers, with the store and Ray Train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.actors.train_actor import TrainActor
 
 pytestmark = pytest.mark.ray
-Look = Callable[[Sequence[TrialRecord]], None]
+Observer = Callable[[Sequence[TrialRecord]], None]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def sink_factory() -> SinkFactory:
-    # Local to a function, so that Ray ships it by value: tests are no package on the workers.
+    # Defined in a function, so that Ray sends it by value: workers cannot import tests.
     def make(settings: Settings, run: RunIdentity) -> LoadLogSink:
         return LoadLogSink(settings.trial_dir(run.digest))
 
@@ -51,12 +51,14 @@ def executor(settings: Settings, sink_factory: SinkFactory) -> Iterator[RayExecu
         yield executor
 
 
-def run(store: SweepStore, executor: RayExecutor, sweep_id: str, look: Look | None = None) -> bool:
-    return Coordinator(store, executor, observer=look, poll_seconds=0.1).run(sweep_id)
+def run(
+    store: SweepStore, executor: RayExecutor, sweep_id: str, observer: Observer | None = None
+) -> bool:
+    return Coordinator(store, executor, observer=observer, poll_seconds=0.1).run(sweep_id)
 
 
 def process_of_rank_1() -> int:
-    """The process of the group that is not the one the store names."""
+    """The pid of the second process of the group, which the store does not name."""
     (pid,) = [
         int(entry.name)
         for entry in Path("/proc").iterdir()
@@ -73,7 +75,7 @@ def open_files(process: Path) -> set[str]:
 
 
 def assert_equal(settings: Settings, steps: int) -> None:
-    """One worker that takes the halves in turn does the same, bit for bit: see test_ranks."""
+    """Two workers give the same bits as one that computes both halves; see test_ranks."""
     two, one = (read_history(settings.trial_dir(digest)) for digest in ("t0", "t1"))
     assert two.step_S.tolist() == list(range(1, steps + 1))
     np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
@@ -83,13 +85,13 @@ def assert_equal(settings: Settings, steps: int) -> None:
 
 # Ray Train asks Ray Data for its defaults in this process.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
-def test_a_group_trains_a_trial_and_leaves_what_one_worker_does(
+def test_a_group_trains_a_trial_with_the_same_result_as_one_worker(
     store: SweepStore, settings: Settings, sink_factory: SinkFactory, add_sweep: Callable[..., str]
 ) -> None:
     add_sweep([2, 1], axis="runtime.workers", steps=20, micro_batch_sequences=2)
     group = GroupActor("group", settings, sink_factory, resources={})
     assert group.work("t0") is TrialState.TRAINED
-    assert group.work("t0") is None, "it is trained"
+    assert group.work("t0") is None, "it is trained already"
     assert TrainActor("alone", settings, sink_factory).work("t1") is TrialState.TRAINED
     assert_equal(settings, steps=20)
     (attempt,) = store.attempts("t0")
@@ -101,7 +103,7 @@ def test_a_group_trains_a_trial_and_leaves_what_one_worker_does(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
-def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
+def test_the_result_of_a_broken_group_depends_on_the_state_in_the_store(
     store: SweepStore,
     settings: Settings,
     sink_factory: SinkFactory,
@@ -113,7 +115,7 @@ def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
     add_sweep([0, 1, 2, 3], workers=2)
 
     class Broken:
-        """A group of which somebody claims the trial before rank 1 dies."""
+        """A group whose rank 1 dies after `worker` has claimed the trial."""
 
         def __init__(self, worker: str | None, state: TrialState | None = None) -> None:
             self.worker, self.state = worker, state
@@ -123,7 +125,7 @@ def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
                 claim = store.claim(digest, WorkKind.TRAIN, self.worker, 60)
                 if claim and self.state:
                     store.finish(claim, self.state, {}, error="no")
-            raise WorkerGroupError("told at length", {1: ValueError("out of memory\nand more")})
+            raise WorkerGroupError("a long text", {1: ValueError("out of memory\nand more")})
 
     def work(group: Broken) -> TrialState | None:
         monkeypatch.setattr(data_parallel, "_trainer", lambda task, resources: group)
@@ -143,7 +145,7 @@ def test_how_a_broken_group_is_told_follows_from_what_the_store_says(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_rank_is_a_lost_attempt_and_the_retry_goes_on_from_its_checkpoint(
+def test_a_killed_rank_is_a_lost_attempt_and_the_retry_resumes_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     killed: list[int] = []
@@ -168,7 +170,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_retry_goes_on_from_its_checkpoi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_group_gives_its_trial_back_when_told_to_and_fails_as_one_worker_does(
+def test_a_group_releases_its_trial_on_request_and_fails_like_one_worker(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     sweep_id = add_sweep([1e30, 1e-3], axis="train.learning_rate", workers=2, steps=600)

@@ -21,7 +21,7 @@ SPEC = TrialSpec.model_validate(
 )
 
 
-def test_a_container_counts_and_not_its_host(
+def test_the_limit_of_a_container_counts_instead_of_its_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
@@ -44,7 +44,7 @@ def test_a_trial_that_does_not_fit_is_refused_with_its_name_and_figures(
         check_memory(SPEC)
 
 
-def test_fewer_trials_than_cores_train_at_once_where_memory_is_short(
+def test_fewer_trials_than_cores_train_at_once_if_memory_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"

@@ -18,7 +18,7 @@ class NVMLError(Exception):
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A GPU with a counter that the test moves; asked for by the UUID that torch gives."""
+    """A GPU whose counter the test sets, found by the UUID that torch reports."""
     state = SimpleNamespace(millijoules=5_000_000, works=True)
 
     def total(handle: str) -> int:

@@ -1,4 +1,4 @@
-"""Workers without a shared disk: one begins a trial, another ends it, a third evaluates it."""
+"""Workers without a shared disk: one starts a trial, another ends it, a third evaluates it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def figures(store: SweepStore, digest: str) -> dict[str, float]:
     return {name: value for name, value in result.items() if name not in TIMED}
 
 
-def test_a_trial_wanders_over_three_hosts_and_ends_as_on_one(
+def test_a_trial_on_three_hosts_in_turn_ends_as_on_one(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str], tmp_path: Path
 ) -> None:
-    add_sweep([10, 5], axis="runtime.log_every")  # the same trial twice, but for its telemetry
+    add_sweep([10, 5], axis="runtime.log_every")  # the same trial twice except for its telemetry
     url = f"memory://{uuid4()}"
     hosts = [
         settings.model_copy(

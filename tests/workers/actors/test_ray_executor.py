@@ -1,4 +1,4 @@
-"""The coordinator, the store and real actors together, on one local cluster."""
+"""Tests of the coordinator, the store and real actors together on one local cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.workers.actors import ray_executor
 from evenload.workers.actors.ray_executor import RayExecutor
 
-# In every run `evenload serve`, `sweep run` and the short fault test go the same way.
+# The default run covers the same path with `evenload serve`, `sweep run` and a short fault test.
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def executor(settings: Settings) -> Iterator[RayExecutor]:
-    # Local to a function, so that Ray ships it by value: tests are no package on the workers.
+    # Defined in a function, so that Ray sends it by value: workers cannot import tests.
     def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
         return LoadLogSink(settings.trial_dir(run.digest))
 
@@ -42,11 +42,13 @@ def executor(settings: Settings) -> Iterator[RayExecutor]:
         yield executor
 
 
-Look = Callable[[Sequence[TrialRecord]], None]
+Observer = Callable[[Sequence[TrialRecord]], None]
 
 
-def run(store: SweepStore, executor: RayExecutor, sweep_id: str, look: Look | None = None) -> bool:
-    return Coordinator(store, executor, observer=look, poll_seconds=0.1).run(sweep_id)
+def run(
+    store: SweepStore, executor: RayExecutor, sweep_id: str, observer: Observer | None = None
+) -> bool:
+    return Coordinator(store, executor, observer=observer, poll_seconds=0.1).run(sweep_id)
 
 
 def pid_of(worker: str | None) -> int:
@@ -72,11 +74,11 @@ def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     assert (bad.attempt, bad.failures) == (1, 0)
     workers = [attempt.worker for trial in good for attempt in store.attempts(trial.digest)]
     assert len(workers) == 6
-    assert len({pid_of(worker) for worker in workers}) <= 3, "actors are used again"
+    assert len({pid_of(worker) for worker in workers}) <= 3, "actors must be used again"
     assert executor.busy() == {}
 
 
-def test_as_many_trials_are_scored_at_once_as_the_settings_say(
+def test_the_settings_limit_how_many_trials_are_scored_at_once(
     settings: Settings, store: SweepStore
 ) -> None:
     more = settings.model_copy(update={"eval_slots": 3})
@@ -87,26 +89,26 @@ def test_as_many_trials_are_scored_at_once_as_the_settings_say(
 def test_threads_of_trials_do_not_share_cores(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
-    """On two cores a trial of two threads trains alone, and so does one of three."""
+    """On two cores a trial with two threads trains alone, and so does one with three."""
     training: list[int] = []
 
     def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
         return LoadLogSink(settings.trial_dir(run.digest))
 
-    def look(trials: Sequence[TrialRecord]) -> None:
+    def count_training(trials: Sequence[TrialRecord]) -> None:
         training.append(sum(trial.state is TrialState.TRAINING for trial in trials))
 
     sweep_id = add_sweep([2, 3], axis="runtime.threads", steps=40)
     with RayExecutor(settings, sink_factory) as executor:
-        assert run(store, executor, sweep_id, look)
+        assert run(store, executor, sweep_id, count_training)
     assert [trial.state for trial in store.trials(sweep_id)] == [TrialState.COMPLETED] * 2
     assert max(training) == 1
 
 
-def test_a_killed_actor_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
+def test_a_killed_actor_is_replaced_and_its_trial_resumes_from_its_checkpoint(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
-    """The second trial is the same one, a step longer and undisturbed: equal step for step."""
+    """The second trial is the same but one step longer, and undisturbed; its steps are equal."""
     sweep_id = add_sweep([300, 301], axis="train.steps", schedule="constant")
     killed: list[int] = []
 
@@ -137,29 +139,29 @@ def test_a_worker_that_ray_ends_for_its_memory_costs_its_trial_a_retry(
     add_sweep: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray says so by an error of its own kind, as for an environment that it cannot make."""
+    """Ray raises a special error for this."""
     sweep_id = add_sweep([0], steps=300)
-    get, told = ray.get, []
+    get, killed = ray.get, []
 
     def kill(trials: Sequence[TrialRecord]) -> None:
-        if not told and trials[0].worker is not None:
-            told.append(trials[0].worker)
+        if not killed and trials[0].worker is not None:
+            killed.append(trials[0].worker)
             os.kill(pid_of(trials[0].worker), signal.SIGKILL)
 
-    def get_or_say_why(reference: Any) -> Any:
+    def get_or_run_out_of_memory(reference: Any) -> Any:
         try:
             return get(reference)
         except ActorDiedError as died:
             raise OutOfMemoryError("the node ran out of memory") from died
 
-    monkeypatch.setattr(ray_executor.ray, "get", get_or_say_why)
+    monkeypatch.setattr(ray_executor.ray, "get", get_or_run_out_of_memory)
     assert run(store, executor, sweep_id, kill)
     (trial,) = store.trials(sweep_id)
     assert (trial.state, trial.failures) == (TrialState.COMPLETED, 1)
     assert "out of memory" in str(store.attempts("t0")[0].exit_reason)
 
 
-def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
+def test_on_a_stop_request_trials_are_released_and_the_next_run_resumes(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     sweep_id = add_sweep([0], steps=3000)
@@ -178,14 +180,14 @@ def test_told_to_stop_it_gives_trials_back_and_the_next_run_goes_on(
     assert 0 < int(newest.stem.removeprefix("step-")) < 3000
 
 
-def test_a_worker_on_a_node_that_is_taken_away_gives_its_trial_back_for_a_preemption(
+def test_a_worker_on_a_node_that_is_removed_releases_its_trial_as_preempted(
     store: SweepStore,
     executor: RayExecutor,
     add_sweep: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep_id = add_sweep([0], steps=400)
-    monkeypatch.setattr(executor, "_is_local", False)  # a cluster of one's own is never drained
+    monkeypatch.setattr(executor, "_is_local", False)  # a private cluster is never drained
 
     def drain(trials: Sequence[TrialRecord]) -> None:
         leaving = trials[0].progress is not None and trials[0].preemptions == 0
@@ -202,7 +204,7 @@ def test_workers_that_cannot_start_end_the_run_with_the_reason(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
     class Unloadable:
-        """Stands for a cluster whose workers lack the package."""
+        """Fails to load on a worker, like a missing package."""
 
         def __reduce__(self) -> Any:
             return os.mkdir, ("/proc/no",)

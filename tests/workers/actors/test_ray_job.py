@@ -3,7 +3,7 @@ from __future__ import annotations
 from evenload.workers.actors.ray_job import _document, _entrypoint
 
 
-def test_the_document_is_found_between_what_ray_and_the_progress_bar_say() -> None:
+def test_the_document_is_found_between_lines_of_ray_and_the_progress_bar() -> None:
     log = 'INFO setting up {\nsweep 0/2\n{\n  "a": {\n    "b": 1\n  }\n}\nending\n'
     assert _document(log) == '{\n  "a": {\n    "b": 1\n  }\n}\n'
 
@@ -12,6 +12,6 @@ def test_a_job_that_failed_early_has_no_document() -> None:
     assert _document("error: no such device\n") == ""
 
 
-def test_the_options_of_the_user_travel() -> None:
+def test_the_options_of_the_user_are_part_of_the_job() -> None:
     assert _entrypoint(True, 3) == "evenload sweep run sweep.yaml --json --slots 3"
     assert _entrypoint(False, None) == "evenload sweep run sweep.yaml"

@@ -1,4 +1,4 @@
-"""A secret that the environment or a URL holds is found nowhere in what a run leaves behind."""
+"""Secrets from the environment or a URL never appear in the files of a run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def files_with_the_secret(folder: Path) -> list[str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(files) > 5, "there is nothing to search"
+    assert len(files) > 5, "there must be files to search"
     return [
         str(path.relative_to(folder)) for path in files if PLANTED.encode() in path.read_bytes()
     ]
 
 
-class Indiscreet(LoadLogSink):
-    """Logs and prints what it must not, and may fail with it."""
+class LeakySink(LoadLogSink):
+    """Logs and prints a secret, and may raise an error that contains it."""
 
     def __init__(self, trial_dir: Path, fails: bool) -> None:
         super().__init__(trial_dir)
@@ -46,7 +46,7 @@ class Indiscreet(LoadLogSink):
 
     def start(self, run: RunIdentity) -> None:
         super().start(run)
-        logging.getLogger("evenload.workers.indiscreet").warning("connecting with %s", PLANTED)
+        logging.getLogger("evenload.workers.leaky").warning("connecting with %s", PLANTED)
         print(f"http://me:{PLANTED}@mlflow:5000")
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
@@ -56,14 +56,14 @@ class Indiscreet(LoadLogSink):
 
 
 @pytest.mark.usefixtures("planted")
-def test_a_trial_that_logs_prints_and_raises_it_leaves_none(
+def test_files_of_a_trial_that_logs_prints_and_raises_a_secret_do_not_contain_it(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
     settings = settings.model_copy(update={"tracking_uri": f"http://me:{PLANTED}@127.0.0.1:1"})
     sweep_id = add_sweep([0, 1])
 
-    def sinks(settings: Settings, run: RunIdentity) -> Indiscreet:
-        return Indiscreet(settings.trial_dir(run.digest), fails=run.digest == "t1")
+    def sinks(settings: Settings, run: RunIdentity) -> LeakySink:
+        return LeakySink(settings.trial_dir(run.digest), fails=run.digest == "t1")
 
     actor = TrainActor("a", settings, sinks)
     assert actor.work("t0") is TrialState.TRAINED
@@ -77,7 +77,7 @@ def test_a_trial_that_logs_prints_and_raises_it_leaves_none(
 
 
 @pytest.mark.usefixtures("planted")
-def test_mlflow_never_gets_it(
+def test_mlflow_never_gets_a_secret(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
     sweep_id = add_sweep([0])

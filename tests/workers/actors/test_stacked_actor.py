@@ -31,28 +31,28 @@ def states(store: SweepStore, count: int) -> list[TrialState]:
     return [store.trial(f"t{at}").state for at in range(count)]
 
 
-def test_stackable_trials_are_trained_in_one_go_and_each_is_what_it_is_alone(
+def test_stackable_trials_are_trained_together_and_each_equals_the_trial_alone(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep(RULES, axis="balancer")
     assert StackedActor("train-1", settings, shards).work("t0") is TrialState.TRAINED
     assert states(store, 3) == [TrialState.TRAINED] * 3
-    apart = settings.model_copy(update={"home": settings.home / "apart"})
-    apart.home.mkdir()
-    other = SweepStore(apart.store_url)
+    second = settings.model_copy(update={"home": settings.home / "second"})
+    second.home.mkdir()
+    other = SweepStore(second.store_url)
     other.migrate()
     other.add_sweep(*_copied(store))
     for at in range(3):
-        assert TrainActor("train-1", apart, shards).work(f"t{at}") is TrialState.TRAINED
+        assert TrainActor("train-1", second, shards).work(f"t{at}") is TrialState.TRAINED
         ours, theirs = store.trial(f"t{at}"), other.trial(f"t{at}")
         assert ours.result["count_check"] == 1.0
         assert ours.result.keys() == theirs.result.keys()
         assert ours.result["train_loss"] == pytest.approx(theirs.result["train_loss"], rel=2e-5)
-        counts = [read_history(home.trial_dir(f"t{at}")).count_SLE for home in (settings, apart)]
+        counts = [read_history(home.trial_dir(f"t{at}")).count_SLE for home in (settings, second)]
         assert np.array_equal(*counts)
         assert resume_step(settings, f"t{at}") == 6
         log = settings.trial_dir(f"t{at}") / "logs" / "attempt-001-train.log"
-        assert "3 trials as one" in log.read_text(encoding="utf-8")
+        assert "trains 3 trials as one program" in log.read_text(encoding="utf-8")
     other.close()
 
 
@@ -84,7 +84,7 @@ def test_the_second_worker_takes_as_many_as_the_first(
     assert states(store, 4)[1:3] == [TrialState.TRAINED] * 2
 
 
-def test_trials_of_another_shape_stay_where_they_are(
+def test_trials_of_another_shape_stay_queued(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep([4, 8], axis="model.num_experts")
@@ -92,15 +92,15 @@ def test_trials_of_another_shape_stay_where_they_are(
     assert states(store, 2) == [TrialState.TRAINED, TrialState.QUEUED]
 
 
-class TroubleSink(LoadLogSink):
-    """Makes trouble for one trial: at its start, or when the first steps are recorded."""
+class CallingSink(LoadLogSink):
+    """Calls a function when steps are recorded."""
 
-    trouble: Callable[[], None] | None = None
+    on_steps: Callable[[], None] | None = None
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
         super().log_steps(records)
-        if self.trouble is not None:
-            self.trouble()
+        if self.on_steps is not None:
+            self.on_steps()
 
 
 def test_a_trial_that_is_cancelled_leaves_and_the_others_finish(
@@ -113,8 +113,8 @@ def test_a_trial_that_is_cancelled_leaves_and_the_others_finish(
         time.sleep(3 * settings.heartbeat_seconds)
 
     def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
-        sink = TroubleSink(settings.trial_dir(run.digest))
-        sink.trouble = cancel if run.digest == "t1" else None
+        sink = CallingSink(settings.trial_dir(run.digest))
+        sink.on_steps = cancel if run.digest == "t1" else None
         return sink
 
     StackedActor("train-1", settings, sink_factory).work("t0")
@@ -124,7 +124,7 @@ def test_a_trial_that_is_cancelled_leaves_and_the_others_finish(
         assert store.trial(digest).result["count_check"] == 1.0
 
 
-def test_a_trial_that_cannot_start_fails_alone(
+def test_a_trial_that_cannot_start_does_not_stop_the_others(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep([0, 1, 2])
@@ -139,7 +139,7 @@ def test_a_trial_that_cannot_start_fails_alone(
     assert "disk full" in str(store.trial("t1").error)
 
 
-def test_a_loss_that_is_not_finite_fails_its_trial_alone(
+def test_a_loss_that_is_not_finite_fails_only_its_trial(
     settings: Settings, store: SweepStore, add_sweep: AddSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_sweep([0, 1])
@@ -157,15 +157,15 @@ def test_a_loss_that_is_not_finite_fails_its_trial_alone(
     assert sorted(states(store, 2)) == [TrialState.FAILED, TrialState.TRAINED]
 
 
-def test_a_stop_gives_all_back_and_they_go_on_alone(
+def test_a_stop_request_releases_all_trials_and_they_resume_alone(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep([0, 1], steps=30)
     actor: StackedActor
 
     def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
-        sink = TroubleSink(settings.trial_dir(run.digest))
-        sink.trouble = lambda: actor.request_stop()
+        sink = CallingSink(settings.trial_dir(run.digest))
+        sink.on_steps = lambda: actor.request_stop()
         return sink
 
     actor = StackedActor("train-1", settings, sink_factory)
@@ -178,15 +178,15 @@ def test_a_stop_gives_all_back_and_they_go_on_alone(
         assert read_history(settings.trial_dir(digest)).step_S.tolist() == list(range(1, 31))
 
 
-def test_those_that_stopped_at_different_steps_go_on_one_stack_after_the_other(
+def test_trials_that_stopped_at_different_steps_resume_in_separate_stacks(
     settings: Settings, store: SweepStore, add_sweep: AddSweep
 ) -> None:
     add_sweep([0, 1, 2], steps=12)
     first: TrainActor
 
     def stopping(settings: Settings, run: RunIdentity) -> LoadLogSink:
-        sink = TroubleSink(settings.trial_dir(run.digest))
-        sink.trouble = lambda: first.request_stop()
+        sink = CallingSink(settings.trial_dir(run.digest))
+        sink.on_steps = lambda: first.request_stop()
         return sink
 
     first = TrainActor("train-0", settings, stopping)
