@@ -1,4 +1,4 @@
-"""Secrets stay out of what is written down: logs, errors in the store, MLflow, reports."""
+"""Keeps secrets out of logs, stored errors, MLflow and reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from evenload.pipeline.settings import Settings
 
-# Environment variables whose values are never shown; those of the services that evenload uses.
+# Environment variables of the services that evenload uses. Their values are never shown.
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -23,12 +23,12 @@ SECRET_VARIABLES = (
     "POSTGRES_PASSWORD",
     "RAY_AUTH_TOKEN",
 )
-SHORTEST = 6  # characters: what is shorter stands in every text and hides nothing
+SHORTEST = 6  # characters; a shorter secret would match parts of ordinary words
 HIDDEN = "***"
 
 
 def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Passwords in the settings' URLs and the values of SECRET_VARIABLES, longest first."""
+    """The passwords in the settings' URLs and the values of SECRET_VARIABLES, longest first."""
     urls = (settings.database_url, settings.tracking_uri, settings.mirror_url)
     found = {password for url in urls if url for password in _passwords(url)}
     found |= {environment.get(name, "") for name in SECRET_VARIABLES}
@@ -36,14 +36,14 @@ def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
 
 
 def redacted(text: str, hidden: Iterable[str]) -> str:
-    """The text with every secret as ***."""
+    """The text with every secret replaced by ***."""
     for secret in hidden:
         text = text.replace(secret, HIDDEN)
     return text
 
 
 class RedactedFile(io.TextIOBase):
-    """Passes text on to a file, without the secrets that come in one piece."""
+    """Writes text to a file without its secrets, if each is passed in one call of `write`."""
 
     def __init__(self, file: TextIO, hidden: tuple[str, ...]) -> None:
         self._file = file
@@ -58,14 +58,14 @@ class RedactedFile(io.TextIOBase):
 
 
 def start_logging(settings: Settings) -> None:
-    """Logs of this process go to standard error from INFO on, without secrets."""
+    """Logs to standard error from level INFO on, without secrets."""
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", settings))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class RedactingFormatter(logging.Formatter):
-    """Messages and tracebacks without secrets."""
+    """Formats messages and tracebacks without secrets."""
 
     def __init__(self, pattern: str, settings: Settings) -> None:
         super().__init__(pattern)
@@ -76,7 +76,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 def _passwords(url: str) -> set[str]:
-    """As they stand in the URL and as they are meant."""
+    """The passwords in the URL: as written, unquoted and quoted."""
     parts = urlsplit(url)
     given = [parts.password] if parts.password else []
     given += re.findall(r"(?:^|&)password=([^&]*)", parts.query)

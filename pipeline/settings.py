@@ -1,6 +1,6 @@
-"""Where things are: flags first, then EVENLOAD_* environment variables, then these defaults.
+"""Settings: flags override EVENLOAD_* environment variables, which override these defaults.
 
-The defaults need no server: SQLite, MLflow on SQLite and files, all under `./.evenload/`.
+The defaults need no server: SQLite, MLflow on SQLite, and files, all under `./.evenload/`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     tracking_uri: str | None = None
     """MLflow's server; null: SQLite in the home."""
     artifact_root: str | None = None
-    """Where experiments made here keep artifacts; null: in the home, or as MLflow's server says."""
+    """Artifact store of new experiments; null: the home, or the choice of MLflow's server."""
     mirror_url: str | None = None
     """Object store (an fsspec URL) for trial folders, for hosts that share no disk."""
     tracking_patience_seconds: PositiveFloat = 30.0
@@ -56,14 +56,11 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> Path:
-        """Absolute home: Ray workers run in another working directory."""
+        """The home as an absolute path, because Ray workers run in another working directory."""
         return self.home.expanduser().resolve()
 
     def make_home(self, to_write: bool = False) -> None:
-        """The home is a folder from here on; one that can be written, where that is asked.
-
-        Raises:   SpecError
-        """
+        """Creates the home if needed.  Args: to_write: require write access.  Raises: SpecError"""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except FileExistsError:  # a file has that name
@@ -89,28 +86,29 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_artifacts(self) -> str | None:
-        """Artifact root of experiments made here; a tracking server decides for itself."""
+        """The artifact root for new experiments; None: the tracking server decides."""
         if self.artifact_root is not None or self.tracking_uri is not None:
             return self.artifact_root
         return (self.root / "artifacts").as_uri()
 
     def trial_dir(self, digest: str) -> Path:
-        """Checkpoints, logs, step and load shards of one trial.
+        """The folder of a trial's checkpoints, logs and shards.
 
-        Raises:   SpecError: not the digest of any trial, but perhaps the path of something else
+        Raises:   SpecError: `digest` is not a digest; it might be a path out of the home
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]+", digest):
-            raise SpecError(f"digest={digest!r} is no trial's; take one from `sweep status --json`")
+            remedy = "`evenload sweep status` with --json shows digests"
+            raise SpecError(f"digest={digest!r} is not a digest; {remedy}")
         return self.root / "trials" / digest
 
     def uri_of(self, path: Path) -> str:
-        """What the store calls a file below `root`: where every host finds it."""
+        """The URI of a file below `root` by which every host finds it."""
         if self.mirror_url is None:
             return path.as_uri()
         return f"{self.mirror_url.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
 
     def path_of(self, uri: str) -> Path:
-        """The local file that `uri_of` named, here or on another host."""
+        """The local path of a file whose URI came from `uri_of`, here or on another host."""
         if self.mirror_url is not None and uri.startswith(self.mirror_url):
             return self.root / uri.removeprefix(self.mirror_url).lstrip("/")
         return Path(url2pathname(urlsplit(uri).path))
@@ -121,6 +119,6 @@ class Settings(BaseSettings):
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: a password in it becomes ***."""
+    """The URL with its password replaced by ***."""
     hidden = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
     return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)

@@ -107,4 +107,6 @@ def cancelled(sweep_id: str) -> SpecError:
 
 
 def unknown_trial(digest: str) -> SpecError:
-    return SpecError(f"digest={digest!r} is unknown; `evenload sweep status` shows digests")
+    return SpecError(
+        f"digest={digest!r} is unknown; `evenload sweep status` with --json shows digests"
+    )

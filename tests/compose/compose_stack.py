@@ -1,4 +1,4 @@
-"""The compose stack under a project name and ports of its own, and what a user does with it."""
+"""The compose stack under its own project name and ports, with the actions of a user."""
 
 from __future__ import annotations
 
@@ -14,20 +14,13 @@ from typing import Any
 
 import yaml
 
+from tests.small_model import SMALL_MODEL
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = "evenload-test"
 TIMED = {"train_seconds", "tokens_per_second", "tracking_errors"}
 BASE: dict[str, Any] = {
-    "model": {
-        "preset": "tiny",
-        "vocab_size": 32,
-        "num_layers": 2,
-        "d_model": 32,
-        "num_heads": 2,
-        "d_dense": 64,
-        "num_experts": 8,
-        "d_expert": 16,
-    },
+    "model": SMALL_MODEL,
     "data": {"kind": "synthetic", "num_tokens": 60_000, "vocab_size": 32, "num_domains": 2},
     "train": {"steps": 24, "batch_sequences": 4, "seq_len": 32},
     "balancer": {"kind": "none"},
@@ -37,7 +30,7 @@ BASE: dict[str, Any] = {
 
 
 def sweep(name: str, steps: int, seeds: int = 1, max_retries: int = 2) -> dict[str, Any]:
-    """Two rules at some seeds."""
+    """A sweep of two rules and `seeds` seeds."""
     runtime = BASE["runtime"] | {"log_every": max(8, steps // 20), "checkpoint_every": 50}
     base = BASE | {"train": BASE["train"] | {"steps": steps}, "runtime": runtime}
     rules = [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}]
@@ -46,7 +39,7 @@ def sweep(name: str, steps: int, seeds: int = 1, max_retries: int = 2) -> dict[s
 
 
 def figures(document: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What a sweep found, by trial, without what depends on the clock and on outages."""
+    """The figures of a sweep by trial, without those that depend on the clock or on outages."""
     return {
         trial["digest"]: {key: v for key, v in trial["result"].items() if key not in TIMED}
         for trial in document["trials"]
@@ -54,7 +47,7 @@ def figures(document: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true answer; errors of services that are away count as no."""
+    """Repeats `holds` until it is true; returns its value. Errors of services count as false."""
     deadline = time.monotonic() + seconds
     answer, problem = None, ""
     while time.monotonic() < deadline:
@@ -86,7 +79,7 @@ class Stack:
             text=True,
             timeout=timeout,
             check=False,
-            # The file's values count, whatever the caller's environment holds.
+            # The values of the file override those of the caller's environment.
             env=os.environ | self.settings,
         )
         if ended.returncode:
@@ -119,7 +112,7 @@ class Stack:
         return ended
 
     def progress(self, sweep_id: str) -> int:
-        """Steps trained so far, over all trials."""
+        """The number of steps trained so far, over all trials."""
         trials = self.status(sweep_id)["trials"]
         return sum(trial["progress"]["step"] for trial in trials if trial["progress"])
 
@@ -139,7 +132,7 @@ class Stack:
             )
 
     def crash(self, service: str) -> None:
-        """Its processes die as if out of memory; starting it again is its restart policy's task."""
+        """Kills the service as if out of memory. Its restart policy must start it again."""
         for container in self.containers(service):
             os.kill(int(_docker("inspect", "-f", "{{.State.Pid}}", container)), signal.SIGKILL)
 
@@ -162,7 +155,7 @@ class Stack:
         return f"http://127.0.0.1:{self.settings[port]}{path}"
 
     def mlflow(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
-        """MLflow's REST API, asked from outside."""
+        """Calls MLflow's REST API from outside of the stack."""
         request = urllib.request.Request(
             self.url("MLFLOW_PORT", f"/api/2.0/mlflow/{endpoint}"),
             json.dumps(body).encode(),
@@ -176,8 +169,8 @@ class Stack:
         path = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=evenload"
         with urllib.request.urlopen(self.url("MLFLOW_PORT", path), timeout=30) as answer:
             experiment = json.load(answer)["experiment"]["experiment_id"]
-        wanted = f"tags.sweep = '{sweep_id}'"
-        found = self.mlflow("runs/search", {"experiment_ids": [experiment], "filter": wanted})
+        query = f"tags.sweep = '{sweep_id}'"
+        found = self.mlflow("runs/search", {"experiment_ids": [experiment], "filter": query})
         return list(found.get("runs", []))
 
 

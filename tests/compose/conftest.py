@@ -1,4 +1,4 @@
-"""The stack for the whole session, and the same sweep on this machine to compare with."""
+"""The stack for the whole session, and the same sweep on this machine for comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.compose.compose_stack import REPOSITORY, Stack
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Images built, nothing started, no data. Ends with everything gone but the images."""
+    """A stack with built images, no data and no running service. Only its images remain."""
     if shutil.which("docker-compose") is None:
         pytest.skip("no docker-compose")
     env_file = tmp_path_factory.mktemp("compose") / "env"
@@ -41,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`evenload sweep run` on this machine, on SQLite; returns its JSON document."""
+    """Runs `evenload sweep run` on this machine with SQLite; returns its JSON document."""
 
     def run(tree: dict[str, Any]) -> dict[str, Any]:
         path = tmp_path / "sweep.yaml"

@@ -1,4 +1,4 @@
-"""The stack as a user has it. The tests build on each other, in this order."""
+"""Tests the stack as a user runs it. The tests depend on each other, in this order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_everything_becomes_healthy_from_nothing(stack: Stack) -> None:
     stack.healthy(*SERVICES)
 
 
-def test_a_sweep_submitted_inside_ends_as_it_does_on_sqlite(stack: Stack, local: Local) -> None:
+def test_a_sweep_in_the_stack_has_the_figures_of_one_on_sqlite(stack: Stack, local: Local) -> None:
     inside = stack.finished(stack.submit(SHORT))
     assert [trial["state"] for trial in inside["trials"]] == ["completed"] * 2
     assert figures(inside) == figures(local(SHORT))
@@ -44,7 +44,7 @@ def test_mlflow_shows_the_sweep_through_its_api(stack: Stack) -> None:
         return runs if {run["info"]["status"] for run in runs} == {"FINISHED"} else []
 
     runs = until(all_finished, 60, "every run is FINISHED")
-    assert len(runs) == 3, "one parent and one child a trial"
+    assert len(runs) == 3, "there must be one parent, and one child per trial"
     trials = {trial["run_id"]: trial["result"] for trial in stack.status(sweep_id)["trials"]}
     for run in runs:
         if run["info"]["run_id"] in trials:
@@ -59,7 +59,7 @@ def test_mlflow_shows_the_sweep_through_its_api(stack: Stack) -> None:
 @pytest.mark.browser
 def test_a_sweep_submitted_from_the_dashboard_ends_and_shows(stack: Stack, tmp_path: Path) -> None:
     tree = sweep("from-the-browser", steps=24)
-    tree["axes"]["train.seed"] = [7]  # trials of its own
+    tree["axes"]["train.seed"] = [7]  # so that no other sweep has its trials
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
     with opened(stack, "/?view=Start+a+sweep&from=YAML+file") as page:
         page.locator("input[type=file]").set_input_files(tmp_path / "sweep.yaml")
@@ -76,7 +76,7 @@ def test_a_sweep_submitted_from_the_dashboard_ends_and_shows(stack: Stack, tmp_p
 
 @contextmanager
 def opened(stack: Stack, path: str) -> Iterator[Any]:
-    """The dashboard in a browser."""
+    """Opens the dashboard in a browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -120,7 +120,7 @@ def test_sweep_run_with_an_address_follows_its_job(stack: Stack, tmp_path: Path)
 )
 def test_a_service_may_crash_during_a_sweep(service: str, stack: Stack, local: Local) -> None:
     tree = sweep(f"crash-{service}", steps=2000)
-    tree["axes"]["train.seed"] = [100 + SERVICES.index(service)]  # trials of its own
+    tree["axes"]["train.seed"] = [100 + SERVICES.index(service)]  # no other sweep has its trials
     sweep_id = stack.submit(tree)
     until(lambda: stack.progress(sweep_id) > 100, 120, "training has begun")
     stack.crash(service)
@@ -129,7 +129,7 @@ def test_a_service_may_crash_during_a_sweep(service: str, stack: Stack, local: L
     assert [trial["state"] for trial in ended["trials"]] == ["completed"] * 2
     assert figures(ended) == figures(local(tree))
     runs = stack.mlflow_runs(sweep_id)
-    assert len(runs) == 3, "one parent and one child a trial, whatever died"
+    assert len(runs) == 3, "there must be one parent, and one child per trial"
 
 
 def test_workers_come_and_go(stack: Stack) -> None:
@@ -155,12 +155,12 @@ def test_data_survives_down_and_up(stack: Stack) -> None:
     after = json.loads(stack.evenload("sweep", "list", "--json"))
     assert [row["sweep_id"] for row in after][1:] == [row["sweep_id"] for row in listed]
     ended = stack.finished(running)
-    assert [trial["failures"] for trial in ended["trials"]] == [0, 0], "given back, not lost"
+    assert [trial["failures"] for trial in ended["trials"]] == [0, 0], "trials must be released"
     assert len(stack.mlflow_runs(running)) == 3
 
 
-def test_a_backup_brings_back_what_was_there(stack: Stack, tmp_path: Path) -> None:
-    """With the commands of infra/README.md."""
+def test_a_backup_restores_sweeps_and_runs(stack: Stack, tmp_path: Path) -> None:
+    """The commands are those of infra/README.md."""
     sweep_id = stack.submit(SHORT)
     before, runs = figures(stack.status(sweep_id)), stack.mlflow_runs(sweep_id)
     dumps = {name: stack.dump(name) for name in ("evenload", "mlflow")}
@@ -178,7 +178,7 @@ def test_a_backup_brings_back_what_was_there(stack: Stack, tmp_path: Path) -> No
     stack.finished(stack.submit(sweep("later", steps=8)))
 
 
-def test_the_exporter_tells_of_trials(stack: Stack) -> None:
+def test_the_exporter_reports_trials(stack: Stack) -> None:
     stack.compose("--profile", "monitoring", "up", "-d", "exporter")
     stack.healthy("exporter")
     fetch = "import urllib.request as u; print(u.urlopen('http://exporter:9464/metrics').read())"
@@ -201,7 +201,7 @@ def _outside(stack: Stack, command: list[str]) -> subprocess.CompletedProcess[st
 
 
 def _hosts(stack: Stack, sweep_id: str) -> int:
-    """On how many hosts the sweep's trials are held now."""
+    """The number of hosts whose workers hold trials of the sweep now."""
     trials = stack.status(sweep_id)["trials"]
     held = [trial for trial in trials if trial["state"] in ("training", "evaluating")]
     return len({trial["worker"].partition("@")[2].rpartition(":")[0] for trial in held})

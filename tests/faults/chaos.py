@@ -1,9 +1,9 @@
-"""Kills parts of a cluster at random while sweeps run, and compares what comes out.
+"""Kills parts of a cluster at random while sweeps run, and compares the results.
 
     python -m tests.faults.chaos --minutes 30 [--seed 0] [--folder /tmp/chaos]
 
-Writes a line for every kill and ends with a summary as one JSON document; exit code 1 where a
-sweep did not end as an undisturbed one does.
+Logs every kill and prints a summary as one JSON document. The exit code is 1 if a sweep did not end
+like an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import AttemptState, SweepState
 from tests.faults.outcome import check_attempts, finished_too_early, outcome, sweep, undisturbed
-from tests.faults.stack import STEERED, Stack
+from tests.faults.stack import VICTIMS, Stack
 
 logger = logging.getLogger("chaos")
 
-PAUSE_SECONDS = (5.0, 30.0)  # between two kills, drawn evenly
-WEIGHTS = (4, 4, 2, 1, 2, 1, 1)  # as `STEERED`: workers die more often than databases
+PAUSE_SECONDS = (5.0, 30.0)  # between two kills, drawn uniformly
+WEIGHTS = (4, 4, 2, 1, 2, 1, 1)  # in the order of VICTIMS: workers die more often than databases
 STEPS, SEEDS = 800, 3
-PATIENCE_SECONDS = 1800.0  # for the last sweeps to end once nothing is killed any more
+PATIENCE_SECONDS = 1800.0  # for sweeps to end after the last kill
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
 def disturb(
     stack: Stack, seconds: float, draw: random.Random
 ) -> tuple[list[SweepSpec], Counter[str]]:
-    """One sweep after the other, and kills at random until the time is over."""
+    """Runs one sweep after the other and kills parts at random until the time is over."""
     specs: list[SweepSpec] = []
     kills: Counter[str] = Counter()
     ends_at = time.monotonic() + seconds
@@ -72,21 +72,21 @@ def disturb(
             specs.append(sweep(f"chaos-{number}", seeds, STEPS))
             logger.info("sweep %s", stack.submit(specs[-1]))
         time.sleep(draw.uniform(*PAUSE_SECONDS))
-        (victim,) = draw.choices(STEERED, WEIGHTS)
+        (victim,) = draw.choices(VICTIMS, WEIGHTS)
         if stack.crash(victim, specs[-1].sweep_id()):
             kills[victim] += 1
             logger.info("killed: %s", victim)
         stack.keep_alive()
         early = finished_too_early(stack.mlflow_database, stack.store, specs[-1].sweep_id())
-        assert early == [], f"runs that say FINISHED and are not: {early}"
+        assert early == [], f"runs that are FINISHED before their trials: {early}"
     return specs, kills
 
 
 def compare(stack: Stack, spec: SweepSpec, folder: Path) -> dict[str, Any]:
-    """Waits for the sweep's end; what it came to beside an undisturbed one."""
+    """Waits for the end of the sweep and compares it with an undisturbed one."""
     sweep_id = spec.sweep_id()
     stack.until_finished(sweep_id, PATIENCE_SECONDS)
-    logger.info("%s is over; the same again, undisturbed", sweep_id)
+    logger.info("%s is over; running it again undisturbed", sweep_id)
     whole, _ = undisturbed(spec, folder / "undisturbed" / sweep_id)
     problems = []
     if outcome(stack.store, stack.settings, sweep_id) != whole:

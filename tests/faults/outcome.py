@@ -1,4 +1,4 @@
-"""What a sweep came to, for comparison with one that nothing disturbed."""
+"""The outcome of a sweep, for comparison with one that nothing disturbed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,14 @@ from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.session import identified, open_store
 from evenload.workers.cli.sweep_runner import register, settle
+from tests.small_model import SMALL_MODEL
 
-# What the clock, the power meter and outages decide; everything else must be equal to the last bit.
+# Figures with these words depend on the clock, the power meter or outages. Others must be equal.
 TIMED = ("second", "joule", "watt", "energy", "tracking_errors", "flops")
 STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.FAILED: "FAILED"}
 
 BASE: dict[str, Any] = {
-    "model": {
-        "preset": "tiny",
-        "vocab_size": 32,
-        "num_layers": 2,
-        "d_model": 32,
-        "num_heads": 2,
-        "d_dense": 64,
-        "num_experts": 8,
-        "d_expert": 16,
-    },
+    "model": SMALL_MODEL,
     "data": {"kind": "synthetic", "num_tokens": 200_000, "vocab_size": 32, "num_domains": 2},
     "train": {"steps": 300, "batch_sequences": 4, "seq_len": 32},
     "balancer": {"kind": "none"},
@@ -44,14 +36,14 @@ RULES = [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}]
 
 
 def sweep(name: str, seeds: list[int], steps: int) -> SweepSpec:
-    """Two rules at these seeds. A worker may be lost often: how often is not under test."""
+    """A sweep of two rules at these seeds. Its trials may lose any number of workers."""
     base = BASE | {"train": BASE["train"] | {"steps": steps}}
     axes = {"train.seed": seeds, "balancer": RULES}
     return SweepSpec(name=name, base=base, axes=axes, max_retries=1000, stacking="off")
 
 
 class Outcome(NamedTuple):
-    """By rule and seed: the state, the figures, and the counts of every expert in every step."""
+    """States, figures, and the counts of every expert at every step, by rule and seed."""
 
     states: dict[str, TrialState]
     figures: dict[str, dict[str, float]]
@@ -82,7 +74,7 @@ def _name(trial: TrialRecord) -> str:
 
 
 def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
-    """The sweep in this process, one trial after the other: no cluster, nothing to kill."""
+    """Runs the sweep in this process, without a cluster, one trial after the other."""
     settings = Settings(home=home)
     store = open_store(settings)
     trials = identified(spec, settings)
@@ -101,14 +93,14 @@ def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
 
 
 def check_attempts(store: SweepStore, sweep_id: str) -> None:
-    """Every trial was trained to its end once and evaluated once, whatever was lost between."""
+    """Asserts that every trial was trained to its end once and evaluated once."""
     for trial in store.trials(sweep_id):
         done = [a.kind for a in store.attempts(trial.digest) if a.state is AttemptState.DONE]
         assert done == [WorkKind.TRAIN, WorkKind.EVAL], trial.digest
 
 
 def check_runs(database: Path, store: SweepStore, sweep_id: str) -> None:
-    """MLflow has one run a trial, each step once, and says FINISHED only where it is true."""
+    """Asserts that MLflow has one run per trial with each step once and the right status."""
     for trial in store.trials(sweep_id):
         tags = "SELECT run_uuid FROM tags WHERE key = 'digest' AND value = ?"
         (run_id,) = _column(database, tags, trial.digest)
@@ -124,7 +116,7 @@ def check_runs(database: Path, store: SweepStore, sweep_id: str) -> None:
 
 
 def finished_too_early(database: Path, store: SweepStore, sweep_id: str) -> list[str]:
-    """Digests of trials that are not complete and whose run says FINISHED."""
+    """Digests of incomplete trials whose run is FINISHED."""
     query = (
         "SELECT tags.value FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
         "WHERE runs.status = 'FINISHED' AND tags.key = 'digest'"

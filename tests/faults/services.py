@@ -1,4 +1,4 @@
-"""Processes that can be killed the hard way and started again, and a PostgreSQL among them."""
+"""Processes that can be killed by SIGKILL and started again; one of them is a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 
 def until(holds: Callable[[], Any], seconds: float, what: str, every: float = 0.1) -> Any:
-    """The first true answer.  Raises: AssertionError: none came in time"""
+    """Repeats `holds` until it is true; returns its value.  Raises: AssertionError: too late"""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := holds():
@@ -37,7 +37,7 @@ def free_port() -> int:
 class Service:
     """One process with its children.
 
-    Args:     is_ready: asked after a start, until it says yes
+    Args:     is_ready: is called after a start until it returns true
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = 120.0) -> None:
-        """Returns once it is ready; a start that fails is tried again."""
+        """Starts the process, again if it fails, and returns once it is ready."""
         deadline = time.monotonic() + seconds
         while not self._started():
             assert time.monotonic() < deadline, f"{self.name}: {self.log_tail()}"
@@ -76,11 +76,11 @@ class Service:
             if self._is_ready():
                 return True
             time.sleep(0.1)
-        self.kill()  # too slow, or ended: two of them at once would be a fault of our own
+        self.kill()  # it has ended or is too slow, and two of them must never run at once
         return False
 
     def tree(self) -> list[psutil.Process]:
-        """Itself and everything that it started, however deep."""
+        """The process and all its descendants."""
         assert self._process is not None, f"{self.name} was not started"
         try:
             top = psutil.Process(self._process.pid)
@@ -89,7 +89,7 @@ class Service:
             return []
 
     def kill(self) -> None:
-        """SIGKILL to the whole tree: what a crashed host leaves."""
+        """Sends SIGKILL to the whole tree, as if its host had crashed."""
         for process in self.tree():
             try:
                 process.send_signal(signal.SIGKILL)
@@ -99,12 +99,12 @@ class Service:
         self._process.wait()
 
     def ended(self, seconds: float) -> int:
-        """Its exit code, once it ended by itself.  Raises: TimeoutExpired"""
+        """Waits for the process to end by itself; its exit code.  Raises: TimeoutExpired"""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.wait(seconds)
 
     def end(self, seconds: float = 30.0) -> None:
-        """SIGTERM, and SIGKILL to what is left."""
+        """Sends SIGTERM, and then SIGKILL to processes that are left."""
         if self._process is None:
             return
         tree = self.tree()
@@ -121,9 +121,9 @@ class Service:
 
 
 class Postgres:
-    """A PostgreSQL of our own on a Unix socket: no port, no password, nothing kept.
+    """A PostgreSQL server on a Unix socket, without port or password.
 
-    Raises:   pytest.skip.Exception: there is no server on this machine, or nobody to run it as
+    Raises:   pytest.skip.Exception: this machine has no PostgreSQL, or no user that may run it
     """
 
     def __init__(self, folder: Path) -> None:
@@ -154,7 +154,7 @@ class Postgres:
 
 
 def as_postgres() -> list[str]:
-    """PostgreSQL refuses to run as root."""
+    """The command that switches to the user postgres, because PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return []
     if shutil.which("setpriv") is None:

@@ -1,5 +1,7 @@
-"""Everything that a sweep on a cluster needs, on this machine: PostgreSQL, MLflow, two Ray nodes
-and `evenload serve`, each of which can be killed and started again."""
+"""A cluster on this machine: PostgreSQL, MLflow, two Ray nodes and `evenload serve`.
+
+Each part can be killed and started again.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,14 @@ from tests.faults.services import Postgres, Service, free_port, until
 
 BIN = Path(sys.executable).parent
 LEASE_SECONDS, HEARTBEAT_SECONDS = 15.0, 1.0
-STEERED = ("train actor", "eval actor", "coordinator", "ray head", "node", "mlflow", "database")
+VICTIMS = ("train actor", "eval actor", "coordinator", "ray head", "node", "mlflow", "database")
 
 
 class Stack:
-    """Args: folder: for logs and results; all of it is left there"""
+    """The cluster.  Args: folder: keeps logs and results"""
 
     def __init__(self, folder: Path) -> None:
-        # Sockets have paths of at most 107 characters.
+        # The path of a socket has at most 107 characters.
         self._short = Path(tempfile.mkdtemp(prefix="evl-"))
         self._short.chmod(0o755)
         (self._short / "pg").mkdir()
@@ -86,7 +88,7 @@ class Stack:
         return self.store.submit(spec)
 
     def trials(self, sweep_id: str) -> list[TrialRecord]:
-        """Empty while the database is away."""
+        """The trials of the sweep; none while the database is away."""
         try:
             return self.store.trials(sweep_id)
         except StoreUnavailable:
@@ -113,7 +115,7 @@ class Stack:
         until(has_begun, seconds, f"{sweep_id} trains", every=0.05)
 
     def until_runs_are_right(self, sweep_id: str, seconds: float = 60) -> None:
-        """`evenload serve` ends the runs of a sweep that is over in its next round."""
+        """Waits until `evenload serve` has ended the runs of a finished sweep."""
 
         def are_right() -> bool:
             try:
@@ -127,13 +129,13 @@ class Stack:
         check_runs(self.mlflow_database, self.store, sweep_id)
 
     def crash(self, victim: str, sweep_id: str) -> bool:
-        """Kills it the hard way and has it started again; False: there is none just now."""
+        """Kills the victim by SIGKILL and starts it again; False if there is no such worker."""
         if victim.endswith("actor"):
             return self._kill_worker(sweep_id, victim)
         service = self.services[victim]
         service.kill()
         if victim == "ray head":
-            # A node that lost its cluster would go on trying to join the former one.
+            # Otherwise the node would try to join the former cluster for ever.
             self._node.kill()
         service.start()
         if victim == "ray head":
@@ -141,14 +143,14 @@ class Stack:
         return True
 
     def keep_alive(self) -> None:
-        """Starts again what ended by itself, as a container engine would."""
+        """Restarts services that ended by themselves, as a container engine would."""
         for service in self.services.values():
             if not service.tree():
                 service.start()
 
     def _kill_worker(self, sweep_id: str, kind: str) -> bool:
-        wanted = TrialState.TRAINING if kind == "train actor" else TrialState.EVALUATING
-        workers = (t.worker for t in self.trials(sweep_id) if t.state is wanted and t.worker)
+        state = TrialState.TRAINING if kind == "train actor" else TrialState.EVALUATING
+        workers = (t.worker for t in self.trials(sweep_id) if t.state is state and t.worker)
         worker = next(workers, None)
         if worker is None:
             return False
@@ -176,7 +178,7 @@ class Stack:
             "GIT_PYTHON_REFRESH": "quiet",
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
-            # A machine with two cores and much else to do must not be taken for a dead one.
+            # A busy machine with two cores must not be mistaken for a dead one.
             "RAY_health_check_timeout_ms": "30000",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
             "PYTHONPATH": str(Path.cwd()),

@@ -1,4 +1,4 @@
-"""The faults that happen most, in one sweep of every test run; `test_long.py` has the others."""
+"""The most frequent faults, in one sweep that every test run disturbs; see also `test_long.py`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.faults.outcome import (
 )
 from tests.faults.services import Service, until
 
-# Long, because a machine that runs other tests too is slow; alone it takes half a minute.
+# The timeout is long because other tests slow the machine down; alone it takes half a minute.
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def killed(store: SweepStore, sweep_id: str, choose: Callable[[TrialRecord], bool]) -> str:
-    """Kills the worker of the first trial that is chosen, once there is one; its id."""
+    """Waits for a trial that `choose` accepts and kills its worker; returns the worker's id."""
 
     def chosen() -> str | None:
         return next((t.worker for t in store.trials(sweep_id) if choose(t)), None)
@@ -40,7 +40,7 @@ def killed(store: SweepStore, sweep_id: str, choose: Callable[[TrialRecord], boo
     return worker
 
 
-def test_coordinator_and_workers_are_killed_and_the_answer_is_the_same(tmp_path: Path) -> None:
+def test_killing_coordinator_and_workers_does_not_change_the_outcome(tmp_path: Path) -> None:
     spec = sweep("short", seeds=[0], steps=500)
     whole, _ = undisturbed(spec, tmp_path / "undisturbed")
 
@@ -82,7 +82,7 @@ def test_coordinator_and_workers_are_killed_and_the_answer_is_the_same(tmp_path:
     }
     assert lost.keys() == {orphan, trainer, scorer}
     assert lost[str(orphan)] == "its coordinator ended"
-    assert not Path("/proc", str(orphan).rpartition(":")[2]).exists(), "it ended with it"
+    assert not Path("/proc", str(orphan).rpartition(":")[2]).exists(), "it outlived its coordinator"
     assert "worker lost" in str(lost[trainer])
     assert sum(trial.failures for trial in store.trials(sweep_id)) == 2
     store.close()

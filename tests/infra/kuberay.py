@@ -1,8 +1,8 @@
-"""The KubeRay v1 resources that the manifests use, field by field: unknown fields are refused.
+"""Models of the KubeRay v1 resources that the manifests use. They refuse unknown fields.
 
-After ray-operator/apis/ray/v1/{raycluster,rayjob}_types.go of github.com/ray-project/kuberay
-(Apache-2.0), whose generated CRDs are 1 MB of mostly pod schema. Pods are checked against
-Kubernetes' own schema instead.
+Source: ray-operator/apis/ray/v1/{raycluster,rayjob}_types.go of github.com/ray-project/kuberay
+(Apache-2.0). Its generated CRDs are 1 MB, mostly pod schema, so pods are checked against the schema
+of Kubernetes instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KUBERNETES = "1.31"
 
 
 def check_builtin(tree: dict[str, Any]) -> None:
-    """Raises: ValidationError: a field that Kubernetes does not know, or of another type"""
+    """Raises: ValidationError: Kubernetes does not know a field, or it has another type"""
     kubernetes_validate.validate(tree, KUBERNETES, strict=True)
 
 

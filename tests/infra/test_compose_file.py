@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, read from the file; tests/compose runs it."""
+"""Checks docker-compose.yml as a file; tests/compose runs it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ports_are_published_to_this_machine_only_and_the_database_not_at_all() 
 
 
 def test_the_database_is_stopped_after_everything_that_needs_it() -> None:
-    """`down` knows the dependencies of running containers only, and migrate has ended."""
+    """`down` regards only dependencies between running containers, and `migrate` has ended."""
     for name, service in SERVICES.items():
         if "@postgres/" in str(service.get("environment")):
             assert "postgres" in service["depends_on"], name
@@ -59,7 +59,7 @@ def test_ray_asks_for_the_token_in_every_role() -> None:
         assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
 
 
-def test_the_settings_table_names_what_the_file_reads_with_its_default() -> None:
+def test_the_settings_table_has_the_variables_of_the_file_with_their_defaults() -> None:
     text = (REPOSITORY / "docker-compose.yml").read_text()
     defaults = dict(re.findall(r"\$\{(EVENLOAD_\w+):-(.*?)\}", text))
     table = (REPOSITORY / "infra" / "README.md").read_text()
@@ -72,7 +72,7 @@ def test_every_ray_role_runs_the_same_image() -> None:
     assert len({SERVICES[role]["image"] for role in roles}) == 1
 
 
-def test_secrets_are_made_once_and_kept_to_their_owner(tmp_path: Path) -> None:
+def test_secrets_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     (tmp_path / "infra").mkdir()
     script = tmp_path / "infra" / "secrets.sh"
     script.write_text((REPOSITORY / "infra" / "secrets.sh").read_text())
@@ -84,7 +84,7 @@ def test_secrets_are_made_once_and_kept_to_their_owner(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == made
 
 
-def test_a_secret_that_is_missing_is_added_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:
     (tmp_path / "infra").mkdir()
     script = tmp_path / "infra" / "secrets.sh"
     script.write_text((REPOSITORY / "infra" / "secrets.sh").read_text())
@@ -105,6 +105,6 @@ def test_gpu_workers_reserve_a_gpu_and_start_only_when_asked_for() -> None:
     assert "--num-gpus=0" in SERVICES["ray-worker"]["command"]
 
 
-def test_a_mirror_is_the_same_for_all_who_read_and_write_trials() -> None:
+def test_all_services_that_read_or_write_trials_have_the_same_mirror() -> None:
     for name in ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator", "dashboard"):
         assert SERVICES[name]["environment"]["EVENLOAD_MIRROR_URL"] == "${EVENLOAD_MIRROR_URL:-}"

@@ -1,4 +1,4 @@
-"""Every import contract is proven once: a planted violation must break it, and only it."""
+"""Proves every import contract: a planted violation breaks it and no other contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# One violation for each contract in pyproject.toml, by its name.
+# One violation per contract in pyproject.toml, by the contract's name.
 VIOLATIONS = {
     "Workers are layered": ("workers/data/shards.py", "import evenload.workers.training.loop"),
     "Pipeline is layered": ("pipeline/spec/trial.py", "import evenload.pipeline.sweep.recommend"),
@@ -64,7 +64,7 @@ def copy_of_the_tree(target: Path) -> Path:
     return target
 
 
-def test_every_contract_has_a_violation_planted_for_it() -> None:
+def test_every_contract_has_a_planted_violation() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = {contract["name"] for contract in config["tool"]["importlinter"]["contracts"]}
     assert names == set(VIOLATIONS)

@@ -1,4 +1,4 @@
-"""The manifests fit together and say what docker-compose.yml says. No API server is asked."""
+"""The manifests fit together and agree with docker-compose.yml. No cluster is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def named(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def templates() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod template with the name of its owner."""
+    """All pod templates with the names of their owners."""
     for tree in documents():
         name, spec = tree["metadata"]["name"], tree["spec"]
         if tree["kind"] == "RayCluster":
@@ -45,7 +45,7 @@ def templates() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def leaves(tree: Any, key: str) -> Iterator[Any]:
-    """What stands under this key anywhere below."""
+    """All values of this key at any depth of the tree."""
     if isinstance(tree, dict):
         for name, part in tree.items():
             if name == key:
@@ -84,7 +84,7 @@ def test_resources_have_the_fields_that_their_kinds_have(tree: dict[str, Any]) -
 
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
-    """What `kubectl apply -k` would send. Nothing is asked of a cluster."""
+    """The resources that `kubectl apply -k` would send, rendered without a cluster."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl")
     made = subprocess.run(["kubectl", "kustomize", str(K8S)], capture_output=True, text=True)
@@ -110,7 +110,7 @@ def test_kustomize_renders_every_resource_into_the_namespace(
 def test_the_rendered_policies_let_every_pod_of_evenload_through(
     rendered: list[dict[str, Any]],
 ) -> None:
-    """Postgres and MLflow hear pods with this label, Ray's among them."""
+    """Postgres and MLflow accept connections from pods with this label, which Ray's pods have."""
     part_of = {"app.kubernetes.io/part-of": "evenload"}
     pods = [tree for tree in rendered if "containers" in str(tree.get("spec", {}))]
     templates = [template for tree in pods for template in leaves(tree, "template")]
@@ -119,7 +119,7 @@ def test_the_rendered_policies_let_every_pod_of_evenload_through(
         assert part_of.items() <= template["metadata"]["labels"].items()
 
 
-def test_a_field_that_does_not_exist_is_found_at_every_depth() -> None:
+def test_an_unknown_field_is_found_at_every_depth() -> None:
     deployment = next(tree for tree in documents() if tree["kind"] == "Deployment")
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -148,7 +148,7 @@ def test_pods_run_without_privileges_and_within_limits(owner: str) -> None:
 
 
 @pytest.mark.parametrize("owner", PODS)
-def test_mounts_name_volumes_and_volumes_name_claims_that_are_there(owner: str) -> None:
+def test_mounts_name_existing_volumes_and_volumes_name_existing_claims(owner: str) -> None:
     pod = PODS[owner]["spec"]
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
     claims = named("PersistentVolumeClaim")
@@ -160,7 +160,7 @@ def test_mounts_name_volumes_and_volumes_name_claims_that_are_there(owner: str) 
     assert claimed <= claims.keys()
 
 
-def test_the_secret_has_every_key_that_is_asked_for() -> None:
+def test_the_secret_has_every_key_that_a_pod_needs() -> None:
     made = subprocess.run(
         ["bash", str(K8S / "secrets.sh")], capture_output=True, text=True, check=True
     )
@@ -192,7 +192,7 @@ def test_images_are_those_of_compose_and_pinned() -> None:
 
 def test_workers_and_coordinator_get_the_environment_of_compose() -> None:
     environment = COMPOSE["services"]["ray-worker"]["environment"]
-    wanted = {
+    expected = {
         name: re.sub(r"\$\{\w+:-(.+)\}", r"\1", value)  # as without a .env
         for name, value in environment.items()
         if not value.endswith(":-}")
@@ -200,9 +200,9 @@ def test_workers_and_coordinator_get_the_environment_of_compose() -> None:
     for owner in ("evenload head", "evenload cpu", "evenload gpu", "coordinator"):
         container = PODS[owner]["spec"]["containers"][0]
         found = {entry["name"]: entry.get("value") for entry in container["env"]}
-        assert wanted.keys() <= found.keys(), owner
+        assert expected.keys() <= found.keys(), owner
         for key, value in found.items():
-            assert value in (None, "cpu", wanted.get(key)), (owner, key)
+            assert value in (None, "cpu", expected.get(key)), (owner, key)
 
 
 def test_mlflow_runs_with_the_flags_of_compose() -> None:

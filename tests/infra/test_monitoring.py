@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are given is what the exporter gives and compose mounts."""
+"""The queries of Prometheus and Grafana match the exporter, and compose mounts their files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ALERTS = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["r
 
 
 def exported() -> set[str]:
-    """Names as a scrape shows them."""
+    """The names of all exported metrics, as in a scrape."""
     families = [*exporter.counts([], []), *exporter.progress([]), *exporter.loads({})]
     suffixes = {"counter": "_total"}
     return {family.name + suffixes.get(family.type, "") for family in families} | {"evenload_up"}
 
 
 @pytest.mark.parametrize("query", [*QUERIES, *(alert["expr"] for alert in ALERTS)])
-def test_every_query_asks_for_what_is_exported(query: str) -> None:
+def test_every_query_uses_exported_metrics(query: str) -> None:
     asked = set(re.findall(r"evenload_\w+", query))
     assert asked
     assert asked <= exported()
@@ -43,7 +43,7 @@ def test_the_dashboard_shows_load_idleness_throughput_and_queue() -> None:
     assert all(panel["description"] for panel in DASHBOARD["panels"])
 
 
-def test_compose_mounts_every_file_where_its_reader_looks() -> None:
+def test_compose_mounts_every_file_at_the_path_where_it_is_read() -> None:
     mounts = [
         mount
         for service in ("prometheus", "grafana")
@@ -61,7 +61,7 @@ def test_compose_mounts_every_file_where_its_reader_looks() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: prometheus)")
-def test_prometheus_takes_its_configuration() -> None:
+def test_prometheus_accepts_its_configuration() -> None:
     checked = subprocess.run(
         ["promtool", "check", "config", str(MONITORING / "prometheus.yml")],
         capture_output=True,

@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[SweepStore]:
 def test_a_sweep_outlives_its_coordinators_and_one_worker_in_a_hundred(
     trials: int, workers: int, store: SweepStore
 ) -> None:
-    """A coordinator lives for one minute of the cluster's clock and is forgotten."""
+    """Every coordinator lives for one minute of the simulated clock."""
     sweep_id = coordinator.submit(store, trials)
     found = coordinator.simulate(store, sweep_id, workers)
     assert {trial.state for trial in store.trials(sweep_id)} == {TrialState.COMPLETED}
@@ -33,7 +33,7 @@ def test_a_sweep_outlives_its_coordinators_and_one_worker_in_a_hundred(
     assert found["deaths"] > 0
     assert found["memory_bytes"] < 200 * 2**20
     lost = sum(trial.failures for trial in store.trials(sweep_id))
-    assert lost == found["deaths"], "each death costs its trial one retry"
+    assert lost == found["deaths"], "each death must cost one retry"
 
 
 def test_the_table_names_every_part(store: SweepStore) -> None:

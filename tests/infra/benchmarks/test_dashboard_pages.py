@@ -1,4 +1,4 @@
-"""The benchmark on a small home: what it generates is what a worker writes."""
+"""The benchmark of the dashboard on a small generated home, which has the files of real workers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ SHAPE = Shape("test", tokens=48, width=16, hidden=8, experts=7, top_k=3)
 
 
 @pytest.mark.parametrize("routing", moe_layer.ROUTINGS)
-def test_a_token_goes_to_different_experts(routing: str) -> None:
+def test_the_experts_of_a_token_are_different(routing: str) -> None:
     expert_TK = moe_layer.ROUTINGS[routing](SHAPE)
     assert expert_TK.shape == (48, 3)
     assert all(len(set(chosen)) == 3 for chosen in expert_TK.tolist())
@@ -31,7 +31,7 @@ def test_routings_load_the_experts_as_they_are_named() -> None:
     assert zipf[0] > 2 * zipf[6]
 
 
-def test_a_rival_that_is_wrong_or_breaks_is_not_timed_but_named() -> None:
+def test_a_rival_that_is_wrong_or_raises_is_reported_and_not_timed() -> None:
     case = moe_layer.make_case(SHAPE, moe_layer.balanced(SHAPE), torch.float32, CPU)
     ours = ARMS["evenload torch"](CPU)
 
@@ -49,7 +49,7 @@ def test_a_rival_that_is_wrong_or_breaks_is_not_timed_but_named() -> None:
     assert failed["broken"] == "NotImplementedError: no such kernel"
 
 
-def test_a_break_of_our_own_is_not_swallowed() -> None:
+def test_an_error_of_our_own_layer_is_raised() -> None:
     case = moe_layer.make_case(SHAPE, moe_layer.balanced(SHAPE), torch.float32, CPU)
 
     def breaks(case: Case) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_a_break_of_our_own_is_not_swallowed() -> None:
         moe_layer.checked(case, {"evenload torch": breaks})
 
 
-def test_what_is_kept_for_backward_is_counted_without_the_inputs() -> None:
+def test_saved_bytes_are_those_kept_for_backward_without_the_inputs() -> None:
     case = moe_layer.make_case(SHAPE, moe_layer.balanced(SHAPE), torch.float32, CPU)
     assert moe_layer.saved_bytes(lambda case: case.x_TD.square(), case) == 0
     assert moe_layer.saved_bytes(lambda case: case.x_TD.exp(), case) == 4 * 48 * 16
@@ -72,7 +72,9 @@ def document(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return moe_layer.run(quick=True)
 
 
-def test_the_document_names_the_missing_and_bounds_every_arm(document: dict[str, object]) -> None:
+def test_the_document_names_missing_arms_and_compares_each_with_the_bound(
+    document: dict[str, object],
+) -> None:
     assert json.loads(json.dumps(document)) == document
     assert {"ScatterMoE", "Liger", "SonicMoE", "evenload triton"} <= set(document["missing"])
     for result in document["shapes"][0]["routings"].values():

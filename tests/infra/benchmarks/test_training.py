@@ -27,12 +27,12 @@ def only_shards(settings: Settings, run: RunIdentity) -> LoadLogSink:
 
 
 def nowhere(_: str) -> None:
-    """Stands in for `find_spec` where transformers is not installed."""
+    """Replaces `find_spec`, as if transformers were not installed."""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_rivals_have_our_products() -> None:
-    """The one with plain attention has exactly our weights, the other about as many."""
+def test_rivals_have_models_of_our_size() -> None:
+    """GLM-4.5 has plain attention and exactly our parameters, DeepSeek-V3 about as many."""
     pytest.importorskip("transformers")
     arms = language_models.makers(training.trial(*SHAPE), compiled=False)
     parameters = {name: made[0]().parameters for name, made in arms.items()}
@@ -49,7 +49,7 @@ def test_compiled_arms_are_measured_beside_the_others() -> None:
 
 
 class Warm:
-    """Stands in for an arm in its process; what builds it gives the seconds of its step."""
+    """Replaces an arm in its process; the function that builds it returns the seconds per step."""
 
     def __init__(self, seconds_of: Callable[[], float]) -> None:
         self.warm_seconds, self.closed = seconds_of(), False
@@ -59,13 +59,13 @@ class Warm:
 
 
 @pytest.mark.parametrize("seconds", [(0.2, 0.1, 0.3), (0.1,), (0.3, 0.2, 0.1)])
-def test_of_several_ways_the_fastest_stays(
+def test_the_fastest_variant_of_an_arm_is_kept(
     monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
 ) -> None:
     arms: list[Warm] = []
 
     def begin(seconds_of: Callable[[], float]) -> Warm:
-        assert [arm.closed for arm in arms].count(False) < 2, "only one runs beside it"
+        assert [arm.closed for arm in arms].count(False) < 2, "more than two run at once"
         arms.append(Warm(seconds_of))
         return arms[-1]
 
@@ -79,7 +79,7 @@ def dies() -> language_models.Arm:
     raise SystemExit(3)
 
 
-def test_an_arm_that_dies_says_so() -> None:
+def test_an_arm_that_dies_raises_with_its_exit_code() -> None:
     with pytest.raises(RuntimeError, match="exit code 3"):
         separate_processes.Apart(dies)
 

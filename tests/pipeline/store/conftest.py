@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.faults.services import Postgres
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
@@ -29,51 +27,17 @@ Listed = list[tuple[str, TrialSpec]]
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server on a Unix socket, without port or password, deleted after the session."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not binaries:
-        pytest.skip("no PostgreSQL server in /usr/lib/postgresql")
-    as_postgres = _as_postgres()
+    """The URL of a PostgreSQL server that is started for the session."""
     folder = Path(tempfile.mkdtemp(prefix="evenload-pg-"))
-    if as_postgres:
-        shutil.chown(folder, "postgres", "postgres")
-    initdb = [binaries[-1] / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=trust"]
-    subprocess.run(
-        [*as_postgres, *initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
-        check=True,
-        capture_output=True,
-    )
-    postgres = [binaries[-1] / "postgres", "-D", folder / "data", "-k", folder, "-h", "", "-F"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*as_postgres, *postgres], stdout=log, stderr=log)
+    folder.chmod(0o755)
+    (folder / "pg").mkdir()
     try:
-        _wait_until_ready(folder, server)
-        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        database = Postgres(folder / "pg")
+        database.service.start()
+        yield database.url
+        database.service.end()
     finally:
-        server.terminate()
-        server.wait()
         shutil.rmtree(folder)
-
-
-def _as_postgres() -> list[str]:
-    """The command that switches to the user postgres, because PostgreSQL refuses to run as root."""
-    if os.getuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("PostgreSQL needs a user other than root and setpriv is missing")
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-
-def _wait_until_ready(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
-            return
-        except psycopg.OperationalError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

@@ -12,20 +12,12 @@ import pytest
 import yaml
 
 from evenload.workers.cli import main
+from tests.small_model import SMALL_MODEL
 
 SWEEP: dict[str, Any] = {
     "name": "small",
     "base": {
-        "model": {
-            "preset": "tiny",
-            "vocab_size": 32,
-            "num_layers": 2,
-            "d_model": 32,
-            "num_heads": 2,
-            "d_dense": 64,
-            "num_experts": 8,
-            "d_expert": 16,
-        },
+        "model": SMALL_MODEL,
         "data": {"kind": "synthetic", "num_tokens": 60_000, "vocab_size": 32, "num_domains": 2},
         "train": {"steps": 24, "batch_sequences": 4, "seq_len": 32},
         "balancer": {"kind": "none"},
