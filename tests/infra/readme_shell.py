@@ -1,0 +1,230 @@
+"""Runs the commands of a README as a reader would type them, but quickly and without servers.
+
+`evenload ...` runs in this process. Example files are made small. A command that installs, serves
+until Ctrl-C or needs Docker, Kubernetes or a GPU has a stand-in, which still checks its options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from evenload.pipeline.records.sinks import default_sinks
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import load_sweep
+from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.cli import main
+from evenload.workers.cli.session import identified, open_store
+from evenload.workers.cli.sweep_runner import register
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("*.py", "*.sh", "results/*", "benchmarks/results/*", "k8s/**/*", "README.md")
+
+RUN = "evenload sweep run"
+# Beginning of a command -> what runs in its place. `{}` is the command itself.
+STAND_INS: dict[str, str] = {
+    "source .venv/bin/activate": "true",
+    "export ": "true",  # for the commands of a stack that is not there
+    "bash infra/quickstart.sh": "bash -n infra/quickstart.sh",  # installs
+    "bash infra/install.sh": "bash -n infra/install.sh",
+    "bash infra/test.sh": "bash -n infra/test.sh",
+    "evenload dashboard": "{} --help",  # serves until Ctrl-C
+    "evenload bench": "{} --help",  # minutes, or a GPU
+    "evenload tune": "{} --help",  # a GPU
+    f"{RUN} infra/sweeps/tune_confirm.yaml": "evenload sweep plan infra/sweeps/tune_confirm.yaml",
+    f"{RUN} infra/sweeps/step_sizes.yaml --address": "{} --help",  # a cluster
+    f"{RUN} NEW_ID": "evenload sweep status NEW_ID",  # Ray
+    "evenload export": "{} --help",  # tests/workers/cli/test_export.py runs it
+    "python -m pytest": "{} --collect-only -q",
+    "python -m tests.faults.chaos": "{} --help",  # half an hour
+    "python -m evenload.": "{}",
+    "docker-compose": "compose",
+    "kubectl": "files",
+    "ray job submit": "files",
+    "bash infra/k8s/secrets.sh": "bash infra/k8s/secrets.sh",  # into kubectl
+}
+SMALL_TRAINING = {"batch_sequences": 2, "seq_len": 16, "warmup_steps": 0}
+SMALL_DATA = {"kind": "synthetic", "num_tokens": 20_000, "vocab_size": 256}
+SMALL_SIMULATION = {"tokens": 128, "num_experts": 8, "top_k": 2, "steps": 20, "seeds": 1}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def commands(readme: str) -> list[str]:
+    """The command lines of a README, in order, without their comments."""
+    text = (ROOT / readme).read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.sub(r"\s+#.*", "", line).strip() for line in lines)
+    return [" ".join(line.split()) for line in found if line]
+
+
+def stand_in(command: str) -> str | None:
+    """What runs in place of a command; None: the command itself."""
+    for beginning, instead in STAND_INS.items():
+        if command.startswith(beginning):
+            return instead.format(command)
+    return None
+
+
+class Shell:
+    """A folder like a clone, with a home of its own. Placeholders are what commands printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, str] = {}
+        _copy_clone(folder)
+
+    def run(self, command: str) -> None:
+        """Raises: AssertionError: it ended with another code than 0"""
+        instead = stand_in(command)
+        if instead in ("compose", "files"):
+            return check_names(command)
+        ended = self._execute(self._filled(instead or command))
+        assert ended.code == 0, f"{command}\n{ended.out}{ended.err}"
+        self._learn(command, ended.out)
+        return None
+
+    def _execute(self, line: str) -> Ended:
+        line, _, target = line.partition(" > ")
+        line, _, source = line.partition(" < ")
+        words = shlex.split(line)
+        if words[0] == "evenload":
+            if words[1:3] == ["sweep", "run"] and words[-1] != "--help":
+                train_without_ray(self.folder / words[3])
+            ended = in_process(words)
+        else:
+            given = (self.folder / source.strip()).read_text() if source else ""
+            ended = in_subprocess(words, self.folder, given)
+        if target:
+            self._write(target.strip(), ended.out)
+        return ended
+
+    def _write(self, name: str, text: str) -> None:
+        if name.endswith(".yaml"):
+            text = yaml.safe_dump(small(yaml.safe_load(text)), sort_keys=False)
+        (self.folder / name).write_text(text)
+
+    def _filled(self, line: str) -> str:
+        for name, value in self.known.items():
+            line = re.sub(rf"\b{name}\b", value, line)
+        return line
+
+    def _learn(self, command: str, out: str) -> None:
+        """ID is the sweep of step sizes, NEW_ID the one that extends it."""
+        if command.startswith("evenload sweep extend"):
+            self.known["NEW_ID"] = out.split()[-1]
+        elif "step_sizes.yaml" in command:
+            spec = load_sweep(self.folder / "infra" / "sweeps" / "step_sizes.yaml")
+            self.known["ID"] = spec.sweep_id()
+
+
+def _copy_clone(folder: Path) -> None:
+    for pattern in COPIED:
+        for path in (ROOT / "infra").glob(pattern):
+            if path.is_file() and "__pycache__" not in path.parts:
+                _copy(path, folder)
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md")):
+        _copy(path, folder)
+    for path in (ROOT / "infra" / "sweeps").glob("*.yaml"):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(yaml.safe_dump(small(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+def _copy(path: Path, folder: Path) -> None:
+    target = folder / path.relative_to(ROOT)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, target)
+
+
+def small(content: dict[str, Any], steps: int = 64) -> dict[str, Any]:
+    """The same file with little to compute; 64 steps are the fewest that `advise` takes."""
+    if "streams" in content:
+        streams = dict([*content["streams"].items()][:2])
+        return content | SMALL_SIMULATION | {"streams": streams, "rules": content["rules"][:3]}
+    if "base" in content:
+        axes = {key: values[:2] for key, values in content["axes"].items()}
+        axes[next(iter(axes))] = next(iter(axes.values()))[:1]
+        return content | {"base": small(content["base"], steps=12), "axes": axes}
+    sizes = {"tokens": 512, "group_tokens": 512, "by_k_tokens": 512}
+    evaluation = content.get("eval", {}) | sizes
+    train = SMALL_TRAINING | {"steps": steps}
+    return content | {"train": train, "data": SMALL_DATA, "eval": evaluation}
+
+
+def train_without_ray(path: Path) -> None:
+    """Leaves the sweep finished, so that `sweep run` only has to say what came out."""
+    settings = Settings(home=Path(".evenload"))
+    spec = load_sweep(path)
+    trials = identified(spec, settings)
+    store = open_store(settings)
+    register(store, settings, spec, trials)
+    for digest, _ in trials:
+        TrainActor("here", settings, default_sinks).work(digest)
+        EvalActor("here", settings, default_sinks).work(digest)
+    store.close()
+
+
+def in_process(words: list[str]) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    arguments, sys.argv = sys.argv, words
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        return Ended(int(ended.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = arguments
+    raise AssertionError(f"{words} did not exit")
+
+
+def in_subprocess(words: list[str], folder: Path, given: str) -> Ended:
+    if words[0] == "python":
+        words = [sys.executable, *words[1:]]
+    # As in a clone, whose own folder is where Python looks for tests and infra.
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "infra" / "package")])
+    done = subprocess.run(
+        words,
+        cwd=ROOT if "pytest" in words else folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def check_names(command: str) -> None:
+    """Services, profiles and files that a command names exist."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    profiles = {name for service in compose.values() for name in service.get("profiles", ())}
+    words = shlex.split(command)
+    for option, value in pairwise(words):
+        if option in ("exec", "-T", "stop", "logs") and not value.startswith("-"):
+            assert value in compose, command
+        if option == "--scale":
+            assert value.partition("=")[0] in compose, command
+        if option == "--profile":
+            assert value in profiles, command
+        if option in ("-k", "-f", "--working-dir") and value != "-":
+            assert (ROOT / value).exists(), command
+    for inner in re.findall(r"evenload sweep (\w+)", command):
+        assert in_process(["evenload", "sweep", inner, "--help"]).code == 0, command

@@ -1,0 +1,68 @@
+"""Every command of every README works, in the order in which a reader would type them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.infra.readme_shell import STAND_INS, Shell, check_names, commands, small
+
+READMES = [
+    "README.md",
+    "pipeline/README.md",
+    "workers/README.md",
+    "dashboard/README.md",
+    "infra/README.md",
+    "tests/README.md",
+    ".github/CONTRIBUTING.md",
+]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_commands_of_a_readme_work_in_their_order(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(tmp_path)
+    found = commands(readme)
+    assert found
+    for command in found:
+        shell.run(command)
+
+
+def test_every_stand_in_is_for_a_command_that_a_readme_has() -> None:
+    every = [command for readme in READMES for command in commands(readme)]
+    unused = [start for start in STAND_INS if not any(c.startswith(start) for c in every)]
+    assert unused == []
+
+
+def test_a_command_that_fails_or_names_what_is_not_there_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(tmp_path)
+    for wrong in (
+        "evenload sweep plan infra/sweeps/missing.yaml",
+        "evenload spec example trail",
+        "evenload dashboard --prot 8501",
+        "python infra/record.py nothing",
+        "bash infra/missing.sh",
+    ):
+        with pytest.raises(AssertionError):
+            shell.run(wrong)
+    for wrong in ("docker-compose stop cordinator", "kubectl apply -k infra/k9s"):
+        with pytest.raises(AssertionError):
+            check_names(wrong)
+
+
+def test_small_files_keep_what_a_file_is_about() -> None:
+    sweep = {
+        "base": {"balancer": {"kind": "sign"}, "eval": {"every_steps": 3}},
+        "axes": {"a": [1, 2], "b": [1, 2, 3]},
+    }
+    made = small(sweep)
+    assert made["axes"] == {"a": [1], "b": [1, 2]}
+    assert made["base"]["balancer"] == {"kind": "sign"}
+    assert made["base"]["eval"]["every_steps"] == 3
+    assert made["base"]["train"]["steps"] == 12
