@@ -1,7 +1,7 @@
-"""The table of balancing rules: their kinds, parameters, bounds and defaults, one entry a rule.
+"""The table of balancing rules: kinds, parameters, bounds and defaults, one entry per rule.
 
-Adding a rule is one entry here, one file `workers/balancing/<kind>.py` whose `make` takes the
-parameters by the names given here. The defaults are written here and nowhere else.
+To add a rule, add an entry here and a file `workers/balancing/<kind>.py` whose `make` takes the
+parameters by the same names. No other place has defaults.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Schedule = Literal["constant", "inverse_sqrt", "inverse"]
 
 
 class Rule(NamedTuple):
-    """What the table says of a rule.
+    """One entry of the table.
 
     summary:       one line for help texts
     params:        name -> (type, default), as the rule's factory takes them
-    context:       what its factory needs besides: "top_k", "target"
-    takes_target:  works with a wanted load that is not uniform
-    leaks_future:  later tokens influence earlier ones: shown, never recommended
-    control:       a yardstick, never recommended
+    context:       further arguments of the factory: "top_k", "target"
+    takes_target:  whether a target load other than the uniform one is possible
+    leaks_future:  whether later tokens influence earlier ones; such a rule is never recommended
+    control:       whether the rule is only there for comparison, so it is never recommended
     """
 
     summary: str
@@ -52,8 +52,8 @@ class Rule(NamedTuple):
     control: bool = False
 
 
-# When a rule with a step size moves: the step's decay in the number of updates, the share of the
-# training over which it grows from 0, and the share after which the bias stands still.
+# Parameters of rules with a step size: the decay of the step with the number of updates, the share
+# of the training over which it grows from 0, and the share after which biases do not move.
 PACE: dict[str, tuple[Any, Any]] = {
     "schedule": (Schedule, "constant"),
     "warm_until": (Share, 0.0),
@@ -154,13 +154,13 @@ MEANING: dict[str, str] = {
 
 
 class BalancerSpec(BaseModel):
-    """A balancing rule with its parameters; `parse_balancer` finds the subclass of a `kind`."""
+    """A balancing rule with its parameters. Every kind has a subclass, see `parse_balancer`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str
     target: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
-    """Wanted share of the load per expert; null: every expert the same."""
+    """Target share of the load per expert; null: the same for every expert."""
 
     @property
     def rule(self) -> Rule:
@@ -173,13 +173,13 @@ class BalancerSpec(BaseModel):
 
     @property
     def step(self) -> float | None:
-        """Position on the step-size axis of a grid; None where a rule has none."""
+        """The step size or coefficient; None if the rule has neither."""
         value = self.params.get("step_size", self.params.get("coefficient"))
         return None if value is None else float(value)
 
     @property
     def label(self) -> str:
-        """Short name: kind, step size, and each other parameter that is not its default."""
+        """A short name: kind, step size, and other parameters that differ from their default."""
         step_names = ("step_size", "coefficient")
         steps = [f"{self.params[name]:g}" for name in step_names if name in self.params]
         others = [
@@ -223,7 +223,9 @@ def parse_balancer(value: object) -> BalancerSpec:
         return value
     kind = value.get("kind") if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(kind, str) or kind not in _SPECS:
-        raise ValueError(f"kind={kind!r} is no balancing rule; choose one of {', '.join(_SPECS)}")
+        raise ValueError(
+            f"kind={kind!r} is not a balancing rule; choose one of {', '.join(_SPECS)}"
+        )
     try:
         return _SPECS[kind].model_validate(value)
     except ValidationError as error:

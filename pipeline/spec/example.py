@@ -1,4 +1,4 @@
-"""A commented example of every kind of spec, written from the models: it loads as it is."""
+"""Writes a commented example of every kind of spec from its model. The examples can be loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "rules": [{"kind": "none"}, {"kind": "sign", "step_size": [0.001, 0.01]}],
     },
 }
-AS_WRITTEN = ("base", "axes", "rules")  # keys whose values are shown without their defaults
+AS_WRITTEN = ("base", "axes", "rules")  # keys whose values are shown without defaults
 
 
 def example(kind: str) -> str:
@@ -54,7 +54,7 @@ def _mapping(root: Schema, node: Schema, values: dict[str, Any], indent: str) ->
         described = node["properties"][name]
         if name in values:
             yield from _entry(root, name, described, values[name], indent)
-        else:  # a preset, which no spec keeps
+        else:  # `preset`, which is not stored in specs
             yield from _with_meaning(f"{indent}# {name}: {described['enum'][0]}", described, indent)
 
 
@@ -63,7 +63,7 @@ def _entry(root: Schema, name: str, described: Schema, value: Any, indent: str) 
     if not isinstance(value, dict) or not options:
         yield from _value(name, described, value, indent)
         yield from _other_choices(options, set(), indent)
-    elif described.get("type") == "object":  # mappings under names of the user's choice
+    elif described.get("type") == "object":  # mappings whose names the user chooses
         yield from _with_meaning(f"{indent}{name}:", described, indent)
         for key, inner in value.items():
             yield f"{indent}  {one_line(key)}:"
@@ -95,7 +95,7 @@ def _chosen(options: list[tuple[str | None, Schema]], value: dict[str, Any]) -> 
 def _other_choices(
     options: list[tuple[str | None, Schema]], shown: set[str | None], indent: str
 ) -> Iterator[str]:
-    """The kinds that are not shown, as comments; a key is explained where it comes first."""
+    """The kinds that are not shown, as comments. A key is explained only once."""
     others = [(kind, node) for kind, node in options if kind not in shown]
     explained = {key for kind, node in options if kind in shown for key in node["properties"]}
     if others:
@@ -112,7 +112,7 @@ def _other_choices(
 
 
 def _with_meaning(line: str, described: Schema, indent: str) -> Iterator[str]:
-    """The line with its meaning behind it, or above it if the line would be too long."""
+    """The line with its meaning as a comment behind it, or above it if it would be too long."""
     meaning = meaning_of(described)
     if meaning and len(line) + len(meaning) + 4 > WIDTH:
         yield from _comment(meaning, f"{indent}# ")

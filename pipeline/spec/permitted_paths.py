@@ -1,4 +1,4 @@
-"""Where the specs of others may read: only below one folder."""
+"""Restricts the files that specs of other users may read to one folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from evenload.pipeline.spec.data import (
 
 
 def check_paths(data: DataSpec, root: Path | None) -> None:
-    """Raises: SpecError: a path of the spec leads out of `root`, by `..` or by a link
+    """Checks that all paths of the spec are below `root`, also if they contain `..` or links.
 
-    None: no root, as on a machine whose user could read the file anyway.
+    Args:     root: None: no restriction, for users who can read all files anyway
+    Raises:   SpecError: a path leads out of `root`
     """
     if root is None:
         return
@@ -29,8 +30,8 @@ def check_paths(data: DataSpec, root: Path | None) -> None:
         for path in (_fixed_part(pattern), *map(Path, glob.glob(pattern, recursive=True))):
             if not path.resolve().is_relative_to(root):
                 raise SpecError(
-                    f"{key}={pattern!r} leads out of {root}, the only place that specs may read "
-                    "here; put the files there, or change EVENLOAD_DATA_ROOT"
+                    f"{key}={pattern!r} leads out of {root}, the only folder that specs may read; "
+                    "put the files there, or change EVENLOAD_DATA_ROOT"
                 )
 
 
@@ -41,13 +42,13 @@ def _patterns(data: DataSpec) -> Iterator[tuple[str, str]]:
         yield "data.train_glob", data.train_glob
         yield "data.validation_glob", data.validation_glob
     if isinstance(data, HuggingFace) and Path(data.name).exists():
-        yield "data.name", glob.escape(data.name)  # the library takes folders as well as names
+        yield "data.name", glob.escape(data.name)  # the library accepts folders as names, too
     if isinstance(data, TextData) and isinstance(data.tokenizer, FileTokenizer):
         yield "data.tokenizer.path", glob.escape(str(data.tokenizer.path))
 
 
 def _fixed_part(pattern: str) -> Path:
-    """What stands before the first wildcard, so that a pattern without a match is judged too."""
+    """The path before the first wildcard, so that patterns without a match are checked, too."""
     fixed: list[str] = []
     for part in Path(pattern).parts:
         if glob.has_magic(part):

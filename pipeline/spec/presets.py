@@ -1,4 +1,4 @@
-"""Named model dimensions: each is a mapping of ModelSpec fields that a spec may override.
+"""Named model dimensions. A spec may override every field of a preset.
 
 Source of the deepseekmoe presets: Wang et al. 2024, arXiv:2408.15664, appendix (dimensions), and
 Dai et al. 2024, arXiv:2401.06066 (first FFN dense).
@@ -19,9 +19,9 @@ PRESETS: dict[str, dict[str, int | float | str | bool]] = {
         "top_k": 2,
         "num_shared": 1,
         "d_expert": 32,
-        "init_std": 0.075,  # 0.6 / sqrt(d_model): 0.02 learns half as fast at this width
+        "init_std": 0.075,  # 0.6 / sqrt(d_model); the model learns half as fast with 0.02
     },
-    # About 30M parameters: one CPU evening or one GPU minute.
+    # About 30M parameters; trains in an evening on a CPU or in a minute on a GPU.
     "small": {
         "vocab_size": 8192,
         "num_layers": 6,

@@ -1,6 +1,6 @@
-"""What can be written into a spec, as JSON Schema, and what a spec comes to.
+"""JSON Schema of specs, and specs with their defaults filled in.
 
-All of it comes from the pydantic models, so that it cannot differ from what is accepted.
+Both come from the pydantic models, so they agree with what is accepted.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.search_space import without
 from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec, load_simulation
-from evenload.pipeline.spec.spec_file import mapping_of_yaml
+from evenload.pipeline.spec.spec_file import read_mapping
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
 
@@ -38,7 +37,7 @@ def schema(kind: str) -> Schema:
 
 
 def _describe_base(sweep: Schema) -> None:
-    """`base` is a trial of which every key may be missing: the axes fill them in."""
+    """Describes `base` as a trial whose keys are all optional, because axes may fill them in."""
     trial = TrialSpec.model_json_schema()
     definitions = trial.pop("$defs")
     for part, optional in (("ModelSpec", "anyOf"), ("TrainSpec", "required")):
@@ -50,7 +49,7 @@ def _describe_base(sweep: Schema) -> None:
 
 
 def _describe_rules(simulation: Schema) -> None:
-    """Parameters may be lists, and rules that act through training have no place here."""
+    """Allows lists as parameters and removes the rules that act through training."""
     rules, definitions = simulation["properties"]["rules"]["items"], simulation["$defs"]
     for kind in ACTS_IN_TRAINING:
         rules["oneOf"].remove({"$ref": rules["discriminator"]["mapping"].pop(kind)})
@@ -63,7 +62,7 @@ def _describe_rules(simulation: Schema) -> None:
 
 
 def mappings_of(root: Schema, value: Schema) -> Iterator[tuple[str | None, Schema]]:
-    """The mappings that a key can hold, each with its `kind` if it has one."""
+    """The mappings that a key accepts, each with its `kind` if it has one."""
     if "$ref" in value:
         inner = root["$defs"][value["$ref"].rpartition("/")[2]]
         yield inner["properties"].get("kind", {}).get("const"), inner
@@ -75,14 +74,14 @@ def mappings_of(root: Schema, value: Schema) -> Iterator[tuple[str | None, Schem
 
 
 def default_of(node: Schema, name: str) -> str | None:
-    """The default of a mapping's key as one line of YAML; None if the key is required."""
+    """The default of a key as one line of YAML; None if the key is required."""
     if name in node.get("required", ()) or "default" not in node["properties"][name]:
         return None
     return one_line(node["properties"][name]["default"])
 
 
 def one_line(value: Any) -> str:
-    """A value as one line of YAML."""
+    """The value as one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
@@ -93,15 +92,13 @@ def meaning_of(node: Schema) -> str:
 
 
 def resolved(path: Path) -> dict[str, Any]:
-    """The spec in a file, of whatever kind, with presets and defaults filled in.
+    """The spec of any kind in a file, with presets and defaults filled in.
 
-    `auto` stays: it is resolved where the trial runs.
-    Raises:   SpecError: no valid spec
+    `auto` stays, because it is resolved on the machine where the trial runs.
+
+    Raises:   SpecError: the file holds no valid spec
     """
-    try:
-        content = mapping_of_yaml(path.read_bytes(), str(path))
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+    content = read_mapping(path)
     if "axes" in content:
         return _resolved_sweep(load_sweep(path))
     if "streams" in content:
@@ -110,9 +107,9 @@ def resolved(path: Path) -> dict[str, Any]:
 
 
 def _resolved_sweep(sweep: SweepSpec) -> dict[str, Any]:
-    """With a whole trial as its base; as written if its trials would then be others.
+    """The sweep with a whole trial as its base, or as written if its trials would then differ.
 
-    They would be where an axis replaces less than depends on it, e.g. `model.preset`.
+    They would differ if more depends on an axis than it replaces, e.g. on `model.preset`.
     """
     written = sweep.model_dump(mode="json")
     trials = sweep.expand()

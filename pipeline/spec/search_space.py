@@ -1,7 +1,7 @@
-"""The space that a sweep's axes span: choices, and ranges of numbers in place of a value.
+"""The space that the axes of a sweep span: choices, and ranges of numbers in place of values.
 
-A point of it has coordinates: `key` holds the number of a choice or a drawn number, and
-`key[2].step_size` a number drawn inside choice 2 of that axis.
+A point has coordinates. The coordinate `key` is the number of a choice or a drawn number, and
+`key[2].step_size` is a number drawn within choice 2 of that axis.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.spec_file import Frozen
 
 Coordinates = dict[str, int | float]
-SIGNIFICANT_DIGITS = 3  # of drawn numbers: a label shows them whole
-PROBED_SHARE = 0.382  # of a range: a number between its ends, hardly ever a whole one
+SIGNIFICANT_DIGITS = 3  # drawn numbers are rounded, so that labels can show them in full
+PROBED_SHARE = 0.382  # position of a test value within a range; it is rarely a whole number
 
 
 class Range(Frozen):
@@ -37,7 +37,7 @@ class Range(Frozen):
         if not self.low < self.high:
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"low={self.low:g} must be above 0 where log is true")
+            raise ValueError(f"low={self.low:g} must be above 0 if log is true")
         return self
 
     def at(self, share: float) -> float:
@@ -54,7 +54,7 @@ Axes = Mapping[str, Range | list[Any]]
 
 
 class Chooser(Protocol):
-    """Decides one coordinate after the other."""
+    """Chooses coordinates, one after the other."""
 
     def choice(self, name: str, count: int) -> int: ...
 
@@ -62,14 +62,14 @@ class Chooser(Protocol):
 
 
 def parse_axis(value: Any) -> Any:
-    """A range, or the values of an axis, in which ranges may stand too.  Raises: ValueError"""
+    """A range, or the values of an axis, which may contain ranges.  Raises: ValueError"""
     if isinstance(value, Range):
         return value
     if isinstance(value, dict):
         return _range(value)
     if not isinstance(value, list) or not value:
         raise ValueError(
-            "an axis holds a list of at least 1 value, or a range {low, high} to draw from"
+            "an axis needs a list of at least 1 value, or a range {low, high} to draw from"
         )
     for item in value:
         list(_ends(item))
@@ -81,20 +81,20 @@ def has_ranges(value: Range | list[Any]) -> bool:
 
 
 def choose(axes: Axes, chooser: Chooser) -> tuple[Coordinates, dict[str, Any]]:
-    """A point as its coordinates, and as the value of every axis."""
-    noted = _Noted(chooser)
+    """The point that `chooser` chooses: its coordinates and the value of every axis."""
+    recorder = _Recorder(chooser)
     values: dict[str, Any] = {}
     for key, axis in axes.items():
         if isinstance(axis, Range):
-            values[key] = noted.number(key, axis)
+            values[key] = recorder.number(key, axis)
         else:
-            chosen = noted.choice(key, len(axis))
-            values[key] = _filled(axis[chosen], f"{key}[{chosen}]", noted)
-    return noted.coordinates, values
+            chosen = recorder.choice(key, len(axis))
+            values[key] = _filled(axis[chosen], f"{key}[{chosen}]", recorder)
+    return recorder.coordinates, values
 
 
 def dimensions(axes: Axes) -> dict[str, Range | int]:
-    """Every coordinate a point may have, with its range or its number of choices."""
+    """All coordinates that a point may have, with their ranges or numbers of choices."""
     found: dict[str, Range | int] = {}
     for key, axis in axes.items():
         if isinstance(axis, Range):
@@ -107,7 +107,7 @@ def dimensions(axes: Axes) -> dict[str, Range | int]:
 
 
 def corners(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of choices and, of ranges, of three numbers; later axes fastest."""
+    """All combinations of choices, with three numbers per range; later axes vary fastest."""
     sides = [
         _probes(axis) if isinstance(axis, Range) else _all_ends(axis) for axis in axes.values()
     ]
@@ -115,7 +115,7 @@ def corners(axes: Axes) -> Iterator[dict[str, Any]]:
 
 
 def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
-    """The coordinates of a trial's spec; None where it is no point of these axes."""
+    """The coordinates of a trial's spec; None if it is not a point of these axes."""
     coordinates: Coordinates = {}
     for key, axis in axes.items():
         try:
@@ -137,7 +137,7 @@ def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
-    """What stands under a dotted key.  Raises: KeyError"""
+    """The value under a dotted key.  Raises: KeyError"""
     value: Any = tree
     for part in key.split("."):
         if not isinstance(value, Mapping):
@@ -147,7 +147,7 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def without(tree: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
-    """The tree but for what stands under these paths."""
+    """The tree without the values under these paths."""
     kept: dict[str, Any] = {}
     for key, value in tree.items():
         below = [path[1:] for path in paths if path[0] == key]
@@ -156,8 +156,8 @@ def without(tree: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
     return kept
 
 
-class _Noted:
-    """A chooser whose decisions are written down."""
+class _Recorder:
+    """Passes choices on to a chooser and records the coordinates."""
 
     def __init__(self, chooser: Chooser) -> None:
         self._chooser = chooser
@@ -186,7 +186,7 @@ def _range(value: dict[str, Any]) -> Range:
 
 
 def _ends(value: Any) -> Iterator[Any]:
-    """The value with every range in it replaced by its ends, in all combinations."""
+    """The value with its ranges replaced by test values, in all combinations."""
     if _is_range(value):
         yield from _probes(_range(value))
     elif isinstance(value, dict):
@@ -204,7 +204,7 @@ def _all_ends(values: list[Any]) -> list[Any]:
     return [end for value in values for end in _ends(value)]
 
 
-def _filled(value: Any, name: str, chooser: _Noted) -> Any:
+def _filled(value: Any, name: str, chooser: _Recorder) -> Any:
     if _is_range(value):
         return chooser.number(name, _range(value))
     if isinstance(value, dict):
@@ -222,7 +222,7 @@ def _ranges_in(value: Any, name: str) -> dict[str, Range | int]:
 
 
 def _match(option: Any, found: Any, below: set[str], path: str = "") -> int | None:
-    """How many values agree, None where one does not; what other axes set below is left out."""
+    """The number of values that agree; None if one differs. Values of other axes do not count."""
     if path in below:
         return 0
     if isinstance(option, Range) or _is_range(option):

@@ -1,7 +1,6 @@
-"""What a user may ask of a simulation: rules on streams of scores, without a model.
+"""The spec of a simulation, which runs balancing rules on streams of router scores without a model.
 
-A simulation is every rule on every stream; each stream's scores are the same for all rules.
-Letters: T tokens of a step, E experts, K top-k.
+Every rule runs on every stream, and all rules get the same scores.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ ACTS_IN_TRAINING = {
 
 
 class Preferences(Frozen):
-    """How strongly experts are preferred, and how that changes. Logits, before the gate."""
+    """How strongly experts are preferred, and how that changes. All numbers are logits."""
 
     gate: Literal["sigmoid", "softmax"] = "sigmoid"
     """Function that turns logits into scores."""
@@ -35,13 +34,13 @@ class Preferences(Frozen):
 
 
 class Gaussian(Preferences):
-    """Independent tokens, normal logits."""
+    """Independent tokens with normally distributed logits."""
 
     kind: Literal["gaussian"] = "gaussian"
 
 
 class HeavyTailed(Preferences):
-    """Independent tokens, Student's t logits."""
+    """Independent tokens with logits that follow Student's t."""
 
     kind: Literal["heavy_tailed"] = "heavy_tailed"
     degrees: PositiveFloat = 2.0
@@ -59,7 +58,7 @@ class Correlated(Preferences):
 
 
 class Zipf(Preferences):
-    """Token types with a Zipf law, each with logits of its own, and context on top."""
+    """Token types that follow Zipf's law. Each has its own logits, to which context is added."""
 
     kind: Literal["zipf"] = "zipf"
     vocab_size: PositiveInt = 1000
@@ -71,7 +70,7 @@ class Zipf(Preferences):
 
 
 class Adversarial(Preferences):
-    """Preferences that change sign every `period` steps, whatever the rule does."""
+    """Preferences that change sign every `period` steps."""
 
     kind: Literal["adversarial"] = "adversarial"
     period: PositiveInt = 20
@@ -79,7 +78,7 @@ class Adversarial(Preferences):
 
 
 class Recorded(Frozen):
-    """Scores that `evenload train --record-scores` wrote; its layers take the place of seeds."""
+    """Scores recorded by `evenload train --record-scores`, with layers in place of seeds."""
 
     kind: Literal["recorded"] = "recorded"
     path: Path
@@ -93,7 +92,7 @@ StreamSpec = Annotated[
 
 
 def _rules_of(value: object) -> object:
-    """Rules with lists for parameters, every combination spelt out."""
+    """The rules, with every combination of the parameters that are lists."""
     if not isinstance(value, list | tuple):
         return value
     return tuple(rule for entry in value for rule in _combinations(entry))
@@ -160,7 +159,7 @@ class SimulationSpec(Frozen):
 
     @property
     def bytes_per_step(self) -> int:
-        """Of the scores of one step, all seeds: what a simulation holds at least."""
+        """Size of the scores of one step with all seeds; a simulation needs more memory."""
         return 4 * self.tokens * self.num_experts * self.seeds
 
     @property
@@ -169,8 +168,5 @@ class SimulationSpec(Frozen):
 
 
 def load_simulation(path: Path) -> SimulationSpec:
-    """The simulation that a YAML file describes.
-
-    Raises:   SpecError: unreadable, or no valid simulation, with the key, value and remedy
-    """
+    """The simulation that a YAML file describes.  Raises: SpecError"""
     return load(SimulationSpec, path)

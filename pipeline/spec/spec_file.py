@@ -1,4 +1,4 @@
-"""What every spec is: frozen, no unknown keys, read from a YAML file, identified by its content."""
+"""The base of all specs: frozen, without unknown keys, read from YAML, identified by content."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from evenload.pipeline.errors import SpecError, first_message
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
-# Bounded as what takes them is: the store's columns, and the seeds and sizes of torch and NumPy.
+# The bounds are those of the store's columns and of torch's and NumPy's seeds and sizes.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
-# PyYAML lets the errors of its constructors through: `!!bool maybe` is a KeyError, 2024-99-99 a
-# ValueError, and so is text that is not UTF-8.
+# PyYAML does not catch errors of its constructors: `!!bool maybe` raises KeyError, and 2024-99-99
+# raises ValueError. Text that is not UTF-8 raises ValueError, too.
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class Frozen(BaseModel):
-    """A spec cannot be changed and has no unknown keys. A string below a field is its meaning."""
+    """A spec cannot be changed and has no unknown keys. A string below a field describes it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -35,21 +35,21 @@ class Frozen(BaseModel):
 def load(kind: type[Spec], path: Path) -> Spec:
     """The spec that a YAML file describes.  Raises: SpecError"""
     try:
-        return kind.model_validate(_read(path))
+        return kind.model_validate(read_mapping(path))
     except ValidationError as error:
         raise SpecError(f"{path}: {first_message(error)}") from None
 
 
 def sha256(content: Any) -> str:
-    """Hex digest of a JSON value, whatever the order of its keys."""
+    """The hex digest of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
     """The keys and values of a YAML document.
 
-    Args:     where: what errors call the document
-    Raises:   SpecError: no YAML, a key given twice, no mapping
+    Args:     where: the name of the document in error messages
+    Raises:   SpecError: it is not YAML or not a mapping, or a key is given twice
     """
     try:
         tree = _UniqueKeys(content.decode()).get_single_data()
@@ -64,9 +64,9 @@ def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML keeps the last."""
+    """Refuses duplicate keys, of which PyYAML would keep the last."""
 
-    # Here and not where mappings are constructed: by then `<<` has been replaced by what it merges.
+    # Checked before mappings are constructed, because merging `<<` adds keys by then.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
@@ -81,7 +81,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return node
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file.  Raises: SpecError"""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a user may ask for as a sweep: a base trial, the axes to vary, and how to go about it."""
+"""The spec of a sweep: a base trial, axes, a search, an objective and a confirm stage."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ StoppingSpec = Annotated[NoStopping | Asha | Extrapolate, Field(discriminator="k
 
 
 class Objective(Frozen):
-    """What makes a setting good: little imbalance at (nearly) the least loss, within bounds."""
+    """What makes a setting good: little imbalance at a loss near the least one, within bounds."""
 
     loss_tolerance: Share = 0.01
     """Losses at most this share above the least one count as equal to it."""
@@ -139,8 +139,8 @@ class Objective(Frozen):
     ] = Field(default={})
     """Upper bounds on figures; a setting that breaks a bound is not recommended."""
     target_loss: PositiveFloat | None = None
-    """Held-out loss in nats per token; the answer says how long each setting takes to reach it.
-    null: the loss at which training without balancing ends."""
+    """Held-out loss in nats per token; the answer reports how long each setting takes to reach it.
+    null: the final loss of training without balancing."""
 
 
 class ConfirmSpec(Frozen):
@@ -162,7 +162,7 @@ class SweepSpec(Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     """Name; the sweep's id is the name and six digits of a hash of the content."""
     base: dict[str, Any]
-    """A trial, without what the axes fill in."""
+    """A trial, without the keys that the axes fill in."""
     axes: dict[str, Axis] = Field(min_length=1)
     """For each dotted key of the trial a list of values, or a range `{low, high, log}` of numbers.
     A value can be a mapping, which can hold ranges. Later axes vary fastest."""
@@ -185,9 +185,9 @@ class SweepSpec(Frozen):
 
     @classmethod
     def trusted(cls, stored: dict[str, Any]) -> Self:
-        """The spec that a store holds. Its trials were checked before; a large grid takes long.
+        """A stored spec. Its trials are not checked again, which takes long for a large grid.
 
-        Raises:   ValidationError: it was stored by a version whose specs were others
+        Raises:   ValidationError: a former version with other specs stored it
         """
         return cls.model_validate(stored, context=TRUSTED)
 
@@ -214,43 +214,43 @@ class SweepSpec(Frozen):
         if isinstance(search, GridSearch):
             if drawn:
                 raise ValueError(
-                    f"axes.{drawn[0]} holds a range; a grid takes values: list them, or choose "
+                    f"axes.{drawn[0]} holds a range, but a grid takes values; list them, or choose "
                     "search.kind random or tpe"
                 )
             return
         if crossed := [key for key in drawn if key in search.cross]:
             raise ValueError(f"axes.{crossed[0]} is crossed with every setting; list its values")
         if isinstance(search, RandomSearch) and search.settings is None and drawn:
-            raise ValueError(f"axes.{drawn[0]} holds a range; say how many: search.settings")
+            raise ValueError(f"axes.{drawn[0]} holds a range; set search.settings to their number")
         if isinstance(search, TpeSearch) and not self.searched_axes():
-            raise ValueError("every axis is crossed: there is nothing for tpe to search")
+            raise ValueError("every axis is crossed, so tpe has no axis to search; add one")
 
     @staticmethod
     def _confirm_is_fresh(confirm: ConfirmSpec, trials: list[TrialSpec]) -> None:
         tuned = {trial.train.seed for trial in trials}
         if stale := sorted(tuned & set(confirm.seeds)):
             raise ValueError(
-                f"confirm.seeds holds {stale[0]}, a seed of the tune stage: its luck is what "
-                "chose the settings; take others"
+                f"confirm.seeds holds {stale[0]}, a seed of the tune stage, whose luck has chosen "
+                "the settings; choose other seeds"
             )
         if len(set(confirm.seeds)) < len(confirm.seeds):
-            raise ValueError("confirm.seeds names a seed twice")
+            raise ValueError("confirm.seeds names a seed twice; remove one")
         if confirm.data is not None:
             for trial in trials:
                 with_data(trial, confirm.data)
 
     def searched_axes(self) -> dict[str, Range | list[Any]]:
-        """The axes on which settings differ; all of a grid's."""
+        """The axes on which settings differ; for a grid all axes."""
         crossed = () if isinstance(self.search, GridSearch) else self.search.cross
         return {key: axis for key, axis in self.axes.items() if key not in crossed}
 
     def crossed_axes(self) -> dict[str, list[Any]]:
-        """The axes at every value of which each setting is trained; none of a grid's."""
+        """The axes whose every value is combined with each setting; for a grid none."""
         searched = self.searched_axes()
         return {key: axis for key, axis in self.axes.items() if key not in searched}
 
     def tuned_beside_the_balancer(self) -> tuple[str, ...]:
-        """Dotted keys that tell settings apart where the balancer does not."""
+        """Dotted keys, other than those of the balancer, on which settings may differ."""
         if isinstance(self.search, GridSearch):
             return ()
         return tuple(
@@ -258,17 +258,14 @@ class SweepSpec(Frozen):
         )
 
     def expand(self) -> list[TrialSpec]:
-        """The trials of the grid in axis order, without duplicates; of ranges a few numbers.
+        """The trials of the grid in axis order, without duplicates. Ranges give three numbers.
 
-        Raises:   ValueError: a combination that is no valid trial, with its axis values
+        Raises:   ValueError: a combination is not a valid trial; the message has its axis values
         """
         return unique(self.trial_at(point) for point in corners(self.axes))
 
     def trial_at(self, point: dict[str, Any]) -> TrialSpec:
-        """The base trial with the axes at these values.
-
-        Raises:   ValueError: no valid trial, with the values
-        """
+        """The base trial with the axes at these values.  Raises: ValueError: it is not valid"""
         tree = self.base
         for key in self.axes:
             tree = _with_value(tree, key.split("."), point[key], key)
@@ -278,7 +275,7 @@ class SweepSpec(Frozen):
             raise ValueError(f"at {shown(point)}: {first_message(error)}") from None
 
     def sweep_id(self) -> str:
-        """The name and six hex digits of the content: submitting the same sweep twice is once."""
+        """The name and six hex digits of the content. Equal sweeps have the same id."""
         return f"{self.name}-{sha256(self.model_dump(mode='json'))[:6]}"
 
 
@@ -291,7 +288,7 @@ def unique(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
 
 
 def with_data(trial: TrialSpec, data: DataSpec) -> TrialSpec:
-    """The trial on another corpus.  Raises: ValueError: it does not fit"""
+    """The trial with another corpus.  Raises: ValueError: the model does not fit it"""
     try:
         return TrialSpec.model_validate(trial.model_dump() | {"data": data.model_dump()})
     except ValidationError as error:
@@ -305,6 +302,6 @@ def load_sweep(path: Path) -> SweepSpec:
 
 def _with_value(tree: Any, path: list[str], value: Any, key: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise ValueError(f"axes.{key}: {path[0]!r} lies inside a value that holds no keys")
+        raise ValueError(f"axes.{key}: {path[0]!r} is below a value that has no keys; remove it")
     head, rest = path[0], path[1:]
     return tree | {head: _with_value(tree.get(head, {}), rest, value, key) if rest else value}

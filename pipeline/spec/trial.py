@@ -1,7 +1,4 @@
-"""What a user may ask for as a trial. Checked once here, trusted everywhere behind this border.
-
-Letters: T tokens, E experts, K top-k.
-"""
+"""The spec of a trial. It is validated once here and trusted everywhere else."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
 
 
 def _with_preset(schema: dict[str, Any]) -> None:
-    """Adds `preset`, which is read before validation, and which makes the other keys optional."""
+    """Adds `preset`, which is read before validation and makes the other keys optional."""
     preset = {
         "enum": list(PRESETS),
         "default": None,
@@ -156,7 +153,7 @@ class TrainSpec(Frozen):
         micro = self.micro_batch_sequences
         if micro is not None and self.batch_sequences % micro:
             raise ValueError(
-                f"batch_sequences={self.batch_sequences} is no multiple of "
+                f"batch_sequences={self.batch_sequences} is not a multiple of "
                 f"micro_batch_sequences={micro}; choose a divisor"
             )
         if self.warmup_steps >= self.steps:
@@ -262,7 +259,7 @@ class TrialSpec(Frozen):
                 pass
             case TextData(tokenizer=BytesTokenizer()):
                 needed = 256
-            case _:  # known only once the corpus is read
+            case _:  # the number is not known before the corpus is read
                 return
         if needed > self.model.vocab_size:
             raise ValueError(
@@ -283,9 +280,9 @@ class TrialSpec(Frozen):
             )
 
     def digest(self, corpus_digest: str, core_version: str) -> str:
-        """16 hex digits over everything that can change the trial's numbers.
+        """16 hex digits that identify everything that can change the trial's numbers.
 
-        Telemetry cadence is left out: it changes what is recorded, never what is computed.
+        How often things are logged is left out, because it does not change what is computed.
         """
         content = self.model_dump(
             mode="json",

@@ -36,10 +36,10 @@ def test_label_and_step_tell_settings_apart(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"kind": "signs"}, "kind='signs' is no balancing rule; choose one of none, aux_loss"),
-        ({"kind": ["sign"]}, r"kind=\['sign'\] is no balancing rule"),
-        ({"kind": {"a": "b"}}, "kind={'a': 'b'} is no balancing rule"),
-        ("sign", "kind='sign' is no balancing rule"),
+        ({"kind": "signs"}, "kind='signs' is not a balancing rule; choose one of none, aux_loss"),
+        ({"kind": ["sign"]}, r"kind=\['sign'\] is not a balancing rule"),
+        ({"kind": {"a": "b"}}, "kind={'a': 'b'} is not a balancing rule"),
+        ("sign", "kind='sign' is not a balancing rule"),
         ({"kind": "sign", "step": 1}, "step=1: unknown key"),
         ({"kind": "sign", "step_size": -1}, "step_size=-1"),
         ({"kind": "quantile", "memory": 1.0}, "memory=1"),

@@ -1,4 +1,4 @@
-"""What is told about specs is true: the schema, the resolved form, and a meaning for every key."""
+"""Schemas agree with the models, every key is described, and resolved specs are the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def problems(kind: str, content: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_schema_is_one(kind: str) -> None:
+def test_a_schema_is_valid(kind: str) -> None:
     Draft202012Validator.check_schema(schema(kind))
     json.dumps(schema(kind), allow_nan=False)
 
@@ -64,7 +64,7 @@ def test_a_schema_refuses_what_loading_refuses(
         KINDS[kind].model_validate(content | change)
 
 
-def test_a_schema_takes_lists_of_parameters_and_ranges_where_they_may_stand() -> None:
+def test_a_schema_accepts_lists_of_parameters_and_ranges() -> None:
     rules = [{"kind": "sign", "step_size": [0.1, 0.2], "schedule": ["constant", "inverse"]}]
     assert problems("simulation", {"streams": {"s": {"kind": "gaussian"}}, "rules": rules}) == []
     drawn = {"low": 0.1, "high": 1, "log": True}
@@ -107,7 +107,7 @@ def test_a_resolved_file_is_the_same_spec(
     written.write_text(yaml.safe_dump(resolved(path), sort_keys=False))
     if kind_of(content) == "sweep":
         assert load_sweep(written).expand() == load_sweep(path).expand()
-        assert "num_shared" in resolved(path)["base"]["model"], "the preset is filled in"
+        assert "num_shared" in resolved(path)["base"]["model"], "the preset is not filled in"
     else:
         model = KINDS[kind_of(content)]
         assert model.model_validate(resolved(written)) == model.model_validate(content)
@@ -122,8 +122,8 @@ def test_an_axis_that_a_whole_base_would_override_leaves_the_base_as_it_is(tmp_p
     assert len(load_sweep(path).expand()) == 2
 
 
-def test_descriptions_do_not_change_what_a_trial_is() -> None:
-    """Computed before fields had descriptions: a digest is over values alone."""
+def test_descriptions_do_not_change_the_digest() -> None:
+    """The expected digest was computed before fields had descriptions."""
     trial = load_trial(ROOT / "infra" / "sweeps" / "trial.yaml")
     assert trial.digest("corpus", "core") == "23b4ed8723c7dc33"
-    assert TrialSpec.model_fields["extends"].description, "there are descriptions to ignore"
+    assert TrialSpec.model_fields["extends"].description, "fields have descriptions"

@@ -22,7 +22,7 @@ AXES: dict[str, Any] = {
 
 
 class Fixed:
-    """Takes these coordinates."""
+    """Chooses these coordinates."""
 
     def __init__(self, **chosen: float) -> None:
         self._chosen = {key.replace("__", "."): value for key, value in chosen.items()}
@@ -35,7 +35,7 @@ class Fixed:
 
 
 def trial(values: dict[str, Any]) -> dict[str, Any]:
-    """The dump of a trial with the axes' values, as the store has it."""
+    """The stored spec of a trial with these values of the axes."""
     model = values["model"] | {"num_experts": values["model.num_experts"]}
     train = {"steps": 4, "batch_sequences": 4, "seq_len": 16}
     return TrialSpec.model_validate(
@@ -47,7 +47,7 @@ def trial(values: dict[str, Any]) -> dict[str, Any]:
     ).model_dump(mode="json")
 
 
-def test_ranges_are_cut_in_shares_and_rounded_for_labels() -> None:
+def test_numbers_of_a_range_are_rounded_for_labels() -> None:
     span = Range(low=0.001, high=0.1, log=True)
     assert [span.at(share) for share in (0, 0.5, 1)] == [0.001, 0.01, 0.1]
     assert Range(low=0, high=3).at(1 / 3) == 1.0
@@ -75,14 +75,14 @@ def test_a_number_inside_a_choice_is_drawn_only_with_it() -> None:
 
 @pytest.mark.parametrize("balancer", range(4))
 @pytest.mark.parametrize("model", range(2))
-def test_a_trial_is_found_again_by_its_spec(balancer: int, model: int) -> None:
-    """Presets, defaults and axes below axes included; the more exact of two choices wins."""
+def test_a_trial_is_located_by_its_spec(balancer: int, model: int) -> None:
+    """This includes presets, defaults and axes below axes. The more exact of two choices wins."""
     chooser = Fixed(balancer=balancer, model=model, model__num_experts=1)
     coordinates, values = choose(AXES, chooser)
     assert locate(AXES, trial(values)) == coordinates
 
 
-def test_a_trial_outside_the_space_is_not_found() -> None:
+def test_a_trial_outside_the_space_is_not_located() -> None:
     _, values = choose(AXES, Fixed())
     assert locate(AXES, trial(values | {"balancer": {"kind": "quantile"}})) is None
     assert locate(AXES, trial(values | {"train.learning_rate": 0.5})) is None
@@ -90,7 +90,7 @@ def test_a_trial_outside_the_space_is_not_found() -> None:
     assert locate({"model": [{"preset": ["tiny"], "d_model": 1}]}, trial(values)) is None
 
 
-def test_corners_are_all_choices_and_of_ranges_three_numbers() -> None:
+def test_corners_are_all_choices_and_three_numbers_per_range() -> None:
     axes: dict[str, Any] = {"a": [1, {"b": {"low": 0, "high": 5}}], "c": Range(low=2, high=3)}
     chosen = [1, {"b": 0.0}, {"b": 1.91}, {"b": 5.0}]
     assert list(corners(axes)) == [{"a": a, "c": c} for a in chosen for c in (2.0, 2.38, 3.0)]

@@ -11,7 +11,7 @@ from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 SMALL: dict[str, Any] = {"streams": {"still": {"kind": "gaussian"}}, "rules": [{"kind": "none"}]}
 
 
-def test_a_list_for_a_parameter_stands_for_each_value() -> None:
+def test_a_list_for_a_parameter_gives_one_rule_per_value() -> None:
     rules = [{"kind": "sign", "step_size": [0.001, 0.01], "schedule": ["constant", "inverse"]}]
     spec = SimulationSpec.model_validate(SMALL | {"rules": rules})
     assert [rule.label for rule in spec.rules] == [
@@ -22,7 +22,7 @@ def test_a_list_for_a_parameter_stands_for_each_value() -> None:
     ]
 
 
-def test_a_target_is_one_value_and_no_axis() -> None:
+def test_a_target_is_one_value_although_it_is_a_list() -> None:
     rules = [{"kind": "sign", "target": [0.5, 0.25, 0.25]}]
     spec = SimulationSpec.model_validate(SMALL | {"num_experts": 3, "top_k": 1, "rules": rules})
     assert [rule.target for rule in spec.rules] == [(0.5, 0.25, 0.25)]
@@ -48,7 +48,7 @@ def test_the_spec_survives_json() -> None:
         ({"rules": [{"kind": "sign", "stepsize": 1}]}, "unknown key"),
         ({"streams": {"odd": {"kind": "gaussian", "drifts": 1}}}, "unknown key"),
         ({"streams": {}}, "streams"),
-        ({"rules": [{"kind": {"a": "b"}}]}, "kind={'a': 'b'} is no balancing rule"),
+        ({"rules": [{"kind": {"a": "b"}}]}, "kind={'a': 'b'} is not a balancing rule"),
         ({"first_seed": 2**63}, "first_seed=9223372036854775808"),
         ({"tokens": 10**400}, "tokens=1000"),
         ({"device": "banana"}, 'device="banana"'),

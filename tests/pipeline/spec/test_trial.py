@@ -42,7 +42,7 @@ def test_equal_points_expand_to_one_trial() -> None:
     assert len(sweep({"train.seed": [0, 0, 1]}).expand()) == 2
 
 
-def test_preset_and_its_fields_written_out_are_the_same_trial() -> None:
+def test_a_preset_and_its_fields_give_the_same_trial() -> None:
     written_out = trial().model_dump(mode="json")
     assert TrialSpec.model_validate(written_out).digest("c", "v") == trial().digest("c", "v")
 
@@ -146,7 +146,7 @@ def test_unreadable_sweeps_are_refused(
 
 
 def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
-    """`<<` brings keys that stand beside it too; no key is given twice."""
+    """Keys that `<<` merges may also be given beside it; they are not duplicates."""
     path = tmp_path / "trial.yaml"
     merged = "short: &a {seed: 1}\nlonger: [&b {<<: *a, seed: 2}]\ntrain: {<<: *b, seed: 3}"
     path.write_text(merged)
@@ -164,7 +164,7 @@ def test_specs_are_frozen() -> None:
         trial().train.steps = 9  # type: ignore[misc]
 
 
-def test_labels_show_the_step_size_and_what_is_not_default() -> None:
+def test_labels_show_the_step_size_and_parameters_that_are_not_default() -> None:
     labels = [
         trial(balancer=balancer).balancer.label
         for balancer in ({}, {"schedule": "inverse", "centred": False})

@@ -91,9 +91,9 @@ def test_the_search_is_part_of_the_sweep_id() -> None:
     [
         ({"kind": "random", "settings": 0}, STEP, "greater than 0"),
         ({"kind": "grid"}, STEP, "a grid takes values"),
-        ({"kind": "random"}, STEP, "say how many"),
+        ({"kind": "random"}, STEP, "set search.settings"),
         ({"kind": "random"}, {"low": 2, "high": 1}, "must be below high"),
-        ({"kind": "random"}, {"low": 0, "high": 1, "log": True}, "above 0 where log"),
+        ({"kind": "random"}, {"low": 0, "high": 1, "log": True}, "above 0 if log"),
         ({"kind": "tpe"}, {"low": -1.0, "high": 1}, "greater than or equal to 0"),
         ({"kind": "grid"}, 0.1, "at least 1 value, or a range"),
         ({"kind": "grid"}, [], "at least 1 value, or a range"),
