@@ -136,7 +136,7 @@ BALANCERS: dict[str, Rule] = {
 
 MEANING: dict[str, str] = {
     "coefficient": "Factor on the auxiliary loss.",
-    "scope": "Whether the loss is taken per micro-batch, per sequence, or over all workers.",
+    "scope": "Whether loads are counted per micro-batch, per sequence, or over all workers.",
     "step_size": "How far one update moves a bias (u in the formula).",
     "centred": "Whether the mean of the biases is kept at 0.",
     "normalise": "Whether errors are divided by the fair share or by their root mean square.",

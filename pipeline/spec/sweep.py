@@ -99,7 +99,7 @@ class Asha(Frozen):
     first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the steps after which trials are judged for the first time."""
     eta: Annotated[PositiveInt, Field(ge=2)] = 2
-    """At each rung one trial in eta continues; the next rung is eta times as many steps away."""
+    """One trial in eta continues after a rung; the next rung is at eta times as many steps."""
     slack: NonNegativeFloat = 0.01
     """Trials whose loss is at most this share above the best one of the rung are not stopped."""
     per: tuple[str, ...] = CROSSED

@@ -123,7 +123,7 @@ class TrainSpec(Frozen):
     learning_rate: PositiveFloat = 3e-3
     """Highest learning rate of AdamW."""
     min_lr_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate at the end, as a share of the highest one."""
+    """With cosine and wsd: learning rate at the end, as a share of the highest one."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate grows from 0."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -131,7 +131,7 @@ class TrainSpec(Frozen):
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """With wsd: the last share of the steps, in which the learning rate decays."""
     weight_decay: NonNegativeFloat = 0.1
-    """Weight decay of AdamW; norms and embeddings have none."""
+    """Weight decay of AdamW; the weights of norms have none."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay rate of AdamW's first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
