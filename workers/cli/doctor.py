@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 
 import psutil
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from evenload.pipeline.errors import SpecError
@@ -53,7 +54,8 @@ def _table(checks: list[Check]) -> Table:
     table = Table("part", "", "what", "remedy")
     for check in checks:
         mark = "[green]ok" if check.usable else "[red]no" if check.required else "[yellow]no"
-        table.add_row(check.part, mark, check.detail, "" if check.usable else check.remedy)
+        cure = "" if check.usable else escape(check.remedy)
+        table.add_row(check.part, mark, escape(check.detail), cure)
     return table
 
 

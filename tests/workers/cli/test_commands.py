@@ -79,6 +79,40 @@ def imported_by(calls: list[list[str]], folder: Path, libraries: Sequence[str]) 
     return json.loads(ended.stderr.splitlines()[-1])
 
 
+BASE_INSTALL = """
+import sys
+from evenload.pipeline.extras import EXTRAS
+from evenload.workers.cli import main
+sys.modules.update(dict.fromkeys(EXTRAS))
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["sweep", "plan", "planned.yaml"], 0, "no CUDA device"),
+        (["sweep", "run", "planned.yaml"], 2, "error: torch is not installed; run: pip install"),
+        (["train", "trial.yaml"], 2, "error: torch is not installed; run: pip install"),
+        (["dashboard"], 2, "error: streamlit is not installed; run: pip install"),
+        (["export", "x", "y"], 2, "error: torch is not installed; run: pip install"),
+        (["tune"], 2, "error: torch is not installed; run: pip install"),
+    ],
+)
+def test_the_base_install_works_or_names_the_extra(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "planned.yaml").write_text(PLAN)
+    ended = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr[: len(message)]) == (code, message)
+    assert ended.stderr.count("\n") == 1
+
+
 def test_the_version_is_the_packages(here: Any) -> None:
     assert here("--version").out == f"evenload {__version__}\n"
 
