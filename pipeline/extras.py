@@ -8,6 +8,7 @@ from evenload.pipeline.errors import SpecError
 
 # By the name that is imported. Whatever is not here comes with `pip install evenload`.
 EXTRAS = {
+    "altair": "report",
     "datasets": "hf",
     "mlflow": "mlflow",
     "optuna": "workers",
@@ -21,6 +22,7 @@ EXTRAS = {
     "torch": "workers",
     "transformers": "hf",
     "triton": "workers",
+    "vl_convert": "report",
 }
 
 # What training and the dashboard's process cannot start without.

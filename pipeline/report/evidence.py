@@ -25,9 +25,9 @@ from evenload.pipeline.figures.cost import (
 )
 from evenload.pipeline.figures.loads import max_vio, utilisation
 from evenload.pipeline.records import provenance
+from evenload.pipeline.records.load_series import percent_of_fair
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import iter_history
-from evenload.pipeline.report.charts import LoadMap
 from evenload.pipeline.report.run_theory import Conduct, conduct
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -37,7 +37,19 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.recommend import Recommendation, recommend
 from evenload.pipeline.sweep.setting import is_comparable
 
-TIME_BINS = 120
+MAX_MAP_CELLS = 6_000  # of a map over time: its SVG is half a megabyte then
+MAX_TIME_BINS = 120
+
+
+class LoadMap(NamedTuple):
+    """The loads of one run in percent of the fair share, each summed before a ratio is formed."""
+
+    name: str
+    percent_LE: NDArray[np.int16]  # the last quarter of the run
+    percent_BE: NDArray[np.int16]  # over the run, of the layer that is least even in the end
+    step_B: NDArray[np.int32]  # the first step of each bin
+    layer_names: list[str]
+    layer: str  # the one that is shown over time
 
 
 class Evidence(NamedTuple):
@@ -128,20 +140,22 @@ def _spec(sweep: SweepRecord) -> SweepSpec | None:
 def _map(trial: TrialRecord, folder: Path) -> LoadMap:
     spec = TrialSpec.model_validate(trial.spec)
     L, E = spec.model.num_moe_layers, spec.model.num_experts
-    steps, bins = spec.train.steps, min(TIME_BINS, spec.train.steps)
+    steps = spec.train.steps
+    bins = min(MAX_TIME_BINS, max(1, MAX_MAP_CELLS // E), steps)
     count_BLE = np.zeros((bins, L, E), np.int64)
     late_LE = np.zeros((L, E), np.int64)
     for chunk in iter_history(folder, columns=["load"]):
         np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
     layer = _least_even(late_LE, spec.balancer.target)
+    names = [str(spec.model.num_dense_layers + index) for index in range(L)]
     return LoadMap(
         name=f"{trial.label}, {E} experts",
-        util_LE=utilisation(late_LE, spec.balancer.target),
-        util_BE=utilisation(count_BLE[:, layer], spec.balancer.target),
-        layer=layer + spec.model.num_dense_layers,
-        first_layer=spec.model.num_dense_layers,
-        steps=steps,
+        percent_LE=percent_of_fair(utilisation(late_LE, spec.balancer.target)),
+        percent_BE=percent_of_fair(utilisation(count_BLE[:, layer], spec.balancer.target)),
+        step_B=(np.arange(bins) * steps // bins + 1).astype(np.int32),
+        layer_names=names,
+        layer=names[layer],
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from evenload.pipeline.charts.static import to_svg
+from evenload.pipeline.charts.style import says
 from evenload.pipeline.report.page import (
     Answer,
     Block,
@@ -176,8 +178,8 @@ def _heat(badness: float) -> str:
 
 
 def _figure(block: Figure) -> str:
-    says = f"<figcaption>{escape(block.says)}</figcaption>"
-    return f"<figure>{_title(block.title)}{block.svg}{says}</figure>"
+    caption = f"<figcaption>{escape(says(block.chart))}</figcaption>"
+    return f"<figure>{_title(block.title)}{to_svg(block.chart, block.width)}{caption}</figure>"
 
 
 def _columns(block: Columns) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evenload.pipeline.charts.style import says
 from evenload.pipeline.report.page import (
     Answer,
     Block,
@@ -65,7 +66,9 @@ def _table(block: Table) -> str:
 
 
 def _figure(block: Figure) -> str:
-    return "\n\n".join(part for part in (_title(block.title), f"*{_plain(block.says)}*") if part)
+    return "\n\n".join(
+        part for part in (_title(block.title), f"*{_plain(says(block.chart))}*") if part
+    )
 
 
 def _columns(block: Columns) -> str:

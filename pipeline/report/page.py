@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from evenload.pipeline.charts.style import Chart
+
 Tone = Literal["plain", "good", "warning", "bad"]
 
 
@@ -61,11 +63,11 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A drawing. `says` is what it shows, for whoever cannot see it."""
+    """A chart; its text alternative is what markdown shows."""
 
-    svg: str
-    says: str
+    chart: Chart
     title: str = ""
+    width: float = 420  # pixels, which it may shrink from and hardly grow
 
 
 class Columns(NamedTuple):

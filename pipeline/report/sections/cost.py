@@ -6,11 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 
+from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks
 from evenload.pipeline.figures.cost import EP_SIZES, SweepCost, basis, sweep_cost
 from evenload.pipeline.figures.wording import NONE, duration, number, scaled
-from evenload.pipeline.report.charts import Series, waiting_lines
 from evenload.pipeline.report.evidence import Evidence
-from evenload.pipeline.report.page import Block, Section, Table, Text, Tile, Tiles
+from evenload.pipeline.report.page import Block, Figure, Section, Table, Text, Tile, Tiles
 from evenload.pipeline.sweep.setting import setting_label
 
 
@@ -62,17 +62,9 @@ def _busy(trained: float, held: float) -> list[Tile]:
 
 
 def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Block]:
-    best = evidence.answer.best
-    control = evidence.answer.control
-    series = [
-        Series(
-            label,
-            steady_shares(found),
-            _role(label, best and best.label, control and control.label),
-        )
-        for label, found in by_setting.items()
-        if steady_shares(found)
-    ]
+    shares = {
+        label: share_R for label, found in by_setting.items() if (share_R := steady_shares(found))
+    }
     blocks: list[Block] = [
         Text(
             "Had these models been trained expert-parallel, every rank would wait in every layer "
@@ -81,17 +73,20 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
             "lower bound where a step has several micro-batches."
         )
     ]
-    if not series:
+    if not shares:
         return blocks
-    sizes = [size for size in EP_SIZES if any(size in line.value_by_size for line in series)]
+    sizes = [size for size in EP_SIZES if any(size in share_R for share_R in shares.values())]
     rows = [
-        (line.name, *(number(line.value_by_size.get(size), ".1%") for size in sizes))
-        for line in series
+        (label, *(number(share_R.get(size), ".1%") for size in sizes))
+        for label, share_R in shares.items()
     ]
-    marked = frozenset(row for row, line in enumerate(series) if line.role == "best")
-    title = "Share of a step lost to imbalance"
+    best = evidence.answer.best
+    marked = frozenset(row for row, label in enumerate(shares) if best and label == best.label)
+    series = [SettingWaits(label, share_R, share_R, share_R) for label, share_R in shares.items()]
+    lines = waits_by_ranks(series, sizes, sizes[-1], height=320)
     columns = ("<setting", *(f"{size} ranks" for size in sizes))
-    return [*blocks, waiting_lines(series, title), Table(columns, rows, marked=marked)]
+    title = "Share of a step lost to imbalance"
+    return [*blocks, Figure(lines, title, 560), Table(columns, rows, marked=marked)]
 
 
 def steady_shares(found: SweepCost) -> dict[int, float]:
@@ -101,10 +96,6 @@ def steady_shares(found: SweepCost) -> dict[int, float]:
         for entry in found.waiting
         if not math.isnan(entry.steady_step_share)
     }
-
-
-def _role(label: str, best: str | None, control: str | None) -> str:
-    return "best" if label == best else "control" if label == control else "other"
 
 
 def _table(by_setting: Mapping[str, SweepCost]) -> Table:

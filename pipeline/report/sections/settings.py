@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
+from evenload.pipeline.charts.front import Point, Role, pareto_front
 from evenload.pipeline.figures.metrics import columns, legend
 from evenload.pipeline.figures.wording import NONE, wrapped
-from evenload.pipeline.report.charts import Point, pareto
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Columns, Figure, Section, Table, Text
 from evenload.pipeline.states import TrialRecord
@@ -46,8 +47,8 @@ def settings(evidence: Evidence) -> Section | None:
     panels = _panels(evidence, numbers)
     if panels:
         note = (
-            "Lower left is better. Numbers are those of the table; filled: no other setting has "
-            "both less loss and less imbalance; blue: recommended; grey: yardsticks."
+            "Lower left is better. Numbers are those of the table. Line: no other setting has both "
+            "less loss and less imbalance. A yardstick far away is at the border, with its figures."
         )
         blocks += [Text(note), Columns(panels)]
     return Section("Evidence", blocks)
@@ -113,15 +114,13 @@ def _panels(evidence: Evidence, numbers: dict[str, int]) -> list[Figure]:
         if is_reported and is_comparable(trial):
             groups[int(trial.spec["model"]["num_experts"])][label].append(trial)
     best = evidence.answer.best
-    return [
-        pareto(
-            _points(by_label, numbers, best.label if best else None),
-            fmean(t.figure("max_vio_floor") for trials in by_label.values() for t in trials),
-            f"{experts} experts",
-        )
-        for experts, by_label in sorted(groups.items())[:MAX_PANELS]
-        if len(by_label) > 1
-    ]
+    panels = []
+    for experts, by_label in sorted(groups.items())[:MAX_PANELS]:
+        if len(by_label) > 1:
+            floor = fmean(t.figure("max_vio_floor") for trials in by_label.values() for t in trials)
+            points = _points(by_label, numbers, best.label if best else None)
+            panels.append(Figure(pareto_front(points, floor, height=360), f"{experts} experts"))
+    return panels
 
 
 def _points(
@@ -133,17 +132,23 @@ def _points(
     flags = dict(zip(means, on_front(list(means.values())), strict=True))
     return [
         Point(
-            number=numbers[label],
-            label=label,
+            label,
+            _role(trials[0], label == best),
             max_vio=means[label][1],
-            loss=means[label][0],
-            loss_half=_half(trials),
+            bits=means[label][0],
+            bits_half=_half(trials) or math.nan,
             on_front=flags[label],
-            is_best=label == best,
-            is_yardstick=is_yardstick(trials[0].spec["balancer"]["kind"]),
+            trials=len(trials),
+            mark=str(numbers[label]),
         )
         for label, trials in by_label.items()
     ]
+
+
+def _role(trial: TrialRecord, is_best: bool) -> Role:
+    if is_best:
+        return "recommended"
+    return "controls" if is_yardstick(trial.spec["balancer"]["kind"]) else "settings"
 
 
 def _mean(trials: Sequence[TrialRecord], figure: str) -> float:

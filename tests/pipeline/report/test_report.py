@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-import numpy as np
 import pytest
 
 from evenload.pipeline.errors import SpecError
@@ -165,10 +164,11 @@ def test_maps_show_the_recommended_and_the_least_even_run(home: Home) -> None:
     home.finish_all()
     best, worst = home.evidence(sweep_id).maps
     assert (best.name, worst.name) == ("sign 0.01, 8 experts", "none, 8 experts")
-    assert worst.util_LE.shape == (2, 8)
-    assert worst.util_LE[:, 0] == pytest.approx(4.0)
-    assert worst.util_BE.shape == (20, 8)
-    assert np.allclose(worst.util_BE[:, 0], 4.0)
+    assert worst.percent_LE.shape == (2, 8)
+    assert worst.percent_LE[:, 0].tolist() == [400, 400]
+    assert worst.percent_BE.shape == (20, 8)
+    assert (worst.percent_BE[:, 0] == 400).all()
+    assert worst.step_B.tolist() == list(range(1, 21))
 
 
 def test_a_report_says_how_to_repeat_it(home: Home) -> None:

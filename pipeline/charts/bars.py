@@ -1,0 +1,90 @@
+"""Bars, one per name, with whiskers and numbers where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+from numpy.typing import ArrayLike
+
+from evenload.pipeline.charts.style import (
+    BLUE,
+    MUTED,
+    Chart,
+    layered,
+    name,
+    number,
+    scaled,
+    table,
+    tips,
+)
+
+BAR_PIXELS = 26
+LOW, HIGH = "smallest", "largest"
+
+
+def bar_chart(
+    names: Sequence[str],
+    value_N: ArrayLike,
+    what: str,
+    title: str,
+    says: str,
+    *,
+    form: str = ".3f",
+    whiskers: tuple[ArrayLike, ArrayLike] | None = None,
+    is_labelled: bool = False,
+) -> Chart:
+    """Horizontal bars from zero, in the order given.
+
+    Args:     what: the names are of; title: of the values, with their unit
+              form: d3 format of the values
+              whiskers: smallest and largest value per bar
+              is_labelled: every bar shows its number
+    """
+    ends = dict(zip((LOW, HIGH), whiskers or (), strict=False))
+    base = alt.Chart(table({what: list(names), title: value_N, **ends}))
+    y = name(alt.Y, what, sort=None, title=None)
+    shown = tips({what: "", title: form} | dict.fromkeys(ends, form))
+    x = number(alt.X, title, axis=alt.Axis(grid=True))
+    layers = [base.mark_bar(color=BLUE, cornerRadiusEnd=2).encode(x=x, y=y, tooltip=shown)]
+    if whiskers:
+        rule = base.mark_rule(color=MUTED, strokeWidth=1.2)
+        layers.append(rule.encode(y=y, x=number(alt.X, LOW, title=title), x2=alt.X2(field=HIGH)))
+    if is_labelled:
+        text = base.mark_text(align="left", dx=5, color=MUTED)
+        at, value = (HIGH if whiskers else title), number(alt.Text, title, format=form)
+        layers.append(text.encode(x=number(alt.X, at, title=title), y=y, text=value))
+    return layered(*layers, says=says, height=80 + BAR_PIXELS * max(3, len(names)))
+
+
+def column_chart(
+    names: Sequence[str],
+    value_N: ArrayLike,
+    what: str,
+    title: str,
+    says: str,
+    *,
+    form: str = ".3f",
+    height: float = 300,
+    colours: Sequence[str] = (),
+    note: str = "",
+) -> Chart:
+    """Upright bars from zero.
+
+    Args:     as of `bar_chart`; colours: one per bar; note: text in the upper left
+    """
+    base = alt.Chart(table({what: list(names), title: value_N}))
+    x = name(alt.X, what, sort=None, axis=alt.Axis(labelAngle=0))
+    fills = dict(zip(names, colours or [BLUE] * len(names), strict=True))
+    layers = [
+        base.mark_bar().encode(
+            x=x,
+            y=number(alt.Y, title),
+            color=scaled(alt.Color, what, fills, None),
+            tooltip=tips({what: "", title: form}),
+        )
+    ]
+    if note:
+        once = alt.Chart(alt.InlineData(values=[{}]))
+        layers.append(once.mark_text(text=note, align="left", x=8, y=8, fontSize=13))
+    return layered(*layers, says=says, height=height)

@@ -1,0 +1,234 @@
+"""Settings of a sweep against each other: the Pareto front, and what a confirmation made of it.
+
+Letters: N points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.style import Chart
+
+Role = Literal["search", "settings", "fresh seeds", "controls", "recommended"]
+MAX_LABELS = 14  # names beside points; of more, only those of the front
+VIO, BITS = "MaxVio, steady (max load / fair share − 1)", "validation loss, bits per byte"
+STAGES = {"search": style.BLUE, "fresh seeds": style.ORANGE}
+ROLES: dict[str, tuple[str, str]] = {  # their colours and shapes
+    "search": (style.FAINT, "circle"),
+    "settings": (style.BLUE, "circle"),
+    "fresh seeds": (style.BLUE, "circle"),
+    "controls": (style.MUTED, "triangle-up"),
+    "recommended": (style.ORANGE, "diamond"),
+}
+
+
+class Point(NamedTuple):
+    """One setting: means with half a 95 % interval over seeds, NaN where one seed has none."""
+
+    label: str
+    role: Role
+    max_vio: float
+    bits: float  # per byte
+    vio_half: float = math.nan
+    bits_half: float = math.nan
+    on_front: bool = False
+    floor: float = math.nan  # MaxVio by chance
+    idle: float = math.nan  # %
+    utilisation: float = math.nan  # %
+    trials: int = 1
+    mark: str = ""  # beside the point, instead of its label
+
+
+class Pair(NamedTuple):
+    """A figure of one setting, in the search and with fresh seeds: means with half intervals."""
+
+    label: str
+    tuned: float
+    tuned_half: float
+    confirmed: float
+    confirmed_half: float
+    seeds: int  # fresh ones
+
+
+def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float = 480) -> Chart:
+    """Loss against imbalance, a point per setting, 95 % intervals over seeds; both better low.
+
+    The picture ends around the settings that may be recommended: a control far away would squeeze
+    them. It is drawn at the border that it is beyond, with its figures. Line: the front, where
+    less of the one costs more of the other.
+
+    Args:     floor: MaxVio by chance, a dashed line
+    """
+    near = [p for p in points if p.role != "controls"] or list(points)
+    vios = [p.max_vio for p in near] + ([floor] if floor > 0 else [])
+    is_log, bits_ends = style.spans(vios), _around([p.bits for p in near], False)
+    ends = _around(vios, is_log)
+    linear = {"scale": alt.Scale(domain=list(ends), nice=False, zero=False)}
+    more = style.log_axis([*ends, *vios], domain=list(ends)) if is_log else linear
+    x = style.number(alt.X, VIO, **more)
+    y = style.number(alt.Y, BITS, scale=alt.Scale(domain=list(bits_ends), nice=False, zero=False))
+    base = alt.Chart(style.table(_columns(points, ends, bits_ends)))
+    is_right = f"scale('x', datum['{style.field(VIO)}']) > 0.7 * width"
+    beside = base.mark_text(
+        align=alt.ExprRef(f"{is_right} ? 'right' : 'left'"),
+        dx=alt.ExprRef(f"{is_right} ? -8 : 8"),
+        dy=-9,
+        color=style.MUTED,
+        fontSize=11,
+    )
+    layers = [
+        *_stairs(points, x, y),
+        *_floor(floor, x),
+        *_intervals(base, x, y),
+        _dots(base.encode(x=x, y=y), points),
+        beside.encode(x=x, y=y, text=style.name(alt.Text, "beside")),
+    ]
+    return style.layered(*layers, says=_says(points), height=height)
+
+
+def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
+    """Each setting's figure in the search and with fresh seeds, with their intervals.
+
+    The best of many tries looks better than it is; the confirmed figure is the one to report.
+    """
+    mean_N = np.array([mean for p in pairs for mean in (p.tuned, p.confirmed)])
+    half_N = np.nan_to_num([half for p in pairs for half in (p.tuned_half, p.confirmed_half)])
+    columns = {
+        "setting": [p.label for p in pairs for _ in STAGES],
+        "stage": [*STAGES] * len(pairs),
+        title: mean_N,
+        "low": mean_N - half_N,
+        "high": mean_N + half_N,
+        "seeds": [seeds for p in pairs for seeds in (None, p.seeds)],
+    }
+    more = (
+        style.log_axis(mean_N)
+        if style.spans(mean_N)
+        else {"scale": alt.Scale(zero=False, padding=12)}
+    )
+    base = alt.Chart(style.table(columns)).encode(
+        y=style.name(alt.Y, "setting", sort=None, title=None),
+        yOffset=style.name(alt.YOffset, "stage", sort=list(STAGES)),
+        color=style.scaled(alt.Color, "stage", STAGES, style.legend(STAGES)),
+    )
+    shape = alt.Scale(domain=list(STAGES), range=["circle", "diamond"])
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=style.number(alt.X, title, **more),
+        shape=style.name(alt.Shape, "stage", scale=shape, legend=style.legend(STAGES)),
+        tooltip=style.tips({"setting": "", "stage": "", title: ".4f", "low": ".4f", "high": ".4f"}),
+    )
+    bars = base.mark_rule(strokeWidth=1.4).encode(
+        x=style.number(alt.X, "low", title=title), x2=alt.X2(field="high")
+    )
+    told = "; ".join(f"{p.label}: {p.tuned:.3f}, then {p.confirmed:.3f}" for p in pairs)
+    says = f"{title} in the search and with fresh seeds. {told}."
+    return style.layered(bars, dots, says=says, height=max(220, 130 + 40 * len(pairs)))
+
+
+def _columns(
+    points: Sequence[Point], ends: tuple[float, float], bits_ends: tuple[float, float]
+) -> dict[str, Any]:
+    """One row per point; what is outside of the picture is moved to its border and says so."""
+    part = {key: [getattr(p, key) for p in points] for key in Point._fields}
+    vio_N, bits_N = (np.array(part[key], float) for key in ("max_vio", "bits"))
+    half_N, bits_half_N = (np.nan_to_num(part[key]) for key in ("vio_half", "bits_half"))
+    x_N, y_N = np.clip(vio_N, *ends), np.clip(bits_N, *bits_ends)
+    return {
+        "setting": part["label"],
+        "role": part["role"],
+        VIO: x_N,
+        BITS: y_N,
+        "MaxVio": vio_N,
+        "bits per byte": bits_N,
+        "left": np.clip(vio_N - half_N, *ends),
+        "right": np.clip(vio_N + half_N, *ends),
+        "low": np.clip(bits_N - bits_half_N, *bits_ends),
+        "high": np.clip(bits_N + bits_half_N, *bits_ends),
+        "floor": part["floor"],
+        "idle, %": part["idle"],
+        "utilisation, %": part["utilisation"],
+        "trials": part["trials"],
+        "beside": _beside(points, (x_N != vio_N) | (y_N != bits_N)),
+    }
+
+
+def _beside(points: Sequence[Point], is_outside_N: NDArray[np.bool_]) -> list[str]:
+    """The text at each point; of very many only those on the front are named."""
+    confirmed, texts = {p.label for p in points if p.role not in ("search", "controls")}, []
+    for point, is_outside in zip(points, is_outside_N, strict=True):
+        is_told = point.role == "search" and point.label in confirmed
+        is_named = len(points) <= MAX_LABELS or point.on_front or point.mark
+        where = f": {point.max_vio:.2g}, {point.bits:.3f}" if is_outside else ""
+        texts.append((point.mark or point.label) + where if is_named and not is_told else "")
+    return texts
+
+
+def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
+    roles = [role for role in ROLES if any(p.role == role for p in points)]
+    colours, shapes = ({role: ROLES[role][part] for role in roles} for part in (0, 1))
+    shown = {"setting": "", "MaxVio": ".3f", "floor": ".3f", "bits per byte": ".4f"}
+    shown |= {"idle, %": ".1f", "utilisation, %": ".0f", "trials": "d"}
+    return base.mark_point(filled=True, opacity=1, size=95).encode(
+        color=style.scaled(alt.Color, "role", colours, style.legend(roles)),
+        shape=style.scaled(alt.Shape, "role", shapes, style.legend(roles)),
+        tooltip=style.tips(shown),
+    )
+
+
+def _intervals(base: alt.Chart, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """95 % intervals, upright and across; of no length where one seed tells no spread."""
+    bar = base.mark_rule(color=style.MUTED, strokeWidth=1.2)
+    low, left = style.number(alt.Y, "low", title=BITS), style.number(alt.X, "left", title=VIO)
+    return [
+        bar.encode(x=x, y=low, y2=alt.Y2(field="high")),
+        bar.encode(y=y, x=left, x2=alt.X2(field="right")),
+    ]
+
+
+def _stairs(points: Sequence[Point], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """The border of what is dominated, out to the worst of all settings."""
+    corners = sorted((p.max_vio, p.bits) for p in points if p.on_front)
+    if not corners:
+        return []
+    worst = max(p.max_vio for p in points), max(p.bits for p in points)
+    corners = [(corners[0][0], worst[1]), *corners, (worst[0], corners[-1][1])]
+    front = alt.Chart(style.table(dict(zip((VIO, BITS), zip(*corners, strict=True), strict=True))))
+    line = front.mark_line(color=style.GREEN, strokeWidth=2, interpolate="step-after", clip=True)
+    return [line.encode(x=x, y=y, order=style.number(alt.Order, VIO))]
+
+
+def _floor(floor: float, x: alt.X) -> list[alt.Chart]:
+    if not floor > 0:
+        return []
+    base = alt.Chart(style.table({VIO: [floor]})).encode(x=x)
+    text = base.mark_text(color=style.RED, align="left", dx=4, y=8, fontSize=11, text="by chance")
+    return [base.mark_rule(color=style.RED, strokeDash=list(style.DASHED)), text]
+
+
+def _around(values: Sequence[float], is_log: bool) -> tuple[float, float]:
+    """From the smallest to the largest with some room."""
+    if not values:
+        return 0.0, 1.0
+    low, high = (math.log10(v) if is_log else v for v in (min(values), max(values)))
+    room = 0.15 * (high - low) or 0.05 * abs(low) or 1.0
+    low, high = low - room, high + room
+    return (10**low, 10**high) if is_log else (low, high)
+
+
+def _says(points: Sequence[Point]) -> str:
+    if not points:
+        return "Loss against imbalance. No setting is complete yet."
+    front = ", ".join(
+        f"{p.mark} {p.label} ({p.bits:.3f} bits per byte, MaxVio {p.max_vio:.2f})".strip()
+        for p in sorted((p for p in points if p.on_front), key=lambda p: p.max_vio)
+    )
+    best = "".join(f" Recommended: {p.label}." for p in points if p.role == "recommended")
+    settings = sum(p.role != "search" for p in points)
+    return f"Loss against imbalance of {settings} settings. On the front: {front}.{best}"

@@ -1,0 +1,101 @@
+"""One figure of a sweep over its settings and expert counts.
+
+Shape suffixes: R settings, C expert counts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.style import Chart
+from evenload.pipeline.figures.metrics import Metric, Scale
+
+COUNTS = "experts per layer"
+
+
+class Grid(NamedTuple):
+    """One figure over a sweep: settings down, expert counts across."""
+
+    setting_R: list[str]
+    experts_C: list[int]
+    value_RC: NDArray[
+        np.float32
+    ]  # shares in percent; mean over the cell's finished trials; NaN without one
+    note_RC: list[list[str]]  # of a cell without a value: why
+
+
+def sweep_grid(grid: Grid, metric: Metric) -> Chart:
+    """Settings down, expert counts across; the number in each cell, or why there is none."""
+    value, (R, C) = f"{metric.title}, {metric.unit}", grid.value_RC.shape
+    columns = {
+        "setting": pa.array(np.repeat(grid.setting_R, C), pa.string()),
+        COUNTS: pa.array([*map(str, grid.experts_C)] * R, pa.string()),
+        value: pa.array(grid.value_RC.ravel(), from_pandas=True),  # NaN becomes null
+        "shown": pa.array(_texts(grid, metric), pa.string()),
+    }
+    best, worst = _colour_range(grid.value_RC, metric)
+    here, bad = f"datum['{style.field(value)}']", best + 0.7 * (worst - best)
+    ends = sorted([(best, style.GOOD), ((best + worst) / 2, style.MIDDLING), (worst, style.BAD)])
+    ramp = alt.Scale(
+        domain=[end for end, _ in ends], range=[c for _, c in ends], clamp=True, interpolate="rgb"
+    )
+    is_bad = f"isValid({here}) && {here} {'>' if worst > best else '<'} {bad}"
+    blank = {"test": f"!isValid({here})", "value": style.GROUND}
+    ink = alt.ColorValue(style.INK, condition={"test": is_bad, "value": style.ON_BAD})
+    plain, band = alt.Axis(labelAngle=0, domain=False, grid=False), alt.RelativeBandSize(band=0.96)
+    base = alt.Chart(style.table(columns)).encode(
+        x=style.name(alt.X, COUNTS, sort=None, axis=plain),
+        y=style.name(alt.Y, "setting", sort=None, title=None, axis=plain),
+    )
+    cells = base.mark_rect(width=band, height=band).encode(
+        color=style.number(alt.Color, value, scale=ramp, legend=None, condition=blank),
+        tooltip=style.tips({"setting": "", COUNTS: "", value: ".4~g"}),
+    )
+    texts = base.mark_text(fontSize=13).encode(text=style.name(alt.Text, "shown"), color=ink)
+    return style.layered(cells, texts, says=_says(grid, metric), height=max(220, 90 + 34 * R))
+
+
+def _texts(grid: Grid, metric: Metric) -> list[str]:
+    notes = (note for row in grid.note_RC for note in row)
+    return [
+        _shown(value, metric) if np.isfinite(value) else note
+        for value, note in zip(grid.value_RC.ravel().tolist(), notes, strict=True)
+    ]
+
+
+def _says(grid: Grid, metric: Metric) -> str:
+    """The best cell in words."""
+    text = f"{metric.title} of {len(grid.setting_R)} settings at {len(grid.experts_C)} counts"
+    if not np.isfinite(grid.value_RC).any():
+        return f"{text}. No trial has a figure yet."
+    best = np.nanargmax if metric.better == "higher" else np.nanargmin
+    unit = metric.unit.removeprefix("%")
+    row, column = np.unravel_index(best(grid.value_RC), grid.value_RC.shape)
+    return (
+        f"{text}. Best is {grid.setting_R[row]} with {grid.experts_C[column]} experts: "
+        f"{_shown(float(grid.value_RC[row, column]), metric)} {unit}".strip()
+        + "."
+    )
+
+
+def _colour_range(value_RC: NDArray[np.float32], metric: Metric) -> tuple[float, float]:
+    """The values of the best and of the worst colour.
+
+    The worst is at least a difference that matters away: a tiny difference looks tiny.
+    """
+    values, sign = value_RC[np.isfinite(value_RC)].tolist(), -1 if metric.better == "higher" else 1
+    scale, factor = metric.scale or Scale(None, 0.0), 100 if metric.is_share else 1
+    found = min((sign * value for value in values), default=0.0)
+    best = found if scale.best is None else sign * factor * scale.best
+    worst = max([best + factor * scale.least_span, *(sign * value for value in values)])
+    return sign * best, sign * worst
+
+
+def _shown(value: float, metric: Metric) -> str:
+    return metric.shown(value / 100 if metric.is_share else value)

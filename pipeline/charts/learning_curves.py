@@ -1,0 +1,116 @@
+"""A figure of every trial of a sweep while it trained; the ones that were stopped are faded.
+
+Shape suffixes: P points of a curve, T trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.style import GROUND, Chart
+
+Unit = Literal["steps", "tokens"]
+AXES: dict[Unit, str] = {"steps": "optimizer step", "tokens": "tokens trained"}
+MAX_NAMED = 24  # settings in the legend
+MAX_POINTS = 12_000  # of all curves together
+
+
+class TrialCurve(NamedTuple):
+    """One trial's."""
+
+    name: str  # setting, experts, seed
+    setting: str  # gives the colour
+    x_P: NDArray[np.float64]
+    y_P: NDArray[np.float64]
+    ended: str  # why it was stopped; empty where it was not
+
+
+def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
+    """A line per trial, a colour per setting; a stopped one is faint and ends in a cross.
+
+    The picture leaves out the first fifth, where every curve falls steeply.
+    """
+    look = style.looks(list(dict.fromkeys(curve.setting for curve in curves)))
+    key = style.legend(look, "stroke") if len(look) <= MAX_NAMED else None
+    low_high = late_range(curves)
+    scale = alt.Scale(domain=low_high, nice=False) if low_high else alt.Scale(zero=False)
+    across = alt.Axis(format="~s" if x == "tokens" else ",d", tickCount=8)
+    place = {
+        "x": style.number(alt.X, AXES[x], axis=across, scale=alt.Scale(nice=False)),
+        "y": style.number(alt.Y, y, scale=scale),
+    }
+    drawn_as = style.drawn_as("setting", look, key)
+    picked = style.picker("setting", key)
+    is_picked: dict[str, Any] = {"param": picked.name, "empty": True}
+    is_faint = {"and": [is_picked, "datum.ended != ''"]}
+    opacity = [{"test": is_faint, "value": 0.3}, {"test": is_picked, "value": 0.9}]
+    stopped = [curve for curve in curves if curve.ended]
+    base = alt.Chart(_table(curves, AXES[x], y)).mark_line(clip=True, strokeWidth=1.6)
+    lines = base.encode(
+        **place,
+        **drawn_as,
+        detail=style.name(alt.Detail, "trial"),
+        opacity=alt.OpacityValue(0.06, condition=opacity),
+        tooltip=style.tips({"trial": ""}),
+    )
+    ends = [curve._replace(x_P=curve.x_P[-1:], y_P=curve.y_P[-1:]) for curve in stopped]
+    cross = alt.Chart(_table(ends, AXES[x], y)).mark_point(
+        shape="cross", angle=45, filled=True, size=110, opacity=1, stroke=GROUND, clip=True
+    )
+    shown = (
+        [
+            cross.encode(
+                **place, color=drawn_as["color"], tooltip=style.tips({"trial": "", "ended": ""})
+            )
+        ]
+        if ends
+        else []
+    )
+    return style.layered(lines.add_params(picked), *shown, says=_says(curves, y), height=460)
+
+
+def late_range(curves: Sequence[TrialCurve]) -> list[float] | None:
+    """Smallest and largest of all values but those of the first fifth; None without a span."""
+    longest = max((float(curve.x_P[-1]) for curve in curves), default=0.0)
+    late = np.concatenate([c.y_P[c.x_P >= longest / 5] for c in curves] or [np.zeros(0)])
+    if not late.size or late.min() == late.max():
+        return None
+    margin = 0.05 * float(late.max() - late.min())
+    return [float(late.min()) - margin, float(late.max()) + margin]
+
+
+def _table(curves: Sequence[TrialCurve], x: str, y: str) -> pa.Table:
+    """One row per point; of long curves every few points and the last. A text travels once."""
+    keep = max(1, -(-sum(len(curve.x_P) for curve in curves) // MAX_POINTS))
+    places = [np.unique(np.append(np.arange(0, len(c.x_P), keep), len(c.x_P) - 1)) for c in curves]
+    index_N = np.repeat(np.arange(len(curves), dtype=np.int32), [len(part) for part in places])
+    texts = {
+        column: pa.DictionaryArray.from_arrays(
+            index_N, pa.array([getattr(c, part) for c in curves], pa.string())
+        )
+        for column, part in (("setting", "setting"), ("trial", "name"), ("ended", "ended"))
+    }
+    x_N, y_N = (
+        np.concatenate(
+            [np.zeros(0), *(getattr(c, part)[at] for c, at in zip(curves, places, strict=True))]
+        )
+        for part in ("x_P", "y_P")
+    )
+    return style.table(texts | {x: x_N, y: y_N})
+
+
+def _says(curves: Sequence[TrialCurve], y: str) -> str:
+    stopped = sum(bool(curve.ended) for curve in curves)
+    text = f"{y} of {len(curves)} trials while they train, {stopped} of them stopped early."
+    going = [curve for curve in curves if len(curve.y_P)]
+    if not going:
+        return text
+    best = min(going, key=lambda curve: float(curve.y_P[-1]))
+    return f"{text} Lowest at its end: {best.name}, {best.y_P[-1]:.3f}."

@@ -1,0 +1,150 @@
+"""Lines over one axis: what most charts are drawn with.
+
+A pointer shows the values of all lines at the nearest x; of many lines the largest, the median
+and the smallest. A click in the legend leaves a line alone, a double click shows all again.
+
+Shape suffixes: B bins of time, L expert layers, P points of a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.style import (
+    DASHED,
+    FIRST_TO_LAST,
+    MUTED,
+    RED,
+    SOLID,
+    Chart,
+    Look,
+    field,
+)
+
+MAX_NAMED_LINES = 12  # of more, the legend would be larger than its chart
+SERIES = "series"
+SUMMARY: dict[str, Any] = {"largest": "max", "median": "median", "smallest": "min"}
+
+
+class Line(NamedTuple):
+    """One line; NaN parts it."""
+
+    name: str
+    x_P: NDArray[Any]
+    y_P: NDArray[Any]
+    colour: str
+    dash: Sequence[int] = SOLID
+    in_legend: bool = True
+    is_level: bool = False  # to compare with; a pointer does not name it
+
+
+def line_chart(
+    lines: Sequence[Line],
+    x: str,
+    y: str,
+    says: str,
+    height: float = 300,
+    *,
+    number: str = ".3f",
+    x_number: str = ",d",
+    from_zero: bool = False,
+    is_log: tuple[bool, bool] = (False, False),
+    holds: bool = False,
+) -> Chart:
+    """Lines with one legend.
+
+    Args:     x, y: titles of the axes, with units; they name the columns of the table too
+              number, x_number: d3 formats of values and of x
+              from_zero: the y axis begins at zero
+              is_log: of x and of y
+              holds: a value holds until the next x, so that a line is drawn as steps
+    """
+    base = alt.Chart(_table(lines, x, y))
+    key = style.legend([line.name for line in lines if line.in_legend], "stroke")
+    picked = style.picker(SERIES, key)
+    is_alone = all(len(line.x_P) < 2 for line in lines)
+    drawn = base.mark_line(
+        strokeWidth=1.6 if len(lines) <= MAX_NAMED_LINES else 1.2,
+        interpolate="step-after" if holds else "linear",
+        point=alt.OverlayMarkDef(size=40) if is_alone else False,
+    ).encode(
+        x=_axis(alt.X, x, [line.x_P for line in lines], is_log[0], format=x_number, tickCount=8),
+        y=_axis(alt.Y, y, [line.y_P for line in lines], is_log[1], from_zero),
+        opacity=style.lit(picked, 1.0, 0.15),
+        **style.drawn_as(SERIES, {line.name: Look(line.colour, line.dash) for line in lines}, key),
+    )
+    pointer = _pointer(base, lines, x, y, number, x_number)
+    return style.layered(drawn.add_params(picked), pointer, says=says, height=height)
+
+
+def layer_lines(
+    value_BL: NDArray[Any], step_B: NDArray[np.int32], names: Sequence[str]
+) -> list[Line]:
+    """One line per layer, coloured from first to last; of many only the ends are in the legend."""
+    shown = range(len(names)) if len(names) <= MAX_NAMED_LINES else (0, len(names) - 1)
+    return [
+        Line(f"layer {name}", step_B, value_BL[:, place], colour, in_legend=place in shown)
+        for place, (name, colour) in enumerate(
+            zip(names, style.ramp(FIRST_TO_LAST, len(names)), strict=True)
+        )
+    ]
+
+
+def level(x_P: NDArray[Any], value: float, name: str) -> list[Line]:
+    """A dashed line over the whole of x to compare with; none where there is nothing."""
+    if not len(x_P) or not np.isfinite(value):
+        return []
+    return [Line(name, x_P[[0, -1]], np.full(2, value), RED, DASHED, is_level=True)]
+
+
+def _table(lines: Sequence[Line], x: str, y: str) -> pa.Table:
+    """One row per point; a name travels once."""
+    index_N = np.repeat(np.arange(len(lines), dtype=np.int16), [len(line.x_P) for line in lines])
+    names = pa.array([line.name for line in lines], pa.string())
+    x_N, y_N = (np.concatenate([line[part] for line in lines]) for part in (1, 2))
+    return style.table({SERIES: pa.DictionaryArray.from_arrays(index_N, names), x: x_N, y: y_N})
+
+
+def _axis(
+    channel: Any,
+    title: str,
+    values: Sequence[NDArray[Any]],
+    is_log: bool,
+    from_zero: bool = False,
+    **axis: Any,
+) -> Any:
+    """The encoding of x or y."""
+    if is_log:
+        more = style.log_axis(float(value) for part in values for value in part)
+    else:
+        more = {"scale": alt.Scale(zero=from_zero, nice=channel is alt.Y), "axis": alt.Axis(**axis)}
+    return style.number(channel, title, **more)
+
+
+def _pointer(
+    base: alt.Chart, lines: Sequence[Line], x: str, y: str, number: str, x_number: str
+) -> alt.Chart:
+    """A rule at the x nearest to the pointer, with the values there."""
+    if len(lines) <= MAX_NAMED_LINES:
+        spots = base.transform_pivot(SERIES, value=field(y), groupby=[field(x)])
+        shown = [line.name for line in lines if not line.is_level]
+    else:
+        parts = [
+            alt.AggregatedFieldDef(op=operation, field=field(y), **{"as": name})
+            for name, operation in SUMMARY.items()
+        ]
+        spots, shown = base.transform_aggregate(parts, groupby=[field(x)]), list(SUMMARY)
+    near = alt.selection_point(on="pointerover", nearest=True, encodings=["x"])
+    encoded = spots.mark_rule(color=MUTED).encode(
+        x=style.number(alt.X, x),
+        opacity=style.lit(near, 0.6, 0, if_empty=False),
+        tooltip=style.tips({x: x_number} | dict.fromkeys(shown, number)),
+    )
+    return encoded.add_params(near)

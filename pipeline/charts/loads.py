@@ -1,0 +1,111 @@
+"""Maps of load: what every expert got, as a share of what it ought to get.
+
+Shape suffixes: B bins of time, L expert layers, E experts, Q shares of the experts,
+D shares of the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
+from evenload.pipeline.charts.style import BEYOND, FAIR, HIGH, HIGHEST, IDLE, LOW, LOWEST, Chart
+
+Percent = NDArray[np.int16]  # of the fair share; -1: nothing was counted
+
+COLOURS = (LOWEST, LOW, FAIR, HIGH, HIGHEST)
+LOAD = Scale(
+    "load, % of the fair share",
+    (1, 60, 100, 140, 200),
+    COLOURS,
+    (1, 50, 100, 150, 200),
+    {"idle": ("value == 0", IDLE), "more than 200 %": ("value > 200", BEYOND)},
+    "datum.value == 1 ? '>0' : datum.label",
+)
+DIFFERENCE = Scale(
+    "points of the fair share",
+    (-100, -50, 0, 50, 100),
+    COLOURS,
+    (-100, -50, 0, 50, 100),
+    {"beyond ±100": ("abs(value) > 100", BEYOND)},
+    "format(datum.value, '+d')",
+    "+d",
+    is_signed=True,
+)
+
+
+def load_by_layer(
+    percent_LE: Percent, layer_names: Sequence[str], is_sorted: bool = False
+) -> Chart:
+    """Layers down, experts across."""
+    L, E = percent_LE.shape
+    size = per_cell(L, E)
+    shown_LE = -np.sort(-percent_LE, axis=-1) if is_sorted else percent_LE
+    rank = "rank of the expert, busiest first" if is_sorted else "expert"
+    return heat_map(
+        pooled(shown_LE, 1, size),
+        Side("layer", layer_names),
+        Side(rank + sharing(size), range(0, E, size)),
+        LOAD,
+        f"Load of {E} experts in {L} layers. {extremes(percent_LE, layer_names)}",
+        max(240, 130 + 26 * L),
+    )
+
+
+def load_over_time(
+    percent_BE: Percent, step_B: NDArray[np.int32], is_mean: bool = False, height: float = 440
+) -> Chart:
+    """Experts down, time across.
+
+    Args:     is_mean: bins hold their mean, and so do cells of several bins; their largest if not
+    """
+    B, E = percent_BE.shape
+    size = per_cell(E, B)
+    return heat_map(
+        pooled(percent_BE.T, 1, size, is_mean),
+        Side("expert", range(E)),
+        Side("optimizer step" + sharing(size, "bins"), step_B[::size].tolist()),
+        LOAD,
+        f"Load of {E} experts over time. {extremes(percent_BE.T)}",
+        height,
+    )
+
+
+def load_by_rank_and_depth(percent_LQ: Percent, name: str) -> Chart:
+    """Layers down, experts by rank across, as shares of both: maps of any size look alike."""
+    says = (
+        f"Load of {name} by depth of the layer and rank of the expert, "
+        f"at most {percent_LQ.max()} % of the fair share."
+    )
+    return heat_map(percent_LQ, *_shares(percent_LQ.shape), LOAD, says, 320)
+
+
+def load_difference(points_DQ: NDArray[np.int16], name: str, reference: str) -> Chart:
+    """Depth down, experts by rank across: load minus the reference's."""
+    says = (
+        f"Load of {name} minus that of {reference} by depth and rank: from "
+        f"{points_DQ.min():+d} to {points_DQ.max():+d} points of the fair share."
+    )
+    return heat_map(points_DQ, *_shares(points_DQ.shape), DIFFERENCE, says, 320)
+
+
+def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str:
+    """The range of a map in words, with the cell that is farthest above its fair share."""
+    counted = percent_YX[percent_YX >= 0]
+    if not counted.size:
+        return "Nothing was counted."
+    row, column = divmod(int(percent_YX.argmax()), percent_YX.shape[1])
+    where = f"expert {row}" if row_names is None else f"expert {column} of layer {row_names[row]}"
+    return (
+        f"From {counted.min()} % to {counted.max()} % of the fair share ({where}); "
+        f"{100 * float((counted == 0).mean()):.1f} % of the cells are idle."
+    )
+
+
+def _shares(shape: Sequence[int]) -> tuple[Side, Side]:
+    """Both sides of a map in percent, at the middle of each cell."""
+    depth, share = ((100 * (np.arange(n) + 0.5) / n).round(1).tolist() for n in shape)
+    return Side("depth, %", depth), Side("share of the experts, busiest first, %", share)

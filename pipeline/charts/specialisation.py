@@ -1,0 +1,109 @@
+"""What experts do: which text they take, and which of them a token meets together.
+
+Shape suffixes: G groups of text, L expert layers, E experts, N values of k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.bars import bar_chart, column_chart
+from evenload.pipeline.charts.loads import COLOURS, LOAD
+from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
+from evenload.pipeline.charts.style import Chart
+
+MAX_NAME = 24  # characters of a group
+LIFT = Scale(
+    "% of chance",
+    (0, 60, 100, 180, 300),
+    COLOURS,
+    (0, 100, 200, 300),
+    {"more than 300 %": ("value > 300", style.BEYOND)},
+)
+
+
+def load_by_group(percent_GE: NDArray[np.int16], groups: Sequence[str]) -> Chart:
+    """Groups of text down, experts of one layer across."""
+    (G, E), most = percent_GE.shape, int(percent_GE.max())
+    group = groups[int(percent_GE.argmax()) // E]
+    return heat_map(
+        percent_GE,
+        Side("group of text", [*map(_shortened, groups)]),
+        Side("expert", range(E)),
+        LOAD,
+        f"Load of {E} experts on {G} groups of text. "
+        f"The largest is {most} % of the fair share, on {group}.",
+        max(240, 130 + 24 * G),
+    )
+
+
+def specialisation_by_layer(value_L: NDArray[np.float32], layers: Sequence[str]) -> Chart:
+    """A bar per layer, from 0, where every expert takes every group alike, to 1."""
+    low, high = float(np.min(value_L)), float(np.max(value_L))
+    says = f"Specialisation of {len(layers)} layers, {low:.3f} to {high:.3f} of at most 1."
+    return column_chart(layers, value_L, "layer", "specialisation, 0 to 1", says)
+
+
+def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
+    """Experts down and across: how often a token has both, in percent of chance.
+
+    Args:     of, across: titles of the two axes; -1 in the map is a pair that cannot be judged
+    """
+    E, size, most = len(percent_EE), 1, percent_EE.max() / 100
+    while per_cell(-(-E // size), -(-E // size)) > 1:
+        size += 1
+    at = range(0, E, size)
+    return heat_map(
+        pooled(pooled(percent_EE, 0, size), 1, size),
+        Side(f"{of}{sharing(size)} ", at),  # the blank keeps the two columns apart
+        Side(f"{across}{sharing(size)}", at),
+        LIFT,
+        f"{of} with {across}: at most {most:.1f} times as often as by chance.",
+        460,
+    )
+
+
+def loss_by_group(bits_G: NDArray[np.float64], groups: Sequence[str]) -> Chart:
+    """A bar per group of text, the hardest first."""
+    order = np.argsort(-bits_G)
+    names = [_shortened(groups[index]) for index in order]
+    says = (
+        f"Held-out loss of {len(names)} groups of text: hardest {names[0]} with "
+        f"{bits_G.max():.3f}, easiest {names[-1]} with {bits_G.min():.3f} bits per byte."
+    )
+    return bar_chart(names, bits_G[order], "group of text", "held-out loss, bits per byte", says)
+
+
+def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: int) -> Chart:
+    """Held-out loss against the experts per token; the k of training stands out."""
+    best, x, y = int(loss_N.argmin()), "experts per token, k", "held-out loss, nats per token"
+    usual, trained = "held-out loss", f"trained with k = {trained_k}"
+    series = [trained if k == trained_k else usual for k in k_N]
+    base = alt.Chart(style.table({"series": series, x: k_N, y: loss_N}))
+    place = {
+        "x": style.number(alt.X, x, axis=alt.Axis(tickMinStep=1, format="d")),
+        "y": style.number(alt.Y, y, scale=alt.Scale(zero=False)),
+    }
+    key = style.legend([usual, trained])
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
+        **place,
+        color=style.scaled(alt.Color, "series", {usual: style.BLUE, trained: style.ORANGE}, key),
+        shape=style.scaled(alt.Shape, "series", {usual: "circle", trained: "diamond"}, key),
+        tooltip=style.tips({x: "d", y: ".4f"}),
+    )
+    says = (
+        f"Held-out loss with 1 to {k_N.max()} experts per token: lowest {loss_N[best]:.4f} "
+        f"nats per token at k = {k_N[best]}; trained with k = {trained_k}."
+    )
+    return style.layered(
+        base.mark_line(color=style.BLUE).encode(**place), dots, says=says, height=300
+    )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"

@@ -1,0 +1,128 @@
+"""Bars: their order, their ends, what is written at them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from evenload.pipeline.charts import cost, parameters, simulation, specialisation
+from evenload.pipeline.charts.style import BLUE, ORANGE, Chart, document, says, tables
+
+
+def _columns(chart: Chart) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = tables(chart)[0].to_pydict()
+    return {name: [_rounded(value) for value in values] for name, values in columns.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _waits(label: str, share: float, sizes: tuple[int, ...] = (2, 4), **more: Any) -> Any:
+    share_R = {size: share * size / 4 for size in sizes}
+    low_R = {size: 0.9 * value for size, value in share_R.items()}
+    high_R = {size: 1.2 * value for size, value in share_R.items()}
+    return cost.SettingWaits(label, share_R, low_R, high_R, **({"experts": 16} | more))
+
+
+def test_lines_end_where_experts_cannot_be_divided() -> None:
+    chart = cost.waits_by_ranks([_waits("none", 0.4), _waits("sign", 0.1, (2,))], [2, 4], 4)
+    columns = _columns(chart)
+    assert columns["setting"] == ["none", "none", "sign"]
+    assert columns[cost.RANKS] == ["2", "4", "2"]
+    assert columns[cost.WAITS] == [20, 40, 5]
+    assert "to 40.0 % with none, 16 experts" in says(chart)
+
+
+def test_a_setting_keeps_its_colour_over_expert_counts_which_are_dashes() -> None:
+    few, many = _waits("none", 0.4), _waits("none", 0.5, experts=32)
+    encoding = document(cost.waits_by_ranks([few, many], [2, 4], 4))["layer"][0]["encoding"]
+    assert encoding["color"]["scale"]["domain"] == ["none"]
+    assert encoding["strokeDash"]["scale"]["domain"] == ["16 experts", "32 experts"]
+    assert len({tuple(dash) for dash in encoding["strokeDash"]["scale"]["range"]}) == 2
+
+
+def test_bars_are_least_first_with_the_spread_of_their_trials() -> None:
+    found = [_waits("none", 0.4, trials=3), _waits("sign", 0.1, trials=3)]
+    columns = _columns(cost.waits_by_setting(found, 4))
+    assert columns["setting"] == ["sign, 16 experts", "none, 16 experts"]
+    assert columns[cost.WAITS] == [10, 40]
+    assert (columns["smallest"], columns["largest"]) == ([9, 36], [12, 48])
+    assert "smallest" not in _columns(cost.waits_by_setting([_waits("none", 0.4)], 4))
+
+
+def test_of_very_many_the_cheapest_and_the_dearest_are_drawn() -> None:
+    shares = _columns(cost.waits_by_setting([_waits(f"s{n}", n / 1000) for n in range(200)], 4))
+    assert len(shares[cost.WAITS]) == cost.MAX_BARS
+    assert (shares[cost.WAITS][0], shares[cost.WAITS][-1]) == (0, 19.9)
+
+
+def test_nothing_recorded_is_said() -> None:
+    assert says(cost.waits_by_setting([], 8)).endswith("No setting has recorded loads.")
+
+
+def test_hardest_group_comes_first() -> None:
+    bits_G = np.array([1.0, 3.0, 2.0])
+    chart = specialisation.loss_by_group(bits_G, ["easy", "hard", "middling"])
+    assert list(_columns(chart).values()) == [["hard", "middling", "easy"], [3, 2, 1]]
+
+
+def test_trained_k_stands_out_and_the_best_is_said() -> None:
+    chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), trained_k=2)
+    assert _columns(chart)["series"] == ["held-out loss", "trained with k = 2", "held-out loss"]
+    assert "lowest 1.9000 nats per token at k = 4" in says(chart)
+
+
+def test_layers_are_bars_in_order() -> None:
+    chart = specialisation.specialisation_by_layer(np.array([0.1, 0.3], np.float32), ["1", "2"])
+    assert list(_columns(chart).values()) == [["1", "2"], [0.1, 0.3]]
+    assert "0.100 to 0.300" in says(chart)
+
+
+def test_spectrum_names_convexity_and_the_stable_step() -> None:
+    chart = simulation.tie_spectrum(np.array([0.0, 0.5, 1.0, 4.0]))
+    assert _columns(chart)["tokens that tie, share per unit of bias"] == [0.5, 1, 4]
+    bars, note = document(chart)["layer"]
+    assert bars["encoding"]["color"]["scale"]["range"] == [ORANGE, BLUE, BLUE]
+    assert note["mark"]["text"] == "μ = 0.5"
+    assert "limits the step to 0.5" in says(chart)
+
+
+def test_parameters_are_ordered_by_importance_the_unknown_last() -> None:
+    chart = parameters.importance_bars(
+        {"max_vio": {"seed": 0.01, "rule": 0.9, "top k": math.nan}}, {"max_vio": "MaxVio"}
+    )
+    columns = _columns(chart)
+    assert columns["parameter"] == ["rule", "seed", "top k"]
+    np.testing.assert_allclose(columns[parameters.SHARE], [90, 1, math.nan])
+    assert says(chart) == "Importance of parameters. MaxVio: rule explains 90 %."
+
+
+AXES = [
+    parameters.ParallelAxis("rule", ["none", "sign", "sign"], ["none", "sign"]),
+    parameters.ParallelAxis("step size", [None, 0.001, 0.1]),
+    parameters.ParallelAxis("loss", [2.0, 2.5, 3.0]),
+]
+
+
+def test_every_trial_is_one_line_of_its_group_and_the_cut_short_are_faded() -> None:
+    option = parameters.parallel_coordinates(
+        AXES, ["none", "sign", "sign"], ["one", "two", "three"], [False, False, True]
+    )
+    series = [(s["name"], s["lineStyle"]["type"], s["data"]) for s in option["series"]]
+    assert series == [
+        ("none", "solid", [{"name": "one", "value": ["none", "-", 2.0]}]),
+        ("sign", "solid", [{"name": "two", "value": ["sign", 0.001, 2.5]}]),
+        ("sign", "dotted", [{"name": "three", "value": ["sign", 0.1, 3.0]}]),
+    ]
+    assert option["series"][1]["lineStyle"]["opacity"] > option["series"][2]["lineStyle"]["opacity"]
+
+
+def test_axes_are_names_numbers_or_logarithms() -> None:
+    option = parameters.parallel_coordinates(AXES, ["a"] * 3, ["t"] * 3, [False] * 3)
+    assert [axis["type"] for axis in option["parallelAxis"]] == ["category", "log", "value"]
+    assert option["parallelAxis"][0]["data"] == ["none", "sign"]
+    table = parameters.parallel_table(AXES, ["none", "sign", "sign"], ["one", "two", "three"])
+    assert table["step size"].to_pylist() == [None, 0.001, 0.1]
