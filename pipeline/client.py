@@ -1,10 +1,10 @@
-"""What evenload knows, for notebooks and scripts: sweeps, trials, expert loads.
+"""Reads and submits sweeps, trials and expert loads from notebooks and scripts.
 
     from evenload.pipeline.client import Client
 
-    client = Client()                          # as EVENLOAD_* says, or ./.evenload
+    client = Client()                          # uses EVENLOAD_* variables, or ./.evenload
     client = Client(home="runs", database_url="postgresql+psycopg://...")
-    client.trials_frame("step-sizes-1a2b3c")   # a pandas DataFrame, a row a trial
+    client.trials_frame("step-sizes-1a2b3c")   # a pandas DataFrame with one row per trial
 
 Shape suffixes: S steps, L expert layers, E experts.
 """
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 class Client:
     """Reads the store and the shards.
 
-    `submit`, `extend`, `delete` and the verbs of `store` are all that writes: pause, resume, stop,
-    cancel and retry_failed take a sweep, or a sweep and one trial of it, as `evenload sweep` does.
+    Only `submit`, `extend`, `delete` and the verbs of `store` write. The verbs (pause, resume,
+    stop, cancel and retry_failed) take a sweep, or a sweep and one of its trials.
 
-    Args:     home: folder with the shards; database_url: the store, see `pipeline.settings`
-    Raises:   SpecError: an unknown id, no store; StoreUnavailable: the database does not answer
+    Args:     home: the folder with the shards
+              database_url: the store, see `pipeline.settings`
+    Raises:   SpecError: an id is unknown or there is no store
+              StoreUnavailable: the database does not answer
     """
 
     def __init__(self, home: Path | str | None = None, database_url: str | None = None) -> None:
@@ -54,57 +56,60 @@ class Client:
         self.store = SweepStore(self.settings.store_url)
 
     def submit(self, sweep: SweepSpec | Path | str) -> str:
-        """Leaves a sweep, or the one in a YAML file, to `evenload serve`; returns its id."""
+        """Submits a sweep, or that in a YAML file, for `evenload serve` to run; returns its id."""
         spec = sweep if isinstance(sweep, SweepSpec) else load_sweep(Path(sweep))
         return self.store.submit(spec)
 
     def extend(self, sweep_id: str, steps: int, digest: str | None = None) -> str:
-        """Submits a sweep that takes the completed trials, or this one, to so many steps in all.
+        """Submits a sweep that trains the completed trials, or only one, up to `steps` steps.
 
         Returns:  the id of the new sweep
-        Raises:   SpecError: no completed trial, or one is that long already
+        Raises:   SpecError: no trial is completed, or one has as many steps already
         """
         trials = self.store.trials(sweep_id)
         return self.store.submit(extension(self.store.sweep(sweep_id).name, trials, steps, digest))
 
     def sweeps(self) -> list[SweepRecord]:
-        """Newest first."""
+        """All sweeps, newest first."""
         return self.store.sweeps()
 
     def delete(self, sweep_id: str) -> list[str]:
-        """Removes a sweep that is over or paused, with the files and runs that no other needs."""
+        """Removes a sweep with its files and runs; returns the digests of the removed trials.
+
+        Raises:   SpecError: the sweep is neither over nor paused
+        """
         return remove_sweep(self.store, self.settings, sweep_id)
 
     def trials(self, sweep_id: str) -> list[TrialRecord]:
-        """In sweep order."""
+        """The trials of a sweep, in its order."""
         return self.store.trials(sweep_id)
 
     def recommendation(self, sweep_id: str) -> Recommendation:
-        """The setting to take, with what speaks for it."""
+        """The recommended setting with its evidence."""
         return answer(self.store, sweep_id)
 
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
-        """Loads `count_SLE` and biases `bias_SLE` of a trial's steps, both ends included."""
+        """Loads `count_SLE` and biases `bias_SLE` of the steps `first` to `last`, both included."""
         return read_history(self._folder(digest), first=first, last=last)
 
     def eval_loads(self, digest: str) -> NDArray[np.int64] | None:
-        """Loads (L, E) over the whole evaluation set; None before it."""
+        """Loads (L, E) over the whole evaluation set; None before the evaluation."""
         return read_eval_counts(self._folder(digest))
 
     def eval_groups(self, digest: str) -> GroupScores | None:
-        """Held-out loss and loads by group of documents; None before it."""
+        """Held-out loss and loads by group of documents; None before the evaluation."""
         return evaluation_arrays.read_groups(self._folder(digest))
 
     def eval_by_k(self, digest: str) -> LossByK | None:
-        """Held-out loss with fewer and with more experts a token; None before it."""
+        """Held-out loss with fewer and more experts per token; None before the evaluation."""
         return evaluation_arrays.read_by_k(self._folder(digest))
 
     def eval_routes(self, digest: str) -> Routes | None:
-        """Which experts tokens choose together and one after the other; None before it."""
+        """Which experts tokens choose together and in succession; None before the evaluation."""
         return evaluation_arrays.read_routes(self._folder(digest))
 
     def trials_frame(self, sweep_id: str) -> pd.DataFrame:
-        """A row a trial: digest, label, state, experts, seed, and its figures.  Needs pandas."""
+        """One row per trial: digest, label, state, experts, seed and figures.  Needs pandas."""
         import pandas as pd
 
         frame = pd.DataFrame([_row(trial) for trial in self.trials(sweep_id)])
@@ -115,7 +120,7 @@ class Client:
         return frame
 
     def steps_frame(self, digest: str) -> pd.DataFrame:
-        """A row a step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
+        """One row per step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
         import pandas as pd
 
         return pd.DataFrame(read_scalars(self._folder(digest))).astype({"step": int})

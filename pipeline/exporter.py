@@ -1,7 +1,8 @@
-"""`python -m evenload.pipeline.exporter`: metrics for Prometheus, from SQL and shards.
+"""`python -m evenload.pipeline.exporter`: exports metrics to Prometheus.
 
-A scrape reads the store, and of every trial that is training its newest shard. Loads are exported
-by layer as fullest, median and emptiest expert, not by expert: the number of series stays small.
+A scrape reads the store, and the newest shard of every trial that is training. Loads are exported
+per layer for the fullest, the median and the emptiest expert, so that there are few series.
+
 Shape suffixes: S steps, L expert layers, E experts.
 """
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 PORT = 9464
 TRIAL = ("trial", "rule", "experts")
-OF_HEARTBEATS = ("tokens_per_second", "max_vio")  # also where no shard is within reach
+OF_HEARTBEATS = ("tokens_per_second", "max_vio")  # known without access to shards
 Labels = tuple[str, str, str]  # the values of TRIAL
 LOADS: dict[str, Callable[[NDArray[np.float64]], np.float64]] = {
     "fullest": np.max,
@@ -43,9 +44,9 @@ LOADS: dict[str, Callable[[NDArray[np.float64]], np.float64]] = {
 
 
 class Exporter(Collector):
-    """Gives the state of all sweeps at every scrape.
+    """Exports the state of all sweeps at every scrape.
 
-    `evenload_up` is 0 where the store does not answer; then there is nothing else to say.
+    If the store does not answer, it exports only `evenload_up`, which is 0 then.
     """
 
     def __init__(self, store: SweepStore, settings: Settings) -> None:
@@ -79,7 +80,7 @@ class Exporter(Collector):
 
 
 def counts(sweeps: list[SweepRecord], trials: list[TrialRecord]) -> Iterator[Metric]:
-    """How many sweeps and trials are in which state, and how often workers were lost."""
+    """The number of sweeps and trials by state, and of lost attempts."""
     by_state = GaugeMetricFamily("evenload_sweeps", "Sweeps by state", labels=["state"])
     found: Counter[str] = Counter(sweep.state for sweep in sweeps)
     for sweep_state in SweepState:
@@ -103,7 +104,7 @@ def counts(sweeps: list[SweepRecord], trials: list[TrialRecord]) -> Iterator[Met
 
 
 def progress(running: list[TrialRecord]) -> Iterator[Metric]:
-    """What trials said of themselves in their last heartbeat."""
+    """The progress of trials at their last heartbeat."""
     families = {
         "step": _gauge("step", "Optimizer steps done"),
         "steps": _gauge("steps", "Optimizer steps in all"),
@@ -118,7 +119,7 @@ def progress(running: list[TrialRecord]) -> Iterator[Metric]:
 
 
 def loads(newest: Mapping[Labels, Loads]) -> Iterator[Metric]:
-    """All that the table of metrics computes from the steps of each trial's newest shard."""
+    """The metrics of the steps in the newest shard of each trial."""
     counted = {trial: found for trial, found in newest.items() if found.count_SLE.size}
     found = {trial: figures("step", shard) for trial, shard in counted.items()}
     for metric in METRICS.values():
@@ -157,7 +158,7 @@ def _labels(trial: TrialRecord) -> Labels:
 
 
 def serve(settings: Settings, port: int, address: str = "127.0.0.1") -> int:
-    """Answers scrapes in the background; returns the port, which 0 leaves to the system."""
+    """Answers scrapes in the background; returns the port. Port 0: the system chooses one."""
     registry = CollectorRegistry()
     registry.register(Exporter(SweepStore(settings.store_url), settings))
     server, _ = start_http_server(port, address, registry)

@@ -1,4 +1,4 @@
-"""Which extra of evenload brings a library that not every install has."""
+"""The extras of evenload and the libraries that they install."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from evenload.pipeline.errors import SpecError
 
-# By the name that is imported. Whatever is not here comes with `pip install evenload`.
+# By name of the imported library. All others are installed by `pip install evenload`.
 EXTRAS = {
     "altair": "report",
     "datasets": "hf",
@@ -25,7 +25,7 @@ EXTRAS = {
     "vl_convert": "report",
 }
 
-# What training and the dashboard's process cannot start without.
+# The libraries without which training and the dashboard cannot start.
 WORKERS = ("torch", "ray", "mlflow")
 DASHBOARD = ("streamlit", "pandas", "plotly")
 
@@ -36,15 +36,15 @@ def remedy(library: str) -> str:
 
 
 def explanation(error: ModuleNotFoundError) -> str | None:
-    """What is missing and how to install it, or None if no extra brings the missing module."""
+    """What is missing and how to install it; None if no extra installs the missing module."""
     library = (error.name or "").partition(".")[0]
     return f"{library} is not installed; run: {remedy(library)}" if library in EXTRAS else None
 
 
 def require(*libraries: str) -> None:
-    """Checks what a command needs before it starts anything.
+    """Checks that libraries are installed, before a command starts anything.
 
-    Raises:   SpecError: the first library that is not installed, and how to install it
+    Raises:   SpecError: names the first missing library and how to install it
     """
     for library in libraries:
         if find_spec(library) is None:

@@ -39,7 +39,7 @@ def bias_drift(
     drift_BL: NDArray[np.float32], step_B: NDArray[np.int32], layer_names: Sequence[str]
 ) -> go.Figure:
     """How far a layer's biases move in a step; a rule that has settled moves little."""
-    return _by_layer(drift_BL, step_B, layer_names, "Bias drift", "score units a step")
+    return _by_layer(drift_BL, step_B, layer_names, "Bias drift", "score units per step")
 
 
 def bias_spread(

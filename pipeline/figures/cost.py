@@ -1,7 +1,7 @@
-"""What trials cost: device time, energy, carbon, and the share of it that imbalance wastes.
+"""The cost of trials: device time, energy, carbon, and the share that imbalance wastes.
 
-Pure: recorded loads, a trial's figures and the settings go in. Where a GPU's own counter measured
-the energy that is what counts; elsewhere a stated model does.
+All functions are pure. Energy is that of the GPU's own counter if there is one, and otherwise comes
+from a stated model.
 
 Letters: S steps, L expert layers, E experts, K top-k, R expert-parallel ranks.
 """
@@ -24,13 +24,13 @@ from evenload.pipeline.states import AttemptRecord, TrialRecord, TrialState
 
 EP_SIZES = (2, 4, 8, 16, 32, 64)
 JOULES_PER_KWH = 3.6e6
-# Of a trial's result, where a counter measured it: of the first worker's GPU. Workers of one trial
-# do equal work.
+# A figure of a trial's result, which the counter of the first worker's GPU has measured. All
+# workers of a trial do equal work.
 JOULES_PER_STEP = "joules_per_step"
 
 
 class CostSettings(BaseSettings):
-    """What energy and carbon are reckoned with; EVENLOAD_COST_* variables, then these defaults."""
+    """The factors for energy and carbon: EVENLOAD_COST_* variables override these defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="EVENLOAD_COST_",
@@ -45,42 +45,43 @@ class CostSettings(BaseSettings):
     """Power of a CPU core; the default is 280 W over the 64 cores of an EPYC 7763, rounded."""
     overhead: float = Field(default=1.0, ge=1)
     """Power of the building over that of the devices (PUE); 1 counts the devices alone."""
-    # 14.6 Gt of CO2 over 12,609 TWh / 40.9 % of electricity, as that review has them.
+    # 14.6 Gt of CO2 over 12,609 TWh / 40.9 % of electricity, both from the source below.
     grams_per_kwh: NonNegativeFloat = 473.0
     """Grams of CO2 equivalent per kWh."""
     carbon_source: str = "world mean of 2024, Ember, Global Electricity Review 2025"
-    """Where that figure is from; required if it is given."""
+    """Source of the carbon figure; required if the figure is set."""
 
     @model_validator(mode="after")
     def _carbon_has_a_source(self) -> Self:
         given = self.model_fields_set
         if "grams_per_kwh" in given and "carbon_source" not in given:
             raise ValueError(
-                f"grams_per_kwh={self.grams_per_kwh:g} comes without its source; "
-                "say in EVENLOAD_COST_CARBON_SOURCE where it is from"
+                f"grams_per_kwh={self.grams_per_kwh:g} has no source; "
+                "name it in EVENLOAD_COST_CARBON_SOURCE"
             )
         return self
 
 
 class Waiting(NamedTuple):
-    """What the recorded loads cost a synchronous expert-parallel step over `ranks` ranks.
+    """The time that a synchronous expert-parallel step over `ranks` ranks would lose by waiting.
 
-    Experts lie on the ranks in order, E / R on each; in every layer all wait for the fullest one.
-    A lower bound: counts are of whole optimizer steps, and micro-batches are less even than their
-    sum. Communication is left out.
+    Experts are placed on the ranks in order, E / R on each, and in every layer all ranks wait for
+    the fullest one. This is a lower bound, because counts are of whole optimizer steps and
+    micro-batches are less even than their sum. Communication is left out.
     """
 
     ranks: int
-    expert_share: float  # of the expert layers' time, over the whole run
-    step_share: float  # of the step's time, taken to be proportional to model FLOPs
-    steady_step_share: float  # the same over the last quarter of the run; NaN before it
+    expert_share: float  # share of the expert layers' time, over the whole run
+    step_share: float  # share of the step's time, which is taken as proportional to model FLOPs
+    steady_step_share: float  # step_share over the last quarter of the run; NaN before it
 
 
 class Recorded(NamedTuple):
-    """What the shards of a trial say of its cost.
+    """What a trial's shards record about its cost.
 
-    stretch:  ranks -> time of the expert layers over that of an even load, mean over steps and
-              layers; expert-parallel sizes that do not divide E are left out
+    stretch:         ranks -> time of the expert layers over that with an even load, mean over steps
+                     and layers; only for expert-parallel sizes that divide E
+    steady_stretch:  likewise over the last quarter of the run
     """
 
     steps: int
@@ -90,7 +91,7 @@ class Recorded(NamedTuple):
 
 
 class TrialCost(NamedTuple):
-    """Of the steps that count; what attempts took beside them is in `held_seconds`."""
+    """The cost of the recorded steps. The whole time of attempts is in `held_seconds`."""
 
     digest: str
     label: str
@@ -98,9 +99,9 @@ class TrialCost(NamedTuple):
     device: str  # cpu or cuda
     seconds: float  # of training
     gpu_seconds: float
-    core_seconds: float  # without a GPU: seconds times threads, of all workers
+    core_seconds: float  # without a GPU: seconds times threads, over all workers
     joules: float
-    is_measured: bool  # by the GPU's counter
+    is_measured: bool  # whether the GPU's counter measured the joules
     grams: float  # CO2 equivalent
     waiting: tuple[Waiting, ...]
 
@@ -110,13 +111,13 @@ class SweepCost(NamedTuple):
     gpu_seconds: float
     core_seconds: float
     joules: float
-    measured_share: float  # of the joules; NaN where there are none
+    measured_share: float  # of the joules; NaN if there are none
     grams: float
     waiting: tuple[Waiting, ...]  # means over the trials, weighted by their seconds
 
 
 def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
-    """Sums up a trial's history, read part by part with the column `load`."""
+    """Sums up a trial's history, whose chunks need only the column `load`."""
     sizes = [size for size in EP_SIZES if spec.model.num_experts % size == 0]
     steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
     total_R, steady_R = np.zeros(len(sizes)), np.zeros(len(sizes))
@@ -139,7 +140,7 @@ def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
 
 
 def waiting(found: Recorded, model: ModelSpec, seq_len: int) -> tuple[Waiting, ...]:
-    """One entry per expert-parallel size that divides E, smallest first; none without steps."""
+    """The waiting at every expert-parallel size that divides E, smallest first."""
     size = model_size(model)
     expert_flops = size.routed_flops_per_token / size.forward_flops_per_token(seq_len)
     return tuple(
@@ -156,7 +157,7 @@ def waiting(found: Recorded, model: ModelSpec, seq_len: int) -> tuple[Waiting, .
 
 
 def trial_cost(trial: TrialRecord, found: Recorded, settings: CostSettings) -> TrialCost:
-    """What one trial cost so far, whatever became of it."""
+    """The cost of one trial so far, in any state."""
     spec = TrialSpec.model_validate(trial.spec)
     on_gpu = spec.runtime.device == "cuda"
     worker_seconds = found.seconds * spec.runtime.workers
@@ -199,10 +200,10 @@ def sweep_cost(trials: Iterable[TrialCost]) -> SweepCost:
 
 
 def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
-    """How long workers held trials: start-up, checkpoints, evaluation and lost work included.
+    """How long workers held trials, including start-up, checkpoints, evaluation and lost work.
 
-    A worker that trained several at once counts once. An attempt that runs, or was lost, counts up
-    to its last heartbeat.
+    The time of a worker that trained several trials at once counts once. An attempt without an end
+    counts up to its last heartbeat.
     """
     spans: dict[str, list[tuple[datetime, datetime]]] = {}
     for attempt in attempts:
@@ -212,9 +213,9 @@ def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
 
 
 def basis(cost: SweepCost, settings: CostSettings) -> str:
-    """In a sentence or two: how energy and carbon were come by, with every factor and source."""
+    """A text that explains how energy and carbon were determined, with all factors and sources."""
     watts = [
-        f"{watts:g} W a {what}"
+        f"{watts:g} W per {what}"
         for what, watts, seconds in (
             ("GPU", settings.gpu_watts, cost.gpu_seconds),
             ("CPU core", settings.core_watts, cost.core_seconds),
@@ -244,7 +245,7 @@ def basis(cost: SweepCost, settings: CostSettings) -> str:
 def _stretch(
     chunk: History, sizes: Sequence[int]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Fullest over mean rank, mean over layers; shape (S, len(sizes))."""
+    """Load of the fullest rank over that of the mean rank, mean over layers; (S, len(sizes))."""
     columns = [(1 / ep_effective_util(chunk.count_SLE, size)).mean(axis=-1) for size in sizes]
     return np.stack(columns, axis=-1) if columns else np.zeros((len(chunk.step_S), 0))
 
@@ -256,13 +257,13 @@ def _means(
 
 
 def _share_lost(expert_flops: float, stretch: float) -> float:
-    """Of a step whose expert part takes `stretch` times as long: the share that was not needed."""
+    """The share of a step that is lost if its expert part takes `stretch` times as long."""
     surplus = expert_flops * (stretch - 1)
     return surplus / (1 + surplus)
 
 
 def _covered_seconds(spans: Sequence[tuple[datetime, datetime]]) -> float:
-    """Of spans in the order of their starts, what overlaps counted once."""
+    """The time that the spans cover, counting overlaps once. They must be sorted by start."""
     seconds, covered_until = 0.0, spans[0][0]
     for start, end in spans:
         start = max(start, covered_until)
@@ -288,7 +289,7 @@ def _weighted(ranks: int, entries: Sequence[tuple[float, Waiting]]) -> Waiting:
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Of the values that are there; NaN where none is."""
+    """The weighted mean of the values that are not NaN; NaN if there are none."""
     kept = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
     total = math.fsum(weight for _, weight in kept)
     return math.fsum(v * w for v, w in kept) / total if total else float("nan")

@@ -1,4 +1,4 @@
-"""What an evaluation finds beyond one loss: by group of text, by top-k, by pairs of experts.
+"""Results of an evaluation beyond its loss: by group of text, by top-k, and by pairs of experts.
 
 Letters: G groups, N values of k, L expert layers, E experts, K top-k, T tokens.
 """
@@ -15,24 +15,24 @@ Floats = NDArray[np.float64]
 
 
 class GroupScores(NamedTuple):
-    """Held-out loss and loads of each group of documents, the largest group first.
+    """Held-out loss and loads per group of documents, the largest group first.
 
-    A group is a domain of synthetic text, a top directory or a file of a corpus. Of every group
-    about as many tokens were scored, so loads compare between groups.
+    A group is a domain of synthetic text, a top directory or a file of a corpus. About as many
+    tokens of each group were scored, so loads can be compared between groups.
     """
 
     name_G: tuple[str, ...]
     loss_G: Floats  # nats per token
     bits_per_byte_G: Floats
-    tokens_G: Integers  # scored
+    tokens_G: Integers  # number of scored tokens
     count_GLE: Integers
 
 
 class LossByK(NamedTuple):
-    """The same text scored with k experts a token instead of the K of training; biases unchanged.
+    """The same text scored with k experts per token instead of the K of training, equal biases.
 
-    One row has k = K. All rows score the same `tokens` tokens: differences between them are much
-    surer than each loss by itself.
+    One value of k is K. The same `tokens` tokens are scored for every k, so differences of losses
+    are much more certain than each loss.
     """
 
     k_N: Integers  # ascending
@@ -42,11 +42,11 @@ class LossByK(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """Which experts a token meets together; over the whole evaluation set.
+    """Which experts tokens choose together and in succession, over the whole evaluation set.
 
-    together_LEE: tokens that chose both experts; symmetric, the diagonal is the load
-    onward_LEE:   [l, i, j]: tokens that chose i in layer l and j in the next, shape (L-1, E, E);
-                  row i sums to K times its load, all of it to T K^2
+    together_LEE: number of tokens that chose both experts; symmetric, with the load as diagonal
+    onward_LEE:   number of tokens that chose i in layer l and j in the next; shape (L-1, E, E),
+                  where row i sums to K times its load and each layer to T K^2
     """
 
     together_LEE: Integers
@@ -54,7 +54,7 @@ class Routes(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """The parts of an evaluation that were asked for."""
+    """The optional parts of an evaluation."""
 
     groups: GroupScores | None = None
     by_k: LossByK | None = None
@@ -64,10 +64,10 @@ class Detail(NamedTuple):
 def specialisation(count_GE: NDArray[Any]) -> float:
     """How far the load of an expert depends on the group, from 0 (not at all) to 1.
 
-    Jensen-Shannon divergence of the groups' load distributions, equally weighted, over ln G; 1
-    where no two groups share an expert. NaN for a single group, and where a group has no tokens.
-    By chance alone about (G-1)(E-1) / (2 A ln G) for A assignments in all; tokens of one document
-    are correlated, so real text starts somewhat higher.
+    This is the Jensen-Shannon divergence of the groups' load distributions, equally weighted, over
+    ln G. It is 1 if no two groups share an expert, and NaN for a single group or if a group has no
+    tokens. Chance alone gives about (G-1)(E-1) / (2 A ln G) for A assignments in all, and somewhat
+    more for real text, because the tokens of a document are correlated.
 
     Source:   Lin 1991, "Divergence measures based on the Shannon entropy", eq. (5.1)
     """
@@ -80,9 +80,10 @@ def specialisation(count_GE: NDArray[Any]) -> float:
 
 
 def lift(together_EE: NDArray[Any], tokens: int) -> Floats:
-    """Tokens that chose both experts, over what independent choices of these loads would give.
+    """Tokens that chose both experts, over the number for independent choices; shape (E, E).
 
-    1: independent; above: they belong together. NaN where an expert has no token. Shape (E, E).
+    1 means independent, and more means that tokens choose them together. NaN if an expert has no
+    token.
     """
     load_E = np.diagonal(together_EE).astype(np.float64)
     expected_EE = np.outer(load_E, load_E) / tokens

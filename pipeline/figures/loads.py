@@ -1,9 +1,10 @@
-"""Counts to figures: how evenly the experts are loaded. NumPy; leading dimensions are free.
+"""Figures that tell from counts how evenly the experts are loaded. All leading dimensions are free.
 
-Letters: A assignments of an expert, L its fair share (here `fair`), E experts, K top-k, T tokens,
-S steps. Sum counts over ranks, micro-batches and time first; every ratio here comes after. Where
-nothing was counted the figure is NaN, never 0.
-`target_E` is the wanted share per expert (sums to 1); None is the uniform share.
+Sum counts over ranks, micro-batches and time before calling these functions, which form ratios. A
+figure is NaN, and never 0, if nothing was counted. `target_E` is the target share per expert, which
+sums to 1; None means the uniform share.
+
+Letters: A assignments of an expert, L its fair share, E experts, K top-k, T tokens, S steps.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from evenload.pipeline.spec.trial import TrialSpec
 Array = NDArray[np.floating[Any]]
 Target = NDArray[np.floating[Any]] | Sequence[float] | None
 FLOOR_DRAWS = 2000
-DEAD_WINDOW = 100  # steps, the last ones, that dead experts are judged over
+DEAD_WINDOW = 100  # number of last steps over which dead experts are determined
 
 
 class History(NamedTuple):
-    """A trial's steps in order. A column that was not asked for is empty: (S, 0, 0)."""
+    """A trial's steps in order. A column that was not read has the shape (S, 0, 0)."""
 
     step_S: NDArray[np.int64]
     count_SLE: NDArray[np.int32]
@@ -35,7 +36,8 @@ class History(NamedTuple):
 
 @dataclass(frozen=True)
 class Loads:
-    """Recorded loads of some steps, and what they are judged by. A single step has S = 1."""
+    """Recorded loads of some steps (S = 1 for a single one), with the number of tokens and the
+    target that they are compared with."""
 
     count_SLE: NDArray[Any]
     tokens: int  # of each step
@@ -46,9 +48,9 @@ class Loads:
     def of(
         cls, spec: TrialSpec, count_SLE: NDArray[Any] | None = None, tokens: int | None = None
     ) -> Self:
-        """Loads of a trial's optimizer steps; without counts only what chance gives is known.
+        """Loads of a trial. Without counts, only figures of chance can be computed.
 
-        Args:     tokens: of what was counted, where that is not an optimizer step
+        Args:     tokens: tokens per entry of `count_SLE`; None: those of an optimizer step
         """
         if count_SLE is None:
             count_SLE = np.zeros((0, spec.model.num_moe_layers, spec.model.num_experts), np.int32)
@@ -66,22 +68,22 @@ class Loads:
 
     @property
     def recent_LE(self) -> NDArray[np.int64]:
-        """The dead window, summed."""
+        """Sum of counts over the dead window."""
         return self.count_SLE[-self.dead_window :].sum(axis=0, dtype=np.int64)
 
     @cached_property
     def max_vio_S(self) -> Array:
-        """Mean over layers."""
+        """MaxVio of every step, mean over layers."""
         return max_vio(self.count_SLE, self.target_E).mean(axis=-1)
 
     @property
     def max_vio_floor(self) -> float:
-        """MaxVio of a step that a fair router shows by chance."""
+        """The MaxVio that a fair router shows by chance in one step."""
         return max_vio_floor(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
 
     @property
     def idle_expected(self) -> float:
-        """Share of experts that random routing leaves idle in a step."""
+        """The share of experts that random routing leaves idle in one step."""
         return idle_expected(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
 
 
@@ -116,7 +118,7 @@ def load_cv(count_E: NDArray[Any], target_E: Target = None) -> Array:
 
 
 def effective_util(count_E: NDArray[Any], target_E: Target = None) -> Array:
-    """1 / max r: the busy share of a synchronous step in which everyone waits for the fullest."""
+    """1 / max r: the busy share of a synchronous step in which all wait for the fullest expert."""
     return 1 / utilisation(count_E, target_E).max(axis=-1)
 
 
@@ -145,12 +147,12 @@ def dead_tenth(count_E: NDArray[Any], target_E: Target = None) -> Array:
 
 
 def idle_expected(tokens: int, num_experts: int, top_k: int, target_E: Target = None) -> float:
-    """Share of experts that random routing leaves empty: (1 - q)^T, q an expert's chance."""
+    """Share of experts that random routing leaves idle: mean of (1 - q)^T for a probability q."""
     return float(((1 - _chance(num_experts, top_k, target_E)) ** tokens).mean())
 
 
 def idle_streak(count_SE: NDArray[Any]) -> NDArray[np.int64]:
-    """Steps without a token up to and including each step; shape as `count_SE`, steps first."""
+    """Number of idle steps up to and including each step; shape as `count_SE`, steps first."""
     count = np.asarray(count_SE)
     streak = np.zeros(count.shape, dtype=np.int64)
     running = np.zeros(count.shape[1:], dtype=np.int64)
@@ -163,8 +165,8 @@ def idle_streak(count_SE: NDArray[Any]) -> NDArray[np.int64]:
 def max_vio_floor(tokens: int, num_experts: int, top_k: int, target_E: Target = None) -> float:
     """MaxVio that a fair router shows by chance alone: E[max over experts of A / L] - 1.
 
-    Simulated with a fixed seed, good to about 1 %. Tokens of one sequence are correlated, so a
-    real run is somewhat above it. NaN without tokens; 0 where K = E.
+    It is simulated with a fixed seed, with an error of about 1 %. Real runs are somewhat above it,
+    because the tokens of a sequence are correlated. NaN without tokens; 0 if K = E.
     """
     return _floor(tokens, num_experts, top_k, None if target_E is None else tuple(target_E))
 
@@ -179,8 +181,8 @@ def _floor(tokens: int, num_experts: int, top_k: int, target_E: tuple[float, ...
         return 0.0
     rng = np.random.default_rng(0)
     load = rng.binomial(tokens, chance_E, size=(FLOOR_DRAWS, num_experts)).astype(np.float64)
-    # Differs from E independent draws: loads sum to K T, so what a draw has too much is taken out
-    # and the variance that goes with it put back. Without this E=2 comes out a third too low.
+    # Loads sum to K T, but independent draws do not. So the surplus of a draw is removed, and the
+    # variance that this removes is restored. Without this, the value for E=2 is a third too low.
     share_E = variance_E / variance_E.sum()
     surplus = load - tokens * chance_E
     deviation = (surplus - share_E * surplus.sum(axis=1, keepdims=True)) / np.sqrt(1 - share_E)
@@ -194,13 +196,13 @@ def _chance(num_experts: int, top_k: int, target_E: Target) -> Array:
 
 
 def ep_effective_util(count_E: NDArray[Any], ranks: int) -> Array:
-    """mean / max load over expert-parallel ranks, experts placed in order, E / ranks on each.
+    """mean / max load over expert-parallel ranks, with E / ranks experts placed on each in order.
 
-    Raises:   ValueError: E is no multiple of `ranks`
+    Raises:   ValueError: E is not a multiple of `ranks`
     """
     count = np.asarray(count_E, dtype=np.float64)
     E = count.shape[-1]
     if E % ranks:
-        raise ValueError(f"num_experts={E} is no multiple of ranks={ranks}; choose a divisor")
+        raise ValueError(f"num_experts={E} is not a multiple of ranks={ranks}; choose a divisor")
     load = count.reshape(*count.shape[:-1], ranks, E // ranks).sum(axis=-1)
     return 1 / utilisation(load).max(axis=-1)

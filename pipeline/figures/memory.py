@@ -1,4 +1,4 @@
-"""Does a trial fit into a worker's memory, and what would make it fit."""
+"""Tells whether a trial fits into a worker's memory, and which change would make it fit."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from evenload.pipeline.figures.model_size import model_size
 from evenload.pipeline.spec.trial import TrialSpec
 
 GIB = 2**30
-# Beside the trial itself. CPU: 0.65 to 0.70 GiB of a process with torch, Ray and MLflow (torch
-# 2.13, Linux). GPU: the CUDA context and the workspaces of its libraries; not measured.
+# Memory beside that of the trial. CPU: a process with torch, Ray and MLflow takes 0.65 to 0.70 GiB
+# (torch 2.13, Linux). GPU: the CUDA context and the workspaces of libraries; not measured.
 FRAMEWORK_BYTES = {"cpu": int(0.7 * GIB), "cuda": GIB}
 
 
 def memory_bytes(spec: TrialSpec) -> int:
-    """Of each worker of a resolved trial, at its peak: weights, AdamW, activations, framework."""
+    """Peak memory of each worker of a resolved trial: weights, AdamW, activations, framework."""
     share = spec.train.batch_sequences // spec.runtime.workers
     micro = min(spec.train.micro_batch_sequences or share, share)
     one_pass = {"batch_sequences": micro, "micro_batch_sequences": None}
@@ -21,7 +21,7 @@ def memory_bytes(spec: TrialSpec) -> int:
 
 
 def misfit(spec: TrialSpec, available_bytes: int) -> str | None:
-    """Why a resolved trial cannot run in this memory, with figures and a remedy; None: it can."""
+    """Why a resolved trial does not fit into this memory, and a remedy; None if it fits."""
     needed = memory_bytes(spec)
     if needed <= available_bytes:
         return None
@@ -33,7 +33,7 @@ def misfit(spec: TrialSpec, available_bytes: int) -> str | None:
 
 
 def _remedy(spec: TrialSpec, available_bytes: int) -> str:
-    """The least change that fits: smaller micro-batches first, they change no number."""
+    """The smallest change that fits. Micro-batches come first, because they change no result."""
     batch = spec.train.batch_sequences
     for recompute in (spec.train.recompute, True):
         for micro in sorted((n for n in range(1, batch) if batch % n == 0), reverse=True):
@@ -45,8 +45,8 @@ def _remedy(spec: TrialSpec, available_bytes: int) -> str:
                 return f"train.micro_batch_sequences={micro}{also} needs about {_gib(needed)}"
     size = model_size(spec.model)
     return (
-        f"no micro-batch is small enough: its {size.parameters / 1e6:,.0f}M parameters with "
-        "gradients and AdamW alone fill it; take a smaller model or a larger device"
+        f"no micro-batch is small enough, because {size.parameters / 1e6:,.0f}M parameters with "
+        "gradients and AdamW fill it; choose a smaller model or a larger device"
     )
 
 

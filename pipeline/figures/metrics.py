@@ -1,7 +1,7 @@
-"""The one table of metrics: what every figure is called, how it is computed, shown and judged.
+"""The table of metrics: the name of every figure, and how it is computed, shown and rated.
 
-The glossary, all tables, the report, the exporter and the client read it. Adding a metric is one
-function and one entry here.
+The glossary, all tables, the report, the exporter and the client read it. To add a metric, add a
+function and an entry here.
 
 Letters in formulas: A assignments of an expert, L its fair share, r = A / L, E experts, K top-k,
 T tokens of an optimizer step, S steps, b selection biases.
@@ -39,7 +39,7 @@ Compute = Callable[[Loads], float]
 
 
 class Quantity(NamedTuple):
-    """What a figure is counted in, how it is written, and which way is better."""
+    """The unit of a figure, its format, and whether lower or higher is better."""
 
     unit: str
     format: str = ",.4g"
@@ -47,49 +47,49 @@ class Quantity(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How far apart values must be to look different."""
+    """How values become colours."""
 
-    best: float | None  # None: the best value of those compared
-    least_span: float  # from the best value to the worst colour, at least
-    is_log: bool = False  # so that one collapsed setting does not make all others look alike
+    best: float | None  # the value of the best colour; None: the best value of those compared
+    least_span: float  # smallest distance from the best value to that of the worst colour
+    is_log: bool = False  # then one collapsed setting does not make all others look alike
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. A trial has it of its steps, of its whole run, of its evaluation, or of none."""
+    """One figure, which a trial may have for its steps, its whole run or its evaluation."""
 
     name: str
     title: str
-    meaning: str  # a phrase that fits into a tooltip
+    meaning: str  # a phrase, for tooltips
     formula: str  # LaTeX
     unit: str
-    format: str  # as Python's `format` takes it; that of a share ends with %
+    format: str  # for Python's `format`; that of a share ends with %
     better: Better
     window: str
     source: str
-    compute: Compute | None = None  # None: training, evaluation or a page finds it
-    of: tuple[Moment, ...] = ()  # empty: only drawn
-    floor: str | None = None  # the metric that says what chance alone gives
-    head: str = ""  # title in tables of trials; empty: not in them
-    scale: Scale | None = None  # colours in grids of settings; None: not in them
+    compute: Compute | None = None  # None: training, evaluation or a page computes it
+    of: tuple[Moment, ...] = ()  # empty: it is only drawn
+    floor: str | None = None  # the metric with the value that chance alone gives
+    head: str = ""  # title in tables of trials; empty: they do not show it
+    scale: Scale | None = None  # colours in grids of settings; None: they do not show it
 
     @property
     def is_share(self) -> bool:
         return self.format.endswith("%")
 
     def shown(self, value: Any) -> str:
-        """A number, or an `Interval`, in this metric's format; a dash where there is none."""
+        """A number, or an `Interval`, in this metric's format; a dash if it is missing."""
         return number(value, self.format)
 
     def colour_range(self, values: Sequence[float]) -> tuple[float, float]:
-        """The value that looks best and the one that looks worst, among these."""
+        """The values of the best and of the worst colour, if these values are compared."""
         assert self.scale is not None
         worst, best, sign = (min, max, -1) if self.better == "higher" else (max, min, 1)
         start = best(values, default=0.0) if self.scale.best is None else self.scale.best
         return start, worst(start + sign * self.scale.least_span, *values)
 
     def badness(self, value: float, values: Sequence[float]) -> float:
-        """How bad a value looks among these: 0 good, 1 bad."""
+        """How bad a value is among these, from 0 (best colour) to 1 (worst colour)."""
         start, end = self.colour_range(values)
         share = (value - start) / (end - start)
         if self.scale is None or not self.scale.is_log:
@@ -99,12 +99,12 @@ class Metric:
 
 
 def steady(figure: Callable[[NDArray[Any], Target], Array]) -> Compute:
-    """Mean over layers and the last quarter of the steps."""
+    """The figure's mean over layers and the last quarter of the steps."""
     return lambda loads: float(figure(loads.steady_SLE, loads.target_E).mean())
 
 
 def worst_layer(figure: Callable[[NDArray[Any], Target], Array]) -> Compute:
-    """As `steady`, of the layer where it is largest."""
+    """The figure's mean over the last quarter of the steps, in the layer where it is largest."""
     return lambda loads: float(figure(loads.steady_SLE, loads.target_E).mean(axis=0).max())
 
 
@@ -142,7 +142,7 @@ TOKENS = Quantity("tokens", ",.0f")
 
 # fmt: off
 _TABLE = (
-    # What training gives, on text that was held out.
+    # The quality of the model on held-out text.
     Metric("val_bits_per_byte", "Validation loss",
         "held-out loss per byte of text; comparable across tokenisers",
         r"\frac{1}{\ln 2}\,\frac{\sum \mathrm{loss}}{\#\,\mathrm{bytes}}", *BITS, EVALUATION,
@@ -157,7 +157,7 @@ _TABLE = (
         "held-out loss per byte of the domain of text that is hardest to predict",
         r"\max_g \mathrm{loss}_g", *BITS, "held-out tokens of each domain, about as many of each",
         EVENLOAD, of=("evaluation",)),
-    # How even the load is.
+    # How evenly the experts are loaded.
     Metric("utilisation", "Load over fair share",
         "assignments of an expert over what an even split would give it; 1 is fair",
         r"r_e = \frac{A_e}{L}, \qquad L = \frac{K\,T}{E}", *LOAD,
@@ -180,8 +180,8 @@ _TABLE = (
         CHANCE + r", \qquad A_e \sim \mathrm{Binomial}\big(T, \tfrac{K}{E}\big),\ "
         r"\textstyle\sum_e A_e = K\,T", *FLOOR,
         "the tokens of one optimizer step; 2000 draws, good to about 1 %",
-        f"{EVENLOAD}: simulated; of a target its shares take the place of 1/E. Tokens of "
-        "one sequence are correlated, real runs are above it", lambda loads: loads.max_vio_floor,
+        f"{EVENLOAD}: simulated; with a target its shares replace 1/E. Real runs are above it, "
+        "because tokens of a sequence are correlated", lambda loads: loads.max_vio_floor,
         of=("step", "run"), head="Batch floor"),
     Metric("max_vio_ratio", "MaxVio over its floor", "1 is as even as chance allows",
         r"\frac{\mathrm{MaxVio}}{\mathrm{floor}}", "ratio", ".1f", "lower", STEADY, EVENLOAD,
@@ -221,7 +221,7 @@ _TABLE = (
         "the last recorded steps of each run, summed",
         f"{EVENLOAD}. Experts have no identity across runs, so both are sorted, busiest "
         "first, and read at the same quantile q of the experts, the same depth of the layers"),
-    # Who gets nothing.
+    # Experts without tokens.
     Metric("idle_frac", "Idle experts", "share of experts without a token in one optimizer step",
         r"\frac{1}{E}\,\#\{e : A_e = 0\}", *LOST, STEADY, EVENLOAD,
         steady(lambda count_E, _: idle_frac(count_E)), of=("step", "run"), floor="idle_expected",
@@ -233,8 +233,8 @@ _TABLE = (
     Metric("idle_expected", "Idle by chance",
         "share of experts that random routing leaves without a token",
         r"\Big(1 - \frac{K}{E}\Big)^{T}", "%", ".1%", None, STEP,
-        "elementary: a token misses an expert with probability 1 − K/E; of a target its "
-        "shares take the place of 1/E", lambda loads: loads.idle_expected, of=("run",)),
+        "elementary: a token misses an expert with probability 1 − K/E; with a target its "
+        "shares replace 1/E", lambda loads: loads.idle_expected, of=("run",)),
     Metric("idle_streak", "Idle streak", "optimizer steps in a row without a token",
         r"\max\{n : A_{e,s} = A_{e,s-1} = \dots = A_{e,s-n+1} = 0\}", "steps", ",.4g", "lower",
         "largest value in each bin of time", EVENLOAD),
@@ -253,7 +253,7 @@ _TABLE = (
         lambda loads: float(dead_tenth(loads.recent_LE, loads.target_E).mean()), of=("run",),
         head="Dead"),
     Metric("dead_window", "Dead window",
-        "steps that the dead experts are judged over, the last ones", r"|W| = \min(100, S)", *STEPS,
+        "number of last steps over which experts count as dead", r"|W| = \min(100, S)", *STEPS,
         RUN, EVENLOAD, lambda loads: float(loads.dead_window), of=("run",)),
     Metric("effective_util", "Busy share",
         "share of a step that experts work when all wait for the fullest one",
@@ -263,7 +263,7 @@ _TABLE = (
     Metric("count_check", "Count check", "every layer of every step assigned tokens × top-k",
         r"\sum_e A_e = K\,T", "1 or 0", ".0f", "higher", "every step of the run", EVENLOAD,
         count_check, of=("step", "run")),
-    # The bias that balances.
+    # Biases of the balancing rules.
     Metric("bias", "Selection bias",
         "added to an expert's score for the selection, never to the weight of its output",
         r"S_i = \mathrm{top}\text{-}K_e\,(\gamma_{ie} + b_e)", *BIAS, BIN, WANG),
@@ -271,17 +271,17 @@ _TABLE = (
         r"\max_e b_e - \min_e b_e", *BIAS, BIN, EVENLOAD, of=("step",)),
     Metric("bias_absmax", "Largest bias", "largest bias of a layer by its absolute value",
         r"\max_e |b_e|", *BIAS, STEP, EVENLOAD, of=("step",)),
-    Metric("bias_mean", "Mean bias", "mean of all biases; 0 where the rule keeps them centred",
+    Metric("bias_mean", "Mean bias", "mean of all biases; 0 if the rule keeps them centred",
         r"\frac{1}{E}\sum_e b_e", *BIAS, STEP, EVENLOAD, of=("step",)),
     Metric("bias_step", "Bias step", "how far a bias moved in one step, on average",
         r"\frac{1}{E}\sum_e |b_{e,s} - b_{e,s-1}|", *BIAS, STEP, EVENLOAD, of=("step",)),
     Metric("bias_drift", "Bias drift", "how far the biases of a layer moved in a step, on average",
-        r"\frac{1}{n\,E}\sum_e |b_{e,s} - b_{e,s-n}|", "score units a step", ",.4g", None,
+        r"\frac{1}{n\,E}\sum_e |b_{e,s} - b_{e,s-n}|", "score units per step", ",.4g", None,
         "between the last steps of neighbouring bins of time, n steps apart", EVENLOAD),
-    # What the theory of the dual says.
+    # Theory of the dual problem.
     Metric("dual_gap", "Descent of the dual",
         "dual of the assignment problem at the rule's biases, above its value at the best "
-        "fixed bias in hindsight; below 0 where scores move and the rule follows",
+        "fixed bias in hindsight; below 0 if scores move and the rule follows",
         r"\frac{D_n(b_n) - D_n(b^*)}{T}, \qquad "
         r"D(b) = \sum_i \mathrm{TopKSum}_i(s_i + b) - \sum_e L_e b_e",
         "score units per token", ",.4g", "lower",
@@ -308,7 +308,7 @@ _TABLE = (
         "% of the step", ".1%", "lower",
         "last quarter of the run, mean over steps and layers; f is the experts' share of "
         "the FLOPs", EVENLOAD),
-    # What a sweep says of its parameters.
+    # The parameters of a sweep.
     Metric("importance", "Importance of a parameter",
         "share of a figure's variance over the trials that a parameter's levels explain; "
         "the rest is interactions and the luck of the seed", r"\varepsilon^2 = "
@@ -340,7 +340,7 @@ _TABLE = (
         "held-out loss with k experts per token in place of the K of training; biases unchanged",
         r"\mathrm{loss}(k), \quad k = 1 \dots E", "nats per token", ",.4g", "lower",
         "a part of the evaluation set, the same tokens for every k", EVENLOAD),
-    # What training is, and what it takes.
+    # The training itself and its cost.
     Metric("train_loss", "Training loss", "language-model loss without what balancing adds",
         r"-\frac{1}{T}\sum_i \ln p(x_i \mid x_{<i})", *NATS,
         "curves: mean and largest step of each bin; as a figure: last tenth of the steps", EVENLOAD,
@@ -354,7 +354,7 @@ _TABLE = (
     Metric("grad_norm", "Gradient norm", "2-norm of all gradients before clipping",
         r"\lVert g \rVert_2", "loss units", ",.4g", None, "largest step of each bin of time",
         "Pascanu et al. 2013, arXiv:1211.5063", of=("step",)),
-    Metric("learning_rate", "Learning rate", "as the schedule set it", r"\eta_s", "1", ",.4g", None,
+    Metric("learning_rate", "Learning rate", "set by the schedule", r"\eta_s", "1", ",.4g", None,
         BIN, EVENLOAD, of=("step",)),
     Metric("tokens_per_second", "Throughput",
         "tokens trained per second of training, checkpoints left out",
@@ -384,7 +384,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 
 
 def figures(moment: Moment, loads: Loads) -> dict[str, float]:
-    """All metrics of a step, a run or an evaluation that are computed from its loads."""
+    """The metrics of a step, a run or an evaluation that are computed from loads."""
     return {
         metric.name: metric.compute(loads)
         for metric in METRICS.values()
@@ -393,20 +393,20 @@ def figures(moment: Moment, loads: Loads) -> dict[str, float]:
 
 
 def of_trials() -> list[Metric]:
-    """Those that a trial has in the end."""
+    """The metrics that a completed trial has."""
     return [metric for metric in METRICS.values() if {"run", "evaluation"} & {*metric.of}]
 
 
 def columns() -> list[Metric]:
-    """Those that tables of trials and settings show, in their order."""
+    """The metrics that tables of trials and settings show, in their order."""
     return [metric for metric in METRICS.values() if metric.head]
 
 
 def legend() -> str:
-    """What the columns mean, in sentences."""
+    """The meaning of the columns of these tables."""
     return " ".join(f"{metric.head}: {metric.meaning}." for metric in columns())
 
 
 def in_grids() -> list[Metric]:
-    """Those that grids of settings by expert counts show."""
+    """The metrics that grids of settings by expert count show."""
     return [metric for metric in METRICS.values() if metric.scale is not None]

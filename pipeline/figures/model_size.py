@@ -1,5 +1,4 @@
-"""Parameters, FLOPs, memory and disk of a model, counted from its spec: no torch, no estimate
-where an exact figure exists.
+"""Parameters, FLOPs, memory and disk space of a model, computed from its spec without torch.
 
 Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts, K top-k.
 """
@@ -16,45 +15,46 @@ CHECKPOINTS_KEPT = 2
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Figures of one model; get it from `model_size`."""
+    """The figures of one model; made by `model_size`."""
 
     model: ModelSpec
 
     @property
     def parameters(self) -> int:
-        """All weights, exactly those of the built model."""
+        """The exact number of weights."""
         idle = self.model.num_experts - self.model.top_k
         return self.active_parameters + idle * self._expert * self.model.num_moe_layers
 
     @property
     def active_parameters(self) -> int:
-        """Weights that take part in one token: all but its unchosen experts."""
+        """The number of weights that one token uses: all but those of unchosen experts."""
         head = 0 if self.model.tie_embeddings else self._embedding
         return self._embedding + head + self._norms + self._block_matrices
 
     def forward_flops_per_token(self, seq_len: int) -> int:
-        """2 per weight of every matrix product, and 2 D (S + 1) a layer for attention.
+        """2 FLOPs per weight of every matrix product, and 2 D (S + 1) per layer for attention.
 
-        A query sees (S + 1) / 2 keys on average, at 4 D FLOPs each; masked pairs are no work.
-        Element-wise work and the embedding's look-up are left out.
+        A query has (S + 1) / 2 keys on average, with 4 D FLOPs each; masked pairs cost nothing.
+        Element-wise operations and the look-up of embeddings are left out.
         """
         attention = 2 * self.model.d_model * (seq_len + 1) * self.model.num_layers
         return 2 * (self._block_matrices + self._embedding) + attention
 
     @property
     def routed_flops_per_token(self) -> int:
-        """The part of `forward_flops_per_token` that is done by the chosen experts."""
+        """The part of `forward_flops_per_token` that the chosen experts need."""
         return 2 * self.model.top_k * self._expert * self.model.num_moe_layers
 
     def train_flops_per_token(self, seq_len: int) -> int:
-        """Model FLOPs: the backward pass is twice the forward one; recomputation is not counted."""
+        """Three times the forward FLOPs, without those of recomputation."""
         return 3 * self.forward_flops_per_token(seq_len)
 
     def train_memory_bytes(self, train: TrainSpec) -> int:
-        """Weights, gradients and two AdamW moments in float32, plus the activations kept for the
-        backward pass of one micro-batch; its logits never exist all at once. bf16 adds a copy of
-        the weights. Exact to a few percent for the torch back end on a CPU; the framework's own
-        memory is left out.
+        """Memory of weights, gradients and two AdamW moments in float32, and of the activations
+        that one micro-batch keeps for the backward pass.
+
+        bf16 adds a copy of the weights. Logits never exist all at once. The result is exact to a
+        few percent for the torch back end on a CPU, without the memory of the framework.
         """
         low = 2 if train.precision == "bfloat16" else FLOAT
         weights = (4 * FLOAT + low % FLOAT) * self.parameters
@@ -62,8 +62,8 @@ class ModelSize:
         return weights + tokens * self._activation_bytes(low, train.recompute)
 
     def disk_bytes(self, steps: int) -> int:
-        """Two checkpoints of weights and AdamW moments, and an int32 count and a float32 bias per
-        step and expert before compression."""
+        """Size of two checkpoints with weights and AdamW moments, and of an int32 count and a
+        float32 bias per step and expert, without compression."""
         counts = steps * self.model.num_moe_layers * self.model.num_experts * 2 * FLOAT
         return CHECKPOINTS_KEPT * 3 * FLOAT * self.parameters + counts
 
@@ -81,7 +81,7 @@ class ModelSize:
 
     @property
     def _block_matrices(self) -> int:
-        """Weights of the matrices that one token is multiplied with, the head's left out."""
+        """The number of weights of the matrices that one token is multiplied with, but the head."""
         model = self.model
         attention = 4 * model.d_model**2 * model.num_layers
         dense = 3 * model.d_model * model.d_dense * model.num_dense_layers
@@ -90,28 +90,28 @@ class ModelSize:
         return attention + dense + (router + experts) * model.num_moe_layers
 
     def _activation_bytes(self, low: int, recompute: bool) -> int:
-        """Bytes a token; `low` is the width of a value that enters a matrix product."""
+        """Bytes per token.  Args: low: size in bytes of a value in a matrix product"""
         model = self.model
         block = self._block_bytes(low)
         dense = block + self._swiglu_values(low) * low * model.d_dense
         expert = block + self._expert_layer_bytes(low)
         last = (FLOAT + 2 * low) * model.d_model  # the last norm, and the head with its gradient
         if recompute:
-            # Inputs of all blocks, and one block at a time in full.
+            # The inputs of all blocks are kept, and all activations of one block at a time.
             return last + FLOAT * model.d_model * model.num_layers + max(dense, expert)
         return last + dense * model.num_dense_layers + expert * model.num_moe_layers
 
     def _block_bytes(self, low: int) -> int:
-        """Two norms (input; output) and attention (q, k, v with its buffer, output)."""
+        """Bytes per token of two norms (input; output) and attention (q, k, v, buffer, output)."""
         return (2 * FLOAT + 8 * low) * self.model.d_model
 
     def _swiglu_values(self, low: int) -> int:
-        """Gate, up and what goes down; in bf16 silu as well, which float32 computes again."""
+        """Values kept per hidden unit: gate, up and product; in bf16 also silu."""
         return 3 if low == FLOAT else 4
 
     def _expert_layer_bytes(self, low: int) -> int:
-        """Rows in and out of SwiGLU (2F gate and up, in bf16 F silu and F product as well; F
-        weighted), scores, indices, and the shared experts."""
+        """Bytes per token of an expert layer: rows before, in and after SwiGLU (2F gate and up; in
+        bf16 also F silu and F product; F weighted), scores, indices, and the shared experts."""
         model = self.model
         swiglu = 2 if low == FLOAT else 4
         row = low * (model.d_model + model.d_expert) + swiglu * FLOAT * model.d_expert

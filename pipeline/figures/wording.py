@@ -1,4 +1,4 @@
-"""How numbers are worded in tables, tiles and sentences: terminal, report and dashboard alike."""
+"""Writes numbers and lists for tables, tiles and sentences of terminal, report and dashboard."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no number: None, NaN, or an interval around NaN."""
+    """Whether the value is None, NaN, or an interval around NaN."""
     return value is None or math.isnan(value[0] if isinstance(value, tuple) else value)
 
 
 def number(value: Any, pattern: str = ",.3f", unit: str = "") -> str:
-    """A number, or an `Interval`, as `format` writes it; a dash where there is none."""
+    """A number, or an `Interval`, in the format `pattern`; a dash if it is missing."""
     return NONE if is_missing(value) else format(value, pattern) + unit
 
 
 def duration(seconds: float | None) -> str:
-    """`0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`; a dash where there is none."""
+    """`0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`; a dash if it is missing."""
     if seconds is None or math.isnan(seconds):
         return NONE
     if seconds < 9.95:
@@ -39,13 +39,13 @@ def duration(seconds: float | None) -> str:
 
 
 def scaled(value: float, unit: str = "") -> str:
-    """`1.23 M`, `4.56 PFLOP`, `78.9 GB`: three digits and a decimal prefix."""
+    """`1.23 M`, `4.56 PFLOP`, `78.9 GB`: three digits with a decimal prefix."""
     size, prefix = next(((size, prefix) for size, prefix in PREFIXES if value >= size), (1.0, ""))
     return f"{value / size:.3g} {prefix}{unit}".rstrip()
 
 
 def wrapped(head: str) -> str:
-    """A column's title on as many lines as its words want."""
+    """A column's title, broken into short lines."""
     return fill(head, 8, break_long_words=False)
 
 

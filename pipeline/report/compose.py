@@ -1,4 +1,4 @@
-"""Evidence becomes a page, and a page the files that `evenload report` writes."""
+"""Composes the page of a report from the evidence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What theory says of every run, held against what the run recorded.
+"""Compares the statements of the theory with every recorded run.
 
-Scores are not recorded, so only statements about counts and biases can be held: see `evenload
-simulate --check theory` and `evenload advise` for the others.
+Runs do not record scores, so this module tests only statements about counts and biases. `evenload
+simulate --check theory` and `evenload advise` test the others.
 
 Letters: S steps, L expert layers, E experts, K top-k, T tokens of a step; A load, L its fair share.
 """
@@ -22,40 +22,40 @@ from evenload.pipeline.states import TrialRecord
 
 STATEMENTS = {
     "counts": "Every layer assigns tokens x top-k in every step",
-    "floor": "No rule that sees no later token is more even than chance",
-    "centred": "Biases sum to zero: a common shift changes no choice",
-    "travel": "Sign steps cannot part two biases by more than twice their sum",
+    "floor": "A rule that does not see later tokens is not more even than chance",
+    "centred": "Biases sum to zero, because a common shift changes no choice",
+    "travel": "Sign steps cannot move two biases apart by more than twice their sum",
     "cycle": "A constant sign step ends in a cycle around balance",
 }
-FLOOR_SLACK = 0.95  # the floor is a mean of draws, the run a mean of some hundred of them
-CENTRED_WITHIN = 1e-5  # of biases in float32 of order 1
-STEP_LIMITED = 0.9  # of the way that the steps allow
-TURNS_IN_A_CYCLE = 0.25  # of the steps; a bias that still travels turns in hardly any
+FLOOR_SLACK = 0.95  # the floor is a mean of many draws, and a run has only some hundred steps
+CENTRED_WITHIN = 1e-5  # rounding error of float32 biases of order 1
+STEP_LIMITED = 0.9  # share of the largest possible spread above which the steps were too small
+TURNS_IN_A_CYCLE = 0.25  # share of moves; a bias that still drifts turns back in hardly any
 
 
 class Verdict(NamedTuple):
-    """One statement and one run."""
+    """The result of one statement for one run."""
 
     statement: str  # a key of STATEMENTS
     predicted: str
     observed: str
     holds: bool
-    strain: float  # how near the run came to breaking it; above 1 it did
+    strain: float  # how nearly the run breaks the statement; above 1 it does
 
 
 class Conduct(NamedTuple):
-    """What loads and biases did over a run, as far as the statements ask."""
+    """The figures of a run that the statements need."""
 
     steps: int
-    miscounts: int  # layers of steps whose loads do not sum to T K
+    miscounts: int  # number of layers and steps whose loads do not sum to T K
     steady_max_vio: float  # mean over layers and the last quarter of the steps; NaN before it
     off_centre: float  # largest |mean of a layer's biases|
-    spread: float  # largest distance of two biases of a layer
-    turn_share: float  # of the last quarter's moves: in the other direction than the one before
+    spread: float  # largest distance between two biases of a layer
+    turn_share: float  # share of the last quarter's moves that reverse the previous move
 
 
 def conduct(chunks: Iterable[History], spec: TrialSpec) -> Conduct:
-    """Sums up a trial's history, read part by part with loads and biases."""
+    """Sums up a trial's history, whose chunks need loads and biases."""
     watch = _Watch(spec)
     for chunk in chunks:
         watch.add(chunk)
@@ -63,22 +63,22 @@ def conduct(chunks: Iterable[History], spec: TrialSpec) -> Conduct:
 
 
 def verdicts(trial: TrialRecord, found: Conduct) -> list[Verdict]:
-    """Of the statements that say something of this trial's rule."""
+    """The results of the statements that apply to the trial's rule."""
     spec = TrialSpec.model_validate(trial.spec)
     if not found.steps:
         return []
-    judged = (
+    found_verdicts = (
         _counts(found),
         _floor(spec, found),
         _centred(spec.balancer, found),
         _travel(spec.balancer, found),
         _cycle(spec.balancer, found),
     )
-    return [verdict for verdict in judged if verdict is not None]
+    return [verdict for verdict in found_verdicts if verdict is not None]
 
 
 def travel(balancer: BalancerSpec, updates: int) -> float | None:
-    """Sum of the step sizes of the first updates, pauses not counted; None: no sign rule."""
+    """The sum of step sizes over the first updates, ignoring pauses; None for other rules."""
     if balancer.kind != "sign":
         return None
     size, schedule = balancer.params["step_size"], balancer.params["schedule"]
@@ -87,7 +87,7 @@ def travel(balancer: BalancerSpec, updates: int) -> float | None:
 
 
 class _Watch:
-    """Goes through a history once, keeping no more than the last step of it."""
+    """Accumulates the figures of a `Conduct` in one pass, keeping only the last step."""
 
     def __init__(self, spec: TrialSpec) -> None:
         self._assignments = spec.train.tokens_per_step * spec.model.top_k
@@ -140,7 +140,7 @@ def _counts(found: Conduct) -> Verdict:
 
 
 def _floor(spec: TrialSpec, found: Conduct) -> Verdict | None:
-    """For independent tokens; those of one text are correlated, so above it."""
+    """The floor is that of independent tokens. Tokens of a text are correlated, so above it."""
     if spec.balancer.rule.leaks_future or math.isnan(found.steady_max_vio):
         return None
     floor = Loads.of(spec).max_vio_floor
@@ -166,7 +166,7 @@ def _travel(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
         return None
     bound = 2 * sum_of_steps
     share = found.spread / bound
-    limited = ": too small a step for so short a run" if share > STEP_LIMITED else ""
+    limited = ": the step is too small for so short a run" if share > STEP_LIMITED else ""
     return Verdict(
         "travel",
         f"spread at most {bound:.3g}",
@@ -184,7 +184,7 @@ def _cycle(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
     return Verdict(
         "cycle",
         f"biases turn back in {TURNS_IN_A_CYCLE:.0%} of their moves or more",
-        f"{found.turn_share:.0%}" + ("" if arrived else ", still travelling"),
+        f"{found.turn_share:.0%}" + ("" if arrived else ", still drifting"),
         arrived,
         TURNS_IN_A_CYCLE / found.turn_share if found.turn_share else math.inf,
     )

@@ -1,7 +1,7 @@
-"""Which setting to take: the most even one among those that do not cost loss.
+"""Recommends the most even setting among those with a loss near the best one. A pure function.
 
-Pure: trials in, a recommendation with its evidence out. Where a sweep has a confirm stage, its
-figures are the result, and those of the tune stage only how the settings were found.
+If a sweep has a confirm stage, the figures of that stage count. Figures of the tune stage only
+serve to choose settings for it.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ class Stopped(NamedTuple):
     label: str
     num_experts: int
     seed: int
-    step: int  # of `steps`
+    step: int  # the last trained step
     steps: int
     reason: str
 
 
 class Recommendation(NamedTuple):
-    """The answer of a sweep. `settings`, `best` and `control` are of the stage that counts."""
+    """The answer of a sweep. `settings`, `best` and `control` belong to `stage`."""
 
     best: Setting | None
-    control: Setting | None  # "none", where the sweep has it
-    settings: tuple[Setting, ...]  # by imbalance, all complete ones
+    control: Setting | None  # the setting without balancing, if the sweep has one
+    settings: tuple[Setting, ...]  # all complete ones, by imbalance
     sentence: str
-    stage: Stage  # that the figures are of
-    is_confirmed: bool  # they are of fresh seeds, and the confirm stage is over
-    tuned: tuple[Setting, ...]  # of the tune stage, by imbalance: what the search saw
-    comparisons: tuple[Comparison, ...]  # every setting against the control, paired by seed
-    targets: tuple[TargetRow, ...]  # time to a target loss beside the loss at the budget
-    transfers: tuple[Transfer, ...]  # does the best step size survive more experts?
+    stage: Stage  # the stage whose figures count
+    is_confirmed: bool  # whether the figures have fresh seeds and the confirm stage is over
+    tuned: tuple[Setting, ...]  # settings of the tune stage, by imbalance
+    comparisons: tuple[Comparison, ...]  # every setting with the control, paired by seed
+    targets: tuple[TargetRow, ...]  # time to a target loss, and loss at the end of the budget
+    transfers: tuple[Transfer, ...]  # whether the best step size is the same with more experts
     stopped: tuple[Stopped, ...]
-    runner_up: Comparison | None  # the recommended setting against the next in the ranking
+    runner_up: Comparison | None  # the recommended setting with the next one of the ranking
 
 
 def recommend(
     trials: Sequence[TrialRecord], spec: SweepSpec | None = None, curves: Curves | None = None
 ) -> Recommendation:
-    """The most even setting whose loss is near the best one and that breaks no constraint.
+    """Recommends the most even setting that has nearly the least loss and breaks no constraint.
 
-    Only settings that finished at every point of the grid compete. Controls and rules that leak
-    future tokens never win.
+    Only settings whose trials are all complete compete. Controls and rules that leak future tokens
+    are never recommended.
 
-    Args:     spec: of the sweep; None: no constraints, no confirm stage
+    Args:     spec: of the sweep; None: there are no constraints and no confirm stage
               curves: digest -> learning curve, for the time to the target loss
     """
     objective = spec.objective if spec is not None else Objective()
     tuned, confirmed = (settings_of(trials, stage, spec) for stage in (Stage.TUNE, Stage.CONFIRM))
-    # Confirm as soon as two of its settings are complete: before, there is nothing to compare.
+    # The confirm stage counts once two of its settings are complete and can be compared.
     stage = Stage.CONFIRM if len(confirmed) > 1 else Stage.TUNE
     settings = confirmed if stage is Stage.CONFIRM else tuned
     control = control_of(settings)
@@ -89,7 +89,7 @@ def recommend(
         sentence=_no_answer(trials, order)
         if best is None
         else _sentence(
-            best, control, comparisons, runner_up, _standing(trials, spec, stage, objective)
+            best, control, comparisons, runner_up, _reliability(trials, spec, stage, objective)
         ),
         stage=stage,
         is_confirmed=is_confirmed,
@@ -108,7 +108,7 @@ def recommend(
 
 
 def control_of(settings: Sequence[Setting]) -> Setting | None:
-    """Training without balancing; of several, where more than the rule is tuned, the best loss."""
+    """The setting without balancing; of several with other tuned values, that of the least loss."""
     plain = [setting for setting in settings if setting.kind == "none"]
     return min(plain, key=lambda setting: setting.bits_per_byte, default=None)
 
@@ -116,8 +116,8 @@ def control_of(settings: Sequence[Setting]) -> Setting | None:
 def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
     """Settings that may be recommended, best first.
 
-    Those within the tolerance of the least loss by imbalance, then the others by loss; the ones
-    that break a constraint come last and do not count for the least loss.
+    Settings within the tolerance of the least loss come first, by imbalance, and then the others,
+    by loss. Settings that break a constraint come last and do not count for the least loss.
     """
     rivals = [setting for setting in settings if not setting.is_yardstick]
     legal = [setting for setting in rivals if not setting.violates]
@@ -183,15 +183,15 @@ def _no_answer(trials: Sequence[TrialRecord], order: Sequence[Setting]) -> str:
         )
     done = sum(trial.state is TrialState.COMPLETED for trial in trials)
     return (
-        f"No recommendation: {done} of {len(trials)} trials are complete, and it takes two "
-        "settings, one of them no control, that are complete at every point of the grid."
+        f"No recommendation: {done} of {len(trials)} trials are complete. A recommendation needs "
+        "two settings whose trials are all complete, at least one of which is not a control."
     )
 
 
-def _standing(
+def _reliability(
     trials: Sequence[TrialRecord], spec: SweepSpec | None, stage: Stage, objective: Objective
 ) -> str:
-    """How far to trust the figures."""
+    """A phrase that tells how far the figures can be trusted."""
     seeds = len({seed_of(trial) for trial in trials if stage_of(trial) is stage})
     counted = "one seed" if seeds == 1 else f"{seeds} seeds"
     equal = f"losses within {objective.loss_tolerance:.0%} count as equal"
@@ -209,7 +209,7 @@ def _sentence(
     control: Setting | None,
     comparisons: Sequence[Comparison],
     runner_up: Comparison | None,
-    standing: str,
+    reliability: str,
 ) -> str:
     text = (
         f"Take {best.label}: MaxVio {best.shown('max_vio')} (a fair router would show "
@@ -228,8 +228,7 @@ def _sentence(
             text += ", which may be luck"
     if runner_up is not None and runner_up.loss.half is not None:
         text += (
-            f"; the next is {runner_up.against}, from which its loss differs by "
-            f"{runner_up.loss:+.3f} and its MaxVio by "
-            f"{runner_up.imbalance:+.2f}"
+            f"; compared with the next setting, {runner_up.against}, its loss differs by "
+            f"{runner_up.loss:+.3f} and its MaxVio by {runner_up.imbalance:+.2f}"
         )
-    return f"{text} ({standing})."
+    return f"{text} ({reliability})."

@@ -1,4 +1,4 @@
-"""Balancing settings: the trials of one, over expert counts and seeds, as one row of figures."""
+"""Balancing settings: means of figures over their trials, and comparisons between settings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LOSS, IMBALANCE = "val_bits_per_byte", "max_vio"
 
 
 class Setting(NamedTuple):
-    """One balancing setting in one stage: means over its expert counts and seeds."""
+    """One balancing setting in one stage, with means over its expert counts and seeds."""
 
     label: str
     kind: str
     trials: int
-    figures: Mapping[str, float]  # means of all figures; NaN where one of its trials has none
+    figures: Mapping[str, float]  # means of all figures; NaN if one of the trials lacks it
     stage: Stage
-    loss: Interval  # bits per byte; first the mean of every seed, then over seeds
+    loss: Interval  # bits per byte; over seeds, of the means per seed
     imbalance: Interval  # max_vio, likewise
-    on_front: bool  # no setting of the stage has less loss and less imbalance
-    violates: tuple[str, ...]  # constraints of the sweep that it breaks, in words
+    on_front: bool  # whether no setting of the stage has less loss and less imbalance
+    violates: tuple[str, ...]  # the constraints that the setting breaks, in words
 
     @property
     def bits_per_byte(self) -> float:
@@ -41,24 +41,24 @@ class Setting(NamedTuple):
         return self.figures[IMBALANCE]
 
     def shown(self, name: str) -> str:
-        """A figure as it is written, with its interval where it has one; a dash without it."""
+        """A figure in its format, with its interval if it has one; a dash if it is missing."""
         intervals = {LOSS: self.loss, IMBALANCE: self.imbalance}
         return METRICS[name].shown(intervals.get(name, self.figures.get(name)))
 
     @property
     def is_yardstick(self) -> bool:
-        """A control, or a rule that sees later tokens: shown, never recommended."""
+        """Whether it is a control or sees later tokens, so that it is never recommended."""
         return is_yardstick(self.kind)
 
 
 class Comparison(NamedTuple):
-    """A setting minus another, paired: same seed, same expert count, same data."""
+    """Paired differences between two settings, at the same seed, expert count and data."""
 
     label: str
     against: str
-    loss: Interval  # difference in bits per byte; negative: `label` is better
+    loss: Interval  # difference in bits per byte; negative if `label` is better
     imbalance: Interval  # difference in max_vio
-    p_value: float | None  # of the losses being equal, two-sided paired t; None without spread
+    p_value: float | None  # of equal losses, by a two-sided paired t test; None without spread
 
 
 def is_yardstick(kind: str) -> bool:
@@ -66,7 +66,7 @@ def is_yardstick(kind: str) -> bool:
 
 
 def setting_label(trial: TrialRecord, spec: SweepSpec | None) -> str:
-    """The rule in short, and what else the search tuned."""
+    """The label of the rule, and the other values that the search tuned."""
     others = spec.tuned_beside_the_balancer() if spec is not None else ()
     return " ".join(
         [trial.label, *(f"{key.rpartition('.')[2]}={value_at(trial.spec, key)}" for key in others)]
@@ -76,7 +76,7 @@ def setting_label(trial: TrialRecord, spec: SweepSpec | None) -> str:
 def by_setting(
     trials: Iterable[TrialRecord], stage: Stage, spec: SweepSpec | None = None
 ) -> dict[str, list[TrialRecord]]:
-    """The trials of a stage by their setting, both in sweep order."""
+    """The trials of a stage, grouped by setting, in sweep order."""
     found: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         if stage_of(trial) is stage:
@@ -87,9 +87,9 @@ def by_setting(
 def settings_of(
     trials: Sequence[TrialRecord], stage: Stage, spec: SweepSpec | None = None
 ) -> list[Setting]:
-    """The settings of a stage that finished wherever they were to run, by imbalance.
+    """The settings of a stage whose trials are all complete, ordered by imbalance.
 
-    An average over fewer points would compare different things.
+    Means over different sets of points could not be compared.
     """
     groups = {
         label: group
@@ -111,7 +111,7 @@ def compare(
     other: Sequence[TrialRecord],
     spec: SweepSpec | None = None,
 ) -> Comparison | None:
-    """None where no trial of the one has a counterpart of the other."""
+    """The paired comparison of two settings; None if they have no trials in common places."""
     tuned = spec.tuned_beside_the_balancer() if spec is not None else ()
     counterparts = {_cell(trial, tuned): trial for trial in other}
     pairs = [
@@ -126,7 +126,7 @@ def compare(
 
 
 def is_comparable(trial: TrialRecord) -> bool:
-    """Whether it is complete, with the two figures that settings are ranked by."""
+    """Whether the trial is complete and has the two figures by which settings are ranked."""
     is_known = not math.isnan(trial.figure(LOSS) + trial.figure(IMBALANCE))
     return trial.state is TrialState.COMPLETED and is_known
 
@@ -169,20 +169,20 @@ def _violation(name: str, value: float, bound: float) -> str:
 
 
 def _cell(trial: TrialRecord, tuned: Sequence[str]) -> str:
-    """What is equal in a pair: seed, model, data and training, but for what the search tuned."""
+    """The parts of a spec that a pair has in common: model, data and training but tuned values."""
     parts = {name: trial.spec.get(name) for name in ("model", "data", "train")}
     return repr(without(parts, [key.split(".") for key in tuned]))
 
 
 def _differences(pairs: Sequence[tuple[TrialRecord, TrialRecord]], figure: str) -> list[float]:
-    """One a seed: the mean over what both have at this seed."""
+    """The mean difference of every seed."""
     return _by_seed(
         (seed_of(one), one.figure(figure) - other.figure(figure)) for one, other in pairs
     )
 
 
 def _by_seed(values: Iterable[tuple[int, float]]) -> list[float]:
-    """Trials of one seed share its luck: they are one observation."""
+    """The mean of every seed. Trials with the same seed are one observation."""
     found: dict[int, list[float]] = defaultdict(list)
     for seed, value in values:
         found[seed].append(value)

@@ -1,6 +1,6 @@
-"""The sections of a report in their order: each a function of the evidence, one file each.
+"""The sections of a report, in their order. Each is a function of the evidence in its own file.
 
-Adding one is one file and one line here. A section that has nothing to say returns None.
+To add a section, add a file and an entry here. A section without content returns None.
 """
 
 from __future__ import annotations

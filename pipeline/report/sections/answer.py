@@ -1,4 +1,4 @@
-"""The answer: what to take, the figures that carry it, and how far to trust them."""
+"""The answer: the recommended setting, its figures, and how far to trust them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _tile_name(metric: Metric, best: Setting) -> str:
 
 
 def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:
-    """What the balance is worth on a cluster, at the largest size that was reckoned."""
+    """The share of time that imbalance costs on a cluster, at the largest computed size."""
     by_setting = cost_by_setting(evidence)
     shares = steady_shares(by_setting[best.label])
     if not shares:
@@ -62,14 +62,14 @@ def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) ->
 
 
 def _limits(evidence: Evidence) -> list[str]:
-    """What a sceptic would object; nothing where there is nothing."""
+    """Objections that a sceptic could raise; empty if there are none."""
     found, limits = evidence.answer, []
     open_trials = sum(not trial.state.is_final for trial in evidence.trials)
     if open_trials:
         limits.append(f"{counted(open_trials, 'trial')} of {len(evidence.trials)} still to come")
     failed = sum(trial.state is TrialState.FAILED for trial in evidence.trials)
     if failed:
-        limits.append(f"{counted(failed, 'trial')} failed, see below")
+        limits.append(f"{counted(failed, 'trial')} failed; see below")
     limits += _mixtures(evidence)
     if found.best is None:
         return limits
@@ -77,9 +77,9 @@ def _limits(evidence: Evidence) -> list[str]:
         limits.append(_unconfirmed(evidence))
     seeds = found.best.loss.seeds
     if seeds == 1:
-        limits.append("one seed tells no loss apart: it gives no interval")
+        limits.append("one seed gives no interval, so losses cannot be told apart")
     elif seeds < FEW_SEEDS:
-        limits.append(f"an interval from {seeds} seeds is wide, and says so")
+        limits.append(f"an interval from {seeds} seeds is wide")
     if found.control is None:
         limits.append("the sweep has no trial without balancing to compare with")
     if found.best.violates:
@@ -90,14 +90,14 @@ def _limits(evidence: Evidence) -> list[str]:
 def _unconfirmed(evidence: Evidence) -> str:
     luck = "these are figures of the search itself, and the best of several is partly luck"
     if evidence.spec is not None and evidence.spec.confirm is not None:
-        return f"{luck}: the confirm stage, with fresh seeds, is still to come"
-    return f"{luck}: only a confirm stage with fresh seeds (`confirm:` in the sweep) is without"
+        return f"{luck}; the confirm stage with fresh seeds is still to come"
+    return f"{luck}; a confirm stage with fresh seeds (`confirm:` in the sweep) would tell"
 
 
 def _mixtures(evidence: Evidence) -> list[str]:
-    """Where trials did not all run alike, or not as anybody else could run them."""
+    """Reasons why trials may not be comparable or reproducible."""
     found = [
-        f"trials ran on {len(evidence.origins[key])} different {what}, named at the end"
+        f"trials ran on {len(evidence.origins[key])} different {what}; see the end of the report"
         for key, what in (
             ("commit", "commits"),
             ("device", "devices"),
@@ -106,5 +106,5 @@ def _mixtures(evidence: Evidence) -> list[str]:
         if len(evidence.origins.get(key, ())) > 1
     ]
     if any(commit.endswith("-dirty") for commit in evidence.origins.get("commit", ())):
-        found.append("the code had changes that are in no commit")
+        found.append("the code had changes that were not committed")
     return found

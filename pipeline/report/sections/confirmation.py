@@ -1,4 +1,4 @@
-"""What the search found against what fresh seeds say of it, and whether step sizes transfer."""
+"""Compares figures of the search with those of fresh seeds; transfer of step sizes; targets."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
             "MaxVio\nconfirm",
         ),
         rows,
-        "Tune figures chose the settings, so the best of them are flattered; confirm figures are "
-        "of fresh seeds"
-        + (" and of another corpus." if evidence.spec and _other_data(evidence) else "."),
+        "The settings were chosen by their tune figures, so the best of those are partly luck. "
+        "Confirm figures have fresh seeds"
+        + (" and another corpus." if evidence.spec and _other_data(evidence) else "."),
         title="Tune against confirm",
     )
 
@@ -67,8 +67,8 @@ def _transfers(evidence: Evidence) -> Table | None:
         Table(
             (*columns, "probability\nof the same", "price in\nbits per byte"),
             rows,
-            "Price: loss at the larger count with the smaller count's best step, minus the least "
-            "there. Best by mean loss; one seed gives no probability.",
+            "The best step has the least mean loss. Price: loss at the larger count with the best "
+            "step of the smaller count, minus the least loss there. One seed gives no probability.",
             title="Does the best step size transfer to more experts?",
         )
         if rows
@@ -94,7 +94,8 @@ def _targets(evidence: Evidence) -> Table | None:
         Table(
             (*columns, "time\nto target", "loss at\nthe budget"),
             rows,
-            "Losses of the learning curve's held-out sample, nats per token; medians over trials.",
+            "Losses are those of learning curves on held-out text, in nats per token. Tokens and "
+            "time are medians over trials.",
             title="Time to a target loss",
         )
         if rows

@@ -1,4 +1,4 @@
-"""Settings down, expert counts across: loss, imbalance and idle experts in every cell."""
+"""Grids of loss, imbalance and idle experts: one row per setting, one column per expert count."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def grid(evidence: Evidence) -> Section | None:
         "Step size by expert count",
         [
             Text(
-                "What the search saw: means over seeds of the tune stage's finished trials; a "
-                "cell without a figure says why. Colours compare the settings of one expert count."
+                "Means over seeds of the completed trials of the tune stage. A cell without a "
+                "figure has the reason instead. Colours compare the settings at one expert count."
             ),
             Columns(tables),
         ],
@@ -63,7 +63,7 @@ def _table(metric: Metric, labels: Sequence[str], experts: Sequence[int], groups
 
 
 def _mean(trials: Sequence[TrialRecord], name: str) -> float:
-    """Over the finished trials that have the figure."""
+    """The mean over the completed trials that have the figure; NaN if none has it."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     values = [value for trial in done if not math.isnan(value := trial.figure(name))]
     return fmean(values) if values else math.nan
@@ -73,7 +73,7 @@ def _reason(trials: Sequence[TrialRecord]) -> str:
     states = list(dict.fromkeys(str(trial.state) for trial in trials))
     if states == [TrialState.COMPLETED]:
         return "not recorded"
-    return ", ".join(states) or "not asked"
+    return ", ".join(states) or "not in the sweep"
 
 
 def _experts(trial: TrialRecord) -> int:

@@ -1,4 +1,4 @@
-"""How to get the same figures again: commands, the sweep, what ran it, every trial's identity."""
+"""How to reproduce the figures: commands, the sweep, code and devices, and digests of trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, seed_of, setting_la
 ORIGINS = {
     "commit": "commit",
     "device": "device",
-    "core": "numerical core, one a rule",
+    "core": "numerical core, one per rule",
     "corpus": "corpus digest",
     "version.evenload": "evenload",
     "version.torch": "torch",
@@ -32,7 +32,7 @@ def reproduction(evidence: Evidence) -> Section:
     blocks: list[Block] = [
         Listing(
             f"git checkout {_one(evidence, 'commit')}\nbash infra/install.sh\n"
-            f"evenload sweep run {name}        # the file below; its id must be {sweep_id}\n"
+            f"evenload sweep run {name}        # the file below; the id must be {sweep_id}\n"
             f"evenload report {sweep_id}",
             "Commands",
         ),
@@ -44,7 +44,7 @@ def reproduction(evidence: Evidence) -> Section:
             for key, title in ORIGINS.items()
             if key in evidence.origins
         ]
-        blocks.append(Table(("<", "<found"), rows, title="What ran it"))
+        blocks.append(Table(("<", "<found"), rows, title="Code and devices"))
     else:
         blocks.append(Text("No attempt left a record of the code that ran it."))
     blocks.append(_trials(evidence))
@@ -57,7 +57,7 @@ def _one(evidence: Evidence, key: str) -> str:
 
 
 def _yaml(evidence: Evidence) -> str:
-    """The sweep as it was asked for; what has its default is left out."""
+    """The sweep as YAML, without values that are defaults."""
     if evidence.spec is None:
         return yaml.safe_dump(evidence.sweep.spec, sort_keys=False)
     content = evidence.spec.model_dump(mode="json", exclude_defaults=True)
@@ -89,8 +89,8 @@ def _trials(evidence: Evidence) -> Table:
     return Table(
         columns,
         rows,
-        "A digest covers everything that can change a trial's numbers: its spec, its corpus, the "
-        "code of the numerical core, torch's version. On a CPU the same digest gives the same "
+        "A digest identifies everything that can change a trial's numbers: spec, corpus, code of "
+        "the numerical core and version of torch. On a CPU, equal digests give the same "
         f"figures bit for bit.{_more(len(evidence.trials))}",
         title="Trials",
     )
@@ -99,4 +99,4 @@ def _trials(evidence: Evidence) -> Table:
 def _more(trials: int) -> str:
     if trials <= SHOWN:
         return ""
-    return f" The first {SHOWN} of {trials}; `evenload sweep status ID --json` has them all."
+    return f" These are the first {SHOWN} of {trials}; `evenload sweep status ID --json` lists all."

@@ -1,4 +1,4 @@
-"""What theory says of every run, and how many runs bear it out."""
+"""Statements of the theory, and in how many runs they hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evenload.pipeline.report.page import Section, Table, Text
 from evenload.pipeline.report.run_theory import STATEMENTS, Verdict, verdicts
 from evenload.pipeline.sweep.setting import setting_label
 
-SHOWN = 6  # exceptions of one statement that are named
+SHOWN = 6  # number of exceptions that are named per statement
 
 
 def theory(evidence: Evidence) -> Section | None:
@@ -37,12 +37,13 @@ def theory(evidence: Evidence) -> Section | None:
         "Theory",
         [
             Text(
-                "What the theory of the dual update predicts of counts and biases, held against "
-                "every recorded run. A statement that fails is a finding: a bug, or a run that is "
-                "too short for its step size."
+                "Predictions of the theory of the dual update about counts and biases, compared "
+                "with every recorded run. A statement that does not hold points to a bug, or to a "
+                "run that is too short for its step size."
             ),
             Table(
-                ("<statement", "holds\nin", "<where not, or where it comes nearest to not"), rows
+                ("<statement", "holds\nin", "<exceptions, or the run that comes nearest to one"),
+                rows,
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""What failed, what was stopped or lost, and why."""
+"""Trials that failed or were stopped, and attempts that were lost, with the reasons."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def trouble(evidence: Evidence) -> Section:
     if unfinished:
         blocks.insert(0, Text(f"{counted(unfinished, 'trial')} not finished yet."))
     if not blocks:
-        blocks.append(Text("Nothing: no trial failed, none was stopped, no attempt was lost."))
+        blocks.append(Text("Nothing: no trial failed or was stopped, and no attempt was lost."))
     return Section("What went wrong", blocks)
 
 
 def _failures(evidence: Evidence) -> Table | None:
-    """One row an error: a hundred trials that fail alike are one finding."""
+    """One row per error, because a hundred trials that fail alike are one finding."""
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in evidence.trials:
         if trial.state is TrialState.FAILED:
@@ -70,7 +70,7 @@ def _stops(evidence: Evidence) -> Table | None:
 
 
 def _interruptions(evidence: Evidence) -> Text | None:
-    """Attempts that ended without a verdict; the trial went on from its checkpoint or failed."""
+    """Attempts that ended without a verdict. Their trials then resumed or failed."""
     lost = [
         attempt
         for attempts in evidence.attempts.values()
@@ -88,7 +88,7 @@ def _interruptions(evidence: Evidence) -> Text | None:
     )
     return Text(
         f"{counted(len(lost), 'attempt')} ended without a verdict: {listed(named)}. "
-        f"{counted(finished, 'trial')} of those finished all the same, from checkpoints."
+        f"Trials of these that were completed later, from checkpoints: {finished:,}."
     )
 
 

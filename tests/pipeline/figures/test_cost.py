@@ -109,7 +109,7 @@ def test_one_overloaded_expert_makes_every_other_rank_wait() -> None:
     count_E = np.array([72, 8, 8, 8, 8, 8, 8, 8])  # of 128 assignments
     spec = _spec()
     found = recorded([_history(np.broadcast_to(count_E, (8, 2, 8)))], spec)
-    # Fullest over mean rank: 72 / 16 at one expert a rank, 80 / 32 at two, 96 / 64 at four.
+    # Fullest over mean rank: 72 / 16 with one expert per rank, 80 / 32 with two, 96 / 64 with four.
     assert found.stretch == pytest.approx({8: 4.5, 4: 2.5, 2: 1.5})
     by_size = {w.ranks: w for w in cost.waiting(found, spec.model, 64)}
     assert by_size[8].expert_share == pytest.approx(1 - 16 / 72)
@@ -119,8 +119,8 @@ def test_one_overloaded_expert_makes_every_other_rank_wait() -> None:
     assert by_size[8].step_share < by_size[8].expert_share
 
 
-def test_the_time_lost_is_that_of_the_steps_and_not_a_mean_of_ratios() -> None:
-    """Three even steps and one three times as long: 2 of 6 units are waited, not 1/6."""
+def test_lost_time_is_a_share_of_the_total_time_and_not_a_mean_of_shares() -> None:
+    """With three even steps and one that takes three times as long, 2 of 6 units are lost."""
     even, skewed = np.full((2, 8), 112), np.array([[336, *[80] * 7]] * 2)
     found = recorded([_history(np.stack([even, even, even, skewed]))], _spec())
     (_, _, largest) = cost.waiting(found, _spec().model, 64)
@@ -163,7 +163,7 @@ def test_a_cpu_trial_costs_cores_and_a_gpu_trial_costs_gpus() -> None:
     assert not gpu.is_measured
 
 
-def test_a_counter_beats_the_model_and_counts_every_step() -> None:
+def test_a_counter_overrides_the_model_and_covers_every_step() -> None:
     found = Recorded(8, 3600.0, {}, {})
     measured = trial_cost(_trial(_spec("cuda"), joules_per_step=1000.0), found, SETTINGS)
     assert (measured.joules, measured.is_measured) == (8000, True)
@@ -175,7 +175,7 @@ def test_a_counter_beats_the_model_and_counts_every_step() -> None:
     assert housed.joules == 12_000
 
 
-def test_every_worker_of_a_trial_is_paid_for() -> None:
+def test_the_cost_covers_every_worker_of_a_trial() -> None:
     found = Recorded(8, 100.0, {}, {})
     cpu = trial_cost(_trial(_spec("cpu", threads=2, workers=4)), found, SETTINGS)
     assert (cpu.core_seconds, cpu.joules) == (800, 8000)
@@ -189,13 +189,13 @@ def test_held_seconds_cover_lost_attempts_up_to_their_last_heartbeat() -> None:
     assert cost.held_seconds([]) == 0
 
 
-def test_a_worker_that_trains_several_at_once_is_held_once() -> None:
+def test_the_time_of_a_worker_that_trains_several_trials_counts_once() -> None:
     together = [_attempt(0, 100), _attempt(5, 90), _attempt(50, 120), _attempt(130, 150)]
     assert cost.held_seconds(together) == 140
     assert cost.held_seconds([*together, _attempt(0, 100, worker="v")]) == 240
 
 
-def test_a_sweep_sums_trials_and_weighs_their_waiting_by_time() -> None:
+def test_a_sweep_sums_trials_and_weights_their_waiting_by_time() -> None:
     total = sweep_cost([_cost("a", 30.0, {2: 1.0}), _cost("b", 10.0, {2: 2.0, 4: 2.0})])
     assert total.core_seconds == 80
     assert total.joules == 800
@@ -213,11 +213,11 @@ def test_a_sweep_without_a_step_costs_nothing() -> None:
 
 def test_the_basis_names_every_factor_and_its_source() -> None:
     text = cost.basis(sweep_cost([_cost("a", 30.0, {})]), SETTINGS)
-    for said in ("as 10 W a CPU core over", "without the building", "100 g CO2e", "a test"):
+    for said in ("as 10 W per CPU core over", "without the building", "100 g CO2e", "a test"):
         assert said in text
     housed = SETTINGS.model_copy(update={"overhead": 1.5})
     on_gpu = sweep_cost([trial_cost(_trial(_spec("cuda")), Recorded(8, 1.0, {}, {}), housed)])
-    assert "as 500 W a GPU over" in cost.basis(on_gpu, housed)
+    assert "as 500 W per GPU over" in cost.basis(on_gpu, housed)
     assert "times 1.5 for the building" in cost.basis(on_gpu, housed)
     gpu = _trial(_spec("cuda"), joules_per_step=1.0)
     counted = sweep_cost([trial_cost(gpu, Recorded(8, 1.0, {}, {}), SETTINGS)])
@@ -227,7 +227,7 @@ def test_the_basis_names_every_factor_and_its_source() -> None:
 
 def test_a_carbon_factor_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENLOAD_COST_GRAMS_PER_KWH", "56")
-    with pytest.raises(ValidationError, match="grams_per_kwh=56 comes without its source"):
+    with pytest.raises(ValidationError, match="grams_per_kwh=56 has no source"):
         CostSettings()
     monkeypatch.setenv("EVENLOAD_COST_CARBON_SOURCE", "France 2023, Ember")
     assert CostSettings().grams_per_kwh == 56

@@ -16,18 +16,18 @@ from evenload.pipeline.figures.evaluation import lift, specialisation
         ([[1, 0], [1, 1]], (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(2) - 0.5),
     ],
 )
-def test_specialisation_is_the_divergence_of_the_groups_over_its_largest_value(
+def test_specialisation_is_the_groups_divergence_over_its_largest_value(
     count_GE: list[list[int]], value: float
 ) -> None:
     assert specialisation(np.array(count_GE)) == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize("count_GE", [[[1, 2]], [[1, 2], [0, 0]]])
-def test_nothing_to_compare_is_no_specialisation(count_GE: list[list[int]]) -> None:
+def test_specialisation_is_nan_if_groups_cannot_be_compared(count_GE: list[list[int]]) -> None:
     assert math.isnan(specialisation(np.array(count_GE)))
 
 
-def test_chance_alone_looks_as_specialised_as_stated() -> None:
+def test_specialisation_by_chance_is_as_documented() -> None:
     rng = np.random.default_rng(0)
     G, E, A = 8, 16, 8 * 2000
     drawn = [specialisation(rng.multinomial(A // G, np.full(E, 1 / E), size=G)) for _ in range(200)]

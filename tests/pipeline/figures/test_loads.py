@@ -28,19 +28,19 @@ def test_an_even_load_has_no_violation() -> None:
     assert metrics.diversity(even) == pytest.approx(1)
 
 
-def test_everything_on_one_expert_is_the_worst() -> None:
+def test_a_load_on_one_expert_has_the_worst_figures() -> None:
     one = np.array([9, 0, 0, 0])
     assert metrics.max_vio(one) == 3
     assert metrics.diversity(one) == pytest.approx(0.25)
 
 
-def test_nothing_counted_is_nan_and_never_balanced() -> None:
+def test_figures_without_counts_are_nan() -> None:
     empty = np.zeros(4, dtype=int)
     for figure in (metrics.max_vio, metrics.idle_frac, metrics.dead_tenth, metrics.entropy):
         assert np.isnan(figure(empty)), figure
 
 
-def test_a_target_is_the_new_fair_share() -> None:
+def test_a_target_replaces_the_fair_share() -> None:
     assert metrics.max_vio(SKEWED, (0.5, 0.25, 0.125, 0.125)) == pytest.approx(1.0)
     assert metrics.max_vio(np.array([8, 4, 2, 2]), (0.5, 0.25, 0.125, 0.125)) == 0
 
@@ -57,7 +57,7 @@ def test_leading_dimensions_are_free() -> None:
     assert metrics.max_vio(count_SLE)[1, 0] == metrics.max_vio(count_SLE[1, 0])
 
 
-def test_idle_streaks_count_up_and_start_again() -> None:
+def test_idle_streaks_count_up_and_restart() -> None:
     count_SE = np.array([[0, 1], [0, 0], [3, 0], [0, 0]])
     assert metrics.idle_streak(count_SE).tolist() == [[1, 0], [2, 1], [0, 2], [1, 3]]
 
@@ -88,7 +88,7 @@ def test_the_floor_of_two_experts_is_that_of_a_coin() -> None:
 def test_ep_utilisation_waits_for_the_fullest_rank() -> None:
     assert metrics.ep_effective_util(SKEWED, 2) == pytest.approx(8 / 12)
     assert metrics.ep_effective_util(SKEWED, 1) == 1
-    with pytest.raises(ValueError, match="num_experts=4 is no multiple of ranks=3"):
+    with pytest.raises(ValueError, match="num_experts=4 is not a multiple of ranks=3"):
         metrics.ep_effective_util(SKEWED, 3)
 
 
@@ -102,7 +102,7 @@ def test_the_floor_of_a_target_is_that_of_its_own_draws(tokens: int) -> None:
     assert floor > 1.3 * metrics.max_vio_floor(tokens, 8, 1)
 
 
-def test_no_expert_can_be_fuller_than_another_where_every_token_takes_all() -> None:
+def test_the_floor_is_zero_if_every_token_goes_to_all_experts() -> None:
     assert metrics.max_vio_floor(128, 8, 8) == 0
     assert metrics.max_vio_floor(128, 1, 1) == 0
     assert math.isnan(metrics.max_vio_floor(0, 8, 2))

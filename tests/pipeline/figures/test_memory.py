@@ -20,7 +20,7 @@ def _spec(device: str = "cpu", workers: int = 1, **train: Any) -> TrialSpec:
     )
 
 
-def test_it_is_the_model_size_estimate_and_the_framework() -> None:
+def test_memory_is_that_of_the_model_and_the_framework() -> None:
     spec = _spec()
     trained = model_size(spec.model).train_memory_bytes(spec.train)
     assert memory_bytes(spec) == trained + FRAMEWORK_BYTES["cpu"]
@@ -33,13 +33,13 @@ def test_workers_share_the_batch_but_not_the_weights() -> None:
     assert memory_bytes(_spec(workers=4, micro_batch_sequences=8)) < quarter
 
 
-def test_what_fits_is_not_refused() -> None:
+def test_a_trial_that_fits_is_not_refused() -> None:
     spec = _spec()
     assert misfit(spec, memory_bytes(spec)) is None
     assert misfit(spec, memory_bytes(spec) - 1) is not None
 
 
-def test_the_remedy_fits_and_is_the_least_change() -> None:
+def test_the_remedy_fits_and_is_the_smallest_change() -> None:
     problem = misfit(_spec(), 4 * GIB)
     assert problem is not None
     assert "the host has 4.0 GiB" in problem
@@ -48,14 +48,14 @@ def test_the_remedy_fits_and_is_the_least_change() -> None:
     assert memory_bytes(_spec(micro_batch_sequences=2 * micro)) > 4 * GIB
 
 
-def test_recomputation_is_asked_for_where_small_batches_are_not_enough() -> None:
+def test_recomputation_is_the_remedy_if_small_batches_do_not_suffice() -> None:
     least = memory_bytes(_spec(micro_batch_sequences=1))
     problem = misfit(_spec(), least - 1)
     assert problem is not None
     assert "train.recompute=true" in problem
 
 
-def test_a_model_that_cannot_fit_at_all_is_told_so() -> None:
+def test_a_model_that_cannot_fit_needs_a_larger_device() -> None:
     problem = misfit(_spec(device="cuda"), GIB)
     assert problem is not None
     assert "the GPU has 1.0 GiB" in problem

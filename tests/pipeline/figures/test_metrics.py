@@ -11,7 +11,7 @@ SKEWED = np.array([8, 4, 4, 0])
 TARGET = (0.5, 0.25, 0.125, 0.125)
 
 
-def test_a_run_states_floor_window_and_count_check() -> None:
+def test_a_run_has_floor_window_and_count_check() -> None:
     run = figures("run", Loads(np.tile(SKEWED, (8, 2, 1)), tokens=8, top_k=2))
     assert run["max_vio"] == 1
     assert run["dead_window"] == 8
@@ -23,14 +23,14 @@ def test_a_run_states_floor_window_and_count_check() -> None:
     assert figures("run", Loads(np.tile(SKEWED, (8, 2, 1)), 9, 2))["count_check"] == 0
 
 
-def test_steady_figures_look_at_the_last_quarter_only() -> None:
+def test_steady_figures_use_only_the_last_quarter() -> None:
     skewed, even = np.tile(SKEWED, (6, 1, 1)), np.full((2, 1, 4), 4)
     run = figures("run", Loads(np.concatenate([skewed, even]), tokens=8, top_k=2))
     assert (run["max_vio"], run["sup_max_vio"]) == (0, 1)
     assert run["avg_max_vio"] == 0.75
 
 
-def test_dead_experts_are_judged_over_the_last_hundred_steps() -> None:
+def test_dead_experts_are_those_of_the_last_hundred_steps() -> None:
     alive, dead = np.full((50, 1, 4), 4), np.tile([8, 4, 4, 0], (100, 1, 1))
     run = figures("run", Loads(np.concatenate([alive, dead]), tokens=8, top_k=2))
     assert (run["dead_window"], run["dead_zero"]) == (100, 0.25)
@@ -46,7 +46,7 @@ def test_a_step_has_its_mean_and_its_worst_layer() -> None:
     assert step["min_vio"] == -0.5
 
 
-def test_each_maxvio_has_the_floor_of_its_own_tokens_and_target() -> None:
+def test_each_maxvio_has_a_floor_with_its_tokens_and_target() -> None:
     count_LE = np.array([[[400, 200, 120, 80]]])
     found = figures("evaluation", Loads(count_LE, tokens=400, top_k=2, target_E=TARGET))
     assert found["max_vio_global"] == pytest.approx(0.2)
@@ -55,7 +55,7 @@ def test_each_maxvio_has_the_floor_of_its_own_tokens_and_target() -> None:
     assert step[str(METRICS["max_vio"].floor)] == max_vio_floor(8, 4, 2, TARGET)
 
 
-def test_a_floor_is_a_metric_in_the_same_unit_and_has_the_next_column() -> None:
+def test_a_floor_has_the_unit_of_its_metric_and_the_next_column() -> None:
     for metric in METRICS.values():
         if metric.floor is not None:
             assert METRICS[metric.floor].unit == metric.unit
@@ -65,24 +65,24 @@ def test_a_floor_is_a_metric_in_the_same_unit_and_has_the_next_column() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_entries_are_whole(metric: Metric) -> None:
+def test_entries_are_complete(metric: Metric) -> None:
     assert all((metric.title, metric.meaning, metric.formula, metric.unit, metric.window))
     assert metric.source
-    assert len(metric.meaning) < 180  # it is a tooltip too
+    assert len(metric.meaning) < 180  # it is also a tooltip
     assert not metric.meaning.endswith(".")
     assert metric.formula.count("{") == metric.formula.count("}")
     assert metric.shown(0.5)
     assert metric.compute is None or metric.of
 
 
-def test_titles_and_heads_are_unlike() -> None:
+def test_titles_and_heads_are_unique() -> None:
     titles = [metric.title for metric in METRICS.values()]
     heads = [metric.head for metric in columns()]
     assert len({*titles}) == len(titles)
     assert len({*heads}) == len(heads)
 
 
-def test_figures_and_intervals_are_shown_alike() -> None:
+def test_figures_and_intervals_have_the_same_format() -> None:
     vio, idle = METRICS["max_vio"], METRICS["idle_frac"]
     assert vio.shown(1.234) == "1.23"
     assert idle.shown(0.125) == "12.5%"

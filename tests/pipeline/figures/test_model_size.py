@@ -41,12 +41,12 @@ def test_parameters_are_those_of_the_built_model(fields: dict[str, Any]) -> None
 def test_active_parameters_leave_out_the_experts_that_a_token_did_not_choose(
     fields: dict[str, Any],
 ) -> None:
-    """Counted on the model: what gets a gradient from one token, embedding rows all taken."""
+    """The model's weights with a gradient from one token are counted; embeddings count in full."""
     spec = spec_of(fields)
     model = MoELanguageModel(spec, "reference")
     token_BS = torch.zeros(1, 1, dtype=torch.int64)
     bias_LE = torch.zeros(spec.num_moe_layers, spec.num_experts)
-    # A chosen expert's weights get a gradient that is nowhere exactly zero; others get zeros.
+    # Weights of chosen experts get a gradient that is nowhere exactly zero; others get zeros.
     model(token_BS, bias_LE).logits_BSV.square().sum().backward()
     active = 0
     for weight in model.parameters():
@@ -59,7 +59,7 @@ def test_active_parameters_leave_out_the_experts_that_a_token_did_not_choose(
 
 @pytest.mark.parametrize("fields", VARIANTS)
 def test_flops_are_those_that_torch_counts(fields: dict[str, Any]) -> None:
-    """torch counts masked pairs of attention as work: all S keys instead of (S + 1) / 2."""
+    """torch also counts masked pairs of attention, so S keys per query instead of (S + 1) / 2."""
     spec, seq_len = spec_of(fields), 16
     model = MoELanguageModel(spec, "reference")
     token_BS = torch.randint(0, spec.vocab_size, (2, seq_len))
@@ -100,7 +100,7 @@ def test_activation_memory_is_what_autograd_keeps(fields: dict[str, Any], precis
             token_BS[:, 1:].flatten()[None],
         )
         linear_cross_entropy(hidden_1TD, output.head_VD[None], target_1T)
-    # The head's gradient is among the gradients.
+    # The gradient of the head is counted with the gradients.
     kept_bytes = sum(s.nbytes() for s in kept.values()) - 4 * output.head_VD.numel()
     measured = 16 * model_size(spec).parameters + kept_bytes
     assert model_size(spec).train_memory_bytes(train) == pytest.approx(measured, rel=0.05)
@@ -115,7 +115,7 @@ def test_memory_grows_with_the_micro_batch_and_shrinks_with_recomputation() -> N
     assert halves - fixed == (whole - fixed) / 2
 
 
-def test_disk_holds_the_checkpoints_that_are_kept_and_all_counts() -> None:
+def test_disk_space_is_that_of_kept_checkpoints_and_all_counts() -> None:
     spec = spec_of({"preset": "tiny"})
     size = model_size(spec)
     assert CHECKPOINTS_KEPT == checkpoint.NUM_KEPT
@@ -124,7 +124,7 @@ def test_disk_holds_the_checkpoints_that_are_kept_and_all_counts() -> None:
     assert size.disk_bytes(0) == 2 * 3 * 4 * size.parameters
 
 
-def test_presets_have_the_size_that_their_name_says() -> None:
+def test_presets_have_the_size_of_their_name() -> None:
     millions = {name: model_size(spec_of({"preset": name})).parameters / 1e6 for name in PRESETS}
     assert millions["tiny"] < 1
     assert 28 < millions["small"] < 33

@@ -21,7 +21,7 @@ from evenload.pipeline.figures.wording import counted, duration, listed, number,
         (None, "–"),
     ],
 )
-def test_durations_read_in_two_units(seconds: float | None, text: str) -> None:
+def test_durations_are_written_in_at_most_two_units(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 

@@ -62,7 +62,7 @@ def test_a_search_without_a_confirm_stage_says_so(home: Home) -> None:
     home.finish_all()
     answer = _section(_markdown(home, sweep_id), "Answer")
     assert "figures of the search itself" in answer
-    assert "one seed tells no loss apart" in answer
+    assert "one seed gives no interval" in answer
 
 
 def test_confirm_figures_stand_beside_those_that_chose_them(home: Home) -> None:
@@ -84,7 +84,7 @@ def test_trials_of_several_commits_are_told(home: Home) -> None:
     said.write_text(said.read_text().replace("abc123", "def456-dirty"))
     answer = _section(_markdown(home, sweep_id), "Answer")
     assert "trials ran on 2 different commits" in answer
-    assert "changes that are in no commit" in answer
+    assert "changes that were not committed" in answer
 
 
 def test_the_grid_is_that_of_the_search_also_after_the_confirm_stage(home: Home) -> None:
@@ -129,7 +129,7 @@ def test_lost_attempts_are_counted_with_their_reasons(home: Home) -> None:
     home.finish(digest, trial)
     wrong = _section(_markdown(home, sweep_id), "What went wrong")
     assert "1 attempt ended without a verdict: worker lost: killed (1)." in wrong
-    assert "1 trial of those finished all the same" in wrong
+    assert "from checkpoints: 1." in wrong
 
 
 def test_cost_covers_failed_trials_too(home: Home) -> None:

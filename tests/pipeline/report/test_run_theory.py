@@ -70,7 +70,7 @@ def _history(count_SLE: NDArray[np.int32], move_SE: NDArray[np.float64]) -> Hist
     )
 
 
-def _judged(spec: TrialSpec, *chunks: History) -> dict[str, Verdict]:
+def _verdicts(spec: TrialSpec, *chunks: History) -> dict[str, Verdict]:
     found = verdicts(_trial(spec), conduct(chunks, spec))
     return {verdict.statement: verdict for verdict in found}
 
@@ -81,50 +81,50 @@ def _moves(size: float, turning: bool) -> NDArray[np.float64]:
     return sign_S[:, None] * direction_E
 
 
-def test_a_fair_run_in_its_cycle_bears_every_statement_out() -> None:
-    judged = _judged(_spec(), _history(_fair(), _moves(0.01, turning=True)))
-    assert set(judged) == set(STATEMENTS)
-    assert all(verdict.holds for verdict in judged.values()), judged
+def test_all_statements_hold_for_a_fair_run_in_its_cycle() -> None:
+    found = _verdicts(_spec(), _history(_fair(), _moves(0.01, turning=True)))
+    assert set(found) == set(STATEMENTS)
+    assert all(verdict.holds for verdict in found.values()), found
 
 
 def test_a_token_counted_twice_is_found() -> None:
     count_SLE = _fair()
     count_SLE[3, 0, 0] += 1
-    judged = _judged(_spec(), _history(count_SLE, _moves(0.01, turning=True)))
-    assert not judged["counts"].holds
-    assert judged["counts"].observed == "1 do"
+    found = _verdicts(_spec(), _history(count_SLE, _moves(0.01, turning=True)))
+    assert not found["counts"].holds
+    assert found["counts"].observed == "1 do"
 
 
-def test_loads_more_even_than_chance_are_suspect_but_for_rules_that_see_later_tokens() -> None:
+def test_loads_more_even_than_chance_break_the_floor_unless_the_rule_sees_later_tokens() -> None:
     exact = np.full((STEPS, 1, E), TOKENS * K // E, np.int32)
     history = _history(exact, _moves(0.01, turning=True))
-    assert not _judged(_spec(), history)["floor"].holds
+    assert not _verdicts(_spec(), history)["floor"].holds
     leaking = TrialSpec.model_validate(
         _spec().model_dump(mode="json") | {"balancer": {"kind": "bip"}}
     )
-    assert "floor" not in _judged(leaking, history)
+    assert "floor" not in _verdicts(leaking, history)
 
 
-def test_biases_that_drift_together_are_found_where_the_rule_centres_them() -> None:
+def test_a_common_drift_breaks_the_statement_of_rules_that_centre_biases() -> None:
     drifting = _moves(0.01, turning=True) + 0.001
-    assert not _judged(_spec(), _history(_fair(), drifting))["centred"].holds
-    assert "centred" not in _judged(_spec(centred=False), _history(_fair(), drifting))
+    assert not _verdicts(_spec(), _history(_fair(), drifting))["centred"].holds
+    assert "centred" not in _verdicts(_spec(centred=False), _history(_fair(), drifting))
 
 
-def test_biases_cannot_outrun_their_steps() -> None:
-    at_the_limit = _judged(_spec(), _history(_fair(), _moves(0.01, turning=False)))
+def test_a_spread_beyond_the_steps_is_found() -> None:
+    at_the_limit = _verdicts(_spec(), _history(_fair(), _moves(0.01, turning=False)))
     assert at_the_limit["travel"].holds
-    assert "too small a step" in at_the_limit["travel"].observed
-    outrun = _judged(_spec(), _history(_fair(), _moves(0.011, turning=False)))
+    assert "the step is too small" in at_the_limit["travel"].observed
+    outrun = _verdicts(_spec(), _history(_fair(), _moves(0.011, turning=False)))
     assert not outrun["travel"].holds
 
 
-def test_biases_that_only_go_one_way_have_not_arrived() -> None:
-    judged = _judged(_spec(), _history(_fair(), _moves(0.01, turning=False)))
-    assert not judged["cycle"].holds
-    assert "still travelling" in judged["cycle"].observed
+def test_biases_that_never_turn_back_are_not_in_a_cycle() -> None:
+    found = _verdicts(_spec(), _history(_fair(), _moves(0.01, turning=False)))
+    assert not found["cycle"].holds
+    assert "still drifting" in found["cycle"].observed
     decaying = _spec(schedule="inverse", step_size=0.3)
-    assert "cycle" not in _judged(decaying, _history(_fair(), _moves(0.01, turning=False)))
+    assert "cycle" not in _verdicts(decaying, _history(_fair(), _moves(0.01, turning=False)))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_other_rules_have_no_travel() -> None:
     assert travel(_spec(kind="proportional", step_size=0.1).balancer, 3) is None
 
 
-def test_parts_are_judged_like_the_whole() -> None:
+def test_chunks_give_the_same_conduct_as_the_whole() -> None:
     spec, whole = _spec(), _history(_fair(), _moves(0.01, turning=True))
     parts = [
         History(
@@ -153,5 +153,5 @@ def test_parts_are_judged_like_the_whole() -> None:
     assert conduct(parts, spec) == pytest.approx(conduct([whole], spec))
 
 
-def test_a_trial_without_a_step_is_not_judged() -> None:
-    assert _judged(_spec()) == {}
+def test_a_trial_without_steps_has_no_verdicts() -> None:
+    assert _verdicts(_spec()) == {}

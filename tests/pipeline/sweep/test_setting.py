@@ -81,7 +81,7 @@ def test_only_the_confirm_stage_is_reported(
     assert after.runner_up is not None
     assert (after.runner_up.label, after.runner_up.against) == ("quantile", "sign 0.001")
     assert after.runner_up.loss.mean == pytest.approx(-0.14)
-    assert "the next is sign 0.001, from which its loss differs by -0.140 ± 0.000" in after.sentence
+    assert "next setting, sign 0.001, its loss differs by -0.140 ± 0.000" in after.sentence
 
 
 def test_a_difference_within_its_interval_may_be_luck(confirmed: list[TrialRecord]) -> None:

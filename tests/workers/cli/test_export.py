@@ -121,7 +121,7 @@ def test_what_is_not_there_or_not_trained_is_refused(
     unknown = here("export", "nothing", "model")
     assert (unknown.code, unknown.err) == (
         2,
-        "error: digest='nothing' is unknown; `evenload sweep status` shows digests\n",
+        "error: digest='nothing' is unknown; `evenload sweep status` with --json shows digests\n",
     )
     waiting = here("export", "waiting", "model")
     assert waiting.code == 2
