@@ -35,7 +35,7 @@ def test_of_a_large_sweep_it_shows_what_runs_or_failed(
     shown = here("sweep", "status", sweep_id).out
     assert "paused: for a test" in shown
     table = shown.split("Bits per byte:")[0]
-    assert [table.count(state) for state in ("failed", "training", "queued")] == [1, 1, 0]
+    assert [table.count(state) for state in ("failed", "training", "queued")] == [2, 1, 0]
     assert "`--all` shows every trial" in shown
     assert here("sweep", "status", sweep_id, "--all").out.count("queued") == 2
 
