@@ -45,10 +45,15 @@ def _runs(spec: SimulationSpec, index: int, progress: ProgressCallback | None) -
             loads[label].append(_load_figures(frame.observation))
         if progress is not None and (step % 10 == 0 or step == size.steps):
             progress(index * spec.steps + step, len(spec.streams) * spec.steps, name)
-    floor = max_vio_floor(size.tokens, size.experts, spec.top_k)
     jump = _jump(stream, size)
     return [
-        Run(name, rule, torch.stack(loads[rule.label]).cpu().numpy(), floor, jump)
+        Run(
+            name,
+            rule,
+            torch.stack(loads[rule.label]).cpu().numpy(),
+            max_vio_floor(size.tokens, size.experts, spec.top_k, rule.target),
+            jump,
+        )
         for rule in spec.rules
     ]
 

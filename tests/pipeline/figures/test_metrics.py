@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from evenload.pipeline.figures.loads import Loads, max_vio_floor
-from evenload.pipeline.figures.metrics import METRICS, Metric, columns, figures
+from evenload.pipeline.figures.metrics import (
+    METRICS,
+    Metric,
+    columns,
+    figures,
+    in_grids,
+    of_trials,
+)
+from evenload.pipeline.spec.sweep import Objective
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 from evenload.pipeline.sweep.statistics import interval
 
 SKEWED = np.array([8, 4, 4, 0])
@@ -89,3 +100,20 @@ def test_figures_and_intervals_have_the_same_format() -> None:
     assert vio.shown(interval([1.0, 2.0, 3.0])) == "2.00 ± 2.48"
     assert vio.shown(interval([1.0])) == "1.00"
     assert vio.shown(None) == vio.shown(float("nan")) == vio.shown(np.float32("nan")) == "–"
+
+
+def test_bounds_and_ranking_are_on_figures_of_the_table() -> None:
+    field = Objective.model_fields["constraints"].annotation
+    bounded = get_args(get_args(field)[0])
+    assert {*bounded, LOSS, IMBALANCE} <= {metric.name for metric in of_trials()}
+    assert {LOSS, IMBALANCE} <= {metric.name for metric in in_grids()}
+
+
+def test_colours_end_at_the_worst_value_or_at_a_difference_that_matters() -> None:
+    loss, vio, busy = (METRICS[name] for name in ("val_bits_per_byte", "max_vio", "effective_util"))
+    assert loss.colour_range([2.0, 2.01]) == (2.0, 2.05)
+    assert loss.badness(2.01, [2.0, 2.01]) == pytest.approx(0.2)
+    assert vio.colour_range([0.2, 7.0]) == (0.0, 7.0)
+    assert vio.badness(1.0, [1.0, 7.0]) == pytest.approx(1 / 3)  # logarithmic: log 2 of log 8
+    assert busy.colour_range([0.9, 0.2]) == (1.0, 0.2)
+    assert busy.badness(0.9, [0.9]) == pytest.approx(0.2)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.figures.loads import max_vio, max_vio_floor
 from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.workers.simulation.result import steps_until
 from evenload.workers.simulation.rule_runner import run_rules
@@ -99,6 +99,9 @@ def test_loads_are_compared_with_the_rules_own_target() -> None:
     rules = [{"kind": "self_tuned", "target": target}]
     row = simulate(spec(rules=rules, streams={"still": {"kind": "gaussian"}})).rows()[0]
     assert row["max_vio"] < 0.5
+    size = spec(rules=rules)
+    assert row["floor"] == max_vio_floor(size.tokens, 16, size.top_k, target)
+    assert row["floor"] != max_vio_floor(size.tokens, 16, size.top_k)
 
 
 def test_steps_until_is_the_median_over_seeds() -> None:
