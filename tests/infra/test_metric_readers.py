@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +37,15 @@ from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.tables import trial_table
 
 APP = Path(str(evenload.dashboard.__file__)).parent / "app.py"
-VIEWS = {
-    "sweep": ("Grid", "Front", "Curves", "Parameters", "Trials"),
-    "run": ("Load", "Balance", "Record"),
-}
+PAGES = (
+    *(f"sweep {view}" for view in ("Grid", "Front", "Parameters", "Trials")),
+    *(f"run {view}" for view in ("Load", "Record")),
+    *("compare", "cost", "sweeps", "glossary"),
+)
 COUNT_E = np.array([7, 5, 3, 1], np.int32)
 VIO = {"none": 3.0, "sign 0.01": 0.2, "sign 0.1": 0.5}
 TWO = {"val_bits_per_byte": 2.5, "max_vio": 0.5}
-CASES: dict[str, dict[str, float]] = {"two figures": TWO, "none": {}, "other": {"of_old": 1.0}}
+CASES: dict[str, dict[str, float]] = {"two figures": TWO, "none of them": {"of_old": 1.0}}
 
 
 class Home:
@@ -126,21 +127,21 @@ def _step(number: int) -> StepRecord:
     return StepRecord(number, 3.0, 0.0, 1.0, 1e-3, 8 * number, 0.1, COUNT_E[None], bias_LE, 0.0)
 
 
-def _pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, AppTest]]:
+def _opened(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("EVENLOAD_HOME", str(home.settings.home))
     st.cache_data.clear()
     st.cache_resource.clear()
     digest, other = home.trials[0][0], home.trials[1][0]
-    asked = [("sweep", {"sweep": home.sweep_id, "view": view}) for view in VIEWS["sweep"]]
-    asked += [("run", {"run": digest, "view": view}) for view in VIEWS["run"]]
-    asked += [("compare", {"runs": f"{digest},{other}"}), ("cost", {"sweep": home.sweep_id})]
-    asked += [("sweeps", {}), ("glossary", {})]
-    for page, query in asked:
-        app = AppTest.from_file(str(APP), default_timeout=60)
-        app._page_hash = calc_hash(page)
-        for name, value in query.items():
-            app.query_params[name] = value
-        yield f"{page} {query.get('view', '')}".strip(), app.run()
+    page, _, view = name.partition(" ")
+    query = {"sweep": home.sweep_id, "run": digest, "runs": f"{digest},{other}", "view": view}
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    app._page_hash = calc_hash(page)
+    for key, value in query.items():
+        if value:
+            app.query_params[key] = value
+    app.run()
+    assert not app.exception, name
+    return app
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -151,7 +152,8 @@ def test_trials_of_an_older_version_open_in_every_reader(
     trials = home.store.trials(home.sweep_id)
     assert np.isnan(trials[0].figure("idle_frac"))
     shown = home.terminal()
-    assert shown.splitlines()[4].split().count("–") == {"two figures": 7}.get(case, 9)
+    (row, *_) = (line for line in shown.splitlines() if line.startswith("none "))
+    assert row.split().count("–") == {"two figures": 7}.get(case, 9)
     frame = Client(home=tmp_path).trials_frame(home.sweep_id)
     assert frame["idle_frac"].isna().all()
     assert frame["val_bits_per_byte"].isna().all() == (case != "two figures")
@@ -160,8 +162,8 @@ def test_trials_of_an_older_version_open_in_every_reader(
     unknown_grids = 2 if case == "two figures" else 4
     assert home.report().count("| none | not recorded |") == unknown_grids
     assert "evenload_trial_idle_frac" in home.scraped()
-    for name, page in _pages(home, monkeypatch):
-        assert not page.exception, name
+    for name in PAGES:
+        _opened(home, name, monkeypatch)
 
 
 def test_a_bound_on_a_figure_that_was_not_recorded_is_not_held(tmp_path: Path) -> None:
@@ -190,8 +192,12 @@ def test_a_new_metric_is_one_function_and_one_entry(
 
     home = Home(tmp_path, {**run, **TWO}, bound=None)
     shown = home.terminal()
-    assert "Emptiest" in shown.splitlines()[2]
-    assert shown.splitlines()[4].split()[-1] == "0.250"
+    head, (row, *_) = (
+        shown.split("───")[0],
+        [x for x in shown.splitlines() if x.startswith("none ")],
+    )
+    assert "Emptiest" in head
+    assert row.split()[-1] == "0.250"
     assert f"Emptiest: {entry.meaning}." in shown.replace("\n", " ")
     report = home.report()
     assert "| Emptiest |" in report
@@ -203,11 +209,12 @@ def test_a_new_metric_is_one_function_and_one_entry(
     frame = Client(home=tmp_path).trials_frame(home.sweep_id)
     assert frame["emptiest"].dropna().tolist() == [0.25] * 5
     assert frame.attrs["emptiest"]["better"] == "higher"
-    pages = dict(_pages(home, monkeypatch))
-    assert not any(page.exception for page in pages.values())
-    assert pages["sweep Trials"].dataframe[0].value["emptiest"][0] == 0.25
-    assert pages["sweep Front"].dataframe[0].value["emptiest"][0] == 0.25
-    record = pages["run Record"].dataframe[0].value.set_index("Name")
+    for name in ("sweep Trials", "sweep Front"):
+        table = _opened(home, name, monkeypatch).dataframe[0].value
+        assert table["emptiest"][0] == 0.25
+    record = _opened(home, "run Record", monkeypatch).dataframe[0].value.set_index("Name")
     assert record.Value["emptiest"] == "0.250"
-    glossary = " ".join(str(text.value) for text in pages["glossary"].markdown)
-    assert "**Emptiest expert** &nbsp; `emptiest`" in glossary
+    glossary = _opened(home, "glossary", monkeypatch)
+    assert "**Emptiest expert** &nbsp; `emptiest`" in [
+        str(text.value) for text in glossary.markdown
+    ]
