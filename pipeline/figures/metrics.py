@@ -402,9 +402,9 @@ def columns() -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.head]
 
 
-def legend() -> str:
-    """The meaning of the columns of these tables."""
-    return " ".join(f"{metric.head}: {metric.meaning}." for metric in columns())
+def legend(shown: Sequence[Metric]) -> str:
+    """The meaning of these columns."""
+    return " ".join(f"{metric.head}: {metric.meaning}." for metric in shown)
 
 
 def in_grids() -> list[Metric]:

@@ -33,7 +33,7 @@ GOOD, MIDDLING, BAD = (230, 242, 238), (242, 217, 166), (226, 138, 84)
 STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --muted: #5b6773; --rule: #e3e8ee; --accent: #2b6cb0 }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 40px 32px 64px; max-width: 1080px; background: #fff;
+body { margin: 0 auto; padding: 40px 32px 64px; max-width: 1120px; background: #fff;
   color: var(--ink); font: 15px/1.55 "Source Sans 3", "Segoe UI", system-ui, sans-serif }
 header { border-bottom: 2px solid var(--ink); margin-bottom: 28px }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px }
@@ -62,8 +62,8 @@ nav { font-size: 14px; margin: -14px 0 0 } nav a { margin-right: 16px; color: va
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums;
   margin: 8px 0 }
 th { text-align: right; vertical-align: bottom; color: var(--muted); font-weight: 600;
-  border-bottom: 1px solid #b9c3ce; padding: 4px 10px; white-space: pre-line }
-td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--rule) }
+  border-bottom: 1px solid #b9c3ce; padding: 4px 6px; white-space: pre-line }
+td { text-align: right; padding: 4px 6px; border-bottom: 1px solid var(--rule) }
 td:not(.left), td.short { white-space: nowrap }
 th.left, td.left { text-align: left } td.left { overflow-wrap: break-word }
 td.heat { text-align: center; border: 2px solid #fff; min-width: 64px }

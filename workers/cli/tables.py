@@ -42,7 +42,7 @@ def trial_table(trials: Sequence[TrialRecord]) -> Group:
     for trial in trials:
         style = "red" if trial.state is TrialState.FAILED else None
         table.add_row(*(column.cell(trial) for column in shown), style=style)
-    return Group(table, Text(f"\n{legend()}", style="dim"))
+    return Group(table, Text(f"\n{legend(columns())}", style="dim"))
 
 
 def _figure(metric: Metric) -> Callable[[TrialRecord], str]:

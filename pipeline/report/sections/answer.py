@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evenload.pipeline.figures.metrics import Metric, in_grids
-from evenload.pipeline.figures.wording import counted, listed, number
+from evenload.pipeline.figures.wording import NONE, counted, listed, number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
 from evenload.pipeline.report.sections.cost import cost_by_setting, steady_shares
@@ -44,7 +44,8 @@ def _tiles(evidence: Evidence, best: Setting, control: Setting | None) -> list[T
 
 def _tile_name(metric: Metric, best: Setting) -> str:
     name = metric.title if metric.is_share else f"{metric.title}, {metric.unit}"
-    return name if metric.floor is None else f"{name}; by chance {best.shown(metric.floor)}"
+    chance = NONE if metric.floor is None else best.shown(metric.floor)
+    return name if chance == NONE else f"{name}; by chance {chance}"
 
 
 def _waiting_tile(evidence: Evidence, best: Setting, control: Setting | None) -> list[Tile]:

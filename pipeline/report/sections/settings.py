@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from evenload.pipeline.charts.front import Point, Role, pareto_front
-from evenload.pipeline.figures.metrics import columns, legend
+from evenload.pipeline.figures.metrics import METRICS, columns, legend
 from evenload.pipeline.figures.wording import NONE, wrapped
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Columns, Figure, Section, Table, Text
@@ -29,6 +29,7 @@ from evenload.pipeline.sweep.setting import (
 from evenload.pipeline.sweep.statistics import interval
 
 MAX_PANELS = 6
+SPEED = "tokens_per_second"  # says more about the machines than about a setting
 
 
 def settings(evidence: Evidence) -> Section | None:
@@ -57,23 +58,26 @@ def settings(evidence: Evidence) -> Section | None:
 def _table(evidence: Evidence, numbers: dict[str, int]) -> Table:
     found = evidence.answer
     compared = {comparison.label: comparison for comparison in found.comparisons}
+    others = [metric for metric in columns() if metric.name not in (LOSS, SPEED)]
     rows = [
         (
             str(numbers[setting.label]),
             setting.label,
             str(setting.trials),
-            *(setting.shown(metric.name) for metric in columns()),
+            setting.shown(LOSS),
             _difference(compared.get(setting.label)),
+            *(setting.shown(metric.name) for metric in others),
             _remark(setting, found.best),
         )
         for setting in found.settings
     ]
     best = {numbers[found.best.label] - 1} if found.best else set()
-    titles = ("#", "<setting", "trials", *(wrapped(metric.head) for metric in columns()))
-    note = f"{legend()} Against none: loss paired by seed, negative is better."
+    titles = ("#", "<setting", "trials", wrapped(METRICS[LOSS].head), "against\nnone")
+    note = f"{legend([METRICS[LOSS], *others])} Against none: paired by seed, negative is better."
     if missing := _incomplete(evidence):
         note += f" Not complete, so not compared: {missing}."
-    return Table((*titles, "against\nnone", "<"), rows, note, frozenset(best))
+    heads = (wrapped(metric.head) for metric in others)
+    return Table((*titles, *heads, "<"), rows, note, frozenset(best))
 
 
 def _incomplete(evidence: Evidence) -> str:
@@ -92,7 +96,7 @@ def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return NONE
     text = format(comparison.loss, "+.3f")
-    return text if comparison.p_value is None else f"{text} (p {comparison.p_value:.2g})"
+    return text if comparison.p_value is None else f"{text} (p {comparison.p_value:.1g})"
 
 
 def _remark(setting: Setting, best: Setting | None) -> str:
