@@ -36,6 +36,7 @@ class Killed(BaseException):
 
 
 COORDINATOR = (coordinator_module.__file__, plan_module.__file__)
+SAMPLED = 13  # no multiple of 3, so that early, late and between all occur
 Line = tuple[str, int]
 
 
@@ -67,15 +68,20 @@ def lines_of(
     return executed
 
 
-@pytest.mark.parametrize("workers_survive", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers_survive", [True, False])
+@pytest.mark.parametrize("every", [SAMPLED, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
     tmp_path: Path,
     store: SweepStore,
     add_sweep: Callable[[int], str],
     dead_pid: int,
     workers_survive: bool,
+    every: int,
 ) -> None:
-    """`workers_survive`: whether the killed coordinator's workers continue or die with it."""
+    """`workers_survive`: whether the killed coordinator's workers continue or die with it.
+
+    The slow tests kill it at each line, the others at one line in `every`.
+    """
     sweep_id = add_sweep(2)
     store.close()  # moves everything into the one file that is copied
     files = COORDINATOR if workers_survive else (*COORDINATOR, fake_executor.__file__)
@@ -101,6 +107,6 @@ def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
 
     uninterrupted = killed_and_started_again(None)
     assert len(uninterrupted) > 60
-    for at, (line, times) in enumerate(uninterrupted.items()):
+    for at, (line, times) in list(enumerate(uninterrupted.items()))[::every]:
         early_late_or_between = (1, times, (1 + times) // 2)[at % 3]
         killed_and_started_again((line, early_late_or_between))
