@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -36,6 +37,22 @@ def test_a_half_written_checkpoint_is_ignored(assembly: Assembly, tmp_path: Path
     complete = checkpoint.save(tmp_path, captured(assembly, 3))
     (tmp_path / "step-00000009.77.tmp").write_bytes(b"half")
     assert checkpoint.newest(tmp_path) == complete
+
+
+def test_a_write_that_is_cut_off_leaves_the_checkpoint_before_it(
+    assembly: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = checkpoint.save(tmp_path, captured(assembly, 3))
+
+    def cut_off(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("killed")
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(OSError, match="killed"):
+        checkpoint.save(tmp_path, captured(assembly, 9))
+    assert checkpoint.newest(tmp_path) == complete
+    assert checkpoint.load(complete, torch.device("cpu")).step == 3
 
 
 def test_all_but_the_newest_two_checkpoints_are_deleted(assembly: Assembly, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.settings import Settings
@@ -127,6 +128,17 @@ def test_a_point_has_the_imbalance_since_the_last_point(
     vio_S = (count_SLE.max(axis=-1) / count_SLE.mean(axis=-1) - 1).mean(axis=-1)
     expected = [vio_S[:8].mean(), vio_S[8:16].mean(), vio_S[16:].mean()]
     assert np.allclose([point.max_vio for point in points], expected)
+
+
+def test_the_imbalance_of_a_point_is_judged_by_the_target(
+    make_spec: MakeSpec, train_with_curve: TrainWithCurve, settings: Settings
+) -> None:
+    target = (0.3, *[0.1] * 7)
+    spec = make_spec(balancer={"kind": "sign", "target": target}, eval={"every_steps": 20})
+    _, points = train_with_curve(spec, "a")
+    count_SLE = read_history(settings.trial_dir("a")).count_SLE
+    assert points[-1].max_vio == pytest.approx(max_vio(count_SLE, target).mean())
+    assert abs(max_vio(count_SLE).mean() - points[-1].max_vio) > 0.1
 
 
 def test_by_default_there_is_no_curve(

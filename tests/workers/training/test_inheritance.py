@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -11,12 +11,19 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.training import checkpoint
+from evenload.workers.training import checkpoint, inheritance
 from evenload.workers.training.inheritance import inherit
 from evenload.workers.training.loop import TrainOutcome, resume_step
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]
+
+
+def files_of(settings: Settings, digest: str) -> set[str]:
+    folder = settings.trial_dir(digest)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 TIMED = ("seconds", "joules", "watts", "tokens_per_second")  # measured, so never equal
 
 
@@ -50,8 +57,34 @@ def test_a_trial_with_its_own_checkpoint_inherits_nothing(
 ) -> None:
     run_trial(make_spec(train={"steps": 4}), digest="short")
     run_trial(make_spec(train={"steps": 8}), digest="own")
+    before = files_of(settings, "own")
     inherit(settings, "own", "short")
     assert resume_step(settings, "own") == 8
+    assert files_of(settings, "own") == before
+
+
+def test_a_copy_that_is_cut_off_leaves_no_checkpoint_without_its_records(
+    make_spec: MakeSpec,
+    run_trial: RunTrial,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_trial(make_spec(train={"steps": 10}), digest="short")
+    parts = [path for path in files_of(settings, "short") if "part-" in path]
+    assert len(parts) >= 2
+    copy = inheritance._copy
+    for whole_copies in range(len(parts)):
+        left = iter(range(whole_copies))
+
+        def cut_off(source: Path, target: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError("killed")
+            copy(source, target)
+
+        monkeypatch.setattr(inheritance, "_copy", cut_off)
+        with pytest.raises(OSError, match="killed"):
+            inherit(settings, f"cut-{whole_copies}", "short")
+        assert resume_step(settings, f"cut-{whole_copies}") == 0
 
 
 def test_a_missing_checkpoint_names_its_trial(settings: Settings) -> None:

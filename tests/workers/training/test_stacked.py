@@ -116,6 +116,18 @@ def test_a_trial_does_not_depend_on_the_rest_of_the_stack(make_spec: MakeSpec) -
         assert torch.equal(weight, results[1].model[name]), name
 
 
+def test_each_checkpoint_keeps_the_random_state_of_its_own_trial(make_spec: MakeSpec) -> None:
+    specs = [make_spec(train={"seed": seed}) for seed in (3, 4)]
+    stack = stack_of(specs)
+    token_NBS = torch.stack([tokens_of(seed)[0] for seed in (3, 4)])
+    stack.step(token_NBS, 0.5)
+    saved = [stack.checkpoint(place, 1) for place in (0, 1)]
+    for place, spec in enumerate(specs):
+        single = SingleTrial(spec)
+        single.step(token_NBS[place], 0.5)
+        assert torch.equal(saved[place].cpu_rng, single.checkpoint().cpu_rng)
+
+
 def test_a_trial_that_leaves_does_not_change_the_others(make_spec: MakeSpec) -> None:
     specs = [make_spec(train={"seed": seed}) for seed in range(3)]
     token_NMBS = torch.stack([tokens_of(seed) for seed in range(3)])
