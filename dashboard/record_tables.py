@@ -72,10 +72,10 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
 def figure_table(trial: TrialRecord) -> pd.DataFrame:
     """Every final figure with its meaning; a dash for one that its version did not have."""
     known = of_trials() if trial.result else []
-    rows = [(m.title, m.name, m.shown(trial.figure(m.name)), m.unit, m.meaning) for m in known]
+    rows = [(m.title, m.shown(trial.figure(m.name)), m.unit, m.meaning, m.name) for m in known]
     unknown = sorted(trial.result.keys() - METRICS.keys())
-    rows += [("", name, f"{trial.result[name]:.4g}", "", "") for name in unknown]
-    return pd.DataFrame(rows, columns=["Figure", "Name", "Value", "Unit", "Meaning"])
+    rows += [("", f"{trial.result[name]:.4g}", "", "", name) for name in unknown]
+    return pd.DataFrame(rows, columns=["Figure", "Value", "Unit", "Meaning", "Name"])
 
 
 def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:

@@ -108,7 +108,8 @@ def _body(digest: str) -> None:
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     spec = spec_of(trial)
     when, balance = _balance_figures(trial, series)
-    balance |= {"max_vio_floor": Loads.of(spec).max_vio_floor}
+    floor = {"max_vio_floor": Loads.of(spec).max_vio_floor}
+    balance = {"max_vio": balance["max_vio"]} | floor | balance
     loss = METRICS["val_bits_per_byte"]
     wrong = series.miscounted_steps
     check = NONE if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
