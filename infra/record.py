@@ -69,9 +69,9 @@ def header_of(name: str, document: Row) -> Row:
 
 
 def _here() -> Row:
-    from evenload.workers.training.hardware import where
+    from benchmarks.hardware import describe_machine
 
-    return where()
+    return describe_machine()
 
 
 def _trial(trial: Row) -> Row:

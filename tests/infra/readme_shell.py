@@ -30,7 +30,15 @@ from evenload.workers.cli.session import identified, open_store
 from evenload.workers.cli.sweep_runner import register
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("*.py", "*.sh", "results/*", "benchmarks/results/*", "k8s/**/*", "README.md")
+COPIED = (
+    "*.py",
+    "*.sh",
+    "results/*",
+    "benchmarks/results/*",
+    "benchmarks/hardware.py",
+    "k8s/**/*",
+    "README.md",
+)
 
 RUN = "evenload sweep run"
 # Beginning of a command -> what runs in its place. `{}` is the command itself.
