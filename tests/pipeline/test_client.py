@@ -31,6 +31,9 @@ def test_a_notebook_gets_from_a_sweep_to_its_loads(home: tuple[Path, dict[str, s
     chosen = frame[(frame["label"] == best.label) & (frame["state"] == "completed")]
     assert best.figures["max_vio_floor"] <= best.max_vio
     assert len(chosen) == best.trials
+    assert frame.attrs["max_vio"] == {"title": "MaxVio", "unit": "× fair share", "better": "lower"}
+    frame.to_parquet(folder / "trials.parquet")  # attributes are written too
+    assert frame[list(frame.attrs)].dtypes.map(str).eq("float64").all()
 
     digest = str(chosen.iloc[0]["digest"])
     loads = client.loads(digest, first=2, last=5)
