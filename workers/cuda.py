@@ -1,16 +1,17 @@
-"""Whether this process can use a GPU, asked without importing torch where there is no driver."""
+"""Tells whether this process can use a GPU, without importing torch if there is no driver."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# What the drivers of NVIDIA (also Jetson, also below Windows) and AMD put into /dev.
+# Files in /dev of the drivers of NVIDIA (including Jetson and WSL) and AMD.
 DEVICES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 
 
 def has_cuda() -> bool:
-    """What `torch.cuda.is_available` says; torch is asked only where a driver is."""
+    """The result of `torch.cuda.is_available`, or False without importing torch if no driver is
+    installed."""
     if sys.platform == "linux" and not has_driver(Path("/dev")):
         return False
     import torch

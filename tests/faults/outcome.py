@@ -16,8 +16,8 @@ from evenload.pipeline.states import AttemptState, TrialRecord, TrialState, Work
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
-from evenload.workers.cli.session import identified, open_store
-from evenload.workers.cli.sweep_runner import register, settle
+from evenload.workers.cli.session import initial_trials, open_store
+from evenload.workers.cli.sweep_runner import close_sweep, register
 from tests.small_model import SMALL_MODEL
 
 # Figures with these words depend on the clock, the power meter or outages. Others must be equal.
@@ -77,7 +77,7 @@ def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
     """Runs the sweep in this process, without a cluster, one trial after the other."""
     settings = Settings(home=home)
     store = open_store(settings)
-    trials = identified(spec, settings)
+    trials = initial_trials(spec, settings)
     sweep_id = register(store, settings, spec, trials)
 
     def sinks(settings: Settings, run: RunIdentity) -> Sink:
@@ -86,7 +86,7 @@ def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
     for digest, _ in trials:
         assert TrainActor("here", settings, sinks).work(digest) is TrialState.TRAINED
         assert EvalActor("here", settings, sinks).work(digest) is TrialState.COMPLETED
-    settle(store, settings, sweep_id)
+    close_sweep(store, settings, sweep_id)
     found = outcome(store, settings, sweep_id)
     store.close()
     return found, settings

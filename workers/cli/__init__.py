@@ -1,10 +1,10 @@
-"""`evenload`, the one command, and the only place that picks implementations.
+"""The command `evenload`. Only this room chooses implementations for the interfaces of the others.
 
 Every command exits with 0, 1 (it failed) or 2 (bad input). Results go to standard output, progress
 and logs to standard error; `--json` prints exactly one JSON document on standard output.
 
-A command is imported when it is called: torch, Ray and MLflow take seconds that `sweep status` or
-`--help` need not wait for.
+A command is imported when it is called, so that `sweep status` or `--help` need not wait seconds
+for torch, Ray and MLflow.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COMMANDS = {
     "quickstart": Command(
         "evenload.workers.cli.quickstart",
         "quickstart",
-        "Train a small real sweep on this machine and say which balancing keeps experts busy.",
+        "Train a small real sweep on this machine and show which balancing keeps experts busy.",
     ),
     "train": Command(
         "evenload.workers.cli.train",
         "train",
         "Train one trial in this process, score it on held-out text and print its figures.",
     ),
-    "sweep": Command("evenload.workers.cli.sweep", "sweep_app", "Plan, run and steer sweeps."),
+    "sweep": Command("evenload.workers.cli.sweep", "sweep_app", "Plan, run and manage sweeps."),
     "spec": Command(
         "evenload.workers.cli.spec",
         "spec_app",
@@ -54,12 +54,12 @@ COMMANDS = {
     "advise": Command(
         "evenload.workers.cli.simulate",
         "advise_command",
-        "Say which step size and schedule theory recommends for a recorded run.",
+        "Show which step sizes and schedules theory recommends for a recorded run.",
     ),
     "report": Command(
         "evenload.workers.cli.report",
         "report",
-        "Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.",
+        "Write the answer of a sweep as one page: recommendation, evidence, cost, how to repeat.",
     ),
     "export": Command(
         "evenload.workers.cli.export",
@@ -67,7 +67,7 @@ COMMANDS = {
         "Write a trained trial as a Hugging Face model: weights, learned biases, tokenizer, card.",
     ),
     "serve": Command(
-        "evenload.workers.cli.serve", "serve", "Run submitted sweeps until told to stop."
+        "evenload.workers.cli.serve", "serve", "Run submitted sweeps until Ctrl-C or SIGTERM."
     ),
     "dashboard": Command(
         "evenload.workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."
@@ -75,17 +75,17 @@ COMMANDS = {
     "doctor": Command(
         "evenload.workers.cli.doctor",
         "doctor",
-        "Say what works here. Exit code 1 where something required does not.",
+        "Check what works on this machine; exit with 1 if a required part does not.",
     ),
     "bench": Command(
         "evenload.workers.cli.bench",
         "bench",
-        "Run a benchmark of a clone. Rivals are measured in turn with evenload, in the same run.",
+        "Run a benchmark in a clone, which times evenload and its rivals in turn.",
     ),
     "tune": Command(
         "evenload.workers.cli.tune",
         "tune",
-        "Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer.",
+        "Find the fastest tile sizes of the Triton kernels for a layer on this GPU.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""A sweep's answer on the terminal: the sentence, and the tables that it stands on."""
+"""Prints the answer of a sweep on the terminal: the sentence and the tables of its evidence."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Comparison, Setting
 from evenload.pipeline.sweep.targets import TargetRow
 from evenload.pipeline.sweep.transfer import Transfer
 
-MAX_STOPPED = 12  # named one by one
-MORE = ("max_vio_floor", "idle_frac")  # beside the two figures that settings are ranked by
+MAX_STOPPED = 12  # number of stopped trials to list
+MORE = ("max_vio_floor", "idle_frac")  # in addition to the two figures that rank settings
 LEGEND = (
-    "± half of the 95 % interval over seeds (Student's t); against none: paired by seed; "
-    "p: of both losses being equal; front: no setting has less loss and less imbalance."
+    "±: half of the 95 % interval over seeds (Student's t); against none: difference, paired by "
+    "seed; p: p-value of equal losses; front: no setting has less loss and less imbalance."
 )
 
 
 def answer_parts(answer: Recommendation) -> Iterator[RenderableType]:
-    """What to print, in order: evidence first, the recommendation last."""
+    """The parts to print, in order: evidence first, the recommendation last."""
     if answer.settings and (answer.stage is Stage.CONFIRM or _has_intervals(answer.settings)):
         yield _settings_table(answer)
         yield Text(LEGEND, style="dim")
@@ -40,7 +40,7 @@ def answer_parts(answer: Recommendation) -> Iterator[RenderableType]:
 
 
 def transfer_sentence(transfer: Transfer) -> str:
-    """Whether the best step size at few experts is the best at many, as a sentence."""
+    """A sentence that compares the best step sizes for few and for many experts."""
     few, many = transfer.from_experts, transfer.to_experts
     text = (
         f"{transfer.kind}: the best step size at {few} experts is {transfer.best_from:g}, at "

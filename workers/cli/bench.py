@@ -1,4 +1,4 @@
-"""`evenload bench`: the benchmarks of a clone; they compare evenload with rivals."""
+"""`evenload bench`: runs the benchmarks of a clone, which compare evenload with rivals."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ CHECKOUT = Path(str(evenload.__file__)).resolve().parents[3]
 
 def bench(
     name: Annotated[str, typer.Argument(help="moe-layer, routing, training, coordinator")],
-    quick: Annotated[
-        bool, typer.Option(help="small sizes: does it run, not how fast is it")
-    ] = False,
+    quick: Annotated[bool, typer.Option(help="small sizes, only to see whether it runs")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Run a benchmark of a clone. Rivals are measured in turn with evenload, in the same run."""
+    """Run a benchmark in a clone, which times evenload and its rivals in turn."""
     if not (CHECKOUT / "infra" / "benchmarks").is_dir():
         raise SpecError("benchmarks are not part of the installed package; run this in a clone")
     options = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]

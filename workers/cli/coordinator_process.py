@@ -1,4 +1,4 @@
-"""The coordinator in a process of its own: whoever loses its Ray cluster is ended by Ray."""
+"""Runs the coordinator in a separate process, because Ray ends a process that loses its cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from evenload.pipeline.records.sinks import default_sinks
@@ -28,22 +27,22 @@ from evenload.workers.training.identity import identify
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 30.0
-GRACE_SECONDS = 150.0  # more than workers get to write their checkpoints
+GRACE_SECONDS = 150.0  # longer than the time for workers to write their checkpoints
 
 
 class Cluster(NamedTuple):
-    """The Ray cluster that trials run on."""
+    """The Ray cluster for the trials."""
 
     address: str | None
     join: bool
     slots: int | None
-    has_cuda: bool | None = None  # whether its workers have GPUs; None: as this process
+    has_cuda: bool | None = None  # whether its workers have GPUs; None: as on this machine
 
 
-class Coordination:
-    """A coordinator of all sweeps, started again whenever it ends.
+class CoordinatorProcess:
+    """A coordinator of all sweeps, which is restarted when it ends.
 
-    Args:     health_file: touched after every round; old where the store or Ray do not answer
+    Args:     health_file: touched after every round in which the store and Ray answer
     """
 
     def __init__(self, settings: Settings, cluster: Cluster, health_file: Path) -> None:
@@ -55,38 +54,33 @@ class Coordination:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.join(GRACE_SECONDS)
             self._process.kill()
 
-    def revive(self) -> None:
-        """Starts the coordinator if it does not run, later and later where it keeps on dying."""
+    def ensure_running(self) -> None:
+        """Starts the coordinator if it does not run. The waiting time grows if it ends early."""
         if self._process is not None and self._process.is_alive():
             return
         if self._process is not None:
-            self._bury(self._process)
+            self._schedule_restart(self._process)
         elif time.monotonic() >= self._next_start:
             self._started = time.monotonic()
             self._process = get_context("spawn").Process(target=_coordinate, args=self._arguments)
             self._process.start()
 
-    def _bury(self, process: BaseProcess) -> None:
+    def _schedule_restart(self, process: BaseProcess) -> None:
         self._process = None
-        lived = time.monotonic() - self._started
-        short = lived < MAX_WAIT_SECONDS
-        self._wait_seconds = min(MAX_WAIT_SECONDS, 2 * self._wait_seconds) if short else 1.0
+        seconds = time.monotonic() - self._started
+        is_early = seconds < MAX_WAIT_SECONDS
+        self._wait_seconds = min(MAX_WAIT_SECONDS, 2 * self._wait_seconds) if is_early else 1.0
         self._next_start = time.monotonic() + self._wait_seconds
         logger.warning(
-            "the coordinator ended with %s after %.0f s; again in %.0f s",
+            "the coordinator ended with exit code %s after %.0f s; restarting in %.0f s",
             process.exitcode,
-            lived,
+            seconds,
             self._wait_seconds,
         )
 
@@ -106,7 +100,8 @@ def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None
         policies = SweepPolicies(
             store, partial(identify, settings=settings, has_cuda=cluster.has_cuda)
         )
-        # Workers train on without the database; only who steers them can end them.
+        # Without a limit, because workers continue to train while the database does not answer,
+        # and only this coordinator can end them.
         Coordinator(
             store, executor, observer=show_health, policies=policies, outage_seconds=math.inf
         ).run()

@@ -1,4 +1,4 @@
-"""`evenload dashboard` and the servers that `evenload quickstart` ends with."""
+"""`evenload dashboard`, and the servers that `evenload quickstart` starts at its end."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def dashboard(
     settings = load_settings(home)
     open_store(settings)
     with start_dashboard(settings, free_port(port, address), address) as server:
-        log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends)")
+        log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends it)")
         raise typer.Exit(_wait(server))
 
 
 def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.Popen[bytes]:
-    """The Streamlit app as a process of its own."""
+    """Starts the Streamlit app in a new process."""
     command = [
         sys.executable,
         "-P",
@@ -48,12 +48,12 @@ def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.P
 
 
 def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's server and UI over the same runs."""
+    """Starts MLflow's server and UI for the same runs."""
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     if settings.mlflow_artifacts:
         command += ["--default-artifact-root", settings.mlflow_artifacts]
-    # By the environment: every user of the machine can read the arguments of a process.
+    # In the environment, because every user of the machine can read the arguments of a process.
     return subprocess.Popen(
         command,
         env=environment(settings) | {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri},
@@ -63,7 +63,7 @@ def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a child process that must see the same store and the same runs."""
+    """The environment for a child process that uses the same store and the same runs."""
     return os.environ | {
         "EVENLOAD_HOME": str(settings.root),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -72,7 +72,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def free_port(port: int, address: str = "127.0.0.1") -> int:
-    """The port itself.  Raises: SpecError: somebody listens there, or nobody can"""
+    """Returns the port.  Raises: SpecError: it is in use, or the address is not valid"""
     try:
         family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
@@ -88,13 +88,13 @@ def free_port(port: int, address: str = "127.0.0.1") -> int:
 
 
 def next_free_port(port: int) -> int:
-    """The first free port from `port` on, of the next 50."""
+    """The first free one of the 50 ports from `port` on."""
     for candidate in range(port, port + 50):
         try:
             return free_port(candidate)
         except SpecError:
             continue
-    raise SpecError(f"no free port from {port} to {port + 49}; end some of those servers")
+    raise SpecError(f"no free port from {port} to {port + 49}; end some of the servers there")
 
 
 def _wait(server: subprocess.Popen[bytes]) -> int:

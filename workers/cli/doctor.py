@@ -1,4 +1,4 @@
-"""`evenload doctor`: what is installed, reachable and usable here, and the remedy where not."""
+"""`evenload doctor`: checks what is installed, reachable and usable, and names remedies."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
-    """Say what works here. Exit code 1 where something required does not."""
+    """Check what works on this machine; exit with 1 if a required part does not."""
     settings = load_settings(home)
-    with log.status("looking around"):
+    with log.status("checking"):
         checks = [probe(settings) for probe in PROBES]
     if as_json:
         print_json({"checks": [check._asdict() for check in checks]})
@@ -102,7 +102,7 @@ def _ray(_: Settings) -> Check:
     if not found.usable:
         return found
     if address is None:
-        return found._replace(detail=f"{found.detail}, a cluster of its own on this machine")
+        return found._replace(detail=f"{found.detail}, a private cluster on this machine")
     from evenload.workers.actors.ray_cluster import probe_ray
 
     usable, detail = probe_ray(address)
@@ -131,7 +131,7 @@ def _mlflow(settings: Settings) -> Check:
 
 
 def _installed(library: str) -> Check:
-    """Its version, read without importing it: that takes seconds."""
+    """Reads the version without importing the library, which would take seconds."""
     try:
         return Check(library, True, importlib.metadata.version(library))
     except importlib.metadata.PackageNotFoundError:

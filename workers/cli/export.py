@@ -1,4 +1,4 @@
-"""`evenload export`: a trained trial as a folder that transformers, lm-eval and vLLM load."""
+"""`evenload export`: writes a trained trial as a folder for transformers, lm-eval and vLLM."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from evenload.workers.cli.session import load_settings, log, print_json
 
 
 def export(
-    digest: Annotated[str, typer.Argument(help="of a trial, from `evenload sweep status --json`")],
-    folder: Annotated[Path, typer.Argument(help="folder to make; it may exist if it is empty")],
+    digest: Annotated[
+        str, typer.Argument(help="digest of a trial (`evenload sweep status --json`)")
+    ],
+    folder: Annotated[Path, typer.Argument(help="folder to create; it may exist if it is empty")],
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,

@@ -34,9 +34,9 @@ HAS_CHECKPOINT = (
 
 
 def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Writes the folder and returns what is in it, for people and for programs.
+    """Writes the folder and returns a description of it as a JSON document.
 
-    Raises:   SpecError: no such trial, no checkpoint, or a rule that no model type has
+    Raises:   SpecError: the trial or its checkpoint does not exist, or no model type has its rule
     """
     check_folder(folder)
     trial = open_store(settings).trial(digest)
@@ -48,7 +48,7 @@ def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any
     tokenizer = _tokenizer(spec, settings, trained.attempts)
     kind = write_folder(folder, trained, saved.model, saved.balancer["bias_LE"], tokenizer)
     if tokenizer is None:
-        log.print(f"data.kind={spec.data.kind!r} is token ids: the folder has no tokenizer")
+        log.print(f"data.kind={spec.data.kind!r} has only token ids: the folder has no tokenizer")
     return {
         "digest": digest,
         "step": saved.step,
@@ -59,11 +59,11 @@ def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any
 
 
 def _check_rule(spec: TrialSpec) -> None:
-    """Raises: SpecError: the rule selects by something else than score plus bias when it serves"""
+    """Raises: SpecError: in inference the rule does not select experts by score plus bias"""
     if inference_adjust(make_balancer(spec.balancer, spec.model.top_k)) is not add_bias:
         raise SpecError(
             f"balancer.kind={spec.balancer.kind!r} does not select experts by score plus bias, "
-            "and model types of transformers do nothing else; export a trial of another rule"
+            "as all model types of transformers do; export a trial with another rule"
         )
 
 
@@ -78,7 +78,7 @@ def _checkpoint(settings: Settings, trial: TrialRecord) -> Path:
     if path is None:
         raise SpecError(
             f"trial {trial.digest} is {trial.state}, but {folder} has no checkpoint; export it "
-            "where it was trained, or set EVENLOAD_HOME"
+            "on the machine that trained it, or set EVENLOAD_HOME"
         )
     return path
 
@@ -90,9 +90,9 @@ def _attempts(settings: Settings, digest: str) -> list[dict[str, str]]:
 def _tokenizer(
     spec: TrialSpec, settings: Settings, attempts: list[dict[str, str]]
 ) -> TextTokenizer | None:
-    """None where the data was token ids from the start.
+    """The tokenizer of the trial, or None if its data has only token ids.
 
-    Raises:   SpecError: the corpus is gone or has changed since, and its tokenizer with it
+    Raises:   SpecError: the corpus, and so its tokenizer, is missing or has changed
     """
     if not isinstance(spec.data, TextData):
         return None
@@ -104,11 +104,11 @@ def _tokenizer(
     trained_on = {attempt["corpus"] for attempt in attempts if "corpus" in attempt}
     if trained_on - {corpus.digest}:
         raise SpecError(
-            f"the corpus of data.kind={spec.data.kind!r} is {corpus.digest} here and was "
-            f"{', '.join(sorted(trained_on))} when the trial was trained, so its tokenizer is "
-            "another one; export it where that corpus is"
+            f"the corpus of data.kind={spec.data.kind!r} is {corpus.digest} here but was "
+            f"{', '.join(sorted(trained_on))} when the trial was trained, so its tokenizer "
+            "differs; export the trial on a machine with that corpus"
         )
-    assert corpus.tokenizer is not None, "a corpus of text has one"
+    assert corpus.tokenizer is not None, "every corpus of text has a tokenizer"
     encoder = read_encoder(corpus.tokenizer)
     return TextTokenizer(
         encoder.to_json(), end_id=encoder.end_id if isinstance(asked, FileTokenizer) else 0

@@ -1,15 +1,16 @@
-"""Progress of trials and sweeps, drawn on standard error."""
+"""Progress bars for trials, sweeps and simulations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -19,19 +20,26 @@ from rich.progress import (
 from evenload.pipeline.states import TrialRecord, TrialState
 
 
+def progress_bars(console: Console, *columns: ProgressColumn, **options: Any) -> Progress:
+    """Bars with a description, a field `note`, and the time spent and left."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        *columns,
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        **options,
+    )
+
+
 class SweepProgress:
-    """Trials finished, tokens trained, tokens per second over all workers, and the time left."""
+    """Shows finished trials, tokens, tokens per second of all workers, and the time left."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._bars = progress_bars(console)
         self._sweep = self._bars.add_task("sweep", total=None, note="starting workers")
         self._running: dict[str, TaskID] = {}
 
@@ -43,7 +51,7 @@ class SweepProgress:
         self._bars.stop()
 
     def show(self, trials: Sequence[TrialRecord]) -> None:
-        """Draws the sweep as the store knows it."""
+        """Draws the state of the sweep."""
         done = sum(trial.state.is_final for trial in trials)
         tokens = sum(_tokens(trial) for trial in trials)
         speed = sum(
@@ -52,7 +60,7 @@ class SweepProgress:
             if trial.state is TrialState.TRAINING and trial.progress is not None
         )
         note = f"{done}/{len(trials)} trials  {tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s"
-        # A sweep may grow, and what is stopped needs no more tokens than it had.
+        # Computed each time, because a sweep may grow and stopped trials need no more tokens.
         total = sum(_all_tokens(trial) for trial in trials)
         self._bars.update(self._sweep, completed=tokens, total=total, note=note)
         for trial in trials:
@@ -84,7 +92,7 @@ def _tokens(trial: TrialRecord) -> int:
 
 
 def _all_tokens(trial: TrialRecord) -> int:
-    """That the trial will have at its end."""
+    """Tokens that the trial will have at its end."""
     if trial.state.is_final:
         return _tokens(trial)
     train = trial.spec["train"]
@@ -100,19 +108,10 @@ def _note(trial: TrialRecord) -> str:
 
 
 class StepProgress:
-    """One trial's steps, for training in this process."""
+    """Shows the steps of a trial that trains in this process."""
 
     def __init__(self, console: Console, steps: int) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._bar = progress_bars(console, MofNCompleteColumn())
         self._task = self._bar.add_task("train", total=steps, note="")
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""`evenload quickstart`: a small real sweep on this machine, then the dashboard."""
+"""`evenload quickstart`: trains a small real sweep on this machine and serves the dashboard."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from evenload.workers.cli.sweep import finish
 
 def quickstart(
     serve: Annotated[
-        bool, typer.Option(help="serve the dashboard and MLflow when the figures are there")
+        bool, typer.Option(help="serve the dashboard and MLflow after the sweep")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
-    """Train a small real sweep on this machine and say which balancing keeps experts busy.
+    """Train a small real sweep on this machine and show which balancing keeps experts busy.
 
     Bytes of the Python standard library's source, fourteen small models, about three minutes on two
     cores. A second call finds the trials done and goes straight to the figures.

@@ -1,4 +1,4 @@
-"""`evenload report`: the answer of a sweep as one HTML page, and as markdown."""
+"""`evenload report`: writes the answer of a sweep as one HTML page, and as markdown."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from evenload.workers.cli.session import load_settings, log, open_store, print_j
 
 
 def report(
-    sweep_id: Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")],
+    sweep_id: Annotated[str, typer.Argument(help="id from `evenload sweep list`")],
     html: Annotated[
-        Path | None, typer.Option(help="file to write; default: SWEEP_ID.html, here")
+        Path | None, typer.Option(help="file to write; default: SWEEP_ID.html in this folder")
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="file to write as markdown too")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write this markdown file")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
-    """Write a sweep's answer as one page: recommendation, evidence, cost, how to repeat it.
+    """Write the answer of a sweep as one page: recommendation, evidence, cost, how to repeat.
 
-    The page needs no network. Energy and carbon where no counter measured them follow from
+    The page needs no network. Energy and carbon that no counter has measured are computed from
     EVENLOAD_COST_GPU_WATTS, _CORE_WATTS, _OVERHEAD, _GRAMS_PER_KWH and _CARBON_SOURCE.
     """
     settings = load_settings(home)

@@ -1,4 +1,4 @@
-"""`evenload serve`: the coordinator as a service that runs what was submitted to the store."""
+"""`evenload serve`: runs the sweeps that were submitted to the store, as a service."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ POLL_SECONDS = 2.0
 
 def serve(
     address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster; none: this machine")
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster; default: this machine")
     ] = None,
     join: Annotated[
-        bool, typer.Option(help="be a node without cores of that cluster: drivers run on nodes")
+        bool,
+        typer.Option(help="make this host a node of the cluster, without cores, as Ray requires"),
     ] = False,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="trials trained at once; default: one a core or GPU")
+        int | None,
+        typer.Option(min=1, help="trials to train at once; default: one per core or GPU"),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        typer.Option(envvar="EVENLOAD_DEVICE", help="what `device: auto` of a sweep stands for"),
+        typer.Option(envvar="EVENLOAD_DEVICE", help="meaning of `device: auto` in a sweep"),
     ] = "auto",
     health_file: Annotated[
         Path, typer.Option(help="touched after every round in which the store and Ray answered")
     ] = Path("/tmp/evenload-serve.healthy"),
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
-    """Run submitted sweeps until told to stop.
+    """Run submitted sweeps until Ctrl-C or SIGTERM.
 
-    The store, MLflow and Ray may go and come back: what cannot be done now is done later. SIGTERM
-    lets running trials write checkpoints; the next `evenload serve` goes on from them.
+    If the store, MLflow or Ray does not answer, the service tries again later. SIGTERM lets running
+    trials write checkpoints; the next `evenload serve` resumes from them.
     """
     require(*WORKERS)
     # With torch, Ray and MLflow, which --help need not wait for.
     from evenload.workers.cli.admission import Admission
-    from evenload.workers.cli.coordinator_process import Cluster, Coordination
+    from evenload.workers.cli.coordinator_process import Cluster, CoordinatorProcess
 
     settings = load_settings(home)
     start_logging(settings)
@@ -62,10 +64,10 @@ def serve(
         return
     admission = Admission(store, settings, has_cuda)
     logger.info("serving the sweeps in %s", without_password(settings.store_url))
-    with Coordination(settings, cluster, health_file) as coordination:
+    with CoordinatorProcess(settings, cluster, health_file) as coordinator:
         while not stop.wait(POLL_SECONDS):
-            coordination.revive()
-            admission.round()
+            coordinator.ensure_running()
+            admission.process_sweeps()
 
 
 class StopSignal:
@@ -77,7 +79,7 @@ class StopSignal:
             signal.signal(number, self._set)
 
     def wait(self, seconds: float) -> bool:
-        """Whether the signal came, at the latest after this time."""
+        """Waits for the signal, at most this long. Returns True if it came."""
         return self._event.wait(seconds)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
@@ -85,7 +87,7 @@ class StopSignal:
 
 
 def _awaited_store(settings: Settings, stop: StopSignal) -> SweepStore | None:
-    """The store, as soon as the database answers; None where the signal came first."""
+    """The store, as soon as the database answers, or None if the signal came first."""
     while True:
         try:
             return open_store(settings)

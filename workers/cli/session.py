@@ -33,7 +33,7 @@ log = Console(stderr=True)
 
 
 def load_settings(home: Path | None = None) -> Settings:
-    """Flags, then the environment, then defaults.  Raises: SpecError"""
+    """Settings from flags, then the environment, then defaults.  Raises: SpecError"""
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
@@ -43,7 +43,10 @@ def load_settings(home: Path | None = None) -> Settings:
 
 
 def open_store(settings: Settings) -> SweepStore:
-    """The store, created or upgraded first.  Raises: SpecError: no home, no such database"""
+    """Opens the store and creates or upgrades it if necessary.
+
+    Raises:   SpecError: the home or the database cannot be used
+    """
     from evenload.pipeline.store.sweep_store import SweepStore
 
     settings.make_home()
@@ -52,10 +55,10 @@ def open_store(settings: Settings) -> SweepStore:
     return store
 
 
-def identified(
+def initial_trials(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
-    """The trials that a sweep begins with, as `identify` gives them."""
+    """The first trials of a sweep with their digests; see `identity.identify`."""
     from evenload.workers.training.identity import trial_digest
 
     trials = checked_trials(spec, settings, has_cuda)
@@ -65,7 +68,7 @@ def identified(
 def checked_trials(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[TrialSpec]:
-    """The trials of `identified` without their digests, which need torch."""
+    """The trials of `initial_trials` without their digests, which need torch."""
     from evenload.pipeline.sweep.search import propose
     from evenload.workers.training.identity import checked
 
@@ -73,14 +76,14 @@ def checked_trials(
     trials = checked(proposed, settings, has_cuda)
     asked = {trial.runtime.device for trial in proposed}
     if "auto" in asked and "cuda" not in {trial.runtime.device for trial in trials}:
-        log.print("[dim]no CUDA device: `device: auto` stands for the CPU[/]")
+        log.print("[dim]no CUDA device: `device: auto` means the CPU[/]")
     return trials
 
 
 def sweep_document(
     sweep_id: str, trials: Sequence[TrialRecord], answer: Recommendation
 ) -> dict[str, Any]:
-    """A sweep's outcome as one JSON value."""
+    """The outcome of a sweep as one JSON value."""
     evidence = answer._asdict()
     return {
         "sweep_id": sweep_id,
@@ -96,7 +99,7 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
 
 
 def print_json(document: Any) -> None:
-    """Exactly one document on standard output; NaN, which JSON lacks, becomes null."""
+    """Prints exactly one document on standard output. NaN becomes null, because JSON lacks it."""
     sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""`evenload simulate` and `evenload advise`: rules on score streams, and what theory recommends."""
+"""`evenload simulate` and `evenload advise`: rules on score streams, and advice from theory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, load_simulation
 from evenload.workers.actors.device_memory import available_bytes
+from evenload.workers.cli.progress import progress_bars
 from evenload.workers.cli.session import log, out, print_json
 
 if TYPE_CHECKING:
@@ -30,23 +31,23 @@ def simulate(
     simulation_file: Annotated[Path, typer.Argument(help="YAML file of a simulation")],
     as_json: AsJson = False,
     check: Annotated[
-        Literal["theory"] | None, typer.Option(help="also check the theory's statements")
+        Literal["theory"] | None, typer.Option(help="also check the statements of the theory")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="folder for history.parquet: every step")
+        Path | None, typer.Option("--out", help="folder for history.parquet with every step")
     ] = None,
 ) -> None:
     """Run balancing rules on streams of router scores, without a model.
 
-    MaxVio of the steady state beside the sampling floor, steps to balance, recovery after a jump.
-    A hundred step sizes are screened here before a GPU hour goes to ten of them.
+    The table has MaxVio in the steady state, the sampling floor, steps to balance and recovery
+    after a jump. It helps to choose ten of a hundred step sizes before using GPU hours.
     """
     spec = load_simulation(simulation_file)
     from evenload.workers.simulation.run import simulate as run_simulation  # with torch
 
     _check_device(spec)
     _check_memory(spec)
-    with _progress() as bar:
+    with progress_bars(log, transient=True) as bar:
         result = run_simulation(spec, _shown_on(bar), theory=check == "theory")
     if out_folder is not None:
         result.write_parquet(out_folder / "history.parquet")
@@ -59,15 +60,15 @@ def simulate(
 
 def advise_command(
     recording_file: Annotated[
-        Path, typer.Argument(help="scores that `evenload train --record-scores` wrote")
+        Path, typer.Argument(help="file of `evenload train --record-scores`")
     ],
-    steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the run to advise")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the planned run")] = 1000,
     layer: Annotated[int, typer.Option(min=0, help="expert layer, counted from 0")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say which step size and schedule theory recommends for a recorded run."""
+    """Show which step sizes and schedules theory recommends for a recorded run."""
     if not recording_file.is_file():
-        raise SpecError(f"{recording_file}: no such file; make it with train --record-scores")
+        raise SpecError(f"{recording_file}: no such file; make one with train --record-scores")
     from evenload.workers.simulation.advice import advise, estimate
     from evenload.workers.simulation.recording import read_recording
 
@@ -95,7 +96,7 @@ def _check_device(spec: SimulationSpec) -> None:
 
 
 def _check_memory(spec: SimulationSpec) -> None:
-    """A recording has its own size, and is read whole before anything else is allocated."""
+    """Raises: SpecError: a step does not fit into memory (a recording has a size of its own)"""
     if all(isinstance(stream, Recorded) for stream in spec.streams.values()):
         return
     room = available_bytes("cpu")
@@ -107,29 +108,16 @@ def _check_memory(spec: SimulationSpec) -> None:
         )
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[stream]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=log,
-        transient=True,
-    )
-
-
 def _shown_on(bar: Progress) -> ProgressCallback:
-    """Moves the bar; where standard error is no terminal, a line every twentieth of the way."""
-    task = bar.add_task("simulate", total=None, stream="")
-    told = -1
+    """Moves the bar; if standard error is not a terminal, prints a line at every 5 %."""
+    task = bar.add_task("simulate", total=None, note="")
+    printed = -1
 
     def show(done: int, total: int, name: str) -> None:
-        nonlocal told
-        bar.update(task, completed=done, total=total, stream=name)
-        if not log.is_terminal and 20 * done // total != told:
-            told = 20 * done // total
+        nonlocal printed
+        bar.update(task, completed=done, total=total, note=name)
+        if not log.is_terminal and 20 * done // total != printed:
+            printed = 20 * done // total
             log.print(f"{name}: {done} of {total}")
 
     return show
@@ -140,9 +128,10 @@ def _print(result: SimulationResult) -> None:
 
     out.print(_table(COLUMNS, result.rows()))
     out.print(
-        f"T={result.spec.tokens} tokens a step, E={result.spec.num_experts} experts, "
-        f"K={result.spec.top_k}, {result.spec.steps} steps, {result.spec.seeds} seeds. max_vio: "
-        f"mean of the last {result.spec.steady_steps} steps; error: standard error over seeds.",
+        f"T={result.spec.tokens} tokens per step, E={result.spec.num_experts} experts, "
+        f"K={result.spec.top_k}, {result.spec.steps} steps, {result.spec.seeds} seeds. "
+        f"steady MaxVio: mean of the last {result.spec.steady_steps} steps; ±: standard error over "
+        "seeds.",
         style="dim",
     )
     if result.findings:
@@ -167,9 +156,9 @@ def _cell(value: Any) -> str:
 
 def _print_advice(seen: Estimate, advice: Sequence[Advice], steps: int) -> None:
     out.print(
-        f"{seen.tokens} tokens a step, {seen.num_experts} experts, top-{seen.top_k}: "
+        f"{seen.tokens} tokens per step, {seen.num_experts} experts, top-{seen.top_k}: "
         f"{seen.density:.0f} tokens per unit of bias, modulus {seen.modulus:.3g}, "
-        f"noise {seen.noise:.2g}, drift {seen.drift:.2g} a step, travel {seen.travel:.2g}"
+        f"noise {seen.noise:.2g}, drift {seen.drift:.2g} per step, travel {seen.travel:.2g}"
     )
     table = Table(title=f"for {steps} steps", box=SIMPLE_HEAD, title_justify="left")
     for title in ("rule", "verdict", "why"):

@@ -1,4 +1,4 @@
-"""`evenload spec`: what can be written into a sweep, a trial or a simulation."""
+"""`evenload spec`: shows what can be written into a sweep, a trial or a simulation."""
 
 from __future__ import annotations
 

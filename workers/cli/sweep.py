@@ -1,4 +1,4 @@
-"""`evenload sweep ...`: plan, run, status, list and the verbs."""
+"""`evenload sweep ...`: the commands plan, submit, run, status, list and those in `verbs`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from evenload.workers.cli.verbs import (
     stop,
 )
 
-sweep_app = typer.Typer(help="Plan, run and steer sweeps.", no_args_is_help=True)
+sweep_app = typer.Typer(help="Plan, run and manage sweeps.", no_args_is_help=True)
 
 SweepFile = Annotated[Path, typer.Argument(help="YAML file of a sweep")]
-MANY = 100  # trials; more are a flood on a screen, and slow to draw
+MANY = 100  # more trials are too long for a screen and slow to draw
 OF_INTEREST = (TrialState.TRAINING, TrialState.EVALUATING, TrialState.FAILED)
 FileOrId = Annotated[
     str,
@@ -67,7 +67,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     plans = [plan_trial(trial) for trial in trials]
     for trial in trials:
         if problem := misfit_here(trial):
-            log.print(f"[red]would be refused here:[/] {problem}", soft_wrap=True)
+            log.print(f"[red]cannot run here:[/] {problem}", soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -85,7 +85,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
 
 @sweep_app.command()
 def submit(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
-    """Leave a sweep in the store for `evenload serve`, which runs it. Doing it twice is once."""
+    """Store a sweep for `evenload serve`, which runs it. A second call changes nothing."""
     settings = load_settings(home)
     sweep_id = open_store(settings).submit(load_sweep(sweep_file))
     if as_json:
@@ -102,18 +102,19 @@ def run(
         str | None,
         typer.Option(
             envvar="RAY_ADDRESS",
-            help="Ray cluster; http://...: run there as a Ray job; none: this machine",
+            help="Ray cluster; http://...: run as a Ray job there; default: this machine",
         ),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="trials trained at once; default: one a core or GPU")
+        int | None,
+        typer.Option(min=1, help="trials to train at once; default: one per core or GPU"),
     ] = None,
     home: Home = None,
 ) -> None:
-    """Run a sweep to its end. Run it again after a crash and it goes on where it stood."""
+    """Run a sweep to its end. After a crash the same command resumes it."""
     settings = load_settings(home)
     if address is not None and address.startswith(("http://", "https://")):
-        raise typer.Exit(_run_there(address, sweep, as_json, slots))
+        raise typer.Exit(_run_as_job(address, sweep, as_json, slots))
     spec = _stored_or_load(sweep, settings)
     require(*WORKERS)
     from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
@@ -122,33 +123,33 @@ def run(
     finish(settings, spec.sweep_id(), as_json)
 
 
-def _run_there(address: str, sweep: str, as_json: bool, slots: int | None) -> int:
-    """The exit code of the Ray job.  Raises: SpecError: no file, or the cluster refuses"""
+def _run_as_job(address: str, sweep: str, as_json: bool, slots: int | None) -> int:
+    """Returns the exit code of the Ray job.  Raises: SpecError: no file, or no access"""
     if not _is_file(sweep):
         raise SpecError(
-            f"{sweep}: with --address {address} only the YAML file of a sweep is sent, and this is "
-            "none; give the file, or the id without an http address"
+            f"{sweep}: with --address {address} only the YAML file of a sweep can be sent; give "
+            "the file, or the id without an http address"
         )
     sweep_id = load_sweep(Path(sweep)).sweep_id()
     from evenload.workers.actors.ray_job import run_as_job  # with Ray, as below
 
     try:
         return run_as_job(address, sweep_id, Path(sweep), as_json, slots)
-    except (OSError, RuntimeError) as error:  # those of requests are OSError
+    except (OSError, RuntimeError) as error:  # OSError includes errors of requests
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpecError(
-            f"--address {address}: {reason.rstrip('.')}; give the address of a Ray cluster's "
-            "dashboard that answers, and its token in RAY_AUTH_TOKEN"
+            f"--address {address}: {reason.rstrip('.')}; give the address of a running Ray "
+            "cluster's dashboard, and its token in RAY_AUTH_TOKEN"
         ) from None
 
 
 def _is_file(sweep: str) -> bool:
-    """Also one that is missing: its name says what was meant."""
+    """True also for a missing file if its name ends like a YAML file."""
     return Path(sweep).suffix in (".yaml", ".yml") or Path(sweep).exists()
 
 
 def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
-    """Raises: SpecError: neither a file nor the id of a sweep in the store"""
+    """Raises: SpecError: it is neither a file nor the id of a sweep in the store"""
     if _is_file(sweep):
         return load_sweep(Path(sweep))
     return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
@@ -177,12 +178,12 @@ def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
 def status(
     sweep_id: SweepId,
     everything: Annotated[
-        bool, typer.Option("--all", help=f"all trials and the answer, also of more than {MANY}")
+        bool, typer.Option("--all", help=f"show all trials and the answer, even above {MANY}")
     ] = False,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
-    """Where a sweep stands: a row a trial; of a large one those that run or failed."""
+    """Show a sweep with one row per trial; of a large sweep only running and failed trials."""
     store = open_store(load_settings(home))
     sweep, counts = store.sweep(sweep_id), store.counts(sweep_id)
     if as_json:
@@ -202,7 +203,7 @@ def status(
 
 @sweep_app.command(name="list")
 def list_sweeps(as_json: AsJson = False, home: Home = None) -> None:
-    """All sweeps, newest first."""
+    """List all sweeps, newest first."""
     store = open_store(load_settings(home))
     rows = [(sweep, store.counts(sweep.sweep_id)) for sweep in store.sweeps()]
     if not as_json:

@@ -1,4 +1,4 @@
-"""Runs a sweep to its end: the store, MLflow, Ray and the coordinator put together."""
+"""Runs a sweep to its end with the store, MLflow, Ray and the coordinator."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
-from evenload.workers.cli.session import identified, log, open_store
+from evenload.workers.cli.session import initial_trials, log, open_store
 from evenload.workers.training.identity import identify
 
 
 def register(
     store: SweepStore, settings: Settings, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
 ) -> str:
-    """Stores the sweep and gives it its run in MLflow; doing it twice is once. Returns its id.
+    """Stores the sweep, creates its MLflow run and returns its id. Idempotent.
 
-    Trials are listed last: once they are, any coordinator may start them.
+    Trials are stored last, because from then on any coordinator may start them.
     """
     sweep_id = store.submit(spec)
     with log.status("preparing MLflow"):
-        give_run(store, settings, sweep_id)
+        create_mlflow_run(store, settings, sweep_id)
     return store.add_sweep(spec, trials)
 
 
-def give_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
-    """Its run in MLflow, the parent of those of its trials; doing it twice is once."""
+def create_mlflow_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Creates the run of a sweep in MLflow, the parent of its trials' runs. Idempotent."""
     mlflow_sink.prepare(settings)
     run_id = mlflow_sink.ensure_parent(settings, store.sweep(sweep_id))
     store.set_parent_run(sweep_id, run_id)
 
 
-def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:
-    """Closes a sweep whose trials are final, in the store and in MLflow."""
+def close_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Closes a sweep with final trials in the store and in MLflow."""
     store.finish_sweep(sweep_id)
     mlflow_sink.settle(settings, store.sweep(sweep_id), store.trials(sweep_id))
 
@@ -52,13 +52,13 @@ def settle(store: SweepStore, settings: Settings, sweep_id: str) -> None:
 def run_sweep(
     spec: SweepSpec, settings: Settings, *, address: str | None = None, slots: int | None = None
 ) -> None:
-    """Submits the sweep, if it is new, and coordinates it until every trial is final.
+    """Submits the sweep if it is new, and runs it until every trial is final.
 
-    Raises:   SpecError: a trial that cannot run here; nothing is started then
-              typer.Exit(1): told to stop before the end
+    Raises:   SpecError: a trial cannot run here; nothing was started
+              typer.Exit(1): the run was stopped before the end
     """
     with log.status("reading the corpus"):
-        trials = identified(spec, settings)
+        trials = initial_trials(spec, settings)
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings)
@@ -71,17 +71,17 @@ def run_sweep(
             coordinator = Coordinator(store, executor, observer=progress.show, policies=policies)
             is_over = coordinator.run(sweep_id)
         if not is_over:
-            log.print("stopped; the same command goes on from the checkpoints")
+            log.print("stopped; the same command resumes from the checkpoints")
             raise typer.Exit(1)
-    settle(store, settings, sweep_id)
+    close_sweep(store, settings, sweep_id)
 
 
 def _slots_here(trials: Sequence[TrialSpec], slots: int | None) -> int | None:
-    """As asked; else fewer than cores where memory holds no more trials at once."""
+    """The given number of slots, or by default the number of trials that fit into memory."""
     for trial in trials:
         check_memory(trial)
     room = slots_in_memory(trials)
     if slots is None and room is not None:
-        log.print(f"memory holds {room} trials at once; `--slots` asks for another number")
+        log.print(f"memory has room for {room} trials at once; `--slots` sets another number")
         return room
     return slots

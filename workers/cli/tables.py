@@ -1,4 +1,4 @@
-"""Records as rich tables."""
+"""Shows trials and sweeps as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evenload.pipeline.states import Stage, SweepRecord, TrialRecord, TrialState
 class Column(NamedTuple):
     title: str
     cell: Callable[[TrialRecord], str]
-    usual: str | None = None  # the column is left out where every trial has this
+    usual: str | None = None  # the column is left out if every trial has this value
 
 
 ABOUT_A_TRIAL = (
@@ -31,8 +31,8 @@ ABOUT_A_TRIAL = (
 
 
 def trial_table(trials: Sequence[TrialRecord]) -> Group:
-    """One row per trial, in sweep order, and what the columns mean."""
-    shown = [column for column in ABOUT_A_TRIAL if _tells(column, trials)]
+    """One row per trial in the order of the sweep, and a legend of the columns."""
+    shown = [column for column in ABOUT_A_TRIAL if _is_unusual(column, trials)]
     shown += [Column(wrapped(metric.head), _figure(metric)) for metric in columns()]
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # so that it fits into 80 columns
     for column in shown:
@@ -49,12 +49,12 @@ def _figure(metric: Metric) -> Callable[[TrialRecord], str]:
     return lambda trial: metric.shown(trial.figure(metric.name))
 
 
-def _tells(column: Column, trials: Sequence[TrialRecord]) -> bool:
+def _is_unusual(column: Column, trials: Sequence[TrialRecord]) -> bool:
     return column.usual is None or {column.cell(trial) for trial in trials} != {column.usual}
 
 
 def sweep_table(rows: Sequence[tuple[SweepRecord, Mapping[TrialState, int]]]) -> Table:
-    """One row a sweep with its trials counted by state."""
+    """One row per sweep with the number of its trials by state."""
     table = Table()
     for title in ("sweep", "state", "trials", "completed", "running", "failed", "created (UTC)"):
         table.add_column(title, justify="left" if title in ("sweep", "state") else "right")

@@ -1,4 +1,4 @@
-"""`evenload train`: one trial in this process, by the same actors that sweeps use."""
+"""`evenload train`: trains one trial in this process with the same actors as in sweeps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     record_scores: Annotated[
         Path | None,
-        typer.Option(help="file for the router's scores: replay them with simulate, ask advise"),
+        typer.Option(help="file for the scores of the routers, for `simulate` and `advise`"),
     ] = None,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Train one trial in this process, score it on held-out text and print its figures.
 
-    It is stored like a sweep of one trial: the dashboard and MLflow show it. A second call goes on
-    from its checkpoint, and a finished trial is not trained again, except to record its scores.
+    The trial is stored like a sweep, so that the dashboard and MLflow show it. A second call
+    resumes from its checkpoint. A finished trial is not trained again, except to record scores.
     """
     require(*WORKERS)
     settings = load_settings(home)
@@ -44,18 +44,18 @@ def _check_recordable(trial: TrialSpec) -> None:
     """Raises: SpecError"""
     if trial.runtime.workers > 1:
         raise SpecError(
-            f"--record-scores listens to one process; runtime.workers={trial.runtime.workers} "
-            "are others: set it to 1"
+            f"--record-scores needs a single process, but runtime.workers={trial.runtime.workers}; "
+            "set it to 1"
         )
     if trial.extends is not None:
         raise SpecError(
-            f"--record-scores needs a trial from its first step, and this one extends "
+            f"--record-scores needs a trial from its first step, but this one extends "
             f"{trial.extends}; remove extends"
         )
 
 
 def _check_writable(path: Path) -> None:
-    """Before hours of training, not after them.  Raises: SpecError"""
+    """Checks the file before training instead of after hours.  Raises: SpecError"""
     is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runs one trial in this process, with a progress bar, and stores it like a sweep of one trial."""
+"""Runs one trial in this process with a progress bar, and stores it like a sweep."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.progress import StepProgress
-from evenload.workers.cli.session import identified, log, open_store
-from evenload.workers.cli.sweep_runner import register, settle
+from evenload.workers.cli.session import initial_trials, log, open_store
+from evenload.workers.cli.sweep_runner import close_sweep, register
 from evenload.workers.simulation.recording import ScoreRecorder, write_recording
 from evenload.workers.training.loop import train as run_training
 
 
 def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Path | None) -> str:
-    """Trains the trial and scores it on held-out text; returns the id of its sweep.
+    """Trains the trial, scores it on held-out text and returns the id of its sweep.
 
-    Raises:   SpecError: it cannot run here
+    Raises:   SpecError: the trial cannot run here
               typer.Exit(1): a worker was lost
     """
     spec = as_sweep(asked, name)
     with log.status("reading the corpus"):
-        trials = identified(spec, settings)
+        trials = initial_trials(spec, settings)
     check_memory(trials[0][1])
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
@@ -54,18 +54,18 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
             watch = recorder if record_scores else None
             TrainActor("here", settings, sinks, watch=watch).work(digest)
         EvalActor("here", settings, sinks).work(digest)
-    settle(store, settings, sweep_id)
+    close_sweep(store, settings, sweep_id)
     if record_scores is not None and store.trial(digest).state is TrialState.COMPLETED:
         if recorder.num_steps < trial.train.steps:
-            recorder = _trained_to_record(settings, digest, trial)
+            recorder = _record_again(settings, digest, trial)
         _write_scores(recorder, record_scores)
     return sweep_id
 
 
-def _trained_to_record(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRecorder:
-    """Listens to a trial that was trained before: trains it again in a folder that is then removed.
+def _record_again(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRecorder:
+    """Trains a finished trial again in a temporary folder, to record its scores.
 
-    The stored trial keeps its records and figures; on a CPU both trainings are equal bit for bit.
+    The stored trial keeps its records and figures. On a CPU both trainings are equal bit for bit.
     """
     log.print(f"{digest} was trained before; training it once more, only to record its scores")
     recorder = ScoreRecorder(trial.model.top_k)
@@ -90,11 +90,11 @@ def _trained_to_record(settings: Settings, digest: str, trial: TrialSpec) -> Sco
 
 
 def _train_in_group(settings: Settings, digest: str) -> None:
-    """In processes of their own: the progress bar waits for their end."""
+    """Trains in separate processes; the progress bar does not move until they end."""
     try:
         train_in_group(settings, digest, default_sinks)
     except PeerLost as lost:
-        log.print(f"worker lost: {lost}; the same command goes on from the checkpoint")
+        log.print(f"worker lost: {lost}; the same command resumes from the checkpoint")
         raise typer.Exit(1) from None
 
 
@@ -106,7 +106,7 @@ def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
 
 
 def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
-    """A sweep of just this trial, named after its file."""
+    """A sweep with only this trial, named after its file."""
     name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem)
     return SweepSpec(
         name=f"train-{name}"[:64],
@@ -116,7 +116,7 @@ def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
 
 
 class ProgressSink:
-    """Draws what is recorded."""
+    """Shows the recorded steps on the progress bar."""
 
     def __init__(self, progress: StepProgress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""`evenload tune`: tile sizes of the Triton kernels, measured on this GPU."""
+"""`evenload tune`: finds tile sizes for the Triton kernels on this GPU."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def tune(
     num_experts: Annotated[int, typer.Option(min=1, help="experts of the layer")] = 64,
     top_k: Annotated[int, typer.Option(min=1, help="experts that a token is sent to")] = 6,
     save_to: Annotated[
-        Path | None, typer.Option("--save", help="table to write; EVENLOAD_TILES_FILE names it")
+        Path | None, typer.Option("--save", help="file to write, for EVENLOAD_TILES_FILE")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Measure which tile sizes of the Triton kernels are fastest on this GPU, for one layer."""
+    """Find the fastest tile sizes of the Triton kernels for a layer on this GPU."""
     import torch
 
     from evenload.workers.tuning.tile_search import Layer, save

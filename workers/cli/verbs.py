@@ -1,4 +1,4 @@
-"""The verbs of `evenload sweep`: what a user may do to a sweep that is there, or to one trial."""
+"""The commands of `evenload sweep` that change a stored sweep or one of its trials."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import typer
 from evenload.pipeline.sweep.extension import extension
 from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
 
-SweepId = Annotated[str, typer.Argument(help="id as `evenload sweep list` shows it")]
+SweepId = Annotated[str, typer.Argument(help="id from `evenload sweep list`")]
 Trial = Annotated[
-    str | None, typer.Option("--trial", help="digest of one trial; without it the whole sweep")
+    str | None, typer.Option("--trial", help="digest of one trial; default: the whole sweep")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Home = Annotated[Path | None, typer.Option(help="folder with store, shards and checkpoints")]
 
 
 def pause(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
-    """Start nothing new; running trials write a checkpoint and wait."""
+    """Start no new trials; running ones write a checkpoint and wait."""
     open_store(load_settings(home)).pause(sweep_id, trial)
 
 
 def resume(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
-    """Go on after a pause; a single trial also after stop or cancel."""
+    """Continue after a pause; a single trial also after stop or cancel."""
     open_store(load_settings(home)).resume(sweep_id, trial)
 
 
 def stop(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
-    """Train no further: running trials write a checkpoint and end; trained ones are evaluated."""
+    """End training: running trials write a checkpoint and end; trained ones are evaluated."""
     open_store(load_settings(home)).stop(sweep_id, trial)
 
 
@@ -46,10 +46,10 @@ def retry(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
 
 def priority(
     sweep_id: SweepId,
-    value: Annotated[int, typer.Argument(help="higher starts first; 0 by default")],
+    value: Annotated[int, typer.Argument(help="sweeps with a higher value start first; default 0")],
     home: Home = None,
 ) -> None:
-    """Let a sweep start its trials before those of sweeps of a lower priority, or after."""
+    """Set the priority of a sweep: its trials start before those of sweeps with a lower one."""
     open_store(load_settings(home)).set_priority(sweep_id, value)
 
 
@@ -58,29 +58,29 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     home: Home = None,
 ) -> None:
-    """Remove a sweep with its files and runs; trials of other sweeps stay."""
+    """Remove a sweep with its files and runs, but keep trials that other sweeps share."""
     from evenload.pipeline.sweep.removal import remove_sweep
 
     settings = load_settings(home)
     store = open_store(settings)
     count = len(store.deletable(sweep_id))
     if not yes:
-        typer.confirm(f"delete {sweep_id} and {count} trials, checkpoints and all?", abort=True)
+        typer.confirm(f"delete {sweep_id} with {count} trials and their checkpoints?", abort=True)
     remove_sweep(store, settings, sweep_id)
     log.print(f"{sweep_id} and {count} trials are deleted")
 
 
 def extend(
     sweep_id: SweepId,
-    steps: Annotated[int, typer.Option(min=1, help="optimizer steps in all")],
+    steps: Annotated[int, typer.Option(min=1, help="total number of optimizer steps")],
     trial: Trial = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
-    """Leave a sweep for `evenload serve` that takes finished trials to more steps.
+    """Store a sweep for `evenload serve` that trains finished trials for more steps.
 
-    Each goes on from its trial's checkpoint; the learning rate follows the schedule of the new
-    length from there. `evenload sweep run` with the printed id runs it here.
+    Each new trial resumes from the checkpoint of an old one; from there its learning rate follows
+    the schedule of the new length. `evenload sweep run` with the printed id runs the sweep here.
     """
     store = open_store(load_settings(home))
     spec = extension(store.sweep(sweep_id).name, store.trials(sweep_id), steps, trial)

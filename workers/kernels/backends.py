@@ -1,6 +1,6 @@
 """Back ends of the expert layer, chosen by name. One that cannot run raises; none replaces it.
 
-`evenload sweep plan` resolves back ends here, so this module does not import torch.
+This module does not import torch, because `evenload sweep plan` resolves back ends with it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from evenload.workers.kernels import torch_support, triton_support
 
 
 class Backend(NamedTuple):
-    module: str  # with `run_experts`; imported on first use, because Triton is not always installed
+    module: str  # has `run_experts`; imported on first use, because Triton is not always installed
     why_not: Callable[[str], str | None] = lambda device: None  # why it cannot run on a device
     check_widths: Callable[[int, int, int], None] = lambda d_model, d_expert, number_bytes: None
-    router: str | None = None  # module with `route`, a RouteTokens
+    router: str | None = None  # module that has `route`, a RouteTokens
 
 
 _TRITON = Backend(

@@ -1,4 +1,4 @@
-"""The functions of a back end: its expert layer, and its router where it has one of its own.
+"""The functions of a back end: its expert layer, and its router kernel if it has one.
 
 A back end is a module with `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y_TD` that agrees
 with the one in `reference`. It may also have a router kernel for rules that select by score + bias.

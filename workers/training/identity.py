@@ -73,7 +73,7 @@ def identify(
 def checked(
     proposed: Sequence[TrialSpec], settings: Settings, has_cuda: bool | None = None
 ) -> list[TrialSpec]:
-    """Trials as `identify` returns them, without the digests: those need torch."""
+    """The trials of `identify` without their digests, which need torch."""
     settings.make_home(to_write=True)  # corpora are written there
     trials = [resolve(_with_parent_spec(trial, settings), has_cuda) for trial in proposed]
     for data in {trial.data for trial in trials}:
@@ -111,7 +111,7 @@ def core_version(balancer_kind: str) -> str:
     """
     import torch
 
-    # Not the folders below a room: what they do comes after the trial.
+    # Without subfolders of a room, because their code runs after the trial.
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
     paths += [WORKERS / "selection.py"]
     paths += _rule_sources(balancer_kind)

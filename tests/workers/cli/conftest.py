@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """The installed `evenload`, run in an empty directory with a home of its own."""
+    """Runs the installed `evenload` in an empty directory with its own home."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ def evenload(tmp_path: Path) -> Iterator[Command]:
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """The same command within this process: for what starts nothing."""
+    """Runs the same command in this process, which is faster."""
     command = Command(tmp_path)
 
     def run(*arguments: str) -> Ended:
@@ -98,7 +98,7 @@ def here(
 
 @pytest.fixture
 def sweep() -> Callable[..., dict[str, Any]]:
-    """A sweep of two short trials; keyword arguments override parts of its base."""
+    """Makes a sweep of two short trials; keyword arguments override parts of its base."""
 
     def make(axes: dict[str, list[Any]] | None = None, **changes: dict[str, Any]) -> dict[str, Any]:
         base = {key: part | changes.get(key, {}) for key, part in SWEEP["base"].items()}

@@ -35,43 +35,43 @@ def store(settings: Settings) -> Iterator[SweepStore]:
 
 @pytest.fixture
 def mlflow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What MLflow was told, in order; the real one is under test elsewhere."""
-    told: list[str] = []
+    """The calls of MLflow in order. Other tests use the real MLflow."""
+    calls: list[str] = []
     monkeypatch.setattr(mlflow_sink, "prepare", lambda settings: None)
 
     def ensure_parent(settings: Settings, sweep: Any) -> str:
-        told.append(f"parent of {sweep.name}")
+        calls.append(f"parent of {sweep.name}")
         return "run-of-the-sweep"
 
     def settle(settings: Settings, sweep: Any, trials: Any) -> None:
-        told.append(f"{sweep.name} is {sweep.state}")
+        calls.append(f"{sweep.name} is {sweep.state}")
 
     monkeypatch.setattr(mlflow_sink, "ensure_parent", ensure_parent)
     monkeypatch.setattr(mlflow_sink, "settle", settle)
-    return told
+    return calls
 
 
 def test_a_submitted_sweep_gets_its_trials_and_its_run(
     store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    Admission(store, settings, has_cuda=False).round()
+    Admission(store, settings, has_cuda=False).process_sweeps()
     assert store.sweep(sweep_id).is_expanded
     assert store.sweep(sweep_id).parent_run_id == "run-of-the-sweep"
     assert [trial.label for trial in store.trials(sweep_id)] == ["none", "sign 0.01"]
     assert mlflow == ["parent of small"]
 
 
-def test_auto_stands_for_the_device_of_the_workers(
+def test_auto_means_the_device_of_the_workers(
     store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep(runtime={"device": "auto"})))
-    Admission(store, settings, has_cuda=True).round()
+    Admission(store, settings, has_cuda=True).process_sweeps()
     devices = {trial.spec["runtime"]["device"] for trial in store.trials(sweep_id)}
     assert devices == {"cuda"}
 
 
-def test_what_cannot_run_is_paused_and_runs_once_it_is_resumed_and_repaired(
+def test_a_sweep_that_cannot_run_is_paused_and_runs_after_a_repair_and_resume(
     store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep, tmp_path: Path
 ) -> None:
     tree = sweep(model={"vocab_size": 256})
@@ -79,19 +79,19 @@ def test_what_cannot_run_is_paused_and_runs_once_it_is_resumed_and_repaired(
     tree["base"]["data"] = {"kind": "files", "glob": texts, "validation_share": 0.3}
     sweep_id = store.submit(SweepSpec.model_validate(tree))
     service = Admission(store, settings, has_cuda=False)
-    service.round()
+    service.process_sweeps()
     assert store.sweep(sweep_id).state is SweepState.PAUSED
     assert "matches no file" in str(store.sweep(sweep_id).note)
     (tmp_path / "texts").mkdir()
     for number in range(20):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 500)
     store.resume(sweep_id)
-    service.round()
+    service.process_sweeps()
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
     assert len(store.trials(sweep_id)) == 2
 
 
-def test_without_mlflow_nothing_is_listed_until_it_is_back(
+def test_without_mlflow_no_trials_are_stored_until_it_answers(
     store: SweepStore,
     settings: Settings,
     mlflow: list[str],
@@ -106,20 +106,20 @@ def test_without_mlflow_nothing_is_listed_until_it_is_back(
             raise ConnectionError("refused")
 
         away.setattr(mlflow_sink, "prepare", refuse)
-        service.round()
+        service.process_sweeps()
     assert not store.sweep(sweep_id).is_expanded
-    service.round()
+    service.process_sweeps()
     assert store.sweep(sweep_id).is_expanded
 
 
-def test_a_database_that_is_away_is_asked_again(
+def test_a_database_that_does_not_answer_is_tried_again(
     store: SweepStore, settings: Settings, mlflow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away() -> None:
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(store, "sweeps", away)
-    Admission(store, settings, has_cuda=False).round()
+    Admission(store, settings, has_cuda=False).process_sweeps()
     assert mlflow == []
 
 
@@ -129,8 +129,8 @@ def test_a_sweep_that_is_over_is_closed_in_mlflow_once(
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
     store.cancel(sweep_id)
     service = Admission(store, settings, has_cuda=False)
-    service.round()
-    service.round()
+    service.process_sweeps()
+    service.process_sweeps()
     assert mlflow == ["small is cancelled"]
 
 
@@ -149,10 +149,10 @@ def test_a_sweep_that_is_ended_while_its_corpus_is_read_stays_ended(
     def read(spec: SweepSpec, *arguments: Any) -> Any:
         if spec.name != "other":
             end(verb, store, sweep_id)
-        return session.identified(spec, *arguments)
+        return session.initial_trials(spec, *arguments)
 
-    monkeypatch.setattr(admission, "identified", read)
-    Admission(store, settings, has_cuda=False).round()
+    monkeypatch.setattr(admission, "initial_trials", read)
+    Admission(store, settings, has_cuda=False).process_sweeps()
     assert store.sweep(other).is_expanded
     left = {sweep.sweep_id: sweep for sweep in store.sweeps()}
     if verb == "delete":
@@ -172,7 +172,7 @@ def end(verb: str, store: SweepStore, sweep_id: str) -> None:
         store.delete(sweep_id)
 
 
-def test_a_sweep_that_mlflow_refuses_keeps_no_other_one_waiting(
+def test_a_sweep_that_mlflow_refuses_does_not_delay_others(
     store: SweepStore,
     settings: Settings,
     mlflow: list[str],
@@ -187,5 +187,5 @@ def test_a_sweep_that_mlflow_refuses_keeps_no_other_one_waiting(
         raise MlflowException("no", error_code=INVALID_STATE)
 
     monkeypatch.setattr(mlflow_sink, "settle", refuse)
-    Admission(store, settings, has_cuda=False).round()
+    Admission(store, settings, has_cuda=False).process_sweeps()
     assert store.sweep(older).is_expanded

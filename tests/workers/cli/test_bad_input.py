@@ -1,4 +1,4 @@
-"""Bad input: one clear message, exit code 2, nothing started, nothing lost."""
+"""Bad input gives one clear message and exit code 2, and starts and loses nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_bad_sweep_is_refused_before_anything_starts(
         (["frobnicate"], ["frobnicate"]),
     ],
 )
-def test_bad_arguments_exit_with_2_and_say_why(
+def test_bad_arguments_exit_with_2_and_a_reason(
     arguments: list[str], words: list[str], here: Any
 ) -> None:
     ended = here(*arguments)
@@ -66,7 +66,7 @@ def test_bad_arguments_exit_with_2_and_say_why(
 
 @pytest.mark.parametrize("command", [["sweep", "list"], ["sweep", "plan", "good.yaml"]])
 @pytest.mark.parametrize("home", ["a-file", "a-file/below"])
-def test_a_home_that_is_no_folder_is_refused(
+def test_a_home_that_is_not_a_folder_is_refused(
     command: list[str], home: str, here: Any, sweep: Callable[..., dict[str, Any]]
 ) -> None:
     here.write("good.yaml", sweep())
@@ -77,7 +77,7 @@ def test_a_home_that_is_no_folder_is_refused(
     assert ended.err == f"error: home={home!r}: Not a directory; {remedy}\n"
 
 
-def test_a_home_for_reading_alone_takes_no_corpus(
+def test_a_read_only_home_is_refused_for_a_corpus(
     here: Any, sweep: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
@@ -87,7 +87,7 @@ def test_a_home_for_reading_alone_takes_no_corpus(
 
 
 @pytest.mark.parametrize("home", ["a-file", "a-file/below/that"])
-def test_doctor_finds_that_the_home_is_no_folder(home: str, here: Any) -> None:
+def test_doctor_detects_a_home_that_is_not_a_folder(home: str, here: Any) -> None:
     here.write("a-file", "x")
     ended = here("doctor", "--json", "--home", home)
     store = next(check for check in ended.document["checks"] if check["part"] == "store")
@@ -95,7 +95,7 @@ def test_doctor_finds_that_the_home_is_no_folder(home: str, here: Any) -> None:
     assert f"home={home!r}: Not a directory" in store["detail"]
 
 
-def test_a_bad_variable_is_named_and_its_value_is_as_given(
+def test_a_bad_environment_variable_is_named_with_its_value(
     here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENLOAD_LEASE_SECONDS", "soon")
@@ -122,7 +122,7 @@ def test_a_simulation_that_cannot_run_here_is_refused(
     assert ended.err.strip().count("\n") == 0
 
 
-def test_advice_on_what_is_no_recording_is_refused(here: Any) -> None:
+def test_advice_without_a_recording_is_refused(here: Any) -> None:
     here.write("bin.txt", "x")
     ended = here("advise", "bin.txt")
     remedy = "not a recording of scores; make one with `evenload train --record-scores`"

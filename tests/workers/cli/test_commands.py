@@ -32,14 +32,14 @@ print(json.dumps(ended), file=sys.stderr)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_overview_says_what_the_command_says_of_itself(name: str) -> None:
+def test_the_overview_has_the_first_line_of_each_commands_help(name: str) -> None:
     assert (load(name).help or "").splitlines()[0] == COMMANDS[name].help
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_says_what_it_does(name: str) -> None:
-    silent = [option.name for option in load(name).params if not getattr(option, "help", "")]
-    assert silent == []
+def test_every_option_has_a_help_text(name: str) -> None:
+    without = [option.name for option in load(name).params if not getattr(option, "help", "")]
+    assert without == []
 
 
 PLAN = """
@@ -132,7 +132,7 @@ def test_a_shell_completes_commands_and_options(
         assert evenload().out.split() == found
 
 
-# What a rented GPU machine need not have, so that it measures: torch, pydantic and typer do.
+# A rented GPU machine can measure without these; torch, pydantic and typer are enough.
 STORES = ("ray", "mlflow", "sqlalchemy", "alembic", "optuna", "prometheus_client", "psycopg")
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({absent}))\n"
 

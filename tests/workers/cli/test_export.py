@@ -1,4 +1,4 @@
-"""`evenload export`: a trained trial becomes a folder that transformers loads, or is refused."""
+"""`evenload export` writes a trained trial as a folder that transformers loads, or refuses it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def text_data(folder: Path) -> dict[str, Any]:
 
 
 def queued(folder: Path, spec: TrialSpec, digest: str) -> None:
-    """A trial that is known and not trained."""
+    """Stores a trial that is not trained."""
     store = SweepStore(Settings(home=folder / ".evenload").store_url)
     (folder / ".evenload").mkdir(exist_ok=True)
     store.migrate()
@@ -105,16 +105,16 @@ def _refuses_what_has_changed(here: Any, folder: Path, digest: str) -> None:
     (folder / "texts/0.py").write_text("something = 'else'\n" * 500)
     changed = here("export", digest, "later")
     assert changed.code == 2
-    assert "so its tokenizer is another one; export it where that corpus is" in changed.err
+    assert "so its tokenizer differs; export the trial on a machine with" in changed.err
     for path in (folder / ".evenload/trials" / digest / "checkpoints").iterdir():
         path.unlink()
     gone = here("export", digest, "later")
     assert gone.code == 2
-    assert "has no checkpoint; export it where it was trained, or set EVENLOAD_HOME" in gone.err
+    assert "has no checkpoint; export it on the machine that trained it, or set" in gone.err
     assert not (folder / "later").exists()
 
 
-def test_what_is_not_there_or_not_trained_is_refused(
+def test_a_trial_that_is_unknown_or_not_trained_is_refused(
     here: Any, sweep: Sweep, tmp_path: Path
 ) -> None:
     queued(tmp_path, TrialSpec.model_validate(sweep()["base"]), "waiting")
@@ -143,6 +143,6 @@ def test_a_rule_is_exported_if_it_serves_by_score_plus_bias(
     queued(tmp_path, spec, "waiting")
     ended = here("export", "waiting", "model")
     assert ended.code == 2
-    said = f"balancer.kind={kind!r} does not select experts by score plus bias"
-    assert (said in ended.err) == refused
+    message = f"balancer.kind={kind!r} does not select experts by score plus bias"
+    assert (message in ended.err) == refused
     assert ("is queued" in ended.err) == (not refused)

@@ -12,7 +12,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.extension import extension
-from evenload.workers.cli.session import identified
+from evenload.workers.cli.session import initial_trials
 
 
 @pytest.fixture
@@ -38,17 +38,17 @@ def complete(store: SweepStore, digest: str) -> None:
         store.finish(claim, state)
 
 
-def test_an_extension_takes_the_completed_trials_to_more_steps_and_changes_nothing_else(
+def test_an_extension_only_gives_completed_trials_more_steps(
     settings: Settings, store: SweepStore, sweep: Callable[..., dict[str, Any]]
 ) -> None:
     spec = SweepSpec.model_validate(sweep())
-    trials = identified(spec, settings, has_cuda=False)
+    trials = initial_trials(spec, settings, has_cuda=False)
     sweep_id = store.add_sweep(spec, trials)
     _, (parent, trial) = trials
     complete(store, parent)
 
     longer = extension(spec.name, store.trials(sweep_id), steps=40)
-    ((digest, found),) = identified(longer, settings, has_cuda=False)
+    ((digest, found),) = initial_trials(longer, settings, has_cuda=False)
     train = trial.train.model_copy(update={"steps": 40})
     assert found == trial.model_copy(update={"train": train, "extends": parent})
     assert digest not in {known for known, _ in trials}
@@ -62,8 +62,8 @@ def test_an_extended_trial_needs_more_steps_than_it_starts_with(
     settings: Settings, store: SweepStore, sweep: Callable[..., dict[str, Any]]
 ) -> None:
     spec = SweepSpec.model_validate(sweep())
-    (parent, _), *_ = trials = identified(spec, settings, has_cuda=False)
+    (parent, _), *_ = trials = initial_trials(spec, settings, has_cuda=False)
     store.add_sweep(spec, trials)
     tree = sweep(axes={"extends": [parent]}, train={"steps": 10})
-    with pytest.raises(SpecError, match=r"train\.steps=10: trial .* has 24 already"):
-        identified(SweepSpec.model_validate(tree), settings, has_cuda=False)
+    with pytest.raises(SpecError, match=r"train\.steps=10: the extended trial .* has 24 steps"):
+        initial_trials(SweepSpec.model_validate(tree), settings, has_cuda=False)

@@ -1,4 +1,4 @@
-"""What `evenload quickstart --help` promises is what its sweep trains."""
+"""The help of `evenload quickstart` agrees with its sweep."""
 
 from __future__ import annotations
 

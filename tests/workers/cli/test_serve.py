@@ -1,4 +1,4 @@
-"""`evenload serve` on a real Ray, a real store and a real MLflow, and what it leaves behind."""
+"""`evenload serve` with a real Ray, store and MLflow, and the records of its sweep."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def assert_figures_make_sense(trials: list[dict[str, Any]]) -> None:
 
 
 def figures(document: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Every trial's result without what depends on the clock."""
+    """The result of every trial without figures that depend on time."""
     return {
         trial["digest"]: {k: v for k, v in trial["result"].items() if k not in TIMED}
         for trial in document["trials"]
@@ -94,7 +94,7 @@ def assert_status_and_list_show(evenload: Any, sweep_id: str) -> None:
 
 
 def assert_readme_finds_the_answer(folder: Path, sentence: str) -> None:
-    """The README's own lines, run where a user would run them."""
+    """Runs the lines of the README where a user would run them."""
     section = README.read_text().split("## Get the answer out")[1].split("\n## ")[0]
     client, mlflow = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     for code, wanted in ((client, sentence), (mlflow, "sign 0.01")):

@@ -28,14 +28,14 @@ def sweep_id(here: Any) -> str:
     return sweep_id
 
 
-def test_of_a_large_sweep_it_shows_what_runs_or_failed(
+def test_of_a_large_sweep_only_running_and_failed_trials_are_shown(
     here: Any, sweep_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_commands, "MANY", 3)
     shown = here("sweep", "status", sweep_id).out
     assert "paused: for a test" in shown
-    table = shown.split("Bits per byte:")[0]
-    assert [table.count(state) for state in ("failed", "training", "queued")] == [2, 1, 0]
+    rows = [line.split() for line in shown.splitlines() if line.startswith("sign ")]
+    assert [row[3] for row in rows] == ["failed", "training"]
     assert "`--all` shows every trial" in shown
     assert here("sweep", "status", sweep_id, "--all").out.count("queued") == 2
 
@@ -47,11 +47,11 @@ def test_the_list_counts_trials_and_names_the_note(here: Any, sweep_id: str) -> 
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel", "retry"])
-def test_a_verb_may_be_said_twice(here: Any, sweep_id: str, verb: str) -> None:
+def test_commands_that_change_a_sweep_are_idempotent(here: Any, sweep_id: str, verb: str) -> None:
     assert [here("sweep", verb, sweep_id).code for _ in range(2)] == [0, 0]
 
 
-def test_a_verb_for_one_trial_leaves_the_others(here: Any, sweep_id: str) -> None:
+def test_a_command_for_one_trial_does_not_change_others(here: Any, sweep_id: str) -> None:
     waiting = f"{2:016x}"
     assert here("sweep", "cancel", sweep_id, "--trial", waiting).code == 0
     trials = here("sweep", "list", "--json").document[0]["trials"]

@@ -1,4 +1,4 @@
-"""`evenload sweep run` on a real Ray, a real store and a real MLflow."""
+"""`evenload sweep run` with a real Ray, store and MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Sweep = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.slow
-def test_a_trial_that_raises_fails_and_the_sweep_goes_on(evenload: Any, sweep: Sweep) -> None:
+def test_a_trial_that_raises_fails_and_the_sweep_continues(evenload: Any, sweep: Sweep) -> None:
     axes = {"train.learning_rate": [0.003, 1e30]}
     tree = sweep(axes=axes, train={"grad_clip": 1e30}, balancer={"kind": "sign"})
     ended = evenload("sweep", "run", evenload.write("sweep.yaml", tree), "--json")

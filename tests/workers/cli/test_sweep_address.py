@@ -1,4 +1,4 @@
-"""`evenload sweep run --address http://...`: what stops it before a job runs."""
+"""`evenload sweep run --address http://...`: errors before a job runs."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     monkeypatch.setattr(ray_job, "run_as_job", refuse)
     ended = here("sweep", "run", here.write("s.yaml", sweep()), "--address", "http://a:1")
     assert ended.code == 2
-    assert ended.err.startswith(f"error: --address http://a:1: {reason}; give the address")
+    assert ended.err.startswith(f"error: --address http://a:1: {reason}; give the address of a")
     assert ended.err.strip().count("\n") == 0

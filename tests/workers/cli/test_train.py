@@ -1,4 +1,4 @@
-"""`evenload train`: what is refused before it trains, and what `--record-scores` records."""
+"""`evenload train`: input that it refuses, and the recordings of `--record-scores`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_recording_that_cannot_be_written_is_refused_before_training(
 def test_scores_of_a_finished_trial_are_recorded_by_training_it_again(
     here: Any, sweep: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The second training is the first one, and changes nothing that the first one left."""
+    """The second training gives the same numbers and does not change the stored trial."""
     balancer = {"kind": "sign", "step_size": 0.01}
     trial = here.write("trial.yaml", sweep()["base"] | {"balancer": balancer})
     first = here("train", trial, "--json")
@@ -45,7 +45,7 @@ def test_scores_of_a_finished_trial_are_recorded_by_training_it_again(
     stored = Client(home=tmp_path / ".evenload").loads(first.document["trials"][0]["digest"])
     np.testing.assert_array_equal(recording.bias_NLE, stored.bias_SLE)
     assert recording.score_NLTE.shape[0] == 24
-    assert np.abs(recording.bias_NLE[-1]).max() > 0.05, "there was something to record"
+    assert np.abs(recording.bias_NLE[-1]).max() > 0.05, "the biases must have moved"
 
 
 def test_a_trial_that_extends_another_is_not_recorded(

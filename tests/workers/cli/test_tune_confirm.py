@@ -1,4 +1,4 @@
-"""A sweep that searches, stops and confirms, on a real Ray."""
+"""A sweep that searches, stops and confirms, with a real Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATE = {"low": 0.00001, "high": 0.02, "log": True}
 
 
 def test_a_sweep_searches_stops_and_confirms(evenload: Any, sweep: Sweep) -> None:
-    """Learning rates over three decades: whatever does not learn is stopped."""
+    """Learning rates over three decades, so that trials that do not learn are stopped."""
     axes: dict[str, Any] = {
         "balancer": [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}],
         "train.learning_rate": RATE,
