@@ -26,7 +26,7 @@ from evenload.pipeline.spec.sweep import load_sweep
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli import main
-from evenload.workers.cli.session import identified, open_store
+from evenload.workers.cli.session import initial_trials, open_store
 from evenload.workers.cli.sweep_runner import register
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +181,7 @@ def train_without_ray(path: Path) -> None:
     """Leaves the sweep finished, so that `sweep run` only has to say what came out."""
     settings = Settings(home=Path(".evenload"))
     spec = load_sweep(path)
-    trials = identified(spec, settings)
+    trials = initial_trials(spec, settings)
     store = open_store(settings)
     register(store, settings, spec, trials)
     for digest, _ in trials:
