@@ -1,4 +1,4 @@
-"""`python -m evenload.dashboard`: serves the app, with its options on the command line."""
+"""`python -m evenload.dashboard`: serves the app."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OPTIONS: dict[str, str] = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
-    "client.showErrorDetails": "none",  # viewers get no paths and no source
-    "client.toolbarMode": "viewer",  # its menu has the choice between light, dark and the system's
+    "client.showErrorDetails": "none",  # viewers must not see paths and source code
+    "client.toolbarMode": "viewer",  # its menu offers light, dark and the system's theme
     "theme.baseRadius": "8px",
     "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.2rem"]',
     "theme.headingFontWeights": "[650, 600, 600]",
@@ -37,7 +37,7 @@ OPTIONS: dict[str, str] = {
 }
 
 
-# What the first visitor would otherwise wait for, about two seconds.
+# Modules whose import would otherwise keep the first visitor waiting, for about two seconds.
 PRELOADED = (
     "pandas",
     "plotly.graph_objects",
@@ -49,7 +49,7 @@ PRELOADED = (
 
 
 def command(port: int, address: str) -> list[str]:
-    """What serves the app as a process of its own."""
+    """The command that serves the app in its own process."""
     return [
         sys.executable,
         "-P",
@@ -63,13 +63,13 @@ def command(port: int, address: str) -> list[str]:
 
 
 def streamlit_arguments(port: int, address: str) -> list[str]:
-    """What `streamlit` is to be called with."""
+    """The arguments of `streamlit`."""
     options = OPTIONS | {"server.port": str(port), "server.address": address}
     return ["run", str(APP), *(f"--{name}={value}" for name, value in options.items())]
 
 
 def preload() -> None:
-    """Imports what every page needs, and draws once what plotly prepares on first use."""
+    """Imports modules that every page needs, and draws a chart, which plotly prepares once."""
     for module in PRELOADED:
         importlib.import_module(module)
     import numpy as np

@@ -1,4 +1,4 @@
-"""The entry file: navigation and frame. A page is a folder with a page.py, and a line in PAGES."""
+"""The entry file: navigation and frame. A new page is a folder with page.py, and an entry here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 from evenload.dashboard.page_parts import ICON, STYLE, logo, readable_errors
 
-# Folder (and address): title, icon. The first one is what opens.
+# Folder, which is also the address: title, icon. The first page opens by default.
 PAGES: dict[str, tuple[str, str]] = {
     "sweeps": ("Sweeps", ":material/stacks:"),
     "sweep": ("Sweep", ":material/grid_view:"),

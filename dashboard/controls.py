@@ -1,4 +1,4 @@
-"""The verbs of a sweep, and of one trial, as buttons, where the settings allow them."""
+"""Buttons for the verbs of a sweep or of one trial, if the settings allow them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REMEDY = "Set EVENLOAD_DASHBOARD_CONTROLS=true for the dashboard to allow it."
 
 
 class Verb(NamedTuple):
-    """One button. `question` is asked first where it is for a whole sweep and ends it."""
+    """One button. If it has a `question`, the user must confirm it for a whole sweep."""
 
     label: str
     icon: str
     explanation: str
-    states: tuple[SweepState, ...]  # of a sweep, in which it makes sense
+    states: tuple[SweepState, ...]  # the states of a sweep to which it applies
     fits: Callable[[TrialRecord], bool]  # whether it would change this trial
-    act: Callable[[SweepStore, str, str | None], object]  # on a sweep, or a trial of it
+    act: Callable[[SweepStore, str, str | None], object]  # on a sweep, or on one of its trials
     question: str = ""
 
 
@@ -50,12 +50,12 @@ def _has_failed(trial: TrialRecord) -> bool:
     return trial.state is TrialState.FAILED
 
 
-# A verb is a line: as `evenload sweep VERB` names it.
+# By the name of the command `evenload sweep VERB`.
 VERBS: dict[str, Verb] = {
     "pause": Verb(
         "Pause",
         ":material/pause:",
-        "Starts nothing new; what runs writes a checkpoint and waits.",
+        "Starts no more trials; running ones write a checkpoint and wait.",
         (SweepState.ACTIVE,),
         _may_run,
         SweepStore.pause,
@@ -63,7 +63,7 @@ VERBS: dict[str, Verb] = {
     "resume": Verb(
         "Resume",
         ":material/play_arrow:",
-        "Goes on from the last checkpoint.",
+        "Continues from the last checkpoint.",
         (SweepState.PAUSED, SweepState.STOPPING),
         _rests,
         SweepStore.resume,
@@ -71,7 +71,7 @@ VERBS: dict[str, Verb] = {
     "stop": Verb(
         "Stop",
         ":material/stop:",
-        "Trains no further; what is trained is still evaluated.",
+        "Ends training; trained trials are still evaluated.",
         (SweepState.ACTIVE, SweepState.PAUSED),
         _trains_on,
         SweepStore.stop,
@@ -80,7 +80,7 @@ VERBS: dict[str, Verb] = {
     "cancel": Verb(
         "Cancel",
         ":material/cancel:",
-        "Ends it; what is finished keeps its figures.",
+        "Ends it for good; completed trials keep their figures.",
         (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING),
         _is_going,
         SweepStore.cancel,
@@ -89,7 +89,7 @@ VERBS: dict[str, Verb] = {
     "retry": Verb(
         "Retry failed",
         ":material/replay:",
-        "Queues what failed again, from its checkpoint.",
+        "Queues failed trials again, from their checkpoints.",
         (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING, SweepState.FINISHED),
         _has_failed,
         SweepStore.retry_failed,
@@ -102,7 +102,7 @@ def are_enabled() -> bool:
 
 
 def applicable(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
-    """The verbs that would change something now."""
+    """The names of the verbs that would change something now."""
     return [
         name
         for name, verb in VERBS.items()
@@ -111,12 +111,12 @@ def applicable(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
 
 
 def verb_buttons(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """A row of buttons; nothing where the settings do not allow it."""
+    """A row of buttons; empty if the settings do not allow them."""
     _row(applicable(sweep, trials), sweep.sweep_id)
 
 
 def trial_buttons(sweep_id: str, trial: TrialRecord) -> None:
-    """The same for one trial of a sweep."""
+    """A row of buttons for one trial of a sweep."""
     _row([name for name, verb in VERBS.items() if verb.fits(trial)], sweep_id, trial.digest)
 
 

@@ -1,4 +1,4 @@
-"""What a chart can be saved as: its numbers as one table, in CSV and parquet."""
+"""Saves the numbers of a chart as one table, in CSV or parquet."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import plotly.graph_objects as go
 
 
 def chart_table(chart: go.Figure) -> pd.DataFrame:
-    """Every number that the chart draws, a row each, under the titles of its axes.
+    """One row per number of the chart, under the titles of its axes, which contain the units.
 
-    Lines and bars: their name, x, y. Maps: x, y, value, and a number that was not counted is left
-    out. Titles carry the units.
+    Lines and bars have a name, x and y. Maps have x, y and a value, without missing ones.
     """
     parts = [
         _map_rows(trace) if trace.type == "heatmap" else _line_rows(trace) for trace in chart.data
@@ -54,7 +53,7 @@ def _parquet(table: pd.DataFrame) -> bytes:
 
 
 class Format(NamedTuple):
-    """A kind of file."""
+    """A file format."""
 
     title: str
     mime: str
@@ -64,7 +63,7 @@ class Format(NamedTuple):
         return self.write(table())
 
 
-# By suffix.
+# By file suffix.
 FORMATS: dict[str, Format] = {
     "csv": Format("CSV", "text/csv", _csv),
     "parquet": Format("Parquet", "application/vnd.apache.parquet", _parquet),

@@ -1,4 +1,4 @@
-"""What all pages share: choosing from the address, refreshing while it lasts, cards, errors."""
+"""Parts that pages share: choices in the address, refreshing, cards, tables and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ div:has(> [data-testid="stElementContainer"] > [data-testid="stMetric"]) {
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """What a user can mend is said in words; anything else is a fault and keeps its trace."""
+    """Shows errors that a user can repair as a warning. Other errors are bugs and are raised."""
     try:
         yield
     except SpecError as error:
@@ -48,19 +48,56 @@ def readable_errors() -> Iterator[None]:
 
 
 def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
-    """A select box whose choice is `?parameter=` of the address; the first option without one."""
-    wanted = st.query_params.get(parameter)
-    index = options.index(wanted) if wanted in options else 0
+    """A select box whose choice is also part of the address: `?parameter=choice`."""
+    named = st.query_params.get(parameter)
+    index = options.index(named) if named in options else 0
     choice = st.selectbox(
         label, options, index=index, format_func=shown, label_visibility="collapsed"
     )
-    if choice != wanted:
+    if choice != named:
         st.query_params[parameter] = choice
     return choice
 
 
+def chosen_view(names: Iterable[str]) -> str:
+    """A row of buttons that choose a view of the page; the first one by default."""
+    names = list(names)
+    chosen_name = st.segmented_control(
+        "View",
+        names,
+        default=names[0],
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+        required=True,
+    )
+    return chosen_name if chosen_name in names else names[0]
+
+
+def clicked_row(
+    table: pd.DataFrame, key: str, columns: dict[str, Any], **options: Any
+) -> int | None:
+    """A table whose cells can be clicked; returns the number of the clicked row."""
+    picked = st.dataframe(
+        table,
+        hide_index=True,
+        key=key,
+        on_select="rerun",
+        selection_mode="single-cell",
+        column_config=columns,
+        placeholder="–",
+        **options,
+    )
+    return int(picked.selection.cells[0][0]) if picked.selection.cells else None
+
+
+def table_height(table: pd.DataFrame, most_rows: int) -> Any:
+    """The height of a table that scrolls if it has more rows."""
+    return "content" if len(table) <= most_rows else 36 * most_rows
+
+
 def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:
-    """Draws `body`, and again every few seconds until `is_over` says that nothing changes now."""
+    """Draws `body`, and redraws it every few seconds until `is_over` returns true."""
     refreshes = not is_over()
 
     @st.fragment(run_every=REFRESH_SECONDS if refreshes else None)
@@ -74,7 +111,7 @@ def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:
 
 
 def heading(title: str, state: Wording) -> None:
-    """The page's title with the state of what it shows."""
+    """The title of the page with a state."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.title(title, width="content", anchor=False)
         st.badge(state.text, icon=state.icon, color=state.colour)
@@ -82,7 +119,7 @@ def heading(title: str, state: Wording) -> None:
 
 @contextmanager
 def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
-    """A bordered box. `explanation` is the tooltip of its title, `metric` its glossary entry."""
+    """A box whose title has the tooltip `explanation` and a link to the definition of `metric`."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
             st.markdown(f"**{title}**", help=explanation or None)
@@ -98,9 +135,9 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
 
 
 def plot(chart: go.Figure, key: str, caption: str = "") -> None:
-    """A chart at full width in the page's theme; one whose numbers are the same is left alone.
+    """A chart at full width in the page's theme, with a caption and an export menu below it.
 
-    Below it a caption and what it can be saved as; its toolbar saves it as a picture.
+    A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture.
     """
     st.plotly_chart(
         themed(chart, theme()),
@@ -119,7 +156,7 @@ def plot(chart: go.Figure, key: str, caption: str = "") -> None:
 
 
 def export(table: Callable[[], pd.DataFrame], name: str) -> None:
-    """A menu that saves a table; made when it is asked for and not before."""
+    """A menu that saves a table, which is computed when the user chooses a format."""
     with st.popover("Export", icon=":material/download:", type="tertiary", key=f"export-{name}"):
         for suffix, file_format in FORMATS.items():
             st.download_button(
@@ -131,28 +168,28 @@ def export(table: Callable[[], pd.DataFrame], name: str) -> None:
                 on_click="ignore",
                 width="stretch",
             )
-        st.caption("PNG: the camera in the chart's toolbar.")
+        st.caption("PNG: use the camera in the toolbar of the chart.")
 
 
 def logo() -> str:
-    """The name beside its bars, in the ink of the page."""
+    """The logo with the name, in the text colour of the page."""
     return _SVG.format(140, _BARS + _NAME.format(THEMES[theme()].ink))
 
 
 def theme() -> Theme:
-    """Of the page as its viewer sees it."""
+    """The theme in which the viewer sees the page."""
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
 def metrics(*figures: tuple[str, str, str]) -> None:
-    """A row of (label, value, tooltip); on a narrow page it becomes two."""
+    """A row of figures, each a (label, value, tooltip); a narrow page breaks it into two."""
     with st.container(horizontal=True, gap="small"):
         for label, value, explanation in figures:
             st.metric(label, value, help=explanation or None, border=True, width="stretch")
 
 
 def metric_columns(shown: Iterable[Metric]) -> dict[str, Any]:
-    """How tables of figures, shares in percent, are titled, written and explained."""
+    """Titles, formats and tooltips for tables of figures with shares in percent."""
     return {metric.name: _metric_column(metric) for metric in shown}
 
 

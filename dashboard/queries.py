@@ -1,7 +1,7 @@
-"""What the pages read of sweeps and trials: the store's records. Cached, read-only.
+"""Reads sweeps and trials from the store for all pages. Cached.
 
-They are kept as they are and not copied for every reader, which for 500 trials takes longer than
-reading them: nobody changes what comes from here.
+Records are not copied for every reader, because copying 500 trials takes longer than reading them.
+So pages must not change them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
 
 def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
-    """Every sweep with its trials.  Raises: SpecError: no store, or one of another version"""
+    """All sweeps with their trials.  Raises: SpecError: no store, or one of another version"""
     return _sweeps(Settings().store_url)
 
 
 def sweep_ids() -> list[str]:
-    """Newest first, without their trials.  Raises: SpecError: as `sweeps`"""
+    """The ids of all sweeps, newest first.  Raises: SpecError: as `sweeps`"""
     return _sweep_ids(Settings().store_url)
 
 
 def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
-    """Raises: SpecError: no store, unknown sweep"""
+    """A sweep with its trials.  Raises: SpecError: no store, unknown sweep"""
     return _sweep(Settings().store_url, sweep_id)
 
 
 def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
-    """Digest -> held-out losses while it trained, of the trials that have some."""
+    """The learning curves of a sweep's trials by digest; trials without one are left out."""
     return _curves(Settings().store_url, sweep_id)
 
 
@@ -45,29 +45,24 @@ def answer(sweep_id: str) -> Recommendation:
     return _answer(Settings().store_url, sweep_id)
 
 
-def sweep_spec(sweep_id: str, spec: dict[str, Any]) -> SweepSpec | None:
-    """What was asked for; None where an older or newer evenload asked it."""
-    return _sweep_spec(sweep_id, spec)
-
-
 def store() -> SweepStore:
-    """For the verbs. Whoever writes calls `forget` then."""
+    """The store, for verbs. Call `forget` after writing to it."""
     return _store(Settings().store_url)
 
 
 def forget() -> None:
-    """The next read of sweeps and trials asks the store."""
+    """Clears the cache, so that the next read of sweeps and trials queries the store."""
     for reader in (_sweeps, _sweep_ids, _sweep, _trial, _answer):
         reader.clear()
 
 
 def trial(digest: str) -> TrialRecord:
-    """Raises: SpecError: no store, unknown trial"""
+    """One trial.  Raises: SpecError: no store, unknown trial"""
     return _trial(Settings().store_url, digest)
 
 
 def attempts(digest: str) -> list[AttemptRecord]:
-    """First to newest."""
+    """All attempts at a trial, oldest first."""
     return _attempts(Settings().store_url, digest)
 
 
@@ -106,6 +101,7 @@ def _answer(url: str, sweep_id: str) -> Recommendation:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _sweep_spec(sweep_id: str, _spec: dict[str, Any]) -> SweepSpec | None:
+    """The spec; None if another version of evenload stored it and this one cannot read it."""
     try:
         return SweepSpec.model_validate(_spec)
     except ValidationError:

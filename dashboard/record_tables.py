@@ -1,4 +1,4 @@
-"""Records of the store as tables: what the pages show in rows, and the grid of a sweep."""
+"""Turns records of the store into tables, and into the grid of a sweep."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, Tri
 
 
 class Grid(NamedTuple):
-    """One figure over a sweep: settings down (R), expert counts across (C)."""
+    """One figure of a sweep, with one row (R) per setting and one column (C) per expert count."""
 
     setting_R: list[str]
     experts_C: list[int]
-    value_RC: NDArray[np.float32]  # mean over the cell's finished trials; NaN without one
-    note_RC: list[list[str]]  # of a cell without a value: why
+    value_RC: NDArray[np.float32]  # mean over the completed trials of a cell; NaN if there are none
+    note_RC: list[list[str]]  # the reason why a cell has no value
 
 
 def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
-    """One row a sweep, newest first; `progress` and `eta_seconds` as `progress` and `eta` say."""
+    """One row per sweep, newest first."""
     rows = [
         {
             "sweep_id": sweep.sweep_id,
@@ -50,7 +50,7 @@ def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> 
 
 
 def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
-    """One row a trial, in sweep order; shares as percent; NaN where a figure is not there yet."""
+    """One row per trial, in sweep order, with shares in percent and NaN for missing figures."""
     rows = [
         {
             "digest": trial.digest,
@@ -70,7 +70,7 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
 
 
 def figure_table(trial: TrialRecord) -> pd.DataFrame:
-    """Every final figure with its meaning; a dash for one that its version did not have."""
+    """Every final figure with its meaning; a dash for those that the trial's version lacked."""
     known = of_trials() if trial.result else []
     rows = [(m.title, m.shown(trial.figure(m.name)), m.unit, m.meaning, m.name) for m in known]
     unknown = sorted(trial.result.keys() - METRICS.keys())
@@ -79,7 +79,7 @@ def figure_table(trial: TrialRecord) -> pd.DataFrame:
 
 
 def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
-    """One row a claim of a trial, first to newest."""
+    """One row per attempt at a trial, oldest first."""
     rows = [
         {
             "Attempt": attempt.number,
@@ -100,8 +100,7 @@ def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
 def grid(trials: Sequence[TrialRecord], name: str) -> Grid:
     """The figure `name` of each setting at each expert count.
 
-    A rule without a step size is a row of its own. Trials that differ elsewhere, in their seed,
-    share a cell and are averaged.
+    The value of a cell is the mean over its trials, which may differ in seed.
     """
     kinds = list(dict.fromkeys(trial.spec["balancer"]["kind"] for trial in trials))
     settings = sorted({_setting_key(trial, kinds) for trial in trials})
@@ -119,13 +118,13 @@ def grid(trials: Sequence[TrialRecord], name: str) -> Grid:
 
 
 def figure(trial: TrialRecord, name: str) -> float:
-    """A final figure, shares in percent; NaN while it is unknown."""
+    """A final figure, with shares in percent; NaN if it is missing."""
     value = trial.figure(name)
     return 100 * value if METRICS[name].is_share else value
 
 
 def step_size(trial: TrialRecord) -> float:
-    """Position on the step-size axis; NaN for a rule without one."""
+    """The step size or coefficient; NaN if the rule has neither."""
     balancer = trial.spec["balancer"]
     value = balancer.get("step_size", balancer.get("coefficient"))
     return math.nan if value is None else float(value)
@@ -136,21 +135,21 @@ def count(trials: Iterable[TrialRecord], state: TrialState) -> int:
 
 
 def steps_done(trial: TrialRecord) -> float:
-    """Share of its steps that a trial has done."""
+    """The share of its steps that a trial has done."""
     if trial.state in (TrialState.TRAINED, TrialState.EVALUATING, TrialState.COMPLETED):
         return 1.0
     return trial.progress.step / trial.progress.steps if trial.progress else 0.0
 
 
 def progress(trials: Sequence[TrialRecord]) -> float:
-    """Mean share of the steps that are done; a failed or stopped trial has nothing left to do."""
+    """The mean share of steps that are done; failed and stopped trials count as done."""
     ended = (TrialState.FAILED, TrialState.STOPPED)
     shares = [1.0 if trial.state in ended else steps_done(trial) for trial in trials]
     return float(np.mean(shares)) if shares else 0.0
 
 
 def elapsed_seconds(trials: Sequence[TrialRecord], now: datetime | None = None) -> float:
-    """From the first start to the last end, or to now while one is left; NaN before a start."""
+    """Time from the first start to the last end, or until now; NaN if no trial has started."""
     started = [trial.started_at for trial in trials if trial.started_at]
     if not started:
         return math.nan
@@ -163,7 +162,7 @@ def elapsed_seconds(trials: Sequence[TrialRecord], now: datetime | None = None) 
 def eta_seconds(
     sweep: SweepRecord, trials: Sequence[TrialRecord], now: datetime | None = None
 ) -> float:
-    """Time left at the pace so far; NaN where the sweep is not running or nothing is known."""
+    """Time left at the pace so far; NaN if the sweep is not running or has not progressed."""
     done = progress(trials)
     if sweep.state is not SweepState.ACTIVE or not 0 < done < 1:
         return math.nan
@@ -171,7 +170,7 @@ def eta_seconds(
 
 
 def trial_labels(trials: Sequence[TrialRecord]) -> dict[str, str]:
-    """A name for each digest: rule and experts, and what tells equal ones apart."""
+    """Unique names by digest: rule, experts and, if needed, the seed and a part of the digest."""
     short = {trial.digest: label_of(trial) for trial in trials}
     shared = {label for label, times in Counter(short.values()).items() if times > 1}
     return {
@@ -191,7 +190,7 @@ def spec_of(trial: TrialRecord) -> TrialSpec:
 
 
 def _setting_key(trial: TrialRecord, kinds: Sequence[str]) -> tuple[int, float, str]:
-    """Rules in the sweep's order, each by its step sizes."""
+    """A key that sorts by rule, in the order of the sweep, and then by step size."""
     size = step_size(trial)
     rank = kinds.index(trial.spec["balancer"]["kind"])
     return rank, -1.0 if math.isnan(size) else size, trial.label
@@ -203,7 +202,7 @@ def _mean(trials: Sequence[TrialRecord], name: str) -> float:
 
 
 def _note(trials: Sequence[TrialRecord]) -> str:
-    """The state nearest to trouble: a failed trial of a cell is what its reader must know."""
+    """The most alarming state among the trials of a cell."""
     states = {trial.state for trial in trials}
     order = (
         TrialState.FAILED,

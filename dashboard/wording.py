@@ -1,4 +1,4 @@
-"""How states, times and counts are worded on every page."""
+"""Words for states, times and counts on all pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SWEEP_STATES: dict[SweepState, Wording] = {
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:
-    """`3 min 05 s ago`; a dash for a time that is not there."""
+    """`3 min 05 s ago`; a dash if there is no time."""
     if when is None:
         return NONE
     return f"{duration(((now or datetime.now(UTC)) - when).total_seconds())} ago"
@@ -47,7 +47,7 @@ SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def short(count: int) -> str:
-    """A count that fits beside another one: `9,999`, `100k`, `12.3k`, `1.5M`."""
+    """A short count: `9,999`, `12.3k`, `100k`, `1.5M`."""
     if count < 10_000:
         return f"{count:,}"
     scale, letter = next((scale, letter) for scale, letter in SCALES if count >= scale)

@@ -1,6 +1,6 @@
-"""Whether each part does its work, and what to do where it does not. Pure.
+"""Tells of each part of the cluster whether it works, and what to do if not. Pure functions.
 
-Seconds since somebody was seen are by the database's clock.
+Ages are in seconds by the database's clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import PresenceRecord, Snapshot, SweepState
 
 COORDINATOR = "coordinator"
-QUIET_SECONDS = 45.0  # everybody says every 10 to 15 seconds that they are there
+QUIET_SECONDS = 45.0  # coordinators and workers announce themselves every 10 to 15 seconds
 GONE_SECONDS = 120.0
 SLOW_STORE_SECONDS = 1.0
 LOW_DISK_BYTES, NO_DISK_BYTES = 5e9, 1e9
@@ -27,7 +27,7 @@ class Level(StrEnum):
 
 
 class Check(NamedTuple):
-    """One part. `remedy` is empty where it is well."""
+    """The state of one part. `remedy` is empty if it works."""
 
     part: str
     level: Level
@@ -36,9 +36,9 @@ class Check(NamedTuple):
 
 
 def store_check(where: str, seconds: float) -> Check:
-    """Of a store that answered, after how long."""
+    """The check of a store that has answered after so many seconds."""
     if seconds > SLOW_STORE_SECONDS:
-        remedy = "look at the database's load and its disk; pages read it every few seconds"
+        remedy = "check the load and the disk of the database; pages read it every few seconds"
         return Check("SQL store", Level.WARNING, f"answers after {seconds:.1f} s", remedy)
     return Check("SQL store", Level.OK, f"answers in {1000 * seconds:.0f} ms: {where}")
 
@@ -50,23 +50,23 @@ def store_down(problem: str) -> Check:
 
 
 def coordinator_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Check:
-    """Somebody must look after sweeps that have something left to do."""
+    """A coordinator must run as long as sweeps are not over."""
     left = [sweep for sweep in snapshot.sweeps if is_going(sweep.state)]
     ages = sorted(age(one, snapshot.taken_at) for one in present if one.role == COORDINATOR)
     if ages and ages[0] <= QUIET_SECONDS:
         more = f", {len(ages)} in all" if len(ages) > 1 else ""
         return Check("Coordinator", Level.OK, f"seen {duration(ages[0])} ago{more}")
     if not left:
-        return Check("Coordinator", Level.OK, "none is here, and no sweep needs one")
+        return Check("Coordinator", Level.OK, "none runs, and no sweep needs one")
     waiting = f"{len(left)} sweeps wait" if len(left) > 1 else "a sweep waits"
     remedy = "start `evenload serve`, or `evenload sweep run ID` for one sweep"
     if ages and ages[0] <= GONE_SECONDS:
         return Check("Coordinator", Level.WARNING, f"quiet for {duration(ages[0])}", remedy)
-    return Check("Coordinator", Level.DOWN, f"none is here and {waiting}", remedy)
+    return Check("Coordinator", Level.DOWN, f"none runs and {waiting}", remedy)
 
 
 def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Check:
-    """Whoever holds a trial must be heard of before the lease runs out."""
+    """Workers that hold trials must send heartbeats before their leases expire."""
     now = snapshot.taken_at
     late = [t for t in snapshot.trials if t.lease_until and t.state.is_held and t.lease_until < now]
     held = sum(trial.state.is_held for trial in snapshot.trials)
@@ -75,7 +75,7 @@ def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Chec
             "Workers",
             Level.DOWN,
             f"{len(late)} of {held} running trials have lost their lease",
-            "a coordinator gives them to other workers at its next look; see Coordinator",
+            "a coordinator gives them to other workers in its next round; see Coordinator",
         )
     workers = [one for one in present if one.role != COORDINATOR]
     quiet = [one for one in workers if QUIET_SECONDS < age(one, now) <= GONE_SECONDS]
@@ -85,23 +85,23 @@ def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Chec
             "Workers",
             Level.WARNING,
             f"{len(quiet)} quiet: {names}",
-            "look at their log on the run's page, and at the host's memory",
+            "read their logs on the page of the run, and check the memory of the host",
         )
     seen = sum(age(one, now) <= QUIET_SECONDS for one in workers)
-    return Check("Workers", Level.OK, f"{seen} seen lately, {held} trials running")
+    return Check("Workers", Level.OK, f"{seen} alive, {held} trials running")
 
 
 def mlflow_check(where: str, problem: str | None, failed_deliveries: int) -> Check:
-    """Trials go on without MLflow; what it misses is delivered later."""
+    """Trials continue without MLflow, and get what they log delivered later."""
     if problem is not None:
-        remedy = "start its server; trials go on, and what it misses is delivered later"
+        remedy = "start its server; trials continue, and their logs are delivered later"
         return Check("MLflow", Level.DOWN, f"{where}: {problem}", remedy)
     if failed_deliveries:
         return Check(
             "MLflow",
             Level.WARNING,
             f"{failed_deliveries:,} deliveries failed at first",
-            "they are repeated; the runs' logs say what went wrong",
+            "they are repeated; the logs of the runs have the errors",
         )
     return Check("MLflow", Level.OK, where)
 
@@ -117,7 +117,7 @@ def disk_check(folder: str, free_bytes: float) -> Check:
 
 
 def age(one: PresenceRecord, now: datetime) -> float:
-    """Seconds since it was seen; not below 0."""
+    """Seconds since the last announcement; not below 0."""
     return max(0.0, (now - one.seen_at).total_seconds())
 
 

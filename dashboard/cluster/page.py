@@ -1,4 +1,4 @@
-"""The cluster: whether each part works, who is there, what runs and what waits."""
+"""The cluster: the health of its parts, coordinators and workers, running and waiting trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evenload.dashboard.cluster.tables import (
     queue_table,
     totals,
 )
-from evenload.dashboard.page_parts import card, live, metrics
+from evenload.dashboard.page_parts import card, clicked_row, live, metrics, table_height
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.wording import Colour
 
@@ -38,25 +38,25 @@ def _body() -> None:
     checks = cluster_queries.checks()
     _health(checks)
     if any(check.part == "SQL store" and check.level is Level.DOWN for check in checks):
-        st.info("Without the store nothing else is known here.")
+        st.info("This page needs the store for everything else.")
         return
     here, sweeps = cluster_queries.cluster(), queries.sweeps()
     now = here.snapshot.taken_at
     found = totals(here.present, sweeps, now)
     metrics(
-        ("Nodes", f"{found.nodes}", "alive, as the coordinators' Ray sees them"),
+        ("Nodes", f"{found.nodes}", "alive in the Ray clusters of the coordinators"),
         ("Training slots", f"{found.free} of {found.slots} free", "trials trained at once"),
-        ("Wait for training", f"{found.waiting_train}", "queued trials of sweeps that go on"),
-        ("Wait for evaluation", f"{found.waiting_eval}", "trained, their checkpoint waits"),
+        ("Wait for training", f"{found.waiting_train}", "queued trials of active sweeps"),
+        ("Wait for evaluation", f"{found.waiting_eval}", "trained trials of active sweeps"),
     )
     _queue(queue_table(sweeps))
     trials = {trial.digest: trial for _, listed in sweeps for trial in listed}
-    with card("Running trials", "Who holds a trial renews its lease with every heartbeat."):
+    with card("Running trials", "A worker renews the lease on its trial with every heartbeat."):
         _runs(lease_table(trials.values(), now), "leases", "No trial is running.")
-    with card("Coordinators and workers", "Who said within a day that they are there."):
-        _runs(actor_table(here.present, now), "actors", "Nobody is here.")
-    with card("Nodes", "Of the Ray cluster, as its coordinator saw it last."):
-        _table(node_table(here.present, now), "No coordinator has told its nodes lately.")
+    with card("Coordinators and workers", "Those that announced themselves within a day."):
+        _runs(actor_table(here.present, now), "actors", "There are none.")
+    with card("Nodes", "The nodes of the Ray cluster at the coordinator's last announcement."):
+        _table(node_table(here.present, now), "No running coordinator has reported its nodes.")
         url = run_queries.ray_dashboard_url()
         if url:
             st.page_link(url, label="Ray dashboard", icon=":material/open_in_new:")
@@ -74,35 +74,26 @@ def _health(checks: list[Check]) -> None:
 
 
 def _queue(table: pd.DataFrame) -> None:
-    with card("Queue", "Higher priority first, then older; trials start in their sweep's order."):
+    with card("Queue", "Sweeps of higher priority come first, then older ones."):
         _table(table, "Nothing waits.")
 
 
 def _runs(table: pd.DataFrame, key: str, nothing: str) -> None:
-    """A table whose rows lead to runs."""
+    """A table whose rows open runs."""
     if table.empty:
         st.caption(nothing)
         return
-    picked = st.dataframe(
-        table.drop(columns="digest"),
-        hide_index=True,
-        key=key,
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config=_columns(),
-        placeholder="–",
-        height="content" if len(table) <= MAX_TALL_ROWS else 36 * MAX_TALL_ROWS,
-    )
-    if picked.selection.cells and table.digest[picked.selection.cells[0][0]]:
-        digest = table.digest[picked.selection.cells[0][0]]
-        st.switch_page("run/page.py", query_params={"run": digest})
+    height = table_height(table, MAX_TALL_ROWS)
+    row = clicked_row(table.drop(columns="digest"), key, _columns(), height=height)
+    if row is not None and table.digest[row]:
+        st.switch_page("run/page.py", query_params={"run": table.digest[row]})
 
 
 def _table(table: pd.DataFrame, nothing: str) -> None:
     if table.empty:
         st.caption(nothing)
         return
-    height: Any = "content" if len(table) <= MAX_TALL_ROWS else 36 * MAX_TALL_ROWS
+    height = table_height(table, MAX_TALL_ROWS)
     st.dataframe(table, hide_index=True, column_config=_columns(), height=height)
 
 

@@ -1,4 +1,4 @@
-"""What the page of the cluster reads: who is there, what waits, which part answers. Cached."""
+"""Reads the data of the cluster page: presence, snapshot and health checks. Cached."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from evenload.pipeline.states import PresenceRecord, Snapshot
 
 
 class Cluster(NamedTuple):
-    """Everybody and everything that waits, at one moment of the database's clock."""
+    """Coordinators, workers and trials at one moment of the database's clock."""
 
     present: list[PresenceRecord]
     snapshot: Snapshot
-    seconds: float  # that the store took to say so
+    seconds: float  # how long the store took to answer
 
 
 def cluster() -> Cluster:
-    """Raises: SpecError: no store, or it does not answer"""
+    """The state of the cluster.  Raises: SpecError: there is no store, or it does not answer"""
     return _cluster(Settings().store_url)
 
 
 def checks() -> list[Check]:
-    """Every part, also where the store is away."""
+    """The checks of all parts, also if the store does not answer."""
     settings = Settings()
     found: list[Check] = []
     try:
@@ -58,7 +58,7 @@ def checks() -> list[Check]:
 
 
 def _mlflow(settings: Settings, is_store_here: bool) -> Check:
-    """Asked for its health at most every half minute, and never for a number."""
+    """The check of MLflow, whose health is queried at most every half minute."""
     failed = 0.0
     if is_store_here:
         failed = sum(

@@ -1,4 +1,4 @@
-"""Nodes, workers, what runs and what waits, as tables."""
+"""Tables of nodes, workers, running trials and waiting sweeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 class Totals(NamedTuple):
-    """Over all coordinators that were seen lately."""
+    """Sums over all running coordinators."""
 
     nodes: int
     slots: int  # trials that can be trained at once
@@ -31,7 +31,7 @@ def totals(
     present: Sequence[PresenceRecord], sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]],
     now: datetime,
 ) -> Totals:  # fmt: skip
-    """What waits is counted over sweeps that go on, whether a coordinator is there or not."""
+    """The sums. Trials of active and stopping sweeps wait, even without a coordinator."""
     waiting = Counter(
         trial.state for sweep, trials in sweeps if is_going(sweep.state) for trial in trials
     )
@@ -48,7 +48,7 @@ def totals(
 
 
 def node_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame:
-    """One row a node of the clusters that coordinators see."""
+    """One row per node of the coordinators' clusters."""
     rows = {
         node["node_id"]: {
             "Host": node["host"],
@@ -66,7 +66,7 @@ def node_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame
 
 
 def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame:
-    """One row a coordinator or worker, newest sign of life first."""
+    """One row per coordinator or worker, the newest announcement first."""
     rows = [
         {
             "digest": one.facts.get("digest", ""),
@@ -98,7 +98,7 @@ def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFram
 def queue_table(
     sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]],
 ) -> pd.DataFrame:
-    """One row a sweep that is not over, in the order in which their trials start."""
+    """One row per sweep that is not over, in the order in which their trials start."""
     rows = [
         {
             "Sweep": sweep.sweep_id,
@@ -124,7 +124,7 @@ def queue_table(
 
 
 def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
-    """One row a trial that a worker holds, the longest unheard of first."""
+    """One row per trial that a worker holds, the oldest heartbeat first."""
     held = [trial for trial in trials if trial.state.is_held]
     held.sort(key=lambda trial: trial.heartbeat_at or now)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Two to eight runs side by side, of whatever expert counts, by what is comparable between them."""
+"""Compares two to eight runs, which may have different numbers of experts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main() -> None:
     st.title("Compare", anchor=False)
     options = _options()
     if len(options) < 2:
-        st.info("Two runs are needed. `evenload quickstart` runs a small sweep.")
+        st.info("This page needs two runs. `evenload quickstart` runs a small sweep.")
         return
     digests = _chosen(options)
     if len(digests) < 2:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _options() -> dict[str, str]:
-    """Digest -> name of every trial that has started, newest sweep first."""
+    """Digest -> name of every trial that has started, the newest sweep first."""
     return {
         trial.digest: f"{label_of(trial)}, seed {trial.spec['train']['seed']} · {sweep.name}"
         for sweep, trials in queries.sweeps()
@@ -69,17 +69,17 @@ def _options() -> dict[str, str]:
 
 
 def _chosen(options: dict[str, str]) -> list[str]:
-    """The runs that the address names, as `?runs=digest,digest`; changed by the widget."""
-    wanted = [digest for digest in st.query_params.get("runs", "").split(",") if digest in options]
+    """The chosen runs, which are also part of the address: `?runs=digest,digest`."""
+    named = [digest for digest in st.query_params.get("runs", "").split(",") if digest in options]
     digests = st.multiselect(
         "Runs",
         list(options),
-        default=wanted[:MOST_RUNS],
+        default=named[:MOST_RUNS],
         format_func=options.__getitem__,
         max_selections=MOST_RUNS,
-        placeholder="Choose runs: type a rule, a count of experts, a sweep",
+        placeholder="Choose runs: type a rule, a number of experts, or a sweep",
     )
-    if digests != wanted:
+    if digests != named:
         st.query_params["runs"] = ",".join(digests)
     return digests
 
@@ -96,14 +96,14 @@ def _body(digests: list[str]) -> None:
     recorded = {name: trial for name, trial in runs.items() if not series[name].is_empty}
     waiting = [name for name in runs if name not in recorded]
     if waiting:
-        st.info(f"No step is recorded yet of: {', '.join(waiting)}.")
+        st.info(f"Without recorded steps yet: {', '.join(waiting)}.")
     if recorded:
         _over_time(recorded, series)
         _loads(recorded)
 
 
 def _names(trials: list[TrialRecord]) -> list[str]:
-    """Short, and different for each run."""
+    """Short and unique names of the runs."""
     short = [label_of(trial) for trial in trials]
     return [
         name if short.count(name) == 1 else f"{name} ({trial.digest[:6]})"
@@ -113,7 +113,7 @@ def _names(trials: list[TrialRecord]) -> list[str]:
 
 def _figures(runs: Runs) -> None:
     table = comparison_table(runs)
-    with card("Figures", "Of the last quarter of the steps; loss on held-out text."):
+    with card("Figures", "Means over the last quarter of the steps; the loss is held-out."):
         config = st.column_config
         st.dataframe(
             table,
@@ -150,8 +150,8 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
             "MaxVio as a multiple of its floor",
             key="floor",
             bind="query-params",
-            help="The floor depends on experts, top-k and tokens a step: the multiple compares "
-            "runs that differ in them.",
+            help="The floor depends on experts, top-k and tokens per step. Multiples of it can be "
+            "compared between runs that differ in them.",
         )
     title = "optimizer step" if axis == "steps" else str(axis) + (", %" if axis == AXES[2] else "")
     left, right = st.columns(2)
@@ -164,7 +164,7 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         plot(
             curves(drawn, title, unit, "%{y:.3f}"),
             key="compare-max-vio",
-            caption="Largest of each bin of time. Dotted: the sampling floor of each run.",
+            caption="Largest value of each bin of time. Dotted: the sampling floor of each run.",
         )
     with right, card("Training loss", metric="train_loss"):
         losses = {
@@ -174,7 +174,7 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         plot(
             curves(losses, title, "loss, nats per token", "%{y:.3f}"),
             key="compare-loss",
-            caption="Mean of each bin of time.",
+            caption="Mean over each bin of time.",
         )
 
 
@@ -220,7 +220,7 @@ def _loads(runs: Runs) -> None:
         plot(
             load_by_rank(mean),
             key="compare-rank",
-            caption="Mean over layers. Dashed: the fair share. A flat line is an even load.",
+            caption="Mean over layers. Dashed: the fair share. An even load is a flat line.",
         )
     _maps(percent)
 

@@ -1,7 +1,8 @@
-"""Runs of different sizes made comparable: loads by rank of the expert and depth of the layer.
+"""Tables that compare runs of different sizes, by rank of the expert and depth of the layer.
 
-Experts have no identity across runs, and runs differ in how many there are. So the experts of a
-layer are sorted, busiest first, and read at shares of their number; layers at shares of the depth.
+Experts of different runs do not correspond, and their numbers may differ. So the experts of a
+layer are sorted, busiest first, and read at shares of their number, and layers at shares of the
+depth.
 
 Shape suffixes: L expert layers, E experts, Q shares of the experts, D shares of the depth.
 """
@@ -20,8 +21,8 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 
 MOST_RUNS = 8
-CELLS = 64  # shares of the experts that a map is read at
-UNLISTED = ("train.seed",)  # runs that differ in it alone are alike
+CELLS = 64  # number of shares of the experts in a map
+UNLISTED = ("train.seed",)  # differences that are not listed
 
 FIGURES = (
     "val_bits_per_byte",
@@ -37,30 +38,30 @@ Percent = NDArray[np.int16]
 
 
 def by_rank(percent_LE: Percent) -> Percent:
-    """Loads of each layer, busiest first."""
+    """The loads of each layer, busiest expert first."""
     return -np.sort(-percent_LE, axis=-1)
 
 
 def at_shares(percent_LE: Percent, cells: int = CELLS) -> NDArray[np.int16]:
-    """Loads by rank in `cells` equal shares of the experts: the largest load in each.
+    """The largest load in each of `cells` equal shares of the experts, by rank.
 
-    With fewer experts than shares an expert fills several; with more, no peak is lost.
+    If there are fewer experts than shares, an expert fills several of them.
     """
     E = percent_LE.shape[-1]
-    first_Q = np.arange(cells) * E // cells  # sorted: the first of a share is its largest
+    first_Q = np.arange(cells) * E // cells  # the first expert of a share has its largest load
     return by_rank(percent_LE)[:, first_Q]
 
 
 def at_depths(value_LQ: NDArray[Any], rows: int) -> NDArray[Any]:
-    """The layer at each of `rows` equal shares of the depth, taken at their middle."""
+    """The values of the layer in the middle of each of `rows` equal shares of the depth."""
     L = len(value_LQ)
     return value_LQ[((np.arange(rows) + 0.5) * L / rows).astype(int)]
 
 
 def difference(percent_LE: Percent, reference_LE: Percent) -> NDArray[np.int16]:
-    """Load minus the reference's, percentage points of the fair share; shape (D, Q).
+    """Load minus that of the reference, in percentage points of the fair share; shape (D, Q).
 
-    D is the larger number of layers. What was not counted in one of them is 0.
+    D is the larger number of layers. The difference is 0 if one of them was not counted.
     """
     rows = max(len(percent_LE), len(reference_LE))
     one_DQ, other_DQ = (at_depths(at_shares(values), rows) for values in (percent_LE, reference_LE))
@@ -69,7 +70,7 @@ def difference(percent_LE: Percent, reference_LE: Percent) -> NDArray[np.int16]:
 
 
 def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
-    """One row a run: its size and its figures, shares in percent."""
+    """One row per run: its size and its figures, with shares in percent."""
     rows = []
     for name, trial in trials.items():
         spec = TrialSpec.model_validate(trial.spec)
@@ -89,7 +90,7 @@ def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
 
 
 def spec_differences(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
-    """The settings in which the runs differ, a row each; a column a run. Empty where in none."""
+    """One row per setting in which the runs differ, and one column per run."""
     flat = {name: dict(_leaves(trial.spec)) for name, trial in trials.items()}
     keys = dict.fromkeys(key for spec in flat.values() for key in spec)
     rows = [
@@ -101,7 +102,7 @@ def spec_differences(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
 
 
 def incomparable(trials: Sequence[TrialRecord]) -> list[str]:
-    """Why the losses of these runs cannot be held against each other; empty where they can."""
+    """The reasons why the losses of these runs are not comparable; empty if they are."""
     specs = [TrialSpec.model_validate(trial.spec) for trial in trials]
     reasons = []
     if len({spec.data.model_dump_json() for spec in specs}) > 1:

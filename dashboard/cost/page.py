@@ -1,4 +1,4 @@
-"""Cost of imbalance: what waiting for the fullest rank takes of a step, in hours, money, energy."""
+"""The cost of imbalance: how much time, money and energy ranks waste by waiting for the fullest."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from evenload.pipeline.sweep.recommend import Recommendation
 
 START_PRICE, START_HOURS, START_RANKS = 2.5, 1000.0, 8
 EXPLANATION = (
-    "Experts lie on the ranks in order, as many on each; in every layer all ranks wait for the "
-    "fullest one, and a step's time is taken to be proportional to model FLOPs. A lower bound: "
-    "micro-batches are less even than the step they add up to, and communication is left out."
+    "Experts are placed on the ranks in order, equally many on each. In every layer all ranks wait "
+    "for the fullest one, and the time of a step is taken as proportional to model FLOPs. This is "
+    "a lower bound: micro-batches are less even than a step, and communication is left out."
 )
 
 
@@ -59,8 +59,8 @@ def _body(sweep_id: str) -> None:
     available = sizes(found)
     if not available:
         st.info(
-            "No loads are recorded here. A trial shows its cost as soon as it trains; loads that "
-            "lie on another host are read from its mirror (EVENLOAD_MIRROR_URL)."
+            "No loads are recorded here. A trial has costs as soon as it trains. Loads on another "
+            "host are read from the mirror (EVENLOAD_MIRROR_URL)."
         )
         _own(trials)
         return
@@ -73,21 +73,21 @@ def _body(sweep_id: str) -> None:
     with right, card("By expert-parallel size", EXPLANATION, "waiting"):
         caption = "Sizes that do not divide the experts are left out."
         plot(lost_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
-    with card("What the planned run loses", "Least first. Waiting GPUs count at full power."):
+    with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
         st.dataframe(
             bill_table(found, plan), hide_index=True, column_config=_columns(), height="content"
         )
         st.caption(
-            "Loads of the last quarter of each trial, at most its last "
-            f"{cost_queries.LAST_STEPS:,} recorded steps, at this model's share of expert FLOPs. "
-            "A larger model spends another share of its step in experts."
+            "From the loads of the last quarter of each trial, but at most its last "
+            f"{cost_queries.LAST_STEPS:,} recorded steps, and the share of FLOPs that this model "
+            "spends in experts. A larger model has another share."
         )
     _own(trials)
 
 
 def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
-    """The run that the figures are for; every choice is part of the address."""
-    with card("Planned run", "What the shares are turned into hours, money and energy for."):
+    """The run that the user plans; every choice is part of the address."""
+    with card("Planned run", "The run whose lost hours, money and energy are shown below."):
         columns = st.columns(4)
         nearest = min(available, key=lambda size: abs(size - START_RANKS))
         ranks = columns[0].select_slider(
@@ -106,7 +106,7 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
 
 
 def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
-    """The recommended setting, and what it saves against no balancing."""
+    """The losses of the recommended setting, and what it saves against no balancing."""
     label = answer.best.label if answer.best else min(
         found, key=lambda loss: loss.share_R.get(plan.ranks, 1.0)
     ).label  # fmt: skip
@@ -115,9 +115,9 @@ def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
     saved = bill(control - own, plan)
     metrics(
         ("Setting", label, "recommended" if answer.best else "the one that waits least"),
-        ("Step time lost", number(own, ".1%"), f"waits for the fullest of {plan.ranks}"),
+        ("Step time lost", number(own, ".1%"), f"by waiting for the fullest of {plan.ranks} ranks"),
         ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
-        ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} a GPU hour"),
+        ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} per GPU hour"),
         ("Energy lost", number(bills.kwh, ",.1f", " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
         (
             "Saved against none",
@@ -128,10 +128,10 @@ def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
 
 
 def _own(trials: Sequence[TrialRecord]) -> None:
-    """What the sweep itself took."""
+    """The cost of the sweep itself."""
     settings = CostSettings()
     cost = spent(trials, settings)
-    with card("This sweep itself", "Training of all its trials so far."):
+    with card("This sweep itself", "The training of all its trials so far."):
         metrics(
             ("GPU time", duration(cost.gpu_seconds), ""),
             ("Core time", duration(cost.core_seconds), "seconds times threads, without a GPU"),

@@ -1,4 +1,4 @@
-"""What the page of costs reads: the newest recorded loads of each trial. Cached, read-only."""
+"""Reads the data of the cost page: the newest recorded loads of each trial. Cached."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 
-LAST_STEPS = 1000  # at most; within the last quarter of the run, where it is that far
-MAX_KNOWN = 20_000  # trials whose loads are remembered
+LAST_STEPS = 1000  # largest number of steps that are read of a trial
+MAX_KNOWN = 20_000  # largest number of trials whose loads are cached
 
-Key = tuple[str, int, int]  # digest, attempt, step: a trial reads on as it trains
+Key = tuple[str, int, int]  # digest, attempt, step; the step because a trial goes on training
 
 
 def what_waits(
     trials: Iterable[TrialRecord],
 ) -> Iterator[tuple[TrialRecord, tuple[Waiting, ...]]]:
-    """Each trial with its waiting by ranks; none where no loads are recorded here."""
+    """Each trial with its waiting by ranks, which is empty if its loads are not recorded here."""
     settings = Settings()  # once: it reads the environment
     known = _known(settings.root)
     for trial in trials:
@@ -38,7 +38,7 @@ def what_waits(
 
 
 def recorded_loads(folder: Path, spec: TrialSpec) -> Recorded:
-    """Of the last recorded steps; without any it is empty."""
+    """The loads of the last quarter of the recorded steps, at most LAST_STEPS of them."""
     found = parts(folder / "expert_load")
     last = found[-1].last if found else 0
     first = max(1, last - min(LAST_STEPS, max(1, last // 4)) + 1)

@@ -1,4 +1,4 @@
-"""What imbalance costs a planned run, setting by setting: shares of a step into hours and money.
+"""The cost of imbalance in a planned run by setting: shares of a step become hours and money.
 
 Letters: R expert-parallel ranks.
 """
@@ -20,28 +20,28 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class Loss(NamedTuple):
-    """One setting at one expert count: the share of a step's time that waits, by ranks."""
+    """The share of a step's time that is lost by waiting: one setting at one expert count."""
 
     label: str
     experts: int
-    share_R: Mapping[int, float]  # mean over trials
-    low_R: Mapping[int, float]  # least and largest trial
-    high_R: Mapping[int, float]
+    share_R: Mapping[int, float]  # ranks -> mean over trials
+    low_R: Mapping[int, float]  # ranks -> smallest share of a trial
+    high_R: Mapping[int, float]  # ranks -> largest share of a trial
     trials: int
 
 
 class Plan(NamedTuple):
-    """The run that is planned."""
+    """The planned run."""
 
     ranks: int
     gpu_hours: float
-    price: float  # of a GPU hour, dollars
-    watts: float  # of a GPU
+    price: float  # dollars per GPU hour
+    watts: float  # power of a GPU, with overhead
     grams_per_kwh: float
 
 
 class Bill(NamedTuple):
-    """What waits, of a planned run."""
+    """The losses of a planned run."""
 
     share: float
     gpu_hours: float
@@ -51,7 +51,7 @@ class Bill(NamedTuple):
 
 
 def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[Loss]:
-    """A row a setting and expert count, in the order of the trials; without loads left out."""
+    """One loss per setting and expert count, in the order of trials, over trials with loads."""
     groups: dict[tuple[str, int], list[dict[int, float]]] = defaultdict(list)
     for trial, waiting in found:
         if waiting:
@@ -71,12 +71,12 @@ def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[Loss]
 
 
 def sizes(found: Sequence[Loss]) -> list[int]:
-    """Expert-parallel sizes that divide the experts of some setting."""
+    """The expert-parallel sizes that divide the number of experts of at least one setting."""
     return [size for size in EP_SIZES if any(size in loss.share_R for loss in found)]
 
 
 def bill(share: float, plan: Plan) -> Bill:
-    """What a share of the plan's GPU hours takes. Waiting GPUs draw their full power: a bound."""
+    """The cost of a share of the plan's GPU hours, if waiting GPUs draw their full power."""
     hours = share * plan.gpu_hours
     kwh = hours * SECONDS_PER_HOUR * plan.watts / JOULES_PER_KWH
     return Bill(share, hours, hours * plan.price, kwh, kwh * plan.grams_per_kwh / 1000)
@@ -89,7 +89,7 @@ def plan_of(
 
 
 def bill_table(found: Sequence[Loss], plan: Plan) -> pd.DataFrame:
-    """A row a setting and expert count that can be spread over the plan's ranks, cheapest first."""
+    """One row per setting and expert count that the plan's ranks divide, the least loss first."""
     rows = [
         {
             "setting": loss.label,
@@ -107,7 +107,7 @@ def bill_table(found: Sequence[Loss], plan: Plan) -> pd.DataFrame:
 
 
 def mean_share(found: Iterable[Loss], label: str, ranks: int) -> float:
-    """Of a setting over its expert counts; NaN where none can be spread over so many ranks."""
+    """The mean share of a setting over its expert counts; NaN if the ranks divide none of them."""
     shares = [
         loss.share_R[ranks] for loss in found if loss.label == label and ranks in loss.share_R
     ]

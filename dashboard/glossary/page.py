@@ -1,4 +1,4 @@
-"""Every metric: what it says, its formula, the window it is taken over, where it comes from."""
+"""The glossary: meaning, formula, window and source of every metric."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def main() -> None:
         "A assignments of an expert, L its fair share, r = A / L; E experts, K experts per token, "
         "T tokens of an optimizer step, S steps, b selection biases, γ gate scores."
     )
-    wanted = st.query_params.get("metric")
-    if wanted in METRICS:
-        _card(METRICS[wanted])
+    chosen = st.query_params.get("metric")
+    if chosen in METRICS:
+        _card(METRICS[chosen])
         st.subheader("All metrics", anchor=False)
     sought = st.text_input(
         "Find a metric",
@@ -29,7 +29,7 @@ def main() -> None:
     if not found:
         st.info(f"No metric has “{sought}” in its name or meaning.")
     for metric in found:
-        if metric.name != wanted:
+        if metric.name != chosen:
             _card(metric)
 
 

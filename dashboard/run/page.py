@@ -1,4 +1,4 @@
-"""One run: what every expert did, step by step, and what it cost."""
+"""One run: the load of every expert at every step, losses, resources and records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.controls import trial_buttons
-from evenload.dashboard.page_parts import chosen, heading, live, metrics
+from evenload.dashboard.page_parts import chosen, chosen_view, heading, live, metrics
 from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
@@ -22,7 +22,7 @@ from evenload.pipeline.states import TrialRecord, TrialState
 
 Draw = Callable[[TrialRecord, LoadSeries], None]
 
-# A view is a file in views and a line; those of the second table need no recorded step.
+# To add a view, add a file to views and an entry here. Views in VIEWS alone need no recorded steps.
 STEP_VIEWS: dict[str, Draw] = {
     "Load": load.draw,
     "Balance": balance.draw,
@@ -38,8 +38,8 @@ VIEWS: dict[str, Draw] = STEP_VIEWS | {
 
 def main() -> None:
     sweeps = {sweep.sweep_id: trials for sweep, trials in queries.sweeps()}
-    wanted = st.query_params.get("run")
-    holders = [name for name, trials in sweeps.items() if wanted in {t.digest for t in trials}]
+    named = st.query_params.get("run")
+    holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
     sweep_id = next(iter(holders or [name for name, trials in sweeps.items() if trials]), None)
     if sweep_id is None:
         st.title("Run", anchor=False)
@@ -79,8 +79,8 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
     problem = run_queries.mlflow_problem()
     if problem:
         st.warning(
-            f"MLflow does not answer ({problem}). Everything here comes from the store and the "
-            "shards; what MLflow lacks is delivered when it is back.",
+            f"MLflow does not answer ({problem}). This page does not need it. What MLflow has "
+            "missed is delivered when it is back.",
             icon=":material/cloud_off:",
         )
 
@@ -90,19 +90,11 @@ def _body(digest: str) -> None:
     with st.spinner("Reading the run's steps", show_time=True):
         series = run_queries.load_series(trial)
     _summary(trial, series)
-    view = st.segmented_control(
-        "View",
-        VIEWS,
-        default=next(iter(VIEWS)),
-        key="view",
-        bind="query-params",
-        label_visibility="collapsed",
-        required=True,
-    )
+    view = chosen_view(VIEWS)
     if view in STEP_VIEWS and series.is_empty:
-        st.info("No step is recorded yet. This page fills as soon as the trial trains.")
+        st.info("No step is recorded yet. This page shows data as soon as the trial trains.")
     else:
-        VIEWS[str(view)](trial, series)
+        VIEWS[view](trial, series)
 
 
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:
@@ -112,7 +104,7 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     balance = {"max_vio": balance["max_vio"]} | floor | balance
     loss = METRICS["val_bits_per_byte"]
     wrong = series.miscounted_steps
-    check = NONE if series.is_empty else "passed" if not wrong else f"{wrong} steps wrong"
+    check = NONE if series.is_empty else "passed" if not wrong else f"{wrong} wrong steps"
     metrics(
         (
             "Steps",
@@ -129,7 +121,7 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
 
 
 def _balance_figures(trial: TrialRecord, series: LoadSeries) -> tuple[str, dict[str, float]]:
-    """Over what, and the steady figures; before they are there, the newest ones."""
+    """The window and the figures: those of the steady state, or the newest ones before it."""
     if "max_vio" in trial.result or series.is_empty:
         names = ("max_vio", "idle_frac", "effective_util")
         return "mean of the last quarter", {name: trial.figure(name) for name in names}

@@ -1,6 +1,6 @@
-"""What the pages read of one run: its loads, its evaluation, its logs. Cached, read-only.
+"""Reads the data of one run: loads, evaluation, samples and logs. Cached.
 
-MLflow is not asked for numbers: the shards hold them. It is only asked whether it answers.
+All numbers come from shards. MLflow is only queried for its health.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ LOG_TAIL_BYTES, LOG_TAIL_LINES = 64_000, 200
 
 
 class Window(NamedTuple):
-    """Loads of some neighbouring steps of a run, summed before any ratio is formed."""
+    """The loads of some neighbouring steps of a run, summed before ratios are formed."""
 
     first: int
     last: int
-    percent_LE: NDArray[np.int16]  # of the fair share; no rows where no step is recorded
+    percent_LE: NDArray[np.int16]  # percent of the fair share; empty if no step is recorded
 
 
 class _Followed:
-    """A run's series, and the attempt after which nothing more was to come."""
+    """The series of a run, and the attempt with which it became complete."""
 
     def __init__(self, series: LoadSeries) -> None:
         self.series = series
@@ -49,7 +49,7 @@ class _Followed:
 
 
 def load_series(trial: TrialRecord) -> LoadSeries:
-    """The run's history so far, reduced for the screen. Reads only what is new since last time."""
+    """The pooled history of the run so far. Only new shards are read."""
     folder = readable_dir(Settings(), trial.digest)
     followed = _followed(folder, trial)
     with followed.lock:
@@ -60,27 +60,27 @@ def load_series(trial: TrialRecord) -> LoadSeries:
 
 
 def load_window(trial: TrialRecord, last: int, steps: int) -> Window:
-    """The `steps` steps up to and including `last`."""
+    """The loads of `steps` steps, up to and including step `last`."""
     return _load_window(readable_dir(Settings(), trial.digest), trial, last, steps)
 
 
 def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
-    """Load over the whole evaluation set, percent of the fair share; None before it."""
+    """Loads of the evaluation in percent of the fair share; None before the evaluation."""
     return _eval_percent(readable_dir(Settings(), trial.digest), trial, trial.attempt)
 
 
 def eval_detail(trial: TrialRecord) -> Detail:
-    """What the newest evaluation found beyond its loss, as far as it was asked for."""
+    """The optional parts of the newest evaluation."""
     return _eval_detail(readable_dir(Settings(), trial.digest), trial.attempt)
 
 
 def system_samples(trial: TrialRecord) -> dict[str, NDArray[Any]]:
-    """What the run took of its machine, as columns; empty ones where nothing was sampled."""
+    """The use of the run's machine, as columns, which are empty if there are no samples."""
     return _system_samples(readable_dir(Settings(), trial.digest), trial.attempt)
 
 
 def log_names(digest: str) -> list[str]:
-    """The log files of a trial, an attempt each, newest first."""
+    """The log files of a trial, one per attempt, newest first."""
     files = readable_dir(Settings(), digest).rglob("*.log")
     return [path.name for path in sorted(files, key=_modified, reverse=True)]
 
@@ -95,17 +95,17 @@ def log_tail(digest: str, name: str) -> str:
 
 
 def mlflow_run_url(trial: TrialRecord) -> str | None:
-    """None for a trial without a run."""
+    """The address of the trial's run in MLflow; None if it has no run."""
     return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
 
 
 def ray_dashboard_url() -> str | None:
-    """None where no address is set."""
+    """The address of Ray's dashboard; None if it is not set."""
     return Settings().ray_dashboard_url
 
 
 def mlflow_problem() -> str | None:
-    """What keeps MLflow's server from answering; None where it answers, or where none is used."""
+    """Why MLflow's server does not answer; None if it answers or is not used."""
     uri = Settings().mlflow_uri
     return _mlflow_problem(uri) if uri.startswith(("http://", "https://")) else None
 

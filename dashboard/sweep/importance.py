@@ -1,8 +1,9 @@
-"""Which parameter of a sweep moves a figure, and by how much.
+"""How much each parameter of a sweep influences a figure.
 
-The share of a figure's variance over the trials that a parameter's levels explain: epsilon
-squared of a one-way analysis of variance, the main effect of a functional ANOVA with the chance
-part taken off. What no single parameter explains is interactions and the luck of the seed.
+The importance is the share of the figure's variance over trials that the parameter's levels
+explain: epsilon squared of a one-way analysis of variance, which is the main effect of a functional
+ANOVA without the part of chance. The rest is due to interactions and seeds.
+
 Source: Kelley 1935, An unbiased correlation ratio measure (epsilon squared); Hutter, Hoos &
 Leyton-Brown 2014, An efficient approach for assessing hyperparameter importance (main effects).
 """
@@ -19,11 +20,12 @@ from numpy.typing import NDArray
 from evenload.dashboard.record_tables import figure
 from evenload.pipeline.states import TrialRecord
 
-ABSENT = "–"  # a parameter that a trial's rule does not have
-MAX_LEVELS = 8  # numbers with more levels are judged by their quarters
+ABSENT = "–"  # the value of a parameter that a trial's rule does not have
+MAX_LEVELS = 8  # numbers with more levels are grouped into quarters
 METHOD = (
-    "Share of the variance over trials that a parameter's levels explain (epsilon squared: main "
-    "effect of an analysis of variance, chance taken off). The rest is interactions and seeds."
+    "Share of the variance over trials that the levels of a parameter explain (epsilon squared, "
+    "the main effect of an analysis of variance without chance). The rest is due to interactions "
+    "and seeds."
 )
 
 
@@ -31,11 +33,11 @@ class Parameter(NamedTuple):
     """A key of the spec that differs between trials."""
 
     key: str
-    values: list[Any]  # one a trial; ABSENT where its spec lacks the key
+    values: list[Any]  # one per trial; ABSENT if its spec lacks the key
 
     @property
     def name(self) -> str:
-        """Short: `rule`, or the last part of its key."""
+        """A short name: `rule`, or the last part of the key."""
         last = self.key.rpartition(".")[2].replace("_", " ")
         return "rule" if self.key == "balancer.kind" else last
 
@@ -45,7 +47,7 @@ class Parameter(NamedTuple):
 
     @property
     def levels(self) -> list[Any]:
-        """Distinct values, numbers ascending, ABSENT first; others in the order of the trials."""
+        """Distinct values: numbers ascending with ABSENT first, others in the order of trials."""
         distinct = list(dict.fromkeys(self.values))
         if self.is_number:
             distinct.sort(key=lambda value: -math.inf if value == ABSENT else value)
@@ -53,9 +55,9 @@ class Parameter(NamedTuple):
 
 
 def varying(trials: Sequence[TrialRecord]) -> list[Parameter]:
-    """The parameters in which the trials that have them differ, in the order of the spec.
+    """The parameters that have several values, in the order of the spec.
 
-    What differs only by being there, a default of one rule, goes with the rule and is left out.
+    A parameter with a single value that only some rules have is left out.
     """
     flat = [dict(_leaves(trial.spec)) for trial in trials]
     keys = list(dict.fromkeys(key for leaves in flat for key in leaves))
@@ -66,23 +68,23 @@ def varying(trials: Sequence[TrialRecord]) -> list[Parameter]:
 def importance(
     trials: Sequence[TrialRecord], parameters: Sequence[Parameter], name: str
 ) -> dict[str, float]:
-    """Name -> share of the variance of the figure, 0 to 1; NaN where nothing can be told.
+    """Name -> share of the variance of the figure, from 0 to 1; NaN if it cannot be determined.
 
-    Trials without the figure, or without the parameter, are left out of its judgement. A parameter
-    whose every level has one trial tells nothing: it cannot be told from chance.
+    Trials without the figure or the parameter are left out. A parameter with only one trial per
+    level gives NaN, because its influence cannot be told from chance.
     """
     value_T = np.array([figure(trial, name) for trial in trials])
-    return {parameter.name: _judged(value_T, _groups(parameter)) for parameter in parameters}
+    return {parameter.name: _share(value_T, _groups(parameter)) for parameter in parameters}
 
 
-def _judged(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
+def _share(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
     known_T = np.isfinite(value_T) & np.array([group != ABSENT for group in group_T])
     groups = [group for group, is_known in zip(group_T, known_T, strict=True) if is_known]
     return explained(value_T[known_T], groups)
 
 
 def explained(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
-    """Epsilon squared of the groups, not below 0; NaN without two groups or a repetition."""
+    """Epsilon squared of the groups, at least 0; NaN with one group or without repetitions."""
     names = sorted(set(map(str, group_T)))
     index_T = np.array([names.index(str(group)) for group in group_T], int)
     between, within = len(names) - 1, len(value_T) - len(names)
@@ -95,7 +97,7 @@ def explained(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
 
 
 def _groups(parameter: Parameter) -> list[Any]:
-    """Levels; of a number with many, the quarter that it lies in."""
+    """The level of every trial; for numbers with many levels their quarter."""
     if not parameter.is_number or len(parameter.levels) <= MAX_LEVELS:
         return parameter.values
     numbers = [float(value) for value in parameter.values if value != ABSENT]

@@ -1,4 +1,4 @@
-"""One sweep: what it recommends and why, its grid, its trials, what was stopped and what failed."""
+"""One sweep: recommendation, grid, front, learning curves, parameters and trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
-from evenload.dashboard.page_parts import chosen, heading, live, metric_columns, metrics
+from evenload.dashboard.page_parts import (
+    chosen,
+    chosen_view,
+    clicked_row,
+    heading,
+    live,
+    metric_columns,
+    metrics,
+    table_height,
+)
 from evenload.dashboard.record_tables import (
     count,
     elapsed_seconds,
@@ -32,7 +41,7 @@ from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
 
 MAX_TALL_ROWS = 30  # longer tables scroll
-MAX_FAILURES = 20  # tracebacks on one page
+MAX_FAILURES = 20  # largest number of tracebacks on the page
 
 
 def main() -> None:
@@ -48,7 +57,7 @@ def main() -> None:
         sweep, trials = queries.sweep(sweep_id)
         heading(sweep.name, SWEEP_STATES[sweep.state])
     if sweep.note:
-        st.warning(f"Paused by itself: {sweep.note}", icon=":material/pause_circle:")
+        st.warning(f"Paused automatically: {sweep.note}", icon=":material/pause_circle:")
     verb_buttons(sweep, trials)
     live(partial(_body, sweep_id), partial(_is_over, sweep_id))
 
@@ -61,19 +70,10 @@ def _body(sweep_id: str) -> None:
     sweep, trials = queries.sweep(sweep_id)
     _summary(sweep, trials)
     if not trials:
-        st.info("The trials are not listed yet; whoever runs the sweep lists them first.")
+        st.info("The trials are not listed yet. `evenload serve` lists them before it runs them.")
         return
     st.info(queries.answer(sweep_id).sentence, icon=":material/balance:")
-    view = st.segmented_control(
-        "View",
-        list(VIEWS),
-        default=next(iter(VIEWS)),
-        key="view",
-        bind="query-params",
-        label_visibility="collapsed",
-        required=True,
-    )
-    VIEWS.get(view or "", _trials)(sweep, trials)
+    VIEWS[chosen_view(VIEWS)](sweep, trials)
 
 
 def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -83,7 +83,7 @@ def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         ("Completed", f"{count(trials, TrialState.COMPLETED)} of {len(trials)}", ""),
         ("Running", f"{sum(trial.state.is_held for trial in trials)}", ""),
         ("Stopped early", f"{stopped}", "by a policy or a user, with a reason; see Curves"),
-        ("Failed", f"{count(trials, TrialState.FAILED)}", "see Trials for the tracebacks"),
+        ("Failed", f"{count(trials, TrialState.FAILED)}", "see Trials for tracebacks"),
         ("Ran for", duration(elapsed_seconds(trials)), ""),
         ("Time left", duration(eta_seconds(sweep, trials)), "at the pace so far"),
     )
@@ -91,19 +91,10 @@ def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 def _trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     table = trial_table(trials)
-    picked = st.dataframe(
-        _shown(table),
-        hide_index=True,
-        key="trials",
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config=_columns(),
-        placeholder="–",
-        height="content" if len(table) <= MAX_TALL_ROWS else 36 * MAX_TALL_ROWS,
-    )
-    st.caption("Click a trial to open its run. Columns sort by a click on their head.")
-    if picked.selection.cells:
-        row = picked.selection.cells[0][0]
+    height = table_height(table, MAX_TALL_ROWS)
+    row = clicked_row(_shown(table), "trials", _columns(), height=height)
+    st.caption("Click a trial to open its run. Click the head of a column to sort by it.")
+    if row is not None:
         st.switch_page("run/page.py", query_params={"run": table.digest[row]})
     _failures([trial for trial in trials if trial.state is TrialState.FAILED])
 
@@ -119,7 +110,7 @@ def _columns() -> dict[str, Any]:
     return {
         "rule": config.TextColumn("Rule", pinned=True),
         "step_size": config.NumberColumn("Step size", format="%.4g"),
-        "experts": config.NumberColumn("Experts", help="routed experts a layer"),
+        "experts": config.NumberColumn("Experts", help="routed experts per layer"),
         "seed": config.NumberColumn("Seed"),
         "state": config.MultiselectColumn(
             "State",
@@ -149,10 +140,10 @@ def _failures(failed: Sequence[TrialRecord]) -> None:
                 query_params={"run": trial.digest},
             )
     if len(failed) > MAX_FAILURES:
-        st.caption(f"{len(failed) - MAX_FAILURES} more failed; `evenload sweep status` has all.")
+        st.caption(f"{len(failed) - MAX_FAILURES} more failed; see `evenload sweep status`.")
 
 
-# A view of the page is a line: what draws it from the sweep and its trials.
+# The views of the page: each function draws one from the sweep and its trials.
 VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
     "Grid": grid_section,
     "Front": front_section,

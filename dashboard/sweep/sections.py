@@ -1,4 +1,4 @@
-"""The sections of a sweep's page, one a view: grid, front, curves, parameters."""
+"""The views of a sweep's page: grid, front, curves, parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CURVES: dict[str, tuple[Shown, str]] = {
 
 
 def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Settings by expert counts, four figures."""
+    """Grids of figures by setting and expert count."""
     tuned = [trial for trial in trials if stage_of(trial) is Stage.TUNE]
     caption = _means(tuned) + (
         " Confirming trials are in Front." if len(tuned) < len(trials) else ""
@@ -50,7 +50,7 @@ def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 
 def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Loss against imbalance, what the search made of it, and every setting with its verdict."""
+    """Loss against imbalance, search against confirmation, and every setting with its verdict."""
     answer = queries.answer(sweep.sweep_id)
     best = answer.best.label if answer.best else None
     with card(
@@ -58,13 +58,13 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
     ):
         caption = (
-            "Means over expert counts and seeds; only settings that finished everywhere. "
-            "A double click shows controls that lie outside."
+            "Means over expert counts and seeds, for settings whose trials are all complete. "
+            "A double click shows controls that are outside."
         )
         searched = answer.tuned if answer.stage is Stage.CONFIRM else ()
         plot(pareto_front(answer.settings, best, searched), "front", caption)
     _confirmed(answer)
-    with card("Settings", "Most even first. ± is half a 95 % interval over seeds (Student's t)."):
+    with card("Settings", "Most even first. ± is half the 95 % interval over seeds (Student's t)."):
         st.dataframe(
             setting_table(answer),
             hide_index=True,
@@ -75,9 +75,9 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 
 def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """What every trial did while it trained, and why some did not train to their end."""
+    """Learning curves, and why some trials did not train to their end."""
     points = queries.curves(sweep.sweep_id)
-    with card("Learning curves", "Evaluated while they train, on a sample of the held-out text."):
+    with card("Learning curves", "Evaluated during training, on a sample of the held-out text."):
         left, right = st.columns([1, 1])
         shown = left.segmented_control(
             "Figure", list(CURVES), default="Held-out loss", key="figure", bind="query-params",
@@ -92,10 +92,10 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         if not curves:
             st.info(
                 "No trial has a learning curve yet. `eval: {every_steps: 50}` in the base of a "
-                "sweep makes them; the run's page has its training loss."
+                "sweep turns them on. The page of a run has its training loss."
             )
         else:
-            caption = "Faint, with a cross: stopped before its end. Point at the cross to read why."
+            caption = "Faint with a cross: stopped early. Point at the cross to read the reason."
             plot(learning_curves(curves, x, title), "learning-curves", caption)
     ended = ended_table(trials)
     if not ended.empty:
@@ -109,7 +109,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 
 def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Which parameters matter, and every trial over all of them."""
+    """The importance of parameters, and parallel coordinates of all trials."""
     parameters = varying(trials)
     done = [trial for trial in trials if trial.result]
     if len(done) < 2 or not parameters:
@@ -122,14 +122,14 @@ def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Non
     }
     with card("Importance of parameters", METHOD, "importance"):
         plot(importance_bars(share, outcomes()), "importance", "Over all trials with the figure.")
-    with card("Parallel coordinates", "A line a trial: its parameters, then what came out."):
+    with card("Parallel coordinates", "One line per trial: its parameters, then its figures."):
         chart = parallel_coordinates(
             axes(trials, parameters),
             [trial.spec["balancer"]["kind"] for trial in trials],
             [f"{label_of(trial)}, seed {trial.spec['train']['seed']}" for trial in trials],
             [trial.state in ENDED for trial in trials],
         )
-        plot(chart, "parallel", "Two clicks on a rule in the legend leave it alone.")
+        plot(chart, "parallel", "A double click on a rule in the legend hides all others.")
 
 
 def _confirmed(answer: Recommendation) -> None:
@@ -137,7 +137,7 @@ def _confirmed(answer: Recommendation) -> None:
     if not pairs:
         return
     left, right = st.columns(2)
-    explanation = "The best of many tries looks better than it is; fresh seeds say by how much."
+    explanation = "The best of many tries looks better than it is; fresh seeds show by how much."
     with left, card("Loss, search against fresh seeds", explanation):
         plot(tune_against_confirm(pairs, "loss"), "confirm-loss", "95 % intervals over seeds.")
     with right, card("MaxVio, search against fresh seeds", explanation):

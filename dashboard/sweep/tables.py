@@ -1,4 +1,4 @@
-"""What a sweep's sections show, as tables, curves and axes: records in, numbers out."""
+"""Tables, curves and axes for the views of a sweep's page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDED = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
 
 
 def outcomes() -> dict[str, str]:
-    """Figures that parameters are held against: name in a trial's result -> title."""
+    """The figures whose dependence on parameters is shown: metric name -> title."""
     return {metric.name: metric.head + (", %" if metric.is_share else "") for metric in in_grids()}
 
 
@@ -35,7 +35,7 @@ def learning_curves(
     x: Unit,
     y: Shown,
 ) -> list[Curve]:
-    """The trials that have a curve, in sweep order."""
+    """The curves of trials that have one, in sweep order."""
     return [
         Curve(
             f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
@@ -50,7 +50,7 @@ def learning_curves(
 
 
 def why_ended(trial: TrialRecord) -> str:
-    """Why a trial did not train to its end; empty for one that did or still may."""
+    """Why a trial did not train to its end; empty if it did or still may."""
     if trial.state not in ENDED:
         return ""
     if trial.state is TrialState.FAILED:
@@ -60,7 +60,7 @@ def why_ended(trial: TrialRecord) -> str:
 
 
 def ended_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
-    """One row a trial that was cut short, with where and why."""
+    """One row per trial that did not train to its end, with step and reason."""
     rows = [
         {
             "digest": trial.digest,
@@ -86,7 +86,7 @@ def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list
 
 
 def setting_table(answer: Recommendation) -> pd.DataFrame:
-    """One row a complete setting, most even first; ± is half a 95 % interval over seeds."""
+    """One row per complete setting, most even first; ± is half the 95 % interval over seeds."""
     against = {found.label: found.loss for found in answer.comparisons}
     rows = [
         {
@@ -102,7 +102,7 @@ def setting_table(answer: Recommendation) -> pd.DataFrame:
 
 
 def _figures(setting: Setting) -> dict[str, float]:
-    """Shares in percent; of the two figures that settings are ranked by also half the interval."""
+    """The figures with shares in percent, and half the interval of the two ranking figures."""
     halves = {LOSS: _half(setting.loss), IMBALANCE: _half(setting.imbalance)}
     found: dict[str, float] = {}
     for metric in columns():

@@ -1,4 +1,4 @@
-"""A sweep from a form or from a file, checked, and what it would take: nothing is started here."""
+"""Builds a sweep from a form or a file, validates it and estimates its cost. It starts nothing."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 
 Number = TypeVar("Number", int, float)
 Tree = dict[str, Any]
-MAX_TRIALS = 5000  # that a page expands
+MAX_TRIALS = 5000  # largest number of trials that a page expands
 MAX_FILE_BYTES = 200_000
-CURVE_POINTS = 20  # of each trial, where a stopping policy reads them
+CURVE_POINTS = 20  # points of a learning curve, if a stopping policy needs it
 
 
 class Asked(NamedTuple):
-    """What the form holds."""
+    """The values of the form."""
 
     name: str
     preset: str
     rules: Sequence[str]
-    step_sizes: Sequence[float]  # of every rule that has one
+    step_sizes: Sequence[float]  # for every rule with a step size
     experts: Sequence[int]
     seeds: int
     steps: int
     batch_sequences: int
     seq_len: int
     stopping: str  # kind of the stopping policy
-    confirm_seeds: int  # 0: no confirm stage
+    confirm_seeds: int  # 0 means no confirm stage
 
 
 def tree_of(asked: Asked) -> Tree:
-    """The sweep as its YAML file would say it."""
+    """The content of the sweep's YAML file."""
     train = {
         "steps": asked.steps,
         "batch_sequences": asked.batch_sequences,
@@ -67,7 +67,7 @@ def tree_of(asked: Asked) -> Tree:
 
 
 def balancers(rules: Sequence[str], step_sizes: Sequence[float]) -> list[Tree]:
-    """A rule once, or once for each step size where it has one."""
+    """Every rule, once per step size if it has one."""
     found: list[Tree] = []
     for kind in rules:
         name = next((n for n in ("step_size", "coefficient") if n in BALANCERS[kind].params), None)
@@ -79,7 +79,7 @@ def balancers(rules: Sequence[str], step_sizes: Sequence[float]) -> list[Tree]:
 
 
 def numbers(name: str, values: Sequence[Any], kind: Callable[[Any], Number]) -> list[Number]:
-    """What was chosen or typed.  Raises: SpecError: something that is no number"""
+    """The chosen or typed numbers.  Raises: SpecError: a value is not a number"""
     try:
         return [kind(value) for value in values]
     except ValueError as error:
@@ -87,14 +87,16 @@ def numbers(name: str, values: Sequence[Any], kind: Callable[[Any], Number]) -> 
 
 
 def parsed(content: bytes) -> Tree:
-    """A file's tree.  Raises: SpecError: too large, no YAML, a key given twice, no mapping"""
+    """The content of an uploaded file.  Raises: SpecError: too large, or not a YAML mapping"""
     if len(content) > MAX_FILE_BYTES:
-        raise SpecError(f"{len(content):,} bytes are no sweep; at most {MAX_FILE_BYTES:,}")
+        raise SpecError(
+            f"{len(content):,} bytes are too many for a sweep; use at most {MAX_FILE_BYTES:,}"
+        )
     return mapping_of_yaml(content, "the file")
 
 
 def checked(tree: Tree) -> SweepSpec:
-    """Raises: SpecError: no valid sweep, or one of too many trials, with the key and the remedy"""
+    """The sweep.  Raises: SpecError: it is not valid or has too many trials"""
     axes = tree.get("axes")
     if isinstance(axes, dict):
         count = math.prod(len(axis) for axis in axes.values() if isinstance(axis, list))
@@ -110,12 +112,12 @@ def checked(tree: Tree) -> SweepSpec:
 
 
 def plan(spec: SweepSpec) -> list[TrialPlan]:
-    """Of the trials that the sweep begins with."""
+    """The plans of the first trials of the sweep."""
     return [plan_trial(trial) for trial in propose(spec)]
 
 
 def plan_table(plans: Sequence[TrialPlan]) -> pd.DataFrame:
-    """One row a trial, in the order in which they start."""
+    """One row per trial, in the order in which they start."""
     return pd.DataFrame(
         {
             "Rule": [plan.label for plan in plans],
@@ -132,12 +134,12 @@ def plan_table(plans: Sequence[TrialPlan]) -> pd.DataFrame:
 
 
 def what_follows(spec: SweepSpec) -> str:
-    """What the plan leaves out, because it depends on what the first trials find."""
+    """A sentence on what the plan leaves out because it depends on results."""
     parts = []
     if spec.search.kind == "tpe":
-        parts.append("the search proposes further settings from what it finds")
+        parts.append("the search proposes further settings from the results")
     if spec.stopping.kind != "none":
-        parts.append(f"{spec.stopping.kind} stops weak trials early, which costs less")
+        parts.append(f"{spec.stopping.kind} stops weak trials early, which lowers the cost")
     if spec.confirm is not None:
         parts.append(
             f"the best {spec.confirm.top} settings are trained again with "

@@ -1,4 +1,4 @@
-"""All sweeps: how far they are, what failed, what they took; and how to start another one."""
+"""All sweeps with their progress and cost, and a form to start another one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import streamlit as st
 import yaml
 
 from evenload.dashboard import controls, queries
-from evenload.dashboard.page_parts import card, live, metrics
+from evenload.dashboard.page_parts import card, chosen_view, clicked_row, live, metrics
 from evenload.dashboard.record_tables import sweep_table
 from evenload.dashboard.sweeps.new_sweep import (
     Asked,
@@ -40,16 +40,7 @@ STARTING_RULES = ["none", "aux_loss", "sign", "self_tuned"]
 
 def main() -> None:
     st.title("Sweeps", anchor=False)
-    view = st.segmented_control(
-        "View",
-        list(VIEWS),
-        default=next(iter(VIEWS)),
-        key="view",
-        bind="query-params",
-        label_visibility="collapsed",
-        required=True,
-    )
-    VIEWS.get(view or "", _all)()
+    VIEWS[chosen_view(VIEWS)]()
 
 
 def _all() -> None:
@@ -67,8 +58,8 @@ def _table() -> None:
     table = sweep_table(found)
     if table.empty:
         st.info(
-            "No sweeps yet. `evenload quickstart` runs a small one on this machine; "
-            "`evenload sweep run SWEEP.yaml` runs yours.",
+            "No sweeps yet. `evenload quickstart` runs a small one on this machine, and "
+            "`evenload sweep run SWEEP.yaml` runs your own.",
             icon=":material/rocket_launch:",
         )
         return
@@ -80,20 +71,12 @@ def _table() -> None:
         ("Trials running", f"{table.running.sum()}", "training or evaluating now"),
         ("Trials completed", f"{table.completed.sum()} of {table.trials.sum()}", ""),
         ("Trials failed", f"{table.failed.sum()}", "open the sweep to see why"),
-        ("Energy", _energy(joules), "of training; the page Cost says how it is counted"),
+        ("Energy", _energy(joules), "of training; the page Cost explains how it is determined"),
     )
-    picked = st.dataframe(
-        _shown(table, [by_sweep[sweep_id] for sweep_id in table.sweep_id]),
-        hide_index=True,
-        key="sweeps",
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config=_columns(),
-        row_height=42,
-    )
-    st.caption("Click a sweep to open it. Columns sort by a click on their head.")
-    if picked.selection.cells:
-        row = picked.selection.cells[0][0]
+    shown = _shown(table, [by_sweep[sweep_id] for sweep_id in table.sweep_id])
+    row = clicked_row(shown, "sweeps", _columns(), row_height=42)
+    st.caption("Click a sweep to open it. Click the head of a column to sort by it.")
+    if row is not None:
         st.switch_page("sweep/page.py", query_params={"sweep": table.sweep_id[row]})
 
 
@@ -139,15 +122,13 @@ def _columns() -> dict[str, Any]:
             format="%.0f %%", min_value=0, max_value=100, help="share of all steps that are done"
         ),
         "Time left": config.TextColumn(help="at the pace so far"),
-        "Device time": config.TextColumn(help="of training, over all trials; a core is a thread"),
-        "Energy": config.TextColumn(
-            help="counted by the GPUs, or modelled; the page Cost says how"
-        ),
+        "Device time": config.TextColumn(help="training time of all trials; a thread is a core"),
+        "Energy": config.TextColumn(help="measured or modelled; the page Cost explains how"),
     }
 
 
 def _steer() -> None:
-    """The verbs of a sweep that is chosen here."""
+    """A choice of a sweep and the buttons of its verbs."""
     steerable = {
         sweep.sweep_id: (sweep, trials)
         for sweep, trials in queries.sweeps()
@@ -155,7 +136,7 @@ def _steer() -> None:
     }
     if not steerable:
         return
-    with card("Steer a sweep", "What `evenload sweep VERB ID` does."):
+    with card("Steer a sweep", "Does the same as `evenload sweep VERB ID`."):
         left, right = st.columns([2, 3], vertical_alignment="bottom")
         sweep_id = left.selectbox("Sweep to steer", list(steerable))
         with right:
@@ -163,7 +144,7 @@ def _steer() -> None:
 
 
 def _start() -> None:
-    """A sweep from a form or a file; its dry run first."""
+    """A form or a file for a sweep, with a dry run and a button to submit it."""
     source = st.segmented_control(
         "From", ["Form", "YAML file"], default="Form", key="from", bind="query-params",
         required=True,
@@ -183,13 +164,13 @@ def _start() -> None:
 def _uploaded() -> Tree | None:
     file = st.file_uploader("A sweep's YAML file", type=["yaml", "yml"], max_upload_size=1)
     if file is None:
-        st.info("A file as `evenload sweep run` takes it. It is checked here; nothing starts yet.")
+        st.info("The file is like that for `evenload sweep run`. It is only checked at first.")
         return None
     return parsed(file.getvalue())
 
 
 def _form() -> Asked:
-    with card("New sweep", "Every rule and step size, at every expert count, with every seed."):
+    with card("New sweep", "Trains every rule and step size at every expert count and seed."):
         first, second, third = st.columns([2, 3, 2])
         name = first.text_input("Name", "step-sizes", max_chars=64)
         rules = second.multiselect("Rules", list(BALANCERS), default=STARTING_RULES)
@@ -198,28 +179,28 @@ def _form() -> Asked:
             [0.001, 0.003, 0.01, 0.03],
             default=[0.001, 0.01],
             accept_new_options=True,
-            help="of every rule that has one",
+            help="for every rule with a step size",
         )
         first, second, third = st.columns([2, 3, 2])
         preset = first.selectbox("Model", list(PRESETS), help="tiny trains on a CPU")
         experts = second.multiselect(
-            "Experts a layer", [8, 16, 32, 64, 128], default=[16, 32], accept_new_options=True
+            "Experts per layer", [8, 16, 32, 64, 128], default=[16, 32], accept_new_options=True
         )
         stopping = third.selectbox("Stop weak trials", ["none", "asha", "extrapolate"])
         columns = st.columns(5)
         steps = columns[0].number_input("Steps", 10, 1_000_000, 200)
-        batch = columns[1].number_input("Sequences a step", 1, 65_536, 16)
-        seq_len = columns[2].number_input("Tokens a sequence", 2, 65_536, 128)
+        batch = columns[1].number_input("Sequences per step", 1, 65_536, 16)
+        seq_len = columns[2].number_input("Tokens per sequence", 2, 65_536, 128)
         seeds = columns[3].number_input("Seeds", 1, 20, 1)
         confirm = columns[4].number_input(
-            "Fresh seeds to confirm", 0, 20, 0, help="the best settings are trained again with them"
+            "Fresh seeds to confirm", 0, 20, 0, help="to train the best settings again"
         )
     return Asked(
         name,
         preset,
         rules,
         numbers("Step sizes", sizes, float),
-        numbers("Experts a layer", experts, int),
+        numbers("Experts per layer", experts, int),
         seeds,
         steps,
         batch,
@@ -234,21 +215,21 @@ def _dry_run(spec: SweepSpec) -> None:
     found = totals(plans)
     st.subheader("Dry run", anchor=False)
     metrics(
-        ("Trials", f"{found.trials}", "that the sweep begins with"),
-        ("Tokens", scaled(found.tokens), "trained by all of them"),
+        ("Trials", f"{found.trials}", "at the beginning of the sweep"),
+        ("Tokens", scaled(found.tokens), "of all trials together"),
         ("Compute", scaled(found.train_flops, "FLOP"), "model FLOPs, forward and backward"),
         ("Memory", scaled(found.memory_bytes, "B"), "of the largest trial"),
         ("Disk", scaled(found.disk_bytes, "B"), "checkpoints and loads of all trials, at most"),
     )
     st.dataframe(plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420)
-    st.caption(f"Nothing is started. {what_follows(spec)}")
+    st.caption(f"Nothing is started yet. {what_follows(spec)}")
 
 
 def _submission(spec: SweepSpec) -> None:
     enabled = controls.are_enabled()
     if not enabled:
         st.info(
-            f"Starting sweeps from here is off. {controls.REMEDY} Or save the file and run "
+            f"This dashboard may not start sweeps. {controls.REMEDY} Or save the file and run "
             f"`evenload sweep submit {spec.name}.yaml`.",
             icon=":material/lock:",
         )
@@ -258,7 +239,7 @@ def _submission(spec: SweepSpec) -> None:
         st.switch_page("sweep/page.py", query_params={"sweep": sweep_id})
 
 
-# A view of the page is a line.
+# The views of the page, by title.
 VIEWS: dict[str, Callable[[], None]] = {"All sweeps": _all, "Start a sweep": _start}
 
 main()

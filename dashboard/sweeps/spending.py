@@ -1,6 +1,6 @@
-"""What sweeps took so far: time on devices, energy, carbon, from what the store knows of a trial.
+"""The cost of sweeps so far: device time, energy and carbon.
 
-No shard is read: a list of all sweeps must open at once.
+It is computed from the store alone, because reading shards would delay the list of all sweeps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from evenload.pipeline.states import TrialRecord
 
 
 def spent(trials: Iterable[TrialRecord], settings: CostSettings) -> SweepCost:
-    """Of training, as `figures.cost` reckons it; what waits for other ranks is not in it."""
+    """The cost of training, computed by `figures.cost`, without waiting for other ranks."""
     return sweep_cost(
         trial_cost(trial, Recorded(steps(trial), train_seconds(trial), {}, {}), settings)
         for trial in trials
@@ -20,7 +20,7 @@ def spent(trials: Iterable[TrialRecord], settings: CostSettings) -> SweepCost:
 
 
 def train_seconds(trial: TrialRecord) -> float:
-    """Of a trial that ended as its result says, of a running one by its tokens and their pace."""
+    """The training time: from the result, or from tokens and pace while the trial runs."""
     if "train_seconds" in trial.result:
         return trial.result["train_seconds"]
     if trial.progress is None or trial.progress.tokens_per_second <= 0:
@@ -29,5 +29,5 @@ def train_seconds(trial: TrialRecord) -> float:
 
 
 def steps(trial: TrialRecord) -> int:
-    """Trained so far."""
+    """The number of steps trained so far."""
     return int(trial.result.get("steps", trial.progress.step if trial.progress else 0))

@@ -1,4 +1,4 @@
-"""Theory: rules on streams of scores, without a model, and what the dual's theory says of them."""
+"""Simulations of rules on streams of scores, compared with the theory of the dual problem."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from evenload.pipeline.figures.wording import number
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec
 
-# What a form may ask for: a stream of scores a line.
+# The streams of scores that the form offers.
 STREAMS: dict[str, dict[str, Any]] = {
-    "standing still": {"kind": "gaussian"},
+    "constant": {"kind": "gaussian"},
     "slow drift": {"kind": "gaussian", "drift": 0.002},
     "fast drift": {"kind": "gaussian", "drift": 0.02},
     "jump halfway": {"kind": "gaussian", "jump_at": 0.5},
@@ -48,20 +48,20 @@ STREAMS: dict[str, dict[str, Any]] = {
 RULES = [kind for kind in BALANCERS if kind not in ACTS_IN_TRAINING]
 STARTING_RULES = ["none", "sign", "proportional", "self_tuned"]
 STEP_SIZES = [0.001, 0.003, 0.01, 0.03, 0.1]
-MAX_RULES = 12  # lines that one chart can tell apart
+MAX_RULES = 12  # number of lines that can be told apart in a chart
 
 
 def main() -> None:
     st.title("Theory", anchor=False)
     st.caption(
-        "Balancing rules on streams of router scores, without a model: how even they get, what "
-        "they regret against the best fixed bias, and what the theory of the dual says of them."
+        "Balancing rules on streams of router scores, without a model: how evenly they balance, "
+        "their regret against the best fixed bias, and whether the theory of the dual holds."
     )
     known = simulation_queries.simulations().known()
     _form(is_open=not known)
     if not known:
         st.info(
-            "No simulation yet. The form above starts one; it takes about a quarter of a minute.",
+            "No simulation yet. The form above starts one, which takes about 15 seconds.",
             icon=":material/science:",
         )
         return
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _is_over(digest: str) -> bool:
-    return simulation_queries.simulations().standing(digest).state is not SimulationState.RUNNING
+    return simulation_queries.simulations().status(digest).state is not SimulationState.RUNNING
 
 
 def _named(digest: str) -> str:
@@ -93,7 +93,7 @@ def _form(is_open: bool) -> None:
         stream = scores.selectbox(
             "Scores",
             [*STREAMS, *recorded],
-            help="what the router says of the tokens, step by step. A recording comes from "
+            help="the scores of the router at every step. To record them, run "
             "`evenload train TRIAL.yaml --record-scores .evenload/NAME.npz`",
         )
         kinds = rules.multiselect("Rules", RULES, default=STARTING_RULES)
@@ -102,17 +102,17 @@ def _form(is_open: bool) -> None:
             STEP_SIZES,
             default=[0.01],
             accept_new_options=True,
-            help="of every rule that has one",
+            help="for every rule with a step size",
         )
         columns = st.columns(6)
         schedule = columns[0].selectbox("Schedule", ["constant", "inverse_sqrt", "inverse"])
         experts = columns[1].select_slider("Experts", [8, 16, 32, 64, 128], 32)
         top_k = columns[2].number_input("Top-k", 1, 16, 4)
-        tokens = columns[3].select_slider("Tokens a step", [256, 512, 1024, 2048, 4096], 1024)
+        tokens = columns[3].select_slider("Tokens per step", [256, 512, 1024, 2048, 4096], 1024)
         length = columns[4].select_slider("Steps", [50, 100, 200, 300, 500, 1000], 200)
         seeds = columns[5].number_input("Seeds", 1, 5, 2)
         if recorded:
-            st.caption("A recording brings its own experts, top-k, tokens and steps.")
+            st.caption("A recording has its own experts, top-k, tokens and steps.")
         is_asked = st.form_submit_button("Run the simulation", type="primary")
     if is_asked:
         size = {
@@ -126,7 +126,7 @@ def _form(is_open: bool) -> None:
 
 
 def _rules(kinds: list[str], steps: list[Any], schedule: str) -> list[dict[str, Any]]:
-    """Rules as a simulation names them: a rule with a step size once for each of them."""
+    """The rules of the simulation's spec, with all step sizes for rules that have one."""
     rules: list[dict[str, Any]] = []
     for kind in kinds:
         params = BALANCERS[kind].params
@@ -155,7 +155,7 @@ def _start(
     except ValidationError as error:
         raise SpecError(first_message(error)) from None
     if len(spec.rules) > MAX_RULES:
-        raise SpecError(f"{len(spec.rules)} rules are too many; take at most {MAX_RULES}")
+        raise SpecError(f"{len(spec.rules)} rules are too many; choose at most {MAX_RULES}")
     check_size(spec)
     st.query_params["simulation"] = simulation_queries.simulations().start(spec)
     st.rerun()
@@ -163,15 +163,15 @@ def _start(
 
 def _body(digest: str) -> None:
     simulations = simulation_queries.simulations()
-    standing = simulations.standing(digest)
-    if standing.state is SimulationState.RUNNING:
-        st.progress(standing.share, text=f"Simulating: {standing.note}")
+    status = simulations.status(digest)
+    if status.state is SimulationState.RUNNING:
+        st.progress(status.share, text=f"Simulating: {status.note}")
         if st.button("Cancel", icon=":material/cancel:"):
             simulations.cancel(digest)
             st.rerun()
-    elif standing.state is SimulationState.FAILED:
+    elif status.state is SimulationState.FAILED:
         st.error("The simulation ended without a result.", icon=":material/error:")
-        st.code(standing.note, language=None)
+        st.code(status.note, language=None)
         if st.button("Run it again", icon=":material/replay:"):
             simulations.start(simulations.spec(digest))
             st.rerun()
@@ -190,8 +190,8 @@ def _result(digest: str, document: Document) -> None:
     best = table.iloc[int(table.max_vio.argmin())]
     metrics(
         ("Most even rule", str(best.rule), "smallest MaxVio in the steady state"),
-        ("Its MaxVio", number(best.max_vio), "mean of the last 40 % of the steps"),
-        ("Sampling floor", number(floor), "MaxVio of a fair coin at this size"),
+        ("Its MaxVio", number(best.max_vio), "mean over the last 40 % of the steps"),
+        ("Sampling floor", number(floor), "MaxVio of a fair router by chance"),
         ("Over the floor", number(best.ratio, ".2f", " ×"), "1 is as even as chance allows"),
     )
     curves = regret_curves(document, stream)
@@ -208,13 +208,13 @@ def _result(digest: str, document: Document) -> None:
         plot(
             charts.regret_growth(curves),
             "regret",
-            "Dotted: the law that fits best. First seed, 256 tokens of every step.",
+            "Dotted: the growth law with the best fit. First seed, 256 tokens of every step.",
         )
     with left, card("Descent of the dual", metric="dual_gap"):
         plot(
             charts.dual_descent(curves),
             "dual-descent",
-            f"Running mean of {charts.GAP_POINTS} points; at or below zero it is not drawn.",
+            f"Running mean over {charts.GAP_POINTS} points; values at or below zero are not drawn.",
         )
     values_E = spectrum_E(document, stream)
     with right, card("Tie-density spectrum", metric="tie_spectrum"):
@@ -243,7 +243,7 @@ def _tables(document: Document, stream: str, table: pd.DataFrame) -> None:
         if not has_jump(document, stream):
             columns.remove("recovery")
         st.dataframe(table[columns], hide_index=True, column_config=_columns(), height="content")
-    with card("Statements of the theory", "Checked on 20 sampled steps of the first seed."):
+    with card("Statements of the theory", "Tested on 20 sampled steps of the first seed."):
         rule = st.selectbox("Rule", list(table.rule), index=len(table) - 1, width=280)
         st.dataframe(
             verdict_table(document, stream, rule),
@@ -262,9 +262,9 @@ def _columns() -> dict[str, Any]:
         "ratio": config.NumberColumn("Of the floor", format="%.2f ×"),
         "idle": config.NumberColumn("Idle", format="%.1f %%", help="experts without a token"),
         "to_balance": config.TextColumn(
-            "Steps to balance", help=f"until MaxVio is below twice the floor; {NEVER}: not once"
+            "Steps to balance", help=f"until MaxVio is below twice the floor, or {NEVER}"
         ),
-        "recovery": config.TextColumn("Steps after the jump", help="the same from the jump on"),
+        "recovery": config.TextColumn("Steps after the jump", help="steps to balance after it"),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the theory page reads: simulations of this home, their results, recorded scores. Cached."""
+"""Reads the data of the theory page: simulations, their results, recorded scores. Cached."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evenload.pipeline.settings import Settings
 
 
 def simulations() -> Simulations:
-    """The simulations of this home; whoever looks sees the same ones."""
+    """The simulations of this home, which all viewers share."""
     return _simulations(Settings().root / "simulations")
 
 
 def simulation_result(digest: str) -> Document:
-    """Raises: SpecError: it has no result"""
+    """The result of a simulation.  Raises: SpecError: it has no result"""
     return _simulation_result(Settings().root / "simulations", digest)
 
 

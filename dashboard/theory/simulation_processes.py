@@ -1,7 +1,8 @@
-"""Simulations that a page starts: each a process of its own, its folder, and what became of it.
+"""Runs simulations for the theory page. Each has its own process and folder.
 
-The dashboard imports no worker: it runs `evenload simulate` and reads what that writes. A folder
-below `<home>/simulations` is named by the digest of its spec, so the same question is asked once.
+The dashboard must not import workers, so it runs `evenload simulate` and reads the files of that
+command. The folder of a simulation below `<home>/simulations` is named by the digest of its spec,
+so equal simulations run only once.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.pipeline.spec.spec_file import sha256
 
 COMMAND = Path(sys.executable).with_name("evenload")
-MAX_SCORES = 1_500_000_000  # tokens x experts x steps x seeds x rules: minutes on two cores
-TOLD = re.compile(r"^(?P<stream>.*): (?P<done>\d+) of (?P<total>\d+)$")
+MAX_SCORES = 1_500_000_000  # tokens x experts x steps x seeds x rules; minutes on two cores
+PROGRESS = re.compile(r"^(?P<stream>.*): (?P<done>\d+) of (?P<total>\d+)$")
 LOG_LINES = 12
 
 
@@ -38,12 +39,12 @@ class SimulationState(StrEnum):
     FAILED = "failed"
 
 
-class Standing(NamedTuple):
+class SimulationStatus(NamedTuple):
     """How far a simulation is."""
 
     state: SimulationState
-    share: float  # of the steps played, 0 to 1
-    note: str  # what it does now, or the end of its log
+    share: float  # share of the simulated steps, 0 to 1
+    note: str  # what the simulation does now, or the end of its log
 
 
 class RecordingSize(NamedTuple):
@@ -63,7 +64,7 @@ class Paths(NamedTuple):
 
 @dataclass
 class Simulations:
-    """The simulations of one home. One runs at a time: a dashboard is no compute service."""
+    """The simulations of one home. Only one runs at a time, to limit the load of the dashboard."""
 
     folder: Path
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -72,12 +73,12 @@ class Simulations:
     def start(self, spec: SimulationSpec) -> str:
         """Starts a simulation unless it is done or running; returns its digest.
 
-        Raises:   SpecError: it is too large for a page, another one runs, no command to run it
+        Raises:   SpecError: it is too large, another one runs, or `evenload` is not installed
         """
         check_size(spec)
         digest = sha256(spec.model_dump(mode="json"))[:12]
         with self._lock:
-            if self.standing(digest).state is SimulationState.FAILED:
+            if self.status(digest).state is SimulationState.FAILED:
                 self._refuse_second()
                 self._running[digest] = _spawn(spec, self._paths(digest))
         return digest
@@ -88,25 +89,25 @@ class Simulations:
             process.terminate()
             process.wait()
 
-    def standing(self, digest: str) -> Standing:
-        """Where it stands; FAILED also where it never began."""
+    def status(self, digest: str) -> SimulationStatus:
+        """The status of a simulation; FAILED also if it never started."""
         process, paths = self._running.get(digest), self._paths(digest)
         if process is not None and process.poll() is None:
             return _progress(paths.log)
         if _document(paths.result) is not None:
-            return Standing(SimulationState.DONE, 1.0, "")
+            return SimulationStatus(SimulationState.DONE, 1.0, "")
         if process is not None and process.returncode < 0:
-            return Standing(SimulationState.FAILED, 0.0, "cancelled")
-        return Standing(SimulationState.FAILED, 0.0, _tail(paths.log))
+            return SimulationStatus(SimulationState.FAILED, 0.0, "cancelled")
+        return SimulationStatus(SimulationState.FAILED, 0.0, _tail(paths.log))
 
     def spec(self, digest: str) -> SimulationSpec:
-        """Raises: SpecError: no such simulation"""
+        """The spec of a simulation.  Raises: SpecError: it is unknown"""
         if not digest.isalnum():
-            raise SpecError(f"simulation={digest!r} is no simulation; start one")
+            raise SpecError(f"simulation={digest!r} is unknown; start one")
         return load_simulation(self._paths(digest).spec)
 
     def result(self, digest: str) -> dict[str, Any]:
-        """The document that the command printed.  Raises: SpecError: there is none"""
+        """The JSON document of the command.  Raises: SpecError: there is none"""
         document = _document(self._paths(digest).result)
         if document is None:
             raise SpecError(f"simulation={digest!r} has no result; start it again")
@@ -125,7 +126,7 @@ class Simulations:
         }
 
     def known(self) -> list[str]:
-        """Digests, newest first."""
+        """The digests of all simulations, newest first."""
         specs = list(self.folder.glob("*/spec.yaml"))
         specs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         return [path.parent.name for path in specs]
@@ -138,17 +139,17 @@ class Simulations:
     def _refuse_second(self) -> None:
         for process in self._running.values():
             if process.poll() is None:
-                raise SpecError("another simulation runs; wait for it or cancel it")
+                raise SpecError("another simulation runs; wait until it ends, or cancel it")
 
 
 def check_size(spec: SimulationSpec) -> None:
-    """Raises: SpecError: more work than a page may start"""
+    """Checks the amount of work.  Raises: SpecError: it is more than a page may start"""
     runs = spec.seeds * len(spec.rules) * len(spec.streams)
     scores = spec.tokens * spec.num_experts * spec.steps * runs
     if scores > MAX_SCORES:
         raise SpecError(
             f"{scores / 1e9:.1f} billion scores are too many for this page (at most "
-            f"{MAX_SCORES / 1e9:.1f}); take fewer tokens, steps or rules, or run "
+            f"{MAX_SCORES / 1e9:.1f}); choose fewer tokens, steps or rules, or run "
             "`evenload simulate FILE` yourself"
         )
 
@@ -160,7 +161,7 @@ def recordings_below(home: Path) -> list[Path]:
 
 
 def recording_size(path: Path) -> RecordingSize:
-    """Reads the headers, not the scores.  Raises: SpecError: no recording"""
+    """The size of a recording, from its headers.  Raises: SpecError: it is not a recording"""
     try:
         with zipfile.ZipFile(path) as arrays, arrays.open("score_NLTE.npy") as file:
             np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
@@ -169,7 +170,7 @@ def recording_size(path: Path) -> RecordingSize:
         with np.load(path) as content:
             return RecordingSize(steps, layers, tokens, experts, int(content["top_k"]))
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise SpecError(f"{path.name}: no recording of router scores ({error})") from None
+        raise SpecError(f"{path.name} is not a recording of router scores ({error})") from None
 
 
 def _spawn(spec: SimulationSpec, paths: Paths) -> subprocess.Popen[bytes]:
@@ -185,17 +186,16 @@ def _spawn(spec: SimulationSpec, paths: Paths) -> subprocess.Popen[bytes]:
         )
 
 
-def _progress(log: Path) -> Standing:
-    """Played steps first; after the last one the theory is checked, which tells no steps."""
-    told = [found for line in _lines(log) if (found := TOLD.match(line))]
-    if not told:
-        return Standing(SimulationState.RUNNING, 0.0, "starting")
-    done, total = int(told[-1]["done"]), int(told[-1]["total"])
+def _progress(log: Path) -> SimulationStatus:
+    """The last progress in the log. It ends before the theory is tested."""
+    reports = [found for line in _lines(log) if (found := PROGRESS.match(line))]
+    if not reports:
+        return SimulationStatus(SimulationState.RUNNING, 0.0, "starting")
+    done, total = int(reports[-1]["done"]), int(reports[-1]["total"])
     if done == total or total < 10:
-        return Standing(SimulationState.RUNNING, 1.0, "checking the theory's statements")
-    return Standing(
-        SimulationState.RUNNING, done / total, f"step {done:,} of {total:,}, {told[-1]['stream']}"
-    )
+        return SimulationStatus(SimulationState.RUNNING, 1.0, "testing the theory")
+    note = f"step {done:,} of {total:,}, {reports[-1]['stream']}"
+    return SimulationStatus(SimulationState.RUNNING, done / total, note)
 
 
 def _document(path: Path) -> dict[str, Any] | None:
@@ -207,7 +207,7 @@ def _document(path: Path) -> dict[str, Any] | None:
 
 
 def _tail(log: Path) -> str:
-    return "\n".join(_lines(log)[-LOG_LINES:]) or "it never ran"
+    return "\n".join(_lines(log)[-LOG_LINES:]) or "the simulation never started"
 
 
 def _lines(log: Path) -> list[str]:

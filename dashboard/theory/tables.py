@@ -1,4 +1,4 @@
-"""The document of a simulation as tables and curves.
+"""Turns the document of a simulation into tables and curves.
 
 Shape suffixes: P points in time, E experts.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Document = dict[str, Any]
 NEVER = "never"
 
-# The laws that `evenload.workers.simulation.regret` fits, as it names them.
+# The growth laws that `evenload.workers.simulation.regret` fits, by their names there.
 LAWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "a constant": np.zeros_like,
     "log N": np.log,
@@ -28,7 +28,7 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 class RegretCurve(NamedTuple):
     step_P: NDArray[np.int32]
     regret_P: NDArray[np.float64]
-    gap_P: NDArray[np.float64]  # of the dual to the best fixed bias, mean since the point before
+    gap_P: NDArray[np.float64]  # dual minus that at the best fixed bias, mean since last point
     fit_P: NDArray[np.float64]  # the fitted law
     law: str
 
@@ -38,7 +38,7 @@ def streams_of(document: Document) -> list[str]:
 
 
 def row_table(document: Document, stream: str) -> pd.DataFrame:
-    """One row a rule: steady MaxVio with its error, the floor, idle share, steps to balance."""
+    """One row per rule: steady MaxVio with its error, the floor, idle share, steps to balance."""
     rows = [row for row in document["rows"] if row["stream"] == stream]
     return pd.DataFrame(
         {
@@ -62,7 +62,7 @@ def has_jump(document: Document, stream: str) -> bool:
 
 
 def regret_curves(document: Document, stream: str) -> dict[str, RegretCurve]:
-    """By rule; empty where the theory was not checked."""
+    """The curves by rule; empty if the theory was not tested."""
     return {
         finding["rule"]: _curve(finding["regret"])
         for finding in document["theory"]
@@ -71,7 +71,7 @@ def regret_curves(document: Document, stream: str) -> dict[str, RegretCurve]:
 
 
 def spectrum_E(document: Document, stream: str) -> NDArray[np.float64] | None:
-    """Eigenvalues at the best fixed bias, which all rules on a stream share."""
+    """The eigenvalues at the best fixed bias, which is the same for all rules of a stream."""
     for finding in document["theory"]:
         if finding["stream"] == stream:
             return np.array(finding["regret"]["spectrum"])
@@ -79,7 +79,7 @@ def spectrum_E(document: Document, stream: str) -> NDArray[np.float64] | None:
 
 
 def verdict_table(document: Document, stream: str, rule: str) -> pd.DataFrame:
-    """What theory says of one rule: a row a statement, the regret last."""
+    """One row per statement of the theory for one rule, and a last row for the regret."""
     finding = next(
         found for found in document["theory"] if (found["stream"], found["rule"]) == (stream, rule)
     )

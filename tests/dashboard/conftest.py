@@ -22,7 +22,7 @@ APP = Path(str(evenload.dashboard.__file__)).parent / "app.py"
 
 class Demo(NamedTuple):
     home: Path
-    ids: Mapping[str, str]  # sweep ids by what they show
+    ids: Mapping[str, str]  # of sweeps: submitted, cancelled, searched, finished, running
 
     def trials(self, sweep: str) -> list[TrialRecord]:
         store = SweepStore(Settings(home=self.home).store_url)
@@ -53,7 +53,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture
 def demo_home(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> Demo:
-    """The same, as the home that this process and its caches use."""
+    """The demo, with EVENLOAD_HOME set to it and empty caches."""
     use_home(demo.home, monkeypatch)
     return demo
 
@@ -73,7 +73,7 @@ def use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def render(page: str, **query: str) -> AppTest:
-    """A page of the app as a viewer with this address gets it."""
+    """Opens a page of the app at an address with this query."""
     app = AppTest.from_file(str(APP), default_timeout=60)
     # switch_page names a page by its file before the first run, and every file here is page.py.
     app._page_hash = calc_hash(page)
@@ -91,6 +91,6 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def render_in(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """Pages over a home of the test's own."""
+    """Opens pages of the app over a new, empty home."""
     use_home(settings.root, monkeypatch)
     return render

@@ -1,8 +1,8 @@
-"""Fills a home with believable sweeps: searched, finished, running, cancelled, submitted.
+"""Fills a home with plausible sweeps: searched, finished, running, cancelled, submitted.
 
 The searched one has learning curves, stopped trials and a confirm stage, but no shards. The loads
-of the others come from a small simulation: experts attract tokens by a fixed skew, the sign rule's
-bias works against it. `python tests/dashboard/demo_home.py HOME` makes one to look at.
+of the others come from a small simulation: experts attract tokens by a fixed skew, and the bias of
+the sign rule works against it. `python tests/dashboard/demo_home.py HOME` makes one by hand.
 
 Shape suffixes: L expert layers, E experts.
 """
@@ -32,7 +32,7 @@ from evenload.pipeline.states import Claim, CurvePoint, Order, Progress, Stage, 
 from evenload.pipeline.store.sweep_store import SweepStore
 
 STEPS, LEASE_SECONDS = 300, 3600.0
-DETAILED_EXPERTS = 32  # trials whose evaluation recorded domains, pairs and values of k
+DETAILED_EXPERTS = 32  # trials with this many have a detailed evaluation
 CURVE_STEPS = 20
 FAILURE = """Traceback (most recent call last):
   File "workers/training/loop.py", line 68, in train
@@ -45,7 +45,7 @@ train.warmup_steps
 
 
 def build(home: Path) -> dict[str, str]:
-    """Sweep ids by what they show: searched, finished, running, cancelled, submitted."""
+    """Fills the home and returns the ids of the sweeps by the names above."""
     settings = Settings(home=home)
     settings.root.mkdir(parents=True, exist_ok=True)
     store = SweepStore(settings.store_url)
@@ -122,7 +122,7 @@ def _searched(store: SweepStore) -> str:
     rules += [{"kind": "proportional", "step_size": size} for size in (1e-3, 1e-2)]
     plain = _sweep("search", [*rules, {"kind": "self_tuned"}], experts=[16, 32])
     base = plain.base | {"eval": {"every_steps": CURVE_STEPS}}
-    base["train"] = plain.base["train"] | {"seed": 1}  # other trials than the finished sweep's
+    base["train"] = plain.base["train"] | {"seed": 1}  # no trial of another sweep
     confirm = {"top": 2, "seeds": [10, 11, 12]}
     spec = plain.model_validate(plain.model_dump() | {"base": base, "confirm": confirm})
     sweep_id, trials = _add(store, spec)
@@ -144,7 +144,7 @@ def _searched(store: SweepStore) -> str:
 
 
 def be_present(store: SweepStore, sweep_id: str) -> None:
-    """A coordinator with two nodes, and the workers that hold the running trials."""
+    """Announces a coordinator with two nodes and the workers of the running trials."""
     resources = {"CPU": 16.0, "GPU": 1.0, "memory": 64 * 2.0**30}
     nodes = [
         {"node_id": name * 10, "host": name, "is_alive": name != "node-c", "resources": resources}
@@ -165,7 +165,7 @@ def _reseeded(trial: TrialSpec, seed: int) -> TrainSpec:
 
 
 def _search_one(store: SweepStore, digest: str, trial: TrialSpec, stopped: str | None) -> None:
-    """A trial with its curve and figures; `stopped` is why it ends after a third."""
+    """Runs a trial with its curve and figures; `stopped`: the reason if it ends after a third."""
     claim = _claim(store, digest, WorkKind.TRAIN, "worker-a:gpu0")
     steps = 100 if stopped else STEPS
     figures = _searched_figures(trial)
@@ -191,7 +191,7 @@ def _search_one(store: SweepStore, digest: str, trial: TrialSpec, stopped: str |
 
 
 def _searched_figures(trial: TrialSpec) -> dict[str, float]:
-    """MaxVio falls with the step size to a best one and rises again; loss follows it a little."""
+    """MaxVio has a minimum over the step size; the loss follows it a little."""
     rng = np.random.default_rng([trial.train.seed, trial.model.num_experts])
     size = trial.balancer.step
     base = {"none": 4.2, "aux_loss": 0.45, "self_tuned": 0.22}.get(trial.balancer.kind, 0.2)
@@ -268,7 +268,7 @@ def _steps(trial: TrialSpec, steps: int) -> Iterator[StepRecord]:
     tokens, top_k = trial.train.tokens_per_step, trial.model.top_k
     rng = np.random.default_rng(E)
     skew_LE = rng.normal(0, 0.5, (L, E)) * np.linspace(1.6, 0.8, L)[:, None]
-    skew_LE[0, 0] = -6.0  # an expert that starves unless something helps it
+    skew_LE[0, 0] = -6.0  # an expert that gets no tokens unless a rule helps it
     bias_LE = np.zeros((L, E))
     size = trial.balancer.step or 0.0
     for step in range(1, steps + 1):
@@ -322,7 +322,7 @@ def _evaluate(
 
 
 def _detail(trial: TrialSpec, count_LE: Integers) -> Detail:
-    """Three domains that prefer experts of their own; pairs and successions nearly independent."""
+    """Three domains with different experts; co-activations and transitions nearly independent."""
     L, E = count_LE.shape
     rng = np.random.default_rng(1)
     share_GLE = count_LE * np.exp(rng.normal(0, 0.6, (3, L, E)))

@@ -22,7 +22,7 @@ def _pages() -> list[str]:
     raise AssertionError("app.py has no literal PAGES")
 
 
-def test_every_page_is_one_folder_and_one_line() -> None:
+def test_every_page_folder_has_an_entry_in_app() -> None:
     assert set(_pages()) == {path.parent.name for path in ROOM.glob("*/page.py")}
 
 
@@ -57,7 +57,7 @@ def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
     assert found.stdout.strip() == "set()"
 
 
-def test_command_serves_the_app_where_it_is_told_to() -> None:
+def test_command_has_port_and_address() -> None:
     assert command(8777, "127.0.0.1")[1:] == [
         *("-P", "-m", "evenload.dashboard", "--port", "8777", "--address", "127.0.0.1")
     ]
@@ -68,7 +68,7 @@ def test_command_serves_the_app_where_it_is_told_to() -> None:
     )
 
 
-def test_nothing_heavy_is_preloaded() -> None:
+def test_preload_leaves_out_torch_ray_and_mlflow() -> None:
     probe = (
         "import sys; from evenload.dashboard.__main__ import preload; preload(); "
         "print({'torch', 'ray', 'mlflow'} & set(sys.modules), 'plotly' in sys.modules)"
@@ -83,7 +83,7 @@ def test_nothing_heavy_is_preloaded() -> None:
     ("option", "value"),
     [("client.showErrorDetails", "none"), ("browser.gatherUsageStats", "false")],
 )
-def test_viewers_get_no_source_and_nobody_is_counted(option: str, value: str) -> None:
+def test_error_details_and_usage_statistics_are_off(option: str, value: str) -> None:
     assert OPTIONS[option] == value
 
 

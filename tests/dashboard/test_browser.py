@@ -1,4 +1,4 @@
-"""The app as a viewer meets it: a real server, a real browser, every page clicked through."""
+"""All pages of the app with a real server and a real browser."""
 
 from __future__ import annotations
 
@@ -31,18 +31,17 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: none is on the PATH"),
 ]
-WAIT_MS = 40_000  # a busy machine is slow, not broken
-# On a deep link Streamlit asks below the page's own path where its base path begins.
+WAIT_MS = 40_000  # for busy machines
 CONTROLS = "main button:visible, main input:visible, main a:visible"
 HAS_NO_NAME = """e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length
   || e.getAttribute('aria-labelledby') || e.closest('[aria-label]'))"""
 DARK = "rgb(16, 21, 29)"
-EXPECTED_404 = re.compile(r"/_stcore/(health|host-config)$")
+EXPECTED_404 = re.compile(r"/_stcore/(health|host-config)$")  # Streamlit looks for its base path
 
 
 @pytest.fixture(scope="module")
 def home(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: one test adds steps to a run."""
+    """A copy of the demo, because one test adds steps to a run."""
     return Path(shutil.copytree(demo.home, tmp_path_factory.mktemp("browser") / "home"))
 
 
@@ -54,7 +53,7 @@ def address(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @contextmanager
 def served(home: Path, log_file: Path) -> Iterator[str]:
-    """The address of a server over this home that lets its viewers steer."""
+    """Serves this home with controls turned on; gives the address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -94,7 +93,7 @@ def browser_page() -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser_page: Page) -> Iterator[Page]:
-    """Fails the test that saw an error in the console or an exception on the page."""
+    """The browser page. Errors in its console and uncaught exceptions fail the test."""
     faults: list[str] = []
 
     def on_console(message: ConsoleMessage) -> None:
@@ -113,7 +112,7 @@ def page(browser_page: Page) -> Iterator[Page]:
 
 
 def _settled(page: Page, title: str) -> None:
-    """The page has this title, has finished running and shows no exception."""
+    """Waits until the page has this title and its script has ended without an exception."""
     expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible(timeout=WAIT_MS)
     expect(page.locator('[data-test-script-state="running"]')).to_have_count(0, timeout=WAIT_MS)
     expect(page.get_by_test_id("stException")).to_have_count(0)
@@ -132,7 +131,7 @@ def _choose(page: Page, view: str) -> None:
     page.get_by_test_id("stMain").get_by_role("radio", name=view, exact=True).click()
 
 
-def test_viewer_gets_from_the_sweeps_to_what_an_expert_did(
+def test_viewer_gets_from_the_sweeps_to_the_views_of_a_run(
     page: Page, address: str, demo: Any
 ) -> None:
     page.goto(address)
@@ -214,7 +213,7 @@ def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo
 def test_simulation_runs_from_the_page(page: Page, address: str) -> None:
     page.goto(f"{address}/theory")
     _settled(page, "Theory")
-    for name in ("Experts", "Tokens a step", "Steps"):
+    for name in ("Experts", "Tokens per step", "Steps"):
         page.get_by_role("slider", name=name).press("Home")
     page.get_by_label("Top-k").fill("2")
     page.get_by_role("button", name="Run the simulation").click()
@@ -226,9 +225,7 @@ def test_simulation_runs_from_the_page(page: Page, address: str) -> None:
     expect(chosen).to_have_value(re.compile("8 experts, top-2, 50 steps"))
 
 
-def test_cost_follows_the_plan_and_the_plan_is_an_address(
-    page: Page, address: str, demo: Any
-) -> None:
+def test_cost_follows_the_plan_in_the_address(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/cost?sweep={demo.ids['finished']}&ranks=4&hours=2000")
     _settled(page, "Cost of imbalance")
     _charts(page, 2)
@@ -241,7 +238,7 @@ def test_cost_follows_the_plan_and_the_plan_is_an_address(
     }
 
 
-def test_cluster_says_what_is_well_and_what_is_not(page: Page, address: str) -> None:
+def test_cluster_shows_all_checks(page: Page, address: str) -> None:
     page.goto(f"{address}/cluster")
     _settled(page, "Cluster")
     for part in ("SQL store", "Coordinator", "Workers", "MLflow", "Disk"):
@@ -250,7 +247,7 @@ def test_cluster_says_what_is_well_and_what_is_not(page: Page, address: str) -> 
 
 
 @pytest.mark.parametrize("view", ["", "theory", "cost", "cluster", "sweep?view=Parameters"])
-def test_nothing_that_can_be_pressed_is_without_a_name(page: Page, address: str, view: str) -> None:
+def test_every_control_has_a_name(page: Page, address: str, view: str) -> None:
     page.goto(f"{address}/{view}")
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=WAIT_MS)
     expect(page.locator('[data-test-script-state="running"]')).to_have_count(0, timeout=WAIT_MS)
@@ -262,8 +259,8 @@ def test_nothing_that_can_be_pressed_is_without_a_name(page: Page, address: str,
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_every_page_over_a_sweep_that_was_really_trained(page: Page, tmp_path: Path) -> None:
-    """Two trials and their evaluation by `evenload sweep run`, then every page and view."""
+def test_every_page_shows_a_really_trained_sweep(page: Page, tmp_path: Path) -> None:
+    """Trains and evaluates two trials by `evenload sweep run`, then opens every page and view."""
     file = tmp_path / "small.yaml"
     file.write_text(
         "{name: small, axes: {balancer: [{kind: none}, {kind: sign, step_size: 0.01}]}, base: {"
@@ -290,7 +287,7 @@ def test_every_page_over_a_sweep_that_was_really_trained(page: Page, tmp_path: P
             _choose(page, view)
             _settled(page, "none, 16 experts")
         for link, title, charts in [
-            ("Compare", "Compare", 0),  # its runs are chosen first
+            ("Compare", "Compare", 0),  # no runs are chosen yet
             ("Cost", "Cost of imbalance", 2),
             ("Cluster", "Cluster", 0),
         ]:
@@ -314,16 +311,14 @@ def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) ->
     _charts(page, 6)
 
 
-def test_runs_of_other_sizes_are_compared_under_one_address(
-    page: Page, address: str, demo: Any
-) -> None:
+def test_runs_of_different_sizes_are_compared(page: Page, address: str, demo: Any) -> None:
     runs = [demo.trial("finished", "sign 0.01", experts).digest for experts in (8, 16, 32)]
     page.goto(f"{address}/compare?runs={','.join(runs)}")
     _settled(page, "Compare")
     _charts(page, 2 + 1 + 3 + 2)
 
 
-def test_charts_are_explained_to_who_cannot_see_them(page: Page, address: str, demo: Any) -> None:
+def test_charts_have_descriptions_for_screen_readers(page: Page, address: str, demo: Any) -> None:
     digest = demo.trial("finished", "none", 32).digest
     page.goto(f"{address}/run?run={digest}")
     _settled(page, "none, 32 experts")
@@ -335,7 +330,7 @@ def test_charts_are_explained_to_who_cannot_see_them(page: Page, address: str, d
     assert unnamed == []
 
 
-def test_numbers_of_a_chart_can_be_saved_and_its_metric_looked_up(
+def test_chart_can_be_exported_and_its_metric_looked_up(
     page: Page, address: str, demo: Any
 ) -> None:
     digest = demo.trial("finished", "none", 32).digest
@@ -399,7 +394,7 @@ def test_running_trial_grows_on_the_page_without_a_reload(
 
 
 def _add_steps(folder: Path, first: int, last: int) -> None:
-    """Repeats the newest recorded step, as the attempt that goes on from it would log."""
+    """Logs copies of the newest recorded step, like an attempt that continues."""
     chunk = list(iter_history(folder))[-1]
     sink = LoadLogSink(folder)
     sink.log_steps(

@@ -20,7 +20,7 @@ Open = Callable[..., AppTest]
 def own_home(
     demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, render_in: Open
 ) -> Settings:
-    """The demo's store alone: verbs write."""
+    """A home with a copy of the demo's store, because the verbs change it."""
     home = tmp_path / "own"
     home.mkdir()
     shutil.copy(demo.home / "evenload.db", home)
@@ -50,7 +50,7 @@ def _press(page: AppTest, label: str) -> AppTest:
     return button.click().run()
 
 
-def test_nothing_can_be_steered_unless_it_is_allowed(open_page: Open, demo: Any) -> None:
+def test_controls_are_off_by_default(open_page: Open, demo: Any) -> None:
     labels = {verb.label for verb in VERBS.values()}
     for page in (
         open_page("sweep", sweep=demo.ids["running"]),
@@ -64,7 +64,7 @@ def test_nothing_can_be_steered_unless_it_is_allowed(open_page: Open, demo: Any)
     assert any("EVENLOAD_DASHBOARD_CONTROLS" in info.value for info in start.info)
 
 
-def test_verbs_turn_a_sweep_and_only_those_that_fit_are_offered(
+def test_verbs_change_the_state_and_the_offered_verbs(
     own_home: Settings, demo: Any, render_in: Open
 ) -> None:
     sweep_id = demo.ids["running"]
@@ -82,7 +82,7 @@ def test_verbs_turn_a_sweep_and_only_those_that_fit_are_offered(
     assert _state(own_home, sweep_id) is SweepState.CANCELLED
 
 
-def test_a_trial_is_steered_from_its_own_page(
+def test_trial_is_steered_on_the_page_of_the_run(
     own_home: Settings, demo: Any, render_in: Open
 ) -> None:
     waiting, failed = (
@@ -107,9 +107,7 @@ def test_a_trial_is_steered_from_its_own_page(
     assert [_trial(own_home, t.digest).state for t in others] == [t.state for t in others]
 
 
-def test_form_submits_the_sweep_that_its_dry_run_showed(
-    own_home: Settings, render_in: Open
-) -> None:
+def test_form_submits_the_sweep_of_the_dry_run(own_home: Settings, render_in: Open) -> None:
     page = render_in("sweeps", view="Start a sweep")
     page.text_input[0].set_value("from-the-form").run()
     assert {metric.label: metric.value for metric in page.metric}["Trials"] == "10"
@@ -122,7 +120,7 @@ def test_form_submits_the_sweep_that_its_dry_run_showed(
     assert not sweep.is_expanded
 
 
-def test_verbs_that_would_change_nothing_are_not_offered(demo: Any) -> None:
+def test_verbs_without_effect_are_not_offered(demo: Any) -> None:
     store = SweepStore(Settings(home=demo.home).store_url)
     offered = {
         name: applicable(store.sweep(sweep_id), store.trials(sweep_id))

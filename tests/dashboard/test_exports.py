@@ -19,7 +19,7 @@ def _loads() -> go.Figure:
     return load_over_time(np.array([[100, 50], [200, -1], [30, 170]], np.int16), STEPS)
 
 
-def test_map_exports_every_counted_cell_under_the_titles_of_its_axes() -> None:
+def test_heatmap_exports_counted_cells_with_axis_titles_as_columns() -> None:
     table = chart_table(_loads())
     assert list(table.columns) == ["optimizer step", "expert", "load / fair share"]
     assert table.to_numpy().tolist() == [
@@ -31,7 +31,7 @@ def test_map_exports_every_counted_cell_under_the_titles_of_its_axes() -> None:
     ]
 
 
-def test_lines_export_their_names_and_steps_even_and_uneven() -> None:
+def test_lines_export_names_and_steps() -> None:
     vio_BL = np.array([[0.5, 0.25], [0.4, 0.2], [0.3, 0.1]], np.float32)
     for step_B in (STEPS, np.array([1, 11, 41], np.int32)):
         table = chart_table(max_vio_over_time(vio_BL, step_B, ["1", "2"], 0.125))
@@ -46,7 +46,7 @@ def test_lines_export_their_names_and_steps_even_and_uneven() -> None:
         assert "sampling floor 0.12" in set(table.series)
 
 
-def test_files_hold_the_table() -> None:
+def test_files_contain_the_table() -> None:
     table = chart_table(_loads())
     pd.testing.assert_frame_equal(
         pd.read_parquet(io.BytesIO(FORMATS["parquet"].write(table))), table

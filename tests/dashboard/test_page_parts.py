@@ -11,7 +11,7 @@ from evenload.pipeline.errors import SpecError, StoreUnavailable
 
 @pytest.fixture
 def refreshes(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """The `run_every` of each fragment that is drawn."""
+    """Collects the `run_every` of every fragment."""
     asked: list[float | None] = []
 
     def fragment(run_every: float | None = None) -> Callable[[Any], Any]:
@@ -22,15 +22,15 @@ def refreshes(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     return asked
 
 
-def test_what_is_over_is_drawn_once_and_what_lasts_again(refreshes: list[float | None]) -> None:
+def test_only_unfinished_pages_are_refreshed(refreshes: list[float | None]) -> None:
     drawn: list[str] = []
     page_parts.live(lambda: drawn.append("over"), is_over=lambda: True)
-    page_parts.live(lambda: drawn.append("lasts"), is_over=lambda: False)
+    page_parts.live(lambda: drawn.append("running"), is_over=lambda: False)
     assert refreshes == [None, page_parts.REFRESH_SECONDS]
-    assert drawn == ["over", "lasts"]
+    assert drawn == ["over", "running"]
 
 
-def test_page_is_drawn_anew_when_what_it_shows_ends(
+def test_page_runs_again_when_its_subject_ends(
     refreshes: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reruns: list[str] = []
@@ -41,16 +41,14 @@ def test_page_is_drawn_anew_when_what_it_shows_ends(
 
 
 @pytest.mark.parametrize("error", [SpecError("no such sweep"), StoreUnavailable("no answer")])
-def test_errors_a_user_can_mend_are_said_in_words(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(page_parts.st, "warning", lambda text, icon: said.append(text))
+def test_user_errors_become_warnings(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(page_parts.st, "warning", lambda text, icon: shown.append(text))
     with page_parts.readable_errors():
         raise error
-    assert said == [str(error)]
+    assert shown == [str(error)]
 
 
-def test_faults_keep_their_trace() -> None:
+def test_bugs_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError), page_parts.readable_errors():
         raise ZeroDivisionError

@@ -14,7 +14,7 @@ def finished(demo_home: Any) -> Any:
     return demo_home.trial("finished", "sign 0.01", 16)
 
 
-def test_sweeps_come_with_their_trials(demo_home: Any) -> None:
+def test_sweeps_have_their_trials(demo_home: Any) -> None:
     counts = {sweep.name: len(trials) for sweep, trials in queries.sweeps()}
     assert counts == {
         "schedules": 8,

@@ -66,7 +66,7 @@ def _sweep(state: SweepState = SweepState.ACTIVE, hours_ago: int = 0) -> SweepRe
     return SweepRecord(f"demo-{hours_ago}", "demo", {}, state, None, created, None)
 
 
-def test_grid_has_a_row_a_setting_and_a_column_an_expert_count(trial: Trial) -> None:
+def test_grid_has_one_row_per_setting_and_one_column_per_expert_count(trial: Trial) -> None:
     trials = [
         trial({"kind": "none"}, 8, **_done(max_vio=2.0)),
         trial(_sign(0.1), 8, **_done(max_vio=0.3)),
@@ -88,7 +88,7 @@ def test_seeds_of_one_cell_are_averaged(trial: Trial) -> None:
     assert record_tables.grid(trials, "max_vio").value_RC.tolist() == [[pytest.approx(0.4)]]
 
 
-def test_grid_of_expert_counts_that_do_not_meet_has_holes(trial: Trial) -> None:
+def test_cells_without_trials_are_empty(trial: Trial) -> None:
     trials = [trial(_sign(0.1), 8, **_done(max_vio=0.1)), trial(_sign(0.2), 64)]
     grid = record_tables.grid(trials, "max_vio")
     assert np.isfinite(grid.value_RC).tolist() == [[True, False], [False, False]]
@@ -124,7 +124,7 @@ def test_progress_counts_steps_and_takes_failed_trials_as_over(trial: Trial) -> 
     assert record_tables.progress([]) == 0
 
 
-def test_time_left_is_what_the_pace_so_far_gives(trial: Trial) -> None:
+def test_time_left_is_extrapolated(trial: Trial) -> None:
     trials = [
         trial(_sign(0.1), started_at=NOON, **_done()),
         trial(_sign(0.2)),
@@ -146,21 +146,21 @@ def test_elapsed_time_ends_with_the_last_trial(trial: Trial) -> None:
     assert math.isnan(record_tables.elapsed_seconds([trial(_sign(0.2))], later))
 
 
-def test_sweeps_come_newest_first_also_without_trials(trial: Trial) -> None:
+def test_sweeps_are_sorted_newest_first(trial: Trial) -> None:
     table = record_tables.sweep_table([(_sweep(hours_ago=5), [trial(_sign(1.0))]), (_sweep(), [])])
     assert table.sweep_id.tolist() == ["demo-0", "demo-5"]
     assert table.trials.tolist() == [0, 1]
     assert record_tables.sweep_table([]).empty
 
 
-def test_labels_tell_seeds_apart_only_where_they_must(trial: Trial) -> None:
+def test_labels_have_seed_and_digest_only_if_needed(trial: Trial) -> None:
     alone, *seeds = trial(_sign(0.1)), trial(_sign(0.2)), trial(_sign(0.2), seed=1)
     labels = record_tables.trial_labels([alone, *seeds])
     assert labels[alone.digest] == "sign 0.1, 16 experts"
     assert labels[seeds[1].digest] == f"sign 0.2, 16 experts, seed 1 ({seeds[1].digest[:6]})"
 
 
-def test_final_figures_come_with_their_meaning(trial: Trial) -> None:
+def test_final_figures_have_their_meaning(trial: Trial) -> None:
     done = _done(max_vio=0.123456, idle_frac=0.0, of_another_version=0.123456)
     table = record_tables.figure_table(trial(_sign(0.1), **done)).set_index("Name")
     assert table.Value[["max_vio", "idle_frac", "dead_tenth"]].tolist() == ["0.12", "0.0%", "–"]
@@ -169,7 +169,7 @@ def test_final_figures_come_with_their_meaning(trial: Trial) -> None:
     assert record_tables.figure_table(trial(_sign(0.1))).empty
 
 
-def test_attempts_say_how_they_ended() -> None:
+def test_attempt_table_has_duration_and_reason() -> None:
     attempt = AttemptRecord(
         "d", 2, WorkKind.TRAIN, "worker-a", AttemptState.LOST, NOON, NOON, NOON,
         NOON + timedelta(seconds=65), "lease expired",

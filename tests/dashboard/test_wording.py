@@ -8,13 +8,13 @@ from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES, ago, short
 from evenload.pipeline.states import SweepState, TrialState
 
 
-def test_times_are_told_from_now() -> None:
+def test_times_are_relative_to_now() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     assert ago(now - timedelta(minutes=3), now) == "3 min 00 s ago"
     assert ago(None) == "–"
 
 
-def test_every_state_has_a_wording_of_its_own() -> None:
+def test_every_state_has_a_unique_text() -> None:
     assert TRIAL_STATES.keys() == set(TrialState)
     assert SWEEP_STATES.keys() == set(SweepState)
     assert len({wording.text for wording in TRIAL_STATES.values()}) == len(TrialState)

@@ -1,4 +1,4 @@
-"""How even the loads are, layer by layer, and who gets nothing for how long."""
+"""Imbalance and idle experts per layer over time."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         plot(
             max_vio_over_time(series.max_vio_BL, series.step_B, names, chance.max_vio_floor),
             key="max-vio",
-            caption=bins(series) + "Dashed: what a fair router shows by chance.",
+            caption=bins(series) + "Dashed: the MaxVio of a fair router by chance.",
         )
     with right, card("Idle experts by layer", metric="idle_frac"):
         plot(
             idle_over_time(series.idle_BL, series.step_B, names, chance.idle_expected),
             key="idle",
-            caption=bins(series) + "Dashed: what uniform random routing leaves idle.",
+            caption=bins(series) + "Dashed: the share that random routing leaves idle.",
         )
     with left, card("Idle streak by layer", metric="idle_streak"):
         plot(
             idle_streak_over_time(series.streak_BL, series.step_B, names),
             key="idle-streak",
-            caption=bins(series) + "Of the expert that has waited longest.",
+            caption=bins(series) + "The streak is that of the longest idle expert.",
         )
     with right, card("Longest idle streak of each expert", metric="idle_streak_max"):
         plot(
             longest_idle_streaks(series.streak_LE, names),
             key="idle-streaks",
-            caption="The whole run. Blank: never a step without a token.",
+            caption="Over the whole run. Blank: the expert was never idle.",
         )

@@ -1,4 +1,4 @@
-"""Where the selection biases go, how far apart they are, and whether they settle."""
+"""The selection biases over time, their spread, and their drift."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         plot(
             bias_paths(series.bias_BE(layer), series.step_B),
             key="bias",
-            caption="Coloured by where each expert ends: blue is held back, orange is helped.",
+            caption="Coloured by the last bias: blue holds an expert back, orange helps it.",
         )
     left, right = st.columns(2)
     with left, card("Bias drift by layer", metric="bias_drift"):
         plot(
             bias_drift(series.bias_drift_BL, series.step_B, names),
             key="bias-drift",
-            caption=bins(series, "from end to end of each"),
+            caption=bins(series, "between their last steps"),
         )
     with right, card("Bias spread by layer", metric="bias_spread"):
         plot(
             bias_spread(series.bias_spread_BL, series.step_B, names),
             key="bias-spread",
-            caption=bins(series, "the end of each"),
+            caption=bins(series, "the last step of each"),
         )

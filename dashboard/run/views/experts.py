@@ -1,4 +1,4 @@
-"""What experts do: which text they take, which of them a token meets together."""
+"""Which text experts process, and which experts tokens choose together and in succession."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     if detail.groups is None and detail.routes is None and detail.by_k is None:
         st.info(
             "The evaluation of this run recorded no groups, pairs or values of k. "
-            "A trial records them where its `eval` section asks for them.",
+            "The `eval` section of a trial turns them on.",
             icon=":material/groups:",
         )
         return
@@ -39,7 +39,7 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     if detail.routes is not None:
         _routes(trial, detail.routes, layer, names)
     if detail.by_k is not None:
-        with card("Loss by experts a token", metric="loss_by_k"):
+        with card("Loss by experts per token", metric="loss_by_k"):
             plot(
                 loss_by_k(detail.by_k.loss_N, detail.by_k.k_N, spec_of(trial).model.top_k),
                 key="loss-by-k",
@@ -77,8 +77,8 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
         plot(
             lift_map(_percent(pair_EE), title, title),
             key="co-activation",
-            caption=f"{tokens:,} held-out tokens. A token's experts all differ, so the mean is "
-            f"{(top_k - 1) / top_k:.2f}× and not 1×.",
+            caption=f"{tokens:,} held-out tokens. The experts of a token are all different, so the "
+            f"mean is {(top_k - 1) / top_k:.2f}× and not 1×.",
         )
     if layer + 1 < len(names):
         with right, card("Onward to the next layer", metric="transition"):
@@ -88,18 +88,18 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
                     _percent(_onward_lift(onward_EE)), title, f"expert of layer {names[layer + 1]}"
                 ),
                 key="onward",
-                caption=f"Tokens that go on from layer {names[layer]} to {names[layer + 1]}.",
+                caption=f"Tokens going from layer {names[layer]} to {names[layer + 1]}.",
             )
 
 
 def _onward_lift(onward_EE: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Over what independent choices of the same loads would give; NaN for an idle expert."""
+    """Counts over those of independent choices with the same loads; NaN for idle experts."""
     expected_EE = np.outer(onward_EE.sum(axis=1), onward_EE.sum(axis=0)) / onward_EE.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(expected_EE > 0, onward_EE / expected_EE, np.nan)
 
 
 def _percent(lift_EE: NDArray[np.float64]) -> NDArray[np.int16]:
-    """Whole percent in 16 bits: 256 x 256 experts stay below 300 KB; -1 is unknown."""
+    """Whole percent in 16 bits, so that 256 x 256 experts take less than 300 KB; -1: unknown."""
     percent_EE = np.clip(np.rint(100 * np.nan_to_num(lift_EE)), 0, 32_000)
     return np.where(np.isnan(lift_EE), -1, percent_EE).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What the views of a run share: naming layers, choosing one, saying how time is binned."""
+"""Parts that the views of a run share: names of layers, the choice of one, captions for bins."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from evenload.pipeline.states import TrialRecord
 
 
 def layer_names(trial: TrialRecord) -> list[str]:
-    """Counted as in the model: dense layers come first and have no experts."""
+    """The numbers of the expert layers, counted among all layers of the model."""
     model = spec_of(trial).model
     return [str(model.num_dense_layers + index) for index in range(model.num_moe_layers)]
 
 
 def chosen_layer(names: list[str]) -> int:
-    """The index of the layer that the address names; one choice for all views."""
+    """The index of the chosen layer. The choice is part of the address and holds for all views."""
     name = st.selectbox("Layer", names, key="layer", bind="query-params", width=140)
     return names.index(str(name))
 
 
 def bins(series: LoadSeries, reduced: str = "the largest value of each") -> str:
-    """How many steps a point stands for."""
+    """A sentence that tells how many steps a point represents."""
     if series.bin_steps == 1:
         return "Every step. "
     return f"Bins of {series.bin_steps:,} steps, {reduced}. "

@@ -1,4 +1,4 @@
-"""What every expert got: all layers at a step, one layer over time."""
+"""The load of every expert: in all layers at one step, and in one layer over time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _by_layer(trial: TrialRecord, series: LoadSeries) -> None:
     window = summed.segmented_control(
         "Summed over", windows, default=windows[1], required=True, key="window", bind="query-params"
     )
-    # Up to the planned end: a slider whose range grew with the run would jump on each refresh.
+    # The slider reaches to the planned end, because a growing range would make it jump.
     end = max(2, series.last_step if trial.state.is_final else spec_of(trial).train.steps)
     last = step.slider(
         "Last step", 1, end, end, disabled=window == EVALUATION, key="step", bind="query-params"
@@ -65,11 +65,11 @@ def _over_time(trial: TrialRecord, series: LoadSeries) -> None:
                 required=True,
                 key="binned",
                 bind="query-params",
-                help="The largest step keeps every spike; the mean shows who gets less all along.",
+                help="The largest step shows every spike; the mean shows lasting differences.",
             )
     is_mean = reduced == MEAN
     percent_BE = series.mean_percent_BE(layer) if is_mean else series.percent_BE(layer)
-    idle = "Idle is idle all the bin." if binned else ""
+    idle = "Idle means idle in every step of the bin." if binned else ""
     plot(
         load_over_time(percent_BE, series.step_B),
         key="load-over-time",

@@ -1,4 +1,4 @@
-"""What the store and the logs keep of a run: figures, specification, attempts."""
+"""The records of a run: figures, specification, attempts and logs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 
-FOLD_HEIGHT = 420  # of long texts and tables: pixels
+FOLD_HEIGHT = 420  # height of long texts and tables, in pixels
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
     left, right = st.columns(2)
-    with left, card("Final figures", "As the store keeps them; steady is the last quarter."):
+    with left, card("Final figures", "The steady state is the last quarter of the steps."):
         st.dataframe(figure_table(trial), hide_index=True, height=FOLD_HEIGHT)
-    with right, card("Specification", "Resolved: every default and every `auto` in full."):
+    with right, card("Specification", "With all defaults, and every `auto` resolved."):
         st.code(yaml.safe_dump(trial.spec, sort_keys=False), language="yaml", height=FOLD_HEIGHT)
-    with card(
-        "Attempts", "Every claim of the trial; training and evaluation are claims of their own."
-    ):
+    with card("Attempts", "Training and evaluation are separate attempts."):
         st.dataframe(
             attempt_table(queries.attempts(trial.digest)), hide_index=True, placeholder="–"
         )
-    with card("Logs", "One file an attempt: what it logged, printed and warned."):
+    with card("Logs", "One file per attempt with logs, output and warnings."):
         _logs(trial)
 
 
 def _logs(trial: TrialRecord) -> None:
     names = run_queries.log_names(trial.digest)
     if not names:
-        st.caption("No log file is here. A worker on another host keeps its own.")
+        st.caption("There are no log files here. A worker on another host keeps its own.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox("File", names, key="log", bind="query-params", width=280)

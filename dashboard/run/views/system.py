@@ -1,4 +1,4 @@
-"""What training took of its machine: processor, memory, accelerators."""
+"""How much of its machine the training used: processor, memory, accelerators."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Resource(NamedTuple):
     explanation: str
 
 
-# By the name of the sampled figure; one that a host does not have is left out.
+# By name of the sampled figure. Figures that a host does not have are left out.
 RESOURCES: dict[str, Resource] = {
     "processor_percent": Resource(
-        "Processor", "% of a core", "Of the worker's process; 100 % is one busy core."
+        "Processor", "% of a core", "The worker's process; 100 % is one busy core."
     ),
     "memory_gib": Resource("Memory", "GiB", "Resident memory of the worker's process."),
-    "host_load": Resource("Load of the host", "processes", "Runnable processes, mean of a minute."),
+    "host_load": Resource("Load of the host", "processes", "Runnable processes, minute mean."),
     "host_memory_percent": Resource("Memory of the host", "% in use", "All processes together."),
     "gpu_percent": Resource("GPU", "% busy", "Share of time with a kernel running; mean of GPUs."),
-    "gpu_memory_gib": Resource("GPU memory", "GiB", "In use on the trial's GPUs, summed."),
-    "gpu_watts": Resource("GPU power", "W", "Drawn by the trial's GPUs, summed."),
+    "gpu_memory_gib": Resource("GPU memory", "GiB", "Memory in use, sum over the trial's GPUs."),
+    "gpu_watts": Resource("GPU power", "W", "Power drawn, sum over the trial's GPUs."),
 }
 
 
@@ -41,8 +41,8 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     }
     if not shown:
         st.info(
-            "No sample of the worker's machine is here: the run has not started, or it is older "
-            "than this record.",
+            "There are no samples of the worker's machine here. The run has not started, or a "
+            "former version without samples ran it.",
             icon=":material/memory:",
         )
         return

@@ -1,4 +1,4 @@
-"""What the model learns, and how fast."""
+"""The training loss, gradient norm and learning rate, and the throughput."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         plot(
             learning_rate_curve(series.learning_rate_B, series.step_B),
             key="learning-rate",
-            caption=bins(series, "the end of each"),
+            caption=bins(series, "the last step of each"),
         )

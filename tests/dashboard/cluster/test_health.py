@@ -59,7 +59,7 @@ def _snapshot(state: SweepState | None = None, lease: float | None = None) -> Sn
         (None, None, Level.OK),
     ],
 )
-def test_a_coordinator_must_be_there_where_a_sweep_needs_one(
+def test_coordinator_must_be_alive_if_a_sweep_needs_one(
     seconds: float | None, state: SweepState | None, level: Level
 ) -> None:
     present = [] if seconds is None else [_seen("coordinator", seconds)]
@@ -72,7 +72,7 @@ def test_a_coordinator_must_be_there_where_a_sweep_needs_one(
     ("seconds", "lease", "level"),
     [(5, 10, Level.OK), (60, 10, Level.WARNING), (5, -1, Level.DOWN), (600, None, Level.OK)],
 )
-def test_whoever_holds_a_trial_must_be_heard_of(
+def test_worker_with_a_trial_must_send_heartbeats(
     seconds: float, lease: float | None, level: Level
 ) -> None:
     check = workers_check([_seen("train", seconds)], _snapshot(SweepState.ACTIVE, lease))
@@ -80,7 +80,7 @@ def test_whoever_holds_a_trial_must_be_heard_of(
     assert bool(check.remedy) == (level is not Level.OK)
 
 
-def test_red_always_comes_with_what_to_do() -> None:
+def test_every_problem_has_a_remedy() -> None:
     checks: list[Any] = [
         store_check("sqlite", 3.0),
         mlflow_check("http://mlflow", "Connection refused", 0),

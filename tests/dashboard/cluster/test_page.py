@@ -16,7 +16,7 @@ Open = Callable[..., AppTest]
 
 @pytest.fixture(autouse=True)
 def present(demo: Any) -> None:
-    """Who was there when the home was made is there now, however long other tests took."""
+    """Announces the coordinator and the workers again: other tests may have taken long."""
     store = SweepStore(Settings(home=demo.home).store_url)
     be_present(store, demo.ids["running"])
     store.close()
@@ -24,7 +24,7 @@ def present(demo: Any) -> None:
 
 
 def _cards(page: AppTest) -> dict[str, str]:
-    """Part -> its state, as the badges beside the names say."""
+    """The level by part, read from the badges beside the names."""
     texts = [str(block.value) for block in page.markdown]
     parts = ("SQL store", "Coordinator", "Workers", "MLflow", "Disk")
     found = {}
@@ -36,7 +36,7 @@ def _cards(page: AppTest) -> dict[str, str]:
     return found
 
 
-def test_page_shows_who_is_there_what_runs_and_what_waits(open_page: Open, demo: Any) -> None:
+def test_page_shows_processes_leases_and_queue(open_page: Open, demo: Any) -> None:
     page = open_page("cluster")
     assert not page.exception
     figures = {metric.label: metric.value for metric in page.metric}
@@ -55,7 +55,7 @@ def test_page_shows_who_is_there_what_runs_and_what_waits(open_page: Open, demo:
     assert nodes.State.tolist() == ["alive", "alive", "dead"]
 
 
-def test_mlflow_away_is_red_with_its_remedy_and_the_rest_is_shown(
+def test_unreachable_mlflow_is_red_and_the_rest_is_shown(
     demo_home: Any, open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENLOAD_TRACKING_URI", "http://127.0.0.1:9")
@@ -63,11 +63,11 @@ def test_mlflow_away_is_red_with_its_remedy_and_the_rest_is_shown(
     page = open_page("cluster")
     assert not page.exception
     assert _cards(page)["MLflow"] == "down"
-    assert any("trials go on" in block.value for block in page.markdown)
+    assert any("trials continue" in block.value for block in page.markdown)
     assert len(page.dataframe) == 4
 
 
-def test_store_away_is_red_and_not_a_trace(render_in: Open) -> None:
+def test_unreachable_store_is_red_without_a_traceback(render_in: Open) -> None:
     page = render_in("cluster")
     assert not page.exception
     found = _cards(page)
@@ -76,7 +76,7 @@ def test_store_away_is_red_and_not_a_trace(render_in: Open) -> None:
     assert not page.dataframe
 
 
-def test_empty_store_is_well(render_in: Open, settings: Settings) -> None:
+def test_empty_store_is_no_problem(render_in: Open, settings: Settings) -> None:
     store = SweepStore(settings.store_url)
     store.migrate()
     store.close()
@@ -86,6 +86,6 @@ def test_empty_store_is_well(render_in: Open, settings: Settings) -> None:
     assert [caption.value for caption in page.caption][-4:] == [
         "Nothing waits.",
         "No trial is running.",
-        "Nobody is here.",
-        "No coordinator has told its nodes lately.",
+        "There are none.",
+        "No running coordinator has reported its nodes.",
     ]

@@ -32,9 +32,7 @@ def _runs(trials: list[Any]) -> str:
     return ",".join(trial.digest for trial in trials)
 
 
-def test_runs_of_different_expert_counts_stand_side_by_side(
-    open_page: Open, trials: list[Any]
-) -> None:
+def test_runs_of_different_expert_counts_are_compared(open_page: Open, trials: list[Any]) -> None:
     page = open_page("compare", runs=_runs(trials), window="evaluation")
     assert not page.exception
     charts = _charts(page)

@@ -17,12 +17,12 @@ from evenload.dashboard.compare.tables import (
 )
 
 
-def test_rank_forgets_which_expert_it_was() -> None:
+def test_experts_are_sorted_by_load_in_every_layer() -> None:
     one = by_rank(np.array([[10, 300, 90], [100, 0, 200]], np.int16))
     assert one.tolist() == [[300, 90, 10], [200, 100, 0]]
 
 
-def test_few_experts_fill_several_shares_and_many_lose_no_peak() -> None:
+def test_few_experts_fill_several_cells_and_of_many_the_peak_is_kept() -> None:
     few = at_shares(np.array([[50, 150]], np.int16), cells=4)
     assert few.tolist() == [[150, 150, 50, 50]]
     many_E = np.full(256, 90, np.int16)
@@ -41,13 +41,13 @@ def test_depths_take_the_layer_at_the_middle(layers: int, rows: int) -> None:
     assert (middles < (taken + 1) / layers).all()
 
 
-def test_difference_of_equal_runs_is_nothing_whatever_the_order_of_experts() -> None:
+def test_order_of_experts_makes_no_difference() -> None:
     rng = np.random.default_rng(0)
     load_LE = rng.integers(0, 300, (4, 32)).astype(np.int16)
     assert not difference(load_LE, load_LE[:, rng.permutation(32)]).any()
 
 
-def test_difference_of_mismatched_runs_has_the_deeper_ones_rows() -> None:
+def test_difference_has_the_rows_of_the_deeper_run() -> None:
     even = np.full((2, 8), 100, np.int16)
     skewed = np.tile(np.array([[300, 100, 0, 0]], np.int16), (5, 1))
     points = difference(skewed, even)
@@ -57,7 +57,7 @@ def test_difference_of_mismatched_runs_has_the_deeper_ones_rows() -> None:
     assert (difference(even, skewed) == -points).all()
 
 
-def test_what_was_not_counted_makes_no_difference() -> None:
+def test_difference_to_uncounted_steps_is_zero() -> None:
     uncounted = np.full((1, 4), -1, np.int16)
     assert not difference(uncounted, np.full((1, 4), 150, np.int16)).any()
 
@@ -70,7 +70,7 @@ def runs(demo: Any) -> dict[str, Any]:
     }
 
 
-def test_table_has_a_row_a_run_with_its_own_floor(runs: dict[str, Any]) -> None:
+def test_table_has_one_row_per_run_with_its_own_floor(runs: dict[str, Any]) -> None:
     table = comparison_table(runs)
     assert table.run.tolist() == ["small", "large"]
     assert table.experts.tolist() == [8, 32]
@@ -78,7 +78,7 @@ def test_table_has_a_row_a_run_with_its_own_floor(runs: dict[str, Any]) -> None:
     assert table.effective_util.between(0, 100).all()
 
 
-def test_differences_of_specs_are_named_and_equal_ones_are_not(runs: dict[str, Any]) -> None:
+def test_only_settings_that_differ_are_listed(runs: dict[str, Any]) -> None:
     rows = {setting: values for setting, *values in spec_differences(runs).to_numpy().tolist()}
     assert rows["model.num_experts"] == ["8", "32"]
     assert rows["balancer.kind"] == ["sign", "none"]
@@ -87,7 +87,7 @@ def test_differences_of_specs_are_named_and_equal_ones_are_not(runs: dict[str, A
     assert spec_differences({"a": runs["small"], "b": runs["small"]}).empty
 
 
-def test_losses_are_incomparable_over_other_data_and_budgets(runs: dict[str, Any]) -> None:
+def test_losses_of_different_data_or_budgets_are_incomparable(runs: dict[str, Any]) -> None:
     small = runs["small"]
     assert incomparable([*runs.values()]) == []
     longer = replace(small, spec=small.spec | {"train": small.spec["train"] | {"steps": 301}})

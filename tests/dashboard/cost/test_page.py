@@ -20,7 +20,7 @@ def _metrics(page: AppTest) -> dict[str, str]:
     return {metric.label: str(metric.value) for metric in page.metric}
 
 
-def test_plan_in_the_address_prices_what_waits(open_page: Open, demo: Any) -> None:
+def test_plan_in_the_address_sets_hours_and_prices(open_page: Open, demo: Any) -> None:
     address = {"sweep": demo.ids["finished"], "ranks": "4", "hours": "2000", "price": "3"}
     page = open_page("cost", **address)
     assert not page.exception
@@ -36,7 +36,7 @@ def test_plan_in_the_address_prices_what_waits(open_page: Open, demo: Any) -> No
     assert len(page.get("plotly_chart")) == 2
 
 
-def test_more_ranks_wait_longer(open_page: Open, demo: Any) -> None:
+def test_more_ranks_lose_more(open_page: Open, demo: Any) -> None:
     page = open_page("cost", sweep=demo.ids["finished"], ranks="2")
     two = page.dataframe[0].value.set_index(["setting", "experts"]).share["none", 8]
     page.select_slider[0].set_value(8).run()
@@ -45,7 +45,7 @@ def test_more_ranks_wait_longer(open_page: Open, demo: Any) -> None:
 
 
 @pytest.mark.parametrize("sweep", ["searched", "cancelled"])
-def test_without_loads_the_page_says_so_and_still_shows_what_was_spent(
+def test_without_loads_the_page_still_shows_the_cost_of_the_sweep(
     open_page: Open, demo: Any, sweep: str
 ) -> None:
     page = open_page("cost", sweep=demo.ids[sweep])
@@ -54,7 +54,7 @@ def test_without_loads_the_page_says_so_and_still_shows_what_was_spent(
     assert "Core time" in _metrics(page)
 
 
-def test_running_sweep_is_billed_as_far_as_it_is(open_page: Open, demo: Any) -> None:
+def test_running_sweep_is_billed_for_the_recorded_steps(open_page: Open, demo: Any) -> None:
     page = open_page("cost", sweep=demo.ids["running"])
     assert not page.exception
     assert len(page.dataframe[0].value) == 5
@@ -70,7 +70,7 @@ def test_only_the_last_quarter_is_read(demo_home: Any) -> None:
     assert cost_queries.recorded_loads(folder / "nowhere", spec) == Recorded(0, 0.0, {}, {})
 
 
-def test_a_trial_is_read_again_when_it_has_gone_on(
+def test_trial_is_read_again_after_new_steps(
     demo_home: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Any] = []

@@ -29,12 +29,12 @@ def found(demo: Any) -> Any:
     )
 
 
-def test_trials_of_a_setting_are_averaged_and_their_spread_is_kept(found: Any) -> None:
+def test_trials_of_a_setting_are_averaged_with_their_range(found: Any) -> None:
     eight, sixteen = found
     assert (eight.label, eight.experts, eight.trials) == ("none", 8, 2)
     assert eight.share_R == pytest.approx({2: 0.2, 4: 0.4})
     assert (eight.low_R[4], eight.high_R[4]) == (0.2, 0.6)
-    assert sixteen.trials == 1  # a trial without loads tells nothing
+    assert sixteen.trials == 1  # a trial without loads does not count
     assert sizes(found) == [2, 4]
     assert sizes([]) == []
 
@@ -53,6 +53,6 @@ def test_only_settings_that_can_be_spread_over_the_ranks_are_billed(found: Any) 
     assert bill_table(found, PLAN._replace(ranks=64)).empty
 
 
-def test_a_setting_is_its_mean_over_expert_counts(found: Any) -> None:
+def test_share_of_a_setting_is_its_mean_over_expert_counts(found: Any) -> None:
     assert mean_share(found, "none", 2) == pytest.approx(0.2)
     assert math.isnan(mean_share(found, "sign 0.01", 2))

@@ -25,7 +25,7 @@ def test_glossary_shows_every_metric_with_its_formula(open_page: Open) -> None:
     assert len(page.latex) == len(METRICS)
 
 
-def test_the_metric_of_the_address_comes_first_and_once(open_page: Open) -> None:
+def test_metric_in_the_address_comes_first_and_only_once(open_page: Open) -> None:
     page = open_page("glossary", metric="bias_drift")
     titles = _titles(page)
     assert titles[0] == METRICS["bias_drift"].title
@@ -39,7 +39,7 @@ def test_search_finds_by_name_meaning_and_source(open_page: Open) -> None:
     assert "nonsense" in open_page("glossary", find="nonsense").info[0].value
 
 
-def test_every_card_links_to_a_metric_that_is_there() -> None:
+def test_every_card_links_to_an_existing_metric() -> None:
     linked = [
         str(ast.literal_eval(keyword.value))
         for path in ROOM.rglob("*.py")

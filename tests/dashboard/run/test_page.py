@@ -48,7 +48,7 @@ def _metrics(page: AppTest) -> dict[str, str]:
 
 
 def _windows(page: AppTest) -> Any:
-    """The choice of how many steps are summed."""
+    """The button group with the number of summed steps."""
     return page.get("button_group")[1]
 
 
@@ -93,7 +93,7 @@ def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
     assert "whole evaluation set" in _captions(page)
 
 
-def test_summary_tells_the_trials_figures(open_page: Open, finished: Any) -> None:
+def test_summary_shows_the_figures_of_the_trial(open_page: Open, finished: Any) -> None:
     shown = _metrics(open_page("run", run=finished.digest))
     assert shown["Steps"] == "300 / 300"
     assert shown["Validation loss"] == f"{finished.result['val_bits_per_byte']:.3f}"
@@ -141,7 +141,7 @@ def test_training_view_has_loss_throughput_gradient_and_rate(
     assert set(_array(rate[0]["y"])) == {np.float32(3e-3)}
 
 
-def test_system_view_shows_what_the_host_has(open_page: Open, finished: Any) -> None:
+def test_system_view_shows_the_samples_of_the_host(open_page: Open, finished: Any) -> None:
     page = open_page("run", run=finished.digest, view="System")
     assert not page.exception
     keys = ("processor-percent", "memory-gib", "host-load", "host-memory-percent")
@@ -152,14 +152,14 @@ def test_system_view_shows_what_the_host_has(open_page: Open, finished: Any) -> 
     assert (_array(charts[1]["data"][0]["y"]) > 0).all()
 
 
-def test_system_view_of_a_queued_run_has_nothing_to_show(open_page: Open, demo: Any) -> None:
+def test_system_view_of_a_queued_run_has_no_samples(open_page: Open, demo: Any) -> None:
     queued = demo.trial("running", "sign 0.05", 32)
     page = open_page("run", run=queued.digest, view="System")
     assert not page.exception
-    assert "No sample" in page.info[0].value
+    assert "no samples" in page.info[0].value
 
 
-def test_experts_view_says_what_is_missing(open_page: Open, finished: Any) -> None:
+def test_experts_view_names_missing_parts(open_page: Open, finished: Any) -> None:
     page = open_page("run", run=finished.digest, view="Experts")
     assert not page.exception
     assert "recorded no groups" in page.info[0].value
@@ -211,7 +211,7 @@ def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished
     assert log.endswith("step  300/300  loss 1.626")
 
 
-def test_failed_run_shows_its_error_and_what_it_recorded(open_page: Open, demo: Any) -> None:
+def test_failed_run_shows_its_error_and_recorded_steps(open_page: Open, demo: Any) -> None:
     failed = demo.trial("finished", "sign 0.1", 32)
     page = open_page("run", run=failed.digest)
     assert not page.exception
@@ -237,23 +237,19 @@ def test_queued_run_waits_without_charts(open_page: Open, demo: Any) -> None:
     assert not page.get("plotly_chart")
 
 
-def test_run_page_without_an_address_opens_a_trial_and_says_which(
-    open_page: Open, demo: Any
-) -> None:
+def test_run_page_without_a_run_in_the_address_opens_one(open_page: Open, demo: Any) -> None:
     page = open_page("run")
     assert not page.exception
     assert page.query_params["run"] == demo.trials("running")[0].digest
 
 
-def test_run_leads_back_to_its_sweep_and_to_mlflow(
-    open_page: Open, demo: Any, finished: Any
-) -> None:
+def test_run_links_to_its_sweep_and_to_mlflow(open_page: Open, demo: Any, finished: Any) -> None:
     sweep, mlflow = open_page("run", run=finished.digest).get("page_link")[:2]
     assert sweep.proto.query_string == f"sweep={demo.ids['finished']}"
     assert mlflow.proto.page == f"http://127.0.0.1:5000/#/runs/{finished.run_id}"
 
 
-def test_page_says_that_mlflow_is_down_and_shows_what_it_has(
+def test_page_warns_if_mlflow_is_down_and_shows_its_charts(
     open_page: Open, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENLOAD_TRACKING_URI", "http://127.0.0.1:9")
@@ -263,7 +259,7 @@ def test_page_says_that_mlflow_is_down_and_shows_what_it_has(
     assert len(_charts(page)) == 2
 
 
-def test_link_to_the_ray_dashboard_is_there_where_it_is_set(
+def test_page_links_to_the_ray_dashboard_if_its_url_is_set(
     open_page: Open, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENLOAD_RAY_DASHBOARD_URL", "http://ray:8265")

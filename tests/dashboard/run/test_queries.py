@@ -27,7 +27,7 @@ def _folder(trial: Any) -> Path:
     return Settings().trial_dir(trial.digest)
 
 
-def test_window_sums_counts_before_it_forms_ratios(finished: Any) -> None:
+def test_counts_of_a_window_are_summed_before_the_ratio(finished: Any) -> None:
     window = run_queries.load_window(finished, last=120, steps=10)
     count_SLE = read_history(_folder(finished), first=111, last=120).count_SLE
     assert (window.first, window.last) == (111, 120)
@@ -49,12 +49,12 @@ def test_evaluation_load_is_percent_of_the_fair_share(finished: Any) -> None:
 
 @pytest.fixture
 def truncated(demo_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A finished trial of which only the first 50 steps are there; called, the rest arrives."""
+    """A finished trial with only its first 50 steps, and a function that adds the others."""
     trial = demo_home.trial("finished", "sign 0.01", 16)
     source, folder = _folder(trial), Settings(home=tmp_path).trial_dir(trial.digest)
     shutil.copytree(source, folder)
     monkeypatch.setenv("EVENLOAD_HOME", str(tmp_path))
-    (folder / "expert_load" / FILE).unlink()  # it holds all of them
+    (folder / "expert_load" / FILE).unlink()  # it has all steps
     late = [p for room in ("steps", "expert_load") for p in parts(folder / room) if p.first > 50]
     for part in late:
         part.path.rename(part.path.with_suffix(".later"))
@@ -66,7 +66,7 @@ def truncated(demo_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return trial, arrive
 
 
-def test_series_grows_by_the_steps_that_are_new(truncated: Any) -> None:
+def test_series_of_a_running_trial_grows(truncated: Any) -> None:
     trial, arrive = truncated
     running = replace(trial, state=TrialState.TRAINING)
     assert run_queries.load_series(running).last_step == 50
@@ -76,7 +76,7 @@ def test_series_grows_by_the_steps_that_are_new(truncated: Any) -> None:
     assert grown.step_B.tolist() == list(range(1, 301))
 
 
-def test_run_that_is_over_is_not_searched_again_until_it_is_tried_again(truncated: Any) -> None:
+def test_ended_run_is_read_again_only_after_a_new_attempt(truncated: Any) -> None:
     trial, arrive = truncated
     assert run_queries.load_series(trial).last_step == 50
     arrive()
@@ -93,26 +93,24 @@ def test_log_tail_is_the_end_of_the_file(finished: Any, demo_home: Any) -> None:
     assert run_queries.log_names(demo_home.trials("cancelled")[0].digest) == []
 
 
-def test_logs_of_other_places_cannot_be_asked_for(finished: Any) -> None:
+def test_logs_outside_the_folder_cannot_be_read(finished: Any) -> None:
     with pytest.raises(StopIteration):
         run_queries.log_tail(finished.digest, "../../evenload.db")
 
 
-def test_evaluation_without_details_has_none(finished: Any) -> None:
+def test_evaluation_without_details_gives_an_empty_detail(finished: Any) -> None:
     assert run_queries.eval_detail(finished) == Detail()
 
 
-def test_pages_work_without_mlflow_and_say_so(
-    finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run_queries.mlflow_problem() is None  # a file answers always
+def test_queries_work_without_mlflow(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_queries.mlflow_problem() is None  # a database file is always available
     monkeypatch.setenv("EVENLOAD_TRACKING_URI", "http://127.0.0.1:9")
     st.cache_data.clear()
     assert "refused" in str(run_queries.mlflow_problem())
     assert run_queries.load_series(finished).last_step == 300
 
 
-def test_links_are_those_of_the_settings(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_use_the_urls_of_the_settings(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_queries.ray_dashboard_url() is None
     monkeypatch.setenv("EVENLOAD_RAY_DASHBOARD_URL", "http://ray:8265")
     monkeypatch.setenv("EVENLOAD_MLFLOW_UI_URL", "http://mlflow:5000")

@@ -16,7 +16,7 @@ from evenload.dashboard.sweep.importance import (
 )
 
 
-def test_a_parameter_that_decides_everything_explains_everything() -> None:
+def test_parameter_that_determines_the_figure_explains_all_of_it() -> None:
     assert explained(np.array([1.0, 1.0, 5.0, 5.0]), ["a", "a", "b", "b"]) == pytest.approx(1)
 
 
@@ -27,7 +27,7 @@ def test_chance_explains_nothing_on_average() -> None:
 
 
 def test_shares_of_a_full_grid_are_its_main_effects() -> None:
-    """Two factors of variance 4 and 1, no interaction: 80 % and 20 %, less their chance part."""
+    """Two factors with variances 4 and 1 and no interaction explain 80 % and 20 %."""
     a, b = np.repeat([-2.0, 2.0], 50), np.tile([-1.0, 1.0], 50)
     assert explained(a + b, a.tolist()) == pytest.approx(0.8, abs=0.01)
     assert explained(a + b, b.tolist()) == pytest.approx(0.2, abs=0.01)
@@ -37,17 +37,17 @@ def test_shares_of_a_full_grid_are_its_main_effects() -> None:
     ("values", "groups"),
     [([], []), ([1.0], ["a"]), ([1.0, 2.0], ["a", "b"]), ([1.0, 1.0, 1.0], ["a", "a", "b"])],
 )
-def test_too_little_tells_nothing(values: list[float], groups: list[str]) -> None:
+def test_too_few_values_explain_nothing(values: list[float], groups: list[str]) -> None:
     assert math.isnan(explained(np.array(values), groups))
 
 
-def test_numbers_of_many_levels_are_judged_by_their_quarters() -> None:
+def test_many_numeric_levels_are_grouped_into_quarters() -> None:
     groups = _groups(Parameter("balancer.step_size", [ABSENT, *np.linspace(0, 1, 12).tolist()]))
     assert groups[0] == ABSENT
     assert [groups.count(quarter) for quarter in range(4)] == [3, 3, 3, 3]
 
 
-def test_what_only_one_rule_has_goes_with_the_rule(demo_home: Any) -> None:
+def test_parameters_of_a_single_rule_are_left_out(demo_home: Any) -> None:
     names = [parameter.name for parameter in varying(demo_home.trials("searched"))]
     assert names == ["num experts", "rule", "seed", "step size"]
 

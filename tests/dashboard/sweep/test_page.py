@@ -36,7 +36,7 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
     assert table.progress.tolist()[-1] == 140 / 3
 
 
-def test_failed_trial_shows_its_traceback_and_leads_to_its_run(open_page: Open, demo: Any) -> None:
+def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
     (failure,) = page.expander
     assert failure.label == "sign 0.1, 32 experts: failed after step 140"
@@ -46,11 +46,11 @@ def test_failed_trial_shows_its_traceback_and_leads_to_its_run(open_page: Open, 
     assert link.proto.query_string == f"run={digest}"
 
 
-def test_recommendation_is_stated(open_page: Open, demo: Any) -> None:
+def test_recommendation_is_shown(open_page: Open, demo: Any) -> None:
     assert "sign 0.01" in open_page("sweep", sweep=demo.ids["finished"]).info[0].value
 
 
-def test_running_sweep_shows_where_its_trials_stand(open_page: Open, demo: Any) -> None:
+def test_running_sweep_shows_the_states_of_its_trials(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["running"])
     assert not page.exception
     text = _charts(page)[0]["data"][0]["text"]
@@ -81,7 +81,7 @@ def test_sweeps_without_results_render(open_page: Open, demo: Any) -> None:
         ("cancelled", "Parameters"),
     ],
 )
-def test_every_view_renders_whatever_became_of_the_sweep(
+def test_every_view_renders_in_every_state_of_the_sweep(
     open_page: Open, demo: Any, sweep: str, view: str
 ) -> None:
     page = open_page("sweep", sweep=demo.ids[sweep], view=view)
@@ -89,7 +89,7 @@ def test_every_view_renders_whatever_became_of_the_sweep(
     assert not page.warning
 
 
-def test_front_shows_the_search_and_what_fresh_seeds_made_of_it(open_page: Open, demo: Any) -> None:
+def test_front_shows_search_and_confirmation(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["searched"], view="Front")
     front, loss, imbalance = _charts(page)
     assert [trace["name"] for trace in front["data"]][:3] == [
@@ -101,13 +101,13 @@ def test_front_shows_the_search_and_what_fresh_seeds_made_of_it(open_page: Open,
     assert page.dataframe[0].value.verdict.tolist().count("recommended") == 1
 
 
-def test_curves_over_tokens_are_an_address(open_page: Open, demo: Any) -> None:
+def test_x_axis_of_curves_is_in_the_address(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["searched"], view="Curves", over="tokens")
     assert _charts(page)[0]["layout"]["xaxis"]["title"]["text"] == "tokens trained"
     assert page.dataframe[0].value.Why.tolist() == ["stopped: ASHA: 8th of 9 at step 100"] * 2
 
 
-def test_grid_shows_the_search_alone(open_page: Open, demo: Any) -> None:
+def test_grid_shows_only_the_search(open_page: Open, demo: Any) -> None:
     grid = _charts(open_page("sweep", sweep=demo.ids["searched"]))[0]["data"][0]
     assert grid["text"][2] == ["2.321", "stopped"]
 

@@ -21,7 +21,7 @@ def searched(demo_home: Any) -> Any:
     return queries.sweep(demo_home.ids["searched"])
 
 
-def test_curves_are_named_and_the_stopped_ones_say_why(searched: Any) -> None:
+def test_curves_of_stopped_trials_have_a_reason(searched: Any) -> None:
     sweep, trials = searched
     curves = learning_curves(trials, queries.curves(sweep.sweep_id), "steps", "val_loss")
     assert len(curves) == len(trials) == 36
@@ -40,21 +40,21 @@ def test_reasons_of_failures_are_their_last_line(demo_home: Any) -> None:
     assert ended_table(demo_home.trials("cancelled")).Why.tolist() == ["cancelled: by a user"] * 2
 
 
-def test_settings_say_why_they_are_recommended_or_not(searched: Any) -> None:
+def test_every_setting_has_a_verdict(searched: Any) -> None:
     answer = queries.answer(searched[0].sweep_id)
     table = setting_table(answer).set_index("setting")
     assert answer.best is not None
     assert table.verdict[answer.best.label] == "recommended"
     assert table.verdict["none"] == "yardstick, never recommended"
     assert table.against_none["sign 0.01"] < -0.1
-    dear = answer.best._replace(label="dear", figures={**answer.best.figures, "max_vio": 0.01})
-    assert verdict(dear, answer) == "more even, but costs loss"
-    assert verdict(dear._replace(violates=("idle_frac 0.2 is above 0.1",)), answer).startswith(
+    costly = answer.best._replace(label="costly", figures={**answer.best.figures, "max_vio": 0.01})
+    assert verdict(costly, answer) == "more even, but costs loss"
+    assert verdict(costly._replace(violates=("idle_frac 0.2 is above 0.1",)), answer).startswith(
         "idle"
     )
 
 
-def test_confirmed_settings_stand_beside_what_the_search_saw(searched: Any) -> None:
+def test_confirmed_settings_are_paired_with_the_search(searched: Any) -> None:
     answer = queries.answer(searched[0].sweep_id)
     pairs = confirmations(answer, "loss")
     assert {pair.label for pair in pairs} == {"none", "sign 0.01", "self_tuned"}
@@ -63,7 +63,7 @@ def test_confirmed_settings_stand_beside_what_the_search_saw(searched: Any) -> N
     assert confirmations(answer, "imbalance")[0].confirmed.mean < 1
 
 
-def test_axes_are_what_varies_and_what_came_out(searched: Any) -> None:
+def test_axes_are_parameters_and_figures(searched: Any) -> None:
     trials = searched[1]
     titles = [axis.title for axis in axes(trials, varying(trials))]
     assert titles[:4] == ["num experts", "rule", "seed", "step size"]

@@ -36,7 +36,7 @@ def _asked(**changes: Any) -> Asked:
     return Asked(**small | changes)
 
 
-def test_form_is_every_combination_and_a_step_size_only_where_a_rule_has_one() -> None:
+def test_form_expands_to_all_combinations() -> None:
     spec = checked(tree_of(_asked()))
     labels = [trial.label for trial in plan(spec)]
     assert len(labels) == 2 * 2 * 5
@@ -50,7 +50,7 @@ def test_form_is_every_combination_and_a_step_size_only_where_a_rule_has_one() -
     assert what_follows(spec) == ""
 
 
-def test_stopping_and_confirmation_bring_what_they_need() -> None:
+def test_stopping_and_confirmation_add_evaluations_and_seeds() -> None:
     spec = checked(tree_of(_asked(stopping="asha", confirm_seeds=3)))
     assert spec.base["eval"] == {"every_steps": 5}
     assert spec.confirm is not None
@@ -68,7 +68,7 @@ def test_stopping_and_confirmation_bring_what_they_need() -> None:
         ({"experts": range(2, 5000)}, "too many for this page"),
     ],
 )
-def test_what_cannot_be_run_is_said_with_its_key(changes: dict[str, Any], words: str) -> None:
+def test_error_names_the_wrong_key(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         checked(tree_of(_asked(**changes)))
 
@@ -84,18 +84,18 @@ def test_what_cannot_be_run_is_said_with_its_key(changes: dict[str, Any], words:
         (b"x" * (MAX_FILE_BYTES + 1), "at most"),
     ],
 )
-def test_file_that_holds_no_sweep_is_refused(content: bytes, words: str) -> None:
+def test_file_without_a_sweep_is_refused(content: bytes, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         parsed(content)
 
 
-def test_typed_numbers_are_numbers_or_said() -> None:
+def test_typed_numbers_are_checked() -> None:
     assert numbers("Step sizes", ["0.5", 0.1], float) == [0.5, 0.1]
     with pytest.raises(SpecError, match=r"Step sizes: .*'abc'"):
         numbers("Step sizes", ["abc"], float)
 
 
-def test_dry_run_has_a_row_a_trial_with_units() -> None:
+def test_dry_run_has_one_row_per_trial_with_units() -> None:
     row = plan_table(plan(checked(tree_of(_asked())))).iloc[0]
     assert (row.Rule, row.Experts, row.Seed, row.Tokens) == ("none", 8, 0, "12.8 k")
     assert row.Compute.endswith("FLOP")

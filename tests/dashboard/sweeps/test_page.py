@@ -44,7 +44,7 @@ def test_totals_cover_all_sweeps(open_page: Open) -> None:
     }
 
 
-def test_empty_store_says_how_to_begin(render_in: Open, settings: Settings) -> None:
+def test_empty_store_shows_the_first_command(render_in: Open, settings: Settings) -> None:
     store = SweepStore(settings.store_url)
     store.migrate()
     store.close()
@@ -54,14 +54,14 @@ def test_empty_store_says_how_to_begin(render_in: Open, settings: Settings) -> N
         assert "evenload quickstart" in page.info[0].value
 
 
-def test_missing_store_is_explained_without_a_trace(render_in: Open) -> None:
+def test_missing_store_is_explained_without_a_traceback(render_in: Open) -> None:
     for name in ("sweeps", "sweep", "run"):
         page = render_in(name)
         assert not page.exception
         assert "evenload sweep list" in page.warning[0].value
 
 
-def test_sweeps_show_what_they_took(open_page: Open) -> None:
+def test_sweeps_show_their_device_time_and_energy(open_page: Open) -> None:
     table = open_page("sweeps").dataframe[0].value.set_index("Sweep")
     table.index = table.index.str.rsplit("-", n=1).str[0]
     assert table["Device time"]["search"] == "3 min 28 s core"
@@ -69,14 +69,14 @@ def test_sweeps_show_what_they_took(open_page: Open) -> None:
     assert table.Energy["gpu-night"] == "–"
 
 
-def test_bad_name_is_said_where_the_dry_run_would_be(open_page: Open) -> None:
+def test_bad_name_is_explained_instead_of_the_dry_run(open_page: Open) -> None:
     page = open_page("sweeps", view="Start a sweep")
     page.text_input[0].set_value("no spaces").run()
     assert not page.exception
     assert "name" in page.warning[0].value
 
 
-def test_file_can_be_uploaded_instead(open_page: Open) -> None:
+def test_sweep_file_can_be_uploaded(open_page: Open) -> None:
     page = open_page("sweeps", view="Start a sweep", **{"from": "YAML file"})
     page.file_uploader[0].upload(
         "mine.yaml",

@@ -10,7 +10,7 @@ from evenload.pipeline.figures.cost import CostSettings
 SETTINGS = CostSettings(gpu_watts=500, core_watts=4, overhead=1.5)
 
 
-def test_cores_take_their_watts_over_their_seconds(demo: Any) -> None:
+def test_energy_of_cores_is_modelled(demo: Any) -> None:
     trials = [trial for trial in demo.trials("finished") if "train_seconds" in trial.result]
     found = spent(trials, SETTINGS)
     assert found.gpu_seconds == 0
@@ -18,13 +18,13 @@ def test_cores_take_their_watts_over_their_seconds(demo: Any) -> None:
     assert found.joules == pytest.approx(4 * 1.5 * found.core_seconds)
 
 
-def test_a_running_trial_counts_by_its_pace(demo: Any) -> None:
+def test_time_of_a_running_trial_comes_from_its_throughput(demo: Any) -> None:
     trial = demo.trial("running", "sign 0.05", 16)
     assert train_seconds(trial) == pytest.approx(180 * 512 / 24_800)
     assert train_seconds(demo.trials("cancelled")[0]) == 0
 
 
-def test_a_gpu_counts_by_its_own_counter_where_it_has_one(demo: Any) -> None:
+def test_measured_energy_of_a_gpu_replaces_the_model(demo: Any) -> None:
     trial = demo.trial("finished", "none", 8)
     trial.spec["runtime"]["device"] = "cuda"
     seconds = train_seconds(trial)

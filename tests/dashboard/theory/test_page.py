@@ -33,7 +33,7 @@ def test_form_starts_a_simulation_that_can_be_cancelled(render_in: Open) -> None
     assert page.code[0].value == "cancelled"
 
 
-def test_page_shows_what_a_simulation_found(render_in: Open, settings: Settings) -> None:
+def test_page_shows_a_finished_simulation(render_in: Open, settings: Settings) -> None:
     folder = settings.root / "simulations" / "abc123"
     _simulate_into(folder)
     page = render_in("theory", simulation="abc123")
@@ -46,7 +46,7 @@ def test_page_shows_what_a_simulation_found(render_in: Open, settings: Settings)
 
 
 def _simulate_into(folder: Path) -> None:
-    """What the command leaves in a folder."""
+    """Writes the files that `evenload simulate` would write."""
     folder.mkdir(parents=True)
     small: dict[str, Any] = {"tokens": 128, "num_experts": 8, "top_k": 2, "steps": 40, "seeds": 1}
     asked: dict[str, Any] = {"streams": {"still": {"kind": "gaussian"}}}
@@ -57,7 +57,7 @@ def _simulate_into(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(result.to_dict()))
 
 
-def test_failed_simulation_is_explained_and_offered_again(
+def test_failed_simulation_is_explained_and_can_be_repeated(
     render_in: Open, settings: Settings
 ) -> None:
     folder = settings.root / "simulations" / "abc123"
@@ -71,7 +71,7 @@ def test_failed_simulation_is_explained_and_offered_again(
     assert [button.label for button in page.button][-1] == "Run it again"
 
 
-def test_bad_sizes_are_said_in_words(render_in: Open) -> None:
+def test_bad_sizes_are_explained(render_in: Open) -> None:
     page = render_in("theory")
     page.select_slider[0].set_value(8)
     page.number_input[0].set_value(8)
@@ -80,7 +80,7 @@ def test_bad_sizes_are_said_in_words(render_in: Open) -> None:
     assert "top_k=8 leaves nothing to balance" in page.warning[0].value
 
 
-def test_a_rule_with_a_step_size_is_asked_once_for_each() -> None:
+def test_rules_with_a_step_size_get_all_step_sizes() -> None:
     rules = _rules(["none", "sign", "smebu"], [0.01, 0.1], "inverse")
     assert rules == [
         {"kind": "none"},
@@ -89,9 +89,7 @@ def test_a_rule_with_a_step_size_is_asked_once_for_each() -> None:
     ]
 
 
-def test_recorded_run_is_offered_and_brings_its_own_size(
-    render_in: Open, settings: Settings
-) -> None:
+def test_recorded_run_has_its_own_size(render_in: Open, settings: Settings) -> None:
     scores = np.zeros((40, 2, 64, 8), np.float32)
     np.savez(settings.root / "mine.npz", score_NLTE=scores, bias_NLE=scores[:, :, 0], top_k=2)
     page = render_in("theory")

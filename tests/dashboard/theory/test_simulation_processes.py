@@ -11,6 +11,7 @@ from evenload.dashboard.theory import simulation_processes
 from evenload.dashboard.theory.simulation_processes import (
     Simulations,
     SimulationState,
+    SimulationStatus,
     recording_size,
     recordings_below,
 )
@@ -31,16 +32,16 @@ def _spec(**changes: Any) -> SimulationSpec:
     return SimulationSpec.model_validate(small | changes)
 
 
-def _ended(all_: Simulations, digest: str) -> simulation_processes.Standing:
+def _ended(all_: Simulations, digest: str) -> SimulationStatus:
     for _ in range(600):
-        standing = all_.standing(digest)
-        if standing.state is not SimulationState.RUNNING:
-            return standing
+        status = all_.status(digest)
+        if status.state is not SimulationState.RUNNING:
+            return status
         time.sleep(0.1)
     raise TimeoutError(digest)
 
 
-def test_simulation_runs_in_a_process_and_is_read_back(tmp_path: Path) -> None:
+def test_simulation_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     all_ = Simulations(tmp_path / "simulations")
     digest = all_.start(_spec())
     with pytest.raises(SpecError, match="another simulation runs"):
@@ -51,17 +52,17 @@ def test_simulation_runs_in_a_process_and_is_read_back(tmp_path: Path) -> None:
     assert list(vio) == [("still", "none"), ("still", "self_tuned")]
     assert len(vio["still", "none"]) == 20
     assert all_.known() == [digest]
-    assert Simulations(tmp_path / "simulations").start(_spec()) == digest  # known: not run again
+    assert Simulations(tmp_path / "simulations").start(_spec()) == digest  # not run again
     assert all_.spec(digest) == _spec()
 
 
-def test_cancelled_simulation_says_so_and_can_start_again(tmp_path: Path) -> None:
+def test_cancelled_simulation_can_start_again(tmp_path: Path) -> None:
     all_ = Simulations(tmp_path / "simulations")
     digest = all_.start(_spec(steps=1000, tokens=4096))
     all_.cancel(digest)
-    assert all_.standing(digest) == (SimulationState.FAILED, 0.0, "cancelled")
+    assert all_.status(digest) == (SimulationState.FAILED, 0.0, "cancelled")
     assert all_.start(_spec(steps=1000, tokens=4096)) == digest
-    assert all_.standing(digest).state is SimulationState.RUNNING
+    assert all_.status(digest).state is SimulationState.RUNNING
     all_.cancel(digest)
 
 
@@ -70,9 +71,9 @@ def test_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "result.json").write_text("")
     (folder / "log").write_text("\n".join(f"line {number}" for number in range(50)))
-    standing = Simulations(tmp_path).standing("abc123")
-    assert standing.state is SimulationState.FAILED
-    assert standing.note.splitlines() == [f"line {number}" for number in range(38, 50)]
+    status = Simulations(tmp_path).status("abc123")
+    assert status.state is SimulationState.FAILED
+    assert status.note.splitlines() == [f"line {number}" for number in range(38, 50)]
 
 
 @pytest.mark.parametrize(
@@ -80,28 +81,28 @@ def test_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     [
         ("", 0.0, "starting"),
         ("a: b: 50 of 200\n", 0.25, "step 50 of 200, a: b"),
-        ("still: 200 of 200\n", 1.0, "checking the theory's statements"),
+        ("still: 200 of 200\n", 1.0, "testing the theory"),
     ],
 )
 def test_progress_is_read_from_the_log(tmp_path: Path, line: str, share: float, note: str) -> None:
     (tmp_path / "log").write_text(line)
-    standing = simulation_processes._progress(tmp_path / "log")
-    assert standing == (SimulationState.RUNNING, share, note)
+    status = simulation_processes._progress(tmp_path / "log")
+    assert status == (SimulationState.RUNNING, share, note)
 
 
-def test_too_much_work_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_too_large_simulation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="fewer tokens"):
         Simulations(tmp_path).start(_spec(tokens=10**6, num_experts=128, steps=1000))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("digest", ["../secrets", "unknown0"])
-def test_unknown_simulation_is_named(tmp_path: Path, digest: str) -> None:
+def test_unknown_simulation_is_an_error(tmp_path: Path, digest: str) -> None:
     with pytest.raises(SpecError):
         Simulations(tmp_path).spec(digest)
 
 
-def test_recordings_are_found_and_measured_by_their_headers(tmp_path: Path) -> None:
+def test_size_of_a_recording_is_read_from_its_headers(tmp_path: Path) -> None:
     (tmp_path / "recordings").mkdir()
     path = tmp_path / "recordings" / "scores.npz"
     scores = np.zeros((7, 3, 16, 8), np.float32)
@@ -109,5 +110,5 @@ def test_recordings_are_found_and_measured_by_their_headers(tmp_path: Path) -> N
     assert recordings_below(tmp_path) == [path]
     assert recording_size(path) == (7, 3, 16, 8, 2)
     path.write_text("no archive")
-    with pytest.raises(SpecError, match=r"scores\.npz: no recording"):
+    with pytest.raises(SpecError, match=r"scores\.npz is not a recording"):
         recording_size(path)

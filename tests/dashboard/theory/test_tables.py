@@ -44,17 +44,17 @@ def test_rows_are_those_of_one_stream(document: Any) -> None:
     assert table.rule.tolist() == ["none", "self_tuned"]
     assert table.to_balance[0] == "never"
     assert table.max_vio[0] > 3 * table.max_vio[1]
-    assert np.isnan(table.max_vio_error[0])  # one seed tells no error
+    assert np.isnan(table.max_vio_error[0])  # one seed has no error
     assert (has_jump(document, "jump"), has_jump(document, "still")) == (True, False)
 
 
-def test_fitted_law_runs_along_the_regret(document: Any) -> None:
+def test_fitted_law_is_close_to_the_regret(document: Any) -> None:
     curve = regret_curves(document, "still")["none"]
     assert curve.law == "N"
     assert abs(curve.fit_P - curve.regret_P)[10:].max() < 0.1 * curve.regret_P[-1]
 
 
-def test_spectrum_is_that_of_the_stream(document: Any) -> None:
+def test_every_stream_has_its_own_spectrum(document: Any) -> None:
     still, jump = spectrum_E(document, "still"), spectrum_E(document, "jump")
     assert still is not None
     assert jump is not None
