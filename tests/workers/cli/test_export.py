@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
@@ -112,6 +114,23 @@ def _refuses_what_has_changed(here: Any, folder: Path, digest: str) -> None:
     assert gone.code == 2
     assert "has no checkpoint; export it on the machine that trained it, or set" in gone.err
     assert not (folder / "later").exists()
+
+
+def test_a_trial_that_another_host_trained_comes_from_the_mirror(
+    here: Any, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data was token ids, so it has no tokenizer."""
+    monkeypatch.setenv("EVENLOAD_MIRROR_URL", f"memory://{uuid4()}")
+    base = sweep(balancer={"kind": "none"})["base"]
+    done = here("train", here.write("trial.yaml", base), "--json")
+    (row,) = done.document["trials"]
+    shutil.rmtree(tmp_path / ".evenload/trials" / row["digest"])
+    ended = here("export", row["digest"], "model", "--json")
+    assert ended.code == 0, ended.err
+    assert "data.kind='synthetic' has only token ids: the folder has no tokenizer" in ended.err
+    assert set(ended.document["files"]) == {name for name in FILES if "tokenizer" not in name}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert not model.model.layers[1].mlp.gate.e_score_correction_bias.any()
 
 
 def test_a_trial_that_is_unknown_or_not_trained_is_refused(

@@ -17,7 +17,7 @@ from evenload.workers.model.export.weights import Weights, named_weights
 
 
 def check_folder(folder: Path) -> None:
-    """Raises: SpecError: the folder is not empty, or a file has its name"""
+    """Raises: SpecError: the folder is not empty, or it is a file"""
     if folder.is_dir() and any(folder.iterdir()):
         raise SpecError(f"{folder} is not empty; name a new folder")
     if folder.exists() and not folder.is_dir():
@@ -53,7 +53,7 @@ def write_folder(
 
 
 def _write(folder: Path, texts: dict[str, str], named: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".exporting-", dir=folder.parent))
@@ -61,10 +61,11 @@ def _write(folder: Path, texts: dict[str, str], named: dict[str, Tensor]) -> Non
         staging.chmod(0o755)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
-        save_file(named, staging / "model.safetensors", metadata={"format": "pt"})
+        # Not `save_file`: its errors are no OSError, and others may not read the file it makes.
+        (staging / "model.safetensors").write_bytes(save(named, metadata={"format": "pt"}))
         staging.rename(folder)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # gone, where it has its name
+        shutil.rmtree(staging, ignore_errors=True)  # after the rename it does not exist
 
 
 def _end(tokenizer: TextTokenizer | None) -> dict[str, int]:

@@ -8,15 +8,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.spec.trial import TrialSpec
 
-FIGURES = {
-    "val_loss": "validation loss, nats per token",
-    "val_bits_per_byte": "validation bits per byte",
-    "max_vio_global": "MaxVio over the validation text, mean over layers",
-    "max_vio_global_floor": "MaxVio that chance alone gives there",
-    "max_vio": "MaxVio of a batch, end of training",
-}
+FIGURES = ("val_loss", "val_bits_per_byte", "max_vio_global", "max_vio_global_floor", "max_vio")
 
 
 class Trained(NamedTuple):
@@ -63,8 +58,9 @@ def model_card(trained: Trained, model_type: str, has_tokenizer: bool) -> str:
 def _origin(trained: Trained) -> str:
     model, train = trained.spec.model, trained.spec.train
     sentences = [
-        f"A mixture-of-experts language model of {model.num_layers} layers with "
-        f"{model.num_experts} experts each, of which {model.top_k} see a token.",
+        f"A mixture-of-experts language model: {model.num_moe_layers} of its "
+        f"{model.num_layers} layers have {model.num_experts} experts, of which {model.top_k} "
+        "process each token.",
         f"evenload trained it for {trained.step} of {train.steps} steps on "
         f"`{trained.spec.data.kind}` under the balancing rule `{trained.spec.balancer.label}`.",
     ]
@@ -78,10 +74,11 @@ def _origin(trained: Trained) -> str:
 
 def _figures(result: dict[str, float]) -> str:
     rows = [
-        f"| {title} | {f'{result[name]:.4f}' if name in result else 'not measured'} |"
-        for name, title in FIGURES.items()
+        f"| {metric.title}: {metric.meaning} | {value} | {metric.unit} |"
+        for metric in (METRICS[name] for name in FIGURES)
+        for value in [metric.shown(result.get(metric.name))]
     ]
-    return "\n".join(["| figure | value |", "|---|---|", *rows])
+    return "\n".join(["| figure | value | unit |", "|---|---|---|", *rows])
 
 
 def _use(model_type: str, has_tokenizer: bool) -> str:

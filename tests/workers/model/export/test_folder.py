@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,10 +30,10 @@ def test_a_write_that_fails_leaves_nothing(
 ) -> None:
     spec = spec_of()
 
-    def full(*_: Any, **__: Any) -> None:
+    def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(SpecError, match="No space left on device; name a folder"):
         write_folder(
             tmp_path / "new", trained(spec), trained_model(spec).state_dict(), bias_of(spec), None
@@ -51,6 +50,7 @@ def test_the_folder_says_where_it_comes_from(spec_of: Model, tmp_path: Path) -> 
     assert (document["digest"], document["step"]) == ("0123456789abcdef", 20)
     assert set(document["versions"]) == {"evenload", "torch", "safetensors"}
     card = (tmp_path / "README.md").read_text()
-    assert "| validation loss, nats per token | 1.2500 |" in card
-    assert "| MaxVio of a batch, end of training | not measured |" in card
+    assert "| Validation loss, per token: held-out loss | 1.2500 | nats per token |" in card
+    assert "is even | – | × fair share |" in card
+    assert "2 of its 3 layers have 8 experts, of which 2 process each token" in card
     assert "looked at the whole batch" in card
