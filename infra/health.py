@@ -1,7 +1,7 @@
-"""Exit code 0 where a service does its work; the slim base image has no curl.
+"""Checks the health of a service: exit code 0 if it works. The slim base image has no curl.
 
-health.py answers URL [JSON]    a request, with a JSON body as POST, is answered with 200
-health.py fresh FILE SECONDS    the file was touched within these seconds
+health.py answers URL [JSON]    the URL answers a request (with JSON: a POST) with 200
+health.py fresh FILE SECONDS    the file was touched within the last SECONDS
 """
 
 from __future__ import annotations

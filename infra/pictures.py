@@ -2,7 +2,7 @@
 
     evenload quickstart --no-serve && python infra/pictures.py
 
-Needs the dev extra and a chromium. EVENLOAD_HOME names the home, by default ./.evenload.
+It needs the dev extra and a chromium. EVENLOAD_HOME names the home, by default ./.evenload.
 """
 
 from __future__ import annotations

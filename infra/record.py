@@ -1,4 +1,4 @@
-"""Keeps the figures of a command, as JSON lines, for the tables of the READMEs.
+"""Keeps the figures of a command as JSON lines for the tables of the READMEs.
 
     evenload quickstart --no-serve --json | python infra/record.py quickstart
     evenload sweep run infra/sweeps/five_seeds.yaml --json | python infra/record.py five_seeds
@@ -7,9 +7,9 @@
     evenload bench coordinator --json | python infra/record.py coordinator
     python -m infra.benchmarks.dashboard_pages --json | python infra/record.py pages
 
-The first line of a file says where its figures come from: command, date, hardware, versions and
-commit. Every other line is one row: a trial, a stream and rule, a benchmark's arm, a page. Only
-what a table shows is kept. `python infra/readme.py` then writes the tables.
+The first line of a file has the origin of the figures: command, date, hardware, versions and
+commit. Every other line is one row: a trial, a stream and rule, an arm of a benchmark, a page. It
+has only figures that a table shows. `python infra/readme.py` then writes the tables.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def rows_of(name: str, document: Row) -> list[Row]:
-    """The rows of a command's document that tables show."""
+    """The rows for the tables from the document of a command."""
     match name:
         case "quickstart" | "five_seeds":
             return [_trial(trial) for trial in document["trials"]]
@@ -59,7 +59,7 @@ def rows_of(name: str, document: Row) -> list[Row]:
 
 
 def header_of(name: str, document: Row) -> Row:
-    """What the first line of a file says of its figures."""
+    """The first line of a file: the origin of its figures."""
     about = {key: document[key] for key in ("recommendation", "trials", "workers", "browser")
              if isinstance(document.get(key), str | int | dict)}  # fmt: skip
     place = document.get("where", document)
@@ -100,7 +100,7 @@ def _only(keys: Iterable[str], row: Row) -> Row:
 
 
 def _rounded(value: Any) -> Any:
-    """Eight significant digits: more than any table shows."""
+    """Rounds to eight significant digits, more than any table shows."""
     if isinstance(value, float):
         return float(f"{value:.8g}")
     if isinstance(value, dict):
@@ -114,7 +114,7 @@ def path_of(name: str) -> Path:
 
 
 def read(name: str) -> tuple[Row, list[Row]]:
-    """The first line, and the rows below it."""
+    """The first line and the rows of a file."""
     header, *rows = (json.loads(line) for line in path_of(name).read_text().splitlines())
     return header, rows
 
@@ -127,5 +127,5 @@ def record(name: str, document: Row) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
-        raise SystemExit(f"give what standard input holds: {', '.join(COMMANDS)}")
+        raise SystemExit(f"name the command of standard input: {', '.join(COMMANDS)}")
     record(sys.argv[1], json.load(sys.stdin))

@@ -1,4 +1,4 @@
-"""requirements.py EXTRA ...: the dependencies in pyproject.toml, one per line, without evenload."""
+"""Prints the dependencies in pyproject.toml, one per line: requirements.py EXTRA ..."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 
 
 def requirements(extras: Iterable[str]) -> Iterator[str]:
-    """Those of the extras, also of the extras that an extra names as `evenload[...]`."""
+    """Dependencies of the extras, including those of extras named as `evenload[...]`."""
     for extra in extras:
         for line in PROJECT["optional-dependencies"][extra]:
             own = re.fullmatch(r"evenload\[(.*)\]", line)

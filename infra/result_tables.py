@@ -1,4 +1,4 @@
-"""The tables of recorded results, as markdown. `infra/record.py` says how to record them anew."""
+"""Writes recorded results as markdown tables. `infra/record.py` records the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evenload.pipeline.figures.wording import NONE
 from evenload.pipeline.sweep.statistics import interval
 
 SEEDS = ("val_bits_per_byte", "max_vio", "max_vio_global", "idle_frac", "effective_util")
-EVENLOAD = ("evenload", "evenload, compiled")  # of the benchmark's arms
+EVENLOAD = ("evenload", "evenload, compiled")  # our arms in the benchmark
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -21,7 +21,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def measured_on(header: Row) -> str:
-    """One sentence: command, date, hardware, versions and commit."""
+    """A sentence with command, date, hardware, versions and commit."""
     cores = f", {header['cores']} cores" if "cores" in header else ""
     load = f", load average {header['load']:.1f}" if "load" in header else ""
     versions = {"Python": header["python"]} if "python" in header else {}
@@ -49,7 +49,7 @@ def quickstart() -> str:
 
 
 def seeds() -> str:
-    """Means over seeds with 95 % intervals; the difference to no balancing is paired by seed."""
+    """Means over seeds with 95 % intervals. Differences to no balancing are paired by seed."""
     header, trials = read("five_seeds")
     by_label: dict[str, list[Row]] = {}
     for trial in trials:
@@ -68,7 +68,7 @@ def _seed_row(label: str, trials: list[Row], control: list[float]) -> tuple[str,
 
 
 def simulation() -> str:
-    """Steady MaxVio by stream and rule, with steps to balance and to recover."""
+    """Steady MaxVio of each rule on each stream, with steps to balance and to recover."""
     header, found = read("rules")
     streams = list(dict.fromkeys(row["stream"] for row in found))
     by_rule: dict[str, dict[str, Row]] = {}
@@ -92,7 +92,7 @@ def _steps(count: int | None) -> str:
 
 
 def training() -> str:
-    """Steps against rivals and stacks against their trials apart, from one run each."""
+    """Compares steps with those of rivals, and stacks with their trials in turn."""
     header, found = read("training")
     rows: dict[str, list[Any]] = {"step": [], "stack": []}
     for row in found[:-1]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes .env with fresh secrets for docker-compose, readable by you alone. Secrets that are there
-# already stay; those that a newer evenload needs are added.
+# Writes .env with new secrets for docker-compose, which only you can read. Existing secrets stay;
+# secrets that a newer evenload needs are added.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

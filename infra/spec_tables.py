@@ -1,4 +1,4 @@
-"""The reference of everything that a spec can hold, as markdown, from the pydantic models."""
+"""Writes the reference of all keys of a spec as markdown, from the pydantic models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evenload.pipeline.spec.reference import (
     schema,
 )
 
-HUGE = 2**31 - 1  # bounds beyond it are the width of a column, not worth a word
+HUGE = 2**31 - 1  # larger bounds only come from the width of a column and are not shown
 SIGNS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 TITLES = {
     "trial": "Keys of a trial",
@@ -28,7 +28,7 @@ TITLES = {
 
 
 def reference() -> str:
-    """Every key, its type, default and meaning. A mapping is described where it comes first."""
+    """Every key with its type, default and meaning. A mapping is described only once."""
     parts: list[str] = []
     seen: set[str] = set()
     for kind, title in TITLES.items():
@@ -71,7 +71,7 @@ def _mapping(
 
 
 def settings() -> str:
-    """Every environment variable."""
+    """One row per environment variable."""
     rows = []
     for model in (Settings, CostSettings):
         root = model.model_json_schema()
@@ -89,7 +89,7 @@ def settings() -> str:
 
 
 def _default(node: Schema, name: str) -> str:
-    """Mappings have their defaults in a table of their own."""
+    """The default of a key; empty for a mapping, whose table has its defaults."""
     if name in node.get("required", ()):
         return "required"
     if "$ref" in node["properties"][name]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold: format, lint, types, import contracts, tests. Runs on a fresh clone.
+# Runs all checks on a fresh clone: format, lint, types, import contracts and tests.
 # Arguments go to pytest, e.g.  bash infra/test.sh -k store
-# bash infra/test.sh --slow     runs what is too long for every run: the whole fault suite, 10,000 trials.
+# bash infra/test.sh --slow     runs only long tests: the whole fault suite, 10,000 trials.
 # bash infra/test.sh --compose  tests docker-compose.yml instead; it needs a Docker engine.
 set -euo pipefail
 cd "$(dirname "$0")/.."

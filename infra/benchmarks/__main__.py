@@ -1,4 +1,4 @@
-"""`python -m infra.benchmarks NAME`, also `evenload bench NAME`: one JSON document each."""
+"""Runs a benchmark: `python -m infra.benchmarks NAME` or `evenload bench NAME`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.workers.cli.session import log, out, print_json
 from infra.benchmarks.hardware import describe_machine
 
-# name -> module with `run(quick: bool) -> dict` and, for people, `table(document: dict) -> str`
+# Each module has `run(quick: bool) -> dict` and `table(document: dict) -> str`.
 BENCHMARKS: dict[str, str] = {
     "moe-layer": "infra.benchmarks.moe_layer",
     "routing": "infra.benchmarks.routing",

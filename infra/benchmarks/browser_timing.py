@@ -1,6 +1,6 @@
-"""How long a viewer waits: from the address to the drawn figures, in a real browser.
+"""Times a page in a real browser, from its address to the drawn figures.
 
-Needs the dev extra (playwright) and a chromium on the PATH.
+It needs the dev extra (playwright) and a chromium on the PATH.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ DRAWN = """charts => document.querySelectorAll('.js-plotly-plot .main-svg').leng
 
 
 def measure_browser(home: Path, address: str, charts: int) -> dict[str, Any] | None:
-    """Seconds of a first and of a repeated visit to a server that has just started.
+    """Seconds of a first and a second visit to a server that has just started.
 
-    Returns:  None where there is no browser to measure with
+    Returns:  None if there is no browser
     """
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
@@ -52,7 +52,7 @@ def measure_browser(home: Path, address: str, charts: int) -> dict[str, Any] | N
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.goto(f"http://127.0.0.1:{port}/_stcore/health")  # the browser itself is warm
+            page.goto(f"http://127.0.0.1:{port}/_stcore/health")  # warms up the browser
             url = f"http://127.0.0.1:{port}/{address}"
             first, again = (_visit(page, url, charts) for _ in range(2))
             browser.close()
@@ -77,6 +77,6 @@ def _wait_until_healthy(port: int) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
         else:
-            time.sleep(5.0)  # a server that has stood for a moment has imported what it needs
+            time.sleep(5.0)  # by then the server has imported its libraries
             return
     raise SystemExit(f"the dashboard does not answer on port {port}")

@@ -1,4 +1,4 @@
-"""Sweeps of many trials: a whole one on a simulated cluster, and what its parts cost."""
+"""Sweeps of many trials: a whole sweep on a simulated cluster, and the time of its parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.plan import Crew, plan
 from infra.benchmarks.simulated_cluster import SimulatedCluster, SimulatedExecutor
 
-POLL_SECONDS = 5.0  # of the simulated clock
+POLL_SECONDS = 5.0  # on the simulated clock
 RESTART_EVERY_SECONDS = 60.0
 DEATH_SHARE = 0.01
 REPEATS = 20
@@ -64,14 +64,14 @@ def table(document: dict[str, Any]) -> str:
 
 
 def submit(store: SweepStore, trials: int) -> str:
-    """A sweep of `trials` trials that differ in their seed only."""
+    """Stores a sweep with this many trials, which differ only in their seed."""
     spec = SweepSpec(name="simulated", base=BASE, axes={"train.seed": [0]})
     (trial,) = spec.expand()
     return store.add_sweep(spec, [(f"{seed:016x}", trial) for seed in range(trials)])
 
 
 def parts(store: SweepStore, sweep_id: str) -> dict[str, float]:
-    """Seconds that each takes at this many rows: what a round reads, decides, and shows."""
+    """Seconds of each part of a coordinator's round with this many rows."""
     snapshot = store.snapshot([sweep_id])
     crew = Crew(free=dict.fromkeys(WorkKind, 1000))
     return {
@@ -83,7 +83,7 @@ def parts(store: SweepStore, sweep_id: str) -> dict[str, float]:
 
 
 def status_seconds(home: Path, sweep_id: str) -> float:
-    """From the start of `evenload sweep status` as a process to its end."""
+    """Seconds of a whole process of `evenload sweep status`."""
     command = [str(Path(sys.executable).with_name("evenload")), "sweep", "status", sweep_id]
     environment = os.environ | {"EVENLOAD_HOME": str(home)}
 
@@ -94,7 +94,7 @@ def status_seconds(home: Path, sweep_id: str) -> float:
 
 
 def simulate(store: SweepStore, sweep_id: str, workers: int) -> dict[str, Any]:
-    """The sweep to its end; a coordinator lives for a simulated minute and is then forgotten."""
+    """Runs the sweep to its end and replaces the coordinator every simulated minute."""
     cluster = SimulatedCluster(store, workers, DEATH_SHARE)
     memory, started, restarts = _peak_bytes(), time.perf_counter(), 0
     while not _coordinate(store, sweep_id, cluster):
@@ -112,11 +112,11 @@ def simulate(store: SweepStore, sweep_id: str, workers: int) -> dict[str, Any]:
 
 
 def _coordinate(store: SweepStore, sweep_id: str, cluster: SimulatedCluster) -> bool:
-    """One life of a coordinator; returns whether the sweep is over."""
+    """Runs one coordinator until it is replaced. Returns True if the sweep is over."""
     executor = SimulatedExecutor(cluster)
     coordinator = Coordinator(store, executor)
-    dies_at = cluster.now_seconds + RESTART_EVERY_SECONDS
-    while cluster.now_seconds < dies_at:
+    ends_at = cluster.now_seconds + RESTART_EVERY_SECONDS
+    while cluster.now_seconds < ends_at:
         if coordinator.round((sweep_id,)):
             return True
         executor.wait(POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""How fast the dashboard pages open on a generated home that is huge on purpose.
+"""Times the pages of the dashboard on a very large generated home.
 
 python -m infra.benchmarks.dashboard_pages               # generates, measures, removes; a table
 python -m infra.benchmarks.dashboard_pages --json > out.json
-python -m infra.benchmarks.dashboard_pages --home DIR    # keeps what it generated for the next time
+python -m infra.benchmarks.dashboard_pages --home DIR    # keeps the home for the next time
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from infra.benchmarks.browser_timing import measure_browser
 from infra.benchmarks.generated_home import build
 
-# Page and the part of its address that follows the ids.
+# Each page, and the part of its address after the ids.
 PAGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("run", {"view": "Load"}),
     ("run", {"view": "Balance"}),
@@ -55,11 +55,11 @@ def _arguments() -> argparse.Namespace:
         prog="python -m infra.benchmarks",
         description="Time every page on a generated home. Needs about 1 GB of disk.",
     )
-    parser.add_argument("--steps", type=int, default=100_000, help="of the long run")
+    parser.add_argument("--steps", type=int, default=100_000, help="steps of the long run")
     parser.add_argument("--layers", type=int, default=26, help="expert layers of the long run")
-    parser.add_argument("--experts", type=int, default=64, help="of the long run")
-    parser.add_argument("--trials", type=int, default=500, help="of the wide sweep")
-    parser.add_argument("--home", type=Path, help="where to generate, and what to use again")
+    parser.add_argument("--experts", type=int, default=64, help="experts of the long run")
+    parser.add_argument("--trials", type=int, default=500, help="trials of the wide sweep")
+    parser.add_argument("--home", type=Path, help="folder to generate the home in, or to reuse")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     return parser.parse_args()
 
@@ -71,7 +71,7 @@ def _measured(home: Path, given: argparse.Namespace) -> dict[str, Any]:
     if ids_file.exists():
         ids = json.loads(ids_file.read_text())
         if ids["size"] != size:
-            print(f"{home} holds {ids['size']}; choose another --home for {size}", file=sys.stderr)
+            print(f"{home} has the size {ids['size']}; choose another --home", file=sys.stderr)
             raise SystemExit(2)
     else:
         ids = build(home, **size) | {"size": size}
@@ -111,7 +111,7 @@ def _page(home: Path, page: str, query: dict[str, str]) -> dict[str, Any]:
 
 
 def _where() -> dict[str, Any]:
-    """The machine and the versions. `load` above one a core: doubt the figures."""
+    """The machine and the versions. `load` above 1 per core is too high for a measurement."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,7 +1,7 @@
-"""Implementations of an expert layer that a benchmark can run on the same tensors.
+"""Implementations of an expert layer that a benchmark runs on the same tensors.
 
-An arm turns (x, gate_up, down, expert, weight) into the layer's output, its row order included.
-Rivals are optional installs: `arms` names those that are missing, and why.
+An arm computes the row order and the output of a layer from (x, gate_up, down, expert, weight).
+Rivals are optional packages; `arms` names the missing ones with the reason.
 Letters: T tokens, E experts, K top-k, D width, F expert width, G = 2F gate and up.
 """
 
@@ -29,7 +29,7 @@ SCATTERMOE = "axolotl/integrations/kernels/libs/scattermoe_lora"  # inside axolo
 
 
 class Case(NamedTuple):
-    """One layer's inputs; those of a floating dtype are leaves with gradients."""
+    """The inputs of a layer. Those with a floating dtype are leaves with gradients."""
 
     x_TD: Tensor
     gate_up_EGD: Tensor
@@ -42,11 +42,11 @@ Arm = Callable[[Case], Tensor]
 
 
 class Missing(Exception):
-    """An arm that cannot run here; the text says what would help."""
+    """An arm cannot run here; the text names the remedy."""
 
 
 def arms(device: torch.device) -> tuple[dict[str, Arm], dict[str, str]]:
-    """The arms that run on a device, and the reasons of those that do not."""
+    """The arms that run on a device, and the reasons why others do not."""
     found: dict[str, Arm] = {}
     missing: dict[str, str] = {}
     for name, make in ARMS.items():
@@ -87,7 +87,7 @@ def _transformers(device: torch.device) -> Arm:
     grouped_mm = import_module("transformers.integrations.moe").grouped_mm_experts_forward
 
     def arm(case: Case) -> Tensor:
-        # What its decorated expert modules carry; a gate weight in float32 would promote the rest.
+        # Attributes of its decorated expert modules. A float32 gate weight would promote the rest.
         layer = _Attributes(
             gate_up_proj=case.gate_up_EGD,
             down_proj=case.down_EDF,
@@ -157,7 +157,7 @@ def _scattermoe(device: torch.device) -> Arm:
 
 
 def _load_scattermoe() -> ModuleType:
-    """The two files of it in axolotl's wheel, without importing axolotl, which needs much more."""
+    """Loads its two files from axolotl's wheel without axolotl's many requirements."""
     folders = [Path(entry) / SCATTERMOE for entry in sys.path]
     folder = next((folder for folder in folders if (folder / "parallel_experts.py").exists()), None)
     if folder is None:
@@ -207,7 +207,7 @@ def _require(module: str, package: str | None = None) -> None:
 
 
 def _require_gpu(device: torch.device) -> None:
-    """Triton's interpreter will do: it shows whether an arm is right, not how fast it is."""
+    """Accepts Triton's interpreter too, which shows whether an arm is correct but not its speed."""
     if device.type != "cuda" and not interpreting():
         raise Missing("needs a GPU")
 

@@ -1,7 +1,7 @@
-"""A home with one very long run, small ones beside it, and one very wide sweep, all generated.
+"""Generates a home with one very long run, some small ones, and one very wide sweep.
 
-Loads are multinomial draws around a skew that a sign rule works against, with a spike every
-thousand steps. They come through the sinks that a worker writes with.
+Loads are multinomial draws with a skew that a sign rule works against, and a spike every thousand
+steps. They are written with the sinks of a worker.
 
 Shape suffixes: P patterns, L expert layers, E experts.
 """
@@ -24,7 +24,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 
-PATTERNS = 500  # different steps; a run repeats them
+PATTERNS = 500  # number of different steps, which a run repeats
 RECORDS_AT_ONCE = 50
 LEASE_SECONDS = 36_000.0
 
@@ -32,7 +32,7 @@ LEASE_SECONDS = 36_000.0
 def build(home: Path, *, steps: int, layers: int, experts: int, trials: int) -> dict[str, str]:
     """Fills an empty home.
 
-    Returns:  ids: `run` the long one, `small` three short ones by commas, `sweep` the wide one
+    Returns:  ids: `run` of the long run, `small` of three short ones (with commas), `sweep`
     """
     settings = Settings(home=home)
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _finished(
 
 
 def _figures(position: int, trial: TrialSpec) -> dict[str, float]:
-    """Believable final figures: a bowl over the step size, lower with more experts."""
+    """Plausible final figures: quadratic in the log of the step size, lower with more experts."""
     size = math.log10(trial.balancer.step or 1e-3) + 2.5
     loss = 2.9 + 0.02 * size**2 - 0.01 * math.log2(trial.model.num_experts)
     vio = 0.1 + 0.3 * abs(size) + 0.01 * (position % 7)
@@ -145,7 +145,7 @@ def _steps(trial: TrialSpec) -> Iterator[StepRecord]:
     bias_LE = np.zeros((L, E), np.float32)
     for step in range(1, steps + 1):
         count_LE = count_PLE[step % PATTERNS]
-        if step % 1000 == 0:  # one expert takes what another had
+        if step % 1000 == 0:  # expert 0 also gets the load of expert 1
             count_LE = count_LE.copy()
             count_LE[:, 0] += count_LE[:, 1]
             count_LE[:, 1] = 0

@@ -1,10 +1,9 @@
-"""One training step of a whole model: ours, and rivals of the same dimensions.
+"""One training step of a whole model, for our model and for rivals with the same dimensions.
 
-The rivals are DeepSeek-V3's mixture (sigmoid gate, selection bias, shared experts) as Hugging Face
-transformers has it: GLM-4.5 with our plain attention, so with exactly our products, and DeepSeek-V3
-with latent attention of a rank that gives it about as many weights. Both get our loss, our clipping
-and our optimizer; neither moves its biases, which ours does. What is compiled is the model, by
-torch.compile as it comes.
+The rivals are Hugging Face transformers' versions of DeepSeek-V3's mixture (sigmoid gate, selection
+bias, shared experts): GLM-4.5 with plain attention and exactly our products, and DeepSeek-V3 with
+latent attention whose rank gives about as many weights. Both use our loss, clipping and optimizer.
+Only our model moves its biases. Compiled arms compile the model with torch.compile's defaults.
 Letters: B sequences, S tokens of a sequence.
 """
 
@@ -29,7 +28,7 @@ Step = Callable[[], object]
 OURS = "evenload"
 OURS_COMPILED = "evenload, compiled"
 GLM = "transformers GLM-4.5"
-EXPERTS = ("grouped_mm", "eager")  # batched_mm copies weights per token: 7x slower on a CPU
+EXPERTS = ("grouped_mm", "eager")  # batched_mm copies weights per token, 7x slower on a CPU
 NUM_BATCHES = 4
 MISSING = "pip install transformers"
 
@@ -37,7 +36,7 @@ MISSING = "pip install transformers"
 class Arm(NamedTuple):
     step: Step
     parameters: int
-    experts: str  # how its experts are computed
+    experts: str  # implementation of the experts
 
 
 def ours(spec: TrialSpec) -> Arm:
@@ -51,27 +50,27 @@ def ours(spec: TrialSpec) -> Arm:
     return Arm(step, _count(trainee.model), spec.runtime.backend)
 
 
-def makers(spec: TrialSpec, compiled: bool) -> dict[str, list[Callable[[], Arm]]]:
-    """What builds each arm, a rival with each implementation of its experts.
+def arm_builders(spec: TrialSpec, compiled: bool) -> dict[str, list[Callable[[], Arm]]]:
+    """Functions that build each arm; a rival has one per implementation of its experts.
 
-    Args:     compiled: the arms by torch.compile too, which take half a minute to begin
+    Args:     compiled: include arms with torch.compile, which take half a minute to start
     """
     tree = spec.model_dump(mode="json")
-    made: dict[str, list[Callable[[], Arm]]] = {OURS: [partial(_made, ours, tree)]}
+    found: dict[str, list[Callable[[], Arm]]] = {OURS: [partial(_build, ours, tree)]}
     if compiled:
         compiled_tree = tree | {"train": tree["train"] | {"compile": True}}
-        made[OURS_COMPILED] = [partial(_made, ours, compiled_tree)]
+        found[OURS_COMPILED] = [partial(_build, ours, compiled_tree)]
     if find_spec("transformers") is None:
-        return made
+        return found
     for name, rival in RIVALS.items():
         if compiled or not rival.compiled:
             builders = [partial(_rival, rival=rival, experts=experts) for experts in EXPERTS]
-            made[name] = [partial(_made, build, tree) for build in builders]
-    return made
+            found[name] = [partial(_build, build, tree) for build in builders]
+    return found
 
 
-def _made(build: Callable[[TrialSpec], Arm], tree: dict[str, Any]) -> Arm:
-    """From the spec as JSON, since that alone can go to another process."""
+def _build(build: Callable[[TrialSpec], Arm], tree: dict[str, Any]) -> Arm:
+    """Builds an arm from a spec as JSON, because only that can be sent to another process."""
     return build(TrialSpec.model_validate(tree))
 
 
@@ -144,9 +143,9 @@ def _latent_attention(model: ModelSpec) -> dict[str, Any]:
 
 
 class Rival(NamedTuple):
-    family: str  # of transformers' classes
+    family: str  # prefix of the class names in transformers
     attention: Callable[[ModelSpec], dict[str, Any]]
-    keeps_memory: bool = False  # as evenload does, and no user of transformers
+    keeps_memory: bool = False  # like evenload, but unlike users of transformers
     compiled: bool = False
 
 

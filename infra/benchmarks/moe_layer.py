@@ -1,8 +1,8 @@
-"""One expert layer, forward and backward: our back ends and their rivals on the same tensors.
+"""One expert layer, forward and backward: our back ends and rivals on the same tensors.
 
-Every arm is checked against the float32 reference before it is timed, builds its own row order
-inside the timed region, and is measured in turn with the others and with the dense products of the
-same sizes, which bound them all. FLOPs are the model's, padding not counted.
+Every arm is compared with the float32 reference before it is timed. The time includes its row
+order. Arms take turns with each other and with dense products of the same sizes, which are an upper
+bound. FLOPs are those of the model, without padding.
 Letters: T tokens, E experts, K top-k, D width, F expert width, G = 2F gate and up, R = T K rows.
 """
 
@@ -48,7 +48,6 @@ QUICK_SHAPES = (Shape("quick", 64, 64, 32, 8, 2),)
 TURNS = 20
 QUICK_TURNS = 3
 DENSE = "dense bound"
-HEAD = "  forward ms   both ms   TFLOP/s  of bound  kept MB    error"
 
 
 def run(quick: bool = False) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    lines = ["Triton's interpreter: its times mean nothing"] if document["interpreted"] else []
+    lines = ["in Triton's interpreter, so times mean nothing"] if document["interpreted"] else []
     for shape in document["shapes"]:
         sizes = ", ".join(f"{name} {shape[name]:,}" for name in Shape._fields[1:])
         lines += ["", f"{shape['name']}: {sizes}, {document['dtype']}"]
@@ -109,7 +108,7 @@ def measure(
     device: torch.device,
     turns: int,
 ) -> dict[str, Any]:
-    """All arms on one routing: times, errors, memory; and those that failed, with their words."""
+    """Times, errors and memory of all arms on one routing, and the errors of failed arms."""
     case = make_case(shape, expert_TK_of(shape), dtype, device)
     errors, failed = checked(case, found)
     good = {name: found[name] for name in errors}
@@ -139,7 +138,7 @@ def measure(
 
 
 def make_case(shape: Shape, expert_TK: Tensor, dtype: torch.dtype, device: torch.device) -> Case:
-    """Random weights and inputs: on zeros a GPU is faster."""
+    """Random weights and inputs, because a GPU is faster on zeros."""
     generator = torch.Generator(device).manual_seed(0)
 
     def leaf(*size: int) -> Tensor:
@@ -157,24 +156,24 @@ def make_case(shape: Shape, expert_TK: Tensor, dtype: torch.dtype, device: torch
 
 
 def balanced(shape: Shape) -> Tensor:
-    """Every expert the same number of rows (one more or less), tokens in random order."""
+    """Every expert has the same number of rows (up to one), with tokens in random order."""
     return _dealt(shape, shape.experts)
 
 
 def one_empty(shape: Shape) -> Tensor:
-    """The last expert gets nothing, the others the same."""
+    """The last expert has no rows, the others have equally many."""
     return _dealt(shape, shape.experts - 1)
 
 
 def zipf(shape: Shape) -> Tensor:
-    """Expert e with odds 1/(e + 1), without replacement: a router without balancing."""
+    """Expert e has odds 1/(e + 1), without replacement, like a router without balancing."""
     generator = torch.Generator().manual_seed(2)
     odds_E = 1 / torch.arange(1, shape.experts + 1)
     return odds_E.expand(shape.tokens, -1).multinomial(shape.top_k, generator=generator)
 
 
 def _dealt(shape: Shape, experts: int) -> Tensor:
-    """Experts dealt out like cards, in a shuffled deck, to tokens in random order."""
+    """Deals experts from a shuffled deck, like cards, to tokens in random order."""
     generator = torch.Generator().manual_seed(1)
     deck_E = torch.randperm(experts, generator=generator)
     assignment_R = torch.arange(shape.tokens * shape.top_k) % experts
@@ -190,7 +189,7 @@ ROUTINGS: dict[str, Callable[[Shape], Tensor]] = {
 
 
 def checked(case: Case, found: dict[str, Arm]) -> tuple[dict[str, float], dict[str, str]]:
-    """The largest relative error of each arm, output and gradients; and the arms that fail."""
+    """The largest relative error of each arm over output and gradients, and the failed arms."""
     exact = results(_reference, _in_float32(case))
     errors: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -214,14 +213,14 @@ def checked(case: Case, found: dict[str, Arm]) -> tuple[dict[str, float], dict[s
 
 
 def tolerance(case: Case) -> float:
-    """A few roundings to the dtype; in float32 the rounding of long sums dominates."""
+    """A few roundings to the dtype. In float32 the rounding of long sums dominates."""
     eps = torch.finfo(case.x_TD.dtype).eps
     terms = max(case.x_TD.shape) if case.x_TD.dtype is torch.float32 else 4
     return 2 * eps * math.sqrt(terms)
 
 
 def results(arm: Arm, case: Case) -> dict[str, Tensor]:
-    """The output and every gradient, for one fixed gradient of the output."""
+    """The output and every gradient, with a fixed gradient of the output."""
     y_TD = arm(case)
     generator = torch.Generator(y_TD.device).manual_seed(3)
     grad_TD = torch.randn(y_TD.shape, generator=generator, device=y_TD.device)
@@ -231,7 +230,7 @@ def results(arm: Arm, case: Case) -> dict[str, Tensor]:
 
 
 def saved_bytes(arm: Arm, case: Case) -> int:
-    """Memory that a forward pass keeps for backward, beyond its inputs."""
+    """Memory that a forward pass keeps for backward, without its inputs."""
     inputs = {value.untyped_storage().data_ptr() for value in case}
     kept: dict[int, int] = {}
 
@@ -248,7 +247,7 @@ def saved_bytes(arm: Arm, case: Case) -> int:
 
 
 def peak_bytes(arm: Arm, case: Case) -> int | None:
-    """Most memory of a forward and a backward pass beyond its inputs; None without a GPU."""
+    """Peak memory of both passes without their inputs; None without a GPU."""
     if not case.x_TD.is_cuda:
         return None
     call = _both(arm, case)
@@ -259,7 +258,7 @@ def peak_bytes(arm: Arm, case: Case) -> int | None:
 
 
 class Dense:
-    """The six products of a layer as plain ones over all rows: nothing grouped can be faster."""
+    """The six products of a layer as plain products over all rows, which no grouped one beats."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         rows = shape.tokens * shape.top_k
@@ -285,14 +284,14 @@ class Dense:
 
 
 def gpu_state() -> str | None:
-    """Driver, clocks and power limit, as the driver's own tool tells them."""
+    """Driver, clocks and power limit from the driver's own tool."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     fields = "driver_version,clocks.sm,clocks.mem,power.limit"
     command = [tool, f"--query-gpu={fields}", "--format=csv,noheader"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ended.stdout.strip() or None
 
 
 def _forward(arm: Arm, case: Case) -> Callable[[], None]:

@@ -1,9 +1,9 @@
-"""How long a page takes from its address to its figures, and what its charts weigh.
+"""Times a page from its address to its figures, and measures the size of its charts.
 
     python -m infra.benchmarks.page_timing run run=<digest> view=Balance
 
-A process of its own measures one page, so that nothing is cached when it opens. The app is driven
-as a browser session drives it, without the browser: what is timed is everything the server does.
+Each process measures one page, so that nothing is cached. The app runs as in a browser session but
+without a browser, so the time is that of the server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RERUNS = 5
 
 
 def measure(page: str, query: dict[str, str]) -> dict[str, Any]:
-    """Seconds and bytes of one page. What a server prepares before it is visited is apart."""
+    """Seconds and bytes of one page. The preparation of a server before a visit is separate."""
     started = time.perf_counter()
     from streamlit.testing.v1 import AppTest
     from streamlit.util import calc_hash
@@ -27,7 +27,7 @@ def measure(page: str, query: dict[str, str]) -> dict[str, Any]:
 
     preload()
     app = AppTest.from_file(str(APP), default_timeout=600)
-    # switch_page names a page by its file before the first run, and every file here is page.py.
+    # switch_page names a page by its file before the first run, but every file is page.py.
     app._page_hash = calc_hash(page)
     for name, value in query.items():
         app.query_params[name] = value

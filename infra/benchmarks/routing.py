@@ -1,7 +1,7 @@
 """The router from logits to sorted rows: score, bias, top-k, gate weights, counts, row order.
 
-On a GPU every arm is measured twice, as it is called and as a CUDA graph: between a dozen short
-launches the host is slower than the device. The bound is a copy of the logits, in the same run.
+On a GPU every arm is measured twice, as a call and as a CUDA graph, because the host is slower than
+the device between a dozen short launches. The bound is a copy of the logits in the same run.
 Letters: T tokens, E experts, K top-k.
 """
 
@@ -68,7 +68,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def arms(device: torch.device) -> tuple[dict[str, Route], dict[str, str]]:
-    """The arms that run on a device, and the reasons of those that do not."""
+    """The arms that run on a device, and the reasons why others do not."""
     found: dict[str, Route] = {"evenload torch": route_in_torch}
     missing: dict[str, str] = {}
     try:
@@ -111,7 +111,7 @@ def measure(
 
 
 def choose_in_torch(logit_TE: Tensor, bias_E: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
-    """Experts and gate weights on torch's operators."""
+    """Chooses experts and gate weights with torch's operators."""
     score_TE = logit_TE.softmax(dim=-1) if gate.softmax else logit_TE.sigmoid()
     expert_TK = (score_TE + bias_E).topk(gate.top_k, dim=-1).indices
     weight_TK = score_TE.gather(-1, expert_TK)
@@ -138,7 +138,7 @@ def _with_liger_rows() -> Route:
 def _graphs(
     calls: dict[str, Callable[[], object]], device: torch.device
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    """The calls that a CUDA graph can hold, and why the others cannot be held."""
+    """The calls that a CUDA graph can capture, and the reasons why it cannot capture others."""
     graphs: dict[str, Callable[[], object]] = {}
     reasons: dict[str, str] = {}
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Arms in processes of their own: what one sets for its process, its memory say, helps no other."""
+"""Runs each arm in its own process, so that its settings, such as for memory, affect no other."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from infra.benchmarks.language_models import Arm
 from infra.benchmarks.step_profile import time_by_kind
 
 CPU = torch.device("cpu")
-COLD_STEPS = 2  # the first compiles where anything is compiled
+COLD_STEPS = 2  # the first step compiles if the arm is compiled
 
 
-class Apart:
-    """An arm, warm, that takes its steps in a process that does nothing else.
+class ArmProcess:
+    """A process that builds an arm, takes some first steps and then waits for commands.
 
-    Args:     make: builds the arm over there; it must survive pickling
-    Raises:   RuntimeError: it died, here or at a later call
+    Args:     build: builds the arm in the process; it must be picklable
+    Raises:   RuntimeError: the process died, now or at a later call
     """
 
-    def __init__(self, make: Callable[[], Arm]) -> None:
+    def __init__(self, build: Callable[[], Arm]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(build, theirs), daemon=True)
         self._process.start()
         theirs.close()
         self.parameters, self.experts, self.warm_seconds = self._answer()
@@ -51,28 +51,28 @@ class Apart:
         except EOFError:
             self._process.join()
             code = self._process.exitcode
-            raise RuntimeError(f"an arm died with exit code {code}; see above why") from None
+            raise RuntimeError(f"an arm died with exit code {code}; see its output above") from None
 
 
-def fastest(made: Sequence[Callable[[], Arm]]) -> Apart:
-    """One after the other, and only the fastest stays."""
-    best = Apart(made[0])
-    for make in made[1:]:
-        other = Apart(make)
+def fastest(builders: Sequence[Callable[[], Arm]]) -> ArmProcess:
+    """Starts the arms one after another and keeps only the fastest."""
+    best = ArmProcess(builders[0])
+    for build in builders[1:]:
+        other = ArmProcess(build)
         best, slower = sorted((best, other), key=lambda arm: arm.warm_seconds)
         slower.close()
     return best
 
 
-def _serve(make: Callable[[], Arm], connection: Connection) -> None:
-    arm = make()
+def _serve(build: Callable[[], Arm], connection: Connection) -> None:
+    arm = build()
     for _ in range(COLD_STEPS):
         arm.step()
     warm_seconds = min(seconds_of(arm.step, CPU) for _ in range(2))
     connection.send((arm.parameters, arm.experts, warm_seconds))
     while True:
         try:
-            asked = connection.recv()
+            command = connection.recv()
         except EOFError:
             return
-        connection.send(time_by_kind(arm.step) if asked == "profile" else arm.step())
+        connection.send(time_by_kind(arm.step) if command == "profile" else arm.step())

@@ -1,6 +1,6 @@
-"""A cluster that only pretends: workers claim trials, take their time, and sometimes die.
+"""A simulated cluster: workers claim trials, finish them after some time, and sometimes die.
 
-Its clock is its own: `wait` moves it on and nothing sleeps. The store is a real one.
+It has its own clock, which `wait` advances without sleeping. The store is real.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from evenload.pipeline.sweep.plan import Death
 from evenload.pipeline.sweep.worker_id import name_of
 
 VERDICT = {WorkKind.TRAIN: TrialState.TRAINED, WorkKind.EVAL: TrialState.COMPLETED}
-SECONDS = {WorkKind.TRAIN: (60.0, 180.0), WorkKind.EVAL: (2.0, 10.0)}  # of work, drawn evenly
+SECONDS = {WorkKind.TRAIN: (60.0, 180.0), WorkKind.EVAL: (2.0, 10.0)}  # range of working times
 EVAL_WORKERS = 0.1  # share of the workers
 LEASE_SECONDS = 60.0
-# The store's clock is the real one, in which no simulated lease may run out by itself.
-HOLDS, RAN_OUT = 3600.0, -1.0
+# The store uses the real clock, so a simulated lease never expires unless this cluster ends it.
+VALID_SECONDS, EXPIRED_SECONDS = 3600.0, -1.0
 
 
 class Event(NamedTuple):
     at: float
-    number: int  # keeps the events of one moment in order
+    number: int  # orders events with the same time
     happens: Callable[[], None]
 
 
 class SimulatedCluster:
-    """Workers and the time. Coordinators come and go, it stays.
+    """The workers and the clock, which remain when a coordinator is replaced.
 
-    Args:     death_share: attempts that end with their worker's death, half way
+    Args:     death_share: share of attempts whose worker dies halfway
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class SimulatedCluster:
         return slots - sum(working is kind for working in self._working.values())
 
     def start(self, kind: WorkKind, digest: str) -> str | None:
-        """The worker that took the trial; None where it was taken."""
+        """The worker that took the trial, or None if another one has it."""
         name = f"{kind}-{next(self._numbers)}"
-        claim = self._store.claim(digest, kind, name + self._place, HOLDS)
+        claim = self._store.claim(digest, kind, name + self._place, VALID_SECONDS)
         if claim is None:
             return None
         self._working[name] = kind
         seconds = self._random.uniform(*SECONDS[kind])
         if self._random.random() < self._death_share:
             self._after(seconds / 2, lambda: self._die(claim))
-            self._after(seconds / 2 + LEASE_SECONDS, lambda: self._run_out(claim))
+            self._after(seconds / 2 + LEASE_SECONDS, lambda: self._expire(claim))
         else:
             self._after(seconds, lambda: self._finish(claim))
         return name
@@ -105,14 +105,14 @@ class SimulatedCluster:
         self._dead.append(name)
         self.num_deaths += 1
 
-    def _run_out(self, claim: Claim) -> None:
-        """Where no coordinator noticed the death, the lease does."""
+    def _expire(self, claim: Claim) -> None:
+        """Ends the lease of a dead worker, if no coordinator noticed the death before."""
         with suppress(LeaseLost):
-            self._store.heartbeat(claim, None, RAN_OUT)
+            self._store.heartbeat(claim, None, EXPIRED_SECONDS)
 
 
 class SimulatedExecutor:
-    """What one coordinator sees of the cluster: the workers that it launched itself."""
+    """The executor of one coordinator, which knows only the workers that it launched."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""Eight trials as one program against the same eight in turn: their steps, and whole trials."""
+"""Compares eight trials as one program with the same eight in turn: steps and whole trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evenload.workers.training.step import train_step
 from evenload.workers.tuning.timing import every_turn, timing
 
 TRIALS = 8
-# preset, sequences of a batch, tokens of a sequence, turns
+# preset, sequences per batch, tokens per sequence, turns
 STEPS = (
     ("tiny", 2, 64, 20),
     ("tiny", 4, 128, 20),
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def stacks(quick: bool) -> list[dict[str, Any]]:
-    """How long a stack takes, as a share of its trials in turn."""
+    """The time of a stack divided by that of its trials in turn."""
     figures = [_figures(*shape, "steps", _steps) for shape in (QUICK if quick else STEPS)]
     return figures + [
         _figures(*shape, "whole trials", _whole_trials) for shape in (QUICK if quick else WHOLE)
@@ -76,9 +76,9 @@ def _figures(
 
 
 def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
-    """One step of every trial, models built beforehand."""
-    lone = [assemble(spec) for spec in specs]
-    states = [assembly.state for assembly in lone]
+    """One step of every trial; the models are built before."""
+    singles = [assemble(spec) for spec in specs]
+    states = [assembly.state for assembly in singles]
     members = [
         StackMember(assembly.trainee, assembly.state, torch.get_rng_state(), [])
         for assembly in (assemble(spec) for spec in specs)
@@ -88,7 +88,7 @@ def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
     token_NBS = torch.randint(0, specs[0].model.vocab_size, shape)
 
     def apart() -> None:
-        for place, assembly in enumerate(lone):
+        for place, assembly in enumerate(singles):
             tokens = [token_NBS[place]]
             _, states[place] = train_step(assembly.trainee, states[place], tokens, 0.1)
 
@@ -96,7 +96,7 @@ def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
 
 
 def _whole_trials(specs: list[TrialSpec], settings: Settings) -> Arms:
-    """From nothing to the last checkpoint, with shards and MLflow."""
+    """Whole trials up to the last checkpoint, with shards and MLflow."""
     prepare(specs[0].data, settings.corpus_dir)
     numbers = count(1)
 
@@ -125,10 +125,10 @@ def _request(spec: TrialSpec, settings: Settings, number: int) -> StackRequest:
         digest=digest, name=digest, sweep_id=None, attempt=1, spec=spec.model_dump(mode="json")
     )
     outcome = Future[TrainOutcome]()
-    return StackRequest(spec, digest, default_sinks(settings, run), _go_on, run, outcome)
+    return StackRequest(spec, digest, default_sinks(settings, run), _continue, run, outcome)
 
 
-def _go_on(_: Progress) -> Command:
+def _continue(_: Progress) -> Command:
     return Command.CONTINUE
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: its operations by kind, from torch's profiler."""
+"""Measures the time of a step by kind of operation, with torch's profiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch.profiler import ProfilerActivity, profile
 
 STEPS = 3
-# First match counts, so the order matters.
+# The first match counts, so the order matters.
 KINDS: dict[str, tuple[str, ...]] = {
     "attention": ("scaled_dot_product",),
     "matrix products": ("mm", "bmm", "linear", "matmul"),
@@ -25,9 +25,9 @@ DISPATCH = "dispatch and the rest"
 
 
 def time_by_kind(step: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds of a step by kind of operation, without what they call; largest first.
+    """Milliseconds of a step by kind of operation, largest first; nested calls count separately.
 
-    The profiler's own cost, a few microseconds an operation, is in `DISPATCH` for the most part.
+    Most of the profiler's own cost, a few microseconds per operation, is in `DISPATCH`.
     """
     step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

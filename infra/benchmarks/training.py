@@ -1,7 +1,7 @@
-"""Training of small models: a step against rivals, what a trial adds to it, and stacks of trials.
+"""Training of small models: a step compared with rivals, the overhead of a trial, and stacks.
 
-Everything is measured in turn in one run; a ratio is the median of the ratios within each turn, so
-that what else the machine does falls on both sides.
+All arms take turns in one run. A ratio is the median of the ratios within each turn, so that other
+work of the machine affects both sides.
 Letters: B sequences, S tokens of a sequence.
 """
 
@@ -16,8 +16,8 @@ import torch
 from evenload.pipeline.figures.model_size import model_size
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.tuning.timing import every_turn, timing
-from infra.benchmarks.language_models import GLM, MISSING, OURS, OURS_COMPILED, makers
-from infra.benchmarks.separate_processes import Apart, fastest
+from infra.benchmarks.language_models import GLM, MISSING, OURS, OURS_COMPILED, arm_builders
+from infra.benchmarks.separate_processes import ArmProcess, fastest
 from infra.benchmarks.stack_speed import stacks
 from infra.benchmarks.trial_overhead import overhead
 
@@ -57,16 +57,16 @@ def trial(preset: str, batch_sequences: int, seq_len: int, **train: Any) -> Tria
 def step_speed(
     preset: str, batch_sequences: int, seq_len: int, turns: int, compiled: bool = True
 ) -> dict[str, Any]:
-    """Tokens/s of each arm with quartiles, and how many times a rival's ours are.
+    """Tokens per second of each arm with quartiles, and the ratios of step times to ours.
 
-    Each arm has a process of its own, so it runs as its users run it; of several ways to build it
-    the fastest is measured.
+    Each arm runs in its own process, as its users run it. If there are several ways to build an
+    arm, the fastest is measured.
     """
     spec = trial(preset, batch_sequences, seq_len)
     with ExitStack() as stack:
         arms = {
-            name: stack.enter_context(closing(fastest(made)))
-            for name, made in makers(spec, compiled).items()
+            name: stack.enter_context(closing(fastest(builders)))
+            for name, builders in arm_builders(spec, compiled).items()
         }
         seconds = every_turn({name: arm.step for name, arm in arms.items()}, CPU, turns)
         found = {name: _figures(spec, arm, seconds, name) for name, arm in arms.items()}
@@ -81,7 +81,7 @@ def step_speed(
 
 
 def _figures(
-    spec: TrialSpec, arm: Apart, seconds: dict[str, list[float]], name: str
+    spec: TrialSpec, arm: ArmProcess, seconds: dict[str, list[float]], name: str
 ) -> dict[str, Any]:
     tokens, median = spec.train.tokens_per_step, statistics.median(seconds[name])
     flops = tokens * model_size(spec.model).train_flops_per_token(spec.train.seq_len)
@@ -108,7 +108,8 @@ def table(document: dict[str, Any]) -> str:
         lines += ["", f"{shape['preset']}, {shape['batch_sequences']} x {shape['seq_len']} tokens:"]
         lines += [_step_line(name, arm) for name, arm in shape["arms"].items()]
         lines += [f"  missing: {name}: {how}" for name, how in shape["missing"].items()]
-    lines += ["", *_overhead_lines(document["overhead"]), "", "8 trials as one against in turn:"]
+    lines += ["", *_overhead_lines(document["overhead"])]
+    lines += ["", "time of 8 trials as one program over 8 in turn:"]
     lines += [_stack_line(stack) for stack in document["stacks"]]
     return "\n".join(lines)
 
@@ -135,7 +136,8 @@ def _overhead_lines(result: dict[str, Any]) -> list[str]:
         _with_quartiles(result[name], "+.1%") for name in ("over_bare_loop", "over_own_steps")
     )
     return [
-        f"a trial of {result['steps']} steps over the bare loop: {bare}, over its own steps: {own}",
-        f"  heartbeats {result['heartbeat_share']:.2%}, "
-        f"coordinator {result['coordinator_share']:.2%} of one core besides",
+        f"a trial of {result['steps']} steps takes more time than the bare loop by {bare}, and "
+        f"than its own steps by {own}",
+        f"  in addition heartbeats take {result['heartbeat_share']:.2%} of one core, the "
+        f"coordinator {result['coordinator_share']:.2%}",
     ]

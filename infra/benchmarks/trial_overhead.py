@@ -1,4 +1,4 @@
-"""What a trial costs beyond its steps: shards, MLflow, checkpoints, heartbeats, the coordinator."""
+"""Measures the overhead of a trial: shards, MLflow, checkpoints, heartbeats, the coordinator."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ from evenload.workers.training.step import train_step
 from evenload.workers.tuning.timing import every_turn, timing
 
 CPU = torch.device("cpu")
-POLL_SECONDS = 0.5  # of a coordinator that runs a sweep
+POLL_SECONDS = 0.5  # interval of a coordinator that runs a sweep
 REPEATS = 20
 
 
 def overhead(quick: bool) -> dict[str, Any]:
-    """A trial with all sinks against its bare loop: the same model, data and steps, in turn.
+    """Compares a trial with all sinks with a bare loop over the same model, data and steps.
 
-    Both build their model. What else the machine does moves their ratio by more than tracking
-    does, so a trial's own clock says it too: all its time over that of its steps. The heartbeat
-    and the coordinator's round are timed by themselves and given as the share of a core that they
-    take at their usual pace.
+    Both build their model. Other work of the machine changes their ratio more than tracking does,
+    so there is a second figure: the whole time of a trial divided by that of its steps. Heartbeat
+    and coordinator are timed alone and given as the share of a core at their usual interval.
     """
     spec = _trial(steps=4 if quick else 150)
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +63,7 @@ def overhead(quick: bool) -> dict[str, Any]:
 
 
 def bare_loop(spec: TrialSpec, settings: Settings) -> None:
-    """Steps and nothing else."""
+    """Takes the steps of a trial and does nothing else."""
     corpus = prepare(spec.data, settings.corpus_dir)
     assembly = assemble(spec)
     train_spec, state = spec.train, assembly.state
@@ -78,7 +77,7 @@ def bare_loop(spec: TrialSpec, settings: Settings) -> None:
 
 
 class _Tracked:
-    """The trial as a worker trains it, every time as a new one."""
+    """Trains the trial like a worker; each call trains a new one."""
 
     def __init__(self, spec: TrialSpec, settings: Settings) -> None:
         self._spec = spec
@@ -103,7 +102,7 @@ class _Tracked:
             settings=self._settings,
             digest=digest,
             sink=sink,
-            report=_go_on,
+            report=_continue,
             run=run,
         )
         sink.close(TrialState.TRAINED, outcome.result)
@@ -111,12 +110,12 @@ class _Tracked:
         self.over_own_steps.append(whole_seconds / outcome.result["train_seconds"] - 1)
 
 
-def _go_on(_: Progress) -> Command:
+def _continue(_: Progress) -> Command:
     return Command.CONTINUE
 
 
 def _store_seconds(spec: TrialSpec, settings: Settings) -> tuple[float, float]:
-    """Seconds of a heartbeat, and of a coordinator's look at a sweep of 16 trials."""
+    """Seconds of a heartbeat, and of a coordinator's round over a sweep of 16 trials."""
     store = SweepStore(settings.store_url)
     store.migrate()
     base = spec.model_dump(mode="json")
@@ -126,14 +125,14 @@ def _store_seconds(spec: TrialSpec, settings: Settings) -> tuple[float, float]:
     assert claim is not None
     progress = Progress(1, spec.train.steps, 1, 1.0, 1.0, 1.0)
 
-    def look() -> None:
+    def decide() -> None:
         snapshot = store.snapshot(None)
         plan(snapshot, snapshot.taken_at, Crew())
 
     beats = [_seconds(lambda: store.heartbeat(claim, progress, 60)) for _ in range(REPEATS)]
-    looks = [_seconds(look) for _ in range(REPEATS)]
+    rounds = [_seconds(decide) for _ in range(REPEATS)]
     store.close()
-    return median(beats), median(looks)
+    return median(beats), median(rounds)
 
 
 def _seconds(call: Any) -> float:
@@ -143,7 +142,7 @@ def _seconds(call: Any) -> float:
 
 
 def _trial(steps: int) -> TrialSpec:
-    """The quickstart's, but for its corpus: what is trained on costs nothing to read."""
+    """A trial like those of the quickstart, but with synthetic data that costs no time to read."""
     return TrialSpec.model_validate(
         {
             "model": {"preset": "tiny"},

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the secret that the manifests name, once. An external database: give its two URLs.
+# Makes the secret for the manifests; run it only once. For an external database give two URLs.
 #
 #   bash infra/k8s/secrets.sh [STORE_URL MLFLOW_URL] | kubectl apply -n evenload -f -
 set -euo pipefail

@@ -1,2 +1,2 @@
--- Runs once, when the volume is empty. The database of POSTGRES_DB holds the sweeps.
+-- Runs once, when the volume is empty. The sweeps are in the database POSTGRES_DB.
 CREATE DATABASE mlflow;

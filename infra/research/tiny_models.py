@@ -1,7 +1,7 @@
-"""A small random model of every causal language model type of transformers that has experts.
+"""Makes a small random model of every causal language model type in transformers with experts.
 
-One table of sizes serves all of them: a name is set wherever a type's config has it. What a type
-needs besides stands in `SPECIAL`.
+One table has the sizes for all types; a type uses the names that its config has. Further values of
+a type are in `SPECIAL`.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": LINEAR_FIRST | INDEXER,
     "zaya": {"num_experts_per_tok": 1},
 }
-# Beside the config of the language model.
+# Additional values outside of the config of the language model.
 AROUND: dict[str, dict[str, Any]] = {"dots3_note": {"vision_config": {"adapter_out_dim": 32}}}
 
 
 def expert_types() -> list[str]:
-    """Model types of transformers' causal language models whose code mentions experts."""
+    """Types of causal language models in transformers whose code mentions experts."""
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -126,7 +126,7 @@ def expert_types() -> list[str]:
 
 
 def tiny_config(model_type: str, **changes: Any) -> Any:
-    """A config of few and small layers."""
+    """A config with few and small layers."""
     from transformers import CONFIG_MAPPING
 
     special = SPECIAL.get(model_type, {}) | changes
@@ -143,7 +143,7 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
 
 
 def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> nn.Module:
-    """The model, with random weights from the seed; in training mode, float32."""
+    """A model in training mode with random float32 weights from the seed."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)

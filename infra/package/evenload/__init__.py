@@ -1,10 +1,10 @@
 """evenload finds the balancing rule and step size that keep every expert of an MoE model busy.
 
-The public face. Every name below is imported on first use, so that `import evenload` costs nothing:
+The public interface. Each name is imported on first use, so that `import evenload` is fast:
 
     Client      sweeps, trials and expert loads of a home, for notebooks and scripts
-    load_sweep  a sweep file, checked
-    attach      balances the experts of somebody else's model (needs torch)
+    load_sweep  reads and checks a sweep file
+    attach      balances the experts of your own model (needs torch)
     TrainerCallback  the same as a callback of the Hugging Face Trainer (needs transformers)
     balancer    a balancing rule by its name: pure functions over tensors (needs torch)
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evenload.workers.attach.trainer_callback import TrainerCallback as TrainerCallback
     from evenload.workers.balancing import balancer as balancer
 
-_HOMES = {
+_MODULES = {
     "Client": "evenload.pipeline.client",
     "load_sweep": "evenload.pipeline.spec.sweep",
     "attach": "evenload.workers.attach",
@@ -35,9 +35,9 @@ __all__ = ["Client", "TrainerCallback", "__version__", "attach", "balancer", "lo
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"evenload has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

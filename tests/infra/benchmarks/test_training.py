@@ -34,8 +34,8 @@ def nowhere(_: str) -> None:
 def test_rivals_have_models_of_our_size() -> None:
     """GLM-4.5 has plain attention and exactly our parameters, DeepSeek-V3 about as many."""
     pytest.importorskip("transformers")
-    arms = language_models.makers(training.trial(*SHAPE), compiled=False)
-    parameters = {name: made[0]().parameters for name, made in arms.items()}
+    arms = language_models.arm_builders(training.trial(*SHAPE), compiled=False)
+    parameters = {name: builders[0]().parameters for name, builders in arms.items()}
     assert parameters["transformers GLM-4.5"] == parameters["evenload"]
     latent = parameters["transformers DeepSeek-V3"]
     assert latent == pytest.approx(parameters["evenload"], rel=0.05)
@@ -43,7 +43,7 @@ def test_rivals_have_models_of_our_size() -> None:
 
 def test_compiled_arms_are_measured_beside_the_others() -> None:
     spec = training.trial(*SHAPE)
-    plain, both = (set(language_models.makers(spec, compiled=flag)) for flag in (False, True))
+    plain, both = (set(language_models.arm_builders(spec, compiled=flag)) for flag in (False, True))
     assert both - plain >= {"evenload, compiled"}
     assert {name.removesuffix(", compiled") for name in both - plain} <= plain
 
@@ -69,7 +69,7 @@ def test_the_fastest_variant_of_an_arm_is_kept(
         arms.append(Warm(seconds_of))
         return arms[-1]
 
-    monkeypatch.setattr(separate_processes, "Apart", begin)
+    monkeypatch.setattr(separate_processes, "ArmProcess", begin)
     best = separate_processes.fastest([partial(float, second) for second in seconds])
     assert best.warm_seconds == min(seconds)
     assert [arm for arm in arms if not arm.closed] == [best]
@@ -81,7 +81,7 @@ def dies() -> language_models.Arm:
 
 def test_an_arm_that_dies_raises_with_its_exit_code() -> None:
     with pytest.raises(RuntimeError, match="exit code 3"):
-        separate_processes.Apart(dies)
+        separate_processes.ArmProcess(dies)
 
 
 def test_the_profile_puts_every_operation_into_one_kind() -> None:
