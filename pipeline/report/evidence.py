@@ -1,4 +1,4 @@
-"""Everything a report is written from, read once: the store, the shards, what ran the trials.
+"""Reads all data of a report once: from the store, the shards and the provenance files.
 
 Letters: B bins of time, L expert layers, E experts.
 """
@@ -37,35 +37,35 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.recommend import Recommendation, recommend
 from evenload.pipeline.sweep.setting import is_comparable
 
-MAX_MAP_CELLS = 6_000  # of a map over time: its SVG is half a megabyte then
+MAX_MAP_CELLS = 6_000  # cells of a map over time; its SVG then has half a megabyte
 MAX_TIME_BINS = 120
 
 
 class LoadMap(NamedTuple):
-    """The loads of one run in percent of the fair share, each summed before a ratio is formed."""
+    """The loads of one run in percent of the fair share; counts are summed before the ratio."""
 
     name: str
     percent_LE: NDArray[np.int16]  # the last quarter of the run
-    percent_BE: NDArray[np.int16]  # over the run, of the layer that is least even in the end
+    percent_BE: NDArray[np.int16]  # the whole run, in the layer that is least even in the end
     step_B: NDArray[np.int32]  # the first step of each bin
     layer_names: list[str]
-    layer: str  # the one that is shown over time
+    layer: str  # name of the layer in percent_BE
 
 
 class Evidence(NamedTuple):
-    """A sweep as it stands. What is by trial goes by digest."""
+    """The data of a sweep in its present state."""
 
     sweep: SweepRecord
-    spec: SweepSpec | None  # None: stored by a version whose sweeps this one cannot read
+    spec: SweepSpec | None  # None: of another version, and not readable by this one
     trials: tuple[TrialRecord, ...]  # in sweep order
-    attempts: Mapping[str, tuple[AttemptRecord, ...]]
+    attempts: Mapping[str, tuple[AttemptRecord, ...]]  # by digest
     answer: Recommendation
     cost: SweepCost
-    held_seconds: float  # by workers, see `evenload.pipeline.figures.cost`
+    held_seconds: float  # time for which workers held trials
     cost_settings: CostSettings
-    conducts: Mapping[str, Conduct]
+    conducts: Mapping[str, Conduct]  # by digest
     maps: tuple[LoadMap, ...]  # of the best and of the worst trial
-    origins: Mapping[str, tuple[str, ...]]  # commit, device, version.torch, ... -> what was found
+    origins: Mapping[str, tuple[str, ...]]  # commit, device, version.torch, ... -> distinct values
     written_at: datetime
 
 
@@ -76,7 +76,7 @@ def gather(
     sweep_id: str,
     now: datetime | None = None,
 ) -> Evidence:
-    """Reads a sweep, in whatever state it is.  Raises: SpecError: it is unknown"""
+    """Reads a sweep in any state.  Raises: SpecError: it is unknown"""
     sweep = store.sweep(sweep_id)
     trials = tuple(store.trials(sweep_id))
     attempts = {
@@ -107,16 +107,18 @@ def gather(
             digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()
         },
         maps=tuple(_map(trial, folders[trial.digest]) for trial in best_and_worst(trials, answer)),
-        origins=_origins(said for folder in folders.values() for said in provenance.read(folder)),
+        origins=_origins(
+            origin for folder in folders.values() for origin in provenance.read(folder)
+        ),
         written_at=now or datetime.now(UTC),
     )
 
 
 def best_and_worst(trials: Sequence[TrialRecord], answer: Recommendation) -> list[TrialRecord]:
-    """A trial of the recommended setting, and the least even one beside it: same expert count.
+    """A trial of the recommended setting, and the least even trial with the same expert count.
 
-    Of several counts the largest, of several seeds the first. Without a recommendation the most
-    even trial stands for the best.
+    The expert count is the largest, and the seed the first. Without a recommendation the most even
+    trial is used.
     """
     done = [trial for trial in trials if is_comparable(trial)]
     if not done:
@@ -163,11 +165,11 @@ def _least_even(late_LE: NDArray[np.int64], target: tuple[float, ...] | None) ->
     return int(np.nan_to_num(max_vio(late_LE, target), nan=-1.0).argmax())
 
 
-def _origins(said: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Each fact with its different values, most of which should be one."""
+def _origins(attempts: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The distinct values of each field of the provenance; normally one."""
     found: dict[str, dict[str, None]] = {}
-    for facts in said:
-        for name, value in facts.items():
+    for origin in attempts:
+        for name, value in origin.items():
             found.setdefault(name, {})[value] = None
     return {name: tuple(values) for name, values in found.items()}
 

@@ -1,4 +1,4 @@
-"""A page as one HTML file that needs nothing else: no script, no font, no network."""
+"""Renders a page as one self-contained HTML file without scripts and fonts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from evenload.pipeline.report.page import (
     Tiles,
 )
 
-# What a browser is told to load: nothing but what stands in the file.
+# Browsers load nothing from elsewhere.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-SHORT = 28  # characters of a cell that is never broken
+SHORT = 28  # cells with at most this many characters are not wrapped
 GOOD, MIDDLING, BAD = (230, 242, 238), (242, 217, 166), (226, 138, 84)
 
 STYLE = """
@@ -170,7 +170,7 @@ def _cell(cell: Cell, left: bool) -> str:
 
 
 def _heat(badness: float) -> str:
-    """Green over sand to orange: told apart with any colour vision, and in print by lightness."""
+    """From green over sand to orange. They differ in lightness, for print and colour blindness."""
     share = min(1.0, max(0.0, badness))
     low, high, part = (GOOD, MIDDLING, 2 * share) if share < 0.5 else (MIDDLING, BAD, 2 * share - 1)
     mixed = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
@@ -192,7 +192,7 @@ def _listing(block: Listing) -> str:
 
 
 def _inline(text: str) -> str:
-    """What stands between backticks is code, as in markdown."""
+    """Text in backticks becomes code, like in markdown."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 

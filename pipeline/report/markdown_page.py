@@ -1,4 +1,4 @@
-"""A page as markdown: what drawings show is said in words, everything else is the same."""
+"""Renders a page as markdown, with descriptions in place of the charts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _tiles(block: Tiles) -> str:
 def _table(block: Table) -> str:
     rows = [list(row) for row in block.rows]
     for number in block.marked:
-        rows[number] = [f"**{_said(cell)}**" if _said(cell) else "" for cell in rows[number]]
+        rows[number] = [f"**{text}**" if (text := _cell(cell)) else "" for cell in rows[number]]
     parts = [_title(block.title), _grid(block.columns, rows), _plain(block.note)]
     return "\n\n".join(part for part in parts if part)
 
@@ -85,11 +85,11 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     names = [" ".join(name.removeprefix("<").split()) for name in columns]
     rule = "|".join(":---" if name.startswith("<") else "---:" for name in columns)
     lines = [f"| {' | '.join(_escaped(name) for name in names)} |", f"|{rule}|"]
-    lines += [f"| {' | '.join(_escaped(_said(cell)) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_escaped(_cell(cell)) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _said(cell: Cell) -> str:
+def _cell(cell: Cell) -> str:
     return cell.text if isinstance(cell, Heat) else cell
 
 
@@ -98,7 +98,7 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and no tag of it is HTML."""
+    """Text on one line without HTML tags."""
     return " ".join(text.replace("<", "&lt;").split())
 
 

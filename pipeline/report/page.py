@@ -1,4 +1,4 @@
-"""What a report is made of: sections of blocks, which HTML and markdown both can show."""
+"""The parts of a report: sections of blocks that can be rendered as HTML and as markdown."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Text(NamedTuple):
 
 
 class Points(NamedTuple):
-    """A list, with what it is a list of."""
+    """A bulleted list with a title."""
 
     title: str
     items: Sequence[str]
 
 
 class Answer(NamedTuple):
-    """The sentence that a reader in a hurry takes away."""
+    """The main result in one sentence."""
 
     text: str
     tone: Tone = "good"
 
 
 class Tile(NamedTuple):
-    """One figure that stands for itself, with what it is and what to compare it with."""
+    """One highlighted figure with its name and a note."""
 
     value: str
     name: str
@@ -43,7 +43,7 @@ class Tiles(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """A cell on a scale: 0 is as good as it gets, 1 as bad."""
+    """A coloured cell; the scale runs from 0, the best, to 1, the worst."""
 
     text: str
     badness: float
@@ -53,31 +53,31 @@ Cell = str | Heat
 
 
 class Table(NamedTuple):
-    """Columns named with a leading `<` are aligned to the left, others to the right."""
+    """A table. Columns whose name begins with `<` are aligned to the left, others to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
-    marked: frozenset[int] = frozenset()  # rows to be seen first
+    marked: frozenset[int] = frozenset()  # numbers of the highlighted rows
     title: str = ""
 
 
 class Figure(NamedTuple):
-    """A chart; its text alternative is what markdown shows."""
+    """A chart. Markdown shows its description."""
 
     chart: Chart
     title: str = ""
-    width: float = 420  # pixels, which it may shrink from and hardly grow
+    width: float = 420  # in pixels; it shrinks on narrow screens
 
 
 class Columns(NamedTuple):
-    """Drawings or tables side by side where there is room."""
+    """Figures or tables side by side if there is room."""
 
     blocks: Sequence[Figure | Table]
 
 
 class Listing(NamedTuple):
-    """Text to be copied as it is."""
+    """Preformatted text."""
 
     text: str
     title: str = ""

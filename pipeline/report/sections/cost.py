@@ -1,4 +1,4 @@
-"""What the sweep cost, and what imbalance costs at expert-parallel sizes."""
+"""The section with the cost of the sweep and of imbalance at expert-parallel sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cost(evidence: Evidence) -> Section | None:
 
 
 def cost_by_setting(evidence: Evidence) -> dict[str, SweepCost]:
-    """What the trials of every setting cost together, both stages."""
+    """The cost of every setting, summed over its trials of both stages."""
     label_of = {trial.digest: setting_label(trial, evidence.spec) for trial in evidence.trials}
     groups = defaultdict(list)
     for trial in evidence.cost.trials:
@@ -54,10 +54,10 @@ def _tiles(total: SweepCost, held_seconds: float) -> list[Tile]:
 
 
 def _busy(trained: float, held: float) -> list[Tile]:
-    """Of the time that workers held trials; nothing where attempts tell no time."""
+    """The share of training steps in the time that workers held trials, if it is known."""
     if not 0 < trained <= held:
         return []
-    note = "the rest: start-up, checkpoints, evaluation, attempts that were lost"
+    note = "the rest: start-up, checkpoints, evaluation and lost attempts"
     return [Tile(number(trained / held, ".0%"), "of the workers' time was training steps", note)]
 
 
@@ -67,10 +67,10 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
     }
     blocks: list[Block] = [
         Text(
-            "Had these models been trained expert-parallel, every rank would wait in every layer "
-            "for the fullest one. By the recorded loads of the last quarter of the runs, experts "
-            "placed in order, step time in proportion to model FLOPs, communication left out; a "
-            "lower bound where a step has several micro-batches."
+            "If these models were trained expert-parallel, every rank would wait in every layer "
+            "for the fullest one. The table uses the recorded loads of the last quarter of the "
+            "runs, with experts placed in order and step time proportional to model FLOPs. It is "
+            "a lower bound: communication and differences between micro-batches are left out."
         )
     ]
     if not shares:
@@ -90,7 +90,7 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
 
 
 def steady_shares(found: SweepCost) -> dict[int, float]:
-    """Expert-parallel size -> share of a step lost to imbalance, last quarter of the runs."""
+    """Share of a step lost to imbalance by expert-parallel size, in the last quarter of runs."""
     return {
         entry.ranks: entry.steady_step_share
         for entry in found.waiting
@@ -111,4 +111,4 @@ def _table(by_setting: Mapping[str, SweepCost]) -> Table:
         for label, found in by_setting.items()
     ]
     columns = ("<setting", "trials", "GPU time", "core time", "energy", "CO2e")
-    return Table(columns, rows, title="What each setting cost")
+    return Table(columns, rows, title="Cost of each setting")

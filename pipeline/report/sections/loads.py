@@ -1,4 +1,4 @@
-"""What every expert got, in the best run and in the worst."""
+"""The section with the loads of all experts in the best and in the worst run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from evenload.pipeline.report.page import Columns, Figure, Section, Text
 def loads(evidence: Evidence) -> Section | None:
     if not evidence.maps:
         return None
-    note = "A cell is the tokens that an expert got over its fair share, summed over the cell's "
-    note += "steps before the ratio is formed."
+    note = "The colour of a cell is the number of tokens of an expert, summed over the steps of "
+    note += "the cell, divided by its fair share."
     if len(evidence.maps) > 1:
-        note = f"The recommended setting beside the least even one of its expert count. {note}"
+        note = f"The recommended setting and the least even one with its expert count. {note}"
     pairs = [_maps(found) for found in evidence.maps]
     rows = [Columns(row) for row in zip(*pairs, strict=True)]
-    return Section("What the experts did", [Text(note), *rows])
+    return Section("Loads of the experts", [Text(note), *rows])
 
 
 def _maps(found: LoadMap) -> list[Figure]:
-    """Layers by experts at the end of the run, and experts over time in its least even layer."""
+    """Loads of all layers at the end of the run, and of its least even layer over time."""
     over_time = load_over_time(found.percent_BE, found.step_B, is_mean=True, height=360)
     return [
         Figure(

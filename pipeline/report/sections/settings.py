@@ -1,4 +1,4 @@
-"""Every setting with its figures, and the plane of loss and imbalance that they were chosen in."""
+"""The section with the figures of every setting, and with loss against imbalance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from evenload.pipeline.sweep.setting import (
 from evenload.pipeline.sweep.statistics import interval
 
 MAX_PANELS = 6
-SPEED = "tokens_per_second"  # says more about the machines than about a setting
+SPEED = "tokens_per_second"  # left out, because it depends on the machines
 
 
 def settings(evidence: Evidence) -> Section | None:
@@ -39,16 +39,16 @@ def settings(evidence: Evidence) -> Section | None:
     numbers = {setting.label: row for row, setting in enumerate(found.settings, 1)}
     blocks: list[Block] = [
         Text(
-            "Settings that finished wherever they were to run, by imbalance. Means over expert "
-            "counts; ± is the 95 % interval over seeds (Student's t). Yardsticks are controls, and "
-            "rules that see later tokens; they are never recommended."
+            "Settings with all trials complete, sorted by imbalance. Means over expert counts; ± "
+            "is the 95 % interval over seeds (Student's t). Yardsticks are controls, and rules "
+            "that see later tokens; they are never recommended."
         ),
         _table(evidence, numbers),
     ]
     panels = _panels(evidence, numbers)
     if panels:
         note = (
-            "Lower left is better. Numbers are those of the table. Line: no other setting has both "
+            "Lower left is better. Numbers are those in the table. Line: no other setting has both "
             "less loss and less imbalance. A yardstick far away is at the border, with its figures."
         )
         blocks += [Text(note), Columns(panels)]
@@ -75,7 +75,7 @@ def _table(evidence: Evidence, numbers: dict[str, int]) -> Table:
     titles = ("#", "<setting", "trials", wrapped(METRICS[LOSS].head), "against\nnone")
     note = f"{legend([METRICS[LOSS], *others])} Against none: paired by seed, negative is better."
     if missing := _incomplete(evidence):
-        note += f" Not complete, so not compared: {missing}."
+        note += f" Left out because they are incomplete: {missing}."
     heads = (wrapped(metric.head) for metric in others)
     return Table((*titles, *heads, "<"), rows, note, frozenset(best))
 
@@ -110,7 +110,7 @@ def _remark(setting: Setting, best: Setting | None) -> str:
 
 
 def _panels(evidence: Evidence, numbers: dict[str, int]) -> list[Figure]:
-    """One plane an expert count: losses at different counts are different things."""
+    """One chart per expert count, because losses at different counts cannot be compared."""
     groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
     for trial in evidence.trials:
         label = setting_label(trial, evidence.spec)

@@ -25,7 +25,7 @@ ERROR = "Traceback (most recent call last):\nFloatingPointError: step 7: loss=na
 
 
 class Home:
-    """A store and shards, filled trial by trial."""
+    """A home whose trials are filled one by one."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = Settings(home=folder)
@@ -109,7 +109,7 @@ def _figures(trial: TrialSpec) -> dict[str, float]:
 
 
 def _steps(trial: TrialSpec, steps: int) -> list[StepRecord]:
-    """Every layer gives expert 0 more than its share, by the setting's MaxVio."""
+    """Steps in which expert 0 of every layer is overloaded by the MaxVio of the setting."""
     L, E = trial.model.num_moe_layers, trial.model.num_experts
     total = TOKENS * 2
     first = min(total, round(total / E * (1 + MAX_VIO[trial.balancer.label])))
@@ -135,7 +135,7 @@ def _steps(trial: TrialSpec, steps: int) -> list[StepRecord]:
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrated once: copies are as good."""
+    """A migrated store to copy, because a migration takes time."""
     settings = Settings(home=tmp_path_factory.mktemp("empty"))
     store = SweepStore(settings.store_url)
     store.migrate()

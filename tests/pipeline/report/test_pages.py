@@ -1,4 +1,4 @@
-"""HTML and markdown of one page that has every block, with text that wants to be markup."""
+"""HTML and markdown of one page with every kind of block and text that looks like markup."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PAGE = Page(
 
 
 class Elements(HTMLParser):
-    """Every tag of a page with its attributes, and whether all were closed in order."""
+    """The tags of a page with their attributes. Wrong nesting fails."""
 
     VOID = ("meta", "br", "img", "image")
 
@@ -74,7 +74,7 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_every_block_has_its_html_and_its_markdown() -> None:
+def test_every_block_can_be_rendered() -> None:
     blocks = set(get_args(Block))
     assert set(html_page.RENDERERS) == blocks
     assert set(markdown_page.RENDERERS) == blocks
@@ -88,7 +88,7 @@ def test_text_never_becomes_markup() -> None:
     assert "<script" not in to_markdown(PAGE)
 
 
-def test_a_page_loads_nothing() -> None:
+def test_html_page_loads_nothing() -> None:
     text = to_html(PAGE)
     page = Elements(text)
     policies = [a["content"] for tag, a in page.found if a.get("http-equiv")]
@@ -107,7 +107,7 @@ def test_links_lead_to_their_sections() -> None:
     assert [a["id"] for tag, a in page.found if tag == "section"] == ["first-last"]
 
 
-def test_a_cell_of_a_table_stays_one_cell() -> None:
+def test_cells_are_escaped() -> None:
     lines = [line for line in to_markdown(PAGE).splitlines() if line.startswith("|")]
     tables = [line for line in lines if "two lines" in line or "a\\|b" in line]
     assert tables == ["| name | two lines |", "| **a\\|b** | **1** |"]
@@ -115,7 +115,7 @@ def test_a_cell_of_a_table_stays_one_cell() -> None:
     assert widths == {3}
 
 
-def test_a_listing_is_fenced_longer_than_what_it_holds() -> None:
+def test_fence_of_a_listing_is_longer_than_fences_in_its_text() -> None:
     assert "````\na: ```\n<b>\n````" in to_markdown(PAGE)
 
 
@@ -126,6 +126,6 @@ def test_colours_run_from_good_to_bad() -> None:
         return [int(n) for n in re.findall(r"rgb\((\d+),(\d+),(\d+)\)", page)[0]]
 
     good, middling, bad = colour(0), colour(0.5), colour(1)
-    assert sum(good) > sum(middling) > sum(bad)  # lightness alone tells them apart
+    assert sum(good) > sum(middling) > sum(bad)  # they differ in lightness
     assert colour(-1) == good
     assert colour(7) == bad

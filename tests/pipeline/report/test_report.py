@@ -1,4 +1,4 @@
-"""Reports of sweeps in every state, from the store and the shards to the page."""
+"""Reports of sweeps in every state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _section(markdown: str, title: str) -> str:
     return markdown.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_a_finished_sweep_names_what_to_take_and_shows_why(home: Home) -> None:
+def test_report_of_a_finished_sweep_has_a_recommendation_and_evidence(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     home.store.finish_sweep(sweep_id)
@@ -57,7 +57,7 @@ def test_a_finished_sweep_names_what_to_take_and_shows_why(home: Home) -> None:
     assert "Nothing: no trial failed" in _section(text, "What went wrong")
 
 
-def test_a_search_without_a_confirm_stage_says_so(home: Home) -> None:
+def test_report_without_a_confirm_stage_warns(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     answer = _section(_markdown(home, sweep_id), "Answer")
@@ -65,7 +65,7 @@ def test_a_search_without_a_confirm_stage_says_so(home: Home) -> None:
     assert "one seed gives no interval" in answer
 
 
-def test_confirm_figures_stand_beside_those_that_chose_them(home: Home) -> None:
+def test_confirmed_figures_are_compared_with_the_search(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     home.confirm(sweep_id, (11, 12, 13))
@@ -76,18 +76,18 @@ def test_confirm_figures_stand_beside_those_that_chose_them(home: Home) -> None:
     assert "| sign 0.01 | 2.903 | 2.903 ± 0.000 | 0.30 | 0.30 ± 0.00 |" in held
 
 
-def test_trials_of_several_commits_are_told(home: Home) -> None:
+def test_trials_of_several_commits_are_reported(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     assert "different commits" not in _markdown(home, sweep_id)
-    said = home.settings.trial_dir(home.trials[0][0]) / "provenance" / "attempt-001.json"
-    said.write_text(said.read_text().replace("abc123", "def456-dirty"))
+    file = home.settings.trial_dir(home.trials[0][0]) / "provenance" / "attempt-001.json"
+    file.write_text(file.read_text().replace("abc123", "def456-dirty"))
     answer = _section(_markdown(home, sweep_id), "Answer")
     assert "trials ran on 2 different commits" in answer
     assert "changes that were not committed" in answer
 
 
-def test_the_grid_is_that_of_the_search_also_after_the_confirm_stage(home: Home) -> None:
+def test_grid_shows_only_the_search(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     before = _section(_markdown(home, sweep_id), "Step size by expert count")
@@ -108,7 +108,7 @@ def test_the_grid_has_a_figure_or_a_reason_in_every_cell(home: Home) -> None:
     assert "| sign 0.01 | 0.30 | queued |" in grid
 
 
-def test_failures_and_stops_are_told_with_their_reason(home: Home) -> None:
+def test_failed_and_stopped_trials_have_a_reason(home: Home) -> None:
     sweep_id = home.add_sweep()
     first, second, third, *_ = home.trials
     home.fail(*first)
@@ -142,7 +142,7 @@ def test_cost_covers_failed_trials_too(home: Home) -> None:
     assert found.trials[0].state is TrialState.FAILED
 
 
-def test_the_imbalance_of_every_setting_is_told_at_every_size(home: Home) -> None:
+def test_cost_of_imbalance_is_reported_by_setting_and_size(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     cost = _section(_markdown(home, sweep_id), "Cost")
@@ -171,7 +171,7 @@ def test_maps_show_the_recommended_and_the_least_even_run(home: Home) -> None:
     assert worst.step_B.tolist() == list(range(1, 21))
 
 
-def test_a_report_says_how_to_repeat_it(home: Home) -> None:
+def test_report_explains_how_to_repeat_the_sweep(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     text = _section(_markdown(home, sweep_id), "How to reproduce it")
@@ -183,7 +183,7 @@ def test_a_report_says_how_to_repeat_it(home: Home) -> None:
         assert f"| {digest} |" in text
 
 
-def test_the_sweep_in_the_report_is_the_sweep(home: Home) -> None:
+def test_yaml_in_the_report_is_the_same_sweep(home: Home) -> None:
     import yaml
 
     from evenload.pipeline.spec.sweep import SweepSpec
@@ -195,7 +195,7 @@ def test_the_sweep_in_the_report_is_the_sweep(home: Home) -> None:
 
 
 @pytest.mark.parametrize("state", ["submitted", "queued", "running", "finished"])
-def test_a_sweep_in_any_state_has_both_pages(home: Home, state: str) -> None:
+def test_pages_can_be_rendered_in_every_state(home: Home, state: str) -> None:
     sweep_id = home.add_sweep()
     if state == "submitted":
         from evenload.pipeline.spec.sweep import SweepSpec
