@@ -33,7 +33,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def updated(text: str, blocks: dict[str, Callable[[], str]]) -> str:
-    """The text with every block between its two markers written anew."""
+    """The text with a new block between each pair of markers."""
     for name, write in blocks.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         before, rest = text.split(begin)

@@ -88,7 +88,7 @@ def _histogram(
     """Number of tokens per bin of r, int64 (..., E, B)."""
     lowest, width = _span(bias_E)
     r_TE = shortfall(score_TE, bias_E, top_k)
-    # Clamped first: experts of a masked group lie at infinity, which has no integer.
+    # Clamped before the cast, because experts of a masked group are at infinity.
     bin_TE = ((r_TE - lowest) / width * bins).nan_to_num(bins).clamp_(0, bins - 1).long()
     num_experts = r_TE.shape[-1]
     expert_E = torch.arange(num_experts, device=r_TE.device)

@@ -34,7 +34,7 @@ class Corpus(NamedTuple):
     vocab_size: int  # all token ids are smaller
     groups: Groups  # groups of the validation part
     digest: str  # 16 hex digits
-    tokenizer: Path | None = None  # a tokenizer.json; None: the tokens stand for no text we know
+    tokenizer: Path | None = None  # a tokenizer.json; None if the data has only token ids
 
     @property
     def bytes_per_token(self) -> float:

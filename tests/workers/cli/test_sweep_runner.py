@@ -13,10 +13,10 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cli import sweep_runner
 
 
-def test_a_sweep_has_its_run_before_anyone_can_start_its_trials(
+def test_a_sweep_has_its_mlflow_run_before_its_trials_can_start(
     sweep: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trial that starts without it would be no child of the sweep's run in MLflow."""
+    """Otherwise an early trial would not be a child of the sweep's run in MLflow."""
     settings = Settings(home=tmp_path)
     store = SweepStore(settings.store_url)
     store.migrate()
@@ -26,11 +26,11 @@ def test_a_sweep_has_its_run_before_anyone_can_start_its_trials(
     ]
     listed_before: list[int] = []
 
-    def give_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    def create_mlflow_run(store: SweepStore, settings: Settings, sweep_id: str) -> None:
         listed_before.append(len(store.trials(sweep_id)))
         store.set_parent_run(sweep_id, "run")
 
-    monkeypatch.setattr(sweep_runner, "give_run", give_run)
+    monkeypatch.setattr(sweep_runner, "create_mlflow_run", create_mlflow_run)
     for _ in range(2):
         sweep_id = sweep_runner.register(store, settings, spec, trials)
     assert listed_before == [0, 2]

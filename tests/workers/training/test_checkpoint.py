@@ -39,7 +39,7 @@ def test_a_half_written_checkpoint_is_ignored(assembly: Assembly, tmp_path: Path
     assert checkpoint.newest(tmp_path) == complete
 
 
-def test_a_write_that_is_cut_off_leaves_the_checkpoint_before_it(
+def test_an_interrupted_write_leaves_the_previous_checkpoint(
     assembly: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = checkpoint.save(tmp_path, captured(assembly, 3))

@@ -130,7 +130,7 @@ def test_a_point_has_the_imbalance_since_the_last_point(
     assert np.allclose([point.max_vio for point in points], expected)
 
 
-def test_the_imbalance_of_a_point_is_judged_by_the_target(
+def test_the_imbalance_of_a_point_is_relative_to_the_target(
     make_spec: MakeSpec, train_with_curve: TrainWithCurve, settings: Settings
 ) -> None:
     target = (0.3, *[0.1] * 7)

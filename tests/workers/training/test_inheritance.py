@@ -63,7 +63,7 @@ def test_a_trial_with_its_own_checkpoint_inherits_nothing(
     assert files_of(settings, "own") == before
 
 
-def test_a_copy_that_is_cut_off_leaves_no_checkpoint_without_its_records(
+def test_an_interrupted_copy_leaves_no_checkpoint_without_its_records(
     make_spec: MakeSpec,
     run_trial: RunTrial,
     settings: Settings,

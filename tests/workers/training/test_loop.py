@@ -117,18 +117,18 @@ def test_whoever_finds_a_checkpoint_finds_the_records_before_it(
 def test_progress_judges_imbalance_by_the_target(
     make_spec: MakeSpec, run_trial: RunTrial, settings: Settings
 ) -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
 
     def note(progress: Progress) -> Command:
-        told.append(progress)
+        reports.append(progress)
         return Command.CONTINUE
 
     target = (0.3, *[0.1] * 7)
     outcome = run_trial(make_spec(balancer={"kind": "sign", "target": target}), report=note)
     count_SLE = read_history(settings.trial_dir(DIGEST)).count_SLE
-    assert told[-1].max_vio == pytest.approx(max_vio(count_SLE[-1], target).mean())
+    assert reports[-1].max_vio == pytest.approx(max_vio(count_SLE[-1], target).mean())
     assert outcome.result["max_vio"] == pytest.approx(max_vio(count_SLE[-5:], target).mean())
-    assert abs(max_vio(count_SLE[-1]).mean() - told[-1].max_vio) > 0.1
+    assert abs(max_vio(count_SLE[-1]).mean() - reports[-1].max_vio) > 0.1
 
 
 def test_every_assignment_is_counted_once(

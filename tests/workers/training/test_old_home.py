@@ -1,4 +1,4 @@
-"""A home written by 0.1.0, when its packages had other names, opens, and its trial goes on."""
+"""A home from 0.1.0, whose packages had other names, can be opened, and its trial resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as files that transformers, vLLM and SGLang read. Nothing here imports them.
+"""Writes a trained model as files for transformers, vLLM and SGLang, without importing them.
 
-No source below this folder is part of the core whose version makes a trial's identity.
+The identity of a trial does not depend on the sources in this folder.
 """

@@ -1,4 +1,4 @@
-"""The folder that an export leaves: complete or absent."""
+"""Writes the folder of an export, which is never incomplete."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def write_folder(
     bias_LE: Tensor,
     tokenizer: TextTokenizer | None,
 ) -> ModelType:
-    """Writes everything that `from_pretrained` reads, and what says where it comes from.
+    """Writes all files for `from_pretrained`, and a description of the model's origin.
 
     Args:     weights, bias_LE: the trained model and the frozen bias that routes it
-    Raises:   SpecError: no type of transformers computes this model, or the folder cannot be made
+    Raises:   SpecError: no type in transformers computes this model, or the folder cannot be made
     """
     spec, seq_len = trained.spec.model, trained.spec.train.seq_len
     kind = model_type_of(spec, bias_LE, seq_len)
@@ -61,7 +61,7 @@ def _write(folder: Path, texts: dict[str, str], named: dict[str, Tensor]) -> Non
         staging.chmod(0o755)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
-        # Not `save_file`: its errors are no OSError, and others may not read the file it makes.
+        # Not `save_file`: its errors are not OSError, and other users cannot read its file.
         (staging / "model.safetensors").write_bytes(save(named, metadata={"format": "pt"}))
         staging.rename(folder)
     finally:

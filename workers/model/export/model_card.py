@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: README.md for people, evenload.json for programs."""
+"""Describes an exported folder: writes README.md for people and evenload.json for programs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FIGURES = ("val_loss", "val_bits_per_byte", "max_vio_global", "max_vio_global_fl
 
 
 class Trained(NamedTuple):
-    """A trial and the checkpoint of it that is exported."""
+    """A trial and the step of its exported checkpoint."""
 
     digest: str
     spec: TrialSpec
     step: int
     result: dict[str, float]
-    attempts: list[dict[str, str]]  # versions and devices, as each attempt recorded them
+    attempts: list[dict[str, str]]  # versions and devices of each attempt
 
 
 def evenload_json(trained: Trained, model_type: str) -> str:
@@ -38,7 +38,7 @@ def evenload_json(trained: Trained, model_type: str) -> str:
 
 
 def model_card(trained: Trained, model_type: str, has_tokenizer: bool) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Markdown with front matter for model hubs."""
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -50,7 +50,7 @@ def model_card(trained: Trained, model_type: str, has_tokenizer: bool) -> str:
         _origin(trained),
         _figures(trained.result),
         f"## Use\n\n{_use(model_type, has_tokenizer)}",
-        "`evenload.json` holds the complete spec, all figures and the versions that computed them.",
+        "`evenload.json` has the complete spec, all figures and the versions that computed them.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -88,8 +88,8 @@ def _use(model_type: str, has_tokenizer: bool) -> str:
             "ids, so the folder has no tokenizer: `AutoModelForCausalLM.from_pretrained` loads "
             "the model."
         )
-    return f"""The model has the type `{model_type}` of transformers, so programs that know that \
-type serve it.
+    return f"""The model has the type `{model_type}` of transformers, so programs that support \
+that type can serve it.
 
 ```python
 from transformers import pipeline

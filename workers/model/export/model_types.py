@@ -1,7 +1,7 @@
-"""Which model type of transformers computes what a model of ours computes, and its config.
+"""Chooses the model type of transformers that computes the same as our model, and its config.
 
-All three have our attention (a head of its own for every query, rotary positions), our norms and
-our experts. They differ in the gate, so the gate decides:
+Three types have our attention (one key-value head per query head, rotary positions), norms and
+experts. They differ in the gate, which decides:
 
     sigmoid                    glm4_moe      DeepSeek-V3's router without latent attention
     softmax, renormalised      ernie4_5_moe
@@ -22,23 +22,23 @@ from evenload.workers.model.router import TINY
 
 
 class ModelType(NamedTuple):
-    """A type of transformers, and how the weights of a model are written for it."""
+    """A type in transformers, and how to write the weights of a model for it."""
 
     name: str
     config: dict[str, Any]
     bias: str | None  # name of the learned bias below `mlp`; None: the type has none
     shared: str  # name of the shared experts below `mlp`
-    splits_pairs: bool  # rotary turns coordinate j with j + P/2, not with its neighbour
-    shared_width: int  # hidden width of the shared experts; wider than ours: filled with zeros
-    expert_scale: float = 1.0  # of the routed experts, where the type's gate has no scale
-    shared_scale: float = 1.0  # of the shared experts, where the type halves them
+    splits_pairs: bool  # rotates coordinate j with j + P/2 instead of with its neighbour
+    shared_width: int  # hidden width of the shared experts; extra width has zero weights
+    expert_scale: float = 1.0  # scale of the routed experts, if the type's gate has none
+    shared_scale: float = 1.0  # scale of the shared experts, to compensate a gate of the type
 
 
 def model_type_of(spec: ModelSpec, bias_LE: Tensor, max_positions: int) -> ModelType:
-    """The type that computes the same logits with this frozen bias, within rounding.
+    """The type that computes the same logits with this frozen bias, up to rounding.
 
-    Args:     max_positions: longest sequence that the model was trained on
-    Raises:   SpecError: no type of transformers computes this model
+    Args:     max_positions: length of the longest training sequence
+    Raises:   SpecError: no type in transformers computes this model
     """
     make = {
         ("sigmoid", True): _glm4_moe,
@@ -90,7 +90,7 @@ def _shared_config(spec: ModelSpec, max_positions: int) -> dict[str, Any]:
 
 
 def _glm4_moe(spec: ModelSpec) -> ModelType:
-    # The type always has a shared expert: one with zero weights where ours has none.
+    # The type always has a shared expert. If our model has none, its weights are zero.
     shared = max(1, spec.num_shared)
     config = {
         "model_type": "glm4_moe",

@@ -1,4 +1,4 @@
-"""The tokenizer of a trial as `AutoTokenizer` of transformers loads it, with the same ids."""
+"""Writes the tokenizer of a trial for transformers' `AutoTokenizer`, with the same ids."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import tokenizers
 
 class TextTokenizer(NamedTuple):
     tokenizer_json: str
-    end_id: int  # ends a document
+    end_id: int  # the token that ends a document
 
 
 def tokenizer_files(tokenizer: TextTokenizer, max_positions: int) -> dict[str, str]:
-    """File name -> content.
+    """The content of each file by its name.
 
-    Training added no special token but the end of a document, so the written tokenizer adds none
-    by itself either.
+    The written tokenizer adds no special tokens, because training added only ends of documents.
     """
     content = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     library = tokenizers.Tokenizer.from_str(json.dumps(content))

@@ -1,4 +1,4 @@
-"""The weights of a trained model under the names that a type of transformers has for them.
+"""Renames the weights of a trained model for a type in transformers.
 
 Letters: E experts, D width, F expert width, G = 2F gate and up, H heads, P width of a head.
 """
@@ -19,10 +19,10 @@ Weights = Mapping[str, Tensor]
 def named_weights(
     spec: ModelSpec, kind: ModelType, weights: Weights, bias_LE: Tensor
 ) -> dict[str, Tensor]:
-    """Every tensor that the type loads, contiguous and sharing no memory with another.
+    """All tensors of the type, contiguous and without shared memory.
 
     Args:     weights: the `state_dict` of a `MoELanguageModel`
-              bias_LE: the frozen bias that the model is served with
+              bias_LE: the frozen bias for inference
     """
     named = {
         "model.embed_tokens.weight": weights["embedding.weight"],
@@ -69,9 +69,9 @@ def _attention(spec: ModelSpec, kind: ModelType, block: Weights) -> dict[str, Te
 
 
 def _split_pairs(weight_DD: Tensor, num_heads: int) -> Tensor:
-    """Rows of each head reordered: first coordinates of all rotary pairs, then the second ones.
+    """Reorders the rows of each head: the first coordinates of all rotary pairs come first.
 
-    Products of queries and keys do not depend on the order that both have.
+    Products of queries and keys do not depend on an order that both share.
     """
     pair_HP2D = weight_DD.unflatten(0, (num_heads, -1, 2))
     return pair_HP2D.transpose(1, 2).flatten(0, 2)
@@ -93,7 +93,7 @@ def _gated(gate_up_GD: Tensor, down_DF: Tensor) -> dict[str, Tensor]:
 def _experts(kind: ModelType, ffn: Weights, bias_E: Tensor) -> dict[str, Tensor]:
     named = {"gate.weight": ffn["router.weight_ED"]}
     if kind.bias is not None:
-        # ernie4_5_moe keeps its bias as one row.
+        # ernie4_5_moe stores its bias as one row.
         named[kind.bias] = bias_E[None] if kind.name == "ernie4_5_moe" else bias_E
     down_EDF = ffn["down_EDF"] * kind.expert_scale
     for expert, (gate_up_GD, down_DF) in enumerate(zip(ffn["gate_up_EGD"], down_EDF, strict=True)):
@@ -102,7 +102,7 @@ def _experts(kind: ModelType, ffn: Weights, bias_E: Tensor) -> dict[str, Tensor]
 
 
 def _shared(kind: ModelType, ffn: Weights) -> dict[str, Tensor]:
-    """Zeros where the type has a shared expert and ours has none: it then adds nothing."""
+    """The shared experts; zeros if only the type has one, so that it adds nothing."""
     router_ED, width = ffn["router.weight_ED"], kind.shared_width
     if width == 0:
         return {}

@@ -17,7 +17,7 @@ Write = Callable[..., Path]
 
 
 def trained_model(spec: ModelSpec) -> MoELanguageModel:
-    """A model whose norms are not all ones, as those of a trained one are not."""
+    """A model with random norms, which are not all one, like those of a trained model."""
     torch.manual_seed(0)
     model = MoELanguageModel(spec, "torch").eval()
     for weight in model.parameters():

@@ -41,7 +41,7 @@ def test_a_write_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_says_where_it_comes_from(spec_of: Model, tmp_path: Path) -> None:
+def test_the_folder_describes_its_origin(spec_of: Model, tmp_path: Path) -> None:
     spec = spec_of()
     source = trained(spec, kind="expert_choice")
     write_folder(tmp_path, source, trained_model(spec).state_dict(), 0 * bias_of(spec), None)

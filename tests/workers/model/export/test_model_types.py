@@ -12,7 +12,7 @@ from evenload.workers.model.export.model_types import model_type_of
 Model = Callable[..., ModelSpec]
 
 
-def test_plain_softmax_weights_go_without_a_bias_only(spec_of: Model) -> None:
+def test_plain_softmax_weights_are_exported_only_without_a_bias(spec_of: Model) -> None:
     spec = spec_of(gate="softmax", renormalise=False)
     bias_LE = torch.zeros(2, 8)
     assert model_type_of(spec, bias_LE, 64).name == "qwen2_moe"
@@ -27,6 +27,6 @@ def test_a_single_expert_has_no_type(spec_of: Model) -> None:
         model_type_of(spec, torch.zeros(2, 1), 64)
 
 
-def test_positions_end_where_training_ended(spec_of: Model) -> None:
+def test_the_largest_position_is_that_of_training(spec_of: Model) -> None:
     kind = model_type_of(spec_of(), torch.zeros(2, 8), 64)
     assert kind.config["max_position_embeddings"] == 64

@@ -51,7 +51,7 @@ def test_ids_are_those_of_training_and_text_comes_back(
     assert loaded.decode([0, 65, 0], skip_special_tokens=True) == loaded.decode([65])
 
 
-def test_a_file_loses_what_it_adds_by_itself_and_keeps_its_end(
+def test_a_tokenizer_file_loses_its_added_tokens_and_keeps_its_end(
     exported: Callable[..., Any], tmp_path: Path
 ) -> None:
     library = tokenizers.Tokenizer.from_str(

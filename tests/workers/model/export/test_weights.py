@@ -1,4 +1,4 @@
-"""What is exported computes what was trained: transformers' own classes are the judge."""
+"""In transformers' own classes an exported model computes the same as the trained one."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SHAPES = [
 
 
 def bias_of(spec: ModelSpec) -> Tensor:
-    """Large enough to change what is selected; zero where no type has a bias for it."""
+    """A bias large enough to change the selection; zero if no type has a bias for this gate."""
     spread = {"sigmoid": 0.3, "softmax": 0.1 if spec.renormalise else 0.0}[spec.gate]
     generator = torch.Generator().manual_seed(1)
     return spread * torch.randn(spec.num_moe_layers, spec.num_experts, generator=generator)
 
 
 def loaded(folder: Path) -> Any:
-    """As a user loads it; every tensor of the file is wanted, and none is missing."""
+    """Loads the model like a user; no tensor of the file is unused or missing."""
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
@@ -99,10 +99,10 @@ def test_tied_embeddings_are_written_once(
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_it_generates_what_the_trained_model_would(
+def test_it_generates_the_same_tokens_as_the_trained_model(
     spec_of: Model, write: Write, token_BS: Tensor, gate: str
 ) -> None:
-    """With the key-value cache of transformers, which the trained model lacks."""
+    """Uses the key-value cache of transformers, which the trained model does not have."""
     spec = spec_of(**GATES[gate])
     model, bias_LE = trained_model(spec), bias_of(spec)
     exported = loaded(write(model, spec, bias_LE))
