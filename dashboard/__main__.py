@@ -40,7 +40,7 @@ OPTIONS: dict[str, str] = {
 # Modules whose import would otherwise keep the first visitor waiting, for about two seconds.
 PRELOADED = (
     "pandas",
-    "plotly.graph_objects",
+    "altair",
     "evenload.dashboard.page_parts",
     "evenload.dashboard.queries",
     "evenload.dashboard.run.queries",
@@ -69,14 +69,15 @@ def streamlit_arguments(port: int, address: str) -> list[str]:
 
 
 def preload() -> None:
-    """Imports modules that every page needs, and draws a chart, which plotly prepares once."""
+    """Imports modules that every page needs, and draws a chart, which altair prepares once."""
     for module in PRELOADED:
         importlib.import_module(module)
     import numpy as np
 
-    from evenload.dashboard.charts.loads import load_by_layer
+    from evenload.pipeline.charts.loads import load_by_layer
+    from evenload.pipeline.charts.style import document
 
-    load_by_layer(np.full((1, 2), 100, np.int16), ["0"]).to_json()
+    document(load_by_layer(np.full((1, 2), 100, np.int16), ["0"]))
 
 
 def main() -> None:

@@ -6,40 +6,15 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
+
+from evenload.pipeline.charts.style import Chart, tables
 
 
-def chart_table(chart: go.Figure) -> pd.DataFrame:
-    """One row per number of the chart, under the titles of its axes, which contain the units.
-
-    Lines and bars have a name, x and y. Maps have x, y and a value, without missing ones.
-    """
-    parts = [
-        _map_rows(trace) if trace.type == "heatmap" else _line_rows(trace) for trace in chart.data
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["x", "y"])
-    titles = {"x": chart.layout.xaxis.title.text or "x", "y": chart.layout.yaxis.title.text or "y"}
-    maps = [trace for trace in chart.data if trace.type == "heatmap"]
-    if maps:
-        titles["z"] = maps[0].colorbar.title.text or "value"
-    return table.rename(columns=titles)
-
-
-def _line_rows(trace: go.Scatter | go.Bar) -> pd.DataFrame:
-    y = np.asarray(trace.y if trace.y is not None else [])
-    start, step = (0 if trace.x0 is None else trace.x0), (1 if trace.dx is None else trace.dx)
-    x = np.asarray(trace.x) if trace.x is not None else start + step * np.arange(len(y))
-    return pd.DataFrame({"series": trace.name or "", "x": x, "y": y})
-
-
-def _map_rows(trace: go.Heatmap) -> pd.DataFrame:
-    z = np.asarray(trace.z)
-    x = np.arange(z.shape[1]) if trace.x is None else np.asarray(trace.x)
-    y = np.arange(z.shape[0]) if trace.y is None else np.asarray(trace.y)
-    rows = pd.DataFrame({"x": np.tile(x, len(y)), "y": np.repeat(y, len(x)), "z": z.ravel()})
-    return rows.dropna(ignore_index=True)
+def chart_table(chart: Chart) -> pd.DataFrame:
+    """One row per number of the chart, under the titles of its axes, which contain the units."""
+    parts = [table.to_pandas() for table in tables(chart) if len(table)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _csv(table: pd.DataFrame) -> bytes:

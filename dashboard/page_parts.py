@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
-from evenload.dashboard.charts.style import THEMES, Theme, says, themed
 from evenload.dashboard.exports import FORMATS, chart_table
 from evenload.dashboard.wording import Wording
+from evenload.pipeline.charts.style import INK, Chart, Theme, exchanged, themed
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.metrics import METRICS, Metric
 
@@ -134,25 +133,22 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
         yield
 
 
-def plot(chart: go.Figure, key: str, caption: str = "") -> None:
+def plot(chart: Chart, key: str, caption: str = "") -> None:
     """A chart at full width in the page's theme, with a caption and an export menu below it.
 
     A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture.
     """
-    st.plotly_chart(
-        themed(chart, theme()),
-        key=key,
-        theme=None,
-        alt=says(chart) or None,
-        config={
-            "displaylogo": False,
-            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-            "toImageButtonOptions": {"format": "png", "filename": key, "scale": 2},
-        },
-    )
+    named = {"embedOptions": {"downloadFileName": key}}
+    drawn = themed(chart, theme(), usermeta=named)
+    st.altair_chart(drawn, key=key, theme=None)  # its description is its text alternative
+    below(caption, partial(chart_table, chart), key)
+
+
+def below(caption: str, table: Callable[[], pd.DataFrame], key: str) -> None:
+    """A caption and an export menu."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
         st.caption(caption, width="stretch")
-        export(partial(chart_table, chart), key)
+        export(table, key)
 
 
 def export(table: Callable[[], pd.DataFrame], name: str) -> None:
@@ -168,12 +164,12 @@ def export(table: Callable[[], pd.DataFrame], name: str) -> None:
                 on_click="ignore",
                 width="stretch",
             )
-        st.caption("PNG: use the camera in the toolbar of the chart.")
+        st.caption("PNG and SVG: use the toolbar of the chart.")
 
 
 def logo() -> str:
     """The logo with the name, in the text colour of the page."""
-    return _SVG.format(140, _BARS + _NAME.format(THEMES[theme()].ink))
+    return _SVG.format(140, _BARS + _NAME.format(exchanged(INK, theme())))
 
 
 def theme() -> Theme:

@@ -6,25 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from evenload.pipeline.charts.grid import Grid
 from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
-
-
-class Grid(NamedTuple):
-    """One figure of a sweep, with one row (R) per setting and one column (C) per expert count."""
-
-    setting_R: list[str]
-    experts_C: list[int]
-    value_RC: NDArray[np.float32]  # mean over the completed trials of a cell; NaN if there are none
-    note_RC: list[list[str]]  # the reason why a cell has no value
 
 
 def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def main() -> None:
 
 def _take(page: Page, path: str, name: str) -> None:
     page.goto(f"http://127.0.0.1:{PORT}/{path}")
-    page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
+    page.wait_for_selector(".vega-embed .marks", timeout=60_000)
     page.wait_for_timeout(3000)  # figures grow into their cards
     page.screenshot(path=PICTURES / name)
 

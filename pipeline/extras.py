@@ -8,12 +8,11 @@ from evenload.pipeline.errors import SpecError
 
 # By name of the imported library. All others are installed by `pip install evenload`.
 EXTRAS = {
-    "altair": "report",
+    "altair": "dashboard",
     "datasets": "hf",
     "mlflow": "mlflow",
     "optuna": "workers",
     "pandas": "dashboard",
-    "plotly": "dashboard",
     "pynvml": "workers",
     "ray": "workers",
     "safetensors": "hf",
@@ -27,7 +26,7 @@ EXTRAS = {
 
 # The libraries without which training and the dashboard cannot start.
 WORKERS = ("torch", "ray", "mlflow")
-DASHBOARD = ("streamlit", "pandas", "plotly")
+DASHBOARD = ("streamlit", "pandas", "altair")
 
 
 def remedy(library: str) -> str:

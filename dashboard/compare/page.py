@@ -9,13 +9,6 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from evenload.dashboard import queries
-from evenload.dashboard.charts.comparison import (
-    Curve,
-    curves,
-    difference_map,
-    load_by_rank,
-    load_map,
-)
 from evenload.dashboard.compare.tables import (
     FIGURES,
     MOST_RUNS,
@@ -29,6 +22,8 @@ from evenload.dashboard.compare.tables import (
 from evenload.dashboard.page_parts import card, export, live, metric_columns, plot
 from evenload.dashboard.record_tables import label_of, spec_of
 from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
+from evenload.pipeline.charts.loads import load_by_rank_and_depth, load_difference
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
@@ -162,27 +157,27 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         }
         unit = "MaxVio / floor" if is_over_floor else "MaxVio (max load / fair share − 1)"
         plot(
-            curves(drawn, title, unit, "%{y:.3f}"),
+            run_curves(drawn, title, unit),
             key="compare-max-vio",
             caption="Largest value of each bin of time. Dotted: the sampling floor of each run.",
         )
     with right, card("Training loss", metric="train_loss"):
         losses = {
-            name: Curve(_x(trial, series[name], str(axis)), series[name].loss_B)
+            name: RunCurve(_x(trial, series[name], str(axis)), series[name].loss_B)
             for name, trial in runs.items()
         }
         plot(
-            curves(losses, title, "loss, nats per token", "%{y:.3f}"),
+            run_curves(losses, title, "loss, nats per token"),
             key="compare-loss",
             caption="Mean over each bin of time.",
         )
 
 
-def _vio_curve(trial: TrialRecord, series: LoadSeries, axis: str, is_over_floor: bool) -> Curve:
+def _vio_curve(trial: TrialRecord, series: LoadSeries, axis: str, is_over_floor: bool) -> RunCurve:
     floor = Loads.of(spec_of(trial)).max_vio_floor
     scale = floor if is_over_floor and floor > 0 else 1.0
     vio_B = series.max_vio_BL.mean(axis=-1) / scale
-    return Curve(_x(trial, series, axis), vio_B.astype(np.float32), floor / scale)
+    return RunCurve(_x(trial, series, axis), vio_B.astype(np.float32), floor / scale)
 
 
 def _x(trial: TrialRecord, series: LoadSeries, axis: str) -> NDArray[np.float64]:
@@ -231,7 +226,7 @@ def _maps(percent: dict[str, NDArray[np.int16]]) -> None:
     for index, (name, load_LE) in enumerate(percent.items()):
         with columns[index % MAP_WIDTH], card(name, metric="utilisation"):
             plot(
-                load_map(at_shares(load_LE), name),
+                load_by_rank_and_depth(at_shares(load_LE), name),
                 key=f"compare-map-{index}",
                 caption=f"{load_LE.shape[1]} experts in {len(load_LE)} layers.",
             )
@@ -245,7 +240,7 @@ def _maps(percent: dict[str, NDArray[np.int16]]) -> None:
     for index, name in enumerate(name for name in percent if name != reference):
         with columns[index % MAP_WIDTH], card(f"{name} − {reference}", metric="difference"):
             plot(
-                difference_map(difference(percent[name], percent[reference]), name, reference),
+                load_difference(difference(percent[name], percent[reference]), name, reference),
                 key=f"compare-difference-{index}",
                 caption="Orange: more load at this rank; blue: less.",
             )

@@ -9,10 +9,8 @@ from typing import Any
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.charts.cost import lost_by_ranks, lost_by_setting
 from evenload.dashboard.cost import queries as cost_queries
 from evenload.dashboard.cost.tables import (
-    Loss,
     Plan,
     bill,
     bill_table,
@@ -23,6 +21,7 @@ from evenload.dashboard.cost.tables import (
 )
 from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
 from evenload.dashboard.sweeps.spending import spent
+from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks, waits_by_setting
 from evenload.pipeline.figures.cost import CostSettings, basis
 from evenload.pipeline.figures.wording import duration, number, scaled
 from evenload.pipeline.states import SweepState, TrialRecord
@@ -69,10 +68,10 @@ def _body(sweep_id: str) -> None:
     _bills(queries.answer(sweep_id), found, plan)
     left, right = st.columns(2)
     with left, card("Step time that waits", EXPLANATION, "waiting"):
-        plot(lost_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
+        plot(waits_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
     with right, card("By expert-parallel size", EXPLANATION, "waiting"):
         caption = "Sizes that do not divide the experts are left out."
-        plot(lost_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
+        plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
         st.dataframe(
             bill_table(found, plan), hide_index=True, column_config=_columns(), height="content"
@@ -105,7 +104,7 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
     return plan_of(ranks, hours, price, watts, settings)
 
 
-def _bills(answer: Recommendation, found: Sequence[Loss], plan: Plan) -> None:
+def _bills(answer: Recommendation, found: Sequence[SettingWaits], plan: Plan) -> None:
     """The losses of the recommended setting, and what it saves against no balancing."""
     label = answer.best.label if answer.best else min(
         found, key=lambda loss: loss.share_R.get(plan.ranks, 1.0)

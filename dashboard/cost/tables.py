@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
 
+from evenload.pipeline.charts.cost import SettingWaits
 from evenload.pipeline.figures.cost import EP_SIZES, JOULES_PER_KWH, CostSettings, Waiting
 from evenload.pipeline.states import TrialRecord
 
 SECONDS_PER_HOUR = 3600.0
-
-
-class Loss(NamedTuple):
-    """The share of a step's time that is lost by waiting: one setting at one expert count."""
-
-    label: str
-    experts: int
-    share_R: Mapping[int, float]  # ranks -> mean over trials
-    low_R: Mapping[int, float]  # ranks -> smallest share of a trial
-    high_R: Mapping[int, float]  # ranks -> largest share of a trial
-    trials: int
 
 
 class Plan(NamedTuple):
@@ -50,7 +40,7 @@ class Bill(NamedTuple):
     kilograms: float  # CO2 equivalent
 
 
-def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[Loss]:
+def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[SettingWaits]:
     """One loss per setting and expert count, in the order of trials, over trials with loads."""
     groups: dict[tuple[str, int], list[dict[int, float]]] = defaultdict(list)
     for trial, waiting in found:
@@ -58,19 +48,19 @@ def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[Loss]
             key = (trial.label, int(trial.spec["model"]["num_experts"]))
             groups[key].append({one.ranks: one.step_share for one in waiting})
     return [
-        Loss(
+        SettingWaits(
             label,
-            experts,
             {ranks: fmean(one[ranks] for one in shares) for ranks in shares[0]},
             {ranks: min(one[ranks] for one in shares) for ranks in shares[0]},
             {ranks: max(one[ranks] for one in shares) for ranks in shares[0]},
+            experts,
             len(shares),
         )
         for (label, experts), shares in groups.items()
     ]
 
 
-def sizes(found: Sequence[Loss]) -> list[int]:
+def sizes(found: Sequence[SettingWaits]) -> list[int]:
     """The expert-parallel sizes that divide the number of experts of at least one setting."""
     return [size for size in EP_SIZES if any(size in loss.share_R for loss in found)]
 
@@ -88,7 +78,7 @@ def plan_of(
     return Plan(ranks, gpu_hours, price, watts * settings.overhead, settings.grams_per_kwh)
 
 
-def bill_table(found: Sequence[Loss], plan: Plan) -> pd.DataFrame:
+def bill_table(found: Sequence[SettingWaits], plan: Plan) -> pd.DataFrame:
     """One row per setting and expert count that the plan's ranks divide, the least loss first."""
     rows = [
         {
@@ -106,7 +96,7 @@ def bill_table(found: Sequence[Loss], plan: Plan) -> pd.DataFrame:
     return table.sort_values("share", ignore_index=True)
 
 
-def mean_share(found: Iterable[Loss], label: str, ranks: int) -> float:
+def mean_share(found: Iterable[SettingWaits], label: str, ranks: int) -> float:
     """The mean share of a setting over its expert counts; NaN if the ranks divide none of them."""
     shares = [
         loss.share_R[ranks] for loss in found if loss.label == label and ranks in loss.share_R

@@ -8,11 +8,7 @@ from typing import Any
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.charts.front import pareto_front, tune_against_confirm
-from evenload.dashboard.charts.learning_curves import AXES, Unit, learning_curves
-from evenload.dashboard.charts.parameters import importance_bars, parallel_coordinates
-from evenload.dashboard.charts.sweep_grid import GRID_METRICS, sweep_grid
-from evenload.dashboard.page_parts import card, metric_columns, plot
+from evenload.dashboard.page_parts import below, card, metric_columns, plot, theme
 from evenload.dashboard.record_tables import grid, label_of
 from evenload.dashboard.sweep.importance import METHOD, importance, varying
 from evenload.dashboard.sweep.tables import (
@@ -21,15 +17,22 @@ from evenload.dashboard.sweep.tables import (
     axes,
     confirmations,
     ended_table,
+    front_points,
     outcomes,
     setting_table,
 )
 from evenload.dashboard.sweep.tables import learning_curves as curves_of
-from evenload.pipeline.figures.metrics import columns
+from evenload.pipeline.charts import parameters as parameter_charts
+from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
+from evenload.pipeline.charts.grid import sweep_grid
+from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
+from evenload.pipeline.charts.parameters import ParallelAxis
+from evenload.pipeline.figures.metrics import METRICS, columns, in_grids
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
 from evenload.pipeline.sweep.recommend import Recommendation
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
 
+INTERVALS = "95 % intervals over seeds."
 CURVES: dict[str, tuple[Shown, str]] = {
     "Held-out loss": ("val_loss", "held-out loss, nats per token"),
     "MaxVio": ("max_vio", "MaxVio (max load / fair share − 1)"),
@@ -43,7 +46,7 @@ def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         " Confirming trials are in Front." if len(tuned) < len(trials) else ""
     )
     left, right = st.columns(2)
-    for position, metric in enumerate(GRID_METRICS):
+    for position, metric in enumerate(in_grids()):
         column = left if position % 2 == 0 else right
         with column, card(metric.title, metric=metric.name):
             plot(sweep_grid(grid(tuned, metric.name), metric), f"grid-{metric.name}", caption)
@@ -52,17 +55,15 @@ def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """Loss against imbalance, search against confirmation, and every setting with its verdict."""
     answer = queries.answer(sweep.sweep_id)
-    best = answer.best.label if answer.best else None
     with card(
         "Loss against imbalance",
         "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
     ):
         caption = (
             "Means over expert counts and seeds, for settings whose trials are all complete. "
-            "A double click shows controls that are outside."
+            "A yardstick far away is named below the axis."
         )
-        searched = answer.tuned if answer.stage is Stage.CONFIRM else ()
-        plot(pareto_front(answer.settings, best, searched), "front", caption)
+        plot(pareto_front(front_points(answer)), "front", caption)
     _confirmed(answer)
     with card("Settings", "Most even first. ± is half the 95 % interval over seeds (Student's t)."):
         st.dataframe(
@@ -121,15 +122,26 @@ def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Non
         if sum(name in trial.result for trial in trials) > 1
     }
     with card("Importance of parameters", METHOD, "importance"):
-        plot(importance_bars(share, outcomes()), "importance", "Over all trials with the figure.")
+        chart = parameter_charts.importance_bars(share, outcomes())
+        plot(chart, "importance", "Over all trials with the figure.")
     with card("Parallel coordinates", "One line per trial: its parameters, then its figures."):
-        chart = parallel_coordinates(
-            axes(trials, parameters),
-            [trial.spec["balancer"]["kind"] for trial in trials],
-            [f"{label_of(trial)}, seed {trial.spec['train']['seed']}" for trial in trials],
-            [trial.state in ENDED for trial in trials],
-        )
-        plot(chart, "parallel", "A double click on a rule in the legend hides all others.")
+        _parallel(trials, axes(trials, parameters))
+
+
+def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis]) -> None:
+    """Every trial over all axes, by ECharts: Vega has no brush on parallel axes."""
+    rules = [trial.spec["balancer"]["kind"] for trial in trials]
+    names = [f"{label_of(trial)}, seed {trial.spec['train']['seed']}" for trial in trials]
+    is_faded = [trial.state in ENDED for trial in trials]
+    st.echarts_chart(
+        parameter_charts.parallel_coordinates(found, rules, names, is_faded, theme()),
+        key="parallel",
+        height=parameter_charts.PARALLEL_PIXELS,
+        alt=parameter_charts.parallel_says(found, len(trials)),
+    )
+    caption = "Drag along an axis to pick trials; a click on a rule in the legend hides it."
+    table = parameter_charts.parallel_table(found, rules, names)
+    below(caption, table.to_pandas, "parallel")
 
 
 def _confirmed(answer: Recommendation) -> None:
@@ -139,10 +151,14 @@ def _confirmed(answer: Recommendation) -> None:
     left, right = st.columns(2)
     explanation = "The best of many tries looks better than it is; fresh seeds show by how much."
     with left, card("Loss, search against fresh seeds", explanation):
-        plot(tune_against_confirm(pairs, "loss"), "confirm-loss", "95 % intervals over seeds.")
+        plot(tune_against_confirm(pairs, _title(LOSS)), "confirm-loss", INTERVALS)
     with right, card("MaxVio, search against fresh seeds", explanation):
-        imbalance = tune_against_confirm(confirmations(answer, "imbalance"), "imbalance")
-        plot(imbalance, "confirm-max-vio", "95 % intervals over seeds.")
+        pairs = confirmations(answer, "imbalance")
+        plot(tune_against_confirm(pairs, _title(IMBALANCE)), "confirm-max-vio", INTERVALS)
+
+
+def _title(name: str) -> str:
+    return f"{METRICS[name].title}, {METRICS[name].unit}"
 
 
 def _means(trials: Sequence[TrialRecord]) -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from evenload.dashboard.charts.front import Figure, Pair
-from evenload.dashboard.charts.learning_curves import Curve, Unit
-from evenload.dashboard.charts.parameters import Axis, number_axis, parameter_axis
 from evenload.dashboard.record_tables import figure, label_of
-from evenload.dashboard.sweep.importance import Parameter
+from evenload.dashboard.sweep.importance import ABSENT, Parameter
+from evenload.pipeline.charts.front import Pair, Point, Role
+from evenload.pipeline.charts.learning_curves import TrialCurve, Unit
+from evenload.pipeline.charts.parameters import ParallelAxis
 from evenload.pipeline.figures.metrics import columns, in_grids
-from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
+from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.recommend import Recommendation
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting
 from evenload.pipeline.sweep.statistics import Interval
 
 Shown = Literal["val_loss", "max_vio"]
+Figure = Literal["loss", "imbalance"]
+MAX_LEVELS = 7  # numbers with more levels have an axis of numbers, not of names
 ENDED = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
 
 
@@ -34,10 +36,10 @@ def learning_curves(
     curves: Mapping[str, Sequence[CurvePoint]],
     x: Unit,
     y: Shown,
-) -> list[Curve]:
+) -> list[TrialCurve]:
     """The curves of trials that have one, in sweep order."""
     return [
-        Curve(
+        TrialCurve(
             f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
             trial.label,
             np.array([point.step if x == "steps" else point.tokens for point in points], float),
@@ -75,14 +77,62 @@ def ended_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["digest", "Trial", "At step", "Of", "Why"])
 
 
-def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[Axis]:
+def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[ParallelAxis]:
     """The parameters that vary, then the outcomes that some trial has."""
     reached = [
-        number_axis(title, np.array([figure(trial, name) for trial in trials]))
+        ParallelAxis(title, [_or_none(figure(trial, name)) for trial in trials])
         for name, title in outcomes().items()
         if any(name in trial.result for trial in trials)
     ]
-    return [*map(parameter_axis, parameters), *reached]
+    return [*map(_parameter_axis, parameters), *reached]
+
+
+def front_points(answer: Recommendation) -> list[Point]:
+    """The settings of the answer and, where fresh seeds confirmed them, those of the search."""
+    is_confirmed = answer.stage is Stage.CONFIRM
+    best = answer.best.label if answer.best else None
+    usual: Role = "fresh seeds" if is_confirmed else "settings"
+    found = [_point(setting, "search") for setting in answer.tuned] if is_confirmed else []
+    for setting in answer.settings:
+        role: Role = "controls" if setting.is_yardstick else usual
+        point = _point(setting, "recommended" if setting.label == best else role)
+        # The front is that of the search, where there was one: it has all settings.
+        found.append(point._replace(on_front=point.on_front and not is_confirmed))
+    return found
+
+
+def _point(setting: Setting, role: Role) -> Point:
+    return Point(
+        setting.label,
+        role,
+        setting.max_vio,
+        setting.bits_per_byte,
+        _half(setting.imbalance),
+        _half(setting.loss),
+        setting.on_front,
+        setting.figures["max_vio_floor"],
+        100 * setting.figures["idle_frac"],
+        100 * setting.figures["effective_util"],
+        setting.trials,
+        setting.is_yardstick,
+    )
+
+
+def _parameter_axis(parameter: Parameter) -> ParallelAxis:
+    """Levels in order, by name; of a number with many levels the numbers."""
+    values, levels = parameter.values, parameter.levels
+    if parameter.is_number and len(levels) > MAX_LEVELS:
+        numbers = [None if value == ABSENT else float(value) for value in values]
+        return ParallelAxis(parameter.name, numbers)
+    return ParallelAxis(parameter.name, [*map(_text, values)], [*map(_text, levels)])
+
+
+def _text(level: Any) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def setting_table(answer: Recommendation) -> pd.DataFrame:
@@ -132,11 +182,16 @@ def confirmations(answer: Recommendation, shown: Figure) -> list[Pair]:
     """Settings that were tuned and confirmed, in the order of their confirmed figure."""
     tuned = {setting.label: setting for setting in answer.tuned}
     pairs = [
-        Pair(confirmed.label, _of(tuned[confirmed.label], shown), _of(confirmed, shown))
-        for confirmed in answer.settings
-        if confirmed.stage != "tune" and confirmed.label in tuned
+        _pair(tuned[setting.label], setting, shown)
+        for setting in answer.settings
+        if setting.stage != "tune" and setting.label in tuned
     ]
-    return sorted(pairs, key=lambda pair: pair.confirmed.mean)
+    return sorted(pairs, key=lambda pair: pair.confirmed)
+
+
+def _pair(tuned: Setting, confirmed: Setting, shown: Figure) -> Pair:
+    first, then = _of(tuned, shown), _of(confirmed, shown)
+    return Pair(confirmed.label, first.mean, _half(first), then.mean, _half(then), then.seeds)
 
 
 def _of(setting: Setting, shown: Figure) -> Interval:

@@ -10,7 +10,6 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from evenload.dashboard.charts import simulation as charts
 from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
 from evenload.dashboard.theory import queries as simulation_queries
 from evenload.dashboard.theory.simulation_processes import (
@@ -29,6 +28,7 @@ from evenload.dashboard.theory.tables import (
     streams_of,
     verdict_table,
 )
+from evenload.pipeline.charts import simulation as charts
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.spec.balancers import BALANCERS

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from evenload.pipeline.charts.simulation import RegretCurve
 
 Document = dict[str, Any]
 NEVER = "never"
@@ -23,14 +25,6 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "sqrt N": np.sqrt,
     "N": np.positive,
 }
-
-
-class RegretCurve(NamedTuple):
-    step_P: NDArray[np.int32]
-    regret_P: NDArray[np.float64]
-    gap_P: NDArray[np.float64]  # dual minus that at the best fixed bias, mean since last point
-    fit_P: NDArray[np.float64]  # the fitted law
-    law: str
 
 
 def streams_of(document: Document) -> list[str]:

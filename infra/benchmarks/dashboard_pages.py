@@ -120,7 +120,7 @@ def _where() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("streamlit", "plotly", "pyarrow", "numpy")},
+        "versions": {name: version(name) for name in ("streamlit", "altair", "pyarrow", "numpy")},
     }
 
 

@@ -41,7 +41,8 @@ def measure(page: str, query: dict[str, str]) -> dict[str, Any]:
         again = time.perf_counter()
         app.run()
         reruns.append(time.perf_counter() - again)
-    sizes = [len(chart.proto.spec.encode()) for chart in app.get("plotly_chart")]
+    kinds = ("vega_lite_chart", "echarts_chart")
+    sizes = [chart.proto.ByteSize() for kind in kinds for chart in app.get(kind)]
     return {
         "page": page,
         "view": query.get("view", ""),

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart
 
 Role = Literal["search", "settings", "fresh seeds", "controls", "recommended"]
+MAX_OUTSIDE = 3
 MAX_LABELS = 14  # names beside points; of more, only those of the front
 VIO, BITS = "MaxVio, steady (max load / fair share − 1)", "validation loss, bits per byte"
 STAGES = {"search": style.BLUE, "fresh seeds": style.ORANGE}
@@ -43,6 +43,7 @@ class Point(NamedTuple):
     idle: float = math.nan  # %
     utilisation: float = math.nan  # %
     trials: int = 1
+    is_yardstick: bool = False  # may be drawn at the border
     mark: str = ""  # beside the point, instead of its label
 
 
@@ -60,33 +61,35 @@ class Pair(NamedTuple):
 def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float = 480) -> Chart:
     """Loss against imbalance, a point per setting, 95 % intervals over seeds; both better low.
 
-    The picture ends around the settings that may be recommended: a control far away would squeeze
-    them. It is drawn at the border that it is beyond, with its figures. Line: the front, where
-    less of the one costs more of the other.
+    The picture ends around the settings that may be recommended: a yardstick far away would squeeze
+    them, so it is named below the axis. Line: the front, where less of the one costs more of the
+    other.
 
     Args:     floor: MaxVio by chance, a dashed line
     """
-    near = [p for p in points if p.role != "controls"] or list(points)
+    near = [p for p in points if not p.is_yardstick] or list(points)
     vios = [p.max_vio for p in near] + ([floor] if floor > 0 else [])
     is_log, bits_ends = style.spans(vios), _around([p.bits for p in near], False)
     ends = _around(vios, is_log)
     linear = {"scale": alt.Scale(domain=list(ends), nice=False, zero=False)}
     more = style.log_axis([*ends, *vios], domain=list(ends)) if is_log else linear
-    x = style.number(alt.X, VIO, **more)
+    title = [VIO, *_outside(points, ends, bits_ends)]
+    x = style.number(alt.X, VIO, title=title, **more)
     y = style.number(alt.Y, BITS, scale=alt.Scale(domain=list(bits_ends), nice=False, zero=False))
-    base = alt.Chart(style.table(_columns(points, ends, bits_ends)))
+    base = alt.Chart(style.table(_columns(points)))
     is_right = f"scale('x', datum['{style.field(VIO)}']) > 0.7 * width"
     beside = base.mark_text(
         align=alt.ExprRef(f"{is_right} ? 'right' : 'left'"),
         dx=alt.ExprRef(f"{is_right} ? -8 : 8"),
         dy=-9,
+        clip=True,
         color=style.MUTED,
         fontSize=11,
     )
     layers = [
         *_stairs(points, x, y),
         *_floor(floor, x),
-        *_intervals(base, x, y),
+        *_intervals(base, x, y, title),
         _dots(base.encode(x=x, y=y), points),
         beside.encode(x=x, y=y, text=style.name(alt.Text, "beside")),
     ]
@@ -132,60 +135,67 @@ def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
     return style.layered(bars, dots, says=says, height=max(220, 130 + 40 * len(pairs)))
 
 
-def _columns(
-    points: Sequence[Point], ends: tuple[float, float], bits_ends: tuple[float, float]
-) -> dict[str, Any]:
-    """One row per point; what is outside of the picture is moved to its border and says so."""
+def _columns(points: Sequence[Point]) -> dict[str, Any]:
+    """One row per point."""
     part = {key: [getattr(p, key) for p in points] for key in Point._fields}
-    vio_N, bits_N = (np.array(part[key], float) for key in ("max_vio", "bits"))
+    vio_N, bits_N = np.array(part["max_vio"]), np.array(part["bits"])
     half_N, bits_half_N = (np.nan_to_num(part[key]) for key in ("vio_half", "bits_half"))
-    x_N, y_N = np.clip(vio_N, *ends), np.clip(bits_N, *bits_ends)
     return {
         "setting": part["label"],
         "role": part["role"],
-        VIO: x_N,
-        BITS: y_N,
-        "MaxVio": vio_N,
-        "bits per byte": bits_N,
-        "left": np.clip(vio_N - half_N, *ends),
-        "right": np.clip(vio_N + half_N, *ends),
-        "low": np.clip(bits_N - bits_half_N, *bits_ends),
-        "high": np.clip(bits_N + bits_half_N, *bits_ends),
+        VIO: vio_N,
+        BITS: bits_N,
+        "left": vio_N - half_N,
+        "right": vio_N + half_N,
+        "low": bits_N - bits_half_N,
+        "high": bits_N + bits_half_N,
         "floor": part["floor"],
         "idle, %": part["idle"],
         "utilisation, %": part["utilisation"],
         "trials": part["trials"],
-        "beside": _beside(points, (x_N != vio_N) | (y_N != bits_N)),
+        "beside": _beside(points),
     }
 
 
-def _beside(points: Sequence[Point], is_outside_N: NDArray[np.bool_]) -> list[str]:
+def _beside(points: Sequence[Point]) -> list[str]:
     """The text at each point; of very many only those on the front are named."""
     confirmed, texts = {p.label for p in points if p.role not in ("search", "controls")}, []
-    for point, is_outside in zip(points, is_outside_N, strict=True):
+    for point in points:
         is_told = point.role == "search" and point.label in confirmed
-        is_named = len(points) <= MAX_LABELS or point.on_front or point.mark
-        where = f": {point.max_vio:.2g}, {point.bits:.3f}" if is_outside else ""
-        texts.append((point.mark or point.label) + where if is_named and not is_told else "")
+        is_named = len(points) <= MAX_LABELS or point.on_front or point.role == "recommended"
+        texts.append(point.mark or (point.label if is_named and not is_told else ""))
     return texts
+
+
+def _outside(
+    points: Sequence[Point], ends: tuple[float, float], bits_ends: tuple[float, float]
+) -> list[str]:
+    """A line for the title of the axis that names what is outside of the picture."""
+    named = [
+        f"{point.mark or point.label} ({point.max_vio:.2g}, {point.bits:.3f})"
+        for point in points
+        if not (ends[0] <= point.max_vio <= ends[1] and bits_ends[0] <= point.bits <= bits_ends[1])
+    ]
+    return [f"outside of the picture: {', '.join(named[:MAX_OUTSIDE])}"] if named else []
 
 
 def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
     roles = [role for role in ROLES if any(p.role == role for p in points)]
     colours, shapes = ({role: ROLES[role][part] for role in roles} for part in (0, 1))
-    shown = {"setting": "", "MaxVio": ".3f", "floor": ".3f", "bits per byte": ".4f"}
+    shown = {"setting": "", VIO: ".3f", "floor": ".3f", BITS: ".4f"}
     shown |= {"idle, %": ".1f", "utilisation, %": ".0f", "trials": "d"}
-    return base.mark_point(filled=True, opacity=1, size=95).encode(
+    dots = base.mark_point(filled=True, opacity=1, size=95, clip=True).encode(
         color=style.scaled(alt.Color, "role", colours, style.legend(roles)),
         shape=style.scaled(alt.Shape, "role", shapes, style.legend(roles)),
         tooltip=style.tips(shown),
     )
+    return dots.add_params(style.zoom("x", "y"))
 
 
-def _intervals(base: alt.Chart, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str]) -> list[alt.Chart]:
     """95 % intervals, upright and across; of no length where one seed tells no spread."""
-    bar = base.mark_rule(color=style.MUTED, strokeWidth=1.2)
-    low, left = style.number(alt.Y, "low", title=BITS), style.number(alt.X, "left", title=VIO)
+    bar = base.mark_rule(color=style.MUTED, strokeWidth=1.2, clip=True)
+    low, left = style.number(alt.Y, "low", title=BITS), style.number(alt.X, "left", title=title)
     return [
         bar.encode(x=x, y=low, y2=alt.Y2(field="high")),
         bar.encode(y=y, x=left, x2=alt.X2(field="right")),

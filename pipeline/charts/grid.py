@@ -17,6 +17,7 @@ from evenload.pipeline.charts.style import Chart
 from evenload.pipeline.figures.metrics import Metric, Scale
 
 COUNTS = "experts per layer"
+ON_BRIGHT, ON_DARK = "#1f2933", "#ffffff"  # numbers in cells
 
 
 class Grid(NamedTuple):
@@ -40,24 +41,34 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
         "shown": pa.array(_texts(grid, metric), pa.string()),
     }
     best, worst = _colour_range(grid.value_RC, metric)
-    here, bad = f"datum['{style.field(value)}']", best + 0.7 * (worst - best)
+    here = f"datum['{style.field(value)}']"
     ends = sorted([(best, style.GOOD), ((best + worst) / 2, style.MIDDLING), (worst, style.BAD)])
     ramp = alt.Scale(
         domain=[end for end, _ in ends], range=[c for _, c in ends], clamp=True, interpolate="rgb"
     )
-    is_bad = f"isValid({here}) && {here} {'>' if worst > best else '<'} {bad}"
-    blank = {"test": f"!isValid({here})", "value": style.GROUND}
-    ink = alt.ColorValue(style.INK, condition={"test": is_bad, "value": style.ON_BAD})
+    blank = f"!isValid({here})"
+    inks = [
+        {"test": blank, "value": style.INK},
+        {"test": f"luminance(scale('color', {here})) > 0.2", "value": ON_BRIGHT},
+    ]
     plain, band = alt.Axis(labelAngle=0, domain=False, grid=False), alt.RelativeBandSize(band=0.96)
     base = alt.Chart(style.table(columns)).encode(
         x=style.name(alt.X, COUNTS, sort=None, axis=plain),
         y=style.name(alt.Y, "setting", sort=None, title=None, axis=plain),
     )
     cells = base.mark_rect(width=band, height=band).encode(
-        color=style.number(alt.Color, value, scale=ramp, legend=None, condition=blank),
+        color=style.number(
+            alt.Color,
+            value,
+            scale=ramp,
+            legend=None,
+            condition={"test": blank, "value": style.GROUND},
+        ),
         tooltip=style.tips({"setting": "", COUNTS: "", value: ".4~g"}),
     )
-    texts = base.mark_text(fontSize=13).encode(text=style.name(alt.Text, "shown"), color=ink)
+    texts = base.mark_text(fontSize=13).encode(
+        text=style.name(alt.Text, "shown"), color=alt.ColorValue(ON_DARK, condition=inks)
+    )
     return style.layered(cells, texts, says=_says(grid, metric), height=max(220, 90 + 34 * R))
 
 

@@ -51,7 +51,6 @@ def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
     is_picked: dict[str, Any] = {"param": picked.name, "empty": True}
     is_faint = {"and": [is_picked, "datum.ended != ''"]}
     opacity = [{"test": is_faint, "value": 0.3}, {"test": is_picked, "value": 0.9}]
-    stopped = [curve for curve in curves if curve.ended]
     base = alt.Chart(_table(curves, AXES[x], y)).mark_line(clip=True, strokeWidth=1.6)
     lines = base.encode(
         **place,
@@ -60,20 +59,15 @@ def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
         opacity=alt.OpacityValue(0.06, condition=opacity),
         tooltip=style.tips({"trial": ""}),
     )
-    ends = [curve._replace(x_P=curve.x_P[-1:], y_P=curve.y_P[-1:]) for curve in stopped]
-    cross = alt.Chart(_table(ends, AXES[x], y)).mark_point(
-        shape="cross", angle=45, filled=True, size=110, opacity=1, stroke=GROUND, clip=True
-    )
-    shown = (
-        [
-            cross.encode(
-                **place, color=drawn_as["color"], tooltip=style.tips({"trial": "", "ended": ""})
-            )
-        ]
-        if ends
-        else []
-    )
-    return style.layered(lines.add_params(picked), *shown, says=_says(curves, y), height=460)
+    layers = [lines.add_params(picked, style.zoom("x", "y"))]
+    ends = [c._replace(x_P=c.x_P[-1:], y_P=c.y_P[-1:]) for c in curves if c.ended]
+    if ends:
+        cross = alt.Chart(_table(ends, AXES[x], y)).mark_point(
+            shape="cross", angle=45, filled=True, size=110, opacity=1, stroke=GROUND, clip=True
+        )
+        tooltip = style.tips({"trial": "", "ended": ""})
+        layers.append(cross.encode(**place, color=drawn_as["color"], tooltip=tooltip))
+    return style.layered(*layers, says=_says(curves, y), height=460)
 
 
 def late_range(curves: Sequence[TrialCurve]) -> list[float] | None:
@@ -87,22 +81,16 @@ def late_range(curves: Sequence[TrialCurve]) -> list[float] | None:
 
 
 def _table(curves: Sequence[TrialCurve], x: str, y: str) -> pa.Table:
-    """One row per point; of long curves every few points and the last. A text travels once."""
+    """One row per point; of long curves every few points and the last."""
     keep = max(1, -(-sum(len(curve.x_P) for curve in curves) // MAX_POINTS))
-    places = [np.unique(np.append(np.arange(0, len(c.x_P), keep), len(c.x_P) - 1)) for c in curves]
-    index_N = np.repeat(np.arange(len(curves), dtype=np.int32), [len(part) for part in places])
+    ends = [len(curve.x_P) - 1 for curve in curves]
+    places = [np.unique(np.append(np.arange(0, end, keep), end)) for end in ends]
     texts = {
-        column: pa.DictionaryArray.from_arrays(
-            index_N, pa.array([getattr(c, part) for c in curves], pa.string())
-        )
+        column: style.repeated([getattr(c, part) for c in curves], [*map(len, places)])
         for column, part in (("setting", "setting"), ("trial", "name"), ("ended", "ended"))
     }
-    x_N, y_N = (
-        np.concatenate(
-            [np.zeros(0), *(getattr(c, part)[at] for c, at in zip(curves, places, strict=True))]
-        )
-        for part in ("x_P", "y_P")
-    )
+    thinned = [(c.x_P[at], c.y_P[at]) for c, at in zip(curves, places, strict=True)]
+    x_N, y_N = (np.concatenate([points[part] for points in thinned]) for part in (0, 1))
     return style.table(texts | {x: x_N, y: y_N})
 
 

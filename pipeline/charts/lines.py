@@ -71,6 +71,7 @@ def line_chart(
     picked = style.picker(SERIES, key)
     is_alone = all(len(line.x_P) < 2 for line in lines)
     drawn = base.mark_line(
+        clip=True,
         strokeWidth=1.6 if len(lines) <= MAX_NAMED_LINES else 1.2,
         interpolate="step-after" if holds else "linear",
         point=alt.OverlayMarkDef(size=40) if is_alone else False,
@@ -81,7 +82,9 @@ def line_chart(
         **style.drawn_as(SERIES, {line.name: Look(line.colour, line.dash) for line in lines}, key),
     )
     pointer = _pointer(base, lines, x, y, number, x_number)
-    return style.layered(drawn.add_params(picked), pointer, says=says, height=height)
+    return style.layered(
+        drawn.add_params(picked, style.zoom("x")), pointer, says=says, height=height
+    )
 
 
 def layer_lines(
@@ -105,11 +108,10 @@ def level(x_P: NDArray[Any], value: float, name: str) -> list[Line]:
 
 
 def _table(lines: Sequence[Line], x: str, y: str) -> pa.Table:
-    """One row per point; a name travels once."""
-    index_N = np.repeat(np.arange(len(lines), dtype=np.int16), [len(line.x_P) for line in lines])
-    names = pa.array([line.name for line in lines], pa.string())
+    """One row per point."""
+    names, times = [line.name for line in lines], [len(line.x_P) for line in lines]
     x_N, y_N = (np.concatenate([line[part] for line in lines]) for part in (1, 2))
-    return style.table({SERIES: pa.DictionaryArray.from_arrays(index_N, names), x: x_N, y: y_N})
+    return style.table({SERIES: style.repeated(names, times), x: x_N, y: y_N})
 
 
 def _axis(
@@ -142,7 +144,7 @@ def _pointer(
         ]
         spots, shown = base.transform_aggregate(parts, groupby=[field(x)]), list(SUMMARY)
     near = alt.selection_point(on="pointerover", nearest=True, encodings=["x"])
-    encoded = spots.mark_rule(color=MUTED).encode(
+    encoded = spots.mark_rule(color=MUTED, clip=True).encode(
         x=style.number(alt.X, x),
         opacity=style.lit(near, 0.6, 0, if_empty=False),
         tooltip=style.tips({x: x_number} | dict.fromkeys(shown, number)),

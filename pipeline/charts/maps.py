@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evenload.pipeline.charts.style import Chart, field, layered, number, scaled, tips
+from evenload.pipeline.charts.style import GROUND, Chart, field, layered, number, scaled, tips
 
 MAX_CELLS = 20_000  # more take a browser too long to draw
 MAX_APART = 600  # cells that a gap parts
@@ -64,7 +64,8 @@ def heat_map(
     )
     resolve = alt.Resolve(scale=alt.ScaleResolveMap(color="independent"))
     layers = [drawn, _apart(scale)] if scale.apart else [drawn]
-    return layered(*layers, says=says, height=height, resolve=resolve)
+    ground = alt.ViewBackground(fill=GROUND, stroke=None)
+    return layered(*layers, says=says, height=height, resolve=resolve, view=ground)
 
 
 def pooled(value_YX: NDArray[Any], axis: int, size: int, is_mean: bool = False) -> NDArray[Any]:

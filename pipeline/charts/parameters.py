@@ -15,9 +15,19 @@ import altair as alt
 import pyarrow as pa
 
 from evenload.pipeline.charts import style
-from evenload.pipeline.charts.style import CATEGORIES, ORANGE, Chart
+from evenload.pipeline.charts.style import (
+    CATEGORIES,
+    GROUND,
+    INK,
+    MUTED,
+    ORANGE,
+    Chart,
+    Theme,
+    exchanged,
+)
 
 LOG_SPAN = 20.0  # numbers over a wider span are on a logarithmic axis
+PARALLEL_PIXELS = 480
 SHARE = "share of the variance explained, %"
 
 
@@ -34,6 +44,7 @@ def parallel_coordinates(
     group_T: Sequence[str],
     name_T: Sequence[str],
     faded_T: Sequence[bool],
+    theme: Theme = "light",
 ) -> dict[str, Any]:
     """A line per trial over all axes, coloured by its group; faded where the trial was cut short.
 
@@ -46,9 +57,9 @@ def parallel_coordinates(
     for trial, (group, name, is_faded) in enumerate(zip(group_T, name_T, faded_T, strict=True)):
         value = ["-" if (v := axis.value_T[trial]) is None else v for axis in axes]
         lines.setdefault((group, is_faded), []).append({"name": name, "value": value})
-    return {
+    option = {
         "animation": False,
-        "legend": {"data": list(look), "type": "scroll", "top": 0, "left": 0},
+        "legend": {"data": list(look), "type": "scroll", "top": 0, "textStyle": {"color": MUTED}},
         "tooltip": {"trigger": "item", "formatter": "{b}"},
         "parallel": {"left": 46, "right": 70, "top": 66, "bottom": 20},
         "parallelAxis": [_axis(place, axis) for place, axis in enumerate(axes)],
@@ -71,6 +82,9 @@ def parallel_coordinates(
             for (group, is_faded), rows in lines.items()
         ],
     }
+    upright = {"layout": "vertical", "left": 14, "right": 92, "top": 50, "bottom": 30}
+    narrow = {"query": {"maxWidth": 600}, "option": {"parallel": upright}}
+    return dict(exchanged({"baseOption": option, "media": [narrow]}, theme))
 
 
 def parallel_says(axes: Sequence[ParallelAxis], trials: int) -> str:
@@ -116,7 +130,10 @@ def _axis(place: int, axis: ParallelAxis) -> dict[str, Any]:
     common = {
         "dim": place,
         "name": axis.title,
-        "nameTextStyle": {"width": 90, "overflow": "break", "lineHeight": 13, "fontSize": 12},
+        "nameTextStyle": {"width": 90, "overflow": "break", "lineHeight": 13, "color": MUTED},
+        "axisLine": {"lineStyle": {"color": MUTED}},
+        "axisLabel": {"backgroundColor": GROUND, "color": INK, "padding": [1, 3]},
+        "z": 10,  # labels above the lines
         "areaSelectStyle": {"color": ORANGE, "opacity": 0.3},
     }
     if axis.levels is not None:

@@ -86,7 +86,9 @@ def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: in
     series = [trained if k == trained_k else usual for k in k_N]
     base = alt.Chart(style.table({"series": series, x: k_N, y: loss_N}))
     place = {
-        "x": style.number(alt.X, x, axis=alt.Axis(tickMinStep=1, format="d")),
+        "x": style.number(
+            alt.X, x, axis=alt.Axis(values=k_N.tolist()), scale=alt.Scale(nice=False)
+        ),
         "y": style.number(alt.Y, y, scale=alt.Scale(zero=False)),
     }
     key = style.legend([usual, trained])

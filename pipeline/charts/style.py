@@ -56,7 +56,6 @@ BEYOND = Colour("#7a2f00", "#ffae57")  # more than the colours tell apart
 GOOD = Colour("#e6f2ee", "#16352e")
 MIDDLING = Colour("#f2d9a6", "#6b531f")
 BAD = Colour("#c2571a", "#f0894a")
-ON_BAD = Colour("#ffffff", "#10151d")  # text on `BAD`
 
 # These have one lightness each, so that they read on both grounds.
 FIRST_TO_LAST = ("#3577c2", "#a8629f", "#cf7a1d")
@@ -155,6 +154,13 @@ def table(columns: Mapping[str, Any]) -> pa.Table:
     return pa.table({n: a.cast(narrow.get(a.type, a.type)) for n, a in arrays.items()})
 
 
+def repeated(texts: Sequence[str], times: Sequence[int]) -> pa.Array:
+    """A column of texts, each `times` in a row; a text travels once."""
+    encoded = pa.array(texts, pa.string()).dictionary_encode()
+    rows = encoded.take(pa.array(np.repeat(np.arange(len(texts)), times)))
+    return rows.cast(pa.dictionary(pa.int16(), pa.string()))
+
+
 def field(column: str) -> str:
     """A column of a table as Vega-Lite names it: what has a meaning there is escaped."""
     return re.sub(r"([.\[\]\\'\"])", r"\\\1", column)
@@ -212,6 +218,19 @@ def tips(formats: Mapping[str, str]) -> list[alt.Tooltip]:
 def picker(column: str, key: Legend) -> alt.Parameter:
     """What a click in a legend leaves alone; without a legend a click on a mark."""
     return alt.selection_point(fields=[column], bind="legend" if key else alt.Undefined)
+
+
+def zoom(*encodings: Literal["x", "y"]) -> alt.Parameter:
+    """Shift and the wheel zoom, shift and dragging move, a double click shows all again.
+
+    Without shift a page scrolls, also where a finger moves over a chart.
+    """
+    return alt.selection_interval(
+        encodings=list(encodings),
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+        translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
+    )
 
 
 def lit(by: alt.Parameter, chosen: float, other: float, if_empty: bool = True) -> alt.OpacityValue:

@@ -70,7 +70,7 @@ def test_a_sweep_submitted_from_the_dashboard_ends_and_shows(stack: Stack, tmp_p
         assert [trial["state"] for trial in ended["trials"]] == ["completed"] * 2
         page.get_by_text("2 of 2").first.wait_for(timeout=60_000)  # it refreshes by itself
         page.goto(stack.url("DASHBOARD_PORT", f"/run?run={ended['trials'][0]['digest']}"))
-        page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=60_000)
+        page.locator(".vega-embed .marks").first.wait_for(timeout=60_000)
         assert page.get_by_test_id("stException").count() == 0
 
 

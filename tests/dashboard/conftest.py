@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 import streamlit as st
+from numpy.typing import NDArray
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
@@ -64,6 +68,50 @@ def open_page(demo_home: Demo) -> Callable[..., AppTest]:
         return render(page, **query)
 
     return opened
+
+
+class Drawn(NamedTuple):
+    """A chart as the browser gets it."""
+
+    spec: dict[str, Any]
+    tables: list[pd.DataFrame]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return self.tables[0]
+
+    def map(self) -> NDArray[Any]:
+        """The values of a map, rows down; NaN where a cell is blank."""
+        columns, rows, values = self.table.columns
+        across, down = (
+            self.spec["layer"][0]["encoding"][side]["scale"]["domain"] for side in ("x", "y")
+        )
+        grid = self.table.pivot(index=rows, columns=columns, values=values)
+        return grid.reindex(index=down, columns=across).to_numpy(float)
+
+    def lines(self) -> dict[str, NDArray[Any]]:
+        """The values of each line, in their order."""
+        series, _, y = self.table.columns
+        groups = self.table.groupby(series, sort=False, observed=True)
+        return {str(name): group[y].to_numpy() for name, group in groups}
+
+
+@pytest.fixture
+def drawn() -> Callable[[AppTest], dict[str, Drawn]]:
+    """The charts of a page by their keys, in their order."""
+
+    def charts(page: AppTest) -> dict[str, Drawn]:
+        found = {}
+        for element in page.get("vega_lite_chart"):
+            spec = json.loads(element.proto.spec)
+            datas = [element.proto.data.data, *(d.data.data for d in element.proto.datasets)]
+            tables = [pa.ipc.open_stream(data).read_pandas() for data in datas if data]
+            tables = [table for table in tables if "apart" not in table]  # of a legend
+            key = spec["usermeta"]["embedOptions"]["downloadFileName"]
+            found[key] = Drawn(spec, tables)
+        return found
+
+    return charts
 
 
 def use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_no_file_is_named_like_a_library() -> None:
 
 
 def test_dashboard_starts_without_torch_ray_and_mlflow() -> None:
-    modules = ("queries", "charts.loads", "page_parts")
+    modules = ("queries", "exports", "page_parts")
     imported = ", ".join(f"evenload.dashboard.{module}" for module in modules)
     probe = f"import sys, {imported}; print({{'torch', 'ray', 'mlflow'}} & set(sys.modules))"
     found = subprocess.run(
@@ -71,7 +71,7 @@ def test_command_has_port_and_address() -> None:
 def test_preload_leaves_out_torch_ray_and_mlflow() -> None:
     probe = (
         "import sys; from evenload.dashboard.__main__ import preload; preload(); "
-        "print({'torch', 'ray', 'mlflow'} & set(sys.modules), 'plotly' in sys.modules)"
+        "print({'torch', 'ray', 'mlflow'} & set(sys.modules), 'altair' in sys.modules)"
     )
     found = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True

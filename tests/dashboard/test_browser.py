@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from evenload.dashboard.__main__ import command
-from evenload.dashboard.charts import style
+from evenload.pipeline.charts import style
 from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.shards import LoadLogSink, iter_history
 from evenload.pipeline.settings import Settings
@@ -35,6 +35,8 @@ WAIT_MS = 40_000  # for busy machines
 CONTROLS = "main button:visible, main input:visible, main a:visible"
 HAS_NO_NAME = """e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length
   || e.getAttribute('aria-labelledby') || e.closest('[aria-label]'))"""
+CHARTS = '[data-testid="stVegaLiteChart"], [data-testid="stEChartsChart"]'
+DRAWN = ".vega-embed .marks"  # a canvas or an svg
 DARK = "rgb(16, 21, 29)"
 EXPECTED_404 = re.compile(r"/_stcore/(health|host-config)$")  # Streamlit looks for its base path
 
@@ -119,8 +121,8 @@ def _settled(page: Page, title: str) -> None:
 
 
 def _charts(page: Page, number: int) -> None:
-    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_test_id("stPlotlyChart")).to_have_count(number, timeout=WAIT_MS)
+    expect(page.locator(DRAWN).first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator(CHARTS)).to_have_count(number, timeout=WAIT_MS)
 
 
 def _click_row(page: Page, row_pixels: int) -> None:
@@ -294,7 +296,7 @@ def test_every_page_shows_a_really_trained_sweep(page: Page, tmp_path: Path) -> 
             page.get_by_test_id("stHeader").get_by_role("link", name=link, exact=True).click()
             _settled(page, title)
             if charts:
-                expect(page.get_by_test_id("stPlotlyChart")).not_to_have_count(0, timeout=WAIT_MS)
+                expect(page.locator(CHARTS)).not_to_have_count(0, timeout=WAIT_MS)
 
 
 def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) -> None:
@@ -363,8 +365,8 @@ def test_page_and_charts_follow_the_theme(
         _charts(page, 4)
         background = "e => getComputedStyle(e).backgroundColor"
         assert page.get_by_test_id("stApp").evaluate(background) == ground
-        title = page.locator(".js-plotly-plot .xtitle").first
-        expected = style.THEMES[scheme].muted
+        title = page.locator(f"{DRAWN} .role-axis-title text").first
+        expected = style.exchanged(style.MUTED, scheme)
         assert title.evaluate("e => getComputedStyle(e).fill") == _rgb(expected)
     finally:
         page.emulate_media(color_scheme="light")
@@ -388,9 +390,11 @@ def test_running_trial_grows_on_the_page_without_a_reload(
     _settled(page, "sign 0.05, 16 experts")
     _charts(page, 2)
     expect(page.locator("body[data-seen='before']")).to_have_count(1)
-    page.wait_for_function(
-        "document.querySelectorAll('.js-plotly-plot')[1]?._fullData[0].x.length === 200"
-    )
+    page.get_by_role("button", name="Export").nth(1).click()
+    with page.expect_download(timeout=WAIT_MS) as saved:
+        page.get_by_role("button", name="CSV").click()
+    steps = {line.split(",")[0] for line in Path(saved.value.path()).read_text().splitlines()}
+    assert {"181", "200"} <= steps
 
 
 def _add_steps(folder: Path, first: int, last: int) -> None:

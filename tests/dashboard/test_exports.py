@@ -1,27 +1,26 @@
 from __future__ import annotations
 
 import io
-import json
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from evenload.dashboard.charts.balance import max_vio_over_time
-from evenload.dashboard.charts.loads import load_over_time
-from evenload.dashboard.charts.style import figure
 from evenload.dashboard.exports import FORMATS, chart_table
+from evenload.pipeline.charts.balance import max_vio_over_time
+from evenload.pipeline.charts.front import Point, pareto_front
+from evenload.pipeline.charts.loads import load_over_time
+from evenload.pipeline.charts.style import Chart
 
 STEPS = np.array([1, 11, 21], np.int32)
 
 
-def _loads() -> go.Figure:
+def _loads() -> Chart:
     return load_over_time(np.array([[100, 50], [200, -1], [30, 170]], np.int16), STEPS)
 
 
 def test_heatmap_exports_counted_cells_with_axis_titles_as_columns() -> None:
     table = chart_table(_loads())
-    assert list(table.columns) == ["optimizer step", "expert", "load / fair share"]
+    assert list(table.columns) == ["optimizer step", "expert", "load, % of the fair share"]
     assert table.to_numpy().tolist() == [
         [1, 0, 100],
         [11, 0, 200],
@@ -55,6 +54,8 @@ def test_files_contain_the_table() -> None:
     assert read.to_numpy().tolist() == table.to_numpy().tolist()
 
 
-def test_empty_chart_exports_an_empty_table() -> None:
-    assert chart_table(figure(height=100, x="step", y="loss")).empty
-    assert json.loads(figure(height=100).to_json())["data"] == []
+def test_charts_of_several_tables_export_all_and_an_empty_one_nothing() -> None:
+    front = chart_table(pareto_front([Point("sign 0.01", "settings", 0.2, 2.3, on_front=True)]))
+    assert front.setting.dropna().tolist() == ["sign 0.01"]
+    assert len(front) == 1 + 3  # and the corners of the front
+    assert chart_table(pareto_front([])).empty

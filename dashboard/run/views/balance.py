@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.charts.balance import (
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.run.views.layers import bins, layer_names
+from evenload.pipeline.charts.balance import (
     idle_over_time,
     idle_streak_over_time,
     longest_idle_streaks,
     max_vio_over_time,
 )
-from evenload.dashboard.page_parts import card, plot
-from evenload.dashboard.record_tables import spec_of
-from evenload.dashboard.run.views.layers import bins, layer_names
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord

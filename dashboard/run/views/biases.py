@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.charts.biases import bias_drift, bias_paths, bias_spread
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
+from evenload.pipeline.charts.biases import bias_drift, bias_paths, bias_spread
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 

@@ -6,17 +6,17 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard.charts.specialisation import (
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.run import queries as run_queries
+from evenload.dashboard.run.views.layers import chosen_layer, layer_names
+from evenload.pipeline.charts.specialisation import (
     lift_map,
     load_by_group,
     loss_by_group,
     loss_by_k,
     specialisation_by_layer,
 )
-from evenload.dashboard.page_parts import card, plot
-from evenload.dashboard.record_tables import spec_of
-from evenload.dashboard.run import queries as run_queries
-from evenload.dashboard.run.views.layers import chosen_layer, layer_names
 from evenload.pipeline.figures.evaluation import GroupScores, Routes, lift, specialisation
 from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records.load_series import LoadSeries, percent_of_fair

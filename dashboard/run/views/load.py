@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.charts.loads import load_by_layer, load_over_time
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
+from evenload.pipeline.charts.loads import load_by_layer, load_over_time
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 
@@ -48,7 +48,7 @@ def _by_layer(trial: TrialRecord, series: LoadSeries) -> None:
     plot(
         load_by_layer(percent_LE, layer_names(trial), is_sorted),
         key="load-by-layer",
-        caption=f"{covered} Loads above 2× are drawn as 2×.",
+        caption=covered,
     )
 
 
@@ -71,8 +71,7 @@ def _over_time(trial: TrialRecord, series: LoadSeries) -> None:
     percent_BE = series.mean_percent_BE(layer) if is_mean else series.percent_BE(layer)
     idle = "Idle means idle in every step of the bin." if binned else ""
     plot(
-        load_over_time(percent_BE, series.step_B),
+        load_over_time(percent_BE, series.step_B, is_mean),
         key="load-over-time",
-        caption=bins(series, "their mean" if is_mean else "the largest of each")
-        + f"Loads above 2× are drawn as 2×. {idle}",
+        caption=bins(series, "their mean" if is_mean else "the largest of each") + idle,
     )

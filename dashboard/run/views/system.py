@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import streamlit as st
 
-from evenload.dashboard.charts.system import resource_curve
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.charts.training import resource_curve
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.charts.training import (
+from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.run.views.layers import bins
+from evenload.pipeline.charts.training import (
     gradient_norm_curve,
     learning_rate_curve,
     loss_curve,
     throughput_curve,
 )
-from evenload.dashboard.page_parts import card, plot
-from evenload.dashboard.run.views.layers import bins
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 

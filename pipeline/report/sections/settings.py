@@ -49,7 +49,7 @@ def settings(evidence: Evidence) -> Section | None:
     if panels:
         note = (
             "Lower left is better. Numbers are those in the table. Line: no other setting has both "
-            "less loss and less imbalance. A yardstick far away is at the border, with its figures."
+            "less loss and less imbalance. A yardstick far away is named below the axis."
         )
         blocks += [Text(note), Columns(panels)]
     return Section("Evidence", blocks)
@@ -143,6 +143,7 @@ def _points(
             bits_half=_half(trials) or math.nan,
             on_front=flags[label],
             trials=len(trials),
+            is_yardstick=is_yardstick(trials[0].spec["balancer"]["kind"]),
             mark=str(numbers[label]),
         )
         for label, trials in by_label.items()

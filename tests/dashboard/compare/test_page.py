@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,28 +19,22 @@ def trials(demo: Any) -> list[Any]:
     return [demo.trial("finished", "sign 0.01", 8), demo.trial("finished", "none", 32)]
 
 
-def _charts(page: AppTest) -> dict[str, list[dict[str, Any]]]:
-    return {
-        chart.proto.id.rsplit("-compare-", 1)[1]: json.loads(chart.proto.spec)["data"]
-        for chart in page.get("plotly_chart")
-    }
-
-
 def _runs(trials: list[Any]) -> str:
     return ",".join(trial.digest for trial in trials)
 
 
-def test_runs_of_different_expert_counts_are_compared(open_page: Open, trials: list[Any]) -> None:
+def test_runs_of_different_expert_counts_are_compared(
+    open_page: Open, drawn: Any, trials: list[Any]
+) -> None:
     page = open_page("compare", runs=_runs(trials), window="evaluation")
     assert not page.exception
-    charts = _charts(page)
-    assert set(charts) == {"max-vio", "loss", "rank", "map-0", "map-1", "difference-0"}
-    assert [trace["name"] for trace in charts["rank"]] == [
-        "sign 0.01, 8 experts",
-        "none, 32 experts",
-    ]
-    sent = charts["difference-0"][0]["z"]
-    points = np.frombuffer(base64.b64decode(sent["bdata"]), np.int16).reshape(4, 64)
+    charts = drawn(page)
+    assert {key.removeprefix("compare-") for key in charts} == {
+        *("max-vio", "loss", "rank", "map-0", "map-1", "difference-0")
+    }
+    runs = ["sign 0.01, 8 experts", "none, 32 experts"]
+    assert list(charts["compare-rank"].lines()) == [*runs, "fair share"]
+    points = charts["compare-difference-0"].map()
     small, large = (eval_percent(trial) for trial in trials)
     assert small is not None
     assert large is not None
@@ -56,14 +48,19 @@ def test_reference_of_the_differences_can_be_chosen(open_page: Open, trials: lis
     assert "**sign 0.01, 8 experts − none, 32 experts**" in titles
 
 
-def test_max_vio_can_be_a_multiple_of_each_runs_floor(open_page: Open, trials: list[Any]) -> None:
+def test_max_vio_can_be_a_multiple_of_each_runs_floor(
+    open_page: Open, drawn: Any, trials: list[Any]
+) -> None:
     page = open_page("compare", runs=_runs(trials), floor="true")
     assert not page.exception
-    floors = [trace for trace in _charts(page)["max-vio"] if trace["name"].startswith("floor")]
-    assert [trace["y"] for trace in floors] == [[1, 1], [1, 1]]
+    lines = drawn(page)["compare-max-vio"].lines()
+    floors = [line.tolist() for name, line in lines.items() if name.startswith("floor")]
+    assert floors == [[1, 1], [1, 1]]
 
 
-def test_failed_running_and_queued_runs_can_be_compared(open_page: Open, demo: Any) -> None:
+def test_failed_running_and_queued_runs_can_be_compared(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
     runs = [
         demo.trial("finished", "sign 0.1", 32),
         demo.trial("running", "sign 0.05", 16),
@@ -71,7 +68,7 @@ def test_failed_running_and_queued_runs_can_be_compared(open_page: Open, demo: A
     ]
     page = open_page("compare", runs=_runs(runs))
     assert not page.exception
-    assert len(_charts(page)) == 3 + 3 + 2
+    assert len(drawn(page)) == 3 + 3 + 2
     assert page.dataframe[0].value.state.tolist() == ["failed", "training", "completed"]
 
 
@@ -83,16 +80,18 @@ def test_page_without_runs_asks_for_them(open_page: Open, trials: list[Any]) -> 
     assert not unknown.exception
 
 
-def test_chosen_runs_are_in_the_address(open_page: Open, trials: list[Any]) -> None:
+def test_chosen_runs_are_in_the_address(open_page: Open, drawn: Any, trials: list[Any]) -> None:
     page = open_page("compare")
     page.multiselect[0].set_value([trial.digest for trial in trials]).run()
     assert not page.exception
     assert page.query_params["runs"] in (_runs(trials), [_runs(trials)])
-    assert len(_charts(page)) == 6
+    assert len(drawn(page)) == 6
 
 
-def test_every_chart_links_to_its_definition(open_page: Open, trials: list[Any]) -> None:
+def test_every_chart_links_to_its_definition(
+    open_page: Open, drawn: Any, trials: list[Any]
+) -> None:
     page = open_page("compare", runs=_runs(trials))
     linked = [link.proto.query_string for link in page.get("page_link")]
-    assert len(linked) == len(page.get("plotly_chart"))
+    assert len(linked) == len(drawn(page))
     assert {query.removeprefix("metric=") for query in linked} <= METRICS.keys()

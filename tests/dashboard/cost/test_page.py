@@ -20,7 +20,7 @@ def _metrics(page: AppTest) -> dict[str, str]:
     return {metric.label: str(metric.value) for metric in page.metric}
 
 
-def test_plan_in_the_address_sets_hours_and_prices(open_page: Open, demo: Any) -> None:
+def test_plan_in_the_address_sets_hours_and_prices(open_page: Open, drawn: Any, demo: Any) -> None:
     address = {"sweep": demo.ids["finished"], "ranks": "4", "hours": "2000", "price": "3"}
     page = open_page("cost", **address)
     assert not page.exception
@@ -33,7 +33,7 @@ def test_plan_in_the_address_sets_hours_and_prices(open_page: Open, demo: Any) -
     assert table.share["sign 0.01", 8] < lost.share
     assert figures["Setting"] == "sign 0.01"
     assert float(figures["Saved against none"].removeprefix("$").replace(",", "")) > 0
-    assert len(page.get("plotly_chart")) == 2
+    assert list(drawn(page)) == ["lost-by-setting", "lost-by-ranks"]
 
 
 def test_more_ranks_lose_more(open_page: Open, demo: Any) -> None:

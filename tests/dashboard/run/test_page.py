@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import json
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -18,29 +16,6 @@ from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
 
 Open = Callable[..., AppTest]
-
-
-def _charts(page: AppTest) -> list[list[dict[str, Any]]]:
-    return [json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart")]
-
-
-def _by_key(page: AppTest, *keys: str) -> list[list[dict[str, Any]]]:
-    """The traces of the charts with these keys; there must be no other chart."""
-    charts = {
-        key: json.loads(chart.proto.spec)["data"]
-        for chart in page.get("plotly_chart")
-        for key in keys
-        if chart.proto.id.endswith(f"-{key}")
-    }
-    assert len(page.get("plotly_chart")) == len(keys)
-    return [charts[key] for key in keys]
-
-
-def _array(sent: dict[str, str]) -> Any:
-    kinds = {"i1": np.int8, "i2": np.int16, "f4": np.float32, "f8": np.float64, "i4": np.int32}
-    flat = np.frombuffer(base64.b64decode(sent["bdata"]), kinds[sent["dtype"]])
-    shape = [int(n) for n in sent.get("shape", str(len(flat))).split(",")]
-    return flat.reshape(shape)
 
 
 def _metrics(page: AppTest) -> dict[str, str]:
@@ -61,19 +36,21 @@ def finished(demo: Any) -> Any:
     return demo.trial("finished", "sign 0.01", 16)
 
 
-def test_load_maps_hold_the_recorded_loads(open_page: Open, demo: Any, finished: Any) -> None:
+def test_load_maps_hold_the_recorded_loads(
+    open_page: Open, drawn: Any, demo: Any, finished: Any
+) -> None:
     page = open_page("run", run=finished.digest)
     assert not page.exception
-    (by_layer,), (over_time,) = _charts(page)
+    charts = drawn(page)
     history = read_history(Settings(home=demo.home).trial_dir(finished.digest))
     last_ten_LE = utilisation(history.count_SLE[-10:].sum(axis=0))
-    np.testing.assert_allclose(_array(by_layer["z"]), 100 * last_ten_LE, atol=1)
+    np.testing.assert_allclose(charts["load-by-layer"].map(), 100 * last_ten_LE, atol=1)
     layer_SE = utilisation(history.count_SLE[:, 0])
-    np.testing.assert_allclose(_array(over_time["z"]).T, 100 * layer_SE, atol=1)
+    np.testing.assert_allclose(charts["load-over-time"].map().T, 100 * layer_SE, atol=1)
 
 
 def test_slider_and_window_choose_the_steps_of_the_map(
-    open_page: Open, demo: Any, finished: Any
+    open_page: Open, drawn: Any, demo: Any, finished: Any
 ) -> None:
     page = open_page("run", run=finished.digest)
     page.slider[0].set_value(20)
@@ -81,7 +58,7 @@ def test_slider_and_window_choose_the_steps_of_the_map(
     page.run()
     history = read_history(Settings(home=demo.home).trial_dir(finished.digest), first=20, last=20)
     expected_LE = 100 * utilisation(history.count_SLE[0])
-    np.testing.assert_allclose(_array(_charts(page)[0][0]["z"]), expected_LE, atol=1)
+    np.testing.assert_allclose(drawn(page)["load-by-layer"].map(), expected_LE, atol=1)
     assert "Steps 20 to 20." in _captions(page)
 
 
@@ -103,53 +80,63 @@ def test_summary_shows_the_figures_of_the_trial(open_page: Open, finished: Any) 
     assert shown["Count check"] == "passed"
 
 
-def test_balance_view_has_max_vio_idle_experts_and_streaks(open_page: Open, finished: Any) -> None:
+def test_balance_view_has_max_vio_idle_experts_and_streaks(
+    open_page: Open, drawn: Any, finished: Any
+) -> None:
     page = open_page("run", run=finished.digest, view="Balance")
     assert not page.exception
-    max_vio, idle, streak, streaks = _by_key(page, "max-vio", "idle", "idle-streak", "idle-streaks")
-    assert [trace["name"] for trace in max_vio[:4]] == [f"layer {n}" for n in range(1, 5)]
-    assert max_vio[4]["name"].startswith("sampling floor")
-    assert idle[4]["name"].startswith("by chance")
-    assert len(streak) == 4
-    longest = np.nanmax(_array(streaks[0]["z"]))
+    charts = drawn(page)
+    assert set(charts) == {"max-vio", "idle", "idle-streak", "idle-streaks"}
+    layers = [f"layer {n}" for n in range(1, 5)]
+    *shown, floor = charts["max-vio"].lines()
+    assert shown == layers == list(charts["idle-streak"].lines())
+    assert floor.startswith("sampling floor")
+    assert list(charts["idle"].lines())[4].startswith("by chance")
+    longest = np.nanmax(charts["idle-streaks"].map())
     assert longest == finished.result["idle_streak_max"]
-    assert longest == max(_array(line["y"]).max() for line in streak)
+    assert longest == max(line.max() for line in charts["idle-streak"].lines().values())
 
 
-def test_biases_view_has_paths_drift_and_spread(open_page: Open, demo: Any, finished: Any) -> None:
+def test_biases_view_has_paths_drift_and_spread(
+    open_page: Open, drawn: Any, demo: Any, finished: Any
+) -> None:
     page = open_page("run", run=finished.digest, view="Biases", layer="2")
     assert not page.exception
-    paths, drift, spread = _by_key(page, "bias", "bias-drift", "bias-spread")
+    charts = drawn(page)
+    paths, drift, spread = (charts[k].lines() for k in ("bias", "bias-drift", "bias-spread"))
     bias_SE = read_history(Settings(home=demo.home).trial_dir(finished.digest)).bias_SLE[:, 1]
     assert len(paths) == 16
-    ends = sorted(float(_array(line["y"])[-1]) for line in paths)
+    ends = sorted(line[-1] for line in paths.values())
     np.testing.assert_allclose(ends, np.sort(bias_SE[-1]), rtol=1e-5)
-    assert _array(spread[1]["y"])[-1] == pytest.approx(np.ptp(bias_SE[-1]), rel=1e-5)
-    assert _array(drift[1]["y"])[-1] == pytest.approx(np.abs(np.diff(bias_SE[-2:], axis=0)).mean())
+    assert spread["layer 2"][-1] == pytest.approx(np.ptp(bias_SE[-1]), rel=1e-5)
+    assert drift["layer 2"][-1] == pytest.approx(np.abs(np.diff(bias_SE[-2:], axis=0)).mean())
 
 
 def test_training_view_has_loss_throughput_gradient_and_rate(
-    open_page: Open, finished: Any
+    open_page: Open, drawn: Any, finished: Any
 ) -> None:
     page = open_page("run", run=finished.digest, view="Training")
-    loss, throughput, norm, rate = _by_key(page, "loss", "throughput", "grad-norm", "learning-rate")
-    assert len(_array(loss[0]["y"])) == 300
-    assert _array(throughput[0]["y"]).mean() == pytest.approx(
-        finished.result["tokens_per_second"], rel=0.02
+    charts = drawn(page)
+    loss, throughput, norm, rate = (
+        charts[key].table.iloc[:, 2] for key in ("loss", "throughput", "grad-norm", "learning-rate")
     )
-    assert _array(norm[0]["y"]).min() >= 1
-    assert set(_array(rate[0]["y"])) == {np.float32(3e-3)}
+    assert len(loss) == 300
+    assert throughput.mean() == pytest.approx(finished.result["tokens_per_second"], rel=0.02)
+    assert norm.min() >= 1
+    assert set(rate) == {np.float32(3e-3)}
 
 
-def test_system_view_shows_the_samples_of_the_host(open_page: Open, finished: Any) -> None:
+def test_system_view_shows_the_samples_of_the_host(
+    open_page: Open, drawn: Any, finished: Any
+) -> None:
     page = open_page("run", run=finished.digest, view="System")
     assert not page.exception
     keys = ("processor-percent", "memory-gib", "host-load", "host-memory-percent")
-    charts = [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
-    assert len(charts) >= len(keys)
-    steps = _array(charts[0]["data"][0]["x"])
+    charts = drawn(page)
+    assert {f"system-{key}" for key in keys} <= set(charts)
+    _, steps, memory = charts["system-memory-gib"].table.to_numpy().T
     assert steps.tolist() == list(range(10, 301, 10))
-    assert (_array(charts[1]["data"][0]["y"]) > 0).all()
+    assert (memory > 0).all()
 
 
 def test_system_view_of_a_queued_run_has_no_samples(open_page: Open, demo: Any) -> None:
@@ -166,7 +153,7 @@ def test_experts_view_names_missing_parts(open_page: Open, finished: Any) -> Non
 
 
 def test_experts_view_shows_domains_pairs_and_values_of_k(
-    open_page: Open, demo: Any, finished: Any
+    open_page: Open, drawn: Any, demo: Any, finished: Any
 ) -> None:
     folder = Settings(home=demo.home).trial_dir(finished.digest)
     rng, L, E = np.random.default_rng(0), 4, 16
@@ -190,14 +177,16 @@ def test_experts_view_shows_domains_pairs_and_values_of_k(
         shutil.rmtree(folder / "evaluation")
     assert not page.exception
     keys = "load-by-domain", "specialisation", "loss-by-domain", "co-activation", "onward"
-    domains, special, loss, pairs, onward, by_k = _by_key(page, *keys, "loss-by-k")
+    charts = drawn(page)
+    assert set(charts) == {*keys, "loss-by-k"}
     expected_E = 100 * np.arange(E, 2 * E) / np.arange(E, 2 * E).mean()
-    np.testing.assert_allclose(_array(domains[0]["z"])[1], expected_E, atol=1)
-    assert len(_array(special[0]["y"])) == L
-    assert _array(loss[0]["x"]).tolist() == [2.5, 1.5]
-    assert np.isnan(np.diagonal(_array(pairs[0]["z"]))).all()
-    assert _array(onward[0]["z"]).shape == (E, E)
-    assert _array(by_k[1]["x"]).tolist() == [2]
+    np.testing.assert_allclose(charts["load-by-domain"].map()[1], expected_E, atol=1)
+    assert len(charts["specialisation"].table) == L
+    assert charts["loss-by-domain"].table.iloc[:, 1].tolist() == [2.5, 1.5]
+    assert np.isnan(np.diagonal(charts["co-activation"].map())).all()
+    assert charts["onward"].map().shape == (E, E)
+    by_k = charts["loss-by-k"].table
+    assert by_k[by_k.series == "trained with k = 2"].iloc[:, 1].tolist() == [2]
 
 
 def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished: Any) -> None:
@@ -211,14 +200,16 @@ def test_record_view_has_figures_spec_attempts_and_log(open_page: Open, finished
     assert log.endswith("step  300/300  loss 1.626")
 
 
-def test_failed_run_shows_its_error_and_recorded_steps(open_page: Open, demo: Any) -> None:
+def test_failed_run_shows_its_error_and_recorded_steps(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
     failed = demo.trial("finished", "sign 0.1", 32)
     page = open_page("run", run=failed.digest)
     assert not page.exception
     assert page.error[0].value.startswith("FloatingPointError: step 141")
     assert "train_one" in page.expander[0].code[0].value
     assert _metrics(page)["Steps"] == "140 / 300"
-    assert _array(_charts(page)[1][0]["z"]).shape == (32, 140)
+    assert drawn(page)["load-over-time"].map().shape == (32, 140)
 
 
 def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
@@ -229,12 +220,12 @@ def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
     assert "Steps 171 to 180." in _captions(page)
 
 
-def test_queued_run_waits_without_charts(open_page: Open, demo: Any) -> None:
+def test_queued_run_waits_without_charts(open_page: Open, drawn: Any, demo: Any) -> None:
     queued = demo.trial("running", "sign 0.05", 32)
     page = open_page("run", run=queued.digest)
     assert not page.exception
     assert "No step is recorded yet" in page.info[0].value
-    assert not page.get("plotly_chart")
+    assert not drawn(page)
 
 
 def test_run_page_without_a_run_in_the_address_opens_one(open_page: Open, demo: Any) -> None:
@@ -250,13 +241,13 @@ def test_run_links_to_its_sweep_and_to_mlflow(open_page: Open, demo: Any, finish
 
 
 def test_page_warns_if_mlflow_is_down_and_shows_its_charts(
-    open_page: Open, finished: Any, monkeypatch: pytest.MonkeyPatch
+    open_page: Open, drawn: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENLOAD_TRACKING_URI", "http://127.0.0.1:9")
     page = open_page("run", run=finished.digest)
     assert not page.exception
     assert "MLflow does not answer" in page.warning[0].value
-    assert len(_charts(page)) == 2
+    assert len(drawn(page)) == 2
 
 
 def test_page_links_to_the_ray_dashboard_if_its_url_is_set(

@@ -10,20 +10,19 @@ from streamlit.testing.v1 import AppTest
 Open = Callable[..., AppTest]
 
 
-def _charts(page: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
-
-
-def test_finished_sweep_shows_four_grids_of_settings_by_experts(open_page: Open, demo: Any) -> None:
+def test_finished_sweep_shows_four_grids_of_settings_by_experts(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"])
     assert not page.exception
     assert page.title[0].value == "step-size-by-experts"
-    grids = [chart["data"][0] for chart in _charts(page)]
+    grids = [chart.table for chart in drawn(page).values()]
     assert len(grids) == 4
+    settings = ["none", "aux_loss 0.01", "sign 0.001", "sign 0.01", "sign 0.1"]
     for grid in grids:
-        assert grid["x"] == ["8", "16", "32"]
-        assert grid["y"] == ["none", "aux_loss 0.01", "sign 0.001", "sign 0.01", "sign 0.1"]
-        assert grid["text"][4][2] == "failed"
+        assert grid["experts per layer"].tolist() == ["8", "16", "32"] * 5
+        assert grid.setting.unique().tolist() == settings
+        assert grid.shown.tolist()[-1] == "failed"
 
 
 def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, demo: Any) -> None:
@@ -50,11 +49,13 @@ def test_recommendation_is_shown(open_page: Open, demo: Any) -> None:
     assert "sign 0.01" in open_page("sweep", sweep=demo.ids["finished"]).info[0].value
 
 
-def test_running_sweep_shows_the_states_of_its_trials(open_page: Open, demo: Any) -> None:
+def test_running_sweep_shows_the_states_of_its_trials(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
     page = open_page("sweep", sweep=demo.ids["running"])
     assert not page.exception
-    text = _charts(page)[0]["data"][0]["text"]
-    assert text[2:] == [["failed", "queued"], ["training", "queued"]]
+    shown = drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()
+    assert shown[4:] == ["failed", "queued", "training", "queued"]
     page = open_page("sweep", sweep=demo.ids["running"], view="Trials")
     states = [state for (state,) in page.dataframe[0].value.state]
     assert states.count("training") == 2
@@ -89,27 +90,34 @@ def test_every_view_renders_in_every_state_of_the_sweep(
     assert not page.warning
 
 
-def test_front_shows_search_and_confirmation(open_page: Open, demo: Any) -> None:
+def test_front_shows_search_and_confirmation(open_page: Open, drawn: Any, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["searched"], view="Front")
-    front, loss, imbalance = _charts(page)
-    assert [trace["name"] for trace in front["data"]][:3] == [
-        "Pareto front",
-        "search",
-        "fresh seeds",
-    ]
-    assert loss["data"][2]["name"] == imbalance["data"][2]["name"] == "fresh seeds"
+    charts = drawn(page)
+    assert list(charts) == ["front", "confirm-loss", "confirm-max-vio"]
+    roles = next(table.role for table in charts["front"].tables if "role" in table)
+    assert set(roles) == {"search", "fresh seeds", "controls", "recommended"}
+    for name in ("confirm-loss", "confirm-max-vio"):
+        assert charts[name].table.stage.tolist() == ["search", "fresh seeds"] * 3
     assert page.dataframe[0].value.verdict.tolist().count("recommended") == 1
 
 
-def test_x_axis_of_curves_is_in_the_address(open_page: Open, demo: Any) -> None:
+def test_x_axis_of_curves_is_in_the_address(open_page: Open, drawn: Any, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["searched"], view="Curves", over="tokens")
-    assert _charts(page)[0]["layout"]["xaxis"]["title"]["text"] == "tokens trained"
+    assert "tokens trained" in drawn(page)["learning-curves"].table
     assert page.dataframe[0].value.Why.tolist() == ["stopped: ASHA: 8th of 9 at step 100"] * 2
 
 
-def test_grid_shows_only_the_search(open_page: Open, demo: Any) -> None:
-    grid = _charts(open_page("sweep", sweep=demo.ids["searched"]))[0]["data"][0]
-    assert grid["text"][2] == ["2.321", "stopped"]
+def test_grid_shows_only_the_search(open_page: Open, drawn: Any, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"])
+    assert drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()[4:6] == ["2.321", "stopped"]
+
+
+def test_parallel_coordinates_have_a_line_per_trial(open_page: Open, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Parameters")
+    (chart,) = page.get("echarts_chart")
+    series = json.loads(chart.proto.spec)["baseOption"]["series"]
+    assert sum(len(one["data"]) for one in series) == 36
+    assert sum(len(one["data"]) for one in series if one["lineStyle"]["type"] == "dotted") == 2
 
 
 def test_unknown_address_opens_the_newest_sweep(open_page: Open, demo: Any) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from evenload.dashboard import queries
-from evenload.dashboard.sweep.importance import varying
+from evenload.dashboard.sweep.importance import ABSENT, Parameter, varying
 from evenload.dashboard.sweep.tables import (
     axes,
     confirmations,
     ended_table,
+    front_points,
     learning_curves,
     setting_table,
     verdict,
@@ -58,9 +59,9 @@ def test_confirmed_settings_are_paired_with_the_search(searched: Any) -> None:
     answer = queries.answer(searched[0].sweep_id)
     pairs = confirmations(answer, "loss")
     assert {pair.label for pair in pairs} == {"none", "sign 0.01", "self_tuned"}
-    assert [pair.confirmed.seeds for pair in pairs] == [3, 3, 3]
+    assert [pair.seeds for pair in pairs] == [3, 3, 3]
     assert pairs[-1].label == "none"
-    assert confirmations(answer, "imbalance")[0].confirmed.mean < 1
+    assert confirmations(answer, "imbalance")[0].confirmed < 1
 
 
 def test_axes_are_parameters_and_figures(searched: Any) -> None:
@@ -68,3 +69,22 @@ def test_axes_are_parameters_and_figures(searched: Any) -> None:
     titles = [axis.title for axis in axes(trials, varying(trials))]
     assert titles[:4] == ["num experts", "rule", "seed", "step size"]
     assert titles[4:] == ["Bits per byte", "MaxVio batch", "Idle, %", "Busy, %"]
+
+
+def test_axes_of_few_levels_are_names_and_of_many_numbers() -> None:
+    few = axes([], [Parameter("balancer.step_size", [0.01, ABSENT, 0.001, 0.1])])[0]
+    assert few.value_T == ["0.01", ABSENT, "0.001", "0.1"]
+    assert few.levels == [ABSENT, "0.001", "0.01", "0.1"]
+    many = axes([], [Parameter("train.learning_rate", [ABSENT, *range(9)])])[0]
+    assert many.levels is None
+    assert many.value_T == [None, *map(float, range(9))]
+
+
+def test_points_of_the_front_have_a_role_each(searched: Any) -> None:
+    answer = queries.answer(searched[0].sweep_id)
+    points = front_points(answer)
+    roles = {point.label: point.role for point in points if point.role != "search"}
+    assert roles == {"sign 0.01": "recommended", "self_tuned": "fresh seeds", "none": "controls"}
+    assert {point.label for point in points if point.role == "search"} > roles.keys()
+    assert {point.role for point in points if point.on_front} == {"search"}
+    assert {point.label for point in points if point.is_yardstick} == {"none"}

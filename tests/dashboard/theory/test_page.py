@@ -33,12 +33,12 @@ def test_form_starts_a_simulation_that_can_be_cancelled(render_in: Open) -> None
     assert page.code[0].value == "cancelled"
 
 
-def test_page_shows_a_finished_simulation(render_in: Open, settings: Settings) -> None:
+def test_page_shows_a_finished_simulation(render_in: Open, drawn: Any, settings: Settings) -> None:
     folder = settings.root / "simulations" / "abc123"
     _simulate_into(folder)
     page = render_in("theory", simulation="abc123")
     assert not page.exception
-    assert len(page.get("plotly_chart")) == 4
+    assert list(drawn(page)) == ["simulated-max-vio", "dual-descent", "regret", "tie-spectrum"]
     figures = {metric.label: metric.value for metric in page.metric}
     assert figures["Most even rule"] == "self_tuned"
     assert page.dataframe[0].value.rule.tolist() == ["none", "self_tuned"]

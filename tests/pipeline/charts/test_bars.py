@@ -110,7 +110,7 @@ AXES = [
 def test_every_trial_is_one_line_of_its_group_and_the_cut_short_are_faded() -> None:
     option = parameters.parallel_coordinates(
         AXES, ["none", "sign", "sign"], ["one", "two", "three"], [False, False, True]
-    )
+    )["baseOption"]
     series = [(s["name"], s["lineStyle"]["type"], s["data"]) for s in option["series"]]
     assert series == [
         ("none", "solid", [{"name": "one", "value": ["none", "-", 2.0]}]),
@@ -122,6 +122,7 @@ def test_every_trial_is_one_line_of_its_group_and_the_cut_short_are_faded() -> N
 
 def test_axes_are_names_numbers_or_logarithms() -> None:
     option = parameters.parallel_coordinates(AXES, ["a"] * 3, ["t"] * 3, [False] * 3)
+    option = option["baseOption"]
     assert [axis["type"] for axis in option["parallelAxis"]] == ["category", "log", "value"]
     assert option["parallelAxis"][0]["data"] == ["none", "sign"]
     table = parameters.parallel_table(AXES, ["none", "sign", "sign"], ["one", "two", "three"])

@@ -19,7 +19,7 @@ POINTS = [
     Point("sign 0.01", "recommended", 0.2, 2.30, 0.05, 0.01, on_front=True),
     Point("aux_loss 0.01", "settings", 0.4, 2.29, math.nan, 0.01, on_front=True),
     Point("sign 0.1", "settings", 0.9, 2.35),
-    Point("none", "controls", 9.0, 2.40),
+    Point("none", "controls", 9.0, 2.40, is_yardstick=True),
 ]
 
 
@@ -46,15 +46,15 @@ def test_points_carry_their_intervals_and_one_seed_has_none() -> None:
         assert columns[name][:2] == pytest.approx(ends)
 
 
-def test_a_control_far_away_is_at_the_border_with_its_figures() -> None:
+def test_a_control_far_away_is_outside_of_the_picture_and_named_below_the_axis() -> None:
     chart = pareto_front(POINTS)
     low, high = _x(chart)["domain"]
     assert 0 < low < 0.2
     assert 0.9 < high < 1.1
-    columns = _points(chart)
-    assert columns[VIO][3] == pytest.approx(high)
-    assert columns["MaxVio"][3] == 9
-    assert columns["beside"] == ["sign 0.01", "aux_loss 0.01", "sign 0.1", "none: 9, 2.400"]
+    assert _points(chart)[VIO][3] == 9
+    title = document(chart)["layer"][0]["encoding"]["x"]["title"]
+    assert title == [VIO, "outside of the picture: none (9, 2.400)"]
+    assert document(pareto_front(POINTS[:3]))["layer"][0]["encoding"]["x"]["title"] == [VIO]
 
 
 def test_settings_that_span_far_are_on_a_logarithm_which_shows_the_worst() -> None:

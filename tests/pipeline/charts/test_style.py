@@ -85,9 +85,10 @@ def test_no_chart_has_a_colour_that_only_suits_one_ground(large: str) -> None:
     ramps = {
         c for stops in (FIRST_TO_LAST, LOW_TO_HIGH) for n in (58, 64) for c in style.ramp(stops, n)
     }
+    inks = {grid.ON_BRIGHT, grid.ON_DARK}
     for place, value in _leaves(_spec(large)):
         if isinstance(value, str) and value.startswith("#"):
-            assert value in {*map(str, COLOURS.values()), *CATEGORIES, *ramps}, place
+            assert value in {*map(str, COLOURS.values()), *CATEGORIES, *ramps, *inks}, place
 
 
 def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
@@ -99,7 +100,7 @@ def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
 
 def test_every_colour_is_known_in_both_themes_and_none_stands_for_two() -> None:
     for theme in ({*map(str, COLOURS.values())}, {c.dark for c in COLOURS.values()}):
-        assert len(theme) == len(COLOURS) == 20
+        assert len(theme) == len(COLOURS) == 19
 
 
 @pytest.mark.parametrize("theme", PAGE)
@@ -110,7 +111,9 @@ def test_text_and_lines_stand_out_from_the_page(theme: style.Theme) -> None:
         *((c, 2.5) for c in (*CATEGORIES, *FIRST_TO_LAST, *LOW_TO_HIGH)),
     ):
         assert _contrast(style.exchanged(colour, theme), PAGE[theme]) >= least, colour
-    assert _contrast(*style.exchanged((style.ON_BAD, style.BAD), theme)) >= 4
+    for cell in style.exchanged((style.GOOD, style.MIDDLING, style.BAD), theme):
+        ink = grid.ON_BRIGHT if _luminance(cell) > 0.2 else grid.ON_DARK
+        assert _contrast(ink, cell) >= 4
 
 
 @pytest.mark.parametrize("theme", PAGE)
