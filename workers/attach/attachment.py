@@ -19,7 +19,8 @@ from evenload.workers.attach.proof import Trial, Verdict
 from evenload.workers.attach.routers import Probe, Router, find_routers
 from evenload.workers.attach.stacks import Kind
 
-REPLACED = "its forward was replaced on the object; attach before that"
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # have no forward
+REPLACED = "has a forward that was replaced on the object: attach before that"
 
 
 class Layer(NamedTuple):
@@ -57,6 +58,7 @@ class Attachment:
         self._model, self._passes = model, passes
         self._interceptors: dict[nn.Module, Interceptor] = {}
         self._housed: list[Housed] = []
+        self.unseen: list[str] = []  # routers that can be neither balanced nor recorded, and why
 
     def try_out(
         self, probe: Probe, only: Collection[nn.Module] | None, with_bias: bool
@@ -64,13 +66,20 @@ class Attachment:
         """Finds the routers, puts the interceptors in and proves them on the probe batch.
 
         Args:     with_bias: False records only
+        Returns:  the routers that can at least be recorded; `unseen` tells of the others
         Raises:   AttachError: no router found; call `close`
         """
         found = find_routers(self._model, probe, only)
         verdicts = self._verdicts(probe, found)
         layers = []
         for router in found:
-            home, reason = verdicts.get(router.module, Verdict(None, REPLACED))
+            past = Verdict(None, REPLACED, is_seen=False)
+            home, reason, is_seen = verdicts.get(router.module, past)
+            if not is_seen:
+                self.unseen.append(f"{router.name} {reason}")
+                del self._interceptors[router.module]
+                release(router.module)
+                continue
             if not with_bias:
                 reason = "the rule moves no bias"
             layers.append(Layer(router, None if reason else home, reason))
@@ -103,8 +112,10 @@ class Attachment:
         routers = set(self._interceptors)
         for router, interceptor in self._interceptors.items():
             interceptor.judge, interceptor.seen = None, seen[router]
-        above = [m for m in self._model.modules() if not routers.isdisjoint(m.modules())]
-        self._passes.follow([m for m in above if m not in routers], routers)
+        # Single layers are left alone: a hook breaks the graph that torch.compile makes of them.
+        above = [m for m in self._model.modules() if len(routers.intersection(m.modules())) > 1]
+        followed = {self._model, *above} - routers
+        self._passes.follow((m for m in followed if not isinstance(m, CONTAINERS)), routers)
 
     def close(self) -> None:
         self._passes.close()

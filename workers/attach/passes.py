@@ -18,6 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+NO_FULLGRAPH = (
+    "evenload counts what routers select outside of the graph: compile with fullgraph=False, or "
+    "detach() first"
+)
+
 _INPUTS = ("input_ids", "inputs_embeds", "hidden_states")
 
 
@@ -150,7 +155,7 @@ class Hook:
     """A hook that a copy of the model does not inherit: the copy belongs to nobody."""
 
     def __init__(self, call: Callable[..., None] | None) -> None:
-        self.call = None if call is None else torch.compiler.disable(call)
+        self.call = None if call is None else torch.compiler.disable(call, reason=NO_FULLGRAPH)
 
     def __call__(self, *args: Any) -> None:
         if self.call is not None:

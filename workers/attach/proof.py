@@ -29,6 +29,7 @@ class Verdict(NamedTuple):
 
     home: Home | None  # where its bias is or would be
     reason: str  # why it cannot be balanced; empty where it can
+    is_seen: bool = True  # what it chose can be counted
 
 
 class _Run(NamedTuple):
@@ -58,9 +59,10 @@ class Trial(NamedTuple):
                 return Verdict(home, "")
         if router.stages:
             stages = f"first among {router.stages[0]}, then among {router.num_experts}"
-            return Verdict(None, f"chooses {stages}: an added bias would bypass the first choice")
+            reason = f"chooses {stages}: an added bias would bypass the first choice"
+            return Verdict(None, reason, is_seen=self._returns_choice())
         if router.selections > 1:
-            return Verdict(None, f"selects {router.selections} times in one forward")
+            return Verdict(None, f"selects {router.selections} times in one forward", False)
         home = Home(router.module, ADDED)
         return Verdict(home, self._failure(home))
 
@@ -90,6 +92,16 @@ class Trial(NamedTuple):
         return self._selects(home, now, _raised(start_E, expert, PUSH * spread), expert) or (
             self._weighs(home, now, _raised(start_E, expert, _halfway(now, expert)))
             or self._weighs(home, now, start_E + spread)
+        )
+
+    def _returns_choice(self) -> bool:
+        """Whether the experts of the last top-k are what the router returns, not places in a list
+        of candidates."""
+        now = self._run(Home(self.router.module, ADDED), torch.zeros(self.router.num_experts))
+        return now is not None and any(
+            part.shape == now.expert_TK.shape
+            and torch.equal(part.sort(dim=-1).values, now.expert_TK)
+            for part in now.output
         )
 
     def _selects(self, home: Home, now: _Run, bias_E: Tensor, expert: int) -> str:

@@ -134,9 +134,11 @@ def find_routers(
     parents = {child: parent for parent in names for child in parent.children()}
     found: list[Router] = []
     for module, call in trace.closed.items():
+        if not {router.module for router in found}.isdisjoint(module.modules()):
+            continue  # around a router, a loss chooses once more, as transformers' auxiliary loss
         place, last = call.returned or (None, None)
         calls = [each for each in call.top_k if each.width not in probe.lengths]
-        if last is not None and not any(router.module in set(module.modules()) for router in found):
+        if last is not None:
             calls = [last]
         if calls and _has_width(module, parents.get(module), calls[-1].width):
             router = _router(names[module], module, parents.get(module), calls)

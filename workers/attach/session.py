@@ -55,6 +55,7 @@ class Balance:
         self._seen = False  # a forward counted since the last move
         self._due = False  # an optimizer stepped while a backward pass ran
         self._idle = 0
+        self._agreed = False  # all ranks have told what they found
         self._last: list[tuple[Tensor, Tensor]] = []  # by stack: counts of the last step, biases
 
     def open(self, model: nn.Module, probe: object, only: Collection[nn.Module] | None) -> None:
@@ -62,24 +63,31 @@ class Balance:
         attachment = Attachment(model, self._passes)
         try:
             layers = attachment.try_out(probe_of(model, probe), only, self.options.moves_biases)
-            self._check(layers)
+            self._check(layers, attachment.unseen)
             self._stack_up(layers)
             seen = {
                 layer.router.module: partial(self._count, place, layer.router)
                 for layer, place in zip(layers, self._places, strict=True)
             }
             attachment.settle(layers, seen)
-        except BaseException:
+        except BaseException as error:
             attachment.close()
+            if isinstance(error, AttachError) and not self._agreed:
+                self._ranks.agree(str(error))  # who waits for this rank is told
             raise
         self.layers, self._attachment = layers, attachment
 
-    def _check(self, layers: Sequence[Layer]) -> None:
+    def _check(self, layers: Sequence[Layer], unseen: Sequence[str]) -> None:
+        if not layers:
+            raise AttachError(f"no router can be balanced or recorded: {'; '.join(unseen)}")
         for layer in layers:
             if layer.home is not None:
                 self.options.check_router(layer.router, self._ranks)
+        self._agreed = True
         self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
+        if unseen:
+            warnings.warn(f"neither balanced nor recorded: {'; '.join(unseen)}", stacklevel=5)
         if not self.options.moves_biases or not refused:
             return
         said = "; ".join(refused)

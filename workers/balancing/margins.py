@@ -96,6 +96,8 @@ def bias_change(count_LE2B: Tensor, wanted_LE: Tensor) -> Tensor:
     part_LE1 = (need_LE1 - (upper_LE1 - inside_LE1)) / inside_LE1.clamp_min(1)
     near_LE1, far_LE1 = edge_B[last_LE1], edge_B[last_LE1 + 1]
     distance_LE1 = near_LE1 + part_LE1.clamp(0, 1) * (far_LE1 - near_LE1)
+    # Scores that all tie, as a router of zeros gives them, put every token on one side.
+    distance_LE1 = torch.where(within_LEB[..., -1:] < need_LE1, 0.0, distance_LE1)
     return torch.where(gain_LE1, distance_LE1, -distance_LE1).squeeze(-1)
 
 

@@ -54,6 +54,22 @@ class OwnBiasRouter(SoftmaxRouter):
         return self.done(score_TE.gather(-1, expert_TK), expert_TK, hidden_TD)
 
 
+class GroupedRouter(OwnBiasRouter):
+    """Groups first, by the sum of their two best, as DeepSeek-V3: half of the groups stay."""
+
+    GROUPS = 4
+
+    def forward(self, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
+        score_TE = self.score(hidden_TD)
+        biased_TGM = (score_TE + self.e_score_correction_bias).unflatten(-1, (self.GROUPS, -1))
+        group_TG = biased_TGM.topk(2, dim=-1)[0].sum(dim=-1)
+        chosen_TN = group_TG.topk(self.GROUPS // 2, dim=-1)[1]
+        masked_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter(-1, chosen_TN, False)
+        masked_TGM = biased_TGM.masked_fill(masked_TG.unsqueeze(-1), -torch.inf)
+        expert_TK = masked_TGM.flatten(-2).topk(self.top_k, dim=-1)[1]
+        return self.done(score_TE.gather(-1, expert_TK), expert_TK, hidden_TD)
+
+
 class Experts(nn.Module):
     def __init__(self, router: nn.Module, experts: int) -> None:
         super().__init__()

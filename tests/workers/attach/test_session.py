@@ -99,6 +99,21 @@ def test_balance_improves_and_the_model_still_learns() -> None:
     assert losses[-1] < losses[0]
 
 
+def test_groups_that_are_chosen_first_are_balanced_too() -> None:
+    """With the margins of masked scores, infinitely far, self_tuned ends between 1 and 1.7."""
+    torch.manual_seed(0)
+    router = models.GroupedRouter(16, 4)
+    trained = models.Model([models.Layer(models.Experts(router, 16))])
+    balance = attach(trained)
+    violations = []
+    for step in range(30):
+        trained(tokens(32, 32, seed=step))
+        balance.step()
+        violations += balance.max_vio().values()
+    assert violations[0] >= 0.5
+    assert max(violations[-10:]) < 0.3
+
+
 def test_micro_batches_of_a_step_equal_the_whole_batch() -> None:
     biases = []
     for pieces in (1, 8):
@@ -371,7 +386,8 @@ def test_a_target_that_is_not_uniform_is_approached() -> None:
     assert count_E[0] / count_E.sum() == pytest.approx(0.3, abs=0.03)
 
 
-def test_two_thousand_small_steps_add_up_in_a_bfloat16_model() -> None:
+def test_small_steps_add_up_beyond_where_bfloat16_stops() -> None:
+    """0.5 + 0.001 is 0.5 in bfloat16."""
     trained = model(1).bfloat16()
     balance = attach(trained, {"kind": "sign", "step_size": 1e-3, "centred": False})
     trained.bfloat16()
@@ -381,11 +397,11 @@ def test_two_thousand_small_steps_add_up_in_a_bfloat16_model() -> None:
     with torch.no_grad():
         trained.layers[0].mlp.gate.weight[loser] = 0.0
         trained.layers[0].mlp.gate.weight *= 100
-    for _ in range(2000):
+    for _ in range(700):
         trained(PROBE)
         balance.step()
     assert trained.layers[0].mlp.gate.evenload_bias.data_ptr() == place
-    assert balance.biases()["layers.0.mlp.gate"].abs().max() > 0.5
+    assert balance.biases()["layers.0.mlp.gate"].abs().max() > 0.6
 
 
 def test_detach_leaves_the_model_as_it_was() -> None:

@@ -112,3 +112,20 @@ def test_an_expert_without_a_token_nearby_can_still_be_moved() -> None:
     score[:, 0] = -30
     slope = boundary(margin_counts(score, torch.zeros(8), 2)[None], 0.5).density_LE[0]
     assert float(slope[0]) == pytest.approx(0.05 * float(slope[1:].sum()) / 8, rel=0.01)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_padding_leaves_the_counts_alone(padding: int) -> None:
+    """Eight tokens and eight experts: a mask that broadcast along the wrong side would fit."""
+    score = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([score, torch.rand(padding, 8)])
+    valid = torch.arange(len(padded)) < 8
+    counts = margin_counts(score, torch.zeros(8), 2)
+    assert torch.equal(margin_counts(padded, torch.zeros(8), 2, valid), counts)
+
+
+def test_scores_that_all_tie_move_no_bias_far() -> None:
+    """A router that starts with weights of zero sends every token to the same experts."""
+    count = margin_counts(torch.full((64, 8), 0.5), torch.zeros(8), 2)[None]
+    wanted = torch.tensor([[-48.0, -48.0, *[16.0] * 6]])
+    assert bias_change(count, wanted).abs().max() <= SMALLEST

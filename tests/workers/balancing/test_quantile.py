@@ -67,3 +67,20 @@ def test_a_histogram_over_two_ranks_is_the_sum_of_theirs(lab: SimpleNamespace) -
     )
     whole = lab.observe(rule, state, score)
     assert torch.equal(rule.update(both, state).bias_LE, rule.update(whole, state).bias_LE)
+
+
+@pytest.mark.parametrize("method", ["histogram", "exact"])
+def test_padding_leaves_the_statistic_alone(lab: SimpleNamespace, method: str) -> None:
+    rule = lab.make("quantile", method=method)
+    score, bias = torch.rand(8, 8), torch.linspace(-0.2, 0.2, 8)
+    padded, valid = torch.cat([score, torch.rand(3, 8)]), torch.arange(11) < 8
+    expected = rule.measure.of(score, bias, 2)
+    assert torch.equal(rule.measure.of(padded, bias, 2, valid), expected)
+
+
+def test_experts_of_a_masked_group_lie_in_the_last_bin(lab: SimpleNamespace) -> None:
+    score = torch.rand(16, 8)
+    score[:, 4:] = -torch.inf
+    count = lab.make("quantile", bins=100).measure.of(score, torch.zeros(8), 2)
+    assert count[4:, -1].tolist() == [16] * 4
+    assert count[4:, :-1].sum() == 0

@@ -1,0 +1,180 @@
+"""One of two ranks that train an attached model together, as a test starts them.
+
+    python rank_process.py FOLDER RANK
+
+Every case writes FOLDER/<case>-<rank>.pt. Letters: B sequences, S tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import evenload
+from evenload.workers.attach import AttachError, Balance
+from tests.workers.attach.models import PROBE, Model, model, moe_layer, tokens
+
+STEPS, PIECES = 4, 2
+
+
+def batch(step: int, piece: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Tokens and mask; the second rank's last piece is shorter, and all have some padding."""
+    sequences = 1 if rank == 1 and piece == PIECES - 1 else 4
+    token_BS = tokens(sequences, 16, seed=100 * step + 10 * piece + rank)
+    mask_BS = torch.ones_like(token_BS)
+    mask_BS[0, 16 - 3 * (rank + 1) :] = 0
+    return token_BS, mask_BS
+
+
+def result(balance: Balance, counts: list[Tensor]) -> dict[str, Any]:
+    return {"counts": torch.stack(counts), "biases": stacked(balance), "steps": balance.steps}
+
+
+def stacked(balance: Balance) -> Tensor:
+    return torch.stack(list(balance.biases().values()))
+
+
+def attach(model: Any, rule: Any = "self_tuned", **options: Any) -> tuple[Balance, list[Tensor]]:
+    counts: list[Tensor] = []
+    balance: Balance = evenload.attach(
+        model,
+        rule,
+        probe=PROBE,
+        added_bias="keep",
+        recorder=lambda step, count_LE, bias_LE: counts.append(count_LE),
+        **options,
+    )
+    return balance, counts
+
+
+def data_parallel(rank: int, rate: float, own_bias: bool = False) -> dict[str, Any]:
+    """DDP with accumulation: gradients are summed at the last piece only."""
+    trained = model(own_bias=own_bias)
+    balance, counts = attach(trained)
+    wrapped = DistributedDataParallel(trained)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=rate)
+    balance.watch(optimizer)
+    for step in range(STEPS):
+        for piece in range(PIECES - 1):
+            with wrapped.no_sync():
+                loss(wrapped, *batch(step, piece, rank)).backward()
+        loss(wrapped, *batch(step, PIECES - 1, rank)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weights = torch.cat([p.detach().flatten() for p in trained.parameters()])
+    return result(balance, counts) | {"weights": weights}
+
+
+def loss(model: Any, token_BS: Tensor, mask_BS: Tensor) -> Tensor:
+    return model(token_BS, attention_mask=mask_BS).float().logsumexp(dim=-1).mean()
+
+
+def sharded(rank: int, attach_first: bool, own_bias: bool) -> dict[str, Any]:
+    """FSDP2 with parameters in bfloat16."""
+    trained = model(own_bias=own_bias)
+    if attach_first:
+        balance, counts = attach(trained)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in trained.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(trained, mesh=mesh, mp_policy=policy)
+    if not attach_first:
+        balance, counts = attach(trained)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    balance.watch(optimizer)
+    for step in range(STEPS):
+        for piece in range(PIECES):
+            loss(trained, *batch(step, piece, rank)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dtypes = {str(b.dtype) for name, b in trained.named_buffers() if "bias" in name}
+    found = result(balance, counts) | {"dtypes": dtypes}
+    balance.detach()
+    found["left"] = sorted(n for n, _ in trained.named_buffers())
+    found["classes"] = sorted({type(module).__name__ for module in trained.modules()})
+    return found
+
+
+def one_rank_idle(rank: int) -> dict[str, Any]:
+    """In odd steps the second rank has padding only, in even ones nothing at all."""
+    trained = model()
+    balance, counts = attach(trained)
+    for step in range(STEPS):
+        token_BS, mask_BS = batch(step, 0, 0)
+        if rank == 0:
+            trained(token_BS, attention_mask=mask_BS)
+        elif step % 2:
+            trained(token_BS, attention_mask=torch.zeros_like(mask_BS))
+        balance.step()
+    return result(balance, counts)
+
+
+def opposite_skew(rank: int) -> dict[str, Any]:
+    """Each rank uses one half of the experts, the other rank the other half."""
+    torch.manual_seed(0)
+    trained = Model([moe_layer(4, 2)])
+    balance, counts = attach(trained, "none")
+    gate: Any = trained.layers[0].get_submodule("mlp.gate")
+    with torch.no_grad():
+        gate.weight.copy_(torch.eye(16)[:4] * 50)
+        trained.embed.weight.zero_()
+        trained.embed.weight[:, 2 * rank] = 5.0
+        trained.embed.weight[:, 2 * rank + 1] = 4.0
+    trained(tokens())
+    balance.step()
+    return result(balance, counts) | {"max_vio": list(balance.max_vio().values())}
+
+
+def own_groups(rank: int) -> dict[str, Any]:
+    """Every rank alone in a group: as if each were a stage with routers of its own."""
+    groups = [dist.new_group([each]) for each in range(2)]
+    trained = model(1 + rank)
+    balance, counts = attach(trained, group=groups[rank])
+    trained(tokens())
+    balance.step()
+    return result(balance, counts)
+
+
+def refused(rank: int, **options: Any) -> dict[str, Any]:
+    try:
+        attach(model(1 + rank), **options)
+    except AttachError as error:
+        return {"error": str(error)}
+    return {"error": ""}
+
+
+CASES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "ddp": lambda rank: data_parallel(rank, 0.0),
+    "ddp-own": lambda rank: data_parallel(rank, 0.0, own_bias=True),
+    "ddp-learning": lambda rank: data_parallel(rank, 0.1),
+    "fsdp-before": lambda rank: sharded(rank, attach_first=True, own_bias=False),
+    "fsdp-after": lambda rank: sharded(rank, attach_first=False, own_bias=False),
+    "fsdp-own": lambda rank: sharded(rank, attach_first=True, own_bias=True),
+    "idle": one_rank_idle,
+    "opposite": opposite_skew,
+    "groups": own_groups,
+    "disagree": refused,
+    "no-router": lambda rank: refused(0, routers=[] if rank else None),
+    "exact": lambda rank: refused(0, rule={"kind": "quantile", "method": "exact"}),
+}
+
+
+def main(folder: str, rank: str) -> None:
+    rendezvous = (Path(folder) / "rendezvous").as_uri()
+    dist.init_process_group("gloo", rendezvous, rank=int(rank), world_size=2)
+    for name, case in CASES.items():
+        torch.save(case(int(rank)), Path(folder) / f"{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
