@@ -455,7 +455,7 @@ class Stepper:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "sgin"}, "'sgin' is no balancing rule"),
+        ({"rule": "sgin"}, "'sgin' is not a balancing rule"),
         ({"rule": {"kind": "sign", "step": 1}}, "step.*unknown key"),
         ({"rule": "aux_loss"}, "'aux_loss' does more than move a bias"),
         ({"rule": "sinkhorn"}, "'sinkhorn' does more than move a bias"),
