@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes or updates .venv: the one place that decides between a CPU and a CUDA build of torch.
+# uv installs, with the settings of pip; without uv, pip installs (infra/fast_pip.py).
 #
 #   bash infra/install.sh [dev]     "dev" adds what infra/test.sh needs
 #
@@ -32,23 +33,23 @@ torch_build() {
   echo "$wanted"
 }
 
-# A CPU build has the local version +cpu where pip can see one. The plain version runs on a CPU
+# A CPU build has the local version +cpu where an index has one. The plain version runs on a CPU
 # too, it only carries the CUDA libraries along.
 install_torch() {
-  if [ "$(torch_build)" = cpu ] && "${pip[@]}" install "torch==$torch_version+cpu" 2>/dev/null; then
+  if [ "$(torch_build)" = cpu ] && "${install[@]}" "torch==$torch_version+cpu" 2>/dev/null; then
     return
   fi
-  "${pip[@]}" install "torch==$torch_version"
+  "${install[@]}" "torch==$torch_version"
 }
 
-stamp=$({ cat pyproject.toml infra/constraints.txt infra/install.sh; torch_build; pwd; } | sha256sum | cut -d' ' -f1)
+stamp=$({ cat pyproject.toml infra/constraints.txt infra/install.sh infra/fast_pip.py; torch_build; pwd; } | sha256sum | cut -d' ' -f1)
 if [ -f ".venv/stamp-$extras" ] && [ "$(cat ".venv/stamp-$extras")" = "$stamp" ]; then
   exit 0
 fi
 
 [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
-pip=(.venv/bin/python -m pip --quiet --quiet --disable-pip-version-check)
+install=(.venv/bin/python infra/fast_pip.py --quiet --constraint infra/constraints.txt)
 echo "installing evenload into .venv (torch: $(torch_build)) ..." >&2
 install_torch
-"${pip[@]}" install --constraint infra/constraints.txt --editable ".[$extras]"
+"${install[@]}" --editable ".[$extras]"
 echo "$stamp" >".venv/stamp-$extras"
