@@ -9,20 +9,9 @@ from datetime import timedelta
 import pytest
 
 from evenload.pipeline.errors import LeaseLost, SpecError
-from evenload.pipeline.spec.sweep import SweepSpec
-from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Claim, CurvePoint, Stage, SweepState, TrialState, WorkKind
+from evenload.pipeline.states import CurvePoint, Stage, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
+from tests.pipeline.store.claims import LEASE, TRAIN, MakeSweep, claimed
 
 
 def point(step: int, val_loss: float = 2.0) -> CurvePoint:

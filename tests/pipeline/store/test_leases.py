@@ -8,33 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from evenload.pipeline.errors import LeaseLost
-from evenload.pipeline.spec.sweep import SweepSpec
-from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import (
     AttemptState,
     Charge,
-    Claim,
     Command,
     Progress,
     TrialState,
-    WorkKind,
 )
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-OVER = -1.0  # a lease that has expired when it begins
-MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
-
-
-def states(store: SweepStore, sweep_id: str) -> list[TrialState]:
-    return [trial.state for trial in store.trials(sweep_id)]
+from tests.pipeline.store.claims import EVAL, LEASE, OVER, TRAIN, MakeSweep, claimed, states
 
 
 def test_only_one_of_two_claimants_wins(

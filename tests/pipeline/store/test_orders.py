@@ -7,20 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.sweep import SweepSpec
-from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Charge, Claim, Command, Order, SweepState, TrialState, WorkKind
+from evenload.pipeline.states import Charge, Command, Order, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
+from tests.pipeline.store.claims import EVAL, LEASE, TRAIN, MakeSweep, claimed
 
 
 def state(store: SweepStore, digest: str = "t000") -> TrialState:

@@ -1,32 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.sweep import SweepSpec
-from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import AttemptState, Claim, TrialState, WorkKind
+from evenload.pipeline.states import AttemptState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-OVER = -1.0  # a lease that has expired when it begins
-MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
-
-
-def complete(store: SweepStore, digest: str) -> None:
-    store.finish(claimed(store, digest), TrialState.TRAINED)
-    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+from tests.pipeline.store.claims import LEASE, OVER, TRAIN, MakeSweep, claimed, complete
 
 
 def test_an_unknown_sweep_is_named_with_a_remedy(store: SweepStore) -> None:

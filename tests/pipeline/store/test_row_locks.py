@@ -17,28 +17,14 @@ import pytest
 from sqlalchemy import Connection
 
 from evenload.pipeline.errors import LeaseLost, SpecError
-from evenload.pipeline.spec.sweep import SweepSpec
-from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import (
-    Charge,
-    Claim,
-    CurvePoint,
-    Order,
-    Stage,
-    SweepState,
-    TrialState,
-    WorkKind,
-)
+from evenload.pipeline.states import Charge, CurvePoint, Order, Stage, SweepState, TrialState
 from evenload.pipeline.store import leases, removal, submission, verbs
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.pipeline.store.claims import EVAL, LEASE, TRAIN, MakeSweep, claimed, complete
 
 pytestmark = pytest.mark.postgres
 
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
 POINT = CurvePoint(step=8, tokens=64, seconds=1.0, val_loss=2.0, max_vio=0.1)
-Listed = list[tuple[str, TrialSpec]]
-MakeSweep = Callable[..., tuple[SweepSpec, Listed]]
 Result = TypeVar("Result")
 
 
@@ -84,18 +70,6 @@ def two(url: str, open_store: Callable[[str], SweepStore]) -> Interleaved:
 def at_once() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as pool:
         yield pool
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
-
-
-def complete(store: SweepStore, *digests: str) -> None:
-    for digest in digests:
-        store.finish(claimed(store, digest), TrialState.TRAINED)
-        store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
 
 
 def digests(store: SweepStore, sweep_id: str) -> list[str]:

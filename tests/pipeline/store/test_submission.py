@@ -1,34 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from sqlalchemy import text
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Claim, SweepState, TrialState, WorkKind
+from evenload.pipeline.states import SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-MakeSweep = Callable[..., tuple[SweepSpec, list[tuple[str, TrialSpec]]]]
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
-
-
-def states(store: SweepStore, sweep_id: str) -> list[TrialState]:
-    return [trial.state for trial in store.trials(sweep_id)]
-
-
-def complete(store: SweepStore, digest: str) -> None:
-    store.finish(claimed(store, digest), TrialState.TRAINED)
-    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+from tests.pipeline.store.claims import LEASE, TRAIN, MakeSweep, complete, states
 
 
 def test_submitting_a_sweep_is_idempotent(store: SweepStore, make_sweep: MakeSweep) -> None:

@@ -1,21 +1,8 @@
 from __future__ import annotations
 
-from evenload.pipeline.states import AttemptState, Claim, SweepState, TrialState, WorkKind
+from evenload.pipeline.states import AttemptState, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-
-TRAIN, EVAL = WorkKind.TRAIN, WorkKind.EVAL
-LEASE = 60.0
-
-
-def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> Claim:
-    claim = store.claim(digest, kind, "w", LEASE)
-    assert claim is not None
-    return claim
-
-
-def complete(store: SweepStore, digest: str) -> None:
-    store.finish(claimed(store, digest), TrialState.TRAINED)
-    store.finish(claimed(store, digest, EVAL), TrialState.COMPLETED)
+from tests.pipeline.store.claims import EVAL, TRAIN, claimed, complete
 
 
 def test_a_trial_lives_from_queued_to_completed(store: SweepStore, sweep_id: str) -> None:

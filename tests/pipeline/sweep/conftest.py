@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,10 @@ import pytest
 
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep import coordinator as coordinator_module
+from tests.pipeline.sweep.trial_records import completed_trial
 
 Row = Callable[..., TrialRecord]
 
@@ -25,34 +24,9 @@ def row() -> Row:
     def make(
         spec: TrialSpec, loss: float = 3.0, max_vio: float = 0.5, **changes: Any
     ) -> TrialRecord:
-        now = datetime(2026, 1, 1, tzinfo=UTC)
         content = spec.model_dump(mode="json")
-        completed = TrialRecord(
-            digest=spec.digest("corpus", "core"),
-            label=spec.balancer.label,
-            spec=content,
-            state=TrialState.COMPLETED,
-            attempt=1,
-            failures=0,
-            progress=None,
-            result={
-                "val_bits_per_byte": loss,
-                "max_vio": max_vio,
-                "max_vio_floor": 0.1,
-                "idle_frac": 0.0,
-                "effective_util": 1 / (1 + max_vio),
-            },
-            error=None,
-            worker=None,
-            run_id=None,
-            checkpoint_uri=None,
-            lease_until=None,
-            heartbeat_at=None,
-            created_at=now,
-            started_at=now,
-            finished_at=now,
-        )
-        return replace(completed, **changes)
+        digest = spec.digest("corpus", "core")
+        return completed_trial(digest, spec.balancer.label, content, loss, max_vio, **changes)
 
     return make
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import TrialRecord, TrialState
 from evenload.pipeline.sweep.recommend import ranking, recommend
+from tests.pipeline.sweep.trial_records import completed_trial
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
@@ -18,36 +18,12 @@ BASE: dict[str, Any] = {
 def trial(
     label: str, experts: int, loss: float, max_vio: float, state: TrialState = TrialState.COMPLETED
 ) -> TrialRecord:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    return TrialRecord(
-        digest=f"{label}-{experts}",
-        label=label,
-        spec={
-            "balancer": {"kind": label.split()[0]},
-            "model": {"num_experts": experts},
-            "train": {"seed": 0},
-        },
-        state=state,
-        attempt=1,
-        failures=0,
-        progress=None,
-        result={
-            "val_bits_per_byte": loss,
-            "max_vio": max_vio,
-            "max_vio_floor": 0.1,
-            "idle_frac": 0.0,
-            "effective_util": 1 / (1 + max_vio),
-        },
-        error=None,
-        worker=None,
-        run_id=None,
-        checkpoint_uri=None,
-        lease_until=None,
-        heartbeat_at=None,
-        created_at=now,
-        started_at=now,
-        finished_at=now,
-    )
+    spec = {
+        "balancer": {"kind": label.split()[0]},
+        "model": {"num_experts": experts},
+        "train": {"seed": 0},
+    }
+    return completed_trial(f"{label}-{experts}", label, spec, loss, max_vio, state=state)
 
 
 NONE = [trial("none", experts, 2.50, 3.0) for experts in (16, 32)]
