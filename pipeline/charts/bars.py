@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import altair as alt
 from numpy.typing import ArrayLike
 
-from evenload.pipeline.charts.style import (
-    BLUE,
-    MUTED,
-    Chart,
-    layered,
-    name,
-    number,
-    scaled,
-    table,
-    tips,
-)
+from evenload.pipeline.charts import style
+from evenload.pipeline.charts.style import Chart
 
 BAR_PIXELS = 26
 LOW, HIGH = "smallest", "largest"
@@ -42,19 +33,21 @@ def bar_chart(
               is_labelled: every bar shows its number
     """
     ends = dict(zip((LOW, HIGH), whiskers or (), strict=False))
-    base = alt.Chart(table({what: list(names), title: value_N, **ends}))
-    y = name(alt.Y, what, sort=None, title=None)
-    shown = tips({what: "", title: form} | dict.fromkeys(ends, form))
-    x = number(alt.X, title, axis=alt.Axis(grid=True))
-    layers = [base.mark_bar(color=BLUE, cornerRadiusEnd=2).encode(x=x, y=y, tooltip=shown)]
+    base = alt.Chart(style.table({what: list(names), title: value_N, **ends}))
+    y = style.name(alt.Y, what, sort=None, title=None)
+    shown = style.tips({what: "", title: form} | dict.fromkeys(ends, form))
+    x = style.number(alt.X, title, axis=alt.Axis(grid=True))
+    layers = [base.mark_bar(color=style.BLUE, cornerRadiusEnd=2).encode(x=x, y=y, tooltip=shown)]
     if whiskers:
-        rule = base.mark_rule(color=MUTED, strokeWidth=1.2)
-        layers.append(rule.encode(y=y, x=number(alt.X, LOW, title=title), x2=alt.X2(field=HIGH)))
+        rule = base.mark_rule(color=style.MUTED, strokeWidth=1.2)
+        layers.append(
+            rule.encode(y=y, x=style.number(alt.X, LOW, title=title), x2=alt.X2(field=HIGH))
+        )
     if is_labelled:
-        text = base.mark_text(align="left", dx=5, color=MUTED)
-        at, value = (HIGH if whiskers else title), number(alt.Text, title, format=form)
-        layers.append(text.encode(x=number(alt.X, at, title=title), y=y, text=value))
-    return layered(*layers, says=says, height=80 + BAR_PIXELS * max(3, len(names)))
+        text = base.mark_text(align="left", dx=5, color=style.MUTED)
+        at, value = (HIGH if whiskers else title), style.number(alt.Text, title, format=form)
+        layers.append(text.encode(x=style.number(alt.X, at, title=title), y=y, text=value))
+    return style.layered(*layers, says=says, height=80 + BAR_PIXELS * max(3, len(names)))
 
 
 def column_chart(
@@ -73,18 +66,18 @@ def column_chart(
 
     Args:     as of `bar_chart`; colours: one per bar; note: text in the upper left
     """
-    base = alt.Chart(table({what: list(names), title: value_N}))
-    x = name(alt.X, what, sort=None, axis=alt.Axis(labelAngle=0))
-    fills = dict(zip(names, colours or [BLUE] * len(names), strict=True))
+    base = alt.Chart(style.table({what: list(names), title: value_N}))
+    x = style.name(alt.X, what, sort=None, axis=alt.Axis(labelAngle=0))
+    fills = dict(zip(names, colours or [style.BLUE] * len(names), strict=True))
     layers = [
         base.mark_bar().encode(
             x=x,
-            y=number(alt.Y, title),
-            color=scaled(alt.Color, what, fills, None),
-            tooltip=tips({what: "", title: form}),
+            y=style.number(alt.Y, title),
+            color=style.scaled(alt.Color, what, fills, None),
+            tooltip=style.tips({what: "", title: form}),
         )
     ]
     if note:
         once = alt.Chart(alt.InlineData(values=[{}]))
         layers.append(once.mark_text(text=note, align="left", x=8, y=8, fontSize=13))
-    return layered(*layers, says=says, height=height)
+    return style.layered(*layers, says=says, height=height)

@@ -1,6 +1,6 @@
 """Settings of a sweep against each other: the Pareto front, and what a confirmation made of it.
 
-Letters: N points.
+Shape suffixes: N points.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Point(NamedTuple):
     idle: float = math.nan  # %
     utilisation: float = math.nan  # %
     trials: int = 1
-    is_yardstick: bool = False  # may be drawn at the border
+    is_yardstick: bool = False  # may be outside of the picture
     mark: str = ""  # beside the point, instead of its label
 
 
@@ -111,11 +111,8 @@ def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
         "high": mean_N + half_N,
         "seeds": [seeds for p in pairs for seeds in (None, p.seeds)],
     }
-    more = (
-        style.log_axis(mean_N)
-        if style.spans(mean_N)
-        else {"scale": alt.Scale(zero=False, padding=12)}
-    )
+    linear = {"scale": alt.Scale(zero=False, padding=12)}
+    more = style.log_axis(mean_N) if style.spans(mean_N) else linear
     base = alt.Chart(style.table(columns)).encode(
         y=style.name(alt.Y, "setting", sort=None, title=None),
         yOffset=style.name(alt.YOffset, "stage", sort=list(STAGES)),

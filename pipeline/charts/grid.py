@@ -25,9 +25,7 @@ class Grid(NamedTuple):
 
     setting_R: list[str]
     experts_C: list[int]
-    value_RC: NDArray[
-        np.float32
-    ]  # shares in percent; mean over the cell's finished trials; NaN without one
+    value_RC: NDArray[np.float32]  # mean over finished trials, shares in percent; NaN without one
     note_RC: list[list[str]]  # of a cell without a value: why
 
 
@@ -47,6 +45,7 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
         domain=[end for end, _ in ends], range=[c for _, c in ends], clamp=True, interpolate="rgb"
     )
     blank = f"!isValid({here})"
+    ground = {"test": blank, "value": style.GROUND}
     inks = [
         {"test": blank, "value": style.INK},
         {"test": f"luminance(scale('color', {here})) > 0.2", "value": ON_BRIGHT},
@@ -57,13 +56,7 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
         y=style.name(alt.Y, "setting", sort=None, title=None, axis=plain),
     )
     cells = base.mark_rect(width=band, height=band).encode(
-        color=style.number(
-            alt.Color,
-            value,
-            scale=ramp,
-            legend=None,
-            condition={"test": blank, "value": style.GROUND},
-        ),
+        color=style.number(alt.Color, value, scale=ramp, legend=None, condition=ground),
         tooltip=style.tips({"setting": "", COUNTS: "", value: ".4~g"}),
     )
     texts = base.mark_text(fontSize=13).encode(

@@ -17,16 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evenload.pipeline.charts import style
-from evenload.pipeline.charts.style import (
-    DASHED,
-    FIRST_TO_LAST,
-    MUTED,
-    RED,
-    SOLID,
-    Chart,
-    Look,
-    field,
-)
+from evenload.pipeline.charts.style import Chart, Look, field
 
 MAX_NAMED_LINES = 12  # of more, the legend would be larger than its chart
 SERIES = "series"
@@ -40,7 +31,7 @@ class Line(NamedTuple):
     x_P: NDArray[Any]
     y_P: NDArray[Any]
     colour: str
-    dash: Sequence[int] = SOLID
+    dash: Sequence[int] = style.SOLID
     in_legend: bool = True
     is_level: bool = False  # to compare with; a pointer does not name it
 
@@ -57,6 +48,7 @@ def line_chart(
     from_zero: bool = False,
     is_log: tuple[bool, bool] = (False, False),
     holds: bool = False,
+    has_dots: bool = False,
 ) -> Chart:
     """Lines with one legend.
 
@@ -65,16 +57,17 @@ def line_chart(
               from_zero: the y axis begins at zero
               is_log: of x and of y
               holds: a value holds until the next x, so that a line is drawn as steps
+              has_dots: every point is marked; a line of a single point always is
     """
     base = alt.Chart(_table(lines, x, y))
     key = style.legend([line.name for line in lines if line.in_legend], "stroke")
     picked = style.picker(SERIES, key)
-    is_alone = all(len(line.x_P) < 2 for line in lines)
+    has_dots = has_dots or all(len(line.x_P) < 2 for line in lines)
     drawn = base.mark_line(
         clip=True,
         strokeWidth=1.6 if len(lines) <= MAX_NAMED_LINES else 1.2,
         interpolate="step-after" if holds else "linear",
-        point=alt.OverlayMarkDef(size=40) if is_alone else False,
+        point=alt.OverlayMarkDef(size=60, opacity=1) if has_dots else False,
     ).encode(
         x=_axis(alt.X, x, [line.x_P for line in lines], is_log[0], format=x_number, tickCount=8),
         y=_axis(alt.Y, y, [line.y_P for line in lines], is_log[1], from_zero),
@@ -95,7 +88,7 @@ def layer_lines(
     return [
         Line(f"layer {name}", step_B, value_BL[:, place], colour, in_legend=place in shown)
         for place, (name, colour) in enumerate(
-            zip(names, style.ramp(FIRST_TO_LAST, len(names)), strict=True)
+            zip(names, style.ramp(style.FIRST_TO_LAST, len(names)), strict=True)
         )
     ]
 
@@ -104,7 +97,7 @@ def level(x_P: NDArray[Any], value: float, name: str) -> list[Line]:
     """A dashed line over the whole of x to compare with; none where there is nothing."""
     if not len(x_P) or not np.isfinite(value):
         return []
-    return [Line(name, x_P[[0, -1]], np.full(2, value), RED, DASHED, is_level=True)]
+    return [Line(name, x_P[[0, -1]], np.full(2, value), style.RED, style.DASHED, is_level=True)]
 
 
 def _table(lines: Sequence[Line], x: str, y: str) -> pa.Table:
@@ -144,7 +137,7 @@ def _pointer(
         ]
         spots, shown = base.transform_aggregate(parts, groupby=[field(x)]), list(SUMMARY)
     near = alt.selection_point(on="pointerover", nearest=True, encodings=["x"])
-    encoded = spots.mark_rule(color=MUTED, clip=True).encode(
+    encoded = spots.mark_rule(color=style.MUTED, clip=True).encode(
         x=style.number(alt.X, x),
         opacity=style.lit(near, 0.6, 0, if_empty=False),
         tooltip=style.tips({x: x_number} | dict.fromkeys(shown, number)),

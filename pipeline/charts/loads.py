@@ -1,4 +1,4 @@
-"""Maps of load: what every expert got, as a share of what it ought to get.
+"""Maps of load: what every expert got, as a share of what it ought to get, and how long nothing.
 
 Shape suffixes: B bins of time, L expert layers, E experts, Q shares of the experts,
 D shares of the depth.
@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
-from evenload.pipeline.charts.style import BEYOND, FAIR, HIGH, HIGHEST, IDLE, LOW, LOWEST, Chart
+from evenload.pipeline.charts.style import (
+    BAD,
+    BEYOND,
+    FAIR,
+    GOOD,
+    HIGH,
+    HIGHEST,
+    IDLE,
+    LOW,
+    LOWEST,
+    MIDDLING,
+    Chart,
+)
 
 Percent = NDArray[np.int16]  # of the fair share; -1: nothing was counted
 
@@ -90,6 +102,23 @@ def load_difference(points_DQ: NDArray[np.int16], name: str, reference: str) -> 
         f"{points_DQ.min():+d} to {points_DQ.max():+d} points of the fair share."
     )
     return heat_map(points_DQ, *_shares(points_DQ.shape), DIFFERENCE, says, 320)
+
+
+def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) -> Chart:
+    """Layers down, experts across: the longest run of steps without a token; blank is none."""
+    L, E = streak_LE.shape
+    size, most = per_cell(L, E), int(streak_LE.max())
+    layer, expert = divmod(int(streak_LE.argmax()), E)
+    shown_LE, top = pooled(streak_LE, 1, size), max(1, most)
+    return heat_map(
+        np.where(shown_LE > 0, shown_LE, -1),
+        Side("layer", layers),
+        Side("expert" + sharing(size), range(0, E, size)),
+        Scale("steps", (0, top / 2, top), (GOOD, MIDDLING, BAD), (0, top)),
+        f"Longest idle streaks of {E} experts in {L} layers: at most {most:,} "
+        f"steps, of expert {expert} in layer {layers[layer]}.",
+        340,
+    )
 
 
 def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str:

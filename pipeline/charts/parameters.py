@@ -15,16 +15,7 @@ import altair as alt
 import pyarrow as pa
 
 from evenload.pipeline.charts import style
-from evenload.pipeline.charts.style import (
-    CATEGORIES,
-    GROUND,
-    INK,
-    MUTED,
-    ORANGE,
-    Chart,
-    Theme,
-    exchanged,
-)
+from evenload.pipeline.charts.style import Chart, Theme
 
 LOG_SPAN = 20.0  # numbers over a wider span are on a logarithmic axis
 PARALLEL_PIXELS = 480
@@ -59,7 +50,12 @@ def parallel_coordinates(
         lines.setdefault((group, is_faded), []).append({"name": name, "value": value})
     option = {
         "animation": False,
-        "legend": {"data": list(look), "type": "scroll", "top": 0, "textStyle": {"color": MUTED}},
+        "legend": {
+            "data": list(look),
+            "type": "scroll",
+            "top": 0,
+            "textStyle": {"color": style.MUTED},
+        },
         "tooltip": {"trigger": "item", "formatter": "{b}"},
         "parallel": {"left": 46, "right": 70, "top": 66, "bottom": 20},
         "parallelAxis": [_axis(place, axis) for place, axis in enumerate(axes)],
@@ -84,7 +80,7 @@ def parallel_coordinates(
     }
     upright = {"layout": "vertical", "left": 14, "right": 92, "top": 50, "bottom": 30}
     narrow = {"query": {"maxWidth": 600}, "option": {"parallel": upright}}
-    return dict(exchanged({"baseOption": option, "media": [narrow]}, theme))
+    return dict(style.exchanged({"baseOption": option, "media": [narrow]}, theme))
 
 
 def parallel_says(axes: Sequence[ParallelAxis], trials: int) -> str:
@@ -112,7 +108,7 @@ def importance_bars(share: Mapping[str, Mapping[str, float]], titles: Mapping[st
         "figure": [titles[figure] for _, figure in rows],
         SHARE: [100 * share[figure][key] for key, figure in rows],
     }
-    colours = dict(zip([titles[figure] for figure in share], CATEGORIES, strict=False))
+    colours = dict(zip([titles[figure] for figure in share], style.CATEGORIES, strict=False))
     span = {"scale": alt.Scale(domain=[0, 100]), "axis": alt.Axis(grid=True)}
     bars = alt.Chart(style.table(columns)).mark_bar().encode(
         x=style.number(alt.X, SHARE, **span),
@@ -130,11 +126,11 @@ def _axis(place: int, axis: ParallelAxis) -> dict[str, Any]:
     common = {
         "dim": place,
         "name": axis.title,
-        "nameTextStyle": {"width": 90, "overflow": "break", "lineHeight": 13, "color": MUTED},
-        "axisLine": {"lineStyle": {"color": MUTED}},
-        "axisLabel": {"backgroundColor": GROUND, "color": INK, "padding": [1, 3]},
+        "nameTextStyle": {"width": 90, "overflow": "break", "lineHeight": 13, "color": style.MUTED},
+        "axisLine": {"lineStyle": {"color": style.MUTED}},
+        "axisLabel": {"backgroundColor": style.GROUND, "color": style.INK, "padding": [1, 3]},
         "z": 10,  # labels above the lines
-        "areaSelectStyle": {"color": ORANGE, "opacity": 0.3},
+        "areaSelectStyle": {"color": style.ORANGE, "opacity": 0.3},
     }
     if axis.levels is not None:
         return common | {"type": "category", "data": list(axis.levels)}

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.pipeline.charts import style
 from evenload.pipeline.charts.bars import bar_chart, column_chart
+from evenload.pipeline.charts.lines import Line, line_chart
 from evenload.pipeline.charts.loads import COLOURS, LOAD
 from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
-from evenload.pipeline.charts.style import Chart
+from evenload.pipeline.charts.style import BEYOND, BLUE, ORANGE, Chart
 
 MAX_NAME = 24  # characters of a group
 LIFT = Scale(
@@ -23,7 +22,7 @@ LIFT = Scale(
     (0, 60, 100, 180, 300),
     COLOURS,
     (0, 100, 200, 300),
-    {"more than 300 %": ("value > 300", style.BEYOND)},
+    {"more than 300 %": ("value > 300", BEYOND)},
 )
 
 
@@ -81,30 +80,17 @@ def loss_by_group(bits_G: NDArray[np.float64], groups: Sequence[str]) -> Chart:
 
 def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: int) -> Chart:
     """Held-out loss against the experts per token; the k of training stands out."""
-    best, x, y = int(loss_N.argmin()), "experts per token, k", "held-out loss, nats per token"
-    usual, trained = "held-out loss", f"trained with k = {trained_k}"
-    series = [trained if k == trained_k else usual for k in k_N]
-    base = alt.Chart(style.table({"series": series, x: k_N, y: loss_N}))
-    place = {
-        "x": style.number(
-            alt.X, x, axis=alt.Axis(values=k_N.tolist()), scale=alt.Scale(nice=False)
-        ),
-        "y": style.number(alt.Y, y, scale=alt.Scale(zero=False)),
-    }
-    key = style.legend([usual, trained])
-    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
-        **place,
-        color=style.scaled(alt.Color, "series", {usual: style.BLUE, trained: style.ORANGE}, key),
-        shape=style.scaled(alt.Shape, "series", {usual: "circle", trained: "diamond"}, key),
-        tooltip=style.tips({x: "d", y: ".4f"}),
-    )
+    best, is_trained = int(loss_N.argmin()), k_N == trained_k
+    lines = [
+        Line("held-out loss", k_N, loss_N, BLUE),
+        Line(f"trained with k = {trained_k}", k_N[is_trained], loss_N[is_trained], ORANGE),
+    ]
     says = (
         f"Held-out loss with 1 to {k_N.max()} experts per token: lowest {loss_N[best]:.4f} "
         f"nats per token at k = {k_N[best]}; trained with k = {trained_k}."
     )
-    return style.layered(
-        base.mark_line(color=style.BLUE).encode(**place), dots, says=says, height=300
-    )
+    x, y = "experts per token, k", "held-out loss, nats per token"
+    return line_chart(lines, x, y, says, number=".4f", has_dots=True)
 
 
 def _shortened(name: str) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from evenload.dashboard.exports import FORMATS, chart_table
-from evenload.pipeline.charts.balance import max_vio_over_time
 from evenload.pipeline.charts.front import Point, pareto_front
 from evenload.pipeline.charts.loads import load_over_time
+from evenload.pipeline.charts.over_time import max_vio_over_time
 from evenload.pipeline.charts.style import Chart
 
 STEPS = np.array([1, 11, 21], np.int32)

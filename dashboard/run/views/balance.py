@@ -7,12 +7,8 @@ import streamlit as st
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run.views.layers import bins, layer_names
-from evenload.pipeline.charts.balance import (
-    idle_over_time,
-    idle_streak_over_time,
-    longest_idle_streaks,
-    max_vio_over_time,
-)
+from evenload.pipeline.charts.loads import longest_idle_streaks
+from evenload.pipeline.charts.over_time import by_layer, idle_over_time, max_vio_over_time
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
@@ -35,7 +31,7 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         )
     with left, card("Idle streak by layer", metric="idle_streak"):
         plot(
-            idle_streak_over_time(series.streak_BL, series.step_B, names),
+            by_layer(series.streak_BL, series.step_B, names, "longest idle streak, steps", ",d"),
             key="idle-streak",
             caption=bins(series) + "The streak is that of the longest idle expert.",
         )

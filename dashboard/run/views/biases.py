@@ -6,9 +6,11 @@ import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
-from evenload.pipeline.charts.biases import bias_drift, bias_paths, bias_spread
+from evenload.pipeline.charts.over_time import bias_paths, by_layer
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
+
+DRIFT, SPREAD = "bias drift, score units per step", "bias spread, score units"
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
@@ -23,13 +25,13 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     left, right = st.columns(2)
     with left, card("Bias drift by layer", metric="bias_drift"):
         plot(
-            bias_drift(series.bias_drift_BL, series.step_B, names),
+            by_layer(series.bias_drift_BL, series.step_B, names, DRIFT, ".3g", height=300),
             key="bias-drift",
             caption=bins(series, "between their last steps"),
         )
     with right, card("Bias spread by layer", metric="bias_spread"):
         plot(
-            bias_spread(series.bias_spread_BL, series.step_B, names),
+            by_layer(series.bias_spread_BL, series.step_B, names, SPREAD, ".3g", height=300),
             key="bias-spread",
             caption=bins(series, "the last step of each"),
         )

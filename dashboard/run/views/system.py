@@ -9,7 +9,7 @@ import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run import queries as run_queries
-from evenload.pipeline.charts.training import resource_curve
+from evenload.pipeline.charts.over_time import single_curve
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord
 
@@ -51,8 +51,12 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         known = np.isfinite(samples[name])
         with columns[position % 2], card(resource.title, resource.explanation, metric="system"):
             plot(
-                resource_curve(
-                    samples[name][known], samples["step"][known], resource.title, resource.unit
+                single_curve(
+                    samples[name][known],
+                    samples["step"][known],
+                    f"{resource.title}, {resource.unit}",
+                    ",.1f",
+                    height=260,
                 ),
                 key=f"system-{name.replace('_', '-')}",
                 caption=f"{known.sum():,} samples.",

@@ -69,12 +69,6 @@ def test_hardest_group_comes_first() -> None:
     assert list(_columns(chart).values()) == [["hard", "middling", "easy"], [3, 2, 1]]
 
 
-def test_trained_k_stands_out_and_the_best_is_said() -> None:
-    chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), trained_k=2)
-    assert _columns(chart)["series"] == ["held-out loss", "trained with k = 2", "held-out loss"]
-    assert "lowest 1.9000 nats per token at k = 4" in says(chart)
-
-
 def test_layers_are_bars_in_order() -> None:
     chart = specialisation.specialisation_by_layer(np.array([0.1, 0.3], np.float32), ["1", "2"])
     assert list(_columns(chart).values()) == [["1", "2"], [0.1, 0.3]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.pipeline.charts import balance, biases, comparison, lines, simulation, training
+from evenload.pipeline.charts import comparison, lines, over_time, simulation, specialisation
 from evenload.pipeline.charts.style import DASHED, DOTTED, RED, Chart, document, says, tables
 
 STEPS = np.array([1, 11, 41], np.int32)
@@ -37,20 +37,20 @@ def _looks(chart: Chart, channel: str) -> dict[str, Any]:
 
 def test_lines_are_at_their_steps_beside_a_dashed_level() -> None:
     vio_BL = np.array([[0.5, 0.25], [0.4, 0.2], [0.3, 0.1]], np.float32)
-    chart = balance.max_vio_over_time(vio_BL, STEPS, ["1", "2"], 0.125)
+    chart = over_time.max_vio_over_time(vio_BL, STEPS, ["1", "2"], 0.125)
     assert [step for step, _ in _series(chart)["layer 2"]] == [1, 11, 41]
     assert _values(chart, "layer 2") == [0.25, 0.2, 0.1]
     assert _series(chart)["sampling floor 0.12"] == [(1, 0.125), (41, 0.125)]
     assert _looks(chart, "strokeDash")["sampling floor 0.12"] == list(DASHED)
     assert _looks(chart, "color")["sampling floor 0.12"] == RED
     assert _encoding(chart, "y")["scale"]["zero"] is True
-    assert "0.10 in layer 2 to 0.30 in layer 1" in says(chart)
+    assert "0.1 in layer 2 to 0.3 in layer 1" in says(chart)
 
 
 def test_a_pointer_names_every_line_but_the_level_and_of_many_the_extremes() -> None:
     def shown(layers: int) -> list[str]:
         vio_BL, names = np.ones((3, layers), np.float32), [str(n) for n in range(layers)]
-        spec = document(balance.max_vio_over_time(vio_BL, STEPS, names, 0.1))
+        spec = document(over_time.max_vio_over_time(vio_BL, STEPS, names, 0.1))
         return [tip["title"] for tip in spec["layer"][1]["encoding"]["tooltip"]]
 
     assert shown(2) == ["optimizer step", "layer 0", "layer 1"]
@@ -70,15 +70,15 @@ def test_names_with_dots_and_brackets_are_escaped() -> None:
 
 def test_idle_experts_are_percent_beside_chance() -> None:
     idle_BL, step_B = np.array([[0.0625], [0.0]], np.float32), STEPS[:2]
-    chart = balance.idle_over_time(idle_BL, step_B, ["1"], 0.02)
+    chart = over_time.idle_over_time(idle_BL, step_B, ["1"], 0.02)
     assert _values(chart, "layer 1") == [6.25, 0]
     assert _values(chart, "by chance 2.00 %") == [2, 2]
-    assert "by chance none" in _series(balance.idle_over_time(idle_BL, step_B, ["1"], 1e-30))
+    assert "by chance none" in _series(over_time.idle_over_time(idle_BL, step_B, ["1"], 1e-30))
 
 
 def test_bias_paths_are_coloured_by_where_they_end() -> None:
     bias_BE = np.array([[0, 0, 0], [1, -1, 0.5]], np.float32)
-    chart = biases.bias_paths(bias_BE, STEPS[:2])
+    chart = over_time.bias_paths(bias_BE, STEPS[:2])
     assert list(_series(chart)) == ["expert 1", "expert 2", "expert 0"]
     assert _values(chart, "expert 0") == [0, 1]
     assert "-1.0000 (expert 1) and 1.0000 (expert 0)" in says(chart)
@@ -86,37 +86,44 @@ def test_bias_paths_are_coloured_by_where_they_end() -> None:
 
 def test_of_many_experts_the_extremes_are_among_the_drawn() -> None:
     bias_BE = np.arange(500, dtype=np.float32)[None].repeat(3, axis=0)
-    names = list(_series(biases.bias_paths(bias_BE, STEPS)))
-    assert len(names) == biases.MAX_LINES
+    names = list(_series(over_time.bias_paths(bias_BE, STEPS)))
+    assert len(names) == over_time.MAX_BIASES
     assert (names[0], names[-1]) == ("expert 0", "expert 499")
 
 
 def test_loss_shows_the_largest_value_of_each_bin_where_bins_hold_steps() -> None:
     loss_B, spike_B = np.array([2.0, 1.0], np.float32), np.array([2.5, 9.0], np.float32)
-    binned = training.loss_curve(loss_B, spike_B, STEPS[:2])
+    binned = over_time.loss_curve(loss_B, spike_B, STEPS[:2])
     assert list(_series(binned)) == ["largest in bin", "training loss"]
     assert _values(binned, "largest in bin") == [2.5, 9]
-    assert list(_series(training.loss_curve(loss_B, loss_B, STEPS[:2]))) == ["training loss"]
+    assert list(_series(over_time.loss_curve(loss_B, loss_B, STEPS[:2]))) == ["training loss"]
     assert _encoding(binned, "y")["title"] == "loss, nats per token"
 
 
 def test_a_single_step_is_a_point() -> None:
-    chart = training.throughput_curve(np.ones(1, np.float32), STEPS[:1])
+    chart = over_time.single_curve(np.ones(1), STEPS[:1], "tokens per second", ",.0f")
     assert document(chart)["layer"][0]["mark"]["point"]
 
 
-def test_few_samples_of_a_resource_are_drawn_as_they_are_and_the_peak_of_many_survives() -> None:
-    few = training.resource_curve(np.array([10.0, 30.0]), np.array([5.0, 9.0]), "Memory", "GiB")
-    assert _series(few)["Memory"] == [(5, 10), (9, 30)]
-    assert says(few) == "Memory over time: mean 20.0, at most 30.0 GiB."
+def test_few_points_are_drawn_as_they_are_and_the_peak_of_many_survives() -> None:
+    few = over_time.single_curve(np.array([10.0, 30.0]), np.array([5.0, 9.0]), "GiB", ",.1f")
+    assert _series(few)["GiB"] == [(5, 10), (9, 30)]
+    assert says(few) == "GiB over time: from 10.0 to 30.0; lowest 10.0, highest 30.0."
     value_N = np.full(60_001, 50.0)
     value_N[31_415] = 99.0
-    many = training.resource_curve(value_N, np.arange(60_001, dtype=np.float64), "GPU", "% busy")
-    points = _series(many)["GPU"]
-    assert len(points) == training.MAX_POINTS
+    many = over_time.single_curve(value_N, np.arange(60_001), "% busy", ",.1f")
+    points = _series(many)["% busy"]
+    assert len(points) == over_time.MAX_POINTS
     step, value = max(points, key=lambda point: point[1])
     assert value == 99
-    assert abs(step - 31_415) < 60_001 / training.MAX_POINTS
+    assert abs(step - 31_415) < 60_001 / over_time.MAX_POINTS
+
+
+def test_trained_k_stands_out_and_the_best_is_said() -> None:
+    chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), trained_k=2)
+    assert _series(chart)["trained with k = 2"] == [(2, 2)]
+    assert document(chart)["layer"][0]["mark"]["point"]
+    assert "lowest 1.9000 nats per token at k = 4" in says(chart)
 
 
 def test_runs_carry_their_own_floor_in_their_colour() -> None:

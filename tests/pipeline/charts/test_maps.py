@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenload.pipeline.charts import balance, loads, maps, specialisation
+from evenload.pipeline.charts import loads, maps, specialisation
 from evenload.pipeline.charts.style import BEYOND, FAIR, IDLE, Chart, document, says, tables
 
 
@@ -107,6 +107,6 @@ def test_groups_run_down_and_long_names_are_shortened() -> None:
 
 
 def test_experts_that_were_never_idle_are_blank() -> None:
-    chart = balance.longest_idle_streaks(np.array([[0, 7], [3, 0]], np.int32), ["1", "2"])
+    chart = loads.longest_idle_streaks(np.array([[0, 7], [3, 0]], np.int32), ["1", "2"])
     assert _rows(chart) == [(1, "1", 7), (0, "2", 3)]
     assert "at most 7 steps, of expert 1 in layer 1" in says(chart)

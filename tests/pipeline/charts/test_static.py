@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 
 from evenload.pipeline.charts.loads import load_over_time
+from evenload.pipeline.charts.over_time import loss_curve
 from evenload.pipeline.charts.static import to_svg
 from evenload.pipeline.charts.style import BEYOND, IDLE, says
-from evenload.pipeline.charts.training import loss_curve
 
 STEPS = np.arange(1, 41, dtype=np.int32)
 

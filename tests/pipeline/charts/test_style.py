@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenload.pipeline.charts import balance, biases, grid, loads, specialisation, style, training
+from evenload.pipeline.charts import grid, loads, over_time, specialisation, style
 from evenload.pipeline.charts.style import CATEGORIES, FIRST_TO_LAST, LOW_TO_HIGH, Chart, Colour
 from evenload.pipeline.figures.metrics import METRICS
 
@@ -40,9 +40,9 @@ LARGE: dict[str, Callable[[], Chart]] = {
     "load of 256 experts": lambda: loads.load_over_time(_loads(390, 256), STEPS[:390]),
     "load by layer": lambda: loads.load_by_layer(_loads(58, 256), NAMES),
     "pairs of experts": lambda: specialisation.lift_map(_loads(256, 256), "expert", "next"),
-    "bias paths": lambda: biases.bias_paths(_random(400, 256), STEPS),
-    "MaxVio": lambda: balance.max_vio_over_time(_random(400, 58), STEPS, NAMES, 0.1),
-    "loss": lambda: training.loss_curve(_random(400), _random(400) + 1, STEPS),
+    "bias paths": lambda: over_time.bias_paths(_random(400, 256), STEPS),
+    "MaxVio": lambda: over_time.max_vio_over_time(_random(400, 58), STEPS, NAMES, 0.1),
+    "loss": lambda: over_time.loss_curve(_random(400), _random(400) + 1, STEPS),
     "sweep grid": lambda: grid.sweep_grid(_grid(), METRICS["val_bits_per_byte"]),
 }
 
@@ -93,7 +93,7 @@ def test_no_chart_has_a_colour_that_only_suits_one_ground(large: str) -> None:
 
 def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
     nothing = np.zeros(2, np.float32)
-    chart = training.loss_curve(nothing, nothing, STEPS[:2])
+    chart = over_time.loss_curve(nothing, nothing, STEPS[:2])
     style.themed(chart, "dark")
     assert "#5b6773" in json.dumps(style.document(chart))
 
@@ -150,12 +150,12 @@ def test_only_values_far_apart_span() -> None:
 
 def test_empty_histories_can_be_drawn() -> None:
     none_B, nothing_B = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    chart = balance.max_vio_over_time(np.zeros((0, 1), np.float32), none_B, ["1"], 0.1)
+    chart = over_time.max_vio_over_time(np.zeros((0, 1), np.float32), none_B, ["1"], 0.1)
     assert "Nothing is recorded yet" in style.says(chart)
     for empty in (
         chart,
-        biases.bias_paths(np.zeros((0, 4), np.float32), none_B),
-        training.loss_curve(nothing_B, nothing_B, none_B),
+        over_time.bias_paths(np.zeros((0, 4), np.float32), none_B),
+        over_time.loss_curve(nothing_B, nothing_B, none_B),
     ):
         assert sum(map(len, style.tables(empty))) == 0
 
