@@ -1,1 +1,1 @@
-"""Decides and remembers: what to run, where it stands, what came out. No torch, no ray."""
+"""Specs, the store of sweeps and trials, records, plans and reports. No torch, no ray."""

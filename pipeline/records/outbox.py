@@ -19,7 +19,7 @@ class Outbox:
     refuses it, or if it is the oldest and more than `max_pending` wait.
 
     Args:     failures: the errors that a failed delivery raises
-              is_outage: tells of such an error whether trying again may help
+              is_outage: whether trying again may help after such an error
     """
 
     def __init__(

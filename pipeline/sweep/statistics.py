@@ -26,7 +26,7 @@ class Interval(NamedTuple):
         return None if self.half is None else self.mean + self.half
 
     def __format__(self, pattern: str) -> str:
-        """`2.941 ± 0.012`; the mean alone where one seed tells no spread."""
+        """`2.941 ± 0.012`, or only the mean if there is a single seed."""
         mean = format(self.mean, pattern)
         return (
             mean if self.half is None else f"{mean} ± {format(self.half, pattern.replace('+', ''))}"

@@ -1,7 +1,8 @@
 """Runs the commands of a README as a reader would type them, but quickly and without servers.
 
-`evenload ...` runs in this process. Example files are made small. A command that installs, serves
-until Ctrl-C or needs Docker, Kubernetes or a GPU has a stand-in, which still checks its options.
+`evenload ...` runs in this process. Example files are made small. Commands that install, that serve
+until Ctrl-C, or that need Docker, Kubernetes or a GPU, are replaced by ones that check their
+options.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ COPIED = (
 )
 
 RUN = "evenload sweep run"
-# Beginning of a command -> what runs in its place. `{}` is the command itself.
+# Beginning of a command -> its replacement. `{}` is the command itself.
 STAND_INS: dict[str, str] = {
     "source .venv/bin/activate": "true",
-    "export ": "true",  # for the commands of a stack that is not there
+    "export ": "true",  # only the replaced commands need it
     "bash infra/quickstart.sh": "bash -n infra/quickstart.sh",  # installs
     "bash infra/install.sh": "bash -n infra/install.sh",
     "bash infra/test.sh": "bash -n infra/test.sh",
@@ -84,7 +85,7 @@ def commands(readme: str) -> list[str]:
 
 
 def stand_in(command: str) -> str | None:
-    """What runs in place of a command; None: the command itself."""
+    """The replacement of a command; None: it runs itself."""
     for beginning, instead in STAND_INS.items():
         if command.startswith(beginning):
             return instead.format(command)
@@ -92,7 +93,7 @@ def stand_in(command: str) -> str | None:
 
 
 class Shell:
-    """A folder like a clone, with a home of its own. Placeholders are what commands printed."""
+    """Runs commands in a copy of the clone. Placeholders get values that commands have printed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,7 +101,7 @@ class Shell:
         _copy_clone(folder)
 
     def run(self, command: str) -> None:
-        """Raises: AssertionError: it ended with another code than 0"""
+        """Raises: AssertionError: the exit code is not 0"""
         instead = stand_in(command)
         if instead in ("compose", "files"):
             return check_names(command)
@@ -135,7 +136,7 @@ class Shell:
         return line
 
     def _learn(self, command: str, out: str) -> None:
-        """ID is the sweep of step sizes, NEW_ID the one that extends it."""
+        """Sets ID to the sweep of step sizes, NEW_ID to its extension."""
         if command.startswith("evenload sweep extend"):
             self.known["NEW_ID"] = out.split()[-1]
         elif "step_sizes.yaml" in command:
@@ -163,7 +164,7 @@ def _copy(path: Path, folder: Path) -> None:
 
 
 def small(content: dict[str, Any], steps: int = 64) -> dict[str, Any]:
-    """The same file with little to compute; 64 steps are the fewest that `advise` takes."""
+    """The same file with little to compute. `advise` needs at least 64 steps."""
     if "streams" in content:
         streams = dict([*content["streams"].items()][:2])
         return content | SMALL_SIMULATION | {"streams": streams, "rules": content["rules"][:3]}
@@ -178,7 +179,7 @@ def small(content: dict[str, Any], steps: int = 64) -> dict[str, Any]:
 
 
 def train_without_ray(path: Path) -> None:
-    """Leaves the sweep finished, so that `sweep run` only has to say what came out."""
+    """Trains and evaluates all trials of a sweep, so that `sweep run` only prints the result."""
     settings = Settings(home=Path(".evenload"))
     spec = load_sweep(path)
     trials = initial_trials(spec, settings)
@@ -206,7 +207,7 @@ def in_process(words: list[str]) -> Ended:
 def in_subprocess(words: list[str], folder: Path, given: str) -> Ended:
     if words[0] == "python":
         words = [sys.executable, *words[1:]]
-    # As in a clone, whose own folder is where Python looks for tests and infra.
+    # Python must find tests and infra as in a clone.
     paths = os.pathsep.join([str(ROOT), str(ROOT / "infra" / "package")])
     done = subprocess.run(
         words,
@@ -221,7 +222,7 @@ def in_subprocess(words: list[str], folder: Path, given: str) -> Ended:
 
 
 def check_names(command: str) -> None:
-    """Services, profiles and files that a command names exist."""
+    """Raises: AssertionError: the command names a service, profile or file that does not exist"""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     profiles = {name for service in compose.values() for name in service.get("profiles", ())}
     words = shlex.split(command)

@@ -1,4 +1,4 @@
-"""Every command of every README works, in the order in which a reader would type them."""
+"""Runs every command of every README, in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READMES = [
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_the_commands_of_a_readme_work_in_their_order(
+def test_commands_of_a_readme_work(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -31,15 +31,13 @@ def test_the_commands_of_a_readme_work_in_their_order(
         shell.run(command)
 
 
-def test_every_stand_in_is_for_a_command_that_a_readme_has() -> None:
+def test_every_stand_in_is_used() -> None:
     every = [command for readme in READMES for command in commands(readme)]
     unused = [start for start in STAND_INS if not any(c.startswith(start) for c in every)]
     assert unused == []
 
 
-def test_a_command_that_fails_or_names_what_is_not_there_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_commands_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shell = Shell(tmp_path)
     for wrong in (
@@ -56,7 +54,7 @@ def test_a_command_that_fails_or_names_what_is_not_there_is_noticed(
             check_names(wrong)
 
 
-def test_small_files_keep_what_a_file_is_about() -> None:
+def test_small_files_keep_rules_and_axes() -> None:
     sweep = {
         "base": {"balancer": {"kind": "sign"}, "eval": {"every_steps": 3}},
         "axes": {"a": [1, 2], "b": [1, 2, 3]},

@@ -213,8 +213,8 @@ def test_a_sweep_without_a_step_costs_nothing() -> None:
 
 def test_the_basis_names_every_factor_and_its_source() -> None:
     text = cost.basis(sweep_cost([_cost("a", 30.0, {})]), SETTINGS)
-    for said in ("as 10 W per CPU core over", "without the building", "100 g CO2e", "a test"):
-        assert said in text
+    for words in ("as 10 W per CPU core over", "without the building", "100 g CO2e", "a test"):
+        assert words in text
     housed = SETTINGS.model_copy(update={"overhead": 1.5})
     on_gpu = sweep_cost([trial_cost(_trial(_spec("cuda")), Recorded(8, 1.0, {}, {}), housed)])
     assert "as 500 W per GPU over" in cost.basis(on_gpu, housed)
