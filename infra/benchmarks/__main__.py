@@ -13,6 +13,7 @@ from infra.benchmarks.hardware import describe_machine
 
 # Each module has `run(quick: bool) -> dict` and `table(document: dict) -> str`.
 BENCHMARKS: dict[str, str] = {
+    "attach": "infra.benchmarks.attach",
     "moe-layer": "infra.benchmarks.moe_layer",
     "routing": "infra.benchmarks.routing",
     "training": "infra.benchmarks.training",
