@@ -31,10 +31,10 @@ class Shape(NamedTuple):
     tokens: int
 
 
-LARGE = Shape(32, 4, 256, 4, 1024)
+LARGE = Shape(32, 4, 256, 4, 1536)
 GPU = Shape(64, 8, 1024, 8, 16_384)
 QUICK = Shape(8, 2, 64, 2, 256)
-TURNS, QUICK_TURNS = 15, 3
+TURNS, QUICK_TURNS = 12, 3
 
 
 def run(quick: bool = False) -> dict[str, Any]:

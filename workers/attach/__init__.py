@@ -19,6 +19,7 @@ It imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and trans
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def attach(
         added_bias:  what becomes of the bias of a model that has none of its own. "keep": it stays,
                      is saved with the weights, and is read by `attach(resume=)` but not by serving
                      engines; "fade": it goes to zero over the last share `fade_over` of training.
-                     Left out, it is kept, and a warning says so. See also `evenload.export`
+                     Left out, it is kept, and a warning says so. See also `Balance.export`
         resume:      a folder or file that `save` wrote, or weights that were saved while attached
         recorder:    called after every step
     Raises:   AttachError: the model is as it was; the message says what to do
@@ -79,10 +80,12 @@ def attach(
     spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
     options = Options(spec, every, total_steps, added_bias, fade_over, recorder)
     options.check()
-    options.check_pace()
     swapped = [name for name, module in model.named_modules() if is_swapped(module)]
     if swapped:
-        raise AttachError(f"{swapped[0]} is attached already: call detach() of its session first")
+        raise AttachError(
+            f"{swapped[0]} is attached already: call detach() of its session first. If this is a "
+            "copy of an attached model: copy it after detach(), and attach(resume=) the biases"
+        )
     balance = Balance(options, Ranks.of(group))
     balance.open(model, probe, routers)
     try:
@@ -93,5 +96,11 @@ def attach(
         raise
     if added_bias is None:
         balance.warn_of_added_biases()
+    if hasattr(model, "peft_config"):
+        warnings.warn(
+            "this is a PEFT model, and its adapter folder will hold no bias: call "
+            "balance.save(folder) beside it, or save the merged model",
+            stacklevel=2,
+        )
     log.info("%s", balance)
     return balance

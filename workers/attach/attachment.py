@@ -55,7 +55,7 @@ class Attachment:
     """Everything of ours in a model. Between construction and `close` the model is attached."""
 
     def __init__(self, model: nn.Module, passes: Passes) -> None:
-        self._model, self._passes = model, passes
+        self.model, self._passes = model, passes
         self._interceptors: dict[nn.Module, Interceptor] = {}
         self._housed: list[Housed] = []
         self.unseen: list[str] = []  # routers that can be neither balanced nor recorded, and why
@@ -69,7 +69,7 @@ class Attachment:
         Returns:  the routers that can at least be recorded; `unseen` tells of the others
         Raises:   AttachError: no router found; call `close`
         """
-        found = find_routers(self._model, probe, only)
+        found = find_routers(self.model, probe, only)
         verdicts = self._verdicts(probe, found)
         layers = []
         for router in found:
@@ -87,7 +87,7 @@ class Attachment:
 
     def _verdicts(self, probe: Probe, found: list[Router]) -> dict[nn.Module, Verdict]:
         routers = {router.module: router for router in found}
-        parents = {child: each for each in self._model.modules() for child in each.children()}
+        parents = {child: each for each in self.model.modules() for child in each.children()}
         verdicts: dict[nn.Module, Verdict] = {}
 
         def judge(module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ class Attachment:
             interceptor.judge = judge
             self._interceptors[router.module] = interceptor
             intercept(router.module, interceptor)
-        probe.run(self._model)
+        probe.run(self.model)
         return verdicts
 
     def settle(self, layers: list[Layer], seen: Mapping[nn.Module, Callable[..., None]]) -> None:
@@ -113,8 +113,8 @@ class Attachment:
         for router, interceptor in self._interceptors.items():
             interceptor.judge, interceptor.seen = None, seen[router]
         # Single layers are left alone: a hook breaks the graph that torch.compile makes of them.
-        above = [m for m in self._model.modules() if len(routers.intersection(m.modules())) > 1]
-        followed = {self._model, *above} - routers
+        above = [m for m in self.model.modules() if len(routers.intersection(m.modules())) > 1]
+        followed = {self.model, *above} - routers
         self._passes.follow((m for m in followed if not isinstance(m, CONTAINERS)), routers)
 
     def close(self) -> None:

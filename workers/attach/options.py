@@ -9,7 +9,6 @@ from torch import Tensor
 
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.workers.attach.errors import AttachError
-from evenload.workers.attach.ranks import Ranks
 from evenload.workers.attach.routers import Router
 from evenload.workers.balancing import make_balancer
 from evenload.workers.balancing.base import add_bias
@@ -36,6 +35,7 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Raises: AttachError: what no model could do"""
+        params = self.spec.params
         rule = make_balancer(self.spec, top_k=1)
         if rule.loss is not None or rule.adjust is not add_bias or rule.selects != "tokens":
             raise AttachError(
@@ -47,36 +47,32 @@ class Options(NamedTuple):
                 f"rule {self.spec.kind!r} freezes routers: call requires_grad_(False) on the "
                 "model's and use 'proportional'"
             )
+        if rule.measure is not None and rule.measure.reduction != "sum":
+            raise AttachError(
+                f"rule {self.spec.label!r} keeps the scores of all tokens of a step: use "
+                "method='histogram' or self_tuned"
+            )
         if self.every < 1:
             raise AttachError(f"every={self.every}: must be at least 1")
         if self.added_bias == "fade" and not 0 < self.fade_over <= 1:
             raise AttachError(f"fade_over={self.fade_over}: must be a share in (0, 1]")
-
-    def check_pace(self) -> None:
-        """Raises: AttachError: what depends on the share of training done does not know it"""
-        params = self.spec.params
         paced = params.get("warm_until", 0) > 0 or params.get("freeze_from", 1) < 1
         if self.total_steps is None and (paced or self.added_bias == "fade"):
             what = f"rule {self.spec.label!r}" if paced else "added_bias='fade'"
             raise AttachError(f"{what} needs the number of optimizer steps: pass total_steps=")
 
-    def check_router(self, router: Router, ranks: Ranks) -> None:
+    def check_router(self, router: Router) -> None:
         """Raises: AttachError: the rule does not fit a router that is to be balanced"""
-        target, method = self.spec.target, self.spec.params.get("method")
+        target = self.spec.target
         if target is not None and len(target) != router.real_experts:
             raise AttachError(
                 f"target has {len(target)} shares, but {router.name} has {router.real_experts} "
                 "experts: give one share per expert"
             )
-        if method == "exact" and ranks.size > 1:
-            raise AttachError(
-                f"quantile with method='exact' runs on one rank, here are {ranks.size}: use "
-                "method='histogram' or self_tuned"
-            )
-        if method == "histogram" and router.unit != "probability":
+        if self.spec.kind == "quantile" and router.unit != "probability":
             raise AttachError(
                 f"{router.name} selects on a {router.unit}, and the histogram of quantile is made "
-                "for scores in (0, 1): use method='exact' or self_tuned"
+                "for scores in (0, 1): use self_tuned"
             )
 
     def progress(self, steps: int) -> float:

@@ -82,7 +82,7 @@ class Balance:
             raise AttachError(f"no router can be balanced or recorded: {'; '.join(unseen)}")
         for layer in layers:
             if layer.home is not None:
-                self.options.check_router(layer.router, self._ranks)
+                self.options.check_router(layer.router)
         self._agreed = True
         self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
@@ -197,6 +197,15 @@ class Balance:
     def save(self, folder: str | Path) -> Path:
         """Writes `state_dict` into a folder, beside the weights, for `attach(resume=folder)`."""
         return saving.write(self.state_dict(), folder)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the model, with its added biases, as a type that has a bias of its own.
+
+        Raises:   AttachError: no type is equivalent
+        """
+        from evenload.workers.attach.export import export
+
+        export(self._check_open().model, folder)
 
     def load(self, place: str | Path) -> None:
         """Goes on from what `save` wrote there.  Raises: AttachError: it does not fit"""
@@ -316,9 +325,9 @@ class Balance:
         added = [layer.name for layer in self.layers if layer.kind == "added"]
         if added:
             warnings.warn(
-                f"{added[0]} has no bias of its own, so the model will not route the same without "
-                f"the {ADDED!r} that is saved with its weights: serving engines do not read it. "
-                "Pass added_bias='keep' if it is to stay, or added_bias='fade' to be without it at "
-                "the end of training; evenload.export writes a type with one, where it exists",
+                f"{added[0]} has no bias of its own. The {ADDED!r} that is added is saved with the "
+                "weights, but serving engines do not read it and would route differently. Pass "
+                "added_bias='keep' if that is known, or 'fade' to train it away at the end; "
+                "balance.export(folder) writes an equivalent type with a bias, where there is one",
                 stacklevel=3,
             )

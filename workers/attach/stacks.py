@@ -50,23 +50,17 @@ class Stack:
         share = target or [1 / size.real_experts] * size.real_experts
         self._share_R = torch.tensor(share, device=device)
         self.state: Any = rule.init(num_layers, size.real_experts, device)
-        measure = None if size.kind == "recorded" else rule.measure
-        self._sums = None if measure is None or measure.reduction == "concat" else measure
-        self._joins = None if measure is None or measure.reduction == "sum" else measure
-        self._staged: Tensor | None = None  # statistic, (L, ...)
+        self._measure = None if size.kind == "recorded" else rule.measure
+        self._staged: Tensor | None = None  # the rule's statistic, (L, ...)
         self._step: Tensor | None = None
-        self._staged_parts: list[list[Tensor]] = [[] for _ in range(num_layers)]
-        self._step_parts: list[list[Tensor]] = [[] for _ in range(num_layers)]
-        if self._sums is not None:
+        if self._measure is not None:
             probe_TE = torch.zeros(1, size.num_experts, device=device)
-            part = self._sums.of(probe_TE, probe_TE[0], size.top_k)
+            part = self._measure.of(probe_TE, probe_TE[0], size.top_k)
             self._staged = part.new_zeros(num_layers, *part.shape)
             self._step = torch.zeros_like(self._staged)
 
     def to(self, device: torch.device) -> None:
         """Follows a model that has moved."""
-        if device == self.step_LE.device:
-            return
         self.staged_LE, self.step_LE = self.staged_LE.to(device), self.step_LE.to(device)
         self._share_R = self._share_R.to(device)
         self.state = type(self.state)(*(value.to(device) for value in self.state))
@@ -78,42 +72,33 @@ class Stack:
         self.staged_LE.zero_()
         if self._staged is not None:
             self._staged.zero_()
-        for parts in self._staged_parts:
-            parts.clear()
 
     def commit(self) -> None:
         self.step_LE += self.staged_LE
         if self._step is not None and self._staged is not None:
             self._step += self._staged
-        for step, staged in zip(self._step_parts, self._staged_parts, strict=True):
-            step += staged
 
     def clear(self) -> None:
         self.step_LE.zero_()
         if self._step is not None:
             self._step.zero_()
-        for parts in self._step_parts:
-            parts.clear()
 
     def count(self, row: int, expert_TK: Tensor, valid_T: Tensor | None) -> None:
+        if expert_TK.device != self.step_LE.device:
+            self.to(expert_TK.device)
         one = expert_TK.new_ones(()) if valid_T is None else valid_T.long().unsqueeze(1)
         weight_TK = one.expand_as(expert_TK).flatten()
         self.staged_LE[row].scatter_add_(0, expert_TK.flatten(), weight_TK)
 
     def measure(self, row: int, score_TE: Tensor, valid_T: Tensor | None) -> None:
         """Adds a layer's statistic.  Args: score_TE: as the router's top-k got it"""
-        measure = self._sums or self._joins
-        if measure is None:
+        if self._measure is None or self._staged is None:
             return
         home = self.homes[row]
         bias_E = self._rule_bias(home.bias_E)
         # Where the bias is the model's own, its top-k gets scores that hold it already.
         score_TE = score_TE if home.is_added else score_TE - bias_E
-        part = measure.of(score_TE, bias_E, self.size.top_k, valid_T)
-        if self._staged is not None:
-            self._staged[row] += part
-        else:
-            self._staged_parts[row].append(part)
+        self._staged[row] += self._measure.of(score_TE, bias_E, self.size.top_k, valid_T)
 
     def _rule_bias(self, bias_E: Tensor) -> Tensor:
         """The bias with classes that compute nothing at the mean of the others: no rule moves them,
@@ -139,7 +124,8 @@ class Stack:
         before_LE = self.bias_LE()
         count_LR = parts[0][:, :real]
         target_LR = self._share_R * count_LR.sum(dim=-1, keepdim=True).to(torch.float32)
-        observation = Observation(count_LR, target_LR, progress, self._statistic(parts[1:]))
+        statistic = parts[1][:, :real] if len(parts) > 1 else None
+        observation = Observation(count_LR, target_LR, progress, statistic)
         # The model's tensor is the truth: whoever loaded another bias into it wants that one.
         state = self.state._replace(bias_LE=before_LE[:, :real])
         self.state = self.rule.update(observation, state)
@@ -148,14 +134,6 @@ class Stack:
     def fade(self, left: float) -> None:
         """Instead of a step of the rule: the biases are `left` of what the rule last made them."""
         self._write(self.bias_LE(), left * self.state.bias_LE)
-
-    def _statistic(self, summed: Sequence[Tensor]) -> Tensor | None:
-        real = self.size.real_experts
-        if summed:
-            return summed[0][:, :real]
-        if self._joins is None:
-            return None
-        return torch.stack([torch.cat(parts)[:, :real] for parts in self._step_parts])
 
     def _write(self, before_LE: Tensor, bias_LR: Tensor) -> None:
         """Classes that compute nothing move with the mean of the others: their share is kept."""

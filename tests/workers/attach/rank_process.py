@@ -164,7 +164,6 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "groups": own_groups,
     "disagree": refused,
     "no-router": lambda rank: refused(0, routers=[] if rank else None),
-    "exact": lambda rank: refused(0, rule={"kind": "quantile", "method": "exact"}),
 }
 
 

@@ -126,8 +126,3 @@ def test_ranks_that_disagree_are_refused_on_both(folder: Path) -> None:
 def test_a_rank_that_finds_no_router_keeps_nobody_waiting(folder: Path) -> None:
     for rank in found(folder, "no-router"):
         assert "rank 1 has Model has no router" in rank["error"]
-
-
-def test_what_needs_all_scores_in_one_place_is_refused(folder: Path) -> None:
-    for rank in found(folder, "exact"):
-        assert "method='exact' runs on one rank, here are 2" in rank["error"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import evenload
 from evenload.workers.attach import AttachError, Balance
+from infra.research.tiny_models import tiny_model
 from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, model, tokens
 
@@ -162,3 +163,47 @@ def test_an_added_bias_is_never_silent() -> None:
     with pytest.warns(UserWarning, match="has no bias of its own.*added_bias='keep'"):
         evenload.attach(model(), probe=PROBE)
     evenload.attach(model(own_bias=True), probe=PROBE)
+
+
+def test_an_adapter_that_will_hold_no_bias_is_said() -> None:
+    adapted = model(own_bias=True)
+    adapted.peft_config = {}  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match=r"adapter folder will hold no bias.*balance\.save"):
+        attach(adapted)
+
+
+def test_mixtral_is_exported_as_a_type_with_a_bias_and_routes_alike(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    trained = tiny_model("mixtral", sliding_window=None)
+    balance: Balance = evenload.attach(trained, added_bias="keep")
+    token_BS = torch.randint(3, 64, (8, 32), generator=torch.Generator().manual_seed(0))
+    for _ in range(5):
+        trained(input_ids=token_BS)
+        balance.step()
+    balance.export(tmp_path)
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert exported.config.model_type == "ernie4_5_moe"
+    gate = exported.model.layers[1].mlp.gate.moe_statics
+    assert torch.equal(gate.e_score_correction_bias[0].detach(), stacked(balance)[1])
+    with torch.no_grad():
+        expected = trained.eval()(input_ids=token_BS).logits
+        torch.testing.assert_close(exported(input_ids=token_BS).logits, expected)
+        balance.detach()
+        unbiased = trained(input_ids=token_BS).logits
+    assert not torch.allclose(unbiased, expected), "the bias matters"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("qwen3_moe", {}, r"no type of transformers is 'qwen3_moe'.*added_bias='fade'"),
+        ("mixtral", {"sliding_window": 16}, "sliding_window=16"),
+    ],
+)
+def test_an_export_that_would_not_route_alike_is_refused(
+    family: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    balance = evenload.attach(tiny_model(family, **changes), added_bias="keep")
+    with pytest.raises(AttachError, match=message):
+        balance.export(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import evenload
 from evenload.workers.attach import AttachError, Balance
@@ -460,6 +461,7 @@ class Stepper:
         ({"rule": "aux_loss"}, "'aux_loss' does more than move a bias"),
         ({"rule": "sinkhorn"}, "'sinkhorn' does more than move a bias"),
         ({"rule": "frozen_router"}, "freezes routers"),
+        ({"rule": {"kind": "quantile", "method": "exact"}}, "keeps the scores of all tokens"),
         ({"rule": {"kind": "sign", "freeze_from": 0.9}}, "total_steps="),
         ({"rule": {"kind": "self_tuned", "target": [0.5, 0.5]}}, "2 shares.*has 8 experts"),
         ({"every": 0}, "every=0"),
@@ -478,6 +480,35 @@ def test_bad_input_is_named_and_the_model_is_left_alone(
     assert list(trained.state_dict()) == keys
     assert [type(module) for module in trained.modules()] == classes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in trained.modules())
+
+
+class SyncWatch(TorchDispatchMode):
+    """Notes operations for which a GPU would have to be waited for."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.WAITS or (name == "index" and args[1][0].dtype == torch.bool):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", ["none", *BIAS_RULES])
+@pytest.mark.parametrize("own_bias", [False, True], ids=["added", "own"])
+def test_no_step_waits_for_the_device(rule: str, own_bias: bool) -> None:
+    trained = model(own_bias=own_bias)
+    balance, optimizer = attach(trained, rule), sgd(trained)
+    balance.watch(optimizer)
+    with SyncWatch() as watch:
+        trained(tokens(), attention_mask=torch.ones(4, 16)).logsumexp(dim=-1).mean().backward()
+        optimizer.step()
+    assert balance.steps == 1
+    assert watch.seen == []
 
 
 def test_what_is_no_optimizer_is_refused() -> None:
