@@ -67,7 +67,7 @@ def _body(sweep_id: str) -> None:
     plan = _planned(available, settings)
     _bills(queries.answer(sweep_id), found, plan)
     left, right = st.columns(2)
-    with left, card("Step time that waits", EXPLANATION, "waiting"):
+    with left, card("Step time lost by waiting", EXPLANATION, "waiting"):
         plot(waits_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
     with right, card("By expert-parallel size", EXPLANATION, "waiting"):
         caption = "Sizes that do not divide the experts are left out."
@@ -113,7 +113,7 @@ def _bills(answer: Recommendation, found: Sequence[SettingWaits], plan: Plan) ->
     bills = bill(own, plan)
     saved = bill(control - own, plan)
     metrics(
-        ("Setting", label, "recommended" if answer.best else "the one that waits least"),
+        ("Setting", label, "recommended" if answer.best else "the one with the smallest loss"),
         ("Step time lost", number(own, ".1%"), f"by waiting for the fullest of {plan.ranks} ranks"),
         ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
         ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} per GPU hour"),

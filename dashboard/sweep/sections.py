@@ -137,7 +137,7 @@ def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis]) -> N
         parameter_charts.parallel_coordinates(found, rules, names, is_faded, theme()),
         key="parallel",
         height=parameter_charts.PARALLEL_PIXELS,
-        alt=parameter_charts.parallel_says(found, len(trials)),
+        alt=parameter_charts.parallel_description(found, len(trials)),
     )
     caption = "Drag along an axis to pick trials; a click on a rule in the legend hides it."
     table = parameter_charts.parallel_table(found, rules, names)

@@ -1,4 +1,4 @@
-"""Bars, one per name, with whiskers and numbers where there are any."""
+"""Charts with one bar per name, optionally with whiskers and numbers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def bar_chart(
     value_N: ArrayLike,
     what: str,
     title: str,
-    says: str,
+    description: str,
     *,
     form: str = ".3f",
     whiskers: tuple[ArrayLike, ArrayLike] | None = None,
     is_labelled: bool = False,
 ) -> Chart:
-    """Horizontal bars from zero, in the order given.
+    """Horizontal bars from zero, in the given order.
 
-    Args:     what: the names are of; title: of the values, with their unit
+    Args:     what: title of the names
+              title: title of the values, with their unit
               form: d3 format of the values
-              whiskers: smallest and largest value per bar
-              is_labelled: every bar shows its number
+              whiskers: smallest and largest value of each bar
+              is_labelled: write its value beside every bar
     """
     ends = dict(zip((LOW, HIGH), whiskers or (), strict=False))
     base = alt.Chart(style.table({what: list(names), title: value_N, **ends}))
@@ -47,7 +48,9 @@ def bar_chart(
         text = base.mark_text(align="left", dx=5, color=style.MUTED)
         at, value = (HIGH if whiskers else title), style.number(alt.Text, title, format=form)
         layers.append(text.encode(x=style.number(alt.X, at, title=title), y=y, text=value))
-    return style.layered(*layers, says=says, height=80 + BAR_PIXELS * max(3, len(names)))
+    return style.layered(
+        *layers, description=description, height=80 + BAR_PIXELS * max(3, len(names))
+    )
 
 
 def column_chart(
@@ -55,16 +58,18 @@ def column_chart(
     value_N: ArrayLike,
     what: str,
     title: str,
-    says: str,
+    description: str,
     *,
     form: str = ".3f",
     height: float = 300,
     colours: Sequence[str] = (),
     note: str = "",
 ) -> Chart:
-    """Upright bars from zero.
+    """Vertical bars from zero.
 
-    Args:     as of `bar_chart`; colours: one per bar; note: text in the upper left
+    Args:     colours: one per bar
+              note: text in the upper left
+              (others): see `bar_chart`
     """
     base = alt.Chart(style.table({what: list(names), title: value_N}))
     x = style.name(alt.X, what, sort=None, axis=alt.Axis(labelAngle=0))
@@ -80,4 +85,4 @@ def column_chart(
     if note:
         once = alt.Chart(alt.InlineData(values=[{}]))
         layers.append(once.mark_text(text=note, align="left", x=8, y=8, fontSize=13))
-    return style.layered(*layers, says=says, height=height)
+    return style.layered(*layers, description=description, height=height)

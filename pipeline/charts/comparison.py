@@ -1,4 +1,4 @@
-"""Several runs in one chart, whatever their sizes.
+"""Charts of several runs, which may have different sizes.
 
 Shape suffixes: B bins of time, E experts.
 """
@@ -20,23 +20,23 @@ class RunCurve(NamedTuple):
 
     x_B: NDArray[np.float64]
     y_B: NDArray[np.float32]
-    level: float = float("nan")  # what to compare it with, e.g. its floor
+    level: float = float("nan")  # for comparison, e.g. the floor
 
 
 def run_curves(runs: Mapping[str, RunCurve], x: str, y: str) -> Chart:
-    """A line per run over time; its level, where it has one, dotted in its colour."""
+    """One line per run over time. Its level is a dotted line of the same colour."""
     lines = []
     for place, (name, curve) in enumerate(runs.items()):
         lines.append(_line(place, name, curve.x_B, curve.y_B))
         for floor in level(curve.x_B, curve.level, f"floor of {name}"):
             lines.append(floor._replace(colour=lines[-1].colour, dash=DOTTED, in_legend=False))
     ends = (f"{name} {curve.y_B[-1]:.3g}" for name, curve in runs.items() if len(curve.y_B))
-    says = f"{y} of {len(runs)} runs. At the end: {'; '.join(ends)}."
-    return line_chart(lines, x, y, says, 360, x_number="~s")
+    description = f"{y} of {len(runs)} runs. At the end: {'; '.join(ends)}."
+    return line_chart(lines, x, y, description, 360, x_number="~s")
 
 
 def load_by_rank(sorted_percent: Mapping[str, NDArray[np.int16]]) -> Chart:
-    """A line per run: load of its experts, busiest first, against their share of all experts.
+    """One line per run: the loads of its experts, busiest first, over the share of the experts.
 
     Args:     sorted_percent: by run, mean over layers of the loads by rank, (E,)
     """
@@ -60,6 +60,6 @@ def load_by_rank(sorted_percent: Mapping[str, NDArray[np.int16]]) -> Chart:
 
 
 def _line(place: int, name: str, x_P: NDArray[Any], y_P: NDArray[Any]) -> Line:
-    """Four runs differ in colour alone, eight in both colour and dash."""
+    """The first four runs have solid lines, the next four dashed ones."""
     colour = CATEGORIES[place % len(CATEGORIES)]
     return Line(name, x_P, y_P, colour, SOLID if place < 4 else DASHED)

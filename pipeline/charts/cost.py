@@ -1,4 +1,4 @@
-"""What imbalance costs: step time that waits for the fullest rank, by setting and by ranks.
+"""Charts of the cost of imbalance: step time lost by waiting for the fullest rank.
 
 Letters: R expert-parallel ranks.
 """
@@ -15,19 +15,19 @@ from evenload.pipeline.charts import style
 from evenload.pipeline.charts.bars import bar_chart
 from evenload.pipeline.charts.style import DASHES, Chart, looks
 
-MAX_BARS = 40  # settings in one chart; of more the cheapest and the dearest
-WAITS = "step time that waits, %"
+MAX_BARS = 40  # settings in one chart; of more, those with the smallest and largest loss
+WAITS = "step time lost by waiting, %"
 RANKS = "expert-parallel size, ranks"
 
 
 class SettingWaits(NamedTuple):
-    """One setting at one expert count: the share of a step's time that waits, by ranks."""
+    """The share of step time that one setting at one expert count loses by waiting."""
 
     label: str
-    share_R: Mapping[int, float]  # mean over trials
-    low_R: Mapping[int, float]  # smallest and largest trial
-    high_R: Mapping[int, float]
-    experts: int | None = None  # None: over all counts
+    share_R: Mapping[int, float]  # ranks -> mean over trials
+    low_R: Mapping[int, float]  # ranks -> smallest share of a trial
+    high_R: Mapping[int, float]  # ranks -> largest share of a trial
+    experts: int | None = None  # None: mean over all counts
     trials: int = 1
 
     @property
@@ -42,9 +42,9 @@ class SettingWaits(NamedTuple):
 def waits_by_ranks(
     found: Sequence[SettingWaits], sizes: Sequence[int], chosen: int, height: float = 420
 ) -> Chart:
-    """Share of a step's time that waits against the expert-parallel size.
+    """Lost step time over the expert-parallel size, with one colour per setting.
 
-    A colour per setting, a dash per expert count.
+    Expert counts differ in the dashes.
     """
     rows = [(one, size) for one in found for size in sizes if size in one.share_R]
     labels = [one.label for one, _ in rows]
@@ -74,11 +74,13 @@ def waits_by_ranks(
         detail=style.name(alt.Detail, "experts"),
         tooltip=style.tips({"setting": "", "experts": "", WAITS: ".1f"}),
     )
-    return style.layered(lines.add_params(picked), dots, says=_says(found, chosen), height=height)
+    return style.layered(
+        lines.add_params(picked), dots, description=_description(found, chosen), height=height
+    )
 
 
 def waits_by_setting(found: Sequence[SettingWaits], ranks: int) -> Chart:
-    """The same at one size, a bar per setting, least first; whiskers span the trials."""
+    """Lost step time at one size: one bar per setting, least first, with whiskers over trials."""
     shown = sorted((one for one in found if ranks in one.share_R), key=lambda o: o.share_R[ranks])
     if len(shown) > MAX_BARS:
         shown = [*shown[: MAX_BARS // 2], *shown[-MAX_BARS // 2 :]]
@@ -87,18 +89,18 @@ def waits_by_setting(found: Sequence[SettingWaits], ranks: int) -> Chart:
         for part in ("share_R", "low_R", "high_R")
     )
     ends = (low, high) if any(one.trials > 1 for one in shown) else None
-    names, says = [one.name for one in shown], _says(found, ranks)
+    names, description = [one.name for one in shown], _description(found, ranks)
     return bar_chart(
-        names, mean, "setting", WAITS, says, form=".1f", whiskers=ends, is_labelled=True
+        names, mean, "setting", WAITS, description, form=".1f", whiskers=ends, is_labelled=True
     )
 
 
-def _says(found: Sequence[SettingWaits], ranks: int) -> str:
+def _description(found: Sequence[SettingWaits], ranks: int) -> str:
     shares = {one.name: 100 * one.share_R[ranks] for one in found if ranks in one.share_R}
     if not shares:
-        return f"Step time that waits at {ranks} ranks. No setting has recorded loads."
+        return f"Step time lost by waiting at {ranks} ranks. No setting has recorded loads."
     low, high = min(shares, key=lambda n: shares[n]), max(shares, key=lambda n: shares[n])
     return (
-        f"Step time that waits for the fullest of {ranks} ranks: from {shares[low]:.1f} % with "
-        f"{low} to {shares[high]:.1f} % with {high}."
+        f"Step time lost by waiting for the fullest of {ranks} ranks: from {shares[low]:.1f} % "
+        f"with {low} to {shares[high]:.1f} % with {high}."
     )

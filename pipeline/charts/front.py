@@ -1,4 +1,4 @@
-"""Settings of a sweep against each other: the Pareto front, and what a confirmation made of it.
+"""Charts that compare the settings of a sweep: the Pareto front, and search with confirmation.
 
 Shape suffixes: N points.
 """
@@ -17,10 +17,10 @@ from evenload.pipeline.charts.style import Chart
 
 Role = Literal["search", "settings", "fresh seeds", "controls", "recommended"]
 MAX_OUTSIDE = 3
-MAX_LABELS = 14  # names beside points; of more, only those of the front
+MAX_LABELS = 14  # with more points, only those on the front are named
 VIO, BITS = "MaxVio, steady (max load / fair share − 1)", "validation loss, bits per byte"
 STAGES = {"search": style.BLUE, "fresh seeds": style.ORANGE}
-ROLES: dict[str, tuple[str, str]] = {  # their colours and shapes
+ROLES: dict[str, tuple[str, str]] = {  # colour and shape
     "search": (style.FAINT, "circle"),
     "settings": (style.BLUE, "circle"),
     "fresh seeds": (style.BLUE, "circle"),
@@ -30,7 +30,7 @@ ROLES: dict[str, tuple[str, str]] = {  # their colours and shapes
 
 
 class Point(NamedTuple):
-    """One setting: means with half a 95 % interval over seeds, NaN where one seed has none."""
+    """One setting: means, and half of their 95 % intervals over seeds, NaN for a single seed."""
 
     label: str
     role: Role
@@ -43,29 +43,28 @@ class Point(NamedTuple):
     idle: float = math.nan  # %
     utilisation: float = math.nan  # %
     trials: int = 1
-    is_yardstick: bool = False  # may be outside of the picture
-    mark: str = ""  # beside the point, instead of its label
+    is_yardstick: bool = False  # does not extend the axes
+    mark: str = ""  # text beside the point; empty: the label
 
 
 class Pair(NamedTuple):
-    """A figure of one setting, in the search and with fresh seeds: means with half intervals."""
+    """A figure of one setting in the search and with fresh seeds: means and half intervals."""
 
     label: str
     tuned: float
     tuned_half: float
     confirmed: float
     confirmed_half: float
-    seeds: int  # fresh ones
+    seeds: int  # number of fresh seeds
 
 
 def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float = 480) -> Chart:
-    """Loss against imbalance, a point per setting, 95 % intervals over seeds; both better low.
+    """Loss against imbalance, with one point per setting and 95 % intervals over seeds.
 
-    The picture ends around the settings that may be recommended: a yardstick far away would squeeze
-    them, so it is named below the axis. Line: the front, where less of the one costs more of the
-    other.
+    Lower left is better. The line is the Pareto front. The axes cover the settings that may be
+    recommended; yardsticks outside are named below the axis.
 
-    Args:     floor: MaxVio by chance, a dashed line
+    Args:     floor: MaxVio by chance, drawn as a dashed line
     """
     near = [p for p in points if not p.is_yardstick] or list(points)
     vios = [p.max_vio for p in near] + ([floor] if floor > 0 else [])
@@ -93,13 +92,13 @@ def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float
         _dots(base.encode(x=x, y=y), points),
         beside.encode(x=x, y=y, text=style.name(alt.Text, "beside")),
     ]
-    return style.layered(*layers, says=_says(points), height=height)
+    return style.layered(*layers, description=_description(points), height=height)
 
 
 def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
-    """Each setting's figure in the search and with fresh seeds, with their intervals.
+    """The figure of every setting in the search and with fresh seeds, with intervals.
 
-    The best of many tries looks better than it is; the confirmed figure is the one to report.
+    The best of many tries looks better than it is, so the confirmed figure is the result.
     """
     mean_N = np.array([mean for p in pairs for mean in (p.tuned, p.confirmed)])
     half_N = np.nan_to_num([half for p in pairs for half in (p.tuned_half, p.confirmed_half)])
@@ -127,9 +126,11 @@ def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
     bars = base.mark_rule(strokeWidth=1.4).encode(
         x=style.number(alt.X, "low", title=title), x2=alt.X2(field="high")
     )
-    told = "; ".join(f"{p.label}: {p.tuned:.3f}, then {p.confirmed:.3f}" for p in pairs)
-    says = f"{title} in the search and with fresh seeds. {told}."
-    return style.layered(bars, dots, says=says, height=max(220, 130 + 40 * len(pairs)))
+    parts = "; ".join(f"{p.label}: {p.tuned:.3f}, then {p.confirmed:.3f}" for p in pairs)
+    description = f"{title} in the search and with fresh seeds. {parts}."
+    return style.layered(
+        bars, dots, description=description, height=max(220, 130 + 40 * len(pairs))
+    )
 
 
 def _columns(points: Sequence[Point]) -> dict[str, Any]:
@@ -155,25 +156,25 @@ def _columns(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def _beside(points: Sequence[Point]) -> list[str]:
-    """The text at each point; of very many only those on the front are named."""
+    """The text beside every point; of many points only those on the front have one."""
     confirmed, texts = {p.label for p in points if p.role not in ("search", "controls")}, []
     for point in points:
-        is_told = point.role == "search" and point.label in confirmed
+        is_repeated = point.role == "search" and point.label in confirmed
         is_named = len(points) <= MAX_LABELS or point.on_front or point.role == "recommended"
-        texts.append(point.mark or (point.label if is_named and not is_told else ""))
+        texts.append(point.mark or (point.label if is_named and not is_repeated else ""))
     return texts
 
 
 def _outside(
     points: Sequence[Point], ends: tuple[float, float], bits_ends: tuple[float, float]
 ) -> list[str]:
-    """A line for the title of the axis that names what is outside of the picture."""
+    """A second line for the title of the axis with the points outside of the axes."""
     named = [
         f"{point.mark or point.label} ({point.max_vio:.2g}, {point.bits:.3f})"
         for point in points
         if not (ends[0] <= point.max_vio <= ends[1] and bits_ends[0] <= point.bits <= bits_ends[1])
     ]
-    return [f"outside of the picture: {', '.join(named[:MAX_OUTSIDE])}"] if named else []
+    return [f"outside of the chart: {', '.join(named[:MAX_OUTSIDE])}"] if named else []
 
 
 def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
@@ -190,7 +191,7 @@ def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
 
 
 def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str]) -> list[alt.Chart]:
-    """95 % intervals, upright and across; of no length where one seed tells no spread."""
+    """95 % intervals of both figures; of length zero for a single seed."""
     bar = base.mark_rule(color=style.MUTED, strokeWidth=1.2, clip=True)
     low, left = style.number(alt.Y, "low", title=BITS), style.number(alt.X, "left", title=title)
     return [
@@ -200,7 +201,7 @@ def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str]) -> list[al
 
 
 def _stairs(points: Sequence[Point], x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """The border of what is dominated, out to the worst of all settings."""
+    """The border of the dominated region, up to the worst of all settings."""
     corners = sorted((p.max_vio, p.bits) for p in points if p.on_front)
     if not corners:
         return []
@@ -220,7 +221,7 @@ def _floor(floor: float, x: alt.X) -> list[alt.Chart]:
 
 
 def _around(values: Sequence[float], is_log: bool) -> tuple[float, float]:
-    """From the smallest to the largest with some room."""
+    """The range of the values with a margin."""
     if not values:
         return 0.0, 1.0
     low, high = (math.log10(v) if is_log else v for v in (min(values), max(values)))
@@ -229,7 +230,7 @@ def _around(values: Sequence[float], is_log: bool) -> tuple[float, float]:
     return (10**low, 10**high) if is_log else (low, high)
 
 
-def _says(points: Sequence[Point]) -> str:
+def _description(points: Sequence[Point]) -> str:
     if not points:
         return "Loss against imbalance. No setting is complete yet."
     front = ", ".join(

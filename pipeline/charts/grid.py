@@ -1,4 +1,4 @@
-"""One figure of a sweep over its settings and expert counts.
+"""A grid with one figure of a sweep by setting and expert count.
 
 Shape suffixes: R settings, C expert counts.
 """
@@ -17,20 +17,20 @@ from evenload.pipeline.charts.style import Chart
 from evenload.pipeline.figures.metrics import Metric, Scale
 
 COUNTS = "experts per layer"
-ON_BRIGHT, ON_DARK = "#1f2933", "#ffffff"  # numbers in cells
+ON_BRIGHT, ON_DARK = "#1f2933", "#ffffff"  # colours of the numbers in cells
 
 
 class Grid(NamedTuple):
-    """One figure over a sweep: settings down, expert counts across."""
+    """One figure of a sweep, with one row (R) per setting and one column (C) per expert count."""
 
     setting_R: list[str]
     experts_C: list[int]
     value_RC: NDArray[np.float32]  # mean over finished trials, shares in percent; NaN without one
-    note_RC: list[list[str]]  # of a cell without a value: why
+    note_RC: list[list[str]]  # why a cell has no value
 
 
 def sweep_grid(grid: Grid, metric: Metric) -> Chart:
-    """Settings down, expert counts across; the number in each cell, or why there is none."""
+    """A coloured grid with the number of every cell, or the reason why there is none."""
     value, (R, C) = f"{metric.title}, {metric.unit}", grid.value_RC.shape
     columns = {
         "setting": pa.array(np.repeat(grid.setting_R, C), pa.string()),
@@ -62,7 +62,9 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
     texts = base.mark_text(fontSize=13).encode(
         text=style.name(alt.Text, "shown"), color=alt.ColorValue(ON_DARK, condition=inks)
     )
-    return style.layered(cells, texts, says=_says(grid, metric), height=max(220, 90 + 34 * R))
+    return style.layered(
+        cells, texts, description=_description(grid, metric), height=max(220, 90 + 34 * R)
+    )
 
 
 def _texts(grid: Grid, metric: Metric) -> list[str]:
@@ -73,8 +75,8 @@ def _texts(grid: Grid, metric: Metric) -> list[str]:
     ]
 
 
-def _says(grid: Grid, metric: Metric) -> str:
-    """The best cell in words."""
+def _description(grid: Grid, metric: Metric) -> str:
+    """Names the best cell."""
     text = f"{metric.title} of {len(grid.setting_R)} settings at {len(grid.experts_C)} counts"
     if not np.isfinite(grid.value_RC).any():
         return f"{text}. No trial has a figure yet."
@@ -91,7 +93,7 @@ def _says(grid: Grid, metric: Metric) -> str:
 def _colour_range(value_RC: NDArray[np.float32], metric: Metric) -> tuple[float, float]:
     """The values of the best and of the worst colour.
 
-    The worst is at least a difference that matters away: a tiny difference looks tiny.
+    They differ at least by a difference that matters, so that tiny differences look tiny.
     """
     values, sign = value_RC[np.isfinite(value_RC)].tolist(), -1 if metric.better == "higher" else 1
     scale, factor = metric.scale or Scale(None, 0.0), 100 if metric.is_share else 1

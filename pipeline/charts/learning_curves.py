@@ -1,4 +1,4 @@
-"""A figure of every trial of a sweep while it trained; the ones that were stopped are faded.
+"""Learning curves of all trials of a sweep.
 
 Shape suffixes: P points of a curve, T trials.
 """
@@ -18,24 +18,24 @@ from evenload.pipeline.charts.style import GROUND, Chart
 
 Unit = Literal["steps", "tokens"]
 AXES: dict[Unit, str] = {"steps": "optimizer step", "tokens": "tokens trained"}
-MAX_NAMED = 24  # settings in the legend
+MAX_NAMED = 24  # with more settings there is no legend
 MAX_POINTS = 12_000  # of all curves together
 
 
 class TrialCurve(NamedTuple):
-    """One trial's."""
+    """The curve of one trial."""
 
     name: str  # setting, experts, seed
-    setting: str  # gives the colour
+    setting: str  # determines the colour
     x_P: NDArray[np.float64]
     y_P: NDArray[np.float64]
-    ended: str  # why it was stopped; empty where it was not
+    ended: str  # why the trial was stopped early; empty if it was not
 
 
 def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
-    """A line per trial, a colour per setting; a stopped one is faint and ends in a cross.
+    """One line per trial and one colour per setting. Stopped trials are faint and end in a cross.
 
-    The picture leaves out the first fifth, where every curve falls steeply.
+    The y axis ignores the first fifth, where every curve falls steeply.
     """
     look = style.looks(list(dict.fromkeys(curve.setting for curve in curves)))
     key = style.legend(look, "stroke") if len(look) <= MAX_NAMED else None
@@ -67,11 +67,11 @@ def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
         )
         tooltip = style.tips({"trial": "", "ended": ""})
         layers.append(cross.encode(**place, color=drawn_as["color"], tooltip=tooltip))
-    return style.layered(*layers, says=_says(curves, y), height=460)
+    return style.layered(*layers, description=_description(curves, y), height=460)
 
 
 def late_range(curves: Sequence[TrialCurve]) -> list[float] | None:
-    """Smallest and largest of all values but those of the first fifth; None without a span."""
+    """The range of values after the first fifth with a margin; None if it is empty."""
     longest = max((float(curve.x_P[-1]) for curve in curves), default=0.0)
     late = np.concatenate([c.y_P[c.x_P >= longest / 5] for c in curves] or [np.zeros(0)])
     if not late.size or late.min() == late.max():
@@ -81,7 +81,7 @@ def late_range(curves: Sequence[TrialCurve]) -> list[float] | None:
 
 
 def _table(curves: Sequence[TrialCurve], x: str, y: str) -> pa.Table:
-    """One row per point; of long curves every few points and the last."""
+    """One row per point. Long curves are thinned; the last point is kept."""
     keep = max(1, -(-sum(len(curve.x_P) for curve in curves) // MAX_POINTS))
     ends = [len(curve.x_P) - 1 for curve in curves]
     places = [np.unique(np.append(np.arange(0, end, keep), end)) for end in ends]
@@ -94,9 +94,9 @@ def _table(curves: Sequence[TrialCurve], x: str, y: str) -> pa.Table:
     return style.table(texts | {x: x_N, y: y_N})
 
 
-def _says(curves: Sequence[TrialCurve], y: str) -> str:
+def _description(curves: Sequence[TrialCurve], y: str) -> str:
     stopped = sum(bool(curve.ended) for curve in curves)
-    text = f"{y} of {len(curves)} trials while they train, {stopped} of them stopped early."
+    text = f"{y} of {len(curves)} trials during training, {stopped} of them stopped early."
     going = [curve for curve in curves if len(curve.y_P)]
     if not going:
         return text

@@ -1,7 +1,7 @@
-"""Lines over one axis: what most charts are drawn with.
+"""Line charts.
 
-A pointer shows the values of all lines at the nearest x; of many lines the largest, the median
-and the smallest. A click in the legend leaves a line alone, a double click shows all again.
+The tooltip has the values of all lines at the nearest x, or of many lines the largest, the median
+and the smallest. A click in the legend highlights a line, a double click shows all again.
 
 Shape suffixes: B bins of time, L expert layers, P points of a line.
 """
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart, Look, field
 
-MAX_NAMED_LINES = 12  # of more, the legend would be larger than its chart
+MAX_NAMED_LINES = 12  # with more, the legend would be larger than the chart
 SERIES = "series"
 SUMMARY: dict[str, Any] = {"largest": "max", "median": "median", "smallest": "min"}
 
 
 class Line(NamedTuple):
-    """One line; NaN parts it."""
+    """One line. NaN makes a gap."""
 
     name: str
     x_P: NDArray[Any]
@@ -33,14 +33,14 @@ class Line(NamedTuple):
     colour: str
     dash: Sequence[int] = style.SOLID
     in_legend: bool = True
-    is_level: bool = False  # to compare with; a pointer does not name it
+    is_level: bool = False  # a level for comparison, left out of the tooltip
 
 
 def line_chart(
     lines: Sequence[Line],
     x: str,
     y: str,
-    says: str,
+    description: str,
     height: float = 300,
     *,
     number: str = ".3f",
@@ -50,14 +50,14 @@ def line_chart(
     holds: bool = False,
     has_dots: bool = False,
 ) -> Chart:
-    """Lines with one legend.
+    """Lines with a legend.
 
-    Args:     x, y: titles of the axes, with units; they name the columns of the table too
-              number, x_number: d3 formats of values and of x
+    Args:     x, y: titles of the axes, with units, and names of the columns of the table
+              number, x_number: d3 formats of y and of x
               from_zero: the y axis begins at zero
-              is_log: of x and of y
-              holds: a value holds until the next x, so that a line is drawn as steps
-              has_dots: every point is marked; a line of a single point always is
+              is_log: whether x and whether y is logarithmic
+              holds: a value holds until the next x: lines are drawn as steps
+              has_dots: mark every point; if all lines have a single point, they are marked anyway
     """
     base = alt.Chart(_table(lines, x, y))
     key = style.legend([line.name for line in lines if line.in_legend], "stroke")
@@ -76,14 +76,14 @@ def line_chart(
     )
     pointer = _pointer(base, lines, x, y, number, x_number)
     return style.layered(
-        drawn.add_params(picked, style.zoom("x")), pointer, says=says, height=height
+        drawn.add_params(picked, style.zoom("x")), pointer, description=description, height=height
     )
 
 
 def layer_lines(
     value_BL: NDArray[Any], step_B: NDArray[np.int32], names: Sequence[str]
 ) -> list[Line]:
-    """One line per layer, coloured from first to last; of many only the ends are in the legend."""
+    """One line per layer. The legend has all layers, or only the first and the last of many."""
     shown = range(len(names)) if len(names) <= MAX_NAMED_LINES else (0, len(names) - 1)
     return [
         Line(f"layer {name}", step_B, value_BL[:, place], colour, in_legend=place in shown)
@@ -94,7 +94,7 @@ def layer_lines(
 
 
 def level(x_P: NDArray[Any], value: float, name: str) -> list[Line]:
-    """A dashed line over the whole of x to compare with; none where there is nothing."""
+    """A dashed horizontal line for comparison, or no line if there is no value or no x."""
     if not len(x_P) or not np.isfinite(value):
         return []
     return [Line(name, x_P[[0, -1]], np.full(2, value), style.RED, style.DASHED, is_level=True)]
@@ -126,7 +126,7 @@ def _axis(
 def _pointer(
     base: alt.Chart, lines: Sequence[Line], x: str, y: str, number: str, x_number: str
 ) -> alt.Chart:
-    """A rule at the x nearest to the pointer, with the values there."""
+    """A vertical rule at the x nearest to the pointer, with the values as tooltip."""
     if len(lines) <= MAX_NAMED_LINES:
         spots = base.transform_pivot(SERIES, value=field(y), groupby=[field(x)])
         shown = [line.name for line in lines if not line.is_level]

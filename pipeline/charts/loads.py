@@ -1,4 +1,4 @@
-"""Maps of load: what every expert got, as a share of what it ought to get, and how long nothing.
+"""Maps of expert loads in percent of the fair share, and of the longest idle streaks.
 
 Shape suffixes: B bins of time, L expert layers, E experts, Q shares of the experts,
 D shares of the depth.
@@ -26,7 +26,7 @@ from evenload.pipeline.charts.style import (
     Chart,
 )
 
-Percent = NDArray[np.int16]  # of the fair share; -1: nothing was counted
+Percent = NDArray[np.int16]  # of the fair share; -1: not counted
 
 COLOURS = (LOWEST, LOW, FAIR, HIGH, HIGHEST)
 LOAD = Scale(
@@ -52,7 +52,7 @@ DIFFERENCE = Scale(
 def load_by_layer(
     percent_LE: Percent, layer_names: Sequence[str], is_sorted: bool = False
 ) -> Chart:
-    """Layers down, experts across."""
+    """The loads of all layers (rows) and experts (columns)."""
     L, E = percent_LE.shape
     size = per_cell(L, E)
     shown_LE = -np.sort(-percent_LE, axis=-1) if is_sorted else percent_LE
@@ -70,9 +70,9 @@ def load_by_layer(
 def load_over_time(
     percent_BE: Percent, step_B: NDArray[np.int32], is_mean: bool = False, height: float = 440
 ) -> Chart:
-    """Experts down, time across.
+    """The loads of the experts of one layer (rows) over time (columns).
 
-    Args:     is_mean: bins hold their mean, and so do cells of several bins; their largest if not
+    Args:     is_mean: bins are means over their steps, not maxima; cells of several bins likewise
     """
     B, E = percent_BE.shape
     size = per_cell(E, B)
@@ -87,25 +87,28 @@ def load_over_time(
 
 
 def load_by_rank_and_depth(percent_LQ: Percent, name: str) -> Chart:
-    """Layers down, experts by rank across, as shares of both: maps of any size look alike."""
-    says = (
+    """The loads by depth of the layer (rows) and rank of the expert (columns).
+
+    Both axes are in percent, so that maps of different sizes look alike.
+    """
+    description = (
         f"Load of {name} by depth of the layer and rank of the expert, "
         f"at most {percent_LQ.max()} % of the fair share."
     )
-    return heat_map(percent_LQ, *_shares(percent_LQ.shape), LOAD, says, 320)
+    return heat_map(percent_LQ, *_shares(percent_LQ.shape), LOAD, description, 320)
 
 
 def load_difference(points_DQ: NDArray[np.int16], name: str, reference: str) -> Chart:
-    """Depth down, experts by rank across: load minus the reference's."""
-    says = (
+    """The difference of two maps by depth of the layer (rows) and rank of the expert (columns)."""
+    description = (
         f"Load of {name} minus that of {reference} by depth and rank: from "
         f"{points_DQ.min():+d} to {points_DQ.max():+d} points of the fair share."
     )
-    return heat_map(points_DQ, *_shares(points_DQ.shape), DIFFERENCE, says, 320)
+    return heat_map(points_DQ, *_shares(points_DQ.shape), DIFFERENCE, description, 320)
 
 
 def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) -> Chart:
-    """Layers down, experts across: the longest run of steps without a token; blank is none."""
+    """The most successive steps without a token by layer (rows) and expert; blank: none."""
     L, E = streak_LE.shape
     size, most = per_cell(L, E), int(streak_LE.max())
     layer, expert = divmod(int(streak_LE.argmax()), E)
@@ -122,7 +125,7 @@ def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) ->
 
 
 def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str:
-    """The range of a map in words, with the cell that is farthest above its fair share."""
+    """A sentence with the range of a map and its fullest cell."""
     counted = percent_YX[percent_YX >= 0]
     if not counted.size:
         return "Nothing was counted."
@@ -135,6 +138,6 @@ def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str
 
 
 def _shares(shape: Sequence[int]) -> tuple[Side, Side]:
-    """Both sides of a map in percent, at the middle of each cell."""
+    """The two axes of a map in percent, at the middle of each cell."""
     depth, share = ((100 * (np.arange(n) + 0.5) / n).round(1).tolist() for n in shape)
     return Side("depth, %", depth), Side("share of the experts, busiest first, %", share)

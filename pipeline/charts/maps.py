@@ -1,4 +1,4 @@
-"""Maps of cells: rows down, columns across, one colour per cell.
+"""Heat maps.
 
 Shape suffixes: Y rows, X columns.
 """
@@ -15,37 +15,37 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.charts.style import GROUND, Chart, field, layered, number, scaled, tips
 
-MAX_CELLS = 20_000  # more take a browser too long to draw
-MAX_APART = 600  # cells that a gap parts
+MAX_CELLS = 20_000  # browsers need too long to draw more
+MAX_APART = 600  # with more cells there are no gaps between them
 MAX_TICKS = 12
-OVERLAP = 1.04  # of a cell with the next one: without it seams shine through
+OVERLAP = 1.04  # cells overlap, because otherwise the ground is visible between them
 
 
 class Side(NamedTuple):
-    """Rows or columns of a map."""
+    """One axis of a map: its rows or its columns."""
 
-    title: str  # with its unit
-    at: Sequence[Any]  # where each row or column is
+    title: str  # with the unit
+    at: Sequence[Any]  # label of each row or column
 
 
 class Scale(NamedTuple):
-    """What a map's colours mean."""
+    """The colours of a map."""
 
     title: str  # of the values, with their unit
     stops: Sequence[float]
     colours: Sequence[str]
     ticks: Sequence[float]
-    # Colours apart from the ramp: name -> a condition on `value` and the colour.
+    # Colours outside of the ramp: name -> a condition on `value` and the colour.
     apart: dict[str, tuple[str, str]] = {}  # noqa: RUF012 (never changed)
-    label: str = "datum.label"  # of a tick, as a Vega expression
-    form: str = ",d"
-    is_signed: bool = False  # negative values are values
+    label: str = "datum.label"  # Vega expression of a tick's label
+    form: str = ",d"  # d3 format of the values
+    is_signed: bool = False  # whether negative values are drawn
 
 
 def heat_map(
-    value_YX: NDArray[Any], rows: Side, columns: Side, scale: Scale, says: str, height: float
+    value_YX: NDArray[Any], rows: Side, columns: Side, scale: Scale, description: str, height: float
 ) -> Chart:
-    """One cell per value; NaN is blank, and so is a negative value of a scale without a sign."""
+    """One coloured cell per value. NaN is blank, and so are negative values if not `is_signed`."""
     counted_YX = ~np.isnan(value_YX) if scale.is_signed else value_YX >= 0
     y_N, x_N = np.nonzero(counted_YX)
     columns_of = {columns.title: _places(columns, x_N), rows.title: _places(rows, y_N)}
@@ -65,13 +65,13 @@ def heat_map(
     resolve = alt.Resolve(scale=alt.ScaleResolveMap(color="independent"))
     layers = [drawn, _apart(scale)] if scale.apart else [drawn]
     ground = alt.ViewBackground(fill=GROUND, stroke=None)
-    return layered(*layers, says=says, height=height, resolve=resolve, view=ground)
+    return layered(*layers, description=description, height=height, resolve=resolve, view=ground)
 
 
 def pooled(value_YX: NDArray[Any], axis: int, size: int, is_mean: bool = False) -> NDArray[Any]:
-    """`size` neighbours along an axis as one: their largest value, or the mean of what is counted.
+    """Pools `size` neighbours along an axis: their largest value, or the mean of counted ones.
 
-    A mean is 0 only where all are 0, so that only what is idle all along looks idle.
+    A mean is at least 1 if any value is not 0, so that only cells without any load look idle.
     """
     if size == 1:
         return value_YX
@@ -86,12 +86,12 @@ def pooled(value_YX: NDArray[Any], axis: int, size: int, is_mean: bool = False) 
 
 
 def per_cell(rows: int, columns: int) -> int:
-    """How many columns share a cell so that the map stays small."""
+    """The number of columns per cell with which the map has at most MAX_CELLS."""
     return max(1, -(-rows * columns // MAX_CELLS))
 
 
 def sharing(size: int, what: str = "") -> str:
-    """For the title of a side: how many share a cell."""
+    """The end of an axis title if cells are pooled."""
     return f" ({size} {what} per cell)".replace("  ", " ") if size > 1 else ""
 
 
@@ -131,7 +131,7 @@ def _colour(scale: Scale) -> alt.Color:
 
 
 def _apart(scale: Scale) -> alt.Chart:
-    """The legend of the colours apart from the ramp, as marks that are not seen."""
+    """Invisible marks that give a legend to the colours outside of the ramp."""
     colours = {name: colour for name, (_, colour) in scale.apart.items()}
     legend = alt.Legend(
         title=None, orient="bottom", symbolType="square", symbolOpacity=1, symbolSize=140

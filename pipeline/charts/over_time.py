@@ -1,4 +1,4 @@
-"""One run over time: how even its loads are, where its biases go, what it learns and takes.
+"""Charts of one run over time: balance, biases, training and resources.
 
 Shape suffixes: B bins of time, L expert layers, E experts.
 """
@@ -15,7 +15,7 @@ from evenload.pipeline.charts.lines import Line, layer_lines, level, line_chart
 from evenload.pipeline.charts.style import BLUE, FAINT, LOW_TO_HIGH, Chart, ramp
 
 STEP = "optimizer step"
-MAX_BIASES = 64  # experts in one chart
+MAX_BIASES = 64  # number of experts in one chart
 MAX_POINTS = 400
 
 Values = NDArray[Any]
@@ -23,13 +23,13 @@ Steps = NDArray[np.int32]
 
 
 def max_vio_over_time(vio_BL: Values, step_B: Steps, layers: Sequence[str], floor: float) -> Chart:
-    """MaxVio by layer beside the value that a fair router shows by chance."""
+    """MaxVio by layer, with the MaxVio of a fair router by chance."""
     chance = (floor, f"sampling floor {floor:.2g}")
     return by_layer(vio_BL, step_B, layers, "MaxVio (max load / fair share − 1)", chance=chance)
 
 
 def idle_over_time(idle_BL: Values, step_B: Steps, layers: Sequence[str], expected: float) -> Chart:
-    """Share of idle experts by layer; `expected` is what uniform random routing would leave."""
+    """Share of idle experts by layer; `expected` is the share with uniform random routing."""
     name = f"by chance {100 * expected:.2f} %" if expected > 5e-5 else "by chance none"
     chance = (100 * expected, name)
     return by_layer(100 * idle_BL, step_B, layers, "idle experts, %", ".1f", chance=chance)
@@ -45,25 +45,26 @@ def by_layer(
     chance: tuple[float, str] | None = None,
     height: float = 340,
 ) -> Chart:
-    """A line per layer from zero.
+    """One line per layer, with an axis from zero.
 
-    Args:     title: with the unit; number: d3 format
-              chance: a level to compare with, and its name
+    Args:     title: with the unit
+              number: d3 format
+              chance: a level for comparison and its name
     """
     lines = layer_lines(value_BL, step_B, layers) + (level(step_B, *chance) if chance else [])
-    says = f"{title} of {len(layers)} layers over time."
+    description = f"{title} of {len(layers)} layers over time."
     if not len(value_BL):
-        says += " Nothing is recorded yet."
+        description += " Nothing is recorded yet."
     else:
         value_L = value_BL[-1].astype(float)
         low, high = int(value_L.argmin()), int(value_L.argmax())
-        says += f" At the end {value_L[low]:.3g} in layer {layers[low]} "
-        says += f"to {value_L[high]:.3g} in layer {layers[high]}."
-    return line_chart(lines, STEP, title, says, height, number=number, from_zero=True)
+        description += f" At the end {value_L[low]:.3g} in layer {layers[low]} "
+        description += f"to {value_L[high]:.3g} in layer {layers[high]}."
+    return line_chart(lines, STEP, title, description, height, number=number, from_zero=True)
 
 
 def bias_paths(bias_BE: Values, step_B: Steps) -> Chart:
-    """Bias of each expert over time; of many experts `MAX_BIASES`, evenly spread by final rank."""
+    """The bias of every expert, or of `MAX_BIASES` experts spread evenly over the final ranks."""
     E, title = bias_BE.shape[-1], "selection bias, score units"
     order_E = np.argsort(bias_BE[-1]) if len(bias_BE) else np.arange(E)
     ranks = np.unique(np.linspace(0, E - 1, min(MAX_BIASES, E)).astype(int))
@@ -72,21 +73,21 @@ def bias_paths(bias_BE: Values, step_B: Steps) -> Chart:
         Line(f"expert {e}", step_B, bias_BE[:, e], colour, in_legend=e in (low, high))
         for e, colour in zip(order_E[ranks], ramp(LOW_TO_HIGH, len(ranks)), strict=True)
     ]
-    says = f"Selection biases of {E} experts over time. "
+    description = f"Selection biases of {E} experts over time. "
     if len(bias_BE):
-        says += f"They end between {bias_BE[-1, low]:.4f} (expert {low}) "
-        says += f"and {bias_BE[-1, high]:.4f} (expert {high})."
+        description += f"They end between {bias_BE[-1, low]:.4f} (expert {low}) "
+        description += f"and {bias_BE[-1, high]:.4f} (expert {high})."
     else:
-        says += "Nothing is recorded yet."
-    return line_chart(lines, STEP, title, says, 360, number=".4f")
+        description += "Nothing is recorded yet."
+    return line_chart(lines, STEP, title, description, 360, number=".4f")
 
 
 def loss_curve(loss_B: Values, loss_max_B: Values, step_B: Steps) -> Chart:
-    """Mean training loss of each bin, with its largest value as a faint line above."""
+    """Mean training loss of each bin, and its largest value as a faint line."""
     lines, title = [Line("training loss", step_B, loss_B, BLUE)], "loss, nats per token"
     if len(step_B) and not np.array_equal(loss_B, loss_max_B):
         lines.insert(0, Line("largest in bin", step_B, loss_max_B, FAINT))
-    return line_chart(lines, STEP, title, _says(title, loss_B, ",.3f"))
+    return line_chart(lines, STEP, title, _description(title, loss_B, ",.3f"))
 
 
 def single_curve(
@@ -99,22 +100,23 @@ def single_curve(
     from_zero: bool = True,
     height: float = 300,
 ) -> Chart:
-    """One line; of many points the largest of neighbours.
+    """One line. Many points are pooled by their largest value.
 
-    Args:     title: with the unit; number: d3 and Python format
+    Args:     title: with the unit
+              number: format for d3 and Python
     """
     first = np.unique(np.linspace(0, len(value_N), MAX_POINTS, endpoint=False).astype(int))
     if len(value_N) > MAX_POINTS:
         value_N, step_N = (np.maximum.reduceat(part_N, first) for part_N in (value_N, step_N))
-    lines, says = (
+    lines, description = (
         [Line(title, step_N.astype(np.int32), value_N, colour)],
-        _says(title, value_N, number),
+        _description(title, value_N, number),
     )
-    return line_chart(lines, STEP, title, says, height, number=number, from_zero=from_zero)
+    return line_chart(lines, STEP, title, description, height, number=number, from_zero=from_zero)
 
 
-def _says(title: str, value_N: Values, number: str) -> str:
-    """First, last and extreme values of a curve in words."""
+def _description(title: str, value_N: Values, number: str) -> str:
+    """A sentence with the first, last and extreme values."""
     finite = value_N[np.isfinite(value_N)]
     if not finite.size:
         return f"{title} over time. Nothing is recorded yet."

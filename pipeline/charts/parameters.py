@@ -1,6 +1,6 @@
-"""Parameters of a sweep against its figures: how much each one matters, and all trials over all.
+"""Charts of a sweep's parameters: their importance, and parallel coordinates.
 
-Vega has no brush on parallel axes, so `parallel_coordinates` is an option of Apache ECharts.
+`parallel_coordinates` uses Apache ECharts, because Vega has no brush on parallel axes.
 
 Letters: T trials.
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart, Theme
 
-LOG_SPAN = 20.0  # numbers over a wider span are on a logarithmic axis
+LOG_SPAN = 20.0  # axes with a larger ratio of values are logarithmic
 PARALLEL_PIXELS = 480
 SHARE = "share of the variance explained, %"
 
@@ -26,8 +26,8 @@ class ParallelAxis(NamedTuple):
     """One of the parallel axes."""
 
     title: str
-    value_T: Sequence[float | str | None]  # None: the trial has none
-    levels: Sequence[str] | None = None  # of names, in order; None: value_T are numbers
+    value_T: Sequence[float | str | None]  # None: the trial has no value
+    levels: Sequence[str] | None = None  # names in order; None: an axis of numbers
 
 
 def parallel_coordinates(
@@ -37,11 +37,11 @@ def parallel_coordinates(
     faded_T: Sequence[bool],
     theme: Theme = "light",
 ) -> dict[str, Any]:
-    """A line per trial over all axes, coloured by its group; faded where the trial was cut short.
+    """One line per trial over all axes, coloured by group; trials that ended early are faded.
 
-    Dragging along an axis picks the trials that pass there, on several axes those that pass all.
+    Dragging along axes selects the trials that pass through all marked ranges.
 
-    Returns:  an option of ECharts, for `st.echarts_chart`
+    Returns:  the option of ECharts, for `st.echarts_chart`
     """
     look = style.looks(list(dict.fromkeys(group_T)))
     lines: dict[tuple[str, bool], list[dict[str, Any]]] = {}
@@ -83,7 +83,7 @@ def parallel_coordinates(
     return dict(style.exchanged({"baseOption": option, "media": [narrow]}, theme))
 
 
-def parallel_says(axes: Sequence[ParallelAxis], trials: int) -> str:
+def parallel_description(axes: Sequence[ParallelAxis], trials: int) -> str:
     titles = ", ".join(axis.title for axis in axes)
     return f"Parallel coordinates of {trials} trials over {titles}."
 
@@ -97,7 +97,10 @@ def parallel_table(
 
 
 def importance_bars(share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> Chart:
-    """Figure -> key -> share of its variance: bars by parameter, the most important one on top."""
+    """Bars by parameter, the most important first.
+
+    Args:     share: figure -> parameter -> share of the figure's variance
+    """
     keys = sorted(
         {key for shares in share.values() for key in shares},
         key=lambda key: -max(_or_zero(shares[key]) for shares in share.values()),
@@ -118,7 +121,7 @@ def importance_bars(share: Mapping[str, Mapping[str, float]], titles: Mapping[st
         tooltip=style.tips({"parameter": "", "figure": "", SHARE: ".0f"}),
     )  # fmt: skip
     height = max(240, 120 + 22 * len(rows))
-    return style.layered(bars, says=_says_importance(share, titles), height=height)
+    return style.layered(bars, description=_importance_description(share, titles), height=height)
 
 
 def _axis(place: int, axis: ParallelAxis) -> dict[str, Any]:
@@ -138,13 +141,15 @@ def _axis(place: int, axis: ParallelAxis) -> dict[str, Any]:
     return common | {"type": "log" if is_log else "value", "scale": True}
 
 
-def _says_importance(share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> str:
-    told = []
+def _importance_description(
+    share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
+) -> str:
+    parts = []
     for name, shares in share.items():
         key = max(shares, key=lambda key: _or_zero(shares[key]), default=None)
         if key is not None and shares[key] > 0:
-            told.append(f"{titles[name]}: {key} explains {100 * shares[key]:.0f} %")
-    return "Importance of parameters. " + ("; ".join(told) or "Nothing can be told yet") + "."
+            parts.append(f"{titles[name]}: {key} explains {100 * shares[key]:.0f} %")
+    return f"Importance of parameters. {'; '.join(parts) or 'It is not known yet'}."
 
 
 def _or_zero(value: float) -> float:

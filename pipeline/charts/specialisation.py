@@ -1,4 +1,4 @@
-"""What experts do: which text they take, and which of them a token meets together.
+"""Charts of specialisation: loads and losses by group of text, and pairs of experts.
 
 Shape suffixes: G groups of text, L expert layers, E experts, N values of k.
 """
@@ -16,7 +16,7 @@ from evenload.pipeline.charts.loads import COLOURS, LOAD
 from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
 from evenload.pipeline.charts.style import BEYOND, BLUE, ORANGE, Chart
 
-MAX_NAME = 24  # characters of a group
+MAX_NAME = 24  # longer names of groups are shortened
 LIFT = Scale(
     "% of chance",
     (0, 60, 100, 180, 300),
@@ -27,7 +27,7 @@ LIFT = Scale(
 
 
 def load_by_group(percent_GE: NDArray[np.int16], groups: Sequence[str]) -> Chart:
-    """Groups of text down, experts of one layer across."""
+    """The loads of one layer's experts (columns) by group of text (rows)."""
     (G, E), most = percent_GE.shape, int(percent_GE.max())
     group = groups[int(percent_GE.argmax()) // E]
     return heat_map(
@@ -42,16 +42,17 @@ def load_by_group(percent_GE: NDArray[np.int16], groups: Sequence[str]) -> Chart
 
 
 def specialisation_by_layer(value_L: NDArray[np.float32], layers: Sequence[str]) -> Chart:
-    """A bar per layer, from 0, where every expert takes every group alike, to 1."""
+    """One bar per layer, from 0 (all experts take all groups alike) to 1."""
     low, high = float(np.min(value_L)), float(np.max(value_L))
-    says = f"Specialisation of {len(layers)} layers, {low:.3f} to {high:.3f} of at most 1."
-    return column_chart(layers, value_L, "layer", "specialisation, 0 to 1", says)
+    description = f"Specialisation of {len(layers)} layers, {low:.3f} to {high:.3f} of at most 1."
+    return column_chart(layers, value_L, "layer", "specialisation, 0 to 1", description)
 
 
 def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
-    """Experts down and across: how often a token has both, in percent of chance.
+    """How often a token has two experts, in percent of chance.
 
-    Args:     of, across: titles of the two axes; -1 in the map is a pair that cannot be judged
+    Args:     percent_EE: -1: too few tokens for an estimate
+              of, across: titles of rows and columns
     """
     E, size, most = len(percent_EE), 1, percent_EE.max() / 100
     while per_cell(-(-E // size), -(-E // size)) > 1:
@@ -59,7 +60,7 @@ def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
     at = range(0, E, size)
     return heat_map(
         pooled(pooled(percent_EE, 0, size), 1, size),
-        Side(f"{of}{sharing(size)} ", at),  # the blank keeps the two columns apart
+        Side(f"{of}{sharing(size)} ", at),  # the blank makes the two names of columns different
         Side(f"{across}{sharing(size)}", at),
         LIFT,
         f"{of} with {across}: at most {most:.1f} times as often as by chance.",
@@ -68,29 +69,31 @@ def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
 
 
 def loss_by_group(bits_G: NDArray[np.float64], groups: Sequence[str]) -> Chart:
-    """A bar per group of text, the hardest first."""
+    """One bar per group of text, the hardest first."""
     order = np.argsort(-bits_G)
     names = [_shortened(groups[index]) for index in order]
-    says = (
+    description = (
         f"Held-out loss of {len(names)} groups of text: hardest {names[0]} with "
         f"{bits_G.max():.3f}, easiest {names[-1]} with {bits_G.min():.3f} bits per byte."
     )
-    return bar_chart(names, bits_G[order], "group of text", "held-out loss, bits per byte", says)
+    return bar_chart(
+        names, bits_G[order], "group of text", "held-out loss, bits per byte", description
+    )
 
 
 def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: int) -> Chart:
-    """Held-out loss against the experts per token; the k of training stands out."""
+    """Held-out loss over the number of experts per token. The k of training is highlighted."""
     best, is_trained = int(loss_N.argmin()), k_N == trained_k
     lines = [
         Line("held-out loss", k_N, loss_N, BLUE),
         Line(f"trained with k = {trained_k}", k_N[is_trained], loss_N[is_trained], ORANGE),
     ]
-    says = (
+    description = (
         f"Held-out loss with 1 to {k_N.max()} experts per token: lowest {loss_N[best]:.4f} "
         f"nats per token at k = {k_N[best]}; trained with k = {trained_k}."
     )
     x, y = "experts per token, k", "held-out loss, nats per token"
-    return line_chart(lines, x, y, says, number=".4f", has_dots=True)
+    return line_chart(lines, x, y, description, number=".4f", has_dots=True)
 
 
 def _shortened(name: str) -> str:

@@ -1,8 +1,8 @@
-"""What all charts share: colours by meaning, the two themes, encodings, legends, axis ticks.
+"""Colours, themes, encodings, legends and axis ticks of all charts.
 
 A chart is built in the light theme; `themed` exchanges its colours. Blue is below the fair share
-and orange above it; idle has the strongest contrast to both. They are told apart with any colour
-vision, and in print.
+and orange above it; idle has the strongest contrast to both. They can be distinguished with any
+colour vision, and in print.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Chart = alt.LayerChart
 Legend = alt.Legend | None
 Channel = TypeVar("Channel")
 FONT = '"Source Sans", "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif'
-LABEL_PIXELS = 210  # of an axis or a legend; longer labels end in dots
+LABEL_PIXELS = 210  # longer labels of axes and legends are cut off
 FACTORS = (1, 2, 5)
-MAX_DECADES = 3.5  # over more of them only the powers of ten are named
+MAX_DECADES = 3.5  # axes over more decades have ticks only at powers of ten
 
 
 class Colour(str):
-    """A colour of the light theme, with what it is in the dark one."""
+    """A colour of the light theme with its counterpart in the dark one."""
 
     dark: str
 
@@ -44,7 +44,7 @@ GROUND = Colour("#f4f6f9", "#1b222c")  # cells without a number
 BLUE = Colour("#2b6cb0", "#63a4ea")
 ORANGE = Colour("#d9730d", "#f0963c")
 GREEN = Colour("#0f8a6d", "#35b894")
-RED = Colour("#c2410c", "#f5794a")  # levels to compare with
+RED = Colour("#c2410c", "#f5794a")  # levels for comparison
 FAINT = Colour("#b8cfe6", "#34506e")  # context behind a line
 IDLE = Colour("#000000", "#ffffff")
 LOWEST = Colour("#0b4a8f", "#7cc0ff")  # 1 % of the fair share
@@ -52,15 +52,15 @@ LOW = Colour("#7fb2e0", "#3777b8")
 FAIR = Colour("#f5f5f2", "#232a34")
 HIGH = Colour("#f3b26b", "#8a5016")
 HIGHEST = Colour("#b35806", "#d9771c")  # twice the fair share
-BEYOND = Colour("#7a2f00", "#ffae57")  # more than the colours tell apart
+BEYOND = Colour("#7a2f00", "#ffae57")  # above the range of the colours
 GOOD = Colour("#e6f2ee", "#16352e")
 MIDDLING = Colour("#f2d9a6", "#6b531f")
 BAD = Colour("#c2571a", "#f0894a")
 
-# These have one lightness each, so that they read on both grounds.
+# These colours are visible on both grounds.
 FIRST_TO_LAST = ("#3577c2", "#a8629f", "#cf7a1d")
 LOW_TO_HIGH = ("#2f7fd6", "#93a0ad", "#d97a16")
-# Okabe and Ito's colours, with a contrast of at least 2.5 on both grounds.
+# The colours of Okabe and Ito, changed to a contrast of at least 2.5 on both grounds.
 CATEGORIES = (
     *("#2b7fc2", "#cf7a1d", "#0f9d78", "#b0639b"),
     *("#7d8893", "#8f7a1a", "#c25450", "#3aa0b8"),
@@ -70,14 +70,14 @@ DASHES = (SOLID, DASHED, DOTTED, (8, 3, 2, 3))
 
 
 class Look(NamedTuple):
-    """How one of many lines is told apart."""
+    """The colour and dash of a line."""
 
     colour: str
     dash: Sequence[int] = SOLID
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A colour and a dash for each name; where there are too many for that, a ramp of colours."""
+    """A colour and a dash for each name, or a ramp of colours if there are too many names."""
     if len(names) > len(CATEGORIES) * len(DASHES):
         return {n: Look(c) for n, c in zip(names, ramp(LOW_TO_HIGH, len(names)), strict=True)}
     number = len(CATEGORIES)
@@ -88,46 +88,51 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 def ramp(stops: Sequence[str], number: int) -> list[str]:
-    """`number` colours spread evenly over the stops; a single one is the first stop."""
+    """`number` colours spread evenly over the stops; a single colour is the first stop."""
     rgb = np.array([[int(stop[at : at + 2], 16) for at in (1, 3, 5)] for stop in stops])
     at_N = np.linspace(0, len(stops) - 1, number) if number > 1 else np.zeros(number)
     mixed = np.stack([np.interp(at_N, np.arange(len(stops)), channel) for channel in rgb.T], -1)
     return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in mixed.round().astype(int).tolist()]
 
 
-def layered(*layers: alt.Chart, says: str, height: float, **more: Any) -> Chart:
-    """Layers as one chart.
+def layered(*layers: alt.Chart, description: str, height: float, **more: Any) -> Chart:
+    """One chart of several layers.
 
-    Args:     says: what a reader who cannot see it must know
+    Args:     description: the text alternative
               height: in pixels, axes and legends included
     """
     fit = alt.AutoSizeParams(type="fit", contains="padding")
-    # What legends are arranged by: the width before axes take their part, which they depend on.
+    # Legends are arranged by the width before axes are subtracted.
     place = alt.VariableParameter(name="outer_width", expr="width", react=False)
     return alt.LayerChart(
-        layer=list(layers), description=says, height=height, autosize=fit, params=[place], **more
+        layer=list(layers),
+        description=description,
+        height=height,
+        autosize=fit,
+        params=[place],
+        **more,
     )
 
 
 def themed(chart: Chart, theme: Theme = "light", **more: Any) -> Chart:
-    """The chart in the colours and fonts of a theme, with `more` properties; a copy."""
+    """A copy of the chart with the colours and fonts of a theme and the properties `more`."""
     drawn = exchanged(chart, theme)
     drawn._kwds.update(config=exchanged(CONFIG, theme), **more)
     return drawn
 
 
 def document(chart: Chart, theme: Theme = "light", **more: Any) -> dict[str, Any]:
-    """The chart as Vega-Lite that holds its tables as rows."""
+    """The chart as Vega-Lite with its data."""
     with alt.data_transformers.disable_max_rows():
         return themed(chart, theme, **more).to_dict()
 
 
 def exchanged(part: Any, theme: Theme) -> Any:
-    """A copy of `part` in the colours of a theme; tables are shared and not copied."""
+    """A copy of `part` in the colours of a theme. Tables are not copied."""
     if isinstance(part, Colour):
         return part.dark if theme == "dark" else str(part)
     if isinstance(part, alt.SchemaBase):
-        # Not by its own copy(), which builds and checks a whole chart again: 20 ms.
+        # Its own copy() builds and checks a whole chart again, which takes 20 ms.
         copy = object.__new__(type(part))
         copy.__dict__.update(part.__dict__, _kwds=exchanged(part._kwds, theme))
         return copy
@@ -136,56 +141,56 @@ def exchanged(part: Any, theme: Theme) -> Any:
     return [exchanged(v, theme) for v in part] if isinstance(part, list | tuple) else part
 
 
-def says(chart: Chart) -> str:
-    """What the chart shows, in a sentence; its text alternative."""
+def description(chart: Chart) -> str:
+    """The text alternative of the chart."""
     return str(chart.description)
 
 
 def tables(chart: Chart) -> list[pa.Table]:
-    """The tables that the chart draws, each once."""
+    """The distinct tables of the chart."""
     datas = (part.data for part in (chart, *chart.layer))
     return list({id(data): data for data in datas if isinstance(data, pa.Table)}.values())
 
 
 def table(columns: Mapping[str, Any]) -> pa.Table:
-    """A table whose numbers have 32 bits: it travels."""
+    """A table whose numbers have 32 bits, because it is sent to the browser."""
     arrays = {name: pa.array(values) for name, values in columns.items()}
     narrow = {pa.float64(): pa.float32(), pa.int64(): pa.int32()}
     return pa.table({n: a.cast(narrow.get(a.type, a.type)) for n, a in arrays.items()})
 
 
 def repeated(texts: Sequence[str], times: Sequence[int]) -> pa.Array:
-    """A column of texts, each `times` in a row; a text travels once."""
+    """A column that repeats each text `times`; it stores each text once."""
     encoded = pa.array(texts, pa.string()).dictionary_encode()
     rows = encoded.take(pa.array(np.repeat(np.arange(len(texts)), times)))
     return rows.cast(pa.dictionary(pa.int16(), pa.string()))
 
 
 def field(column: str) -> str:
-    """A column of a table as Vega-Lite names it: what has a meaning there is escaped."""
+    """The name of a column, escaped for Vega-Lite."""
     return re.sub(r"([.\[\]\\'\"])", r"\\\1", column)
 
 
 def number(channel: Callable[..., Channel], column: str, **more: Any) -> Channel:
-    """An encoding by a column of numbers."""
+    """Encodes a column of numbers."""
     return channel(field=field(column), type="quantitative", **({"title": column} | more))
 
 
 def name(channel: Callable[..., Channel], column: str, **more: Any) -> Channel:
-    """An encoding by a column of names, in the order of the table."""
+    """Encodes a column of names, in the order of the table."""
     return channel(field=field(column), type="nominal", **({"title": column} | more))
 
 
 def scaled(
     channel: Callable[..., Channel], column: str, looks: Mapping[str, Any], key: Legend
 ) -> Channel:
-    """Colours, dashes or shapes by name, explained in a legend."""
+    """Encodes a column of names by given colours, dashes or shapes, with a legend."""
     scale = alt.Scale(domain=list(looks), range=list(looks.values()))
     return name(channel, column, scale=scale, legend=key)
 
 
 def drawn_as(column: str, looks: Mapping[str, Look], key: Legend) -> dict[str, Any]:
-    """Encodings of lines by name: colour and dash."""
+    """Encodes a column of names by the colours and dashes of lines."""
     colours = {name: look.colour for name, look in looks.items()}
     dashes = {name: list(look.dash) for name, look in looks.items()}
     return {
@@ -195,7 +200,7 @@ def drawn_as(column: str, looks: Mapping[str, Look], key: Legend) -> dict[str, A
 
 
 def legend(names: Iterable[str], symbol: str = "circle", orient: Any = "top") -> Legend:
-    """In as many columns as the chart has room for; None for a single name."""
+    """A legend with as many columns as fit; None for a single name."""
     shown = list(names)
     if len(shown) < 2:
         return None
@@ -208,7 +213,10 @@ def legend(names: Iterable[str], symbol: str = "circle", orient: Any = "top") ->
 
 
 def tips(formats: Mapping[str, str]) -> list[alt.Tooltip]:
-    """What a pointer shows: column -> d3 format of its numbers; empty for names."""
+    """Tooltips of columns.
+
+    Args:     formats: column -> d3 format of its numbers; empty: the column has names
+    """
     return [
         number(alt.Tooltip, column, format=form) if form else name(alt.Tooltip, column)
         for column, form in formats.items()
@@ -216,14 +224,14 @@ def tips(formats: Mapping[str, str]) -> list[alt.Tooltip]:
 
 
 def picker(column: str, key: Legend) -> alt.Parameter:
-    """What a click in a legend leaves alone; without a legend a click on a mark."""
+    """A selection by a click in the legend or, without a legend, on a mark."""
     return alt.selection_point(fields=[column], bind="legend" if key else alt.Undefined)
 
 
 def zoom(*encodings: Literal["x", "y"]) -> alt.Parameter:
-    """Shift and the wheel zoom, shift and dragging move, a double click shows all again.
+    """Zoom with shift and the wheel, move with shift and dragging, reset by a double click.
 
-    Without shift a page scrolls, also where a finger moves over a chart.
+    Without shift the page scrolls as usual, also on touch screens.
     """
     return alt.selection_interval(
         encodings=list(encodings),
@@ -234,25 +242,28 @@ def zoom(*encodings: Literal["x", "y"]) -> alt.Parameter:
 
 
 def lit(by: alt.Parameter, chosen: float, other: float, if_empty: bool = True) -> alt.OpacityValue:
-    """The opacity of what a selection holds and of the rest; `if_empty`: nothing holds all."""
+    """The opacity of selected marks and of others.
+
+    Args:     if_empty: whether an empty selection selects all
+    """
     return alt.OpacityValue(other, condition={"param": by.name, "value": chosen, "empty": if_empty})
 
 
 def spans(values: Iterable[float], factor: float = 10.0) -> bool:
-    """Whether positive values are so far apart that a linear axis would squeeze most of them."""
+    """Whether the ratio of the largest to the smallest positive value exceeds `factor`."""
     positive = [value for value in values if value > 0 and math.isfinite(value)]
     return len(positive) > 1 and max(positive) > factor * min(positive)
 
 
 def log_axis(values: Iterable[float], **scale: Any) -> dict[str, Any]:
-    """Arguments of an encoding: a logarithmic scale whose every tick reads as itself."""
+    """Arguments of an encoding with a logarithmic scale and plain numbers at its ticks."""
     ticks = log_ticks([value for value in values if value > 0 and math.isfinite(value)])
     axis = alt.Axis(values=ticks, format="~g")
     return {"scale": alt.Scale(type="log", nice=False, **scale), "axis": axis}
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten around positive values; powers alone where they span far."""
+    """1, 2 and 5 times powers of ten around positive values, or only powers for a wide range."""
     if not values:
         return []
     low, high = math.log10(min(values)), math.log10(max(values))

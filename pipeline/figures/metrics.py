@@ -300,7 +300,7 @@ _TABLE = (
         "share of the tokens per unit of bias", ",.4g", None,
         "all steps of the simulation, at the best fixed bias", HAN),
     # What imbalance costs.
-    Metric("waiting", "Step time that waits",
+    Metric("waiting", "Step time lost by waiting",
         "share of a synchronous expert-parallel step in which ranks wait for the fullest "
         "one; a lower bound, communication left out",
         r"\frac{f\,(\bar s - 1)}{1 + f\,(\bar s - 1)}, \qquad s = "

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from evenload.pipeline.charts.static import to_svg
-from evenload.pipeline.charts.style import says
+from evenload.pipeline.charts.style import description
 from evenload.pipeline.report.page import (
     Answer,
     Block,
@@ -178,7 +178,7 @@ def _heat(badness: float) -> str:
 
 
 def _figure(block: Figure) -> str:
-    caption = f"<figcaption>{escape(says(block.chart))}</figcaption>"
+    caption = f"<figcaption>{escape(description(block.chart))}</figcaption>"
     return f"<figure>{_title(block.title)}{to_svg(block.chart, block.width)}{caption}</figure>"
 
 

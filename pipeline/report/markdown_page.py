@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evenload.pipeline.charts.style import says
+from evenload.pipeline.charts.style import description
 from evenload.pipeline.report.page import (
     Answer,
     Block,
@@ -67,7 +67,7 @@ def _table(block: Table) -> str:
 
 def _figure(block: Figure) -> str:
     return "\n\n".join(
-        part for part in (_title(block.title), f"*{_plain(says(block.chart))}*") if part
+        part for part in (_title(block.title), f"*{_plain(description(block.chart))}*") if part
     )
 
 

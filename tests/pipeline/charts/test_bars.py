@@ -1,4 +1,4 @@
-"""Bars: their order, their ends, what is written at them."""
+"""Bar charts: order, axes and labels, and the chart of ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.charts import cost, parameters, simulation, specialisation
-from evenload.pipeline.charts.style import BLUE, ORANGE, Chart, document, says, tables
+from evenload.pipeline.charts.style import BLUE, ORANGE, Chart, description, document, tables
 
 
 def _columns(chart: Chart) -> dict[str, list[Any]]:
@@ -27,16 +27,16 @@ def _waits(label: str, share: float, sizes: tuple[int, ...] = (2, 4), **more: An
     return cost.SettingWaits(label, share_R, low_R, high_R, **({"experts": 16} | more))
 
 
-def test_lines_end_where_experts_cannot_be_divided() -> None:
+def test_lines_end_at_the_largest_possible_number_of_ranks() -> None:
     chart = cost.waits_by_ranks([_waits("none", 0.4), _waits("sign", 0.1, (2,))], [2, 4], 4)
     columns = _columns(chart)
     assert columns["setting"] == ["none", "none", "sign"]
     assert columns[cost.RANKS] == ["2", "4", "2"]
     assert columns[cost.WAITS] == [20, 40, 5]
-    assert "to 40.0 % with none, 16 experts" in says(chart)
+    assert "to 40.0 % with none, 16 experts" in description(chart)
 
 
-def test_a_setting_keeps_its_colour_over_expert_counts_which_are_dashes() -> None:
+def test_settings_differ_in_colour_and_expert_counts_in_dashes() -> None:
     few, many = _waits("none", 0.4), _waits("none", 0.5, experts=32)
     encoding = document(cost.waits_by_ranks([few, many], [2, 4], 4))["layer"][0]["encoding"]
     assert encoding["color"]["scale"]["domain"] == ["none"]
@@ -44,7 +44,7 @@ def test_a_setting_keeps_its_colour_over_expert_counts_which_are_dashes() -> Non
     assert len({tuple(dash) for dash in encoding["strokeDash"]["scale"]["range"]}) == 2
 
 
-def test_bars_are_least_first_with_the_spread_of_their_trials() -> None:
+def test_bars_are_sorted_and_have_whiskers() -> None:
     found = [_waits("none", 0.4, trials=3), _waits("sign", 0.1, trials=3)]
     columns = _columns(cost.waits_by_setting(found, 4))
     assert columns["setting"] == ["sign, 16 experts", "none, 16 experts"]
@@ -53,14 +53,14 @@ def test_bars_are_least_first_with_the_spread_of_their_trials() -> None:
     assert "smallest" not in _columns(cost.waits_by_setting([_waits("none", 0.4)], 4))
 
 
-def test_of_very_many_the_cheapest_and_the_dearest_are_drawn() -> None:
+def test_of_many_settings_the_cheapest_and_dearest_are_drawn() -> None:
     shares = _columns(cost.waits_by_setting([_waits(f"s{n}", n / 1000) for n in range(200)], 4))
     assert len(shares[cost.WAITS]) == cost.MAX_BARS
     assert (shares[cost.WAITS][0], shares[cost.WAITS][-1]) == (0, 19.9)
 
 
-def test_nothing_recorded_is_said() -> None:
-    assert says(cost.waits_by_setting([], 8)).endswith("No setting has recorded loads.")
+def test_description_without_loads() -> None:
+    assert description(cost.waits_by_setting([], 8)).endswith("No setting has recorded loads.")
 
 
 def test_hardest_group_comes_first() -> None:
@@ -72,26 +72,26 @@ def test_hardest_group_comes_first() -> None:
 def test_layers_are_bars_in_order() -> None:
     chart = specialisation.specialisation_by_layer(np.array([0.1, 0.3], np.float32), ["1", "2"])
     assert list(_columns(chart).values()) == [["1", "2"], [0.1, 0.3]]
-    assert "0.100 to 0.300" in says(chart)
+    assert "0.100 to 0.300" in description(chart)
 
 
-def test_spectrum_names_convexity_and_the_stable_step() -> None:
+def test_spectrum_has_convexity_and_stable_step_in_its_description() -> None:
     chart = simulation.tie_spectrum(np.array([0.0, 0.5, 1.0, 4.0]))
     assert _columns(chart)["tokens that tie, share per unit of bias"] == [0.5, 1, 4]
     bars, note = document(chart)["layer"]
     assert bars["encoding"]["color"]["scale"]["range"] == [ORANGE, BLUE, BLUE]
     assert note["mark"]["text"] == "μ = 0.5"
-    assert "limits the step to 0.5" in says(chart)
+    assert "limits the step to 0.5" in description(chart)
 
 
-def test_parameters_are_ordered_by_importance_the_unknown_last() -> None:
+def test_parameters_are_sorted_by_importance() -> None:
     chart = parameters.importance_bars(
         {"max_vio": {"seed": 0.01, "rule": 0.9, "top k": math.nan}}, {"max_vio": "MaxVio"}
     )
     columns = _columns(chart)
     assert columns["parameter"] == ["rule", "seed", "top k"]
     np.testing.assert_allclose(columns[parameters.SHARE], [90, 1, math.nan])
-    assert says(chart) == "Importance of parameters. MaxVio: rule explains 90 %."
+    assert description(chart) == "Importance of parameters. MaxVio: rule explains 90 %."
 
 
 AXES = [
@@ -101,7 +101,7 @@ AXES = [
 ]
 
 
-def test_every_trial_is_one_line_of_its_group_and_the_cut_short_are_faded() -> None:
+def test_every_trial_is_one_line_and_stopped_trials_are_faded() -> None:
     option = parameters.parallel_coordinates(
         AXES, ["none", "sign", "sign"], ["one", "two", "three"], [False, False, True]
     )["baseOption"]
@@ -114,7 +114,7 @@ def test_every_trial_is_one_line_of_its_group_and_the_cut_short_are_faded() -> N
     assert option["series"][1]["lineStyle"]["opacity"] > option["series"][2]["lineStyle"]["opacity"]
 
 
-def test_axes_are_names_numbers_or_logarithms() -> None:
+def test_parallel_axes_are_categories_linear_or_logarithmic() -> None:
     option = parameters.parallel_coordinates(AXES, ["a"] * 3, ["t"] * 3, [False] * 3)
     option = option["baseOption"]
     assert [axis["type"] for axis in option["parallelAxis"]] == ["category", "log", "value"]

@@ -13,7 +13,7 @@ from evenload.pipeline.charts.front import (
     pareto_front,
     tune_against_confirm,
 )
-from evenload.pipeline.charts.style import Chart, document, says, tables
+from evenload.pipeline.charts.style import Chart, description, document, tables
 
 POINTS = [
     Point("sign 0.01", "recommended", 0.2, 2.30, 0.05, 0.01, on_front=True),
@@ -34,36 +34,36 @@ def _x(chart: Chart) -> dict[str, Any]:
     return scale
 
 
-def test_the_front_runs_down_to_the_worst_of_all() -> None:
+def test_line_of_the_front_ends_at_the_worst_values() -> None:
     front = tables(pareto_front(POINTS))[0]
     assert front[VIO].to_pylist() == pytest.approx([0.2, 0.2, 0.4, 9.0])
     assert front[BITS].to_pylist() == pytest.approx([2.40, 2.30, 2.29, 2.29])
 
 
-def test_points_carry_their_intervals_and_one_seed_has_none() -> None:
+def test_points_of_several_seeds_have_intervals() -> None:
     columns = _points(pareto_front(POINTS))
     for name, ends in {"left": [0.15, 0.4], "right": [0.25, 0.4], "high": [2.31, 2.30]}.items():
         assert columns[name][:2] == pytest.approx(ends)
 
 
-def test_a_control_far_away_is_outside_of_the_picture_and_named_below_the_axis() -> None:
+def test_yardstick_far_away_is_named_below_the_axis() -> None:
     chart = pareto_front(POINTS)
     low, high = _x(chart)["domain"]
     assert 0 < low < 0.2
     assert 0.9 < high < 1.1
     assert _points(chart)[VIO][3] == 9
     title = document(chart)["layer"][0]["encoding"]["x"]["title"]
-    assert title == [VIO, "outside of the picture: none (9, 2.400)"]
+    assert title == [VIO, "outside of the chart: none (9, 2.400)"]
     assert document(pareto_front(POINTS[:3]))["layer"][0]["encoding"]["x"]["title"] == [VIO]
 
 
-def test_settings_that_span_far_are_on_a_logarithm_which_shows_the_worst() -> None:
+def test_wide_range_has_a_logarithmic_axis() -> None:
     chart = pareto_front([*POINTS[:3], Point("sign 0.3", "settings", 4.0, 2.4)])
     assert _x(chart)["type"] == "log"
     assert _x(chart)["domain"][1] > 4
 
 
-def test_what_the_search_saw_is_not_named_twice() -> None:
+def test_confirmed_setting_is_named_only_once() -> None:
     searched = [point._replace(role="search") for point in POINTS]
     chart = pareto_front([*searched, Point("sign 0.01", "fresh seeds", 0.25, 2.31)])
     beside = _points(chart)["beside"]
@@ -71,23 +71,23 @@ def test_what_the_search_saw_is_not_named_twice() -> None:
     assert beside[-1] == "sign 0.01"
 
 
-def test_of_very_many_only_the_front_is_named_and_a_mark_stands_for_a_name() -> None:
+def test_of_many_settings_only_the_front_is_named() -> None:
     many = [Point(f"s{n}", "settings", 0.1 + n, 2.3, on_front=n == 3) for n in range(40)]
     assert [text for text in _points(pareto_front(many))["beside"] if text] == ["s3"]
     assert _points(pareto_front([POINTS[0]._replace(mark="7")]))["beside"] == ["7"]
 
 
-def test_chance_is_a_dashed_line_where_it_is_known() -> None:
+def test_floor_is_a_dashed_line() -> None:
     assert [t[VIO].to_pylist() for t in tables(pareto_front(POINTS, 0.5)) if t.num_rows == 1] == [
         [0.5]
     ]
 
 
-def test_front_and_recommendation_are_said() -> None:
-    text = says(pareto_front(POINTS))
+def test_description_has_front_and_recommendation() -> None:
+    text = description(pareto_front(POINTS))
     assert "of 4 settings. On the front: sign 0.01 (2.300 bits per byte, MaxVio 0.20), aux" in text
     assert text.endswith("Recommended: sign 0.01.")
-    assert says(pareto_front([])).endswith("No setting is complete yet.")
+    assert description(pareto_front([])).endswith("No setting is complete yet.")
 
 
 def test_search_and_fresh_seeds_are_side_by_side() -> None:
@@ -97,4 +97,4 @@ def test_search_and_fresh_seeds_are_side_by_side() -> None:
     assert rows["search"]["low"] == rows["search"]["high"] == pytest.approx(2.30)
     assert rows["fresh seeds"]["high"] == pytest.approx(2.33)
     assert rows["fresh seeds"]["seeds"] == 3
-    assert says(chart).endswith("sign 0.01: 2.300, then 2.310.")
+    assert description(chart).endswith("sign 0.01: 2.300, then 2.310.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.charts.grid import Grid, sweep_grid
-from evenload.pipeline.charts.style import BAD, GOOD, Chart, document, says, tables
+from evenload.pipeline.charts.style import BAD, GOOD, Chart, description, document, tables
 from evenload.pipeline.figures.metrics import METRICS
 
 
@@ -22,7 +22,7 @@ def _scale(chart: Chart) -> dict[str, Any]:
     return scale
 
 
-def test_grid_shows_its_numbers_and_why_a_cell_has_none() -> None:
+def test_cells_have_a_number_or_a_reason() -> None:
     grid = _grid([[0.25, 0.5], [1.0, np.nan]], [["", ""], ["", "failed"]])
     chart = sweep_grid(grid, METRICS["max_vio"])
     columns = tables(chart)[0].to_pydict()
@@ -30,13 +30,13 @@ def test_grid_shows_its_numbers_and_why_a_cell_has_none() -> None:
     assert columns["setting"] == ["sign 1", "sign 1", "sign 0.1", "sign 0.1"]
     assert columns["experts per layer"] == ["8", "16", "8", "16"]
     assert tables(chart)[0][2].to_pylist() == [0.25, 0.5, 1.0, None]
-    assert "Best is sign 1 with 8 experts: 0.25 × fair share." in says(chart)
+    assert "Best is sign 1 with 8 experts: 0.25 × fair share." in description(chart)
 
 
 def test_shares_are_percent() -> None:
     chart = sweep_grid(_grid([[2.5]]), METRICS["idle_frac"])
     assert tables(chart)[0]["shown"].to_pylist() == ["2.5%"]
-    assert says(chart).endswith("2.5%.")
+    assert description(chart).endswith("2.5%.")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_shares_are_percent() -> None:
         ("val_bits_per_byte", [[np.nan, np.nan]], (0.0, 0.05)),
     ],
 )
-def test_colours_span_at_least_a_difference_that_matters(
+def test_colours_cover_at_least_a_difference_that_matters(
     metric: str, values: list[list[float]], expected: tuple[float, float]
 ) -> None:
     domain = _scale(sweep_grid(_grid(values), METRICS[metric]))["domain"]

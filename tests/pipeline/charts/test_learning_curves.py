@@ -8,7 +8,7 @@ from evenload.pipeline.charts.learning_curves import (
     late_range,
     learning_curves,
 )
-from evenload.pipeline.charts.style import document, says, tables
+from evenload.pipeline.charts.style import description, document, tables
 
 
 def _curve(setting: str, values: list[float], ended: str = "") -> TrialCurve:
@@ -16,7 +16,7 @@ def _curve(setting: str, values: list[float], ended: str = "") -> TrialCurve:
     return TrialCurve(f"{setting}, seed 0", setting, steps, np.array(values), ended)
 
 
-def test_stopped_trials_are_faint_and_end_in_a_cross_that_says_why() -> None:
+def test_stopped_trials_are_faint_and_end_in_a_cross_with_the_reason() -> None:
     stopped = _curve("sign", [4.0, 3.5], "stopped: 8th of 9")._replace(name="sign, seed 1")
     chart = learning_curves([_curve("sign", [4.0, 3.0]), stopped], "steps", "loss")
     points, crosses = tables(chart)
@@ -33,10 +33,10 @@ def test_stopped_trials_are_faint_and_end_in_a_cross_that_says_why() -> None:
     faint, full = document(chart)["layer"][0]["encoding"]["opacity"]["condition"]
     assert faint["test"]["and"][1] == "datum.ended != ''"
     assert faint["value"] < full["value"]
-    assert "1 of them stopped early. Lowest at its end: sign, seed 0, 3.000" in says(chart)
+    assert "1 of them stopped early. Lowest at its end: sign, seed 0, 3.000" in description(chart)
 
 
-def test_trials_of_a_setting_share_its_colour_and_are_lines_of_their_own() -> None:
+def test_trials_of_a_setting_are_separate_lines_of_one_colour() -> None:
     chart = learning_curves([_curve("a", [2.0, 1.0]), _curve("b", [3.0])], "tokens", "loss")
     encoding = document(chart)["layer"][0]["encoding"]
     assert encoding["color"]["scale"]["domain"] == ["a", "b"]
@@ -44,7 +44,7 @@ def test_trials_of_a_setting_share_its_colour_and_are_lines_of_their_own() -> No
     assert encoding["x"]["title"] == "tokens trained"
 
 
-def test_picture_ends_where_curves_fall_no_longer_steeply() -> None:
+def test_y_axis_ignores_the_first_fifth() -> None:
     low, high = late_range([_curve("a", [100.0, 5.0, 4.0, 3.0, 2.0, 2.0, 2.0])]) or (0, 0)
     assert 1.8 < low < 2
     assert 5 < high < 5.2

@@ -1,4 +1,4 @@
-"""Charts made of lines: what is drawn at which step, beside which level, in which look."""
+"""Line charts: points, levels, colours and legends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.charts import comparison, lines, over_time, simulation, specialisation
-from evenload.pipeline.charts.style import DASHED, DOTTED, RED, Chart, document, says, tables
+from evenload.pipeline.charts.style import DASHED, DOTTED, RED, Chart, description, document, tables
 
 STEPS = np.array([1, 11, 41], np.int32)
 
 
 def _series(chart: Chart) -> dict[str, list[tuple[float, float]]]:
-    """Line -> its points."""
+    """The points of every line by name."""
     found: dict[str, list[tuple[float, float]]] = {}
     (table,) = tables(chart)
     for name, *point in zip(*(column.to_pylist() for column in table.columns), strict=True):
@@ -35,7 +35,7 @@ def _looks(chart: Chart, channel: str) -> dict[str, Any]:
     return dict(zip(scale["domain"], scale["range"], strict=True))
 
 
-def test_lines_are_at_their_steps_beside_a_dashed_level() -> None:
+def test_lines_have_a_dashed_level() -> None:
     vio_BL = np.array([[0.5, 0.25], [0.4, 0.2], [0.3, 0.1]], np.float32)
     chart = over_time.max_vio_over_time(vio_BL, STEPS, ["1", "2"], 0.125)
     assert [step for step, _ in _series(chart)["layer 2"]] == [1, 11, 41]
@@ -44,10 +44,10 @@ def test_lines_are_at_their_steps_beside_a_dashed_level() -> None:
     assert _looks(chart, "strokeDash")["sampling floor 0.12"] == list(DASHED)
     assert _looks(chart, "color")["sampling floor 0.12"] == RED
     assert _encoding(chart, "y")["scale"]["zero"] is True
-    assert "0.1 in layer 2 to 0.3 in layer 1" in says(chart)
+    assert "0.1 in layer 2 to 0.3 in layer 1" in description(chart)
 
 
-def test_a_pointer_names_every_line_but_the_level_and_of_many_the_extremes() -> None:
+def test_tooltip_has_all_lines_or_the_extremes_of_many() -> None:
     def shown(layers: int) -> list[str]:
         vio_BL, names = np.ones((3, layers), np.float32), [str(n) for n in range(layers)]
         spec = document(over_time.max_vio_over_time(vio_BL, STEPS, names, 0.1))
@@ -68,7 +68,7 @@ def test_names_with_dots_and_brackets_are_escaped() -> None:
     assert [tip["field"] for tip in tips] == ["x", "sign 0\\.01", "a\\[1\\]"]
 
 
-def test_idle_experts_are_percent_beside_chance() -> None:
+def test_idle_experts_are_percent_with_the_level_of_chance() -> None:
     idle_BL, step_B = np.array([[0.0625], [0.0]], np.float32), STEPS[:2]
     chart = over_time.idle_over_time(idle_BL, step_B, ["1"], 0.02)
     assert _values(chart, "layer 1") == [6.25, 0]
@@ -76,22 +76,22 @@ def test_idle_experts_are_percent_beside_chance() -> None:
     assert "by chance none" in _series(over_time.idle_over_time(idle_BL, step_B, ["1"], 1e-30))
 
 
-def test_bias_paths_are_coloured_by_where_they_end() -> None:
+def test_bias_paths_are_coloured_by_final_bias() -> None:
     bias_BE = np.array([[0, 0, 0], [1, -1, 0.5]], np.float32)
     chart = over_time.bias_paths(bias_BE, STEPS[:2])
     assert list(_series(chart)) == ["expert 1", "expert 2", "expert 0"]
     assert _values(chart, "expert 0") == [0, 1]
-    assert "-1.0000 (expert 1) and 1.0000 (expert 0)" in says(chart)
+    assert "-1.0000 (expert 1) and 1.0000 (expert 0)" in description(chart)
 
 
-def test_of_many_experts_the_extremes_are_among_the_drawn() -> None:
+def test_of_many_experts_the_extremes_are_drawn() -> None:
     bias_BE = np.arange(500, dtype=np.float32)[None].repeat(3, axis=0)
     names = list(_series(over_time.bias_paths(bias_BE, STEPS)))
     assert len(names) == over_time.MAX_BIASES
     assert (names[0], names[-1]) == ("expert 0", "expert 499")
 
 
-def test_loss_shows_the_largest_value_of_each_bin_where_bins_hold_steps() -> None:
+def test_loss_has_a_line_for_the_largest_values_of_bins() -> None:
     loss_B, spike_B = np.array([2.0, 1.0], np.float32), np.array([2.5, 9.0], np.float32)
     binned = over_time.loss_curve(loss_B, spike_B, STEPS[:2])
     assert list(_series(binned)) == ["largest in bin", "training loss"]
@@ -105,10 +105,10 @@ def test_a_single_step_is_a_point() -> None:
     assert document(chart)["layer"][0]["mark"]["point"]
 
 
-def test_few_points_are_drawn_as_they_are_and_the_peak_of_many_survives() -> None:
+def test_many_points_are_pooled_and_the_peak_is_kept() -> None:
     few = over_time.single_curve(np.array([10.0, 30.0]), np.array([5.0, 9.0]), "GiB", ",.1f")
     assert _series(few)["GiB"] == [(5, 10), (9, 30)]
-    assert says(few) == "GiB over time: from 10.0 to 30.0; lowest 10.0, highest 30.0."
+    assert description(few) == "GiB over time: from 10.0 to 30.0; lowest 10.0, highest 30.0."
     value_N = np.full(60_001, 50.0)
     value_N[31_415] = 99.0
     many = over_time.single_curve(value_N, np.arange(60_001), "% busy", ",.1f")
@@ -119,14 +119,14 @@ def test_few_points_are_drawn_as_they_are_and_the_peak_of_many_survives() -> Non
     assert abs(step - 31_415) < 60_001 / over_time.MAX_POINTS
 
 
-def test_trained_k_stands_out_and_the_best_is_said() -> None:
+def test_trained_k_is_highlighted() -> None:
     chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), trained_k=2)
     assert _series(chart)["trained with k = 2"] == [(2, 2)]
     assert document(chart)["layer"][0]["mark"]["point"]
-    assert "lowest 1.9000 nats per token at k = 4" in says(chart)
+    assert "lowest 1.9000 nats per token at k = 4" in description(chart)
 
 
-def test_runs_carry_their_own_floor_in_their_colour() -> None:
+def test_every_run_has_its_floor_in_its_colour() -> None:
     x_B, y_B = np.array([1.0, 2.0]), np.array([0.5, 0.25], np.float32)
     runs = {"a": comparison.RunCurve(x_B, y_B, 0.125), "b": comparison.RunCurve(x_B, 2 * y_B)}
     chart = comparison.run_curves(runs, "steps", "MaxVio")
@@ -137,21 +137,21 @@ def test_runs_carry_their_own_floor_in_their_colour() -> None:
     assert _encoding(chart, "color")["legend"]["values"] == ["a", "b"]
 
 
-def test_eight_runs_can_be_told_apart() -> None:
+def test_eight_runs_differ_in_colour_or_dash() -> None:
     one = comparison.RunCurve(np.array([1.0, 2.0]), np.array([1.0, 2.0], np.float32))
     chart = comparison.run_curves({f"run {n}": one for n in range(8)}, "steps", "loss")
     looks = zip(_looks(chart, "color").values(), _looks(chart, "strokeDash").values(), strict=True)
     assert len({(colour, tuple(dash)) for colour, dash in looks}) == 8
 
 
-def test_loads_by_rank_of_any_expert_count_span_the_same_axis() -> None:
+def test_loads_by_rank_have_the_same_axis_for_all_expert_counts() -> None:
     chart = comparison.load_by_rank(
         {"few": np.array([150, 50], np.int16), "many": np.full(64, 100, np.int16)}
     )
     assert _series(chart)["few"] == [(0, 1.5), (50, 0.5), (100, 0.5)]
     assert len(_series(chart)["many"]) == 65
     assert _series(chart)["fair share"] == [(0, 1), (100, 1)]
-    assert "few 1.50; many 1.00" in says(chart)
+    assert "few 1.50; many 1.00" in description(chart)
 
 
 def _curve(regret: list[float]) -> simulation.RegretCurve:
@@ -168,14 +168,14 @@ def test_pooling_keeps_the_spike() -> None:
     assert step_P[pooled_P.argmax()] <= 7778 < step_P[pooled_P.argmax() + 1]
 
 
-def test_simulated_max_vio_is_logarithmic_beside_its_floor() -> None:
+def test_simulated_max_vio_is_logarithmic_with_its_floor() -> None:
     chart = simulation.simulated_max_vio({"none": np.full(50, 5.0, np.float32)}, 0.177)
     assert _values(chart, "sampling floor 0.18") == [0.177, 0.177]
     assert _encoding(chart, "y")["scale"]["type"] == "log"
-    assert "none 5.00" in says(chart)
+    assert "none 5.00" in description(chart)
 
 
-def test_powers_are_straight_lines_unless_a_rule_beats_the_best_bias() -> None:
+def test_regret_is_logarithmic_unless_it_is_negative() -> None:
     chart = simulation.regret_growth({"none": _curve([1.0, 2.0, 3.0])})
     assert [_encoding(chart, side)["scale"]["type"] for side in "xy"] == ["log", "log"]
     mixed = simulation.regret_growth({"none": _curve([1.0, 2.0]), "tuned": _curve([0.1, -0.2])})
@@ -184,6 +184,6 @@ def test_powers_are_straight_lines_unless_a_rule_beats_the_best_bias() -> None:
     assert _looks(mixed, "strokeDash")["tuned: log N"] == list(DOTTED)
 
 
-def test_descent_is_a_running_mean_and_leaves_out_what_a_logarithm_cannot_show() -> None:
+def test_descent_is_a_running_mean_of_positive_values() -> None:
     chart = simulation.dual_descent({"sign": _curve([4.0, 6.0, 6.0, -60.0])})
     np.testing.assert_allclose(_values(chart, "sign"), [4.0, 3.0, 2.0, np.nan])

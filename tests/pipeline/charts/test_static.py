@@ -8,18 +8,18 @@ import numpy as np
 from evenload.pipeline.charts.loads import load_over_time
 from evenload.pipeline.charts.over_time import loss_curve
 from evenload.pipeline.charts.static import to_svg
-from evenload.pipeline.charts.style import BEYOND, IDLE, says
+from evenload.pipeline.charts.style import BEYOND, IDLE, description
 
 STEPS = np.arange(1, 41, dtype=np.int32)
 
 
-def test_a_picture_is_one_element_that_loads_nothing_and_is_named() -> None:
+def test_svg_loads_nothing_and_has_a_description() -> None:
     percent_BE = np.full((40, 16), 90, np.int16)
     percent_BE[3, 4:6] = 0, 700
     chart = load_over_time(percent_BE, STEPS)
     drawn = to_svg(chart, 420)
     root = ET.fromstring(drawn)
-    assert (root.attrib["role"], root.attrib["aria-label"]) == ("img", says(chart))
+    assert (root.attrib["role"], root.attrib["aria-label"]) == ("img", description(chart))
     assert not re.search(r"url\((?!#)|<script|<image|https?://(?!www\.w3\.org/2000/svg)", drawn)
     seen = [node.attrib for node in root.iter() if node.attrib.get("opacity") != "0"]
     fills = [attributes.get("fill") for attributes in seen]
@@ -27,7 +27,7 @@ def test_a_picture_is_one_element_that_loads_nothing_and_is_named() -> None:
     assert len(drawn) < 120 * percent_BE.size
 
 
-def test_pictures_of_one_page_do_not_share_names() -> None:
+def test_pictures_of_a_page_do_not_share_ids() -> None:
     values = np.linspace(2, 1, 40)
     names = [
         set(re.findall(r'id="([^"]+)"|url\(#([^)]+)\)', to_svg(chart, 420)))
@@ -41,7 +41,7 @@ def test_pictures_of_one_page_do_not_share_names() -> None:
     assert not names[0] & names[1]
 
 
-def test_labels_keep_their_digits() -> None:
+def test_labels_are_not_rounded() -> None:
     drawn = to_svg(
         loss_curve(np.array([1.0001, 1.0009]), np.array([1.0001, 1.0009]), STEPS[:2]), 400
     )

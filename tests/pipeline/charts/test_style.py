@@ -1,4 +1,4 @@
-"""What holds for every chart: small on the wire, said in words, readable on both grounds."""
+"""Properties of all charts: small size, text alternative, both themes."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_charts_of_large_runs_stay_below_300_kilobytes(large: str) -> None:
 
 
 @pytest.mark.parametrize("large", LARGE)
-def test_every_chart_says_what_it_shows_and_names_its_axes(large: str) -> None:
-    assert len(style.says(_chart(large))) > 40
+def test_every_chart_has_a_description_and_axis_titles(large: str) -> None:
+    assert len(style.description(_chart(large))) > 40
     assert _spec(large)["layer"][0]["encoding"]["x"]["title"]
 
 
 @pytest.mark.parametrize("large", LARGE)
-def test_dark_charts_differ_in_colours_alone(large: str) -> None:
+def test_dark_charts_differ_only_in_colours(large: str) -> None:
     exchange = {str(colour): colour.dark for colour in COLOURS.values()}
     light, dark = (dict(_leaves(_spec(large, theme))) for theme in ("light", "dark"))
     assert light.keys() == dark.keys()
@@ -81,7 +81,7 @@ def test_dark_charts_differ_in_colours_alone(large: str) -> None:
 
 
 @pytest.mark.parametrize("large", LARGE)
-def test_no_chart_has_a_colour_that_only_suits_one_ground(large: str) -> None:
+def test_every_chart_uses_only_known_colours(large: str) -> None:
     ramps = {
         c for stops in (FIRST_TO_LAST, LOW_TO_HIGH) for n in (58, 64) for c in style.ramp(stops, n)
     }
@@ -98,7 +98,7 @@ def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
     assert "#5b6773" in json.dumps(style.document(chart))
 
 
-def test_every_colour_is_known_in_both_themes_and_none_stands_for_two() -> None:
+def test_every_colour_has_one_counterpart() -> None:
     for theme in ({*map(str, COLOURS.values())}, {c.dark for c in COLOURS.values()}):
         assert len(theme) == len(COLOURS) == 19
 
@@ -117,7 +117,7 @@ def test_text_and_lines_stand_out_from_the_page(theme: style.Theme) -> None:
 
 
 @pytest.mark.parametrize("theme", PAGE)
-def test_idle_and_beyond_are_told_from_every_load_by_lightness(theme: style.Theme) -> None:
+def test_idle_and_beyond_differ_in_lightness_from_all_loads(theme: style.Theme) -> None:
     for apart, least in ((style.IDLE, 1.8), (style.BEYOND, 1.5)):
         for load in loads.COLOURS:
             if not (apart is style.BEYOND and load is style.LOWEST):  # brown and blue
@@ -126,7 +126,7 @@ def test_idle_and_beyond_are_told_from_every_load_by_lightness(theme: style.Them
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 32, 33, 60])
-def test_every_name_looks_its_own(count: int) -> None:
+def test_every_name_has_a_look_of_its_own(count: int) -> None:
     assert len(set(style.looks([str(place) for place in range(count)]).values())) == count
 
 
@@ -135,14 +135,14 @@ def test_a_legend_is_left_out_for_one_name() -> None:
     assert style.legend(["one", "two"]) is not None
 
 
-def test_ticks_of_logarithmic_axes_are_named_in_full_around_the_values() -> None:
+def test_ticks_of_logarithmic_axes_surround_the_values() -> None:
     assert {0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10} <= set(style.log_ticks([0.2, 6.0]))
     assert style.log_ticks([1e-6, 1.0])[1:4] == [1e-6, 1e-5, 1e-4]
     assert style.log_ticks([]) == []
     assert 0.5 in style.log_axis([0.0, -1.0, float("nan"), 0.5, 2.0])["axis"].values
 
 
-def test_only_values_far_apart_span() -> None:
+def test_spans_compares_the_extremes() -> None:
     assert style.spans([0.1, 2.0])
     assert not style.spans([0.5, 2.0])
     assert not style.spans([0.0, 5.0])
@@ -151,7 +151,7 @@ def test_only_values_far_apart_span() -> None:
 def test_empty_histories_can_be_drawn() -> None:
     none_B, nothing_B = np.zeros(0, np.int32), np.zeros(0, np.float32)
     chart = over_time.max_vio_over_time(np.zeros((0, 1), np.float32), none_B, ["1"], 0.1)
-    assert "Nothing is recorded yet" in style.says(chart)
+    assert "Nothing is recorded yet" in style.description(chart)
     for empty in (
         chart,
         over_time.bias_paths(np.zeros((0, 4), np.float32), none_B),
