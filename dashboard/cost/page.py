@@ -113,7 +113,7 @@ def _bills(answer: Recommendation, found: Sequence[SettingWaits], plan: Plan) ->
     bills = bill(own, plan)
     saved = bill(control - own, plan)
     metrics(
-        ("Setting", label, "recommended" if answer.best else "the one with the smallest loss"),
+        ("Setting", label, "recommended" if answer.best else "smallest lost time"),
         ("Step time lost", number(own, ".1%"), f"by waiting for the fullest of {plan.ranks} ranks"),
         ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
         ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} per GPU hour"),

@@ -24,7 +24,7 @@ READMES = [
     "infra/README.md",
     "tests/README.md",
 ]
-RECORDED = [*ROOT.glob("infra/results/*"), *ROOT.glob("infra/benchmarks/results/*")]
+RECORDED = [*ROOT.glob("infra/results/*.jsonl"), *ROOT.glob("infra/benchmarks/results/*.jsonl")]
 
 
 def section(readme: str, title: str) -> str:
