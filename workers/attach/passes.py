@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from evenload.workers.attach.errors import AttachError
+
 NO_FULLGRAPH = (
     "evenload counts what routers select outside of the graph: compile with fullgraph=False, or "
     "detach() first"
@@ -127,7 +129,12 @@ class Passes:
 
     def _frame(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Frame:
         outer = self._frames[-1] if self._frames else _Frame(module, None, None)
-        watched = self._watched[module]
+        watched = self._watched.get(module)
+        if watched is None:
+            raise AttachError(
+                f"{type(module).__name__} runs in a shallow copy of the attached model, such as "
+                "nn.DataParallel makes for its threads: use DistributedDataParallel"
+            )
         mask = watched.argument("attention_mask", args, kwargs)
         if not isinstance(mask, Tensor) or mask.dim() != 2 or mask is outer.mask:
             return _Frame(module, outer.mask, outer.valid_BS)

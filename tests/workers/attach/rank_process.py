@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import torch
 import torch.distributed as dist
@@ -108,6 +109,13 @@ def one_rank_idle(rank: int) -> dict[str, Any]:
     """In odd steps the second rank has padding only, in even ones nothing at all."""
     trained = model()
     balance, counts = attach(trained)
+    all_reduce = Mock(wraps=dist.all_reduce)
+    with patch.object(dist, "all_reduce", all_reduce):
+        _steps_of_one(rank, trained, balance)
+    return result(balance, counts) | {"sums": all_reduce.call_count}
+
+
+def _steps_of_one(rank: int, trained: Model, balance: Balance) -> None:
     for step in range(STEPS):
         token_BS, mask_BS = batch(step, 0, 0)
         if rank == 0:
@@ -115,7 +123,6 @@ def one_rank_idle(rank: int) -> dict[str, Any]:
         elif step % 2:
             trained(token_BS, attention_mask=torch.zeros_like(mask_BS))
         balance.step()
-    return result(balance, counts)
 
 
 def opposite_skew(rank: int) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def test_a_rank_without_tokens_takes_part(folder: Path) -> None:
     assert first["counts"].sum(dim=-1).tolist() == [[TOP_K * n] * LAYERS for n in tokens]
     assert torch.equal(first["counts"], second["counts"])
     assert torch.equal(first["biases"], second["biases"])
+    assert first["sums"] == second["sums"] == STEPS, "one sum a step for all layers"
 
 
 def test_opposite_skews_of_two_ranks_are_perfect_balance(folder: Path) -> None:

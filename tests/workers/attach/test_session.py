@@ -365,6 +365,22 @@ def test_steps_between_are_counted_and_every_second_moves() -> None:
     assert torch.equal(seen[2][2], biases[1]), "the bias that routed the step"
 
 
+@pytest.mark.parametrize("checkpointing", ["", "reentrant", "non-reentrant"])
+@pytest.mark.parametrize("own_bias", [False, True], ids=["added", "own"])
+def test_at_a_bias_of_zero_outputs_and_gradients_are_those_without(
+    own_bias: bool, checkpointing: str
+) -> None:
+    results = []
+    for attached in (False, True):
+        trained = model(own_bias=own_bias, checkpointing=checkpointing)
+        if attached:
+            attach(trained)
+        loss = trained.loss(tokens())
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in trained.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 def test_none_records_and_changes_nothing() -> None:
     trained = model()
     keys = list(trained.state_dict())
@@ -521,6 +537,13 @@ def test_a_second_attach_is_refused() -> None:
     attach(trained)
     with pytest.raises(AttachError, match=r"layers\.0\.mlp\.gate is attached already"):
         attach(trained)
+
+
+def test_the_copies_that_data_parallel_makes_for_its_threads_are_refused() -> None:
+    trained = model()
+    attach(trained)
+    with pytest.raises(AttachError, match=r"shallow copy.*use DistributedDataParallel"):
+        trained._replicate_for_data_parallel()(tokens())
 
 
 def test_a_model_that_attach_cannot_feed_asks_for_a_batch() -> None:
