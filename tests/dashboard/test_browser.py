@@ -151,7 +151,7 @@ def test_viewer_gets_from_the_sweeps_to_the_views_of_a_run(
         _charts(page, charts)
     _choose(page, "System")
     _settled(page, "sign 0.002, 16 experts")
-    expect(page.get_by_text("Memory of the host")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("Memory of the host", exact=True)).to_be_visible(timeout=WAIT_MS)
     _choose(page, "Record")
     expect(page.get_by_text("Specification")).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_role("combobox", name="File")).to_be_visible(timeout=WAIT_MS)
