@@ -56,6 +56,15 @@ def test_the_bias_stays_float32_through_whatever_happens_to_the_model(
         assert bias(gate).tolist() == pytest.approx([VALUE] * 8, abs=1e-7)
 
 
+def test_a_bias_that_is_loaded_in_bfloat16_is_float32_again() -> None:
+    attached = model(own_bias=True)
+    evenload.attach(attached, probe=PROBE)
+    low = {name: value.bfloat16() for name, value in attached.state_dict().items()}
+    attached.load_state_dict(low, assign=True)
+    assert all(bias(gate).dtype == torch.float32 for gate in gates(attached))
+    assert attached.head.weight.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("own_bias", [False, True], ids=["added", "own"])
 def test_what_comes_from_a_device_without_memory_starts_at_zero(own_bias: bool) -> None:
     attached = model(own_bias=own_bias)

@@ -130,14 +130,16 @@ def test_classes_that_compute_nothing_keep_their_share_while_experts_are_balance
     model = tiny_model("longcat_flash")
     biases = [b for name, b in model.named_buffers() if "e_score" in name]
     for bias in biases:
+        bias += 0.5  # which means nothing, so that taking it from the experts alone would
         bias[8:] += 0.02  # zero experts are wanted more often
     balance = attach(model)
-    idle = []
+    idle, violations = [], []
     for _ in range(25):
         model(input_ids=batch()[0])
         balance.step()
+        violations.append(sum(balance.max_vio().values()))
         idle.append([float(c[8:].sum() / c.sum()) for c in balance.counts().values()])
-    assert max(balance.max_vio().values()) < 0.2
+    assert violations[-1] < violations[0] / 3
     assert idle[-1] == pytest.approx(idle[0], abs=0.05)
     assert min(idle[-1]) > 0.5
 
