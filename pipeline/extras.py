@@ -10,6 +10,7 @@ from evenload.pipeline.errors import SpecError
 EXTRAS = {
     "altair": "dashboard",
     "datasets": "hf",
+    "jinja2": "report",
     "mlflow": "mlflow",
     "optuna": "workers",
     "pandas": "dashboard",

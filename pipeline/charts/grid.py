@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart
-from evenload.pipeline.figures.metrics import Metric, Scale
+from evenload.pipeline.figures.metrics import Metric
 
 COUNTS = "experts per layer"
 ON_BRIGHT, ON_DARK = "#1f2933", "#ffffff"  # colours of the numbers in cells
@@ -38,7 +38,9 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
         value: pa.array(grid.value_RC.ravel(), from_pandas=True),  # NaN becomes null
         "shown": pa.array(_texts(grid, metric), pa.string()),
     }
-    best, worst = _colour_range(grid.value_RC, metric)
+    factor = 100 if metric.is_share else 1
+    finite = (grid.value_RC[np.isfinite(grid.value_RC)] / factor).tolist()
+    best, worst = (factor * end for end in metric.colour_range(finite))
     here = f"datum['{style.field(value)}']"
     ends = sorted([(best, style.GOOD), ((best + worst) / 2, style.MIDDLING), (worst, style.BAD)])
     ramp = alt.Scale(
@@ -88,19 +90,6 @@ def _description(grid: Grid, metric: Metric) -> str:
         f"{_shown(float(grid.value_RC[row, column]), metric)} {unit}".strip()
         + "."
     )
-
-
-def _colour_range(value_RC: NDArray[np.float32], metric: Metric) -> tuple[float, float]:
-    """The values of the best and of the worst colour.
-
-    They differ at least by a difference that matters, so that tiny differences look tiny.
-    """
-    values, sign = value_RC[np.isfinite(value_RC)].tolist(), -1 if metric.better == "higher" else 1
-    scale, factor = metric.scale or Scale(None, 0.0), 100 if metric.is_share else 1
-    found = min((sign * value for value in values), default=0.0)
-    best = found if scale.best is None else sign * factor * scale.best
-    worst = max([best + factor * scale.least_span, *(sign * value for value in values)])
-    return sign * best, sign * worst
 
 
 def _shown(value: float, metric: Metric) -> str:

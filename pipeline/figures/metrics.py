@@ -83,10 +83,10 @@ class Metric:
 
     def colour_range(self, values: Sequence[float]) -> tuple[float, float]:
         """The values of the best and of the worst colour, if these values are compared."""
-        assert self.scale is not None
+        scale = self.scale or Scale(None, 0.0)
         worst, best, sign = (min, max, -1) if self.better == "higher" else (max, min, 1)
-        start = best(values, default=0.0) if self.scale.best is None else self.scale.best
-        return start, worst(start + sign * self.scale.least_span, *values)
+        start = best(values, default=0.0) if scale.best is None else scale.best
+        return start, worst([start + sign * scale.least_span, *values])
 
     def badness(self, value: float, values: Sequence[float]) -> float:
         """How bad a value is among these, from 0 (best colour) to 1 (worst colour)."""

@@ -23,6 +23,7 @@ BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_
 DATA = {
     "evenload/py.typed",
     "evenload/pipeline/store/migrations/script.py.mako",
+    "evenload/pipeline/report/page.html.jinja",
     "evenload/workers/cli/quickstart.yaml",
     "evenload/workers/kernels/tiles.json",
 }

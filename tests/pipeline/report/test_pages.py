@@ -6,8 +6,11 @@ import re
 from html.parser import HTMLParser
 from typing import get_args
 
+import pytest
+from jinja2 import UndefinedError
+
 from evenload.pipeline.charts.bars import column_chart
-from evenload.pipeline.report import html_page, markdown_page
+from evenload.pipeline.report import markdown_page
 from evenload.pipeline.report.html_page import html_page as to_html
 from evenload.pipeline.report.markdown_page import markdown_page as to_markdown
 from evenload.pipeline.report.page import (
@@ -76,8 +79,16 @@ class Elements(HTMLParser):
 
 def test_every_block_can_be_rendered() -> None:
     blocks = set(get_args(Block))
-    assert set(html_page.RENDERERS) == blocks
     assert set(markdown_page.RENDERERS) == blocks
+    nested = [part for block in PAGE.sections[0].blocks if isinstance(block, Columns)
+              for part in block.blocks]  # fmt: skip
+    assert {type(block) for block in [*PAGE.sections[0].blocks, *nested]} == blocks
+    assert "undefined" not in to_html(PAGE)
+
+
+def test_unknown_block_is_no_page() -> None:
+    with pytest.raises(UndefinedError, match="NoneType"):
+        to_html(Page("", "", [Section("s", [None])], ""))  # type: ignore[list-item]
 
 
 def test_text_never_becomes_markup() -> None:
