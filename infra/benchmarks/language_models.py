@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.workers.model.contract import next_token_loss
 from evenload.workers.training.memory import keep_freed_memory
 from evenload.workers.training.setup import adamw, assemble, trainable_weights
-from evenload.workers.training.step import next_token_loss, train_step
+from evenload.workers.training.step import train_step
 
 Step = Callable[[], object]
 OURS = "evenload"

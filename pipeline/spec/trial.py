@@ -105,6 +105,10 @@ class ModelSpec(Frozen):
         return self
 
     @property
+    def kind(self) -> str:
+        return "own"
+
+    @property
     def num_moe_layers(self) -> int:
         return self.num_layers - self.num_dense_layers
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from evenload.pipeline.spec.trial import ModelSpec
 from evenload.workers.kernels.ops import experts_of
+from evenload.workers.model.contract import Adjust, Routed, Selects
 from evenload.workers.model.layers import SwiGLU
-from evenload.workers.model.router import Adjust, Routed, Router, Selects
+from evenload.workers.model.router import Router
 from evenload.workers.selection import NO_BINS, Bins
 
 

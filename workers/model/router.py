@@ -8,9 +8,6 @@ Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -18,27 +15,11 @@ from evenload.pipeline.spec.trial import ModelSpec
 from evenload.workers.kernels.ops import RouteTokens, router_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens, rows_per_expert
+from evenload.workers.model.contract import Adjust, Routed, Selects
 from evenload.workers.model.layers import product
 from evenload.workers.selection import NO_BINS, Bins, add_bias
 
-Adjust = Callable[[Tensor, Tensor], Tensor]
-Selects = Literal["tokens", "experts"]
-
 TINY = 1e-20  # avoids 0 / 0, because all sigmoid scores may underflow
-
-
-class Routed(NamedTuple):
-    """The decisions of one expert layer.
-
-    If experts choose tokens, expert_TK lists the T*K assignments expert by expert, so its row t
-    does not belong to token t.
-    """
-
-    score_TE: Tensor  # float32 gate scores, with gradient
-    expert_TK: Tensor  # int64
-    weight_TK: Tensor  # float32 gate weights, with gradient
-    count_E: Tensor  # int64; sums to T*K
-    margin_E2B: Tensor | None = None  # int64; only with bins and a router kernel
 
 
 class Router(nn.Module):

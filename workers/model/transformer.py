@@ -7,6 +7,7 @@ Letters: B sequences, S positions, V vocabulary, D width, L expert layers, E exp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from evenload.pipeline.spec.trial import ModelSpec
+from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
 from evenload.workers.model.attention import Attention, rotation
+from evenload.workers.model.contract import Adjust, Routed, RoutedModel, Selects
 from evenload.workers.model.layers import RMSNorm, SwiGLU, product
 from evenload.workers.model.moe import MoE
-from evenload.workers.model.router import Adjust, Routed, Router, Selects
+from evenload.workers.model.router import Router
 from evenload.workers.selection import NO_BINS, Bins
 
 
@@ -31,6 +34,11 @@ class ModelOutput(NamedTuple):
     def logits_BSV(self) -> Tensor:
         """Computed at every access. Training never holds all logits: see `linear_cross_entropy`."""
         return product(self.hidden_BSD, self.head_VD.to(self.hidden_BSD.dtype))
+
+    def loss(self, target_BS: Tensor) -> Tensor:
+        """`next_token_loss` of the logits, without computing all logits at once."""
+        hidden_1TD, target_1T = self.hidden_BSD.flatten(0, 1)[None], target_BS.flatten()[None]
+        return linear_cross_entropy(hidden_1TD, self.head_VD[None], target_1T)[0]
 
 
 class DenseBlock(nn.Module):
@@ -70,17 +78,17 @@ class ExpertBlock(nn.Module):
         return x_BSD + y_TD.view_as(x_BSD), routed
 
 
-class MoELanguageModel(nn.Module):
+class MoELanguageModel(RoutedModel):
     """DeepSeekMoE (Dai et al. 2024, arXiv:2401.06066): dense layers first, then expert layers.
 
-    The model keeps no routing state: biases are arguments and counts are results, so recomputation,
-    evaluation and compilation cannot count twice. All weights start normal with `init_std`.
+    All weights start normal with `init_std`.
 
     Raises:   SpecError: the back end is unknown
     """
 
     def __init__(self, spec: ModelSpec, backend: str, recompute: bool = False) -> None:
         super().__init__()
+        self._spec, self._backend = spec, backend
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.dense_blocks = nn.ModuleList(DenseBlock(spec) for _ in range(spec.num_dense_layers))
         self.expert_blocks = nn.ModuleList(
@@ -105,12 +113,6 @@ class MoELanguageModel(nn.Module):
         selects: Selects = "tokens",
         bins: Bins = NO_BINS,
     ) -> ModelOutput:
-        """Args:
-        bias_LE: float32, one row per expert layer; no gradient passes through it
-        adjust:  (score_TE, bias_E) -> the score that selects
-        selects: "experts" lets each expert take its top T*K/E tokens, including later ones
-        bins:    router kernels also count the margins in these bins
-        """
         turn = rotation(token_BS.shape[-1], self._head_width, self._rope_theta, token_BS.device)
         x_BSD = self._embed(token_BS)
         routed = []
@@ -122,11 +124,15 @@ class MoELanguageModel(nn.Module):
         hidden_BSD = self.norm(x_BSD).to(_compute_dtype(x_BSD))
         return ModelOutput(hidden_BSD, self.head.weight, tuple(routed))
 
-    def freeze_routers(self) -> None:
-        """Fixes the router weights. Layers below still learn through the scores."""
-        for module in self.modules():
-            if isinstance(module, Router):
-                module.requires_grad_(False)
+    def routers(self) -> Iterator[Router]:
+        return (module for module in self.modules() if isinstance(module, Router))
+
+    def with_top_k(self, top_k: int) -> MoELanguageModel:
+        with torch.device("meta"):
+            spec = self._spec.model_copy(update={"top_k": top_k})
+            model = MoELanguageModel(spec, self._backend)
+        model.load_state_dict(self.state_dict(), assign=True)
+        return model
 
     def _embed(self, token_BS: Tensor) -> Tensor:
         weight = self.embedding.weight

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.model.transformer import ModelOutput
+from evenload.workers.model.contract import Output
 from evenload.workers.simulation.score_streams import NO_RECORDING, UNREADABLE
 
 
@@ -39,7 +39,7 @@ class ScoreRecorder:
         self._score_NLTE: list[NDArray[np.float32]] = []
         self._bias_NLE: list[NDArray[np.float32]] = []
 
-    def __call__(self, place: int, output: ModelOutput, bias_LE: Tensor) -> None:
+    def __call__(self, place: int, output: Output, bias_LE: Tensor) -> None:
         if place > 0:
             return
         score_LTE = torch.stack([routed.score_TE[: self._tokens] for routed in output.routed])

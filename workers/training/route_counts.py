@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.figures.evaluation import Routes
-from evenload.workers.model.router import Routed
+from evenload.workers.model.contract import Routed
 
 
 class RouteCounter:

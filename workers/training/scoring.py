@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evenload.workers.balancing.base import Balancer, add_bias
-from evenload.workers.model.router import Adjust, Routed
-from evenload.workers.model.transformer import MoELanguageModel
+from evenload.workers.model.contract import Adjust, Routed, RoutedModel, next_token_loss
 from evenload.workers.training.setup import Assembly
-from evenload.workers.training.step import autocast, next_token_loss
+from evenload.workers.training.step import autocast
 
 
 class Scores(NamedTuple):
@@ -28,7 +27,7 @@ class Scores(NamedTuple):
 class Scorer(NamedTuple):
     """A model as in inference: routed by a frozen bias."""
 
-    model: MoELanguageModel
+    model: RoutedModel
     bias_LE: Tensor
     adjust: Adjust
     device: torch.device

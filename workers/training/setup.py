@@ -11,7 +11,7 @@ from torch.optim import AdamW
 
 from evenload.pipeline.spec.trial import TrainSpec, TrialSpec
 from evenload.workers.balancing import make_balancer
-from evenload.workers.model.transformer import MoELanguageModel
+from evenload.workers.model.kinds import build_model
 from evenload.workers.training.compilation import check_compiler, compile_model
 from evenload.workers.training.memory import keep_freed_memory
 from evenload.workers.training.step import Trainee
@@ -35,8 +35,7 @@ def assemble(spec: TrialSpec) -> Assembly:
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(spec.train.seed)
-    model = MoELanguageModel(spec.model, spec.runtime.backend, recompute=spec.train.recompute)
-    model.to(device)
+    model = build_model(spec).to(device)
     balancer = make_balancer(spec.balancer, spec.model.top_k)
     if not balancer.trains_router:
         model.freeze_routers()
@@ -52,6 +51,8 @@ def assemble(spec: TrialSpec) -> Assembly:
         check_compiler(spec)
         compile_model(model)
     state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
+    if (bias_LE := model.initial_bias()) is not None:
+        state = state._replace(bias_LE=bias_LE)
     return Assembly(trainee, state, device)
 
 

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.balancing.base import Balancer, add_bias
 from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
-from evenload.workers.model.router import Adjust, Routed
+from evenload.workers.model.contract import Adjust, Routed
 from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
 from evenload.workers.training.checkpoint import Checkpoint
 from evenload.workers.training.ranks import ALONE
@@ -174,7 +174,10 @@ def clip_each(weights: Sequence[nn.Parameter], limit: float) -> Tensor:
 
 def _of_trial(output: ModelOutput, place: int) -> ModelOutput:
     """The output of one trial, without margins: router kernels do not support stacked trials."""
-    routed = tuple(Routed(*(value[place] for value in layer[:4])) for layer in output.routed)
+    routed = tuple(
+        Routed(layer.score_TE[place], layer.expert_TK[place], None, layer.count_E[place])
+        for layer in output.routed
+    )
     return ModelOutput(output.hidden_BSD[place], output.head_VD[place], routed)
 
 

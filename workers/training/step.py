@@ -11,23 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evenload.workers.balancing.base import Balancer, Measure, Observation, RoutedBatch
-from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
-from evenload.workers.model.router import Routed
-from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
+from evenload.workers.model.contract import Output, Routed, RoutedModel
 from evenload.workers.selection import NO_BINS
 from evenload.workers.training.ranks import ALONE, Ranks
 
 # Called for every micro-batch: its place in the step, the model's output, the bias that routed it.
-Watch = Callable[[int, ModelOutput, Tensor], None]
+Watch = Callable[[int, Output, Tensor], None]
 
 
 class Trainee(NamedTuple):
     """The objects that a step changes, except the balancer state, which it returns."""
 
-    model: MoELanguageModel
+    model: RoutedModel
     optimizer: torch.optim.Optimizer
     balancer: Balancer
     target_E: Tensor  # wanted share of the load
@@ -65,7 +62,7 @@ def train_step(
         if trainee.watch is not None:
             trainee.watch(place, output, state.bias_LE)
         sums.add_counts(output)
-        lm_loss = _lm_loss(output, token_BS[:, 1:])
+        lm_loss = output.loss(token_BS[:, 1:])
         balance = balance_loss(trainee, output, sums, len(token_BS))
         sums.add_losses(lm_loss, balance)
         sums.add_statistic(trainee.balancer, output, state)
@@ -84,19 +81,8 @@ def trigger_compilation(trainee: Trainee, state: Any, token_BS: Tensor) -> None:
     """Runs both passes of a micro-batch and discards their results, so that the model compiles."""
     with torch.random.fork_rng():
         output = _forward(trainee, state, token_BS)
-        _lm_loss(output, token_BS[:, 1:]).backward()
+        output.loss(token_BS[:, 1:]).backward()
     trainee.optimizer.zero_grad(set_to_none=True)
-
-
-def next_token_loss(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
-    """Mean cross entropy in nats per token, in float32."""
-    return functional.cross_entropy(logits_BSV.float().flatten(0, 1), target_BS.flatten())
-
-
-def _lm_loss(output: ModelOutput, target_BS: Tensor) -> Tensor:
-    """`next_token_loss` of the output's logits, without computing all logits at once."""
-    hidden_1TD, target_1T = output.hidden_BSD.flatten(0, 1)[None], target_BS.flatten()[None]
-    return linear_cross_entropy(hidden_1TD, output.head_VD[None], target_1T)[0]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
@@ -104,17 +90,15 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> ModelOutput:
+def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> Output:
     rule = trainee.balancer
     bins = NO_BINS if rule.measure is None else rule.measure.bins
     with autocast(token_BS.device, trainee.autocast_dtype):
         return trainee.model(token_BS[:, :-1], state.bias_LE, rule.adjust, rule.selects, bins)
 
 
-def balance_loss(
-    trainee: Trainee, output: ModelOutput, sums: StepSums, num_sequences: int
-) -> Tensor:
-    loss = output.hidden_BSD.new_zeros((), dtype=torch.float32)
+def balance_loss(trainee: Trainee, output: Output, sums: StepSums, num_sequences: int) -> Tensor:
+    loss = sums.count_LE.new_zeros((), dtype=torch.float32)
     if trainee.balancer.loss is None:
         return loss
     step_count_LE = trainee.ranks.sum(sums.count_LE)
@@ -145,7 +129,7 @@ class StepSums:
         self._vio_micro = bias_LE.new_zeros(())
         self._statistic: Tensor | None = None
 
-    def add_counts(self, output: ModelOutput) -> None:
+    def add_counts(self, output: Output) -> None:
         count_LE = torch.stack([routed.count_E for routed in output.routed])
         self.count_LE = self.count_LE + count_LE
         load_LE = count_LE.float()
@@ -156,7 +140,7 @@ class StepSums:
         self._balance_loss += balance_loss.detach()
 
     @torch.no_grad()
-    def add_statistic(self, balancer: Balancer, output: ModelOutput, state: Any) -> None:
+    def add_statistic(self, balancer: Balancer, output: Output, state: Any) -> None:
         if balancer.measure is None:
             return
         part = torch.stack(

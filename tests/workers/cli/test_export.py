@@ -18,7 +18,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.data.corpus import prepare
 from evenload.workers.data.shards import first_windows
-from evenload.workers.training.step import next_token_loss
+from evenload.workers.model.contract import next_token_loss
 
 Sweep = Callable[..., dict[str, Any]]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from evenload.pipeline.spec.trial import ModelSpec
 from evenload.workers.kernels.rows import Rows
-from evenload.workers.model.router import Routed, Router
+from evenload.workers.model.contract import Routed
+from evenload.workers.model.router import Router
 
 Model = Callable[..., ModelSpec]
 X_TD = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))

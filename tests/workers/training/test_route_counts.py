@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from evenload.workers.model.router import Routed
+from evenload.workers.model.contract import Routed
 from evenload.workers.training.route_counts import RouteCounter
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 3, 6, 2, 50

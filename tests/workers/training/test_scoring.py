@@ -13,9 +13,9 @@ from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
 from evenload.workers.data.shards import first_windows
+from evenload.workers.model.contract import next_token_loss
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import assemble
-from evenload.workers.training.step import next_token_loss
 
 SEEING_THE_BATCH = [kind for kind, rule in BALANCERS.items() if rule.leaks_future]
 

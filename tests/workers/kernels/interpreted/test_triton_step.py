@@ -16,7 +16,7 @@ from torch import Tensor
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.balancing.base import Balancer, Observation
 from evenload.workers.balancing.margins import margin_counts
-from evenload.workers.model.router import Routed
+from evenload.workers.model.contract import Routed
 from evenload.workers.model.transformer import ModelOutput
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import Assembly, assemble
