@@ -39,11 +39,12 @@ def quickstart() -> str:
         [
             trial["label"],
             str(trial["num_experts"]),
+            str(trial["seed"]),
             *(metric.shown(trial.get(metric.name)) for metric in shown),
         ]
         for trial in trials
     ]
-    titles = ("rule", "experts", *(metric.head for metric in shown))
+    titles = ("rule", "experts", "seed", *(metric.head for metric in shown))
     answer = f"> {header['recommendation']}"
     return "\n\n".join([table(titles, rows), answer, measured_on(header)])
 

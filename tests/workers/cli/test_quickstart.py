@@ -10,5 +10,5 @@ from evenload.workers.cli.quickstart import quickstart
 
 def test_the_help_counts_the_models_of_the_sweep() -> None:
     with as_file(files("evenload.workers.cli") / "quickstart.yaml") as path:
-        assert len(load_sweep(path).expand()) == 14
-    assert "fourteen small models" in (quickstart.__doc__ or "")
+        assert len(load_sweep(path).expand()) == 16
+    assert "sixteen small models" in (quickstart.__doc__ or "")
