@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.pipeline.spec.simulation import (
     Adversarial,
@@ -36,7 +37,6 @@ from evenload.workers.balancing import make_balancer, self_tuned
 from evenload.workers.balancing.base import Balancer
 from evenload.workers.simulation.advice import advise, estimate
 from evenload.workers.simulation.findings import check_theory
-from evenload.workers.simulation.recording import read_recording
 from evenload.workers.simulation.rule_runner import observe
 from evenload.workers.simulation.run import simulate
 from evenload.workers.simulation.score_streams import Size, score_stream

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evenload.pipeline.records.scores import Recording, write_recording
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.balancing import make_balancer
 from evenload.workers.balancing.base import Balancer, Observation
 from evenload.workers.data.corpus import prepare
 from evenload.workers.data.shards import Batches
 from evenload.workers.model.transformer import ModelOutput, MoELanguageModel
-from evenload.workers.simulation.recording import Recording, write_recording
 from evenload.workers.simulation.theory_checks import Transition
 
 

@@ -69,8 +69,8 @@ def advise_command(
     """Show which step sizes and schedules theory recommends for a recorded run."""
     if not recording_file.is_file():
         raise SpecError(f"{recording_file}: no such file; make one with train --record-scores")
+    from evenload.pipeline.records.scores import read_recording
     from evenload.workers.simulation.advice import advise, estimate
-    from evenload.workers.simulation.recording import read_recording
 
     recording = read_recording(recording_file)
     num_layers = recording.score_NLTE.shape[1]

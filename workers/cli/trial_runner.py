@@ -12,6 +12,7 @@ import typer
 from evenload.pipeline.errors import PeerLost
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
+from evenload.pipeline.records.scores import write_recording
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
@@ -25,7 +26,7 @@ from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.progress import StepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
 from evenload.workers.cli.sweep_runner import close_sweep, register
-from evenload.workers.simulation.recording import ScoreRecorder, write_recording
+from evenload.workers.simulation.recording import ScoreRecorder
 from evenload.workers.training.loop import train as run_training
 
 

@@ -5,16 +5,13 @@ Letters: S seeds (stacked where training stacks layers), T tokens, E experts, N 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.spec.simulation import (
     Adversarial,
     Correlated,
@@ -24,11 +21,6 @@ from evenload.pipeline.spec.simulation import (
     StreamSpec,
     Zipf,
 )
-
-# NumPy raises these for files that are missing, empty, damaged, a pickle or a single array. Its
-# messages are not passed on, because they advise to allow pickles.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error)
-NO_RECORDING = "not a recording of scores; make one with `evenload train --record-scores`"
 
 Artificial = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
 Noise = Callable[[], Tensor]  # draws the tokens' own part of the logits of a step, (S, T, E)
@@ -58,12 +50,7 @@ def recorded_scores(stream: Recorded, device: torch.device) -> Tensor:
 
     Raises:   SpecError: the file is missing or not a recording
     """
-    try:
-        with stream.path.open("rb") as file, np.load(file) as content:
-            score = content["score_NLTE"]
-    except UNREADABLE:
-        raise SpecError(f"path={str(stream.path)!r}: {NO_RECORDING}") from None
-    return torch.from_numpy(score).to(device, torch.float32)
+    return torch.from_numpy(read_recording(stream.path).score_NLTE).to(device, torch.float32)
 
 
 def _artificial_scores(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from evenload.pipeline.records.scores import Recording, read_recording
 from evenload.pipeline.spec.simulation import Recorded
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.simulation.recording import Recording, read_recording
 from evenload.workers.simulation.score_streams import Size
 from evenload.workers.simulation.theory_checks import identity
 from infra.research.recorded_training import record, train_steps, transitions

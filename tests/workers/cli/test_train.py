@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.client import Client
-from evenload.workers.simulation.recording import read_recording
+from evenload.pipeline.records.scores import read_recording
 
 
 def test_a_recording_that_cannot_be_written_is_refused_before_training(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.scores import Recording, read_recording, write_recording
 from evenload.pipeline.spec.simulation import Recorded
-from evenload.workers.simulation.recording import Recording, read_recording, write_recording
 from evenload.workers.simulation.score_streams import recorded_scores
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.scores import Recording, write_recording
 from evenload.pipeline.spec.simulation import (
     Adversarial,
     Correlated,
@@ -96,7 +97,7 @@ def test_zipf_tokens_repeat_few_types() -> None:
 def test_a_recording_is_replayed_unchanged(tmp_path: Path) -> None:
     score = np.random.default_rng(0).random((3, 2, 5, 4), dtype=np.float32)
     path = tmp_path / "run.npz"
-    np.savez(path, score_NLTE=score)
+    write_recording(path, Recording(score, score[:, :, 0], 2))
     replayed = torch.stack(
         list(score_stream(Recorded(path=path), Size(1, 1, 4, 1), torch.Generator()))
     )
