@@ -1,0 +1,66 @@
+"""Loads in parquet, one row per step and layer: the form that evenload itself records.
+
+Columns: `step` (whole number), `layer` (number or name), `load` (list of one count per expert).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.imports.recorded import (
+    Asked,
+    Recorded,
+    Tally,
+    differing,
+    integers,
+    required,
+)
+
+COLUMNS = ("step", "layer", "load")
+
+
+def read(paths: Sequence[Path], asked: Asked) -> Recorded:
+    """Raises: SpecError: a file is no parquet, or has other columns"""
+    top_k = required(asked.top_k, "--top-k", f"{paths[0]}: rows of loads do not tell top-k")
+    tally: Tally | None = None
+    names: dict[object, str] = {}
+    for path in paths:
+        step_R, layer_R, load_R = _columns(path)
+        for step, layer, load in zip(step_R, layer_R, load_R, strict=True):
+            where = f"{path}: load of step {step}, layer {layer}"
+            if load is None or None in load:
+                raise SpecError(f"{where} is null; give every expert a count")
+            count_E = integers(load, where, dims=1, least=0)
+            tally = tally or Tally(asked.num_experts or len(count_E))
+            if len(count_E) != tally.num_experts:
+                raise differing(where, "experts", len(count_E), tally.num_experts)
+            tally.add_counts(int(step), layer, count_E)
+            names.setdefault(layer, f"layer {layer}" if isinstance(layer, int) else str(layer))
+    if tally is None:
+        raise SpecError(f"{paths[0]}: has no rows; write one per step and layer")
+    if all(isinstance(layer, int) for layer in names):
+        names = dict(sorted(names.items()))
+    return tally.recorded(names, top_k, str(paths[0]))
+
+
+def _columns(path: Path) -> tuple[list[int], list[object], list[list[int] | None]]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid):
+        raise SpecError(f"{path}: no parquet file that can be read; write it again") from None
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise SpecError(
+            f"{path}: has no column {missing[0]!r} but {', '.join(table.column_names)}; rename them"
+        )
+    step, layer, load = (table.column(name) for name in COLUMNS)
+    if not pa.types.is_integer(step.type) or step.null_count or layer.null_count:
+        raise SpecError(f"{path}: step must be a whole number and layer given in every row")
+    if not hasattr(load.type, "value_type"):
+        raise SpecError(f"{path}: load is {load.type} instead of a list of counts per expert")
+    return step.to_pylist(), layer.to_pylist(), load.to_pylist()
