@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import evenload.pipeline.records.mlflow_environment  # noqa: F401 - before mlflow
+
+# isort: split
 from collections.abc import Iterable
 
 from mlflow.exceptions import MlflowException

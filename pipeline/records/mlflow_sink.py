@@ -6,6 +6,9 @@ children. A trial has one run for all its attempts, which find it by the trial's
 
 from __future__ import annotations
 
+import evenload.pipeline.records.mlflow_environment  # noqa: F401 - before mlflow
+
+# isort: split
 import fcntl
 import json
 import math

@@ -14,6 +14,7 @@ import typer
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import DASHBOARD, require
+from evenload.pipeline.records.mlflow_environment import ENVIRONMENT
 from evenload.pipeline.settings import Settings
 from evenload.workers.cli.session import load_settings, log, open_store
 
@@ -56,7 +57,7 @@ def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
     # In the environment, because every user of the machine can read the arguments of a process.
     return subprocess.Popen(
         command,
-        env=environment(settings) | {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri},
+        env=ENVIRONMENT | environment(settings) | {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
