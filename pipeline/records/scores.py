@@ -62,7 +62,7 @@ def write_recording(path: Path, recording: Recording) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         arrays: dict[str, Any] = recording._asdict()
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)
     return path
 
 

@@ -78,11 +78,14 @@ class Adversarial(Preferences):
 
 
 class Recorded(Frozen):
-    """Scores recorded by `evenload train --record-scores`, with layers in place of seeds."""
+    """Scores recorded in training, with layers in place of seeds.
+
+    `evenload train --record-scores` and `evenload.attach(record_scores=)` write them.
+    """
 
     kind: Literal["recorded"] = "recorded"
     path: Path
-    """Path of the recording."""
+    """Path of the recording, or of a folder with `scores.npz`."""
 
 
 StreamSpec = Annotated[

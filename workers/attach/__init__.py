@@ -9,6 +9,7 @@
     attachment    all of it put into a model, and taken out again
     ranks         one sum per optimizer step
     options       what the user asked for
+    score_sample  router scores for advice, if asked for
     session       moves the biases once per optimizer step, tells what it saw
     saving        what is kept of a session
 
@@ -32,6 +33,7 @@ from evenload.workers.attach.bias import is_swapped
 from evenload.workers.attach.errors import AttachError as AttachError
 from evenload.workers.attach.options import AddedBias, Options, Recorder
 from evenload.workers.attach.ranks import Ranks
+from evenload.workers.attach.score_sample import Sampling
 from evenload.workers.attach.session import Balance as Balance
 
 log = logging.getLogger("evenload.attach")
@@ -50,6 +52,7 @@ def attach(
     fade_over: float = 0.1,
     resume: str | Path | None = None,
     recorder: Recorder | None = None,
+    record_scores: str | Path | Mapping[str, Any] | None = None,
 ) -> Balance:
     """Balances the experts of a model from now on; nothing else about its training changes.
 
@@ -75,10 +78,14 @@ def attach(
                      Left out, it is kept, and a warning says so. See also `Balance.export`
         resume:      a folder or file that `save` wrote, or weights that were saved while attached
         recorder:    called after every step
+        record_scores: file for a sample of the routers' scores, which `evenload advise` and
+                     `evenload simulate` read; or a mapping with `path`, `tokens` per layer and
+                     step (256), `steps` (128) and `every` (1). Off and free of cost if left out
     Raises:   AttachError: the model is as it was; the message says what to do
     """
     spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
-    options = Options(spec, every, total_steps, added_bias, fade_over, recorder)
+    scores = None if record_scores is None else Sampling.of(record_scores)
+    options = Options(spec, every, total_steps, added_bias, fade_over, recorder, scores)
     options.check()
     swapped = [name for name, module in model.named_modules() if is_swapped(module)]
     if swapped:

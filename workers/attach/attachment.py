@@ -29,6 +29,7 @@ class Layer(NamedTuple):
     router: Router
     home: Home | None  # where its bias is; None: it is only recorded
     reason: str  # why it is only recorded
+    found: Home | None = None  # where its bias is or could be, even if no rule moves it
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ class Attachment:
                 continue
             if not with_bias:
                 reason = "the rule moves no bias"
-            layers.append(Layer(router, None if reason else home, reason))
+            layers.append(Layer(router, None if reason else home, reason, home))
         return layers
 
     def _verdicts(self, probe: Probe, found: list[Router]) -> dict[nn.Module, Verdict]:

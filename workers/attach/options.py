@@ -10,6 +10,7 @@ from torch import Tensor
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.routers import Router
+from evenload.workers.attach.score_sample import Sampling
 from evenload.workers.balancing import make_balancer
 from evenload.workers.balancing.base import add_bias
 
@@ -28,6 +29,7 @@ class Options(NamedTuple):
     added_bias: AddedBias | None
     fade_over: float
     recorder: Recorder | None
+    record_scores: Sampling | None = None
 
     @property
     def moves_biases(self) -> bool:

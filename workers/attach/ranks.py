@@ -25,6 +25,10 @@ class Ranks(NamedTuple):
             return Ranks(None, 1)
         return Ranks(group, dist.get_world_size(group))
 
+    @property
+    def is_first(self) -> bool:
+        return self.size == 1 or dist.get_rank(self.group) == 0
+
     def agree(self, told: object) -> None:
         """Raises: AttachError: on all ranks, where one says something else"""
         if self.size == 1:

@@ -28,6 +28,7 @@ from evenload.workers.attach.options import Options
 from evenload.workers.attach.passes import Passes, backward_is_running
 from evenload.workers.attach.ranks import Ranks
 from evenload.workers.attach.routers import Router, probe_of
+from evenload.workers.attach.score_sample import ScoreSampler
 from evenload.workers.attach.stacks import Size, Stack
 from evenload.workers.balancing import make_balancer
 
@@ -57,6 +58,7 @@ class Balance:
         self._idle = 0
         self._agreed = False  # all ranks have told what they found
         self._last: list[tuple[Tensor, Tensor]] = []  # by stack: counts of the last step, biases
+        self._scores: ScoreSampler | None = None
 
     def open(self, model: nn.Module, probe: object, only: Collection[nn.Module] | None) -> None:
         """Puts everything into the model.  Raises: AttachError: nothing is left in it"""
@@ -66,8 +68,8 @@ class Balance:
             self._check(layers, attachment.unseen)
             self._stack_up(layers)
             seen = {
-                layer.router.module: partial(self._count, place, layer.router)
-                for layer, place in zip(layers, self._places, strict=True)
+                layer.router.module: partial(self._count, number, layer.router)
+                for number, layer in enumerate(layers)
             }
             attachment.settle(layers, seen)
         except BaseException as error:
@@ -83,6 +85,9 @@ class Balance:
         for layer in layers:
             if layer.home is not None:
                 self.options.check_router(layer.router)
+        if self.options.record_scores is not None:
+            first = self._ranks.is_first
+            self._scores = ScoreSampler(self.options.record_scores, layers, first)
         self._agreed = True
         self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
@@ -211,9 +216,24 @@ class Balance:
         """Goes on from what `save` wrote there.  Raises: AttachError: it does not fit"""
         self.load_state_dict(saving.read(place))
 
+    def write_scores(self) -> Path:
+        """Writes the scores recorded so far, before all that were asked for are there.
+
+        Raises:   AttachError: none are recorded
+        """
+        if self._scores is None:
+            raise AttachError("no scores are recorded: call attach(record_scores='scores.npz')")
+        return self._scores.write()
+
+    def finish_scores(self) -> None:
+        """Writes recorded scores that are in no file yet, if there are any. Never fails."""
+        if self._scores is not None:
+            self._scores.close()
+
     def detach(self) -> None:
         """Leaves the model as it was before, but for what its own biases have learned."""
         attachment = self._check_open()
+        self.finish_scores()
         for handle in self._watched.values():
             handle.remove()
         attachment.close()
@@ -240,12 +260,13 @@ class Balance:
             self._move(skipped=False)
         for stack in self._stacks:
             stack.begin()
+        if self._scores is not None:
+            self._scores.begin()
 
     @torch.no_grad()
-    def _count(
-        self, place: tuple[int, int], router: Router, output: Any, selection: Selection
-    ) -> None:
-        stack, row = self._stacks[place[0]], place[1]
+    def _count(self, layer: int, router: Router, output: Any, selection: Selection) -> None:
+        place, row = self._places[layer]
+        stack = self._stacks[place]
         expert_TK = selection.expert_TK if router.output is None else output[router.output]
         if expert_TK is None:
             return
@@ -253,11 +274,15 @@ class Balance:
         stack.count(row, expert_TK, valid_T)
         if selection.score_TE is not None and (self.steps + 1) % self.options.every == 0:
             stack.measure(row, selection.score_TE, valid_T)
+        if self._scores is not None and selection.score_TE is not None:
+            self._scores.take(layer, selection.score_TE, valid_T)
 
     @torch.no_grad()
     def _commit(self) -> None:
         for stack in self._stacks:
             stack.commit()
+        if self._scores is not None:
+            self._scores.commit()
         self._seen = True
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -290,6 +315,8 @@ class Balance:
             self._last.append((total[0].clone(), stack.bias_LE()))
             self._move_stack(stack, total)
             stack.clear()
+        if self._scores is not None and self._scores.is_on:
+            self._scores.end_step(*self._record())
         if self.options.recorder is not None:
             self.options.recorder(self.steps, *self._record())
 

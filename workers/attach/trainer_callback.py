@@ -90,6 +90,8 @@ class TrainerCallback(transformers.TrainerCallback):
             self.balance.save(_checkpoint(args, state))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.balance is not None:
+            self.balance.finish_scores()
         best = state.best_model_checkpoint
         if self.balance is not None and args.load_best_model_at_end and best is not None:
             _check_weights(kwargs["model"], Path(best), "load_best_model_at_end")

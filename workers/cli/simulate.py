@@ -60,15 +60,14 @@ def simulate(
 
 def advise_command(
     recording_file: Annotated[
-        Path, typer.Argument(help="file of `evenload train --record-scores`")
+        Path,
+        typer.Argument(help="recording of scores, or the folder of a run that has one"),
     ],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the planned run")] = 1000,
     layer: Annotated[int, typer.Option(min=0, help="expert layer, counted from 0")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show which step sizes and schedules theory recommends for a recorded run."""
-    if not recording_file.is_file():
-        raise SpecError(f"{recording_file}: no such file; make one with train --record-scores")
     from evenload.pipeline.records.scores import read_recording
     from evenload.workers.simulation.advice import advise, estimate
 
@@ -77,7 +76,7 @@ def advise_command(
     if layer >= num_layers:
         raise SpecError(f"--layer {layer}: the recording has {num_layers} layers, counted from 0")
     try:
-        seen = estimate(recording.score_NLTE[:, layer], recording.top_k)
+        seen = estimate(recording, layer)
     except ValueError as error:
         raise SpecError(f"{recording_file}: {error}") from None
     advice = advise(seen, steps)
@@ -156,9 +155,10 @@ def _cell(value: Any) -> str:
 
 def _print_advice(seen: Estimate, advice: Sequence[Advice], steps: int) -> None:
     out.print(
-        f"{seen.tokens} tokens per step, {seen.num_experts} experts, top-{seen.top_k}: "
-        f"{seen.density:.0f} tokens per unit of bias, modulus {seen.modulus:.3g}, "
-        f"noise {seen.noise:.2g}, drift {seen.drift:.2g} per step, travel {seen.travel:.2g}"
+        f"{seen.tokens} tokens per step, {seen.num_experts} experts, top-{seen.top_k}, scores and "
+        f"biases in units of a {seen.unit}: {seen.density:.0f} tokens per unit of bias, "
+        f"modulus {seen.modulus:.3g}, noise {seen.noise:.2g}, "
+        f"drift {seen.drift:.2g} per step, travel {seen.travel:.2g}"
     )
     table = Table(title=f"for {steps} steps", box=SIMPLE_HEAD, title_justify="left")
     for title in ("rule", "verdict", "why"):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from evenload.pipeline.records.scores import Recording
 from evenload.workers.balancing.base import centre
 from evenload.workers.balancing.margins import bias_change, boundary, margin_counts
 from evenload.workers.simulation.dual import narrow_width, spectrum, tie_density
@@ -38,6 +38,7 @@ class Estimate(NamedTuple):
     noise: float  # variance of one step's estimate of a best bias
     drift: float  # variance of the change of the best bias in one step
     travel: float  # largest absolute value of a best bias
+    unit: str = "probability"  # of a bias
 
     @property
     def gain(self) -> float:
@@ -55,11 +56,14 @@ class Advice(NamedTuple):
     refused: bool = False
 
 
-def estimate(score_NTE: NDArray[np.float32], top_k: int) -> Estimate:
-    """Estimates from the recorded scores of a layer, (N, T, E).
+def estimate(recording: Recording, layer: int) -> Estimate:
+    """Estimates from the recorded scores of a layer.
 
+    Noise is that of a whole step, drift that of one optimizer step: more tokens than were recorded
+    have less noise, and best biases drift on between two recorded steps.
     Raises:   ValueError: there are too few steps to separate drift from noise
     """
+    score_NTE, top_k = recording.score_NLTE[:, layer], recording.top_k
     num_steps, tokens, num_experts = score_NTE.shape
     if num_steps < 2 * LAGS[-1]:
         raise ValueError(
@@ -68,13 +72,14 @@ def estimate(score_NTE: NDArray[np.float32], top_k: int) -> Estimate:
         )
     best_NE, density = _best_biases(torch.from_numpy(score_NTE), top_k)
     noise, drift = _noise_and_drift(best_NE)
+    noise, drift = noise * recording.sampled, drift / recording.every
     last_E = best_NE[-LAGS[-1] :].mean(dim=0).double()
     pooled = torch.from_numpy(score_NTE[-LAGS[-1] :]).double().flatten(0, 1)
     eigen = spectrum(tie_density(pooled, last_E, top_k, narrow_width(pooled, last_E, top_k)))
     travel = float(best_NE[LAGS[-1] :].abs().max())
-    return Estimate(
-        tokens, num_experts, top_k, density, eigen.modulus, eigen.largest, noise, drift, travel
-    )
+    eigenvalues = eigen.modulus, eigen.largest
+    sizes = tokens, num_experts, top_k
+    return Estimate(*sizes, density, *eigenvalues, noise, drift, travel, recording.unit)
 
 
 def advise(seen: Estimate, steps: int) -> list[Advice]:
@@ -194,7 +199,10 @@ def _lag_reason(seen: Estimate, steps: int) -> str:
 
 def _quantile(seen: Estimate, steps: int) -> Advice:
     memory = round(max(1 - _usable_gain(seen, steps), 0.0), 2)
-    return Advice({"kind": "quantile", "memory": memory}, f"memory of gain {seen.gain:.3f}")
+    rule = {"kind": "quantile", "memory": memory}
+    if seen.unit != "probability":
+        return Advice(rule, f"its histogram is not made for a {seen.unit}", refused=True)
+    return Advice(rule, f"memory of gain {seen.gain:.3f}")
 
 
 def _rounded(step: float) -> float:

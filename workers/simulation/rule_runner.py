@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, StreamSpec
 from evenload.workers.balancing import make_balancer
 from evenload.workers.balancing.base import Balancer, Observation
-from evenload.workers.simulation.score_streams import Size, recorded_scores, score_stream
+from evenload.workers.simulation.score_streams import Size, score_stream
 
 ProgressCallback = Callable[[int, int, str], None]  # done, total, stream
 
@@ -67,11 +68,17 @@ def observe(
 def size_of(spec: SimulationSpec, stream: StreamSpec) -> Size:
     """The size in the spec, or that of a recording.
 
-    Raises:   SpecError: the recording has another number of experts
+    Raises:   SpecError: the recording has another number of experts, or scores that a rule cannot
     """
     if not isinstance(stream, Recorded):
         return Size(spec.seeds, spec.tokens, spec.num_experts, spec.steps)
-    steps, layers, tokens, experts = recorded_scores(stream, torch.device("cpu")).shape
+    recording = read_recording(stream.path)
+    steps, layers, tokens, experts = recording.score_NLTE.shape
+    if recording.unit != "probability" and any(rule.kind == "quantile" for rule in spec.rules):
+        raise SpecError(
+            f"rules: 'quantile' is made for scores in (0, 1), but those in {str(stream.path)!r} "
+            f"are in units of a {recording.unit}; remove it"
+        )
     if experts != spec.num_experts:
         raise SpecError(
             f"num_experts={spec.num_experts}, but {str(stream.path)!r} has {experts} experts; "

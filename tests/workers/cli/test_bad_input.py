@@ -125,5 +125,8 @@ def test_a_simulation_that_cannot_run_here_is_refused(
 def test_advice_without_a_recording_is_refused(here: Any) -> None:
     here.write("bin.txt", "x")
     ended = here("advise", "bin.txt")
-    remedy = "not a recording of scores; make one with `evenload train --record-scores`"
+    remedy = (
+        "not a recording of scores; make one with `evenload train --record-scores` or "
+        "`evenload.attach(record_scores=)`"
+    )
     assert (ended.code, ended.err) == (2, f"error: bin.txt: {remedy}\n")

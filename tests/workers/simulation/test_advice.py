@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from evenload.pipeline.records.scores import Recording
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.pipeline.spec.simulation import Gaussian, SimulationSpec
 from evenload.workers.simulation.advice import Estimate, advise, estimate
@@ -13,10 +14,15 @@ from evenload.workers.simulation.run import simulate
 from evenload.workers.simulation.score_streams import Size, score_stream
 
 
-def seen(drift: float, steps: int = 120, tokens: int = 512, experts: int = 16) -> Estimate:
+def recorded(drift: float, steps: int = 120, tokens: int = 512, experts: int = 16) -> Recording:
     size = Size(1, tokens, experts, steps)
     stream = score_stream(Gaussian(drift=drift), size, torch.Generator().manual_seed(0))
-    return estimate(np.stack([score[0].numpy() for score in stream]), 2)
+    score_NLTE = np.stack([score.numpy() for score in stream])
+    return Recording(score_NLTE, np.zeros_like(score_NLTE[:, :, 0]), 2)
+
+
+def seen(drift: float, steps: int = 120) -> Estimate:
+    return estimate(recorded(drift, steps), 0)
 
 
 def test_drift_is_separated_from_noise() -> None:
@@ -75,3 +81,26 @@ def test_sign_steps_over_n_can_move_a_bias_twice_as_far_as_it_must() -> None:
 def test_too_short_a_recording_is_refused() -> None:
     with pytest.raises(ValueError, match="record at least 64"):
         seen(0.0, steps=30)
+
+
+def test_noise_is_that_of_a_whole_step_and_drift_that_of_one_step() -> None:
+    """A sample of a quarter of the tokens, at every second step."""
+    whole = recorded(0.03, steps=400, tokens=1024)
+    sample = whole._replace(
+        score_NLTE=whole.score_NLTE[::2, :, :256],
+        bias_NLE=whole.bias_NLE[::2],
+        every=2,
+        step_tokens=1024,
+    )
+    expected, found = estimate(whole, 0), estimate(sample, 0)
+    assert found.noise == pytest.approx(expected.noise, rel=0.35)
+    assert found.drift == pytest.approx(expected.drift, rel=0.35)
+    assert estimate(sample._replace(step_tokens=0), 0).noise == pytest.approx(4 * found.noise)
+    assert estimate(sample._replace(every=1), 0).drift == pytest.approx(2 * found.drift)
+
+
+def test_quantile_is_refused_for_logits() -> None:
+    logits = estimate(recorded(0.0)._replace(unit="logit"), 0)
+    (quantile,) = [a for a in advise(logits, 500) if a.rule["kind"] == "quantile"]
+    assert quantile.refused
+    assert quantile.reason == "its histogram is not made for a logit"

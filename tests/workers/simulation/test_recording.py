@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.scores import Recording, read_recording, write_recording
-from evenload.pipeline.spec.simulation import Recorded
+from evenload.pipeline.spec.simulation import Recorded, SimulationSpec
+from evenload.workers.simulation.run import simulate
 from evenload.workers.simulation.score_streams import recorded_scores
 
 
@@ -36,3 +38,21 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes | str) -> None:
         with pytest.raises(SpecError, match=r"file\.npz'?: not a recording of scores") as error:
             read(path)
         assert "pickle" not in str(error.value)
+
+
+def test_logits_are_replayed_by_every_rule_but_quantile(tmp_path: Path) -> None:
+    logit_NLTE = np.random.default_rng(0).normal(size=(70, 1, 64, 8)).astype(np.float32)
+    logit_NLTE[..., 0] += 1
+    logits = Recording(logit_NLTE, np.zeros_like(logit_NLTE[:, :, 0]), 2, unit="logit")
+    write_recording(tmp_path / "scores.npz", logits)
+    asked: dict[str, Any] = {
+        "num_experts": 8,
+        "top_k": 2,
+        "streams": {"imported": {"kind": "recorded", "path": tmp_path}},
+        "rules": [{"kind": "none"}, {"kind": "self_tuned"}],
+    }
+    none, tuned = simulate(SimulationSpec.model_validate(asked)).rows()
+    assert tuned["max_vio"] < 0.5 * none["max_vio"]
+    asked["rules"].append({"kind": "quantile"})
+    with pytest.raises(SpecError, match=r"'quantile' is made for scores in .*units of a logit"):
+        simulate(SimulationSpec.model_validate(asked))

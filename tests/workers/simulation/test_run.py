@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from evenload.pipeline.figures.loads import max_vio, max_vio_floor
+from evenload.pipeline.records.scores import Recording, write_recording
 from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.workers.simulation.result import steps_until
 from evenload.workers.simulation.rule_runner import run_rules
@@ -112,7 +113,8 @@ def test_steps_until_is_the_median_over_seeds() -> None:
 
 def test_a_recording_of_other_experts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
-    np.savez(path, score_NLTE=np.zeros((2, 1, 8, 4), dtype=np.float32))
+    scores = np.zeros((2, 1, 8, 4), dtype=np.float32)
+    write_recording(path, Recording(scores, scores[:, :, 0], 2))
     with pytest.raises(ValueError, match="set num_experts=4"):
         simulate(spec(streams={"run": {"kind": "recorded", "path": str(path)}}))
 

@@ -1,0 +1,214 @@
+"""A sample of router scores while a stranger's model trains, for `evenload advise` and `simulate`.
+
+It holds a stated number of tokens of a stated number of steps and then ends. What goes wrong here
+is logged and ends the recording, never the training.
+
+Letters: N recorded steps, L layers, T tokens, E experts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from evenload.pipeline.errors import first_message
+from evenload.pipeline.records.scores import (
+    FILE,
+    Recording,
+    Scores,
+    room_for,
+    stacked,
+    write_recording,
+)
+from evenload.pipeline.spec.spec_file import Frozen, PositiveInt
+from evenload.workers.attach.attachment import Layer
+from evenload.workers.attach.bias import Home
+from evenload.workers.attach.errors import AttachError
+
+log = logging.getLogger("evenload.attach")
+
+P = ParamSpec("P")
+
+
+class Sampling(Frozen):
+    """What `record_scores` of `attach` may hold beside the path."""
+
+    path: Path
+    """File to write, or a folder for `scores.npz`."""
+    tokens: PositiveInt = 256
+    """Tokens per layer and step: the first ones of a step that are no padding."""
+    steps: Annotated[int, Field(ge=64)] = 128
+    """Steps to record; advice needs 64."""
+    every: PositiveInt = 1
+    """Optimizer steps from one recorded step to the next."""
+
+    @staticmethod
+    def of(asked: str | Path | Mapping[str, Any]) -> Sampling:
+        """Raises: AttachError: an unknown key or a value that cannot be"""
+        given = dict(asked) if isinstance(asked, Mapping) else {"path": asked}
+        try:
+            sampling = Sampling.model_validate(given)
+        except ValidationError as error:
+            raise AttachError(f"record_scores: {first_message(error)}") from None
+        if sampling.path.suffix:
+            return sampling
+        return sampling.model_copy(update={"path": sampling.path / FILE})
+
+
+def _harmless(
+    method: Callable[Concatenate[ScoreSampler, P], None],
+) -> Callable[Concatenate[ScoreSampler, P], None]:
+    @wraps(method)
+    def call(self: ScoreSampler, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if not self.is_on:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training is not ours to stop
+            self.is_on = False
+            log.warning("router scores are no longer recorded, training goes on: %r", error)
+
+    return call
+
+
+class ScoreSampler:
+    """Raises: AttachError: the layers' scores do not fit into one recording"""
+
+    def __init__(self, sampling: Sampling, layers: Sequence[Layer], is_first_rank: bool) -> None:
+        self.sampling, self._layers = sampling, layers
+        self.is_on = is_first_rank  # other ranks see other tokens of the same routers
+        router = layers[0].router
+        _check(layers)
+        size = sampling.steps, len(layers), router.num_experts
+        self.tokens = room_for(sampling.tokens, *size)
+        self._staged: list[list[Tensor]] = []  # by layer: parts of a step, (T, E) each
+        self._step: list[list[Tensor]] = []
+        self._sample_NL: list[list[Scores]] = []
+        self._bias_NLE: list[Scores] = []
+        self._all_tokens, self._steps, self._unwritten = 0, 0, False
+        self._clear()
+        if self.is_on:
+            _check_writable(sampling.path)
+            atexit.register(self.close)
+
+    def _clear(self) -> None:
+        self._staged = [[] for _ in self._layers]
+        self._step = [[] for _ in self._layers]
+
+    @property
+    def _wants(self) -> bool:
+        """Whether the step that is running is one of those to be recorded."""
+        is_due = self._steps % self.sampling.every == 0
+        return is_due and len(self._sample_NL) < self.sampling.steps
+
+    @_harmless
+    def begin(self) -> None:
+        """A forward begins: what one staged that did not end is forgotten."""
+        self._staged = [[] for _ in self._layers]
+
+    @_harmless
+    def take(self, layer: int, score_TE: Tensor, valid_T: Tensor | None) -> None:
+        """Scores of one forward.  Args: score_TE: as the router's top-k got it"""
+        there = sum(len(part) for part in (*self._step[layer], *self._staged[layer]))
+        if not self._wants or there >= self.tokens:
+            return
+        own = _own_bias(self._layers[layer])
+        score_TE = score_TE if own is None else score_TE - own.bias_E.float()
+        score_TE = score_TE if valid_T is None else score_TE[valid_T]
+        self._staged[layer].append(score_TE[: self.tokens - there].clone())
+
+    @_harmless
+    def commit(self) -> None:
+        """A forward has ended well."""
+        for step, staged in zip(self._step, self._staged, strict=True):
+            step += staged
+        self._staged = [[] for _ in self._layers]
+
+    @_harmless
+    def end_step(self, count_LE: Tensor, bias_LE: Tensor) -> None:
+        """Args: count_LE, bias_LE: of the step, over all ranks, and the bias that routed it"""
+        if self._wants and all(self._step):
+            score_L = [torch.cat(parts).cpu().numpy() for parts in self._step]
+            self._sample_NL.append(score_L)
+            self._bias_NLE.append(bias_LE.float().cpu().numpy())
+            self._all_tokens += int(count_LE[0].sum()) // self._layers[0].router.top_k
+            self._unwritten = True
+        self._steps += 1
+        self._clear()
+        if len(self._sample_NL) == self.sampling.steps:
+            self.close()
+
+    @_harmless
+    def close(self) -> None:
+        """Writes what is recorded, once; recording ends when it is complete."""
+        if self._unwritten:
+            self.write()
+
+    def write(self) -> Path:
+        """Raises: AttachError: nothing is recorded yet"""
+        recording = self.recording()
+        write_recording(self.sampling.path, recording)
+        shape = recording.score_NLTE.shape
+        log.info("%s: scores of %s steps, %s layers, %s tokens", self.sampling.path, *shape[:3])
+        self._unwritten = False
+        if len(self._sample_NL) == self.sampling.steps:
+            self.is_on = False
+            atexit.unregister(self.close)
+        return self.sampling.path
+
+    def recording(self) -> Recording:
+        """The recording so far.  Raises: AttachError: it has no step yet"""
+        if not self._sample_NL:
+            raise AttachError(
+                "no scores are recorded yet: train first, and call this on the first rank"
+            )
+        router = self._layers[0].router
+        score_NLTE, kept = stacked(self._sample_NL)
+        bias_NLE = torch.stack([torch.from_numpy(self._bias_NLE[step]) for step in kept]).numpy()
+        step_tokens = self._all_tokens // len(self._sample_NL)
+        every = self.sampling.every
+        return Recording(score_NLTE, bias_NLE, router.top_k, every, step_tokens, router.unit)
+
+
+def _check_writable(path: Path) -> None:
+    """Now rather than after hours of training.  Raises: AttachError"""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise AttachError(f"record_scores: {path}: {error.strerror}; give another path") from None
+
+
+def _own_bias(layer: Layer) -> Home | None:
+    """The model's own bias, which its top-k gets scores with; None if there is none."""
+    return None if layer.found is None or layer.found.is_added else layer.found
+
+
+def _check(layers: Sequence[Layer]) -> None:
+    first = layers[0].router
+    for layer in layers:
+        router = layer.router
+        if router.output is not None:
+            raise AttachError(f"record_scores: {router.name} makes no top-k call to see scores in")
+        if router.real_experts < router.num_experts:
+            raise AttachError(
+                f"record_scores: {router.name} has classes without computation, which no advice "
+                "can be given for; leave record_scores out"
+            )
+        size, other = (router.num_experts, router.top_k), (first.num_experts, first.top_k)
+        if (*size, router.unit) != (*other, first.unit):
+            raise AttachError(
+                f"record_scores: {router.name} has top {size[1]} of {size[0]} on a {router.unit}, "
+                f"{first.name} top {other[1]} of {other[0]} on a {first.unit}; pass routers= of "
+                "one kind"
+            )
