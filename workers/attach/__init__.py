@@ -20,7 +20,6 @@ It imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and trans
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,11 +102,6 @@ def attach(
         raise
     if added_bias is None:
         balance.warn_of_added_biases()
-    if hasattr(model, "peft_config"):
-        warnings.warn(
-            "this is a PEFT model, and its adapter folder will hold no bias: call "
-            "balance.save(folder) beside it, or save the merged model",
-            stacklevel=2,
-        )
+    balance.warn_of_adapters()
     log.info("%s", balance)
     return balance

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from evenload.workers.attach.bias import Home, Housed, house
+from evenload.workers.attach.bias import Home, Housed, Stopped, house, stop_others
 from evenload.workers.attach.interception import (
     Forward,
     Interceptor,
@@ -59,6 +59,7 @@ class Attachment:
         self.model, self._passes = model, passes
         self._interceptors: dict[nn.Module, Interceptor] = {}
         self._housed: list[Housed] = []
+        self._stopped: list[Stopped] = []
         self.unseen: list[str] = []  # routers that can be neither balanced nor recorded, and why
 
     def try_out(
@@ -110,6 +111,7 @@ class Attachment:
         for layer in layers:
             if layer.home is not None:
                 self._housed.append(house(layer.home, layer.router.num_experts))
+                self._stopped += stop_others(layer.home)
         routers = set(self._interceptors)
         for router, interceptor in self._interceptors.items():
             interceptor.judge, interceptor.seen = None, seen[router]
@@ -122,5 +124,7 @@ class Attachment:
         self._passes.close()
         for housed in reversed(self._housed):
             housed.leave()
+        for stopped in self._stopped:
+            stopped.go_on()
         for router in self._interceptors:
             release(router)

@@ -9,7 +9,8 @@ Letters: E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, cast
@@ -17,7 +18,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+log = logging.getLogger("evenload.attach")
+
 ADDED = "evenload_bias"
+# Step sizes with which other projects move the same bias: torchtitan's layer, Megatron's config.
+THEIR_STEP_SIZES = ("load_balance_coeff", "moe_router_bias_update_rate")
 _KEPT = "_evenload_kept"  # in the owner's __dict__: the bias' name
 
 
@@ -76,8 +81,30 @@ def house(home: Home, num_experts: int) -> Housed:
         owner._parameters.pop(name, None)
     owner.register_buffer(name, value)
     owner.__dict__[_KEPT] = name
-    swap(owner, KeepsBias)
+    swap(owner, keeps_bias)
     return Housed(home, original)
+
+
+class Stopped(NamedTuple):
+    """Another project's balancing of the same bias. While attached its step size is 0."""
+
+    place: Any
+    name: str
+    step_size: float
+
+    def go_on(self) -> None:
+        setattr(self.place, self.name, self.step_size)
+
+
+def stop_others(home: Home) -> Iterator[Stopped]:
+    """A step size of 0 and not None: a hook that is registered already takes no None."""
+    for place in (home.owner, getattr(home.owner, "config", None)):
+        for name in THEIR_STEP_SIZES:
+            step_size = getattr(place, name, None)
+            if isinstance(step_size, float) and step_size > 0:
+                log.info("%s of %s is 0 while attached", name, type(place).__name__)
+                setattr(place, name, 0.0)
+                yield Stopped(place, name, step_size)
 
 
 @contextmanager
@@ -92,44 +119,52 @@ def borrowed(home: Home, value_E: Tensor) -> Iterator[None]:
         tensor.copy_(before)
 
 
-class KeepsBias(nn.Module):
-    """Part of an owner's class: its bias stays float32, whatever happens to the model."""
+def keeps_bias(cls: Any) -> type[nn.Module]:
+    """A class of owners: their bias stays float32, whatever happens to the model."""
 
-    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        name = self.__dict__[_KEPT]
-        kept = self._buffers[name]
-        super()._apply(fn, *args, **kwargs)
-        moved = self._buffers[name]
-        assert kept is not None
-        assert moved is not None
-        if moved is not kept:
-            # `to_empty` leaves garbage; what comes from nowhere starts at 0.
-            value = torch.zeros_like(moved, dtype=torch.float32) if kept.is_meta else kept
-            self._buffers[name] = value.to(moved.device)
-        return self
+    class KeepsBias(cls):  # type: ignore[misc]
+        def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            name = self.__dict__[_KEPT]
+            kept = self._buffers[name]
+            super()._apply(fn, *args, **kwargs)
+            moved = self._buffers[name]
+            if moved is not kept:
+                # `to_empty` leaves garbage; what comes from nowhere starts at 0.
+                value = torch.zeros_like(moved, dtype=torch.float32) if kept.is_meta else kept
+                self._buffers[name] = value.to(moved.device)
+            return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        name = self.__dict__[_KEPT]
-        loaded = self._buffers[name]
-        assert loaded is not None
-        self._buffers[name] = loaded.detach().to(torch.float32)
+        def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            super()._load_from_state_dict(*args, **kwargs)
+            name = self.__dict__[_KEPT]
+            self._buffers[name] = self._buffers[name].detach().to(torch.float32)
+
+    return KeepsBias
 
 
-def swap(module: nn.Module, mixin: Any) -> None:
-    """Puts the mixin's methods before those of the module's class, under the same name."""
+Subclass = Callable[[Any], type[nn.Module]]
+
+
+def swap(module: nn.Module, subclass: Subclass) -> None:
+    """Gives the module a subclass of its class, under the same name.
+
+    The class is its only base. With a mixin before it, Python refuses the assignment where the
+    class inherits from ABC first, as Megatron's routers do.
+    """
     cls: Any = type(module)
-    module.__class__ = _derived(mixin, cls)
+    module.__class__ = _derived(subclass, cls)
 
 
 @cache
-def _derived(mixin: Any, cls: Any) -> type[nn.Module]:
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "_evenload_base": cls}
-    return type(cls.__name__, (mixin, cls), names)
+def _derived(subclass: Subclass, cls: Any) -> type[nn.Module]:
+    derived = subclass(cls)
+    derived.__name__, derived.__qualname__ = cls.__name__, cls.__qualname__
+    derived.__module__, derived._evenload_base = cls.__module__, cls  # type: ignore[attr-defined]
+    return derived
 
 
 def unswap(module: nn.Module) -> None:
-    """Takes the last mixin off again, also from below a class that others put on top (FSDP2)."""
+    """Takes the last subclass off again, also from below a class that others put on top (FSDP2)."""
     module.__class__ = _restored(type(module))
 
 

@@ -9,8 +9,8 @@ Letters: T tokens, E experts, K top-k.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -66,7 +66,9 @@ class Selection(TorchFunctionMode):
         return by_groups[0] if by_groups else score
 
 
-Seen = Callable[[Any, Selection], None]
+# Output, selection, and which tokens the router was told are padding, as Megatron's are.
+Seen = Callable[[Any, Selection, Tensor | None], None]
+PADDING = "padding_mask"
 
 
 class Interceptor:
@@ -79,6 +81,7 @@ class Interceptor:
         self.num_experts, self.top_k, self.passes = num_experts, top_k, passes
         self.seen: Seen | None = None  # gets what every forward that counts gave and selected
         self.judge: Judge | None = None  # takes over during the proof
+        self._padding: int | None = None  # where that argument stands, once it is known
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Interceptor:
         return Interceptor(self.num_experts, self.top_k, None)
@@ -101,15 +104,22 @@ class Interceptor:
         with Selection(self.num_experts, self.top_k, bias_E) as selection:
             output = forward(*args, **kwargs)
         if counting and self.seen is not None:
-            self.seen(output, selection)
+            self.seen(output, selection, self._padding_of(forward, args, kwargs))
         return output
 
+    def _padding_of(self, forward: Forward, args: Any, kwargs: Any) -> Tensor | None:
+        if self._padding is None:
+            names = list(inspect.signature(forward).parameters)
+            self._padding = names.index(PADDING) if PADDING in names else len(names)
+        at_place = args[self._padding] if self._padding < len(args) else None
+        value = kwargs.get(PADDING, at_place)
+        return value if isinstance(value, Tensor) else None
 
-@cache
-def _routed() -> type[nn.Module]:
-    """Part of a router's class. Made late: `torch.compiler.disable` imports for a second."""
 
-    class Routed(nn.Module):
+def _routed(cls: Any) -> type[nn.Module]:
+    """A class of routers. `torch.compiler.disable` imports for a second, so not at import."""
+
+    class Routed(cls):  # type: ignore[misc]
         @torch.compiler.disable(reason=NO_FULLGRAPH)  # type: ignore[untyped-decorator]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return self.__dict__[_RECORD].route(self, super().forward, args, kwargs)
@@ -119,7 +129,7 @@ def _routed() -> type[nn.Module]:
 
 def intercept(module: nn.Module, interceptor: Interceptor) -> None:
     module.__dict__[_RECORD] = interceptor
-    swap(module, _routed())
+    swap(module, _routed)
 
 
 def release(module: nn.Module) -> None:

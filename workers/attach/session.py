@@ -53,9 +53,11 @@ class Balance:
         self._stacks: list[Stack] = []
         self._places: list[tuple[int, int]] = []  # of each layer: its stack, its row there
         self._watched: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # -> handle of our hook
+        self._staged = False  # the forward that runs reached a router of ours
         self._seen = False  # a forward counted since the last move
         self._due = False  # an optimizer stepped while a backward pass ran
         self._idle = 0
+        self._adapters_said = False
         self._agreed = False  # all ranks have told what they found
         self._last: list[tuple[Tensor, Tensor]] = []  # by stack: counts of the last step, biases
         self._scores: ScoreSampler | None = None
@@ -124,6 +126,7 @@ class Balance:
         Raises:   AttachError: no torch optimizer
         """
         self._check_open()
+        self.warn_of_adapters()
         for given in optimizers:
             optimizer: Any = given
             # accelerate wraps optimizers in others that have no hooks.
@@ -258,19 +261,31 @@ class Balance:
         if self._due:
             self._due = False
             self._move(skipped=False)
+        self._staged = False
         for stack in self._stacks:
             stack.begin()
         if self._scores is not None:
             self._scores.begin()
 
     @torch.no_grad()
-    def _count(self, layer: int, router: Router, output: Any, selection: Selection) -> None:
+    def _count(
+        self,
+        layer: int,
+        router: Router,
+        output: Any,
+        selection: Selection,
+        padding: Tensor | None,
+    ) -> None:
         place, row = self._places[layer]
         stack = self._stacks[place]
         expert_TK = selection.expert_TK if router.output is None else output[router.output]
         if expert_TK is None:
             return
-        valid_T = self._passes.valid(len(expert_TK), router.name)
+        self._staged = True
+        if padding is None:
+            valid_T = self._passes.valid(len(expert_TK), router.name)
+        else:
+            valid_T = ~padding.bool().flatten()
         stack.count(row, expert_TK, valid_T)
         if selection.score_TE is not None and (self.steps + 1) % self.options.every == 0:
             stack.measure(row, selection.score_TE, valid_T)
@@ -283,7 +298,7 @@ class Balance:
             stack.commit()
         if self._scores is not None:
             self._scores.commit()
-        self._seen = True
+        self._seen |= self._staged
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if backward_is_running():
@@ -346,6 +361,17 @@ class Balance:
                 "evaluation mode?",
                 stacklevel=3,
             )
+
+    def warn_of_adapters(self) -> None:
+        """Says once what an adapter's folder lacks. The adapter may come after attach."""
+        if self._adapters_said or not hasattr(self._check_open().model, "peft_config"):
+            return
+        self._adapters_said = True
+        warnings.warn(
+            "this is a PEFT model, and its adapter folder will hold no bias: call "
+            "balance.save(folder) beside it, or save the merged model",
+            stacklevel=3,
+        )
 
     def warn_of_added_biases(self) -> None:
         """Says what the user has to decide for a model without a bias of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import evenload
+from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, Model, chosen, model, tokens
 
 VALUE = 0.123456  # bfloat16 would make it 0.12354
@@ -144,6 +146,23 @@ def test_a_class_that_others_put_on_top_stays_when_ours_leaves() -> None:
     chosen(attached)
     attached(tokens())
     assert all(count_E.sum() == 128 for count_E in chosen(attached).values())
+
+
+def test_a_class_that_inherits_from_abc_first_is_swapped_and_comes_back() -> None:
+    """As Megatron's routers: Python refuses other bases for them."""
+
+    class Abstract(abc.ABC, models.SoftmaxRouter):
+        pass
+
+    router = Abstract()
+    trained = Model([models.Layer(models.Experts(router, 8))])
+    balance = evenload.attach(trained, probe=PROBE, added_bias="keep")
+    trained.bfloat16()
+    assert bias(router).dtype == torch.float32
+    assert type(router).__name__ == "Abstract"
+    assert isinstance(router, Abstract)
+    balance.detach()
+    assert type(router) is Abstract
 
 
 def test_a_copy_of_a_router_alone_routes_on() -> None:

@@ -172,6 +172,15 @@ def test_an_adapter_that_will_hold_no_bias_is_said() -> None:
         attach(adapted)
 
 
+def test_an_adapter_that_comes_after_attach_is_said_once() -> None:
+    adapted = model(own_bias=True)
+    balance, optimizer = attach(adapted), torch.optim.SGD(adapted.parameters())
+    adapted.peft_config = {}  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match="adapter folder will hold no bias"):
+        balance.watch(optimizer)
+    balance.watch(optimizer)
+
+
 def test_mixtral_is_exported_as_a_type_with_a_bias_and_routes_alike(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     trained = tiny_model("mixtral", sliding_window=None)

@@ -465,6 +465,74 @@ def test_steps_without_a_training_forward_are_said() -> None:
         balance.step()
 
 
+def test_routers_that_were_replaced_are_said() -> None:
+    """As adapters do that train whole modules: the model routes through copies of them."""
+    trained = model()
+    balance, optimizer = attach(trained), sgd(trained)
+    balance.watch(optimizer)
+    for layer in trained.layers:
+        layer.mlp.gate = copy.deepcopy(layer.mlp.gate)  # type: ignore[union-attr]
+    train(trained, optimizer, tokens())
+    train(trained, optimizer, tokens())
+    with pytest.warns(UserWarning, match="3 optimizer steps, but no training forward"):
+        train(trained, optimizer, tokens())
+    assert balance.steps == 0
+
+
+@pytest.mark.parametrize("by", ["position", "keyword"])
+def test_padding_that_routers_are_told_of_does_not_count(by: str) -> None:
+    """As Megatron's, which get it as an argument and true where there is padding."""
+
+    class Told(models.SoftmaxRouter):
+        def forward(self, hidden_TD: Tensor, padding_mask: Tensor | None = None) -> Any:
+            return super().forward(hidden_TD)
+
+    class Tells(models.Experts):
+        def forward(self, hidden_BSD: Tensor) -> Tensor:
+            padding_T = torch.arange(hidden_BSD[..., 0].numel()) % 4 == 1
+            hidden_TD = hidden_BSD.flatten(0, 1)
+            if by == "position":
+                weight_TK, _ = self.gate(hidden_TD, padding_T)
+            else:
+                weight_TK, _ = self.gate(hidden_TD, padding_mask=padding_T)
+            return hidden_BSD * weight_TK.sum()
+
+    trained = models.Model([models.Layer(Tells(Told(), 8))])
+    balance = attach(trained)
+    expert_TK = _chosen_of_one(trained)
+    balance.step()
+    valid_T = torch.arange(64) % 4 != 1
+    expected = expert_TK[valid_T].flatten().bincount(minlength=8)
+    assert torch.equal(balance.counts()["layers.0.mlp.gate"], expected)
+
+
+def _chosen_of_one(trained: models.Model) -> Tensor:
+    trained(tokens())
+    [router] = models.routers_of(trained).values()
+    expert_TK: Tensor = router.chosen.pop()
+    return expert_TK
+
+
+def test_another_projects_own_step_size_is_zero_while_attached() -> None:
+    trained = model(own_bias=True)
+    routers = list(models.routers_of(trained).values())
+    routers[0].load_balance_coeff = 0.01  # as torchtitan's layers
+    shared = type("Config", (), {"moe_router_bias_update_rate": 0.02})()  # as Megatron's
+    for router in routers:
+        router.config = shared
+
+    def step_sizes() -> list[float]:
+        return [routers[0].load_balance_coeff, shared.moe_router_bias_update_rate]
+
+    recording = attach(trained, "none")
+    assert step_sizes() == [0.01, 0.02]
+    recording.detach()
+    balance = attach(trained)
+    assert step_sizes() == [0.0, 0.0]
+    balance.detach()
+    assert step_sizes() == [0.01, 0.02]
+
+
 class Stepper:
     """Looks like an optimizer and is none of torch's."""
 
