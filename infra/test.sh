@@ -2,9 +2,16 @@
 # Runs all checks on a fresh clone: format, lint, types, import contracts and tests.
 # Arguments go to pytest, e.g.  bash infra/test.sh -k store
 # bash infra/test.sh --slow     runs only long tests: the whole fault suite, 10,000 trials.
+# bash infra/test.sh --integrations  attaches to the trainers and MoE layers of other projects.
 # bash infra/test.sh --compose  tests docker-compose.yml instead; it needs a Docker engine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = --integrations ]; then
+  shift
+  bash infra/install.sh integrations
+  exec env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-integrations/bin/python -m pytest -v -m integration \
+    tests/integrations tests/workers/attach "$@"
+fi
 bash infra/install.sh dev
 if [ "${1:-}" = --compose ]; then
   shift
