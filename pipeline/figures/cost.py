@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evenload.pipeline.figures.loads import History, ep_effective_util
 from evenload.pipeline.figures.model_size import model_size
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.trial import Model, TrialSpec
 from evenload.pipeline.states import AttemptRecord, TrialRecord, TrialState
 
 EP_SIZES = (2, 4, 8, 16, 32, 64)
@@ -139,7 +139,7 @@ def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
     )
 
 
-def waiting(found: Recorded, model: ModelSpec, seq_len: int) -> tuple[Waiting, ...]:
+def waiting(found: Recorded, model: Model, seq_len: int) -> tuple[Waiting, ...]:
     """The waiting at every expert-parallel size that divides E, smallest first."""
     size = model_size(model)
     expert_flops = size.routed_flops_per_token / size.forward_flops_per_token(seq_len)

@@ -1,4 +1,7 @@
-"""Parameters, FLOPs, memory and disk space of a model, computed from its spec without torch.
+"""Parameters, FLOPs, memory and disk space of a model, without torch.
+
+Those of evenload's own model are computed from its spec, and are exact. Those of other models were
+counted when the model was built, and are stored in its spec.
 
 Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts, K top-k.
 """
@@ -6,16 +9,45 @@ Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from evenload.pipeline.spec.trial import ModelSpec, TrainSpec
+from evenload.pipeline.spec.other_models import OtherModel
+from evenload.pipeline.spec.trial import Model, ModelSpec, TrainSpec
 
 FLOAT = 4  # bytes
 CHECKPOINTS_KEPT = 2
 
 
-@dataclass(frozen=True)
-class ModelSize:
+class ModelSize(Protocol):
     """The figures of one model; made by `model_size`."""
+
+    @property
+    def parameters(self) -> int: ...
+
+    @property
+    def active_parameters(self) -> int:
+        """The number of weights that one token uses: all but those of unchosen experts."""
+
+    @property
+    def routed_flops_per_token(self) -> int:
+        """The part of `forward_flops_per_token` that the chosen experts need."""
+
+    def forward_flops_per_token(self, seq_len: int) -> int: ...
+
+    def train_flops_per_token(self, seq_len: int) -> int:
+        """Three times the forward FLOPs, without those of recomputation."""
+        return 3 * self.forward_flops_per_token(seq_len)
+
+    def train_memory_bytes(self, train: TrainSpec) -> int: ...
+
+    def disk_bytes(self, steps: int) -> int:
+        """Size of two checkpoints with weights and AdamW moments, and of an int32 count and a
+        float32 bias per step and expert, without compression."""
+
+
+@dataclass(frozen=True)
+class OwnSize(ModelSize):
+    """The figures of evenload's own model, from its dimensions."""
 
     model: ModelSpec
 
@@ -27,7 +59,6 @@ class ModelSize:
 
     @property
     def active_parameters(self) -> int:
-        """The number of weights that one token uses: all but those of unchosen experts."""
         head = 0 if self.model.tie_embeddings else self._embedding
         return self._embedding + head + self._norms + self._block_matrices
 
@@ -42,12 +73,7 @@ class ModelSize:
 
     @property
     def routed_flops_per_token(self) -> int:
-        """The part of `forward_flops_per_token` that the chosen experts need."""
         return 2 * self.model.top_k * self._expert * self.model.num_moe_layers
-
-    def train_flops_per_token(self, seq_len: int) -> int:
-        """Three times the forward FLOPs, without those of recomputation."""
-        return 3 * self.forward_flops_per_token(seq_len)
 
     def train_memory_bytes(self, train: TrainSpec) -> int:
         """Memory of weights, gradients and two AdamW moments in float32, and of the activations
@@ -62,10 +88,7 @@ class ModelSize:
         return weights + tokens * self._activation_bytes(low, train.recompute)
 
     def disk_bytes(self, steps: int) -> int:
-        """Size of two checkpoints with weights and AdamW moments, and of an int32 count and a
-        float32 bias per step and expert, without compression."""
-        counts = steps * self.model.num_moe_layers * self.model.num_experts * 2 * FLOAT
-        return CHECKPOINTS_KEPT * 3 * FLOAT * self.parameters + counts
+        return _disk_bytes(self.model, steps, 3 * FLOAT * self.parameters)
 
     @property
     def _embedding(self) -> int:
@@ -120,5 +143,50 @@ class ModelSize:
         return model.top_k * row + routing + shared
 
 
-def model_size(model: ModelSpec) -> ModelSize:
-    return ModelSize(model)
+@dataclass(frozen=True)
+class CountedSize(ModelSize):
+    """The figures of another's model, as counted when it was built."""
+
+    model: OtherModel
+
+    @property
+    def parameters(self) -> int:
+        return self.model.found.parameters
+
+    @property
+    def active_parameters(self) -> int:
+        found = self.model.found
+        return found.parameters - round(self._idle_share * found.expert_parameters)
+
+    @property
+    def routed_flops_per_token(self) -> int:
+        return round(2 * (1 - self._idle_share) * self.model.found.expert_parameters)
+
+    def forward_flops_per_token(self, seq_len: int) -> int:
+        """FLOPs of the matrix products of one pass; attention counts masked pairs, too."""
+        fixed, by_length = self.model.found.flops
+        return round(fixed + by_length * seq_len)
+
+    def train_memory_bytes(self, train: TrainSpec) -> int:
+        """Memory of weights, gradients and two AdamW moments. Activations are not known."""
+        return 4 * self._weight_bytes
+
+    def disk_bytes(self, steps: int) -> int:
+        return _disk_bytes(self.model, steps, 3 * self._weight_bytes)
+
+    @property
+    def _idle_share(self) -> float:
+        return 1 - self.model.found.top_k / self.model.found.num_experts
+
+    @property
+    def _weight_bytes(self) -> int:
+        return (2 if self.model.dtype == "bfloat16" else FLOAT) * self.parameters
+
+
+def model_size(model: Model) -> ModelSize:
+    return CountedSize(model) if isinstance(model, OtherModel) else OwnSize(model)
+
+
+def _disk_bytes(model: Model | OtherModel, steps: int, checkpoint: int) -> int:
+    counts = steps * model.num_moe_layers * model.num_experts * 2 * FLOAT
+    return CHECKPOINTS_KEPT * checkpoint + counts

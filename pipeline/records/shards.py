@@ -147,11 +147,11 @@ class LoadLogSink:
                     part.path.unlink(missing_ok=True)
 
 
-def _manifest(spec: TrialSpec) -> dict[str, int | str]:
+def _manifest(spec: TrialSpec) -> dict[str, int | str | list[str]]:
     return {
         "num_experts": spec.model.num_experts,
         "num_layers": spec.model.num_moe_layers,
-        "num_dense_layers": spec.model.num_dense_layers,  # before the first expert layer
+        "layers": spec.model.layer_names,
         "top_k": spec.model.top_k,
         "tokens_per_step": spec.train.tokens_per_step,
         "counting_rule": COUNTING_RULE,

@@ -150,7 +150,7 @@ def _map(trial: TrialRecord, folder: Path) -> LoadMap:
         np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
     layer = _least_even(late_LE, spec.balancer.target)
-    names = [str(spec.model.num_dense_layers + index) for index in range(L)]
+    names = spec.model.layer_names
     return LoadMap(
         name=f"{trial.label}, {E} experts",
         percent_LE=percent_of_fair(utilisation(late_LE, spec.balancer.target)),

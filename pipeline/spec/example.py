@@ -54,8 +54,9 @@ def _mapping(root: Schema, node: Schema, values: dict[str, Any], indent: str) ->
         described = node["properties"][name]
         if name in values:
             yield from _entry(root, name, described, values[name], indent)
-        else:  # `preset`, which is not stored in specs
-            yield from _with_meaning(f"{indent}# {name}: {described['enum'][0]}", described, indent)
+        else:  # `preset` and the `kind` of evenload's own model, which are not stored in specs
+            shown = described.get("const") or described["enum"][0]
+            yield from _with_meaning(f"{indent}# {name}: {shown}", described, indent)
 
 
 def _entry(root: Schema, name: str, described: Schema, value: Any, indent: str) -> Iterator[str]:
@@ -73,7 +74,7 @@ def _entry(root: Schema, name: str, described: Schema, value: Any, indent: str) 
         chosen = _chosen(options, value)
         yield from _with_meaning(f"{indent}{name}:", {**chosen, **described}, indent)
         yield from _mapping(root, chosen, value, f"{indent}  ")
-        yield from _other_choices(options, {value.get("kind")}, indent)
+        yield from _other_choices(options, {_kind_of(chosen, value)}, indent)
 
 
 def _value(name: str, described: Schema, value: Any, indent: str) -> Iterator[str]:
@@ -89,7 +90,13 @@ def _value(name: str, described: Schema, value: Any, indent: str) -> Iterator[st
 
 
 def _chosen(options: list[tuple[str | None, Schema]], value: dict[str, Any]) -> Schema:
-    return next(node for kind, node in options if kind in (None, value.get("kind")))
+    return next(node for kind, node in options if kind == _kind_of(node, value))
+
+
+def _kind_of(node: Schema, value: dict[str, Any]) -> str | None:
+    """The kind of a value; where none is stored, that of the mapping that describes it."""
+    kind: str | None = value.get("kind", node["properties"].get("kind", {}).get("const"))
+    return kind
 
 
 def _other_choices(

@@ -1,4 +1,4 @@
-"""Restricts the files that specs of other users may read to one folder."""
+"""Restricts what specs of other users may read to one folder, and lets them run no code."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from evenload.pipeline.spec.data import (
     Shards,
     TextData,
 )
+from evenload.pipeline.spec.other_models import HuggingFaceModel, PythonModel
+from evenload.pipeline.spec.trial import Model
 
 
-def check_paths(data: DataSpec, root: Path | None) -> None:
+def check_paths(data: DataSpec, root: Path | None, model: Model | None = None) -> None:
     """Checks that all paths of the spec are below `root`, also if they contain `..` or links.
 
     Args:     root: None: no restriction, for users who can read all files anyway
-    Raises:   SpecError: a path leads out of `root`
+    Raises:   SpecError: a path leads out of `root`, or the model is a function to be called
     """
     if root is None:
         return
     root = root.expanduser().resolve()
-    for key, pattern in _patterns(data):
+    if isinstance(model, PythonModel):
+        raise SpecError(
+            f"model.factory={model.factory!r}: no code of users runs where EVENLOAD_DATA_ROOT "
+            "is set; unset it, or write the model as a model.kind huggingface folder"
+        )
+    patterns = list(_patterns(data))
+    if isinstance(model, HuggingFaceModel):
+        patterns.append(("model.path", glob.escape(str(model.path))))
+    for key, pattern in patterns:
         for path in (_fixed_part(pattern), *map(Path, glob.glob(pattern, recursive=True))):
             if not path.resolve().is_relative_to(root):
                 raise SpecError(

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    model_validator,
+)
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.balancers import Balancer
 from evenload.pipeline.spec.data import (
     BpeTokenizer,
@@ -16,19 +24,22 @@ from evenload.pipeline.spec.data import (
     Synthetic,
     TextData,
 )
+from evenload.pipeline.spec.other_models import HuggingFaceModel, OtherModel, PythonModel
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load, sha256
 
 
 def _with_preset(schema: dict[str, Any]) -> None:
-    """Adds `preset`, which is read before validation and makes the other keys optional."""
+    """Adds `kind` and `preset`, which are read before validation; `preset` makes the other keys
+    optional."""
     preset = {
         "enum": list(PRESETS),
         "default": None,
         "description": "Named dimensions; they fill in the keys that are not given.",
     }
     required = schema.pop("required")
-    schema["properties"] = {"preset": preset, **schema["properties"]}
+    kind = {"const": "own", "default": "own", "type": "string"}
+    schema["properties"] = {"kind": kind, "preset": preset, **schema["properties"]}
     schema["anyOf"] = [{"required": ["preset"]}, {"required": required}]
 
 
@@ -36,6 +47,7 @@ class ModelSpec(Frozen):
     """A DeepSeekMoE language model (Dai et al. 2024, arXiv:2401.06066).
 
     `preset` fills in the keys that are not given. It is not stored: equal models have equal specs.
+    Neither is `kind`: a model without one is of this kind.
     """
 
     model_config = ConfigDict(json_schema_extra=_with_preset)
@@ -78,9 +90,11 @@ class ModelSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "preset" not in value:
+        if not isinstance(value, dict):
             return value
-        given = {key: field for key, field in value.items() if key != "preset"}
+        given = {key: field for key, field in value.items() if key not in ("kind", "preset")}
+        if "preset" not in value:
+            return given
         preset = value["preset"]
         if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}")
@@ -105,12 +119,37 @@ class ModelSpec(Frozen):
         return self
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["own"]:
         return "own"
 
     @property
     def num_moe_layers(self) -> int:
         return self.num_layers - self.num_dense_layers
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The numbers of the expert layers, counted among all layers."""
+        return [str(layer) for layer in range(self.num_dense_layers, self.num_layers)]
+
+
+MODEL_KINDS: dict[str, type[ModelSpec] | type[OtherModel]] = {
+    "own": ModelSpec,
+    "huggingface": HuggingFaceModel,
+    "python": PythonModel,
+}
+
+
+def _of_its_kind(value: Any) -> Any:
+    """The spec of a model; without a `kind` it is evenload's own."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", "own")
+    if kind not in MODEL_KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(MODEL_KINDS)}")
+    return MODEL_KINDS[kind].model_validate(value)
+
+
+Model = Annotated[ModelSpec | HuggingFaceModel | PythonModel, BeforeValidator(_of_its_kind)]
 
 
 class TrainSpec(Frozen):
@@ -222,7 +261,8 @@ class RuntimeSpec(Frozen):
 class TrialSpec(Frozen):
     """One training run. Its spec, its corpus and the code of the core make up its identity."""
 
-    model: ModelSpec
+    model: Model
+    """The model: evenload's own, or another's."""
     data: DataSpec = PythonStdlib()
     """Where the text comes from and how it becomes tokens."""
     balancer: Balancer
@@ -236,14 +276,31 @@ class TrialSpec(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        self._kind_fits()
         self._target_fits()
         self._vocabulary_fits()
         self._workers_share_batches()
         return self
 
+    def _kind_fits(self) -> None:
+        """What depends on evenload's own model."""
+        kind, backend = self.model.kind, self.runtime.backend
+        if kind == "own":
+            return
+        if self.train.compile:
+            raise ValueError(
+                f"train.compile=true: a model of kind {kind!r} counts outside of compiled code; "
+                "set it to false"
+            )
+        if backend not in ("auto", "torch"):
+            raise ValueError(
+                f"runtime.backend={backend!r} has kernels of evenload's own model, and "
+                f"model.kind={kind!r} brings its own; set it to auto"
+            )
+
     def _target_fits(self) -> None:
         target, model = self.balancer.target, self.model
-        if target is None:
+        if target is None or (isinstance(model, OtherModel) and model.built is None):
             return
         if len(target) != model.num_experts:
             raise ValueError(
@@ -265,6 +322,8 @@ class TrialSpec(Frozen):
                 needed = 256
             case _:  # the number is not known before the corpus is read
                 return
+        if isinstance(self.model, HuggingFaceModel) and self.model.built is None:
+            return
         if needed > self.model.vocab_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is smaller than the "
@@ -282,6 +341,16 @@ class TrialSpec(Frozen):
                 + (f" in pieces of train.micro_batch_sequences={micro}" if micro else "")
                 + f"; make the batch a multiple of {pieces}"
             )
+
+    @property
+    def own_model(self) -> ModelSpec:
+        """The model of a trial whose `model.kind` is "own".  Raises: SpecError: it is another"""
+        if isinstance(self.model, ModelSpec):
+            return self.model
+        raise SpecError(
+            f"model.kind={self.model.kind!r}: this works with evenload's own model alone; name a "
+            "trial without model.kind"
+        )
 
     def digest(self, corpus_digest: str, core_version: str) -> str:
         """16 hex digits that identify everything that can change the trial's numbers.

@@ -35,7 +35,8 @@ def can_stack(spec: TrialSpec) -> bool:
     """Whether the trial can train in a stack with others of its shape."""
     train, runtime = spec.train, spec.runtime
     return (
-        spec.balancer.kind not in UNSTACKABLE
+        spec.model.kind == "own"
+        and spec.balancer.kind not in UNSTACKABLE
         and runtime.backend == "torch"
         and runtime.workers == 1
         and not (train.compile or train.recompute)
@@ -52,8 +53,10 @@ def stack_size(spec: TrialSpec, untrained: int, slots: int) -> int:
         slots:     number of workers that may train at once; a larger stack must leave none idle
     """
     device = spec.runtime.device
-    values = spec.train.tokens_per_step // spec.train.num_micro_batches * spec.model.d_model
-    if not can_stack(spec) or values > LARGEST_ACTIVATION[device]:
+    if not can_stack(spec):
+        return 1
+    tokens = spec.train.tokens_per_step // spec.train.num_micro_batches
+    if tokens * spec.own_model.d_model > LARGEST_ACTIVATION[device]:
         return 1
     room = ROOM_BYTES[device] // model_size(spec.model).train_memory_bytes(spec.train)
     share = -(-untrained // slots)

@@ -70,7 +70,7 @@ def _losses(
 
 def _block(trial: TrialRecord) -> str:
     """Identifies trials that differ only in rule, step size and number of experts."""
-    model = {k: v for k, v in trial.spec["model"].items() if k != "num_experts"}
+    model = {k: v for k, v in trial.spec["model"].items() if k not in ("num_experts", "built")}
     return repr((model, trial.spec.get("data"), trial.spec["train"]))
 
 

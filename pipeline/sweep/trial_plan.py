@@ -23,6 +23,7 @@ class TrialPlan(NamedTuple):
     disk_bytes: int
     backend: str
     device: str
+    not_known: str  # what the figures leave out
 
 
 class Totals(NamedTuple):
@@ -50,6 +51,7 @@ def plan_trial(trial: TrialSpec) -> TrialPlan:
         disk_bytes=size.disk_bytes(train.steps),
         backend=trial.runtime.backend,
         device=trial.runtime.device,
+        not_known="" if trial.model.kind == "own" else "memory of activations",
     )
 
 

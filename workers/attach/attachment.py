@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from evenload.workers.attach.bias import Home, Housed, Stopped, house, stop_others
+from evenload.workers.attach.bias import Home, Housed, Kind, Stopped, house, stop_others
 from evenload.workers.attach.interception import (
     Forward,
     Interceptor,
@@ -17,7 +17,6 @@ from evenload.workers.attach.interception import (
 from evenload.workers.attach.passes import Passes
 from evenload.workers.attach.proof import Trial, Verdict
 from evenload.workers.attach.routers import Probe, Router, find_routers
-from evenload.workers.attach.stacks import Kind
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # have no forward
 REPLACED = "has a forward that was replaced on the object: attach before that"

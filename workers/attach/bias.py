@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 log = logging.getLogger("evenload.attach")
 
 ADDED = "evenload_bias"
+Kind = Literal["own", "added", "recorded"]  # whose the bias is; recorded: there is none
 # Step sizes with which other projects move the same bias: torchtitan's layer, Megatron's config.
 THEIR_STEP_SIZES = ("load_balance_coeff", "moe_router_bias_update_rate")
 _KEPT = "_evenload_kept"  # in the owner's __dict__: the bias' name

@@ -30,10 +30,18 @@ Judge = Callable[[nn.Module, Forward, Any, Any], Any]
 class Selection(TorchFunctionMode):
     """Active inside one router's forward; with a bias it selects, without one it only looks."""
 
-    def __init__(self, num_experts: int, top_k: int, bias_E: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_experts: int,
+        top_k: int,
+        bias_E: Tensor | None = None,
+        adjust: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    ) -> None:
         super().__init__()
         self._num_experts, self._top_k, self._bias_E = num_experts, top_k, bias_E
-        self.score_TE: Tensor | None = None  # float32, as the top-k got it, groups unmasked
+        self._adjust = adjust  # (score_TE, bias_E) -> the score that selects
+        # float32, as the top-k got it, groups unmasked; with gradient
+        self.score_TE: Tensor | None = None
         self.expert_TK: Tensor | None = None
         self._stages: list[Tensor] = []  # what was chosen from before
 
@@ -45,17 +53,18 @@ class Selection(TorchFunctionMode):
 
     def _top(self, func: Forward, input: Tensor, k: int, *args: Any, **kwargs: Any) -> Any:
         if input.shape[-1] != self._num_experts or k != self._top_k:
-            self._stages.append(input.detach())
+            self._stages.append(input)
             return func(input, k, *args, **kwargs)
         if self._bias_E is None:
             chosen = func(input, k, *args, **kwargs)
         else:
             # In float32: the bias moves by less than bfloat16 can tell apart.
-            expert = func(input.detach().float() + self._bias_E, k, *args, **kwargs).indices
+            adjusted = self._adjust(input.detach().float(), self._bias_E)
+            expert = func(adjusted, k, *args, **kwargs).indices
             chosen = torch.return_types.topk((input.gather(-1, expert), expert))
         # The last one counts: group-limited routers choose groups first.
         self.expert_TK = chosen[1].detach().flatten(0, -2)
-        self.score_TE = self._whole(input.detach()).reshape(-1, self._num_experts).float()
+        self.score_TE = self._whole(input).reshape(-1, self._num_experts).float()
         return chosen
 
     def _whole(self, score: Tensor) -> Tensor:
@@ -130,6 +139,11 @@ def _routed(cls: Any) -> type[nn.Module]:
 def intercept(module: nn.Module, interceptor: Interceptor) -> None:
     module.__dict__[_RECORD] = interceptor
     swap(module, _routed)
+
+
+def redirect(module: nn.Module, interceptor: Interceptor) -> None:
+    """From now on, an intercepted module goes through another interceptor."""
+    module.__dict__[_RECORD] = interceptor
 
 
 def release(module: nn.Module) -> None:

@@ -52,7 +52,7 @@ class Trial(NamedTuple):
         router = self.router
         if router.output is not None:
             return Verdict(None, "makes no top-k call for a bias to change")
-        for home in _own_homes(router, self.parent):
+        for home in own_homes(router, self.parent):
             if hasattr(home.tensor, "placements"):
                 return Verdict(None, f"its {home.name} is sharded; attach before sharding")
             if not self._failure(home):
@@ -166,7 +166,7 @@ class Trial(NamedTuple):
         return self.forward(*map(fresh, self.args), **kwargs)
 
 
-def _own_homes(router: Router, parent: nn.Module | None) -> Iterator[Home]:
+def own_homes(router: Router, parent: nn.Module | None) -> Iterator[Home]:
     """Tensors of the router, or of the block around it, that look like a selection bias."""
     owners = [*router.module.modules(), *([] if parent is None else [parent])]
     for owner in owners:

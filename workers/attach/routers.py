@@ -9,7 +9,7 @@ Letters: B sequences, S tokens of a sequence, T tokens, E experts, K top-k.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -196,6 +196,7 @@ class Probe(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    call: Callable[..., Any] | None = None  # (model, *args, **kwargs); None calls the model
 
     @property
     def lengths(self) -> set[int]:
@@ -207,7 +208,10 @@ class Probe(NamedTuple):
         """One forward in evaluation mode: modes, gradients and random state stay as they were."""
         with evaluating(model), torch.no_grad(), same_randomness(model), _uncompiled():
             try:
-                model(*self.args, **self.kwargs)
+                if self.call is None:
+                    model(*self.args, **self.kwargs)
+                else:
+                    self.call(model, *self.args, **self.kwargs)
             except AttachError:
                 raise
             except Exception as error:

@@ -287,10 +287,11 @@ class Balance:
         else:
             valid_T = ~padding.bool().flatten()
         stack.count(row, expert_TK, valid_T)
-        if selection.score_TE is not None and (self.steps + 1) % self.options.every == 0:
-            stack.measure(row, selection.score_TE, valid_T)
-        if self._scores is not None and selection.score_TE is not None:
-            self._scores.take(layer, selection.score_TE, valid_T)
+        score_TE = None if selection.score_TE is None else selection.score_TE.detach()
+        if score_TE is not None and (self.steps + 1) % self.options.every == 0:
+            stack.measure(row, score_TE, valid_T)
+        if self._scores is not None and score_TE is not None:
+            self._scores.take(layer, score_TE, valid_T)
 
     @torch.no_grad()
     def _commit(self) -> None:

@@ -9,15 +9,13 @@ Letters: L layers, T tokens, E experts, R real experts (those that compute), K t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from evenload.workers.attach.bias import Home
+from evenload.workers.attach.bias import Home, Kind
 from evenload.workers.balancing.base import Balancer, Observation
-
-Kind = Literal["own", "added", "recorded"]  # whose the bias is; recorded: there is none
 
 
 class Size(NamedTuple):

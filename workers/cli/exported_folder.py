@@ -41,6 +41,7 @@ def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any
     check_folder(folder)
     trial = open_store(settings).trial(digest)
     spec = TrialSpec.model_validate(trial.spec)
+    spec.own_model  # noqa: B018  raises for other models
     _check_rule(spec)
     path = _checkpoint(settings, trial)
     saved = checkpoint.load(path, torch.device("cpu"))

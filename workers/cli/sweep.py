@@ -78,6 +78,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         )
     else:
         out.print(_plan_table(spec.sweep_id(), plans))
+        for gap in sorted({plan.not_known for plan in plans} - {""}):
+            out.print(f"Left out of these figures, because not known: {gap}.")
         for stage, count in most_to_come(spec).items():
             if count:
                 out.print(f"Later, at most: {count} more trials to {stage.value}.")

@@ -8,14 +8,18 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
-from evenload.pipeline.errors import SpecError
+from pydantic import ValidationError
+
+from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.data import DataSpec
+from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.permitted_paths import check_paths
-from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cuda import has_cuda as finds_cuda
 from evenload.workers.data.corpus import check_fits, prepare
@@ -24,6 +28,7 @@ from evenload.workers.training.compilation import check_compiler
 
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
+OTHERS = ("model/others", "attach")
 BUILDS_ON = {"frozen_router": ("proportional",)}
 
 
@@ -41,19 +46,39 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
     if device == "auto":
         device = "cuda" if cuda else "cpu"
     backend = resolve_backend(spec.runtime.backend, device)
-    number_bytes = 2 if spec.train.precision == "bfloat16" else 4
-    check_widths(backend, spec.model.d_model, spec.model.d_expert, number_bytes)
     runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
     resolved = spec.model_copy(update={"runtime": runtime})
+    if isinstance(spec.model, ModelSpec):
+        number_bytes = 2 if spec.train.precision == "bfloat16" else 4
+        check_widths(backend, spec.model.d_model, spec.model.d_expert, number_bytes)
+    else:
+        resolved = _with_other_model(resolved, spec.model)
     if has_cuda is None:
         check_compiler(resolved)
     return resolved
 
 
+def _with_other_model(spec: TrialSpec, model: OtherModel) -> TrialSpec:
+    """The spec with what its model was found to be, after checking that the rest fits to it."""
+    from evenload.workers.model.kinds import MODELS
+    from evenload.workers.training.fit import check_rule
+
+    if model.built is None:
+        found = MODELS[model.kind].resolved(model)
+        whole = spec.model_dump() | {"model": found.model_dump()}
+        try:
+            spec = TrialSpec.model_validate(whole)
+        except ValidationError as error:
+            raise SpecError(first_message(error)) from None
+    check_rule(spec)
+    return spec
+
+
 def trial_digest(spec: TrialSpec, settings: Settings) -> str:
     """The identity of a resolved trial. Tokenises its corpus on first use."""
     return spec.digest(
-        corpus_digest(spec.data, settings.corpus_dir), core_version(spec.balancer.kind)
+        corpus_digest(spec.data, settings.corpus_dir),
+        core_version(spec.balancer.kind, spec.model.kind),
     )
 
 
@@ -75,9 +100,10 @@ def checked(
 ) -> list[TrialSpec]:
     """The trials of `identify` without their digests, which need torch."""
     settings.make_home(to_write=True)  # corpora are written there
-    trials = [resolve(_with_parent_spec(trial, settings), has_cuda) for trial in proposed]
-    for data in {trial.data for trial in trials}:
-        check_paths(data, settings.data_root)
+    asked = [_with_parent_spec(trial, settings) for trial in proposed]
+    for trial in asked:
+        check_paths(trial.data, settings.data_root, trial.model)
+    trials = [resolve(trial, has_cuda) for trial in asked]
     for trial in trials:
         check_fits(trial, prepare(trial.data, settings.corpus_dir))
     return trials
@@ -104,10 +130,11 @@ def corpus_digest(data: DataSpec, root: Path) -> str:
 
 
 @cache
-def core_version(balancer_kind: str) -> str:
+def core_version(balancer_kind: str, model_kind: str = "own") -> str:
     """12 hex digits over torch's version and the sources of the numerical core and of one rule.
 
-    Other rules are left out, so adding a rule does not change the identity of finished trials.
+    Other rules are left out, so adding a rule does not change the identity of finished trials. What
+    only other models than evenload's own need belongs to the identity of their trials alone.
     """
     import torch
 
@@ -116,6 +143,11 @@ def core_version(balancer_kind: str) -> str:
     paths += [WORKERS / "selection.py"]
     paths += _rule_sources(balancer_kind)
     digest = hashlib.sha256(torch.__version__.encode())
+    if model_kind != "own":
+        paths += [path for room in OTHERS for path in (WORKERS / room).glob("*.py")]
+        digest.update(model_kind.encode())
+    if model_kind == "huggingface":
+        digest.update(version("transformers").encode())
     for path in sorted(paths):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.figures.evaluation import LossByK
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.trial import Model, TrialSpec
 from evenload.workers.training.scoring import Scorer
 
 
-def values_of_k(model: ModelSpec, which: str) -> list[int]:
+def values_of_k(model: Model, which: str) -> list[int]:
     """Values of k in ascending order: all up to the number of experts, or only powers of two,
     top_k and the number of experts."""
     if which == "every":

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.trial import TrainSpec, TrialSpec
 from evenload.workers.balancing import make_balancer
 from evenload.workers.model.kinds import build_model
@@ -37,7 +38,7 @@ def assemble(spec: TrialSpec) -> Assembly:
     torch.manual_seed(spec.train.seed)
     model = build_model(spec).to(device)
     balancer = make_balancer(spec.balancer, spec.model.top_k)
-    if not balancer.trains_router:
+    if not balancer.trains_router or _freezes_router(spec):
         model.freeze_routers()
     trainee = Trainee(
         model=model,
@@ -52,8 +53,12 @@ def assemble(spec: TrialSpec) -> Assembly:
         compile_model(model)
     state = balancer.init(spec.model.num_moe_layers, spec.model.num_experts, device)
     if (bias_LE := model.initial_bias()) is not None:
-        state = state._replace(bias_LE=bias_LE)
+        state = state._replace(bias_LE=bias_LE.to(device))
     return Assembly(trainee, state, device)
+
+
+def _freezes_router(spec: TrialSpec) -> bool:
+    return isinstance(spec.model, OtherModel) and spec.model.freeze == "router"
 
 
 def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:

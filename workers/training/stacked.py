@@ -48,7 +48,7 @@ class TrialStack:
 
     def __init__(self, spec: TrialSpec, members: Sequence[StackMember]) -> None:
         with torch.device("meta"):
-            self._model = MoELanguageModel(spec.model, spec.runtime.backend)
+            self._model = MoELanguageModel(spec.own_model, spec.runtime.backend)
         self._train = spec.train
         models = [dict(member.trainee.model.named_parameters()) for member in members]
         moments = [member.trainee.optimizer.state_dict()["state"] for member in members]

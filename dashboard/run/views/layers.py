@@ -11,8 +11,7 @@ from evenload.pipeline.states import TrialRecord
 
 def layer_names(trial: TrialRecord) -> list[str]:
     """The numbers of the expert layers, counted among all layers of the model."""
-    model = spec_of(trial).model
-    return [str(model.num_dense_layers + index) for index in range(model.num_moe_layers)]
+    return spec_of(trial).model.layer_names
 
 
 def chosen_layer(names: list[str]) -> int:

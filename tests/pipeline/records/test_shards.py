@@ -157,7 +157,7 @@ def test_manifest_explains_the_counts(tmp_path: Path, identity: Identity, record
     assert manifest == {
         "num_experts": 16,
         "num_layers": 2,
-        "num_dense_layers": 1,
+        "layers": ["1", "2"],
         "top_k": 2,
         "tokens_per_step": 128,
         "schema_version": 1,

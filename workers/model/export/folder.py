@@ -36,7 +36,7 @@ def write_folder(
     Args:     weights, bias_LE: the trained model and the frozen bias that routes it
     Raises:   SpecError: no type in transformers computes this model, or the folder cannot be made
     """
-    spec, seq_len = trained.spec.model, trained.spec.train.seq_len
+    spec, seq_len = trained.spec.own_model, trained.spec.train.seq_len
     kind = model_type_of(spec, bias_LE, seq_len)
     texts = {
         "config.json": _json(kind.config | _end(tokenizer)),

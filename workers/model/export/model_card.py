@@ -56,7 +56,7 @@ def model_card(trained: Trained, model_type: str, has_tokenizer: bool) -> str:
 
 
 def _origin(trained: Trained) -> str:
-    model, train = trained.spec.model, trained.spec.train
+    model, train = trained.spec.own_model, trained.spec.train
     sentences = [
         f"A mixture-of-experts language model: {model.num_moe_layers} of its "
         f"{model.num_layers} layers have {model.num_experts} experts, of which {model.top_k} "
