@@ -12,37 +12,45 @@ Letters: T tokens, E experts, K top-k.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.records.imports.recorded import (
     Asked,
     Counts,
     Recorded,
     Tally,
     differing,
-    integers,
     required,
 )
 from evenload.pipeline.records.scores import Recording, Scores, room_for, stacked
+from evenload.pipeline.spec.spec_file import NonNegativeInt, PositiveInt
 
-NUMBERS = ("step", "layer", "rank", "topk")
 
+class _Record(BaseModel, strict=True):
+    """What is read of a line; it has more."""
 
-class _Layer(NamedTuple):
-    """Sorts as the model runs: the decoder's layers, then those that predict further tokens."""
+    step: NonNegativeInt
+    block: str = "decoder"
+    mtp_idx: NonNegativeInt = 0
+    layer: NonNegativeInt
+    rank: NonNegativeInt
+    topk: PositiveInt
+    top_indices: list[list[NonNegativeInt]]
+    logit_offset: NonNegativeInt | None = None
+    logit_bytes: NonNegativeInt = 0
+    logit_shape: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
 
-    mtp: int  # 0: the decoder
-    layer: int
-
-    def __str__(self) -> str:
-        return f"mtp {self.mtp - 1}, layer {self.layer}" if self.mtp else f"layer {self.layer}"
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sorts as the model runs: the decoder, then the blocks that predict further tokens."""
+        return (1 + self.mtp_idx if self.block == "mtp" else 0), self.layer
 
 
 class _Logits(NamedTuple):
@@ -50,11 +58,12 @@ class _Logits(NamedTuple):
 
     path: Path
     offset: int
+    tokens: int
     experts: int
 
     def read(self, tokens: int) -> Scores:
         """The first tokens, float32 (T, E).  Raises: SpecError: the file is missing or too short"""
-        wanted = 2 * tokens * self.experts
+        wanted = 2 * min(tokens, self.tokens) * self.experts
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -69,13 +78,7 @@ class _Logits(NamedTuple):
         return upper.view(np.float32).reshape(-1, self.experts)
 
 
-class _Call(NamedTuple):
-    where: str
-    step: int
-    layer: _Layer
-    rank: int
-    expert_TK: Counts
-    logits: _Logits | None
+_ByStep = dict[int, dict[tuple[int, int], list[_Logits]]]
 
 
 def read(paths: Sequence[Path], asked: Asked) -> Recorded:
@@ -83,84 +86,67 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
     why = f"{paths[0]}: a trace without logits does not tell how many experts there are"
     num_experts, top_k, tally = asked.num_experts, 0, None
     logits: dict[int, _ByStep] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    layers: set[_Layer] = set()
-    for call in (call for path in paths for call in _calls(path)):
-        if call.logits is not None:
-            num_experts = num_experts or call.logits.experts
-            if call.logits.experts != num_experts:
-                raise differing(call.where, "experts", call.logits.experts, num_experts)
-            logits[call.rank][call.step][call.layer].append((call.logits, len(call.expert_TK)))
-        if top_k not in (0, call.expert_TK.shape[1]):
-            raise differing(call.where, "topk", call.expert_TK.shape[1], top_k)
-        top_k = call.expert_TK.shape[1]
+    places: set[tuple[int, int]] = set()
+    for where, path, record in _records(paths):
+        if record.logit_offset is not None:
+            found = _logits(where, path, record)
+            num_experts = num_experts or found.experts
+            if found.experts != num_experts:
+                raise differing(where, "experts", found.experts, num_experts)
+            logits[record.rank][record.step][record.place].append(found)
+        if top_k not in (0, record.topk):
+            raise differing(where, "topk", record.topk, top_k)
+        top_k = record.topk
         tally = tally or Tally(required(num_experts, "--num-experts", why))
-        tally.add(call.step, call.layer, call.expert_TK, f"{call.where}: top_indices")
-        layers.add(call.layer)
+        tally.add(record.step, record.place, _indices(where, record), f"{where}: top_indices")
+        places.add(record.place)
     if tally is None:
         raise SpecError(f"{paths[0]}: empty; the trace is written at the end of each step")
-    recorded = tally.recorded({layer: str(layer) for layer in sorted(layers)}, top_k, str(paths[0]))
+    names = {
+        (mtp, layer): f"mtp {mtp - 1}, layer {layer}" if mtp else f"layer {layer}"
+        for mtp, layer in sorted(places)
+    }
+    recorded = tally.recorded(names, top_k, str(paths[0]))
     if not logits:
         return recorded
-    scores = _recording(logits[min(logits)], sorted(layers), recorded, asked)
-    return recorded._replace(scores=scores)
+    return recorded._replace(scores=_recording(logits[min(logits)], list(names), recorded, asked))
 
 
-_ByStep = dict[int, dict[_Layer, list[tuple[_Logits, int]]]]
+def _records(paths: Sequence[Path]) -> Iterator[tuple[str, Path, _Record]]:
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    where = f"{path}, line {number}"
+                    yield where, path, _Record.model_validate_json(line)
+        except ValidationError as error:
+            # The last line of a run that was killed can be half of one.
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            problem = first_message(error) if is_json else "no JSON"
+            raise SpecError(f"{where}: {problem}; trace again, or remove the line") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path}: {error}; pass a router_trace_rank*.jsonl") from None
 
 
-def _calls(path: Path) -> Iterator[_Call]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                yield _call(path, f"{path}, line {number}", line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: {error}; pass a router_trace_rank*.jsonl") from None
+def _indices(where: str, record: _Record) -> Counts:
+    if any(len(expert_K) != record.topk for expert_K in record.top_indices):
+        raise SpecError(f"{where}: top_indices must have topk={record.topk} experts per token")
+    return np.array(record.top_indices, np.int64).reshape(-1, record.topk)
 
 
-def _call(path: Path, where: str, line: str) -> _Call:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise SpecError(f"{where}: no JSON; if the trace was cut off, remove the line") from None
-    for key in (*NUMBERS, "top_indices"):
-        if not isinstance(record, dict) or key not in record:
-            raise SpecError(f"{where}: has no {key!r}; pass a router_trace_rank*.jsonl")
-        if key in NUMBERS and (type(record[key]) is not int or record[key] < 0):
-            raise SpecError(f"{where}: {key}={record[key]!r} is no whole number; trace again")
-    mtp = 1 + int(record.get("mtp_idx", 0)) if record.get("block") == "mtp" else 0
-    layer, rank = _Layer(mtp, record["layer"]), record["rank"]
-    expert_TK = _indices(where, record["top_indices"], record["topk"])
-    logits = _logits(path, where, record, len(expert_TK)) if "logit_offset" in record else None
-    return _Call(where, record["step"], layer, rank, expert_TK, logits)
-
-
-def _indices(where: str, top_indices: Any, top_k: int) -> Counts:
-    if top_indices == []:
-        return np.zeros((0, top_k), np.int64)
-    try:
-        found = np.array(top_indices)
-    except ValueError:
-        found = np.zeros(0, np.int64)
-    if found.ndim != 2 or found.shape[1] != top_k:
-        raise SpecError(f"{where}: top_indices must have topk={top_k} experts per token")
-    return integers(found, f"{where}: top_indices", least=0)
-
-
-def _logits(path: Path, where: str, record: dict[str, Any], tokens: int) -> _Logits:
-    shape: Any = record.get("logit_shape")
-    offset, size = record["logit_offset"], record.get("logit_bytes")
-    is_pair = isinstance(shape, list) and len(shape) == 2 and shape[0] == tokens
-    if not is_pair or size != 2 * tokens * shape[1] or type(offset) is not int:
+def _logits(where: str, path: Path, record: _Record) -> _Logits:
+    tokens, experts = record.logit_shape
+    if tokens != len(record.top_indices) or record.logit_bytes != 2 * tokens * experts:
         raise SpecError(
-            f"{where}: logit_shape={shape} and logit_bytes={size} do not describe bfloat16 logits "
-            f"of {tokens} tokens; trace again"
+            f"{where}: logit_shape={[tokens, experts]} and logit_bytes={record.logit_bytes} do not "
+            f"describe bfloat16 logits of {len(record.top_indices)} tokens; trace again"
         )
-    file = path.with_name(f"logits_rank{record['rank']}.bin")
-    return _Logits(file, offset, shape[1])
+    file = path.with_name(f"logits_rank{record.rank}.bin")
+    return _Logits(file, record.logit_offset or 0, tokens, experts)
 
 
 def _recording(
-    logits: _ByStep, layers: Sequence[_Layer], recorded: Recorded, asked: Asked
+    logits: _ByStep, layers: Sequence[tuple[int, int]], recorded: Recorded, asked: Asked
 ) -> Recording:
     """The scores of the first tokens of every step, on one rank."""
     if asked.score not in SCORES:
@@ -169,6 +155,8 @@ def _recording(
             f"them; pass the model's moe_router_score_function: {', '.join(SCORES)}"
         )
     whole = [calls for _, calls in sorted(logits.items()) if all(calls[each] for each in layers)]
+    if not whole:
+        raise SpecError("no step has the logits of all layers; trace again with all of them")
     steps, num_layers, num_experts = recorded.count_SLE.shape
     tokens = room_for(asked.score_tokens, steps, num_layers, num_experts)
     logit_NLTE, _ = stacked([[_first(calls[each], tokens) for each in layers] for calls in whole])
@@ -179,12 +167,11 @@ def _recording(
     return Recording(score_NLTE, no_bias_NLE, recorded.top_k, 1, int(step_tokens), unit)
 
 
-def _first(calls: Sequence[tuple[_Logits, int]], tokens: int) -> Scores:
+def _first(calls: Sequence[_Logits], tokens: int) -> Scores:
     """The first tokens of a step, over its micro-batches."""
-    found = []
-    for logits, there in calls:
-        found.append(logits.read(min(tokens, there)))
-        tokens -= len(found[-1])
+    found = [calls[0].read(tokens)]
+    for logits in calls[1:]:
+        found.append(logits.read(tokens - sum(map(len, found))))
     return np.concatenate(found)
 
 

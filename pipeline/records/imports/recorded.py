@@ -17,6 +17,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.scores import Recording
 
 Counts = NDArray[np.int64]
+MOST_EXPERTS = 2**16  # a wrong file may claim any number
 
 
 class Asked(NamedTuple):
@@ -43,6 +44,8 @@ class Tally:
     """Counts assignments by step and layer, in whatever order they come."""
 
     def __init__(self, num_experts: int) -> None:
+        if num_experts > MOST_EXPERTS:
+            raise SpecError(f"num_experts={num_experts} is more than {MOST_EXPERTS}; correct it")
         self.num_experts = num_experts
         self._count: dict[int, dict[Hashable, Counts]] = defaultdict(dict)
 

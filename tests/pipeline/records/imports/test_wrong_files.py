@@ -39,15 +39,19 @@ def edited(path: Path, line: int, change: Callable[[dict[str, Any]], object]) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r.pop("layer"), "line 2: has no 'layer'; pass a router_trace"),
-        (lambda r: r.update(step="2"), "line 2: step='2' is no whole number"),
-        (lambda r: r.update(step=-1), "line 2: step=-1 is no whole number"),
+        (lambda r: r.pop("layer"), "line 2: layer: required; give it a value"),
+        (lambda r: r.update(step="2"), 'line 2: step="2": Input should be a valid integer'),
+        (
+            lambda r: r.update(step=-1),
+            "line 2: step=-1: Input should be greater than",
+        ),
         (lambda r: r.update(top_indices=[[1], [2, 3]]), "top_indices must have topk=2 experts"),
-        (lambda r: r.update(top_indices=[[0.5, 1]] * 5), "float64 instead of whole numbers"),
-        (lambda r: r.update(top_indices=[["a", "b"]] * 5), "instead of whole numbers"),
+        (lambda r: r.update(top_indices=[[0.5, 1]] * 5), "top_indices.0.0=0.5: Input should be"),
+        (lambda r: r.update(top_indices=[["a", "b"]] * 5), 'top_indices.0.0="a"'),
         (lambda r: r["top_indices"][0].__setitem__(0, 8), "expert 8, but num_experts=8 has 0 to 7"),
-        (lambda r: r["top_indices"][0].__setitem__(0, -1), "holds -1"),
-        (lambda r: r.update(top_indices=None), "top_indices must have topk=2 experts"),
+        (lambda r: r["top_indices"][0].__setitem__(0, -1), "top_indices.0.0=-1"),
+        (lambda r: r.update(top_indices=None), "top_indices=null: Input should be a valid"),
+        (lambda r: r.update(step=2**63), "line 2: step=9223372036854775808: Input should be less"),
         (lambda r: r.update(topk=1, top_indices=[[1]] * 5), "topk=1, before it was 2"),
     ],
 )
@@ -60,9 +64,10 @@ def test_a_megatron_record_that_is_wrong(tmp_path: Path, change: Any, said: str)
     ("change", "said"),
     [
         (lambda r: r.update(logit_bytes=320), "logit_bytes=320 do not describe bfloat16 logits"),
-        (lambda r: r.pop("logit_shape"), "logit_shape=None"),
+        (lambda r: r.pop("logit_shape"), "logit_shape=[0, 0] and logit_bytes=80"),
+        (lambda r: r.update(logit_shape=[5]), "logit_shape.1: required"),
         (lambda r: r.update(logit_offset=10**9), "logits_rank0.bin: ends before byte"),
-        (lambda r: r.update(logit_offset=None), "do not describe bfloat16 logits"),
+        (lambda r: r.update(logit_offset=-1), "logit_offset=-1: Input should be"),
         (lambda r: r.update(logit_shape=[5, 4], logit_bytes=40), "experts=4, before it was 8"),
         (lambda r: r.update(rank=3), "logits_rank3.bin: No such file or directory"),
     ],
@@ -83,6 +88,22 @@ def test_a_megatron_trace_does_not_tell_everything(tmp_path: Path) -> None:
     said = refusal("megatron", path, asked=Asked(score="relu"))
     assert "--score=relu" in said
     assert "softmax, sigmoid, sqrtsoftplus, logit" in said
+
+
+def test_megatron_logits_of_some_layers_make_no_scores(tmp_path: Path) -> None:
+    logit_SLTE = np.zeros((2, 2, 10, EXPERTS), np.float32)
+    path = writers.megatron_trace(tmp_path, routes(2, 2), logit_SLTE)
+    for line in range(0, 8, 2):
+        edited(path, line, lambda record: record.pop("logit_offset"))
+    assert refusal("megatron", path) == (
+        "no step has the logits of all layers; trace again with all of them"
+    )
+
+
+def test_a_number_of_experts_that_cannot_be_is_not_counted_in() -> None:
+    asked = ASKED._replace(num_experts=2**40)
+    said = refusal("routed_experts", Path("a.npy"), asked=asked)
+    assert said == "num_experts=1099511627776 is more than 65536; correct it"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]\n", b"\xff\xfe", b"PK\x03\x04"])
