@@ -35,6 +35,7 @@ COPIED = (
     "*.py",
     "*.sh",
     "results/*",
+    "examples/*.py",
     "benchmarks/results/*",
     "benchmarks/hardware.py",
     "k8s/**/*",
@@ -59,6 +60,7 @@ STAND_INS: dict[str, str] = {
     "python -m pytest": "{} --collect-only -q",
     "python -m tests.faults.chaos": "{} --help",  # half an hour
     "python -m evenload.": "{}",
+    "python infra/examples/advise_attached.py": "{} --quick",  # minutes
     "docker-compose": "compose",
     "kubectl": "files",
     "ray job submit": "files",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import evenload
-from evenload.pipeline.records.scores import Recording, read_recording, write_recording
+from evenload.pipeline.records.scores import read_recording, write_recording
 from evenload.workers.attach import AttachError, Balance
 from evenload.workers.simulation.advice import advise, estimate
+from evenload.workers.simulation.recording import ScoreRecorder
 from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, dense_layer, model, moe_layer, tokens
 
@@ -98,9 +100,11 @@ def test_advice_is_that_for_the_same_scores_of_the_own_model(tmp_path: Path) -> 
     balance = attach(trained, {"path": tmp_path / "a.npz", "steps": STEPS})
     listener.forwards()
     train(trained, STEPS, balance)
-    score_NLTE = torch.stack(listener.forwards()).numpy()
-    own = Recording(score_NLTE, np.zeros_like(score_NLTE[:, :, 0]), 2, step_tokens=64)
-    write_recording(tmp_path / "own.npz", own)
+    recorder = ScoreRecorder(top_k=2)
+    for score_LTE in listener.forwards():
+        output: Any = SimpleNamespace(routed=[SimpleNamespace(score_TE=each) for each in score_LTE])
+        recorder(0, output, torch.zeros(2, 8))
+    write_recording(tmp_path / "own.npz", recorder.recording())
     for layer in range(2):
         advice = [
             advise(estimate(read_recording(tmp_path / name), layer), 500)
@@ -275,8 +279,8 @@ def test_the_command_reads_a_runs_folder(tmp_path: Path) -> None:
     trained = model()
     balance = attach(trained, {"path": tmp_path, "steps": STEPS})
     train(trained, STEPS, balance)
-    command = [sys.executable, "-m", "evenload.workers.cli.main", "advise", str(tmp_path), "--json"]
-    command[1:3] = ["-c", "from evenload.workers.cli import main; main()"]
+    code = "from evenload.workers.cli import main; main()"
+    command = [sys.executable, "-c", code, "advise", str(tmp_path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     document = json.loads(done.stdout)
     expected = estimate(read_recording(tmp_path), 0)
