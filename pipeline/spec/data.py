@@ -20,7 +20,7 @@ class BpeTokenizer(Frozen):
     """Byte-level BPE trained on the training part of the corpus itself."""
 
     kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257, le=65535)] = 8192
+    vocab_size: Annotated[int, Field(ge=257, le=2**20)] = 8192
     """Number of different tokens."""
 
 
@@ -100,7 +100,7 @@ class Synthetic(Frozen):
     kind: Literal["synthetic"] = "synthetic"
     num_domains: PositiveInt = 4
     """Number of domains."""
-    vocab_size: Annotated[int, Field(ge=2, le=65535)] = 256
+    vocab_size: Annotated[int, Field(ge=2, le=2**20)] = 256
     """Number of different tokens."""
     num_tokens: PositiveInt = 2_000_000
     """Tokens to generate."""

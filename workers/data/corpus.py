@@ -20,7 +20,7 @@ from evenload.pipeline.spec.data import DataSpec, FileTokenizer, Shards, Synthet
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.documents import Document, TextSource, is_validation, read_documents
 from evenload.workers.data.groups import Groups, group_documents, read_groups, write_groups
-from evenload.workers.data.shards import TokenArray, open_tokens
+from evenload.workers.data.shards import TokenArray, open_tokens, token_type
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 
@@ -159,10 +159,10 @@ def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
     if not (directory / "corpus.json").is_file():
         _write(directory, build())
     meta = json.loads((directory / "corpus.json").read_text())
-    tokenizer = directory / TOKENIZER
+    tokenizer, dtype = directory / TOKENIZER, token_type(meta["vocab_size"])
     return Corpus(
-        open_tokens(directory / "train.bin", "uint16"),
-        open_tokens(directory / "validation.bin", "uint16"),
+        open_tokens(directory / "train.bin", dtype),
+        open_tokens(directory / "validation.bin", dtype),
         groups=read_groups(directory / "groups.npz"),
         tokenizer=tokenizer if tokenizer.is_file() else None,
         **meta,
@@ -172,9 +172,9 @@ def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
 def _write(directory: Path, parts: _Parts) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".making-", dir=directory.parent))
-    digest = hashlib.sha256()
+    digest, dtype = hashlib.sha256(), np.dtype(token_type(parts.vocab_size)).newbyteorder("<")
     for name, tokens in (("train", parts.train), ("validation", parts.validation)):
-        content = np.ascontiguousarray(tokens, dtype="<u2").tobytes()
+        content = np.ascontiguousarray(tokens, dtype=dtype).tobytes()
         digest.update(content)
         (staging / f"{name}.bin").write_bytes(content)
     digest.update(parts.groups.content())

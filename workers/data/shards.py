@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from evenload.pipeline.errors import SpecError
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
+UINT16_LIMIT = 65536
+
+
+def token_type(vocab_size: int) -> str:
+    """The smallest type of a token on disk that has room for this many."""
+    return "uint16" if vocab_size <= UINT16_LIMIT else "uint32"
 
 
 def open_tokens(path: Path, dtype: str) -> TokenArray:

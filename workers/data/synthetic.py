@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.spec.data import Synthetic
+from evenload.workers.data.shards import TokenArray, token_type
 
 DOCUMENT_TOKENS = 256
 SUCCESSORS = 4
 
 
-def synthetic_documents(spec: Synthetic) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+def synthetic_documents(spec: Synthetic) -> tuple[TokenArray, NDArray[np.int64]]:
     """Documents of equal length and the domain of each. Shapes (N, DOCUMENT_TOKENS), (N,).
 
     In a domain every token has `SUCCESSORS` equally likely successors. Domains have different
@@ -24,7 +25,7 @@ def synthetic_documents(spec: Synthetic) -> tuple[NDArray[np.uint16], NDArray[np
     )
     domain_N = rng.integers(spec.num_domains, size=num_documents)
     token_N = rng.integers(spec.vocab_size, size=num_documents)
-    document_NT = np.empty((num_documents, DOCUMENT_TOKENS), dtype=np.uint16)
+    document_NT = np.empty((num_documents, DOCUMENT_TOKENS), dtype=token_type(spec.vocab_size))
     for position in range(DOCUMENT_TOKENS):
         document_NT[:, position] = token_N
         choice_N = rng.integers(SUCCESSORS, size=num_documents)

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer, Tokenizer
+from evenload.workers.data.shards import TokenArray, token_type
 
 if TYPE_CHECKING:
     import tokenizers
 
-Tokens = NDArray[np.uint16]
 END_OF_DOCUMENT = "<|end|>"  # under bpe
 END_OF_BYTES = "\0"
-UINT16_LIMIT = 65536
+# Tokens that end a text in the tokenizers of well-known models; the first that there is.
+ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
 
 
 class Encoder(Protocol):
     vocab_size: int
 
-    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+    def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         """The tokens of each text, followed by an end-of-document token."""
 
     def to_json(self) -> str:
@@ -36,7 +36,7 @@ class BytesEncoder:
 
     vocab_size = 256
 
-    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+    def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         return [
             np.frombuffer(text.encode() + b"\0", dtype=np.uint8).astype(np.uint16) for text in texts
         ]
@@ -73,11 +73,12 @@ class LibraryEncoder:
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_id: int) -> None:
         self._tokenizer = tokenizer
         self.end_id = end_id
-        self.vocab_size = tokenizer.get_vocab_size()
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+        self._type = token_type(self.vocab_size)
 
-    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+    def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array([*encoding.ids, self.end_id], dtype=np.uint16) for encoding in encodings]
+        return [np.array([*encoding.ids, self.end_id], dtype=self._type) for encoding in encodings]
 
     def to_json(self) -> str:
         return str(self._tokenizer.to_str())
@@ -86,7 +87,7 @@ class LibraryEncoder:
 def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
     """The encoder of a spec. Only `bpe` reads the training texts.
 
-    Raises:   SpecError: the tokenizer file is missing, unreadable or too large for uint16
+    Raises:   SpecError: the tokenizer file is missing or unreadable
     """
     match spec:
         case BytesTokenizer():
@@ -118,7 +119,7 @@ def _trained_bpe(vocab_size: int, texts: Iterable[str]) -> LibraryEncoder:
 def read_encoder(path: Path) -> LibraryEncoder:
     """The encoder of a `tokenizer.json`.
 
-    Raises:   SpecError: missing, unreadable or too large for uint16
+    Raises:   SpecError: missing or unreadable
     """
     import tokenizers
 
@@ -128,11 +129,6 @@ def read_encoder(path: Path) -> LibraryEncoder:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a bad file
         raise SpecError(f"data.tokenizer.path={str(path)!r}: not a tokenizer: {error}") from None
-    if tokenizer.get_vocab_size() > UINT16_LIMIT:
-        raise SpecError(
-            f"data.tokenizer.path={str(path)!r} has {tokenizer.get_vocab_size()} tokens; "
-            f"at most {UINT16_LIMIT} fit: tokenise it beforehand and use data.kind=shards, uint32"
-        )
     vocabulary = tokenizer.get_vocab()
-    ends = [vocabulary[name] for name in ("<|endoftext|>", "</s>", "<eos>") if name in vocabulary]
+    ends = [vocabulary[name] for name in ENDS if name in vocabulary]
     return LibraryEncoder(tokenizer, end_id=ends[0] if ends else 0)

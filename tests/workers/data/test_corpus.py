@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tokenizers
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.data import (
@@ -156,3 +157,30 @@ def test_a_corpus_too_small_for_one_batch_is_refused(folder: Path, tmp_path: Pat
     )
     with pytest.raises(SpecError, match=r"training tokens are too few.*batch_sequences=512"):
         check_fits(spec, prepare(files(folder), tmp_path / "corpora"))
+
+
+def test_small_vocabularies_are_stored_as_before(tmp_path: Path) -> None:
+    corpus = prepare(Synthetic(num_tokens=20_000, vocab_size=300), tmp_path)
+    assert corpus.train.dtype == np.uint16
+    assert corpus.digest == "7ff9fd11ff322ff5"
+    assert [folder.name for folder in tmp_path.iterdir()] == ["049362bc34f026be"]
+
+
+def test_more_than_65536_tokens_are_stored_whole(folder: Path, tmp_path: Path) -> None:
+    """As of Qwen3, whose vocabulary has 151,936 tokens; ids of a real tokenizer have gaps."""
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {"[UNK]": 0, "fox": 1, "dog": 151_643, "</s>": 150_000}, "[UNK]"
+        )
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    corpus = prepare(files(folder, tokenizer=FileTokenizer(path=path)), tmp_path / "corpora")
+    assert corpus.vocab_size == 151_644
+    assert corpus.train.dtype == np.uint32
+    assert set(corpus.train.tolist()) == {0, 1, 150_000, 151_643}
+    again = prepare(files(folder, tokenizer=FileTokenizer(path=path)), tmp_path / "corpora")
+    assert np.array_equal(again.validation, corpus.validation)
+    drawn = prepare(Synthetic(num_tokens=200_000, vocab_size=100_000), tmp_path / "corpora")
+    assert drawn.train.max() > 90_000

@@ -103,7 +103,7 @@ class AttachedModel(RoutedModel):
                 raise SpecError(f"model: {seam.name} {seam.reason}")
             if seam.own is not None:
                 house(seam.own, seam.num_experts)
-                stop_others(seam.own)
+                list(stop_others(seam.own))
             redirect(seam.module, seam)
         self._top_k: int | None = None  # None: as the model was built
 
