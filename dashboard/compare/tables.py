@@ -74,13 +74,14 @@ def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
     rows = []
     for name, trial in trials.items():
         spec = TrialSpec.model_validate(trial.spec)
+        shape = spec.model.load_shape
         rows.append(
             {
                 "run": name,
                 "state": str(trial.state),
-                "experts": spec.model.num_experts,
-                "top_k": spec.model.top_k,
-                "layers": spec.model.num_moe_layers,
+                "experts": shape.num_experts,
+                "top_k": shape.top_k,
+                "layers": shape.num_layers,
                 "tokens_per_step": spec.train.tokens_per_step,
                 "steps": spec.train.steps,
                 **{figure_name: figure(trial, figure_name) for figure_name in FIGURES},

@@ -112,7 +112,7 @@ def mlflow_problem() -> str | None:
 
 @st.cache_resource(ttl=3600, max_entries=16, show_spinner=False)
 def _followed(folder: Path, _trial: TrialRecord) -> _Followed:
-    return _Followed(read_series(folder, spec_of(_trial)))
+    return _Followed(read_series(folder, spec_of(_trial).outline))
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

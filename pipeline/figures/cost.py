@@ -118,7 +118,7 @@ class SweepCost(NamedTuple):
 
 def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
     """Sums up a trial's history, whose chunks need only the column `load`."""
-    sizes = [size for size in EP_SIZES if spec.model.num_experts % size == 0]
+    sizes = [size for size in EP_SIZES if spec.model.load_shape.num_experts % size == 0]
     steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
     total_R, steady_R = np.zeros(len(sizes)), np.zeros(len(sizes))
     steps = steady_steps = 0

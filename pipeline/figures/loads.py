@@ -52,10 +52,11 @@ class Loads:
 
         Args:     tokens: tokens per entry of `count_SLE`; None: those of an optimizer step
         """
+        shape = spec.model.load_shape
         if count_SLE is None:
-            count_SLE = np.zeros((0, spec.model.num_moe_layers, spec.model.num_experts), np.int32)
+            count_SLE = np.zeros((0, shape.num_layers, shape.num_experts), np.int32)
         tokens = spec.train.tokens_per_step if tokens is None else tokens
-        return cls(count_SLE, tokens, spec.model.top_k, spec.balancer.target)
+        return cls(count_SLE, tokens, shape.top_k, spec.balancer.target)
 
     @property
     def steady_SLE(self) -> NDArray[Any]:

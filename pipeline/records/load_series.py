@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 from evenload.pipeline.figures.loads import History, Target, idle_streak, max_vio, utilisation
 from evenload.pipeline.records.parquet_files import array, lists, write_table
 from evenload.pipeline.records.shards import iter_history
-from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.spec.load_shape import RunOutline
 
 MAX_BINS = 400
 MAX_CELLS = 100_000  # cells of one map; as 16-bit numbers in base64 they take 270 KB
+# Fields of the bins below, by what a longer bin holds; the largest value of the others.
+SUMMED = ("load", "steps", "wrong_steps", "seconds", "loss_sum")
+LATEST = ("bias", "idle_steps", "learning_rate")
 PERCENT_LIMIT = 32_000  # percent of the fair share; a larger load would not fit 16 bits
 FILE = "pooled.parquet"
 
@@ -68,43 +71,24 @@ class PerBin(NamedTuple):
 
 def bin_steps(num_steps: int, num_experts: int) -> int:
     """Number of steps per bin, such that a map of experts over time stays small."""
-    bins = min(MAX_BINS, max(1, MAX_CELLS // num_experts))
-    return max(1, -(-num_steps // bins))
+    return max(1, -(-num_steps // most_bins(num_experts)))
+
+
+def most_bins(num_experts: int) -> int:
+    return min(MAX_BINS, max(1, MAX_CELLS // num_experts))
 
 
 class LoadSeries:
     """The pooled history of a run. `extend` adds steps; its size depends on the bins alone."""
 
-    def __init__(self, spec: TrialSpec) -> None:
-        model, steps = spec.model, spec.train.steps
-        self.bin_steps = bin_steps(steps, model.num_experts)
+    def __init__(self, outline: RunOutline) -> None:
+        L, E = outline.shape.num_layers, outline.shape.num_experts
+        self.bin_steps = 1 if outline.steps is None else bin_steps(outline.steps, E)
         self.last_step = 0
-        self._target: Target = spec.balancer.target
-        self._assignments = spec.train.tokens_per_step * model.top_k
-        self._tokens = spec.train.tokens_per_step
-        B = -(-steps // self.bin_steps)
-        L, E = model.num_moe_layers, model.num_experts
-        self._expert = PerExpert(
-            percent=np.full((L, B, E), -1, np.int16),
-            load=np.zeros((L, B, E), np.int64),
-            bias=np.zeros((L, B, E), np.float32),
-            streak=np.zeros((L, B, E), np.int32),
-            idle_steps=np.zeros((L, B, E), np.int32),
-        )
-        self._layer = PerLayer(
-            max_vio=np.full((L, B), -np.inf, np.float32),
-            idle_frac=np.full((L, B), -np.inf, np.float32),
-        )
-        self._bin = PerBin(
-            steps=np.zeros(B, np.int64),
-            wrong_steps=np.zeros(B, np.int64),
-            last_step=np.zeros(B, np.int64),
-            seconds=np.zeros(B),
-            loss_sum=np.zeros(B),
-            loss_max=np.full(B, -np.inf),
-            grad_norm_max=np.full(B, -np.inf),
-            learning_rate=np.zeros(B),
-        )
+        self._outline = outline
+        self._target: Target = outline.target_E
+        steps = 2 * (most_bins(E) // 2 or 1) if outline.steps is None else outline.steps
+        self._expert, self._layer, self._bin = _empty(L, -(-steps // self.bin_steps), E)
 
     def extend(self, chunk: History) -> None:
         """Adds the steps after `last_step`; earlier ones are in the series already."""
@@ -121,6 +105,7 @@ class LoadSeries:
         )
 
     def _add(self, new: History) -> None:
+        self._make_room(int(new.step_S[-1]))
         bin_S = (new.step_S - 1) // self.bin_steps
         B, first = np.unique(bin_S, return_index=True)
         last = np.append(first[1:], len(bin_S)) - 1
@@ -128,6 +113,24 @@ class LoadSeries:
         self._add_layers(new.count_SLE, B, first)
         self._add_bins(new, bin_S, B, last)
         self.last_step = int(new.step_S[-1])
+
+    def _make_room(self, step: int) -> None:
+        """Joins neighbouring bins until a step of a run without a planned end has its bin."""
+        while self._outline.steps is None and step > self.bin_steps * len(self._bin.steps):
+            self._join_bins()
+
+    def _join_bins(self) -> None:
+        L, B, E = self._expert.load.shape
+        is_later_B = self._bin.steps[1::2] > 0
+        groups: tuple[Any, ...] = (self._expert, self._layer, self._bin)
+        fresh = _empty(L, B, E)
+        for held, new in zip(groups, fresh, strict=True):
+            for name, values, target in zip(held._fields, held, new, strict=True):
+                axis = min(1, values.ndim - 1)  # of the bins
+                first, second = (np.moveaxis(values, axis, 0)[start::2] for start in range(2))
+                np.moveaxis(target, axis, 0)[: B // 2] = _joined(name, first, second, is_later_B)
+        self._expert, self._layer, self._bin = fresh
+        self.bin_steps *= 2
 
     def _add_experts(
         self, new: History, B: NDArray[Any], first: NDArray[Any], last: NDArray[Any]
@@ -152,9 +155,11 @@ class LoadSeries:
         self, new: History, bin_S: NDArray[Any], B: NDArray[Any], last: NDArray[Any]
     ) -> None:
         held, scalars = self._bin, new.scalars
-        wrong_SL = new.count_SLE.sum(axis=-1, dtype=np.int64) != self._assignments
         np.add.at(held.steps, bin_S, 1)
-        np.add.at(held.wrong_steps, bin_S, wrong_SL.any(axis=-1))
+        if self._outline.tokens is not None:
+            right = self._outline.tokens * self._outline.shape.top_k
+            wrong_SL = new.count_SLE.sum(axis=-1, dtype=np.int64) != right
+            np.add.at(held.wrong_steps, bin_S, wrong_SL.any(axis=-1))
         np.add.at(held.seconds, bin_S, scalars["seconds"])
         np.add.at(held.loss_sum, bin_S, scalars["loss"])
         np.maximum.at(held.loss_max, bin_S, scalars["loss"])
@@ -256,10 +261,22 @@ class LoadSeries:
 
     @property
     def tokens_per_second_B(self) -> Floats:
-        filled = self._filled
         with np.errstate(divide="ignore", invalid="ignore"):
-            rate_B = self._bin.steps[filled] * self._tokens / self._bin.seconds[filled]
-        return rate_B.astype(np.float32)
+            return (self._tokens_B / self._bin.seconds[self._filled]).astype(np.float32)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step, on average; 0 if none is known."""
+        return round(self._tokens_B.sum() / max(1, self._bin.steps.sum()))
+
+    @property
+    def _tokens_B(self) -> NDArray[np.floating[Any]]:
+        """Tokens of the bin; if they were not told, those of the layer that counted most."""
+        filled, outline = self._filled, self._outline
+        if outline.tokens is not None:
+            return self._bin.steps[filled] * float(outline.tokens)
+        most_B = self._expert.load[:, filled].sum(axis=-1).max(axis=0)
+        return most_B.astype(np.float64) / outline.shape.top_k
 
     @property
     def _filled(self) -> NDArray[np.bool_]:
@@ -286,7 +303,15 @@ class LoadSeries:
         return pa.table(columns).replace_schema_metadata({"bin_steps": str(self.bin_steps)})
 
     def _take(self, table: pa.Table, last: int | None) -> None:
-        """Copies from the file the bins that end at step `last` or before; None: all bins."""
+        """Copies from the file the bins that end at step `last` or before; None: all bins.
+
+        Bins of another length are left, unless this series can grow to it.
+        """
+        bin_steps = int(table.schema.metadata[b"bin_steps"])
+        while self._outline.steps is None and self.bin_steps < bin_steps:
+            self._join_bins()
+        if self.bin_steps != bin_steps:
+            return
         L = len(self._layer.max_vio)
         bin_R = array(table.column("bin"))
         bins = bin_R[: len(bin_R) // L]
@@ -301,10 +326,10 @@ class LoadSeries:
         self.last_step = int(self._bin.last_step.max())
 
 
-def read_series(trial_dir: Path, spec: TrialSpec, last: int | None = None) -> LoadSeries:
-    """The pooled history of a trial so far, up to and including step `last` if that is given."""
-    series = LoadSeries(spec)
-    table = _read_pooled(trial_dir, series.bin_steps)
+def read_series(trial_dir: Path, outline: RunOutline, last: int | None = None) -> LoadSeries:
+    """The pooled history of a run so far, up to and including step `last` if that is given."""
+    series = LoadSeries(outline)
+    table = _read_pooled(trial_dir)
     if table is not None:
         series._take(table, last)
     catch_up(series, trial_dir, last)
@@ -327,14 +352,50 @@ def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
     return np.where(np.isnan(util_E), -1, percent).astype(np.int16)
 
 
-def _read_pooled(trial_dir: Path, expected_bin_steps: int) -> pa.Table | None:
-    """The pooled file; None if it is missing or torn, or if its bins have another length."""
+def _read_pooled(trial_dir: Path) -> pa.Table | None:
+    """The pooled file; None if it is missing, torn or empty."""
     try:
         table = pq.read_table(trial_dir / "expert_load" / FILE, memory_map=True)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
-    found = (table.schema.metadata or {}).get(b"bin_steps")
-    return table if found == str(expected_bin_steps).encode() and len(table) else None
+    return table if b"bin_steps" in (table.schema.metadata or {}) and len(table) else None
+
+
+def _empty(L: int, B: int, E: int) -> tuple[PerExpert, PerLayer, PerBin]:
+    expert = PerExpert(
+        percent=np.full((L, B, E), -1, np.int16),
+        load=np.zeros((L, B, E), np.int64),
+        bias=np.zeros((L, B, E), np.float32),
+        streak=np.zeros((L, B, E), np.int32),
+        idle_steps=np.zeros((L, B, E), np.int32),
+    )
+    layer = PerLayer(
+        max_vio=np.full((L, B), -np.inf, np.float32),
+        idle_frac=np.full((L, B), -np.inf, np.float32),
+    )
+    bins = PerBin(
+        steps=np.zeros(B, np.int64),
+        wrong_steps=np.zeros(B, np.int64),
+        last_step=np.zeros(B, np.int64),
+        seconds=np.zeros(B),
+        loss_sum=np.zeros(B),
+        loss_max=np.full(B, -np.inf),
+        grad_norm_max=np.full(B, -np.inf),
+        learning_rate=np.zeros(B),
+    )
+    return expert, layer, bins
+
+
+def _joined(
+    name: str, first: NDArray[Any], second: NDArray[Any], is_later_B: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """A field of two neighbouring bins as one; the bins are the first dimension."""
+    if name in SUMMED:
+        return first + second
+    if name in LATEST:
+        is_later = is_later_B.reshape(-1, *[1] * (first.ndim - 1))
+        return np.where(is_later, second, first)
+    return np.maximum(first, second)
 
 
 def _raise(held: NDArray[Any], B: NDArray[Any], values_BL: NDArray[Any]) -> None:

@@ -33,7 +33,7 @@ class PooledLoadSink:
         self._written_step = 0
 
     def start(self, run: RunIdentity) -> None:
-        self._spec = TrialSpec.model_validate(run.spec)
+        self._outline = TrialSpec.model_validate(run.spec).outline
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
         if not records:
@@ -55,7 +55,7 @@ class PooledLoadSink:
 
     def _resumed_from(self, last: int) -> LoadSeries:
         """The history up to step `last`. The file loses later steps, which are trained again."""
-        series = read_series(self._trial_dir, self._spec, last=last)
+        series = read_series(self._trial_dir, self._outline, last=last)
         (self._trial_dir / "expert_load" / FILE).unlink(missing_ok=True)
         if not series.is_empty:
             self._write(series)

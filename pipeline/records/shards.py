@@ -30,10 +30,12 @@ from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records import evaluation_arrays, provenance
 from evenload.pipeline.records.parquet_files import array, lists, replace, write_table
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.spec.load_shape import LoadShape, RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
 
-SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 2
 COUNTING_RULE = (
     "assignments of one optimizer step: all ranks, all micro-batches, no padding, training mode, "
     "recomputation not counted; layer is the index among the expert layers, from 0"
@@ -84,8 +86,8 @@ class LoadLogSink:
         """Creates the folders, the manifest and the provenance.  Raises: OSError: not writable"""
         self._load_dir.mkdir(parents=True, exist_ok=True)
         self._steps_dir.mkdir(parents=True, exist_ok=True)
-        manifest = _manifest(TrialSpec.model_validate(run.spec))
-        path = self._load_dir / "manifest.json"
+        manifest = _manifest(TrialSpec.model_validate(run.spec).outline)
+        path = self._load_dir / MANIFEST
         replace(path, (json.dumps(manifest, indent=2) + "\n").encode())
         provenance.write(self._trial_dir, run)
 
@@ -147,16 +149,26 @@ class LoadLogSink:
                     part.path.unlink(missing_ok=True)
 
 
-def _manifest(spec: TrialSpec) -> dict[str, int | str | list[str]]:
+def _manifest(outline: RunOutline) -> dict[str, Any]:
     return {
-        "num_experts": spec.model.num_experts,
-        "num_layers": spec.model.num_moe_layers,
-        "layers": spec.model.layer_names,
-        "top_k": spec.model.top_k,
-        "tokens_per_step": spec.train.tokens_per_step,
+        **outline.shape.model_dump(mode="json"),
+        "tokens_per_step": outline.tokens,
         "counting_rule": COUNTING_RULE,
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def read_shape(trial_dir: Path) -> LoadShape:
+    """The layers whose loads are recorded.
+
+    Raises:   OSError: nothing is recorded
+              ValueError: the manifest is damaged
+    """
+    manifest = json.loads((trial_dir / "expert_load" / MANIFEST).read_bytes())
+    if "layers" not in manifest:  # of version 1, which counted the layers and named none
+        first = manifest["num_dense_layers"]
+        manifest["layers"] = map(str, range(first, first + manifest["num_layers"]))
+    return LoadShape(**{name: manifest[name] for name in LoadShape.model_fields})
 
 
 def read_history(

@@ -141,8 +141,8 @@ def _spec(sweep: SweepRecord) -> SweepSpec | None:
 
 def _map(trial: TrialRecord, folder: Path) -> LoadMap:
     spec = TrialSpec.model_validate(trial.spec)
-    L, E = spec.model.num_moe_layers, spec.model.num_experts
-    steps = spec.train.steps
+    names, E = spec.model.load_shape.layers, spec.model.load_shape.num_experts
+    L, steps = len(names), spec.train.steps
     bins = min(MAX_TIME_BINS, max(1, MAX_MAP_CELLS // E), steps)
     count_BLE = np.zeros((bins, L, E), np.int64)
     late_LE = np.zeros((L, E), np.int64)
@@ -150,13 +150,12 @@ def _map(trial: TrialRecord, folder: Path) -> LoadMap:
         np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
     layer = _least_even(late_LE, spec.balancer.target)
-    names = spec.model.layer_names
     return LoadMap(
         name=f"{trial.label}, {E} experts",
         percent_LE=percent_of_fair(utilisation(late_LE, spec.balancer.target)),
         percent_BE=percent_of_fair(utilisation(count_BLE[:, layer], spec.balancer.target)),
         step_B=(np.arange(bins) * steps // bins + 1).astype(np.int32),
-        layer_names=names,
+        layer_names=list(names),
         layer=names[layer],
     )
 

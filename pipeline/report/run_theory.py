@@ -90,7 +90,7 @@ class _Watch:
     """Accumulates the figures of a `Conduct` in one pass, keeping only the last step."""
 
     def __init__(self, spec: TrialSpec) -> None:
-        self._assignments = spec.train.tokens_per_step * spec.model.top_k
+        self._assignments = spec.train.tokens_per_step * spec.model.load_shape.top_k
         self._target = spec.balancer.target
         self._steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
         self._steps = self._miscounts = self._turns = self._moves = self._steady_steps = 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from evenload.pipeline.spec.load_shape import LoadShape
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
 
 
@@ -67,8 +68,9 @@ class OtherModel(Frozen):
         return len(self.found.layers)
 
     @property
-    def layer_names(self) -> list[str]:
-        return list(self.found.layers)
+    def load_shape(self) -> LoadShape:
+        found = self.found
+        return LoadShape(layers=found.layers, num_experts=found.num_experts, top_k=found.top_k)
 
 
 class HuggingFaceModel(OtherModel):

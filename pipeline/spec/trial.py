@@ -24,6 +24,7 @@ from evenload.pipeline.spec.data import (
     Synthetic,
     TextData,
 )
+from evenload.pipeline.spec.load_shape import LoadShape, RunOutline
 from evenload.pipeline.spec.other_models import HuggingFaceModel, OtherModel, PythonModel
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load, sha256
@@ -127,9 +128,9 @@ class ModelSpec(Frozen):
         return self.num_layers - self.num_dense_layers
 
     @property
-    def layer_names(self) -> list[str]:
-        """The numbers of the expert layers, counted among all layers."""
-        return [str(layer) for layer in range(self.num_dense_layers, self.num_layers)]
+    def load_shape(self) -> LoadShape:
+        layers = tuple(str(layer) for layer in range(self.num_dense_layers, self.num_layers))
+        return LoadShape(layers=layers, num_experts=self.num_experts, top_k=self.top_k)
 
 
 MODEL_KINDS: dict[str, type[ModelSpec] | type[OtherModel]] = {
@@ -350,6 +351,15 @@ class TrialSpec(Frozen):
         raise SpecError(
             f"model.kind={self.model.kind!r}: this works with evenload's own model alone; name a "
             "trial without model.kind"
+        )
+
+    @property
+    def outline(self) -> RunOutline:
+        return RunOutline(
+            self.model.load_shape,
+            self.train.tokens_per_step,
+            self.train.steps,
+            self.balancer.target,
         )
 
     def digest(self, corpus_digest: str, core_version: str) -> str:

@@ -11,7 +11,7 @@ from evenload.pipeline.states import TrialRecord
 
 def layer_names(trial: TrialRecord) -> list[str]:
     """The numbers of the expert layers, counted among all layers of the model."""
-    return spec_of(trial).model.layer_names
+    return list(spec_of(trial).model.load_shape.layers)
 
 
 def chosen_layer(names: list[str]) -> int:

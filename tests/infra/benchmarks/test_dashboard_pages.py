@@ -38,7 +38,7 @@ def test_generated_run_keeps_its_spikes_in_the_reduced_history(
     count_SLE = read_history(folder).count_SLE
     assert len(count_SLE) == 2100
     assert (count_SLE.sum(axis=-1) == spec.train.tokens_per_step * spec.model.top_k).all()
-    series = read_series(folder, spec)
+    series = read_series(folder, spec.outline)
     assert series.miscounted_steps == 0
     vio_SL = max_vio(count_SLE)
     spiked = np.array([1000, 2000])

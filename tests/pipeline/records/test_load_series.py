@@ -17,20 +17,21 @@ from evenload.pipeline.records.load_series import (
     read_series,
 )
 from evenload.pipeline.records.shards import SCALARS
+from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
 
 L, E, TOKENS, TOP_K = 2, 16, 256, 2
 FAIR = TOKENS * TOP_K // E
 
 
-def _spec(steps: int) -> TrialSpec:
+def _outline(steps: int) -> RunOutline:
     return TrialSpec.model_validate(
         {
             "model": {"preset": "tiny"},
             "balancer": {"kind": "sign"},
             "train": {"steps": steps, "batch_sequences": 8, "seq_len": 32},
         }
-    )
+    ).outline
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_spike_of_a_single_step_survives_binning(history: Callable[..., History]
     run = history(4000)
     run.count_SLE[1234, 1, 3] += 5 * FAIR
     run.count_SLE[1234, 1, 4:9] -= FAIR
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(run)
     assert series.bin_steps == 10
     assert series.percent_BE(1)[123, 3] == 600
@@ -86,7 +87,7 @@ def test_expert_counts_as_idle_only_if_it_was_idle_in_every_step_of_the_bin(
     run = history(4000)
     run.count_SLE[0:10, 0, 7] = 0
     run.count_SLE[10:19, 0, 7] = 0
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(run)
     assert series.percent_BE(0)[0, 7] == 0
     assert series.percent_BE(0)[1, 7] > 0
@@ -100,7 +101,7 @@ def test_extending_in_pieces_equals_extending_at_once(
     run.count_SLE[:] = rng.multinomial(TOKENS * TOP_K, np.full(E, 1 / E), size=(1700, L))
     run.bias_SLE[:] = rng.normal(size=run.bias_SLE.shape)
     run.scalars["loss"][:] = rng.random(1700)
-    whole, pieces = LoadSeries(_spec(1700)), LoadSeries(_spec(1700))
+    whole, pieces = LoadSeries(_outline(1700)), LoadSeries(_outline(1700))
     whole.extend(run)
     for start, stop in [(0, 3), (3, 50), (50, 1203), (1150, 1700)]:
         pieces.extend(_slice(run, start, stop))
@@ -117,7 +118,7 @@ def test_short_runs_are_shown_step_by_step(history: Callable[..., History]) -> N
     run.count_SLE[:] = rng.multinomial(TOKENS * TOP_K, np.full(E, 1 / E), size=(50, L))
     run.bias_SLE[:, 0, 0] = np.arange(50)
     run.scalars["loss"][:] = np.arange(50)
-    series = LoadSeries(_spec(50))
+    series = LoadSeries(_outline(50))
     series.extend(run)
     assert series.step_B.tolist() == list(range(1, 51))
     np.testing.assert_allclose(series.max_vio_BL, max_vio(run.count_SLE), rtol=1e-6)
@@ -127,7 +128,7 @@ def test_short_runs_are_shown_step_by_step(history: Callable[..., History]) -> N
 
 
 def test_bins_of_a_running_trial_end_at_its_newest_step(history: Callable[..., History]) -> None:
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     assert series.is_empty
     series.extend(history(25))
     assert series.step_B.tolist() == [1, 11, 21]
@@ -137,7 +138,7 @@ def test_bins_of_a_running_trial_end_at_its_newest_step(history: Callable[..., H
 def test_bias_is_that_of_the_bins_last_step(history: Callable[..., History]) -> None:
     run = history(4000)
     run.bias_SLE[:, 0, 0] = np.arange(1, 4001)
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(run)
     assert series.bias_BE(0)[:3, 0].tolist() == [10, 20, 30]
 
@@ -146,7 +147,7 @@ def test_steps_that_miss_an_assignment_are_counted(history: Callable[..., Histor
     run = history(50)
     run.count_SLE[3, 0, 0] -= 1
     run.count_SLE[7, :, 2] += 1
-    series = LoadSeries(_spec(50))
+    series = LoadSeries(_outline(50))
     series.extend(run)
     assert series.miscounted_steps == 2
 
@@ -161,7 +162,7 @@ def test_idle_streaks_continue_over_pieces_and_bins(history: Callable[..., Histo
     run = history(4000)
     run.count_SLE[95:1203, 1, 5] = 0
     run.count_SLE[95:1203, 1, 6] += FAIR
-    whole, pieces = LoadSeries(_spec(4000)), LoadSeries(_spec(4000))
+    whole, pieces = LoadSeries(_outline(4000)), LoadSeries(_outline(4000))
     whole.extend(run)
     for start, stop in [(0, 90), (90, 101), (101, 102), (102, 1000), (1000, 4000)]:
         pieces.extend(_slice(run, start, stop))
@@ -177,7 +178,7 @@ def test_mean_load_of_a_bin_is_of_summed_counts(history: Callable[..., History])
     run.count_SLE[0, 0, 3] = 10 * FAIR
     run.count_SLE[0, 0, 4:13] = 0
     run.count_SLE[1:10, 0, 4] += FAIR
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(run)
     assert series.percent_BE(0)[0, 3] == 1000
     assert series.mean_percent_BE(0)[0, 3] == 100
@@ -187,7 +188,7 @@ def test_mean_load_of_a_bin_is_of_summed_counts(history: Callable[..., History])
 def test_drift_is_the_mean_change_of_a_bias_per_step(history: Callable[..., History]) -> None:
     run = history(4000)
     run.bias_SLE[:, 1] = np.arange(4000)[:, None] * np.linspace(-0.1, 0.1, E)
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(run)
     expected = np.abs(np.linspace(-0.1, 0.1, E)).mean()
     np.testing.assert_allclose(series.bias_drift_BL[1:, 1], expected, rtol=1e-3)
@@ -221,11 +222,11 @@ def _same(one: LoadSeries, other: LoadSeries) -> None:
 def test_a_series_is_read_as_it_was_written(
     tmp_path: Path, history: Callable[..., History]
 ) -> None:
-    series = LoadSeries(_spec(1700))
+    series = LoadSeries(_outline(1700))
     series.extend(_slice(_random(history, 1700), 0, 1203))
     (tmp_path / "expert_load").mkdir()
     series.write(tmp_path)
-    read = read_series(tmp_path, _spec(1700))
+    read = read_series(tmp_path, _outline(1700))
     _same(read, series)
     for grown in (series, read):
         grown.extend(_slice(_random(history, 1700), 1203, 1700))
@@ -235,22 +236,64 @@ def test_a_series_is_read_as_it_was_written(
 def test_reading_up_to_a_step_leaves_the_unfinished_bin_to_the_shards(
     tmp_path: Path, history: Callable[..., History]
 ) -> None:
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(_random(history, 4000))
     (tmp_path / "expert_load").mkdir()
     series.write(tmp_path)
-    short = LoadSeries(_spec(4000))
+    short = LoadSeries(_outline(4000))
     short.extend(_slice(_random(history, 4000), 0, 1230))
-    _same(read_series(tmp_path, _spec(4000), last=1239), short)
+    _same(read_series(tmp_path, _outline(4000), last=1239), short)
 
 
 def test_file_of_another_run_length_and_torn_files_are_not_used(
     tmp_path: Path, history: Callable[..., History]
 ) -> None:
-    series = LoadSeries(_spec(4000))
+    series = LoadSeries(_outline(4000))
     series.extend(history(100))
     (tmp_path / "expert_load").mkdir()
     series.write(tmp_path)
-    assert read_series(tmp_path, _spec(8000)).is_empty
+    assert read_series(tmp_path, _outline(8000)).is_empty
     (tmp_path / "expert_load" / FILE).write_bytes(b"PAR1 torn")
-    assert read_series(tmp_path, _spec(4000)).is_empty
+    assert read_series(tmp_path, _outline(4000)).is_empty
+
+
+def test_run_without_a_planned_end_grows_into_longer_bins(
+    history: Callable[..., History],
+) -> None:
+    run = history(4000)
+    rng = np.random.default_rng(0)
+    run.count_SLE[:] = rng.multinomial(TOKENS * TOP_K, np.full(E, 1 / E), size=(4000, L))
+    run.count_SLE[900:960, 0, 3] = 0
+    run.bias_SLE[:] = np.arange(4000)[:, None, None]
+    run.scalars["learning_rate"][:] = np.arange(4000)
+    grown = LoadSeries(_outline(1)._replace(steps=None))
+    planned = LoadSeries(_outline(400 * 16))
+    assert planned.bin_steps == 16
+    for start in range(0, 4000, 333):
+        grown.extend(_slice(run, start, start + 333))
+    planned.extend(run)
+    _same(grown, planned)
+    assert grown.streak_LE[0, 3] >= 60
+
+
+def test_file_of_a_run_without_a_planned_end_is_read_with_its_bins(
+    tmp_path: Path, history: Callable[..., History]
+) -> None:
+    (tmp_path / "expert_load").mkdir()
+    endless = _outline(1)._replace(steps=None)
+    series = LoadSeries(endless)
+    series.extend(history(1700))
+    series.write(tmp_path)
+    read = read_series(tmp_path, endless)
+    assert (read.bin_steps, read.last_step) == (8, 1700)
+    _same(read, series)
+
+
+def test_tokens_come_from_the_counts_if_nobody_told_them(history: Callable[..., History]) -> None:
+    series = LoadSeries(_outline(50)._replace(tokens=None))
+    run = history(50)
+    run.count_SLE[:, 1] = 0  # a layer that was never reached
+    series.extend(run)
+    assert series.tokens_per_step == TOKENS
+    assert series.miscounted_steps == 0
+    assert LoadSeries(_outline(50)).tokens_per_step == 0

@@ -47,11 +47,11 @@ def _pooled_steps(folder: Path, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
     """The last step of the pooled file, without newer shards."""
     with monkeypatch.context() as patch:
         patch.setattr(load_series, "catch_up", lambda *_: None)
-        return read_series(folder, spec).last_step
+        return read_series(folder, spec.outline).last_step
 
 
 def _vio(folder: Path, spec: TrialSpec) -> tuple[list[int], list[list[float]]]:
-    series = read_series(folder, spec)
+    series = read_series(folder, spec.outline)
     return series.step_B.tolist(), series.max_vio_BL.tolist()
 
 
@@ -65,7 +65,7 @@ def test_file_follows_the_run_and_the_reader_adds_newer_shards(
     attempt = Attempt(tmp_path, identity())
     attempt.log([record(step) for step in range(1, 56)])
     assert _pooled_steps(tmp_path, spec, monkeypatch) == 40
-    assert read_series(tmp_path, spec).last_step == 55
+    assert read_series(tmp_path, spec.outline).last_step == 55
     attempt.close()
     assert _pooled_steps(tmp_path, spec, monkeypatch) == 55
 
@@ -100,7 +100,7 @@ def test_attempt_that_starts_over_leaves_nothing_of_the_old_file(
     again = Attempt(tmp_path, identity(attempt=2))
     again.log([record(1)])
     assert not (tmp_path / "expert_load" / FILE).exists()
-    assert read_series(tmp_path, spec).last_step == 1
+    assert read_series(tmp_path, spec.outline).last_step == 1
 
 
 def test_attempt_that_logs_no_step_writes_nothing(tmp_path: Path, identity: Identity) -> None:
@@ -121,7 +121,7 @@ def test_full_disk_is_counted_and_readers_fall_back_to_the_shards(
     attempt.log([record(step) for step in range(1, 31)])
     attempt.close()
     assert attempt.pooled.errors > 0
-    series = read_series(tmp_path, spec)
+    series = read_series(tmp_path, spec.outline)
     assert series.last_step == 30
     np.testing.assert_array_equal(series.step_B, np.arange(1, 31))
 

@@ -19,7 +19,7 @@ Trial = Callable[..., TrialSpec]
 
 def test_layers_with_experts_are_found_among_dense_ones(trial_of: Trial) -> None:
     model = trial_of("qwen3_moe").model
-    assert model.layer_names == ["0", "2"]
+    assert model.load_shape.layers == ("0", "2")
     assert (model.num_experts, model.top_k, model.vocab_size) == (8, 2, 48)
     assert (model.built.scores, model.built.bias) == ("probability", "added")
 
@@ -37,7 +37,11 @@ def test_every_family_is_told_apart(
     trial_of: Trial, kind: str, scores: str, bias: str, layers: list[str]
 ) -> None:
     model = trial_of(kind, "none").model
-    assert (model.built.scores, model.built.bias, model.layer_names) == (scores, bias, layers)
+    assert (model.built.scores, model.built.bias, list(model.load_shape.layers)) == (
+        scores,
+        bias,
+        layers,
+    )
 
 
 def test_weights_and_flops_of_mixtral_are_those_of_its_dimensions(trial_of: Trial) -> None:
