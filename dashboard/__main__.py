@@ -44,7 +44,7 @@ PRELOADED = (
     "evenload.dashboard.page_parts",
     "evenload.dashboard.queries",
     "evenload.dashboard.run.queries",
-    "evenload.pipeline.sweep.recommend",
+    "evenload.pipeline.sweep.answer",
 )
 
 

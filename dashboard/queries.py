@@ -6,16 +6,12 @@ So pages must not change them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
-from pydantic import ValidationError
 
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.recommend import Recommendation, recommend
+from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
@@ -40,8 +36,8 @@ def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
     return _curves(Settings().store_url, sweep_id)
 
 
-def answer(sweep_id: str) -> Recommendation:
-    """The recommendation with its evidence."""
+def answer(sweep_id: str) -> Answer:
+    """The answer with its evidence."""
     return _answer(Settings().store_url, sweep_id)
 
 
@@ -94,18 +90,9 @@ def _curves(url: str, sweep_id: str) -> dict[str, list[CurvePoint]]:
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=16, show_spinner=False)
-def _answer(url: str, sweep_id: str) -> Recommendation:
-    sweep, trials = _sweep(url, sweep_id)
-    return recommend(trials, _sweep_spec(sweep_id, sweep.spec), _curves(url, sweep_id))
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _sweep_spec(sweep_id: str, _spec: dict[str, Any]) -> SweepSpec | None:
-    """The spec; None if another version of evenload stored it and this one cannot read it."""
-    try:
-        return SweepSpec.model_validate(_spec)
-    except ValidationError:
-        return None
+def _answer(url: str, sweep_id: str) -> Answer:
+    trials, spec = _sweep(url, sweep_id)[1], readable_spec(_store(url), sweep_id)
+    return answer_of(trials, spec, _curves(url, sweep_id), sweep_id)
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

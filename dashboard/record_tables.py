@@ -15,6 +15,7 @@ from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.sweep.axes import EXPERTS, Axes, axes_of, value_of
 
 
 def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> 
     return table.sort_values("created_at", ascending=False, ignore_index=True)
 
 
-def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
+def trial_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
     """One row per trial, in sweep order, with shares in percent and NaN for missing figures."""
     rows = [
         {
@@ -47,6 +48,7 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
             "rule": trial.label,
             "step_size": step_size(trial),
             "experts": trial.spec["model"]["num_experts"],
+            **{key: value_of(trial.spec, key) for key in further(axes)},
             "seed": trial.spec["train"]["seed"],
             "state": str(trial.state),
             "progress": 100 * steps_done(trial),
@@ -57,6 +59,11 @@ def trial_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
         for trial in trials
     ]
     return pd.DataFrame(rows)
+
+
+def further(axes: Axes) -> list[str]:
+    """The axes that have a column of their own, beside rule, experts and seed."""
+    return [key for key in (*axes.per, *axes.chosen) if key != EXPERTS and key[:9] != "balancer."]
 
 
 def figure_table(trial: TrialRecord) -> pd.DataFrame:
@@ -87,24 +94,21 @@ def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grid(trials: Sequence[TrialRecord], name: str) -> Grid:
-    """The figure `name` of each setting at each expert count.
-
-    The value of a cell is the mean over its trials, which may differ in seed.
-    """
+def grid(trials: Sequence[TrialRecord], name: str, axes: Axes) -> Grid:
+    """The figure `name` of each setting at each place, a mean over the seeds that have it."""
     kinds = list(dict.fromkeys(trial.spec["balancer"]["kind"] for trial in trials))
-    settings = sorted({_setting_key(trial, kinds) for trial in trials})
-    experts = sorted({trial.spec["model"]["num_experts"] for trial in trials})
-    cells: dict[tuple[str, int], list[TrialRecord]] = {}
+    settings = sorted({_setting_key(trial, kinds, axes) for trial in trials})
+    cells: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in trials:
-        cells.setdefault((trial.label, trial.spec["model"]["num_experts"]), []).append(trial)
+        cells.setdefault((axes.setting(trial), axes.place(trial)), []).append(trial)
     labels = [label for *_, label in settings]
+    places = list(dict.fromkeys(place for _, place in cells))
     value_RC = np.array(
-        [[_mean(cells.get((label, n), ()), name) for n in experts] for label in labels],
+        [[_mean(cells.get((label, place), ()), name) for place in places] for label in labels],
         dtype=np.float32,
-    ).reshape(len(labels), len(experts))
-    note_RC = [[_note(cells.get((label, n), ())) for n in experts] for label in labels]
-    return Grid(labels, experts, value_RC, note_RC)
+    ).reshape(len(labels), len(places))
+    note_RC = [[_note(cells.get((label, place), ())) for place in places] for label in labels]
+    return Grid(labels, places, value_RC, note_RC)
 
 
 def figure(trial: TrialRecord, name: str) -> float:
@@ -160,8 +164,9 @@ def eta_seconds(
 
 
 def trial_labels(trials: Sequence[TrialRecord]) -> dict[str, str]:
-    """Unique names by digest: rule, experts and, if needed, the seed and a part of the digest."""
-    short = {trial.digest: label_of(trial) for trial in trials}
+    """Unique names by digest: rule, every axis and, if needed, seed and a part of the digest."""
+    axes = axes_of(trials)
+    short = {trial.digest: axes.both(trial) for trial in trials}
     shared = {label for label, times in Counter(short.values()).items() if times > 1}
     return {
         trial.digest: short[trial.digest]
@@ -179,11 +184,11 @@ def spec_of(trial: TrialRecord) -> TrialSpec:
     return TrialSpec.model_validate(trial.spec)
 
 
-def _setting_key(trial: TrialRecord, kinds: Sequence[str]) -> tuple[int, float, str]:
+def _setting_key(trial: TrialRecord, kinds: Sequence[str], axes: Axes) -> tuple[int, float, str]:
     """A key that sorts by rule, in the order of the sweep, and then by step size."""
     size = step_size(trial)
     rank = kinds.index(trial.spec["balancer"]["kind"])
-    return rank, -1.0 if math.isnan(size) else size, trial.label
+    return rank, -1.0 if math.isnan(size) else size, axes.setting(trial)
 
 
 def _mean(trials: Sequence[TrialRecord], name: str) -> float:

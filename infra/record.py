@@ -60,8 +60,11 @@ def rows_of(name: str, document: Row) -> list[Row]:
 
 def header_of(name: str, document: Row) -> Row:
     """The first line of a file: the origin of its figures."""
-    about = {key: document[key] for key in ("recommendation", "trials", "workers", "browser")
-             if isinstance(document.get(key), str | int | dict)}  # fmt: skip
+    about = {
+        key: document[key]
+        for key in ("sweep_id", "trials", "workers", "browser")
+        if isinstance(document.get(key), str | int | dict)
+    }
     place = document.get("where", document)
     found = _only(PLACE, place) if "device" in place else _here()
     today = datetime.now(UTC).date().isoformat()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from record import Row, read
 
 from evenload.pipeline.figures.metrics import METRICS, columns
-from evenload.pipeline.figures.wording import NONE
+from evenload.pipeline.figures.wording import number
+from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.answer import Answer, answer_of
+from evenload.pipeline.sweep.answer_text import sentences
+from evenload.pipeline.sweep.setting import Setting
 from evenload.pipeline.sweep.statistics import interval
 
 SEEDS = ("val_bits_per_byte", "max_vio", "max_vio_global", "idle_frac", "effective_util")
@@ -45,27 +50,54 @@ def quickstart() -> str:
         for trial in trials
     ]
     titles = ("rule", "experts", "seed", *(metric.head for metric in shown))
-    answer = f"> {header['recommendation']}"
-    return "\n\n".join([table(titles, rows), answer, measured_on(header)])
+    return "\n\n".join([table(titles, rows), _quoted(_answer(header, trials)), measured_on(header)])
 
 
 def seeds() -> str:
-    """Means over seeds with 95 % intervals. Differences to no balancing are paired by seed."""
+    """Means over seeds with 95 % intervals, and what the answer says about every setting."""
     header, trials = read("five_seeds")
     by_label: dict[str, list[Row]] = {}
     for trial in trials:
         by_label.setdefault(trial["label"], []).append(trial)
-    control = [trial["val_bits_per_byte"] for trial in by_label["none"]]
-    rows = [_seed_row(label, found, control) for label, found in by_label.items()]
+    answer = _answer(header, trials)
+    settings = {setting.label: setting for setting in answer.settings}
+    rows = [_seed_row(settings[label], found) for label, found in by_label.items()]
     loss, *others = (METRICS[name].head for name in SEEDS)
-    return f"{table(('rule', loss, 'against none', *others), rows)}\n\n{measured_on(header)}"
+    titles = ("rule", loss, "above the best, at most", "against none", *others, "verdict")
+    return "\n\n".join([table(titles, rows), _quoted(answer), measured_on(header)])
 
 
-def _seed_row(label: str, trials: list[Row], control: list[float]) -> tuple[str, ...]:
-    loss = [trial["val_bits_per_byte"] for trial in trials]
-    gain = interval([mine - other for mine, other in zip(loss, control, strict=True)])
-    shown = [METRICS[name].shown(interval([trial[name] for trial in trials])) for name in SEEDS]
-    return label, shown[0], NONE if label == "none" else f"{gain:+.3f}", *shown[1:]
+def _seed_row(setting: Setting, trials: list[Row]) -> tuple[str, ...]:
+    loss, *others = (
+        METRICS[name].shown(interval([trial[name] for trial in trials])) for name in SEEDS
+    )
+    bounds = number(setting.above_best), number(setting.against_none, "+.3f")
+    return setting.label, loss, *bounds, *others, setting.verdict.value
+
+
+def _answer(header: Row, trials: list[Row]) -> Answer:
+    """The answer of recorded trials, by the procedure of today."""
+    return answer_of([_record(trial) for trial in trials], sweep_id=header.get("sweep_id", "ID"))
+
+
+def _record(trial: Row) -> TrialRecord:
+    known = {
+        "digest": trial["digest"],
+        "label": trial["label"],
+        "spec": {
+            "balancer": {"kind": trial["label"].split()[0]},
+            "model": {"num_experts": trial["num_experts"]},
+            "train": {"seed": trial["seed"]},
+        },
+        "state": TrialState.COMPLETED,
+        "result": {name: value for name, value in trial.items() if isinstance(value, float)},
+    }
+    blank = dict.fromkeys(field.name for field in fields(TrialRecord))
+    return TrialRecord(**{**blank, **known})
+
+
+def _quoted(answer: Answer) -> str:
+    return "\n>\n".join(f"> {sentence}" for sentence in sentences(answer))
 
 
 def simulation() -> str:

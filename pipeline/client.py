@@ -27,9 +27,9 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.answer import answer
+from evenload.pipeline.sweep.answer import Answer, answer, readable_spec
+from evenload.pipeline.sweep.axes import ABSENT, EXPERTS, Axes, axes_of, seed_of, value_of
 from evenload.pipeline.sweep.extension import extension
-from evenload.pipeline.sweep.recommend import Recommendation
 from evenload.pipeline.sweep.removal import remove_sweep
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 class Client:
     """Reads the store and the shards.
 
-    Only `submit`, `extend`, `delete` and the verbs of `store` write. The verbs (pause, resume,
-    stop, cancel and retry_failed) take a sweep, or a sweep and one of its trials.
+    Only `submit`, `add_seeds`, `extend`, `delete` and the verbs of `store` write. The verbs
+    (pause, resume, stop, cancel and retry_failed) take a sweep, or a sweep and one of its trials.
 
     Args:     home: the folder with the shards
               database_url: the store, see `pipeline.settings`
@@ -59,6 +59,13 @@ class Client:
         """Submits a sweep, or that in a YAML file, for `evenload serve` to run; returns its id."""
         spec = sweep if isinstance(sweep, SweepSpec) else load_sweep(Path(sweep))
         return self.store.submit(spec)
+
+    def add_seeds(self, sweep_id: str, seeds: int) -> None:
+        """Lets `evenload serve` train every setting of a finished sweep with more seeds.
+
+        Raises:   SpecError: the sweep is not finished
+        """
+        self.store.add_seeds(sweep_id, seeds)
 
     def extend(self, sweep_id: str, steps: int, digest: str | None = None) -> str:
         """Submits a sweep that trains the completed trials, or only one, up to `steps` steps.
@@ -84,8 +91,8 @@ class Client:
         """The trials of a sweep, in its order."""
         return self.store.trials(sweep_id)
 
-    def recommendation(self, sweep_id: str) -> Recommendation:
-        """The recommended setting with its evidence."""
+    def answer(self, sweep_id: str) -> Answer:
+        """The answer with its evidence; `answer_text.sentence` puts it into words."""
         return answer(self.store, sweep_id)
 
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
@@ -109,10 +116,12 @@ class Client:
         return evaluation_arrays.read_routes(self._folder(digest))
 
     def trials_frame(self, sweep_id: str) -> pd.DataFrame:
-        """One row per trial: digest, label, state, experts, seed and figures.  Needs pandas."""
+        """One row per trial: digest, rule, every axis of the sweep, figures.  Needs pandas."""
         import pandas as pd
 
-        frame = pd.DataFrame([_row(trial) for trial in self.trials(sweep_id)])
+        trials = self.trials(sweep_id)
+        axes = axes_of(trials, readable_spec(self.store, sweep_id))
+        frame = pd.DataFrame([_row(trial, axes) for trial in trials])
         frame.attrs = {
             metric.name: {"title": metric.title, "unit": metric.unit, "better": metric.better}
             for metric in of_trials()
@@ -129,13 +138,19 @@ class Client:
         return readable_dir(self.settings, self.store.trial(digest).digest)
 
 
-def _row(trial: TrialRecord) -> dict[str, Any]:
+def _known(value: Any) -> Any:
+    return None if value == ABSENT else value
+
+
+def _row(trial: TrialRecord, axes: Axes) -> dict[str, Any]:
     return {
         "digest": trial.digest,
         "label": trial.label,
+        "setting": axes.setting(trial),
         "state": trial.state.value,
-        "num_experts": trial.spec["model"]["num_experts"],
-        "seed": trial.spec["train"]["seed"],
+        "num_experts": value_of(trial.spec, EXPERTS),
+        "seed": seed_of(trial),
+        **{key: _known(value_of(trial.spec, key)) for key in (*axes.per, *axes.chosen)},
         **{metric.name: trial.figure(metric.name) for metric in of_trials()},
         **trial.result,
     }

@@ -20,7 +20,7 @@ from evenload.dashboard.compare.tables import (
     spec_differences,
 )
 from evenload.dashboard.page_parts import card, export, live, metric_columns, plot
-from evenload.dashboard.record_tables import label_of, spec_of
+from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
 from evenload.pipeline.charts.loads import load_by_rank_and_depth, load_difference
@@ -28,6 +28,7 @@ from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.axes import axes_of
 
 WINDOWS = {"last step": 1, "last 10 steps": 10, "last 100 steps": 100}
 EVALUATION = "evaluation"
@@ -56,8 +57,9 @@ def main() -> None:
 def _options() -> dict[str, str]:
     """Digest -> name of every trial that has started, the newest sweep first."""
     return {
-        trial.digest: f"{label_of(trial)}, seed {trial.spec['train']['seed']} · {sweep.name}"
+        trial.digest: f"{axes.name(trial)} · {sweep.name}"
         for sweep, trials in queries.sweeps()
+        for axes in [axes_of(trials)]
         for trial in trials
         if trial.state is not TrialState.QUEUED
     }
@@ -99,7 +101,8 @@ def _body(digests: list[str]) -> None:
 
 def _names(trials: list[TrialRecord]) -> list[str]:
     """Short and unique names of the runs."""
-    short = [label_of(trial) for trial in trials]
+    axes = axes_of(trials)
+    short = [axes.both(trial) for trial in trials]
     return [
         name if short.count(name) == 1 else f"{name} ({trial.digest[:6]})"
         for name, trial in zip(short, trials, strict=True)

@@ -25,7 +25,7 @@ from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks, waits_by
 from evenload.pipeline.figures.cost import CostSettings, basis
 from evenload.pipeline.figures.wording import duration, number, scaled
 from evenload.pipeline.states import SweepState, TrialRecord
-from evenload.pipeline.sweep.recommend import Recommendation
+from evenload.pipeline.sweep.answer import Answer
 
 START_PRICE, START_HOURS, START_RANKS = 2.5, 1000.0, 8
 EXPLANATION = (
@@ -54,7 +54,7 @@ def _is_over(sweep_id: str) -> bool:
 def _body(sweep_id: str) -> None:
     _, trials = queries.sweep(sweep_id)
     with st.spinner("Reading the recorded loads", show_time=True):
-        found = losses(cost_queries.what_waits(trials))
+        found = losses(cost_queries.what_waits(trials), queries.answer(sweep_id).axes)
     available = sizes(found)
     if not available:
         st.info(
@@ -104,16 +104,20 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
     return plan_of(ranks, hours, price, watts, settings)
 
 
-def _bills(answer: Recommendation, found: Sequence[SettingWaits], plan: Plan) -> None:
-    """The losses of the recommended setting, and what it saves against no balancing."""
-    label = answer.best.label if answer.best else min(
-        found, key=lambda loss: loss.share_R.get(plan.ranks, 1.0)
-    ).label  # fmt: skip
-    own, control = mean_share(found, label, plan.ranks), mean_share(found, "none", plan.ranks)
+def _bills(answer: Answer, found: Sequence[SettingWaits], plan: Plan) -> None:
+    """The losses of a rule that the answer names, and what it saves against no balancing."""
+    waits = [loss for loss in found if plan.ranks in loss.share_R] or found
+    named = {setting.label for setting in answer.named}
+    label = min(
+        [loss for loss in waits if loss.label in named] or waits,
+        key=lambda loss: loss.share_R.get(plan.ranks, 1.0),
+    ).label
+    plain = [loss.label for loss in found if loss.label.split()[0] == "none"]
+    own, control = mean_share(found, [label], plan.ranks), mean_share(found, plain, plan.ranks)
     bills = bill(own, plan)
     saved = bill(control - own, plan)
     metrics(
-        ("Setting", label, "recommended" if answer.best else "smallest lost time"),
+        ("Setting", label, "named by the answer" if label in named else "smallest lost time"),
         ("Step time lost", number(own, ".1%"), f"by waiting for the fullest of {plan.ranks} ranks"),
         ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
         ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} per GPU hour"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import pandas as pd
 from evenload.pipeline.charts.cost import SettingWaits
 from evenload.pipeline.figures.cost import EP_SIZES, JOULES_PER_KWH, CostSettings, Waiting
 from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.axes import Axes
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -40,12 +41,14 @@ class Bill(NamedTuple):
     kilograms: float  # CO2 equivalent
 
 
-def losses(found: Iterable[tuple[TrialRecord, Sequence[Waiting]]]) -> list[SettingWaits]:
+def losses(
+    found: Iterable[tuple[TrialRecord, Sequence[Waiting]]], axes: Axes
+) -> list[SettingWaits]:
     """One loss per setting and expert count, in the order of trials, over trials with loads."""
     groups: dict[tuple[str, int], list[dict[int, float]]] = defaultdict(list)
     for trial, waiting in found:
         if waiting:
-            key = (trial.label, int(trial.spec["model"]["num_experts"]))
+            key = (axes.beside_experts(trial), int(trial.spec["model"]["num_experts"]))
             groups[key].append({one.ranks: one.step_share for one in waiting})
     return [
         SettingWaits(
@@ -96,9 +99,9 @@ def bill_table(found: Sequence[SettingWaits], plan: Plan) -> pd.DataFrame:
     return table.sort_values("share", ignore_index=True)
 
 
-def mean_share(found: Iterable[SettingWaits], label: str, ranks: int) -> float:
-    """The mean share of a setting over its expert counts; NaN if the ranks divide none of them."""
+def mean_share(found: Iterable[SettingWaits], labels: Container[str], ranks: int) -> float:
+    """The mean share over expert counts of settings; NaN if the ranks divide none of them."""
     shares = [
-        loss.share_R[ranks] for loss in found if loss.label == label and ranks in loss.share_R
+        loss.share_R[ranks] for loss in found if loss.label in labels and ranks in loss.share_R
     ]
     return fmean(shares) if shares else math.nan

@@ -1,15 +1,18 @@
 """How much each parameter of a sweep influences a figure.
 
-The importance is the share of the figure's variance over trials that the parameter's levels
-explain: epsilon squared of a one-way analysis of variance, which is the main effect of a functional
-ANOVA without the part of chance. The rest is due to interactions and seeds.
+The importance is a parameter's share of the variance over trials: what it adds to an additive model
+of the parameters, averaged over all orders in which they can be added. So parameters that go
+together, such as a rule and its step size, divide what they explain, and the shares add up to at
+most 1. Explained variance is corrected for chance (epsilon squared). The rest is due to
+interactions and seeds.
 
-Source: Kelley 1935, An unbiased correlation ratio measure (epsilon squared); Hutter, Hoos &
-Leyton-Brown 2014, An efficient approach for assessing hyperparameter importance (main effects).
+Source: Lindeman, Merenda & Gold 1980, Introduction to bivariate and multivariate analysis (averages
+over orders); Kelley 1935, An unbiased correlation ratio measure (epsilon squared).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,10 +25,11 @@ from evenload.pipeline.states import TrialRecord
 
 ABSENT = "–"  # the value of a parameter that a trial's rule does not have
 MAX_LEVELS = 8  # numbers with more levels are grouped into quarters
+MAX_ORDERS = 120  # of more parameters than five, so many orders are drawn
 METHOD = (
-    "Share of the variance over trials that the levels of a parameter explain (epsilon squared, "
-    "the main effect of an analysis of variance without chance). The rest is due to interactions "
-    "and seeds."
+    "Share of the variance over trials that a parameter explains in an additive model of all of "
+    "them, averaged over the orders in which they are added, without what chance explains. The "
+    "rest is due to interactions and seeds."
 )
 
 
@@ -70,30 +74,74 @@ def importance(
 ) -> dict[str, float]:
     """Name -> share of the variance of the figure, from 0 to 1; NaN if it cannot be determined.
 
-    Trials without the figure or the parameter are left out. A parameter with only one trial per
-    level gives NaN, because its influence cannot be told from chance.
+    Trials without the figure are left out. Together the shares are at most 1. Without repetitions,
+    influence cannot be told from chance, and all are NaN.
     """
     value_T = np.array([figure(trial, name) for trial in trials])
-    return {parameter.name: _share(value_T, _groups(parameter)) for parameter in parameters}
+    known_T = np.isfinite(value_T)
+    groups = {
+        parameter.name: [
+            group for group, is_known in zip(_groups(parameter), known_T, strict=True) if is_known
+        ]
+        for parameter in parameters
+    }
+    found = shares(value_T[known_T], list(groups.values()))
+    return dict(zip(groups, found, strict=True))
 
 
-def _share(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
-    known_T = np.isfinite(value_T) & np.array([group != ABSENT for group in group_T])
-    groups = [group for group, is_known in zip(group_T, known_T, strict=True) if is_known]
-    return explained(value_T[known_T], groups)
+def shares(value_T: NDArray[np.float64], groups: Sequence[Sequence[Any]]) -> list[float]:
+    """What each grouping of the values explains, averaged over the orders of adding them."""
+    dummies = [_dummies(group_T) for group_T in groups]
+    explained: dict[frozenset[int], float] = {frozenset(): 0.0}
+
+    def worth(some: frozenset[int]) -> float:
+        if some not in explained:
+            explained[some] = epsilon_squared(value_T, [dummies[at] for at in sorted(some)])
+        return explained[some]
+
+    if math.isnan(worth(frozenset(range(len(groups))))):
+        return [math.nan] * len(groups)
+    added = np.zeros(len(groups))
+    orders = _orders(len(groups))
+    for order in orders:
+        for place, at in enumerate(order):
+            before = frozenset(order[:place])
+            added[at] += (worth(before | {at}) - worth(before)) / len(orders)
+    added = np.maximum(added, 0)
+    return (added / max(1.0, added.sum())).tolist()
 
 
-def explained(value_T: NDArray[np.float64], group_T: Sequence[Any]) -> float:
-    """Epsilon squared of the groups, at least 0; NaN with one group or without repetitions."""
-    names = sorted(set(map(str, group_T)))
-    index_T = np.array([names.index(str(group)) for group in group_T], int)
-    between, within = len(names) - 1, len(value_T) - len(names)
+def epsilon_squared(value_T: NDArray[np.float64], dummies: Sequence[NDArray[np.float64]]) -> float:
+    """The share of the variance that the groups explain together, less what chance explains.
+
+    NaN if the values do not vary or leave no degree of freedom.
+    """
     total = float(((value_T - value_T.mean()) ** 2).sum()) if len(value_T) else 0.0
-    if between < 1 or within < 1 or total == 0:
+    if total == 0:
         return math.nan
-    mean_G = np.bincount(index_T, value_T) / np.bincount(index_T)
-    left = float(((value_T - mean_G[index_T]) ** 2).sum())
-    return max(0.0, 1 - left / within * (between + within) / total)
+    design_TP = np.column_stack([np.ones(len(value_T)), *dummies])
+    best_P, _, rank, _ = np.linalg.lstsq(design_TP, value_T)
+    within = len(value_T) - int(rank)
+    if rank < 2:
+        return 0.0
+    if within < 1:
+        return math.nan
+    left = float(((value_T - design_TP @ best_P) ** 2).sum())
+    return 1 - left / within * (len(value_T) - 1) / total
+
+
+def _dummies(group_T: Sequence[Any]) -> NDArray[np.float64]:
+    """One column per group, 1 where a trial is in it."""
+    names = sorted(set(map(str, group_T)))
+    return np.array([[str(group) == name for name in names] for group in group_T], float)
+
+
+def _orders(count: int) -> list[Sequence[int]]:
+    """All orders of few parameters; of many, some that are always the same."""
+    if math.factorial(count) <= MAX_ORDERS:
+        return list(itertools.permutations(range(count)))
+    rng = np.random.default_rng(0)
+    return [rng.permutation(count).tolist() for _ in range(MAX_ORDERS)]
 
 
 def _groups(parameter: Parameter) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One sweep: recommendation, grid, front, learning curves, parameters and trials."""
+"""One sweep: answer, grid, front, learning curves, parameters and trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evenload.dashboard.record_tables import (
     count,
     elapsed_seconds,
     eta_seconds,
-    label_of,
+    further,
     progress,
     trial_table,
 )
@@ -39,6 +39,8 @@ from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.sweep.answer_text import sentences
+from evenload.pipeline.sweep.axes import Axes
 
 MAX_TALL_ROWS = 30  # longer tables scroll
 MAX_FAILURES = 20  # largest number of tracebacks on the page
@@ -72,7 +74,7 @@ def _body(sweep_id: str) -> None:
     if not trials:
         st.info("The trials are not listed yet. `evenload serve` lists them before it runs them.")
         return
-    st.info(queries.answer(sweep_id).sentence, icon=":material/balance:")
+    st.info("  \n".join(sentences(queries.answer(sweep_id))), icon=":material/balance:")
     VIEWS[chosen_view(VIEWS)](sweep, trials)
 
 
@@ -90,27 +92,29 @@ def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 
 def _trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    table = trial_table(trials)
+    axes = queries.answer(sweep.sweep_id).axes
+    table, config = trial_table(trials, axes), _columns(axes)
     height = table_height(table, MAX_TALL_ROWS)
-    row = clicked_row(_shown(table), "trials", _columns(), height=height)
+    row = clicked_row(_shown(table, config), "trials", config, height=height)
     st.caption("Click a trial to open its run. Click the head of a column to sort by it.")
     if row is not None:
         st.switch_page("run/page.py", query_params={"run": table.digest[row]})
-    _failures([trial for trial in trials if trial.state is TrialState.FAILED])
+    _failures([trial for trial in trials if trial.state is TrialState.FAILED], axes)
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:
     states = table.state.map(lambda state: [TRIAL_STATES[TrialState(state)].text])
-    return table.assign(state=states)[[*_columns()]]
+    return table.assign(state=states)[[*config]]
 
 
-def _columns() -> dict[str, Any]:
+def _columns(axes: Axes) -> dict[str, Any]:
     config = st.column_config
     states = TRIAL_STATES.values()
     return {
         "rule": config.TextColumn("Rule", pinned=True),
         "step_size": config.NumberColumn("Step size", format="%.4g"),
         "experts": config.NumberColumn("Experts", help="routed experts per layer"),
+        **{key: config.Column(key.rpartition(".")[2].replace("_", " ")) for key in further(axes)},
         "seed": config.NumberColumn("Seed"),
         "state": config.MultiselectColumn(
             "State",
@@ -123,7 +127,7 @@ def _columns() -> dict[str, Any]:
     }
 
 
-def _failures(failed: Sequence[TrialRecord]) -> None:
+def _failures(failed: Sequence[TrialRecord], axes: Axes) -> None:
     if not failed:
         return
     st.subheader("Failed trials", anchor=False)
@@ -131,7 +135,7 @@ def _failures(failed: Sequence[TrialRecord]) -> None:
         when = (
             f"after step {trial.progress.step:,}" if trial.progress else "before a progress report"
         )
-        with st.expander(f"{label_of(trial)}: failed {when}"):
+        with st.expander(f"{axes.name(trial)}: failed {when}"):
             st.code(trial.error or "no traceback was recorded", language="python")
             st.page_link(
                 "run/page.py",

@@ -9,7 +9,7 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.page_parts import below, card, metric_columns, plot, theme
-from evenload.dashboard.record_tables import grid, label_of
+from evenload.dashboard.record_tables import grid
 from evenload.dashboard.sweep.importance import METHOD, importance, varying
 from evenload.dashboard.sweep.tables import (
     ENDED,
@@ -29,8 +29,10 @@ from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.pipeline.charts.parameters import ParallelAxis
 from evenload.pipeline.figures.metrics import METRICS, columns, in_grids
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
-from evenload.pipeline.sweep.recommend import Recommendation
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, stage_of
+from evenload.pipeline.sweep.answer import Answer
+from evenload.pipeline.sweep.answer_text import method, place_note
+from evenload.pipeline.sweep.axes import Axes, stage_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 INTERVALS = "95 % intervals over seeds."
 CURVES: dict[str, tuple[Shown, str]] = {
@@ -40,32 +42,36 @@ CURVES: dict[str, tuple[Shown, str]] = {
 
 
 def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Grids of figures by setting and expert count."""
+    """Grids of figures by setting and place."""
+    axes = queries.answer(sweep.sweep_id).axes
     tuned = [trial for trial in trials if stage_of(trial) is Stage.TUNE]
-    caption = _means(tuned) + (
+    caption = "Means over the finished seeds of a setting." + (
         " Confirming trials are in Front." if len(tuned) < len(trials) else ""
     )
     left, right = st.columns(2)
     for position, metric in enumerate(in_grids()):
         column = left if position % 2 == 0 else right
         with column, card(metric.title, metric=metric.name):
-            plot(sweep_grid(grid(tuned, metric.name), metric), f"grid-{metric.name}", caption)
+            plot(sweep_grid(grid(tuned, metric.name, axes), metric), f"grid-{metric.name}", caption)
 
 
 def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """Loss against imbalance, search against confirmation, and every setting with its verdict."""
     answer = queries.answer(sweep.sweep_id)
+    places = {place.place: place for place in answer.places}
     with card(
         "Loss against imbalance",
         "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
     ):
-        caption = (
-            "Means over expert counts and seeds, for settings whose trials are all complete. "
-            "A yardstick far away is named below the axis."
-        )
-        plot(pareto_front(front_points(answer)), "front", caption)
+        shown = next(iter(places), "")
+        if len(places) > 1:
+            shown = st.selectbox("At", list(places), key="at", bind="query-params")
+        caption = "Means over seeds. A setting far away is named below the axis."
+        points = front_points(answer, places[shown]) if shown else []
+        plot(pareto_front(points), "front", caption)
     _confirmed(answer)
-    with card("Settings", "Most even first. ± is half the 95 % interval over seeds (Student's t)."):
+    with card("Settings", method(answer)):
+        st.caption("  \n".join(map(place_note, answer.places)))
         st.dataframe(
             setting_table(answer),
             hide_index=True,
@@ -77,7 +83,7 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """Learning curves, and why some trials did not train to their end."""
-    points = queries.curves(sweep.sweep_id)
+    points, axes = queries.curves(sweep.sweep_id), queries.answer(sweep.sweep_id).axes
     with card("Learning curves", "Evaluated during training, on a sample of the held-out text."):
         left, right = st.columns([1, 1])
         shown = left.segmented_control(
@@ -89,7 +95,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         )
         x: Unit = "tokens" if over == "tokens" else "steps"
         name, title = CURVES[shown or "Held-out loss"]
-        curves = curves_of(trials, points, x, name)
+        curves = curves_of(trials, points, x, name, axes)
         if not curves:
             st.info(
                 "No trial has a learning curve yet. `eval: {every_steps: 50}` in the base of a "
@@ -98,7 +104,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         else:
             caption = "Faint with a cross: stopped early. Point at the cross to read the reason."
             plot(learning_curves(curves, x, title), "learning-curves", caption)
-    ended = ended_table(trials)
+    ended = ended_table(trials, axes)
     if not ended.empty:
         with card("Not trained to the end", "Stopped by a policy or a user, cancelled, or failed."):
             st.dataframe(
@@ -125,13 +131,13 @@ def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Non
         chart = parameter_charts.importance_bars(share, outcomes())
         plot(chart, "importance", "Over all trials with the figure.")
     with card("Parallel coordinates", "One line per trial: its parameters, then its figures."):
-        _parallel(trials, axes(trials, parameters))
+        _parallel(trials, axes(trials, parameters), queries.answer(sweep.sweep_id).axes)
 
 
-def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis]) -> None:
+def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis], named: Axes) -> None:
     """Every trial over all axes, by ECharts: Vega has no brush on parallel axes."""
     rules = [trial.spec["balancer"]["kind"] for trial in trials]
-    names = [f"{label_of(trial)}, seed {trial.spec['train']['seed']}" for trial in trials]
+    names = [named.name(trial) for trial in trials]
     is_faded = [trial.state in ENDED for trial in trials]
     st.echarts_chart(
         parameter_charts.parallel_coordinates(found, rules, names, is_faded, theme()),
@@ -144,7 +150,7 @@ def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis]) -> N
     below(caption, table.to_pandas, "parallel")
 
 
-def _confirmed(answer: Recommendation) -> None:
+def _confirmed(answer: Answer) -> None:
     pairs = confirmations(answer, "loss")
     if not pairs:
         return
@@ -161,21 +167,22 @@ def _title(name: str) -> str:
     return f"{METRICS[name].title}, {METRICS[name].unit}"
 
 
-def _means(trials: Sequence[TrialRecord]) -> str:
-    seeds = len({trial.spec["train"]["seed"] for trial in trials})
-    return f"Mean over {seeds} seeds." if seeds > 1 else "One seed."
-
-
 def _setting_columns() -> dict[str, Any]:
     config = st.column_config
     return {
+        "place": config.TextColumn("At", pinned=True),
         "setting": config.TextColumn("Setting", pinned=True),
         "verdict": config.TextColumn("Verdict", width="medium"),
         **metric_columns(columns()),
         f"{LOSS}_half": config.NumberColumn("±", format="%.4f"),
         f"{IMBALANCE}_half": config.NumberColumn("±", format="%.3f"),
-        "against_none": config.NumberColumn(
-            "Against none", format="%+.4f", help="difference in loss, paired by seed and experts"
+        "above_best": config.NumberColumn(
+            "Above the best", format="%.4f", help="at most so much above the least of the others"
         ),
-        "trials": config.NumberColumn("Trials"),
+        "against_none": config.NumberColumn(
+            "Against none", format="%+.4f", help="difference in loss, with seeds as blocks"
+        ),
+        "against_none_half": config.NumberColumn("±", format="%.4f", help="simultaneous 95 %"),
+        "over_floor": config.NumberColumn("Over floor", format="%.1f", help="MaxVio over floor"),
+        "seeds": config.NumberColumn("Seeds"),
     }

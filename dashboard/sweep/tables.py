@@ -9,15 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from evenload.dashboard.record_tables import figure, label_of
+from evenload.dashboard.record_tables import figure
 from evenload.dashboard.sweep.importance import ABSENT, Parameter
 from evenload.pipeline.charts.front import Pair, Point, Role
 from evenload.pipeline.charts.learning_curves import TrialCurve, Unit
 from evenload.pipeline.charts.parameters import ParallelAxis
 from evenload.pipeline.figures.metrics import columns, in_grids
-from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
-from evenload.pipeline.sweep.recommend import Recommendation
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting
+from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
+from evenload.pipeline.sweep.answer import Answer, PlaceAnswer
+from evenload.pipeline.sweep.axes import Axes
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting, Verdict
 from evenload.pipeline.sweep.statistics import Interval
 
 Shown = Literal["val_loss", "max_vio"]
@@ -36,11 +37,12 @@ def learning_curves(
     curves: Mapping[str, Sequence[CurvePoint]],
     x: Unit,
     y: Shown,
+    axes: Axes,
 ) -> list[TrialCurve]:
     """The curves of trials that have one, in sweep order."""
     return [
         TrialCurve(
-            f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
+            axes.name(trial),
             trial.label,
             np.array([point.step if x == "steps" else point.tokens for point in points], float),
             np.array([getattr(point, y) for point in points], float),
@@ -61,12 +63,12 @@ def why_ended(trial: TrialRecord) -> str:
     return f"{trial.state}: {trial.stop_reason or 'by a user'}"
 
 
-def ended_table(trials: Sequence[TrialRecord]) -> pd.DataFrame:
+def ended_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
     """One row per trial that did not train to its end, with step and reason."""
     rows = [
         {
             "digest": trial.digest,
-            "Trial": f"{label_of(trial)}, seed {trial.spec['train']['seed']}",
+            "Trial": axes.name(trial),
             "At step": trial.progress.step if trial.progress else 0,
             "Of": int(trial.spec["train"]["steps"]),
             "Why": why_ended(trial),
@@ -87,17 +89,17 @@ def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list
     return [*map(_parameter_axis, parameters), *reached]
 
 
-def front_points(answer: Recommendation) -> list[Point]:
-    """The settings of the answer and, where fresh seeds confirmed them, those of the search."""
-    is_confirmed = answer.stage is Stage.CONFIRM
-    best = answer.best.label if answer.best else None
-    usual: Role = "fresh seeds" if is_confirmed else "settings"
-    found = [_point(setting, "search") for setting in answer.tuned] if is_confirmed else []
-    for setting in answer.settings:
+def front_points(answer: Answer, place: PlaceAnswer) -> list[Point]:
+    """The settings at a place and, where fresh seeds confirmed them, those of the search there."""
+    usual: Role = "fresh seeds" if answer.is_confirmed else "settings"
+    found = [_point(s, "search") for s in answer.tuned if s.place == place.place]
+    for setting in place.settings:
         role: Role = "controls" if setting.is_yardstick else usual
-        point = _point(setting, "recommended" if setting.label == best else role)
+        if setting.verdict is Verdict.NAMED:
+            role = "recommended"
         # The front is that of the search, where there was one: it has all settings.
-        found.append(point._replace(on_front=point.on_front and not is_confirmed))
+        point = _point(setting, role)
+        found.append(point._replace(on_front=point.on_front and not answer.is_confirmed))
     return found
 
 
@@ -135,16 +137,19 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def setting_table(answer: Recommendation) -> pd.DataFrame:
-    """One row per complete setting, most even first; ± is half the 95 % interval over seeds."""
-    against = {found.label: found.loss for found in answer.comparisons}
+def setting_table(answer: Answer) -> pd.DataFrame:
+    """One row per place and setting, most even first; ± is half the 95 % interval over seeds."""
     rows = [
         {
+            "place": setting.place,
             "setting": setting.label,
-            "verdict": verdict(setting, answer),
+            "verdict": verdict(setting),
             **_figures(setting),
-            "against_none": against[setting.label].mean if setting.label in against else math.nan,
-            "trials": setting.trials,
+            "above_best": setting.above_best,
+            "against_none": setting.against_none.mean if setting.against_none else math.nan,
+            "against_none_half": _half(setting.against_none) if setting.against_none else math.nan,
+            "over_floor": setting.over_floor,
+            "seeds": setting.seeds,
         }
         for setting in answer.settings
     ]
@@ -152,7 +157,7 @@ def setting_table(answer: Recommendation) -> pd.DataFrame:
 
 
 def _figures(setting: Setting) -> dict[str, float]:
-    """The figures with shares in percent, and half the interval of the two ranking figures."""
+    """The figures with shares in percent, and half the interval of the two that are compared."""
     halves = {LOSS: _half(setting.loss), IMBALANCE: _half(setting.imbalance)}
     found: dict[str, float] = {}
     for metric in columns():
@@ -162,36 +167,26 @@ def _figures(setting: Setting) -> dict[str, float]:
     return found
 
 
-def verdict(setting: Setting, answer: Recommendation) -> str:
-    """Why a setting is recommended or not, in a few words."""
-    best = answer.best
-    if best is not None and setting.label == best.label:
-        return "recommended"
-    if setting.is_yardstick:
-        return "yardstick, never recommended"
-    if setting.violates:
-        return "; ".join(setting.violates)
-    if best is None:
-        return ""
-    if setting.max_vio < best.max_vio:
-        return "more even, but costs loss"
-    return "on the front, less even" if setting.on_front else "less even"
+def verdict(setting: Setting) -> str:
+    """What the answer says about a setting, in a few words."""
+    is_illegal = setting.verdict is Verdict.VIOLATES
+    return "; ".join(setting.violates) if is_illegal else setting.verdict.value
 
 
-def confirmations(answer: Recommendation, shown: Figure) -> list[Pair]:
+def confirmations(answer: Answer, shown: Figure) -> list[Pair]:
     """Settings that were tuned and confirmed, in the order of their confirmed figure."""
-    tuned = {setting.label: setting for setting in answer.tuned}
+    tuned = {setting.name: setting for setting in answer.tuned}
     pairs = [
-        _pair(tuned[setting.label], setting, shown)
+        _pair(tuned[setting.name], setting, shown)
         for setting in answer.settings
-        if setting.stage != "tune" and setting.label in tuned
+        if setting.name in tuned
     ]
     return sorted(pairs, key=lambda pair: pair.confirmed)
 
 
 def _pair(tuned: Setting, confirmed: Setting, shown: Figure) -> Pair:
     first, then = _of(tuned, shown), _of(confirmed, shown)
-    return Pair(confirmed.label, first.mean, _half(first), then.mean, _half(then), then.seeds)
+    return Pair(confirmed.name, first.mean, _half(first), then.mean, _half(then), then.seeds)
 
 
 def _of(setting: Setting, shown: Figure) -> Interval:

@@ -1,6 +1,6 @@
-"""A grid with one figure of a sweep by setting and expert count.
+"""A grid with one figure of a sweep by setting and place, such as an expert count.
 
-Shape suffixes: R settings, C expert counts.
+Shape suffixes: R settings, C places.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart
 from evenload.pipeline.figures.metrics import Metric
 
-COUNTS = "experts per layer"
+COUNT, COUNTS, PLACES = " experts", "experts per layer", "place"
 ON_BRIGHT, ON_DARK = "#1f2933", "#ffffff"  # colours of the numbers in cells
 
 
 class Grid(NamedTuple):
-    """One figure of a sweep, with one row (R) per setting and one column (C) per expert count."""
+    """One figure of a sweep, with one row (R) per setting and one column (C) per place."""
 
     setting_R: list[str]
-    experts_C: list[int]
-    value_RC: NDArray[np.float32]  # mean over finished trials, shares in percent; NaN without one
+    place_C: list[str]
+    value_RC: NDArray[np.float32]  # mean over finished seeds, shares in percent; NaN without one
     note_RC: list[list[str]]  # why a cell has no value
 
 
 def sweep_grid(grid: Grid, metric: Metric) -> Chart:
     """A coloured grid with the number of every cell, or the reason why there is none."""
     value, (R, C) = f"{metric.title}, {metric.unit}", grid.value_RC.shape
+    is_count = all(place.removesuffix(COUNT).isdigit() for place in grid.place_C)
+    across = COUNTS if is_count else PLACES
+    places = [place.removesuffix(COUNT) if is_count else place for place in grid.place_C]
     columns = {
         "setting": pa.array(np.repeat(grid.setting_R, C), pa.string()),
-        COUNTS: pa.array([*map(str, grid.experts_C)] * R, pa.string()),
+        across: pa.array(places * R, pa.string()),
         value: pa.array(grid.value_RC.ravel(), from_pandas=True),  # NaN becomes null
         "shown": pa.array(_texts(grid, metric), pa.string()),
     }
@@ -54,12 +57,12 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
     ]
     plain, band = alt.Axis(labelAngle=0, domain=False, grid=False), alt.RelativeBandSize(band=0.96)
     base = alt.Chart(style.table(columns)).encode(
-        x=style.name(alt.X, COUNTS, sort=None, axis=plain),
+        x=style.name(alt.X, across, sort=None, axis=plain),
         y=style.name(alt.Y, "setting", sort=None, title=None, axis=plain),
     )
     cells = base.mark_rect(width=band, height=band).encode(
         color=style.number(alt.Color, value, scale=ramp, legend=None, condition=ground),
-        tooltip=style.tips({"setting": "", COUNTS: "", value: ".4~g"}),
+        tooltip=style.tips({"setting": "", across: "", value: ".4~g"}),
     )
     texts = base.mark_text(fontSize=13).encode(
         text=style.name(alt.Text, "shown"), color=alt.ColorValue(ON_DARK, condition=inks)
@@ -79,14 +82,14 @@ def _texts(grid: Grid, metric: Metric) -> list[str]:
 
 def _description(grid: Grid, metric: Metric) -> str:
     """Names the best cell."""
-    text = f"{metric.title} of {len(grid.setting_R)} settings at {len(grid.experts_C)} counts"
+    text = f"{metric.title} of {len(grid.setting_R)} settings at {len(grid.place_C)} places"
     if not np.isfinite(grid.value_RC).any():
         return f"{text}. No trial has a figure yet."
     best = np.nanargmax if metric.better == "higher" else np.nanargmin
     unit = metric.unit.removeprefix("%")
     row, column = np.unravel_index(best(grid.value_RC), grid.value_RC.shape)
     return (
-        f"{text}. Best is {grid.setting_R[row]} with {grid.experts_C[column]} experts: "
+        f"{text}. Best is {grid.setting_R[row]} at {grid.place_C[column]}: "
         f"{_shown(float(grid.value_RC[row, column]), metric)} {unit}".strip()
         + "."
     )

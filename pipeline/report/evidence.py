@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from evenload.pipeline.figures.cost import (
     CostSettings,
@@ -34,7 +33,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.recommend import Recommendation, recommend
+from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
 from evenload.pipeline.sweep.setting import is_comparable
 
 MAX_MAP_CELLS = 6_000  # cells of a map over time; its SVG then has half a megabyte
@@ -59,7 +58,7 @@ class Evidence(NamedTuple):
     spec: SweepSpec | None  # None: of another version, and not readable by this one
     trials: tuple[TrialRecord, ...]  # in sweep order
     attempts: Mapping[str, tuple[AttemptRecord, ...]]  # by digest
-    answer: Recommendation
+    answer: Answer
     cost: SweepCost
     held_seconds: float  # time for which workers held trials
     cost_settings: CostSettings
@@ -92,8 +91,8 @@ def gather(
         )
         for trial in trials
     ]
-    spec = _spec(sweep)
-    answer = recommend(trials, spec, store.curves(sweep_id))
+    spec = readable_spec(store, sweep_id)
+    answer = answer_of(trials, spec, store.curves(sweep_id), sweep_id)
     return Evidence(
         sweep=sweep,
         spec=spec,
@@ -106,7 +105,10 @@ def gather(
         conducts={
             digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()
         },
-        maps=tuple(_map(trial, folders[trial.digest]) for trial in best_and_worst(trials, answer)),
+        maps=tuple(
+            _map(trial, folders[trial.digest], answer.axes.both(trial))
+            for trial in best_and_worst(trials, answer)
+        ),
         origins=_origins(
             origin for folder in folders.values() for origin in provenance.read(folder)
         ),
@@ -114,32 +116,26 @@ def gather(
     )
 
 
-def best_and_worst(trials: Sequence[TrialRecord], answer: Recommendation) -> list[TrialRecord]:
-    """A trial of the recommended setting, and the least even trial with the same expert count.
+def best_and_worst(trials: Sequence[TrialRecord], answer: Answer) -> list[TrialRecord]:
+    """A trial of the named setting, and the least even trial at the same place.
 
-    The expert count is the largest, and the seed the first. Without a recommendation the most even
-    trial is used.
+    The place is one with the largest expert count, and the seed the first. Without a claim the most
+    even trial is used.
     """
     done = [trial for trial in trials if is_comparable(trial)]
     if not done:
         return []
     largest = max(_experts(trial) for trial in done)
-    peers = [trial for trial in done if _experts(trial) == largest]
-    label = answer.best.label if answer.best else None
-    chosen = [trial for trial in peers if trial.label == label]
+    at = next(answer.axes.place(trial) for trial in done if _experts(trial) == largest)
+    peers = [trial for trial in done if answer.axes.place(trial) == at]
+    named = {setting.name for setting in answer.named}
+    chosen = [trial for trial in peers if answer.axes.both(trial) in named]
     best = chosen[0] if chosen else min(peers, key=lambda trial: trial.figure("max_vio"))
     worst = max(peers, key=lambda trial: trial.figure("max_vio"))
     return [best] if worst is best else [best, worst]
 
 
-def _spec(sweep: SweepRecord) -> SweepSpec | None:
-    try:
-        return SweepSpec.trusted(sweep.spec)
-    except ValidationError:
-        return None
-
-
-def _map(trial: TrialRecord, folder: Path) -> LoadMap:
+def _map(trial: TrialRecord, folder: Path, name: str) -> LoadMap:
     spec = TrialSpec.model_validate(trial.spec)
     names, E = spec.model.load_shape.layers, spec.model.load_shape.num_experts
     L, steps = len(names), spec.train.steps
@@ -151,7 +147,7 @@ def _map(trial: TrialRecord, folder: Path) -> LoadMap:
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
     layer = _least_even(late_LE, spec.balancer.target)
     return LoadMap(
-        name=f"{trial.label}, {E} experts",
+        name=name,
         percent_LE=percent_of_fair(utilisation(late_LE, spec.balancer.target)),
         percent_BE=percent_of_fair(utilisation(count_BLE[:, layer], spec.balancer.target)),
         step_B=(np.arange(bins) * steps // bins + 1).astype(np.int32),

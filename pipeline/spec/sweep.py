@@ -133,21 +133,34 @@ class Objective(Frozen):
     """What makes a setting good: little imbalance at a loss near the least one, within bounds."""
 
     loss_tolerance: Share = 0.01
-    """Losses at most this share above the least one count as equal to it."""
+    """The margin: a loss at most this share above the least one is good enough."""
     constraints: dict[
         Literal["max_vio", "max_vio_global", "idle_frac", "dead_tenth"], NonNegativeFloat
     ] = Field(default={})
-    """Upper bounds on figures; a setting that breaks a bound is not recommended."""
+    """Upper bounds on figures; a setting that breaks a bound is not named."""
     target_loss: PositiveFloat | None = None
     """Held-out loss in nats per token; the answer reports how long each setting takes to reach it.
     null: the final loss of training without balancing."""
+
+
+class AnswerSpec(Frozen):
+    """For what the sweep gives an answer of its own. All else that varies, but the seed, is chosen.
+
+    So by default every rule competes at its best learning rate, at each expert count.
+    """
+
+    per: tuple[str, ...] | None = None
+    """Dotted keys, or parts of the trial, with an answer for each of their values. null: for a grid
+    the model, the data and the number of tokens; otherwise the data and `search.cross`."""
+    one_for_all: bool = False
+    """Also look for one setting that is good at every one of these values."""
 
 
 class ConfirmSpec(Frozen):
     """Trains the best settings again with fresh seeds, beside training without balancing."""
 
     top: PositiveInt = 3
-    """Number of settings, without the control."""
+    """Number of settings for each answer, without the control."""
     per_rule: PositiveInt | None = None
     """Most settings of the same rule; 1 compares rules, each at its best. null: no limit."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
@@ -173,6 +186,10 @@ class SweepSpec(Frozen):
     objective: Objective = Objective()
     confirm: ConfirmSpec | None = None
     """Train the best settings again with fresh seeds; null: the search alone is the answer."""
+    answer: AnswerSpec = AnswerSpec()
+    extended: tuple[PositiveInt, ...] = ()
+    """Seeds that `evenload sweep extend --seeds` added, one number per extension. The sweep keeps
+    its id."""
     max_retries: Annotated[Int32, Field(ge=0)] = 2
     """A trial is given up when it has lost its worker more often than this."""
     max_preemptions: Annotated[Int32, Field(ge=0)] = 20
@@ -249,14 +266,6 @@ class SweepSpec(Frozen):
         searched = self.searched_axes()
         return {key: axis for key, axis in self.axes.items() if key not in searched}
 
-    def tuned_beside_the_balancer(self) -> tuple[str, ...]:
-        """Dotted keys, other than those of the balancer, on which settings may differ."""
-        if isinstance(self.search, GridSearch):
-            return ()
-        return tuple(
-            key for key in self.searched_axes() if key != "balancer" and key[:9] != "balancer."
-        )
-
     def expand(self) -> list[TrialSpec]:
         """The trials of the grid in axis order, without duplicates. Ranges give three numbers.
 
@@ -275,8 +284,12 @@ class SweepSpec(Frozen):
             raise ValueError(f"at {shown(point)}: {first_message(error)}") from None
 
     def sweep_id(self) -> str:
-        """The name and six hex digits of the content. Equal sweeps have the same id."""
-        return f"{self.name}-{sha256(self.model_dump(mode='json'))[:6]}"
+        """The name and six hex digits of the content. Equal sweeps have the same id.
+
+        An extension keeps the id, and so do sweeps from before there was a section `answer`.
+        """
+        left_out = {"extended"} | ({"answer"} if self.answer == AnswerSpec() else set())
+        return f"{self.name}-{sha256(self.model_dump(mode='json', exclude=left_out))[:6]}"
 
 
 def unique(trials: Iterable[TrialSpec]) -> list[TrialSpec]:

@@ -163,6 +163,14 @@ class SweepStore:
         with self._writing() as connection:
             return verbs.retry_failed(connection, sweep_id, digest)
 
+    def add_seeds(self, sweep_id: str, seeds: int) -> None:
+        """Makes a finished sweep active again, to train its settings with so many more seeds.
+
+        Raises:   SpecError: the sweep is unknown or not finished, or another version stored it
+        """
+        with self._writing() as connection:
+            verbs.add_seeds(connection, sweep_id, seeds)
+
     def set_priority(self, sweep_id: str, priority: int) -> None:
         """Sets the priority; sweeps of higher priority start first. Running trials continue."""
         with self._writing() as connection:

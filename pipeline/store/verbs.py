@@ -1,13 +1,15 @@
-"""What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, prioritise.
+"""What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, extend, ....
 
-All verbs are idempotent. An order to a trial holds for every sweep that lists it.
+All verbs but `add_seeds` are idempotent. An order to a trial holds for every sweep that lists it.
 """
 
 from __future__ import annotations
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, select, update
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import Order, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
@@ -73,6 +75,26 @@ def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> i
     ).rowcount
     reopen_if_unfinished(connection, sweep_id)
     return retried
+
+
+def add_seeds(connection: Connection, sweep_id: str, seeds: int) -> None:
+    """Lets a finished sweep train all its settings with so many more seeds."""
+    state = locked_state(connection, sweep_id)
+    if state is not SweepState.FINISHED:
+        raise SpecError(f"sweep {sweep_id} is {state}; seeds can be added once it is finished")
+    stored = connection.execute(select(Sweep.spec).where(Sweep.sweep_id == sweep_id)).scalar_one()
+    extended = [*stored.get("extended", ()), seeds]
+    try:
+        spec = SweepSpec.trusted(stored | {"extended": extended})
+    except ValidationError as error:
+        raise SpecError(f"sweep {sweep_id} is of another version: {first_message(error)}") from None
+    _set(
+        connection,
+        sweep_id,
+        spec=spec.model_dump(mode="json"),
+        state=SweepState.ACTIVE,
+        finished_at=None,
+    )
 
 
 def set_priority(connection: Connection, sweep_id: str, priority: int) -> None:

@@ -10,31 +10,63 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from evenload.pipeline.spec.sweep import ConfirmSpec, SweepSpec, unique, with_data
+from evenload.pipeline.spec.sweep import ConfirmSpec, Objective, SweepSpec, unique, with_data
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
-from evenload.pipeline.sweep.recommend import control_of, ranking
-from evenload.pipeline.sweep.setting import Setting, by_setting, settings_of
+from evenload.pipeline.sweep.axes import axes_of
+from evenload.pipeline.sweep.setting import Setting, grouped, is_comparable, setting_of
 
 
 def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:
     """The trials of the confirm stage, seed by seed; none if no setting is complete.
+
+    Each place of an answer has its own best settings, and its control.
 
     Args:     rows: the sweep's trials; those of the tune stage must be final
     """
     confirm = spec.confirm
     if confirm is None:
         return []
-    settings = settings_of(rows, Stage.TUNE, spec)
-    chosen = [setting.label for setting in _best(ranking(settings, spec.objective), confirm)]
-    control = control_of(settings)
-    if chosen and control is not None:
-        chosen.append(control.label)
-    groups = by_setting(rows, Stage.TUNE, spec)
-    found = [TrialSpec.model_validate(row.spec) for label in chosen for row in groups[label]]
+    axes = axes_of(rows, spec)
+    constraints = {str(name): bound for name, bound in spec.objective.constraints.items()}
+    found: list[TrialSpec] = []
+    for place, groups in grouped(rows, Stage.TUNE, axes).items():
+        settings = [
+            setting_of(label, place, group, constraints)
+            for label, group in groups.items()
+            if all(map(is_comparable, group))
+        ]
+        chosen = _best(ranking(settings, spec.objective), confirm)
+        plain = [setting for setting in settings if setting.kind == "none"]
+        if chosen and plain:
+            chosen.append(min(plain, key=lambda setting: setting.bits_per_byte))
+        found += [
+            TrialSpec.model_validate(row.spec)
+            for setting in chosen
+            for row in groups[setting.label]
+        ]
     return unique(
         _again(trial, seed, confirm) for seed, trial in itertools.product(confirm.seeds, found)
     )
+
+
+def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
+    """The settings of one place that may be named, in the order in which they deserve more seeds.
+
+    Settings within the margin of the least loss come first, by imbalance, and then the others, by
+    loss. Settings that break a constraint come last and do not count for the least loss.
+    """
+    rivals = [setting for setting in settings if not setting.is_yardstick]
+    legal = [setting for setting in rivals if not setting.violates]
+    least = min((setting.bits_per_byte for setting in legal), default=0.0)
+    limit = least * (1 + objective.loss_tolerance)
+    near = [setting for setting in legal if setting.bits_per_byte <= limit]
+    far = [setting for setting in legal if setting.bits_per_byte > limit]
+    return [
+        *sorted(near, key=lambda setting: setting.max_vio),
+        *sorted(far, key=lambda setting: setting.bits_per_byte),
+        *sorted((s for s in rivals if s.violates), key=lambda setting: setting.max_vio),
+    ]
 
 
 def most_confirm_trials(confirm: ConfirmSpec, begun: Sequence[TrialSpec]) -> int:

@@ -1,4 +1,4 @@
-"""Decides which trials to add to a sweep: first those of its search, then its confirm stage."""
+"""Decides which trials to add to a sweep: its search, its confirm stage, then its extensions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from evenload.pipeline.spec.spec_file import sha256
 from evenload.pipeline.spec.sweep import NoStopping, SweepSpec, TpeSearch
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
+from evenload.pipeline.sweep.axes import seed_of, stage_of
 from evenload.pipeline.sweep.confirm import confirm_trials, most_confirm_trials
+from evenload.pipeline.sweep.extension import fresh_seeds, seed_trials
 from evenload.pipeline.sweep.search import propose, propose_further
-from evenload.pipeline.sweep.setting import stage_of
 
 
 class Growth(NamedTuple):
@@ -36,11 +38,20 @@ def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Grow
         return NOTHING
     if propose_further(spec, rows, room=1):
         return NOTHING
-    listed = [row.spec for row in rows if stage_of(row) is Stage.CONFIRM]
-    missing = [
-        trial for trial in confirm_trials(spec, rows) if trial.model_dump(mode="json") not in listed
-    ]
-    return Growth(Stage.CONFIRM, missing)
+    planned = [row for row in tune if seed_of(row) not in fresh_seeds(spec)]
+    confirming = _missing(confirm_trials(spec, planned), rows, Stage.CONFIRM)
+    if confirming or not all(row.state.is_final for row in rows):
+        return Growth(Stage.CONFIRM, confirming)
+    stage, seeds = seed_trials(spec, rows)
+    return Growth(stage, _missing(seeds, rows, stage))
+
+
+def _missing(
+    trials: Sequence[TrialSpec], rows: Sequence[TrialRecord], stage: Stage
+) -> list[TrialSpec]:
+    """The trials that the stage does not list yet."""
+    listed = {sha256(row.spec) for row in rows if stage_of(row) is stage}
+    return [trial for trial in trials if sha256(trial.model_dump(mode="json")) not in listed]
 
 
 def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
@@ -57,7 +68,7 @@ def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
 
 def grows(spec: SweepSpec) -> bool:
     """Whether trials may be added to the sweep."""
-    return isinstance(spec.search, TpeSearch) or spec.confirm is not None
+    return isinstance(spec.search, TpeSearch) or spec.confirm is not None or bool(spec.extended)
 
 
 def stops_trials(spec: SweepSpec) -> bool:

@@ -21,13 +21,15 @@ logger = logging.getLogger(__name__)
 
 Identify = Callable[[Sequence[TrialSpec]], list[tuple[str, TrialSpec]]]
 MIN_SECONDS = 1.0  # between two reads of a sweep's trials
+STALE_SECONDS = 2.0  # an active sweep is asked for in every round
 MAX_SHARE = 0.1  # largest share of the time that reading and deciding may take
 
 
 class SweepPolicies:
     """Adds trials to sweeps and stops hopeless ones, as pure functions decide.
 
-    It only caches specs, which never change, and the times of the next read.
+    It only caches the times of the next read and the specs of sweeps while they are active: a
+    finished sweep can be extended.
 
     Args:     identify: resolves trials for the place where they will run, and returns their digests
     """
@@ -37,6 +39,7 @@ class SweepPolicies:
         self._identify = identify
         self._specs: dict[str, SweepSpec | None] = {}
         self._next_look: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
 
     def apply(self, sweep_id: str, room: int) -> bool:
         """Orders trials to stop and adds trials; returns whether more may be added later.
@@ -88,8 +91,11 @@ class SweepPolicies:
             self._store.pause(sweep_id, note=reason)
 
     def _spec(self, sweep_id: str) -> SweepSpec | None:
-        """The sweep's spec; None if it has no policies."""
-        if sweep_id not in self._specs:
+        """The sweep's spec; None if it has no policies. Read again after a pause."""
+        now = time.monotonic()
+        is_stale = now - self._asked.get(sweep_id, now) > STALE_SECONDS
+        self._asked[sweep_id] = now
+        if is_stale or sweep_id not in self._specs:
             self._specs[sweep_id] = _with_policies(self._store.sweep(sweep_id).spec)
         return self._specs[sweep_id]
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from evenload.pipeline.spec.search_space import Coordinates, locate
 from evenload.pipeline.spec.sweep import SweepSpec, TpeSearch
 from evenload.pipeline.states import Stage, TrialRecord
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, is_comparable, stage_of
+from evenload.pipeline.sweep.axes import stage_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, is_comparable
 
 FIGURES = {"loss": LOSS, "imbalance": IMBALANCE}
 

@@ -1,4 +1,4 @@
-"""Statistics over a few seeds: means with 95 % intervals, and tests of paired differences."""
+"""A mean with its interval over a few seeds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and its 95 % interval by Student's t."""
+    """A mean over seeds, and half of its 95 % interval."""
 
     mean: float
-    half: float | None  # half the width; None with one seed
+    half: float | None  # None with one seed
     seeds: int
 
     @property
@@ -34,30 +34,17 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and interval of independent values, one per seed.  Raises: ValueError: no values"""
+    """Mean and interval by Student's t of independent values, one per seed.
+
+    Raises:   ValueError: no values
+    """
     if not values:
         raise ValueError("an interval needs at least one value")
-    count = len(values)
+    mean, count = fmean(values), len(values)
     if count == 1:
-        return Interval(values[0], None, 1)
+        return Interval(mean, None, 1)
     from scipy.special import stdtrit  # slow to import, and many callers only count trials
 
-    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
-    return Interval(fmean(values), quantile * _standard_error(values), count)
-
-
-def p_value(differences: Sequence[float]) -> float | None:
-    """The two-sided p-value of a mean difference of zero, by Student's t; None without spread."""
-    count = len(differences)
-    error = _standard_error(differences) if count > 1 else 0.0
-    if error == 0:
-        return None
-    from scipy.special import stdtr
-
-    return 2 * float(stdtr(count - 1, -abs(fmean(differences) / error)))
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    """The standard error of the mean. `statistics.stdev` would take 40 times as long."""
-    mean, count = fmean(values), len(values)
-    return sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    # `statistics.stdev` would take 40 times as long.
+    error = sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    return Interval(mean, float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error, count)

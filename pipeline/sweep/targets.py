@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
 from evenload.pipeline.states import CurvePoint, TrialRecord
+from evenload.pipeline.sweep.axes import Axes
 from evenload.pipeline.sweep.statistics import Interval, interval
 
-Labelled = Callable[[TrialRecord], str]
 Curves = Mapping[str, Sequence[CurvePoint]]
 
 
 class TargetRow(NamedTuple):
-    """One setting at one expert count. Losses are those of learning curves, in nats per token."""
+    """One setting at one place. Losses are those of learning curves, in nats per token."""
 
     label: str
-    num_experts: int
+    place: str
     target_loss: float
     trials: int
     reached: int  # number of trials that reached the target
@@ -32,26 +32,25 @@ def target_rows(
     trials: Sequence[TrialRecord],
     curves: Curves,
     target_loss: float | None,
-    labelled: Labelled = lambda trial: trial.label,
+    axes: Axes,
 ) -> tuple[TargetRow, ...]:
-    """One row per setting and expert count, in sweep order, over trials that trained to their end.
+    """One row per place and setting, in sweep order, over trials that trained to their end.
 
-    A setting that never reaches the target has a row, too. Without `target_loss`, the target at an
-    expert count is the final loss of training without balancing; if the sweep does not train
-    without balancing, it is the final loss of the worst setting.
+    A setting that never reaches the target has a row, too. Without `target_loss`, the target at a
+    place is the final loss of training without balancing; if the sweep does not train without
+    balancing, it is the final loss of the worst setting.
     """
-    groups: dict[int, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         curve = curves.get(trial.digest, ())
         if curve and curve[-1].step == trial.spec["train"]["steps"]:
-            groups[int(trial.spec["model"]["num_experts"])][labelled(trial)].append(trial)
+            groups[axes.place(trial)][axes.setting(trial)].append(trial)
     targets = {
-        num_experts: target_loss or _target(settings, curves)
-        for num_experts, settings in groups.items()
+        place: target_loss or _target(settings, curves) for place, settings in groups.items()
     }
     return tuple(
-        _row(label, num_experts, group, curves, targets[num_experts])
-        for num_experts, settings in groups.items()
+        _row(label, place, group, curves, targets[place])
+        for place, settings in groups.items()
         for label, group in settings.items()
     )
 
@@ -80,18 +79,19 @@ def _target(settings: Mapping[str, Sequence[TrialRecord]], curves: Curves) -> fl
         label: fmean(curves[trial.digest][-1].val_loss for trial in group)
         for label, group in settings.items()
     }
-    return ends.get("none", max(ends.values()))
+    plain = [loss for label, loss in ends.items() if label.split()[0] == "none"]
+    return min(plain or [max(ends.values())])
 
 
 def _row(
-    label: str, num_experts: int, group: Sequence[TrialRecord], curves: Curves, target_loss: float
+    label: str, place: str, group: Sequence[TrialRecord], curves: Curves, target_loss: float
 ) -> TargetRow:
     found = [crossing(curves[trial.digest], target_loss) for trial in group]
     reached = [point for point in found if point is not None]
     never = [math.inf] * (len(found) - len(reached))
     return TargetRow(
         label=label,
-        num_experts=num_experts,
+        place=place,
         target_loss=target_loss,
         trials=len(group),
         reached=len(reached),

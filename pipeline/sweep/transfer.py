@@ -14,23 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.axes import Axes, seed_of
 from evenload.pipeline.sweep.setting import LOSS, is_comparable, is_yardstick
 from evenload.pipeline.sweep.statistics import Interval, interval
 
 DRAWS = 2000
 Losses = NDArray[np.float64]  # (N, U)
-ByStep = dict[tuple[float, str], float]  # (step size, block) -> loss, see `_block`
+ByStep = dict[tuple[float, int], float]  # (step size, seed) -> loss
 
 
 class Transfer(NamedTuple):
-    """One rule at two expert counts, compared over the step sizes that both have."""
+    """One rule, with all else equal, at two expert counts, over the step sizes that both have."""
 
     kind: str
     from_experts: int
     to_experts: int
     best_from: float  # the step size with the least mean loss
     best_to: float
-    seeds: int  # number of blocks: seeds times whatever else the sweep varies
+    seeds: int
     probability: float | None  # that both have the same best step size; None with one seed
     price: Interval  # bits per byte that are lost at `to_experts` by training with `best_from`
 
@@ -39,14 +40,14 @@ class Transfer(NamedTuple):
         return self.best_from == self.best_to
 
 
-def transfers(trials: Sequence[TrialRecord]) -> tuple[Transfer, ...]:
+def transfers(trials: Sequence[TrialRecord], axes: Axes) -> tuple[Transfer, ...]:
     """One per rule and pair of expert counts that have at least two step sizes in common.
 
     The probability is the share of random draws of the mean losses in which both expert counts have
     the same best step size. Seeds are independent, and their spread is pooled over step sizes.
     """
     found: list[Transfer] = []
-    for kind, by_experts in _losses(trials).items():
+    for kind, by_experts in _losses(trials, axes).items():
         for few, many in itertools.combinations(sorted(by_experts), 2):
             transfer = _transfer(kind, few, many, by_experts[few], by_experts[many])
             if transfer is not None:
@@ -54,24 +55,17 @@ def transfers(trials: Sequence[TrialRecord]) -> tuple[Transfer, ...]:
     return tuple(found)
 
 
-def _losses(
-    trials: Sequence[TrialRecord],
-) -> dict[str, dict[int, ByStep]]:
-    """rule -> number of experts -> losses of the complete trials"""
+def _losses(trials: Sequence[TrialRecord], axes: Axes) -> dict[str, dict[int, ByStep]]:
+    """rule, with all else that varies -> number of experts -> losses of the complete trials"""
     found: dict[str, dict[int, ByStep]] = defaultdict(lambda: defaultdict(dict))
     for trial in trials:
         balancer = trial.spec["balancer"]
         step = balancer.get("step_size", balancer.get("coefficient"))
         if step is not None and is_comparable(trial) and not is_yardstick(balancer["kind"]):
             experts = int(trial.spec["model"]["num_experts"])
-            found[_rule(trial.label, step)][experts][step, _block(trial)] = trial.figure(LOSS)
+            rule = _rule(axes.beside_experts(trial), step)
+            found[rule][experts][step, seed_of(trial)] = trial.figure(LOSS)
     return found
-
-
-def _block(trial: TrialRecord) -> str:
-    """Identifies trials that differ only in rule, step size and number of experts."""
-    model = {k: v for k, v in trial.spec["model"].items() if k not in ("num_experts", "built")}
-    return repr((model, trial.spec.get("data"), trial.spec["train"]))
 
 
 def _rule(label: str, step: float) -> str:

@@ -22,6 +22,7 @@ from evenload.pipeline.states import (
     TrialState,
     WorkKind,
 )
+from evenload.pipeline.sweep.axes import axes_of
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 Trial = Callable[..., TrialRecord]
@@ -75,9 +76,9 @@ def test_grid_has_one_row_per_setting_and_one_column_per_expert_count(trial: Tri
         trial(_sign(0.1), 32, state=TrialState.FAILED),
         trial(_sign(0.01), 32, state=TrialState.TRAINING),
     ]
-    grid = record_tables.grid(trials, "max_vio")
+    grid = record_tables.grid(trials, "max_vio", axes_of(trials))
     assert grid.setting_R == ["none", "sign 0.01", "sign 0.1"]
-    assert grid.experts_C == [8, 32]
+    assert grid.place_C == ["8 experts", "32 experts"]
     expected = np.array([[2.0, 3.0], [0.2, np.nan], [0.3, np.nan]], np.float32)
     np.testing.assert_array_equal(grid.value_RC, expected)
     assert [row[1] for row in grid.note_RC[1:]] == ["training", "failed"]
@@ -85,20 +86,21 @@ def test_grid_has_one_row_per_setting_and_one_column_per_expert_count(trial: Tri
 
 def test_seeds_of_one_cell_are_averaged(trial: Trial) -> None:
     trials = [trial(_sign(0.1), seed=s, **_done(max_vio=0.2 + 0.2 * s)) for s in range(3)]
-    assert record_tables.grid(trials, "max_vio").value_RC.tolist() == [[pytest.approx(0.4)]]
+    assert record_tables.grid(trials, "max_vio", axes_of(trials)).value_RC.tolist() == [
+        [pytest.approx(0.4)]
+    ]
 
 
 def test_cells_without_trials_are_empty(trial: Trial) -> None:
     trials = [trial(_sign(0.1), 8, **_done(max_vio=0.1)), trial(_sign(0.2), 64)]
-    grid = record_tables.grid(trials, "max_vio")
+    grid = record_tables.grid(trials, "max_vio", axes_of(trials))
     assert np.isfinite(grid.value_RC).tolist() == [[True, False], [False, False]]
     assert grid.note_RC == [["", ""], ["", "queued"]]
 
 
 def test_shares_are_shown_as_percent(trial: Trial) -> None:
-    table = record_tables.trial_table(
-        [trial(_sign(0.1), **_done(idle_frac=0.125, effective_util=0.8))]
-    )
+    trials = [trial(_sign(0.1), **_done(idle_frac=0.125, effective_util=0.8))]
+    table = record_tables.trial_table(trials, axes_of(trials))
     assert table.idle_frac.tolist() == [12.5]
     assert table.effective_util.tolist() == [80.0]
     assert math.isnan(table.val_bits_per_byte[0])
@@ -106,7 +108,8 @@ def test_shares_are_shown_as_percent(trial: Trial) -> None:
 
 def test_step_size_of_a_rule_without_one_is_nan(trial: Trial) -> None:
     kinds = [{"kind": "none"}, _sign(0.1), {"kind": "aux_loss", "coefficient": 0.02}]
-    table = record_tables.trial_table([trial(kind) for kind in kinds])
+    trials = [trial(kind) for kind in kinds]
+    table = record_tables.trial_table(trials, axes_of(trials))
     assert math.isnan(table.step_size[0])
     assert table.step_size.tolist()[1:] == [0.1, 0.02]
 
@@ -120,7 +123,7 @@ def test_progress_counts_steps_and_takes_failed_trials_as_over(trial: Trial) -> 
         trial(_sign(0.4)),
     ]
     assert record_tables.progress(trials) == pytest.approx((1 + 0.5 + 1 + 0) / 4)
-    assert record_tables.trial_table(trials).progress.tolist() == [100, 50, 50, 0]
+    assert record_tables.trial_table(trials, axes_of(trials)).progress.tolist() == [100, 50, 50, 0]
     assert record_tables.progress([]) == 0
 
 
@@ -158,6 +161,28 @@ def test_labels_have_seed_and_digest_only_if_needed(trial: Trial) -> None:
     labels = record_tables.trial_labels([alone, *seeds])
     assert labels[alone.digest] == "sign 0.1, 16 experts"
     assert labels[seeds[1].digest] == f"sign 0.2, 16 experts, seed 1 ({seeds[1].digest[:6]})"
+
+
+def test_every_axis_has_a_column_and_is_in_the_labels(trial: Trial) -> None:
+    """Trials that differ in learning rate and top-k can be told apart everywhere."""
+    trials = []
+    for rate, top_k in ((0.001, 1), (0.001, 2), (0.01, 1), (0.01, 2)):
+        made = trial(_sign(0.1))
+        model = made.spec["model"] | {"top_k": top_k}
+        train = made.spec["train"] | {"learning_rate": rate}
+        digest = f"{rate}-{top_k}"
+        spec = made.spec | {"model": model, "train": train}
+        trials.append(dataclasses.replace(made, digest=digest, spec=spec))
+    axes = axes_of(trials)
+    table = record_tables.trial_table(trials, axes)
+    assert table["train.learning_rate"].tolist() == [0.001, 0.001, 0.01, 0.01]
+    assert table["model.top_k"].tolist() == [1, 2, 1, 2]
+    assert list(record_tables.trial_labels(trials).values())[1] == (
+        "sign 0.1 learning_rate=0.001, 16 experts, top_k=2"
+    )
+    grid = record_tables.grid(trials, "max_vio", axes)
+    assert grid.setting_R == ["sign 0.1 learning_rate=0.001", "sign 0.1 learning_rate=0.01"]
+    assert grid.place_C == ["16 experts, top_k=1", "16 experts, top_k=2"]
 
 
 def test_final_figures_have_their_meaning(trial: Trial) -> None:

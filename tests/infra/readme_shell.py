@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,14 @@ import yaml
 
 from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.spec.sweep import load_sweep
+from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
+from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli import main
 from evenload.workers.cli.session import initial_trials, open_store
 from evenload.workers.cli.sweep_runner import register
+from evenload.workers.training.identity import identify
 
 ROOT = Path(__file__).parents[2]
 COPIED = (
@@ -118,7 +121,7 @@ class Shell:
         words = shlex.split(line)
         if words[0] == "evenload":
             if words[1:3] == ["sweep", "run"] and words[-1] != "--help":
-                train_without_ray(self.folder / words[3])
+                train_without_ray(words[3], self.folder / words[3])
             ended = in_process(words)
         else:
             given = (self.folder / source.strip()).read_text() if source else ""
@@ -180,16 +183,24 @@ def small(content: dict[str, Any], steps: int = 64) -> dict[str, Any]:
     return content | {"train": train, "data": SMALL_DATA, "eval": evaluation}
 
 
-def train_without_ray(path: Path) -> None:
-    """Trains and evaluates all trials of a sweep, so that `sweep run` only prints the result."""
+def train_without_ray(sweep_id: str, path: Path) -> None:
+    """Trains and evaluates all trials of a sweep, so that `sweep run` only prints the result.
+
+    Args:     path: of the sweep's file; if there is none, the sweep is in the store
+    """
     settings = Settings(home=Path(".evenload"))
-    spec = load_sweep(path)
-    trials = initial_trials(spec, settings)
     store = open_store(settings)
-    register(store, settings, spec, trials)
-    for digest, _ in trials:
-        TrainActor("here", settings, default_sinks).work(digest)
-        EvalActor("here", settings, default_sinks).work(digest)
+    if path.exists():
+        spec = load_sweep(path)
+        sweep_id = register(store, settings, spec, initial_trials(spec, settings))
+    else:
+        spec = SweepSpec.trusted(store.sweep(sweep_id).spec)
+        register(store, settings, spec, initial_trials(spec, settings))
+        SweepPolicies(store, partial(identify, settings=settings)).apply(sweep_id, room=99)
+    for trial in store.trials(sweep_id):
+        if not trial.state.is_final:
+            TrainActor("here", settings, default_sinks).work(trial.digest)
+            EvalActor("here", settings, default_sinks).work(trial.digest)
     store.close()
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # One violation per contract in pyproject.toml, by the contract's name.
 VIOLATIONS = {
     "Workers are layered": ("workers/data/shards.py", "import evenload.workers.training.loop"),
-    "Pipeline is layered": ("pipeline/spec/trial.py", "import evenload.pipeline.sweep.recommend"),
+    "Pipeline is layered": ("pipeline/spec/trial.py", "import evenload.pipeline.sweep.answer"),
     "The model receives a bias and does not know who computed it": (
         "workers/model/router.py",
         "import evenload.workers.balancing.base",

@@ -33,6 +33,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Progress, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import answer
+from evenload.pipeline.sweep.answer_text import sentence
 from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.tables import trial_table
 
@@ -82,8 +83,9 @@ class Home:
 
     def terminal(self) -> str:
         console = Console(file=io.StringIO(), width=200)
-        console.print(trial_table(self.store.trials(self.sweep_id)))
-        for part in answer_parts(answer(self.store, self.sweep_id)):
+        found = answer(self.store, self.sweep_id)
+        console.print(trial_table(self.store.trials(self.sweep_id), found.axes))
+        for part in answer_parts(found):
             console.print(part)
         text = console.file
         assert isinstance(text, io.StringIO)
@@ -157,8 +159,8 @@ def test_trials_of_an_older_version_open_in_every_reader(
     frame = Client(home=tmp_path).trials_frame(home.sweep_id)
     assert frame["idle_frac"].isna().all()
     assert frame["val_bits_per_byte"].isna().all() == (case != "two figures")
-    best = answer(home.store, home.sweep_id).best
-    assert (best.label if best else None) == ("sign 0.01" if case == "two figures" else None)
+    (place,) = answer(home.store, home.sweep_id).places
+    assert bool(place.settings) == (case == "two figures")
     unknown_grids = 2 if case == "two figures" else 4
     assert home.report().count("| none | not recorded |") == unknown_grids
     assert "evenload_trial_idle_frac" in home.scraped()
@@ -169,8 +171,8 @@ def test_trials_of_an_older_version_open_in_every_reader(
 def test_a_bound_on_a_figure_that_was_not_recorded_is_not_held(tmp_path: Path) -> None:
     home = Home(tmp_path, TWO, bound=0.1)
     found = answer(home.store, home.sweep_id)
-    assert found.best is None
-    assert "idle_frac was not recorded, so it may be above 0.1" in found.sentence
+    assert not found.named
+    assert "idle_frac was not recorded, so it may be above 0.1" in sentence(found)
 
 
 def test_a_new_metric_is_one_function_and_one_entry(
@@ -201,7 +203,7 @@ def test_a_new_metric_is_one_function_and_one_entry(
     assert f"Emptiest: {entry.meaning}." in shown.replace("\n", " ")
     report = home.report()
     assert "| Emptiest |" in report
-    assert "Emptiest expert, by experts" in report
+    assert "### Emptiest expert" in report
     assert "| 0.250 |" in report
     assert 'rule="sign 0.1",trial="' in home.scraped()
     scraped = [line for line in home.scraped().splitlines() if "trial_emptiest{" in line]

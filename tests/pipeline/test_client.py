@@ -25,12 +25,13 @@ def test_a_notebook_gets_from_a_sweep_to_its_loads(home: tuple[Path, dict[str, s
     client = Client(home=folder)
     assert {sweep.sweep_id for sweep in client.sweeps()} == set(ids.values())
 
-    best = client.recommendation(ids["finished"]).best
-    assert best is not None
+    best = client.answer(ids["finished"]).places[-1].settings[0]
     frame = client.trials_frame(ids["finished"])
-    chosen = frame[(frame["label"] == best.label) & (frame["state"] == "completed")]
+    chosen = frame[(frame["setting"] == best.label) & (frame["state"] == "completed")]
+    chosen = chosen[chosen["num_experts"] == 32]
+    assert best.place == "32 experts"
     assert best.figures["max_vio_floor"] <= best.max_vio
-    assert len(chosen) == best.trials
+    assert len(chosen) == best.seeds
     assert frame.attrs["max_vio"] == {"title": "MaxVio", "unit": "× fair share", "better": "lower"}
     frame.to_parquet(folder / "trials.parquet")  # attributes are written too
     assert frame[list(frame.attrs)].dtypes.map(str).eq("float64").all()

@@ -59,7 +59,7 @@ COMMANDS = {
     "report": Command(
         "evenload.workers.cli.report",
         "report",
-        "Write the answer of a sweep as one page: recommendation, evidence, cost, how to repeat.",
+        "Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.",
     ),
     "export": Command(
         "evenload.workers.cli.export",

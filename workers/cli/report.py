@@ -14,6 +14,7 @@ from evenload.pipeline.report.compose import compose
 from evenload.pipeline.report.evidence import gather
 from evenload.pipeline.report.html_page import html_page
 from evenload.pipeline.report.markdown_page import markdown_page
+from evenload.pipeline.sweep.answer_text import sentences
 from evenload.workers.cli.session import load_settings, log, open_store, print_json
 
 
@@ -28,7 +29,7 @@ def report(
     ] = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
-    """Write the answer of a sweep as one page: recommendation, evidence, cost, how to repeat.
+    """Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.
 
     The page needs no network. Energy and carbon that no counter has measured are computed from
     EVENLOAD_COST_GPU_WATTS, _CORE_WATTS, _OVERHEAD, _GRAMS_PER_KWH and _CARBON_SOURCE.
@@ -46,7 +47,7 @@ def report(
         print_json(
             {
                 "sweep_id": sweep_id,
-                "recommendation": evidence.answer.sentence,
+                "answer": sentences(evidence.answer),
                 "is_confirmed": evidence.answer.is_confirmed,
                 "gpu_seconds": evidence.cost.gpu_seconds,
                 "core_seconds": evidence.cost.core_seconds,

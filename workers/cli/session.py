@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from evenload.pipeline.errors import SpecError, first_message
@@ -25,7 +25,7 @@ from evenload.pipeline.states import TrialRecord
 
 if TYPE_CHECKING:
     from evenload.pipeline.store.sweep_store import SweepStore
-    from evenload.pipeline.sweep.recommend import Recommendation
+    from evenload.pipeline.sweep.answer import Answer
 
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -80,17 +80,17 @@ def checked_trials(
     return trials
 
 
-def sweep_document(
-    sweep_id: str, trials: Sequence[TrialRecord], answer: Recommendation
-) -> dict[str, Any]:
+def sweep_document(sweep_id: str, trials: Sequence[TrialRecord], answer: Answer) -> dict[str, Any]:
     """The outcome of a sweep as one JSON value."""
-    evidence = answer._asdict()
+    from evenload.pipeline.sweep.answer_text import sentences
+
     return {
         "sweep_id": sweep_id,
         "trials": [trial_document(trial) for trial in trials],
-        "recommendation": evidence.pop("sentence"),
-        "recommended": evidence.pop("best"),
-        **evidence,
+        "answer": sentences(answer),
+        "named": {setting.place: setting.label for setting in answer.named},
+        "is_provisional": answer.is_provisional,
+        "evidence": answer,
     }
 
 
@@ -112,6 +112,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, datetime | Path):
         return str(value)
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import JustifyMethod
@@ -14,8 +14,9 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
-from evenload.pipeline.states import SweepRecord, TrialState
-from evenload.pipeline.sweep.answer import answer
+from evenload.pipeline.states import Stage, SweepRecord, TrialState
+from evenload.pipeline.sweep.answer import answer, readable_spec
+from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.next_trials import most_to_come
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from evenload.workers.cli.answer import answer_parts
@@ -56,6 +57,14 @@ FileOrId = Annotated[
 ]
 
 
+class Planned(NamedTuple):
+    """A trial that is not stored, for its name."""
+
+    label: str
+    spec: dict[str, Any]
+    stage: Stage | None = None
+
+
 @sweep_app.command()
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Dry run: the first trials with their tokens, FLOPs, memory and disk. Starts nothing."""
@@ -64,7 +73,12 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
     trials = checked_trials(spec, settings)
-    plans = [plan_trial(trial) for trial in trials]
+    named = [Planned(trial.balancer.label, trial.model_dump(mode="json")) for trial in trials]
+    axes = axes_of(named, spec)
+    plans = [
+        plan_trial(trial)._replace(label=axes.beside_experts(row))
+        for trial, row in zip(trials, named, strict=True)
+    ]
     for trial in trials:
         if problem := misfit_here(trial):
             log.print(f"[red]cannot run here:[/] {problem}", soft_wrap=True)
@@ -160,17 +174,18 @@ def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
 def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
     """Prints a sweep's figures.  Raises: Exit(1): a trial failed"""
     store = open_store(settings)
-    trials = store.trials(sweep_id)
+    trials, found = store.trials(sweep_id), answer(store, sweep_id)
     if as_json:
-        print_json(sweep_document(sweep_id, trials, answer(store, sweep_id)))
+        print_json(sweep_document(sweep_id, trials, found))
     else:
-        out.print(trial_table(trials))
+        out.print(trial_table(trials, found.axes))
         if len(trials) > 1:
-            out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
+            out.print(*answer_parts(found), sep="\n")
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     for trial in failed:
         last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
-        log.print(f"[red]failed:[/] {trial.label} ({trial.digest}): {last_line[0]}", soft_wrap=True)
+        name = f"{found.axes.name(trial)} ({trial.digest})"
+        log.print(f"[red]failed:[/] {name}: {last_line[0]}", soft_wrap=True)
     if failed:
         log.print(f"Full tracebacks: evenload sweep status {sweep_id} --json, or the dashboard.")
         raise typer.Exit(1)
@@ -189,17 +204,19 @@ def status(
     store = open_store(load_settings(home))
     sweep, counts = store.sweep(sweep_id), store.counts(sweep_id)
     if as_json:
-        found = sweep_document(sweep_id, store.trials(sweep_id), answer(store, sweep_id))
-        print_json({"state": sweep.state.value, "note": sweep.note, **found})
+        document = sweep_document(sweep_id, store.trials(sweep_id), answer(store, sweep_id))
+        print_json({"state": sweep.state.value, "note": sweep.note, **document})
         return
     out.print(sweep_table([(sweep, counts)]))
     if sweep.note:
         out.print(f"[yellow]{sweep.note}")
     if everything or sum(counts.values()) <= MANY:
-        out.print(trial_table(store.trials(sweep_id)))
-        out.print(*answer_parts(answer(store, sweep_id)), sep="\n")
+        found = answer(store, sweep_id)
+        out.print(trial_table(store.trials(sweep_id), found.axes))
+        out.print(*answer_parts(found), sep="\n")
         return
-    out.print(trial_table(store.trials(sweep_id, states=OF_INTEREST, limit=MANY)))
+    some = store.trials(sweep_id, states=OF_INTEREST, limit=MANY)
+    out.print(trial_table(some, axes_of(some, readable_spec(store, sweep_id))))
     out.print("`--all` shows every trial and the answer; `evenload report` writes it as a page.")
 
 

@@ -63,6 +63,7 @@ def run_sweep(
         slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings)
     sweep_id = register(store, settings, spec, trials)
+    spec = SweepSpec.trusted(store.sweep(sweep_id).spec)  # with the seeds of extensions
     rows = store.trials(sweep_id)
     if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
         with SweepProgress(log) as progress:

@@ -12,7 +12,10 @@ from rich.text import Text
 
 from evenload.pipeline.figures.metrics import Metric, columns, legend
 from evenload.pipeline.figures.wording import wrapped
-from evenload.pipeline.states import Stage, SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.states import SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.sweep.axes import EXPERTS, Axes, seed_of, stage_of, value_of
+
+RULE = "rule"
 
 
 class Column(NamedTuple):
@@ -21,28 +24,35 @@ class Column(NamedTuple):
     usual: str | None = None  # the column is left out if every trial has this value
 
 
-ABOUT_A_TRIAL = (
-    Column("rule", lambda trial: trial.label),
-    Column("experts", lambda trial: str(trial.spec["model"]["num_experts"])),
-    Column("seed", lambda trial: str(trial.spec["train"].get("seed", 0)), usual="0"),
-    Column("stage", lambda trial: (trial.stage or Stage.TUNE).value, usual="tune"),
-    Column("state", lambda trial: trial.state.value, usual="completed"),
-)
-
-
-def trial_table(trials: Sequence[TrialRecord]) -> Group:
+def trial_table(trials: Sequence[TrialRecord], axes: Axes) -> Group:
     """One row per trial in the order of the sweep, and a legend of the columns."""
-    shown = [column for column in ABOUT_A_TRIAL if _is_unusual(column, trials)]
+    shown = [column for column in _about_a_trial(axes) if _is_unusual(column, trials)]
     shown += [Column(wrapped(metric.head), _figure(metric)) for metric in columns()]
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # so that it fits into 80 columns
     for column in shown:
-        left = column.title == "rule"
+        left = column.title == RULE
         justify: JustifyMethod = "left" if left else "right"
         table.add_column(column.title, justify=justify, no_wrap=left, vertical="bottom")
     for trial in trials:
         style = "red" if trial.state is TrialState.FAILED else None
         table.add_row(*(column.cell(trial) for column in shown), style=style)
     return Group(table, Text(f"\n{legend(columns())}", style="dim"))
+
+
+def _about_a_trial(axes: Axes) -> list[Column]:
+    """Rule, every axis, seed, stage and state."""
+    keys = [EXPERTS, *(key for key in (*axes.per, *axes.chosen) if key != EXPERTS)]
+    return [
+        Column(RULE, lambda trial: trial.label),
+        *(Column(wrapped(key.rpartition(".")[2].replace("_", " ")), _value(key)) for key in keys),
+        Column("seed", lambda trial: str(seed_of(trial)), usual="0"),
+        Column("stage", lambda trial: stage_of(trial).value, usual="tune"),
+        Column("state", lambda trial: trial.state.value, usual="completed"),
+    ]
+
+
+def _value(key: str) -> Callable[[TrialRecord], str]:
+    return lambda trial: str(value_of(trial.spec, key))
 
 
 def _figure(metric: Metric) -> Callable[[TrialRecord], str]:

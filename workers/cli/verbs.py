@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.sweep.extension import extension
 from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
 
@@ -72,20 +73,36 @@ def delete(
 
 def extend(
     sweep_id: SweepId,
-    steps: Annotated[int, typer.Option(min=1, help="total number of optimizer steps")],
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="number of further seeds for every setting")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="total number of optimizer steps")
+    ] = None,
     trial: Trial = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
-    """Store a sweep for `evenload serve` that trains finished trials for more steps.
+    """Give a finished sweep more seeds, or store a sweep that trains its trials for more steps.
 
-    Each new trial resumes from the checkpoint of an old one; from there its learning rate follows
-    the schedule of the new length. `evenload sweep run` with the printed id runs the sweep here.
+    `evenload serve` trains them, or `evenload sweep run` with the printed id. Seeds are added to
+    the same sweep, so that its answer gets more certain. With --steps each trial of the new sweep
+    resumes from the checkpoint of an old one; from there its learning rate follows the schedule of
+    the new length.
     """
+    if (seeds is None) == (steps is None):
+        raise SpecError("extend: give either --seeds or --steps")
     store = open_store(load_settings(home))
-    spec = extension(store.sweep(sweep_id).name, store.trials(sweep_id), steps, trial)
-    store.submit(spec)
-    if as_json:
-        print_json({"sweep_id": spec.sweep_id(), "trials": len(spec.axes["extends"])})
+    if seeds is not None:
+        if trial is not None:
+            raise SpecError("--trial: seeds are added to every setting; leave it out")
+        store.add_seeds(sweep_id, seeds)
+        found = {"sweep_id": sweep_id, "seeds": seeds}
     else:
-        out.print(spec.sweep_id())
+        assert steps is not None
+        spec = extension(store.sweep(sweep_id).name, store.trials(sweep_id), steps, trial)
+        found = {"sweep_id": store.submit(spec), "trials": len(spec.axes["extends"])}
+    if as_json:
+        print_json(found)
+    else:
+        out.print(found["sweep_id"])

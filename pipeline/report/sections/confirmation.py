@@ -22,13 +22,13 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
     if found.stage is not Stage.CONFIRM:
         planned = evidence.spec is not None and evidence.spec.confirm is not None
         return Text("The confirm stage has not run yet.") if planned else None
-    tuned = {setting.label: setting for setting in found.tuned}
+    tuned = {setting.name: setting for setting in found.tuned}
     rows = [
         (
-            setting.label,
-            format(tuned[setting.label].loss, ".3f") if setting.label in tuned else NONE,
+            setting.name,
+            format(tuned[setting.name].loss, ".3f") if setting.name in tuned else NONE,
             format(setting.loss, ".3f"),
-            format(tuned[setting.label].imbalance, ".2f") if setting.label in tuned else NONE,
+            format(tuned[setting.name].imbalance, ".2f") if setting.name in tuned else NONE,
             format(setting.imbalance, ".2f"),
         )
         for setting in found.settings
@@ -69,7 +69,7 @@ def _transfers(evidence: Evidence) -> Table | None:
             rows,
             "The best step has the least mean loss. Price: loss at the larger count with the best "
             "step of the smaller count, minus the least loss there. One seed gives no probability.",
-            title="Does the best step size transfer to more experts?",
+            title="Does the step size of least loss transfer to more experts?",
         )
         if rows
         else None
@@ -80,7 +80,7 @@ def _targets(evidence: Evidence) -> Table | None:
     rows = [
         (
             row.label,
-            str(row.num_experts),
+            row.place,
             number(row.target_loss),
             f"{row.reached} of {row.trials}",
             "not reached" if row.tokens is None else f"{row.tokens:,.0f}",
@@ -89,7 +89,7 @@ def _targets(evidence: Evidence) -> Table | None:
         )
         for row in evidence.answer.targets
     ]
-    columns = ("<setting", "experts", "target\nloss", "reached", "tokens\nto target")
+    columns = ("<setting", "<place", "target\nloss", "reached", "tokens\nto target")
     return (
         Table(
             (*columns, "time\nto target", "loss at\nthe budget"),

@@ -11,7 +11,6 @@ from evenload.pipeline.figures.cost import EP_SIZES, SweepCost, basis, sweep_cos
 from evenload.pipeline.figures.wording import NONE, duration, number, scaled
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Figure, Section, Table, Text, Tile, Tiles
-from evenload.pipeline.sweep.setting import setting_label
 
 
 def cost(evidence: Evidence) -> Section | None:
@@ -30,8 +29,8 @@ def cost(evidence: Evidence) -> Section | None:
 
 
 def cost_by_setting(evidence: Evidence) -> dict[str, SweepCost]:
-    """The cost of every setting, summed over its trials of both stages."""
-    label_of = {trial.digest: setting_label(trial, evidence.spec) for trial in evidence.trials}
+    """The cost of every setting at every place, summed over its trials of both stages."""
+    label_of = {trial.digest: evidence.answer.axes.both(trial) for trial in evidence.trials}
     groups = defaultdict(list)
     for trial in evidence.cost.trials:
         groups[label_of[trial.digest]].append(trial)
@@ -80,8 +79,8 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
         (label, *(number(share_R.get(size), ".1%") for size in sizes))
         for label, share_R in shares.items()
     ]
-    best = evidence.answer.best
-    marked = frozenset(row for row, label in enumerate(shares) if best and label == best.label)
+    named = {setting.name for setting in evidence.answer.named}
+    marked = frozenset(row for row, label in enumerate(shares) if label in named)
     series = [SettingWaits(label, share_R, share_R, share_R) for label, share_R in shares.items()]
     lines = waits_by_ranks(series, sizes, sizes[-1], height=320)
     columns = ("<setting", *(f"{size} ranks" for size in sizes))

@@ -1,4 +1,4 @@
-"""Grids of loss, imbalance and idle experts: one row per setting, one column per expert count."""
+"""Grids of loss, imbalance and idle experts: one row per setting, one column per place."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Cell, Columns, Heat, Section, Table, Text
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.pipeline.states import Stage, TrialRecord, TrialState
-from evenload.pipeline.sweep.setting import setting_label, stage_of
+from evenload.pipeline.sweep.axes import stage_of
 
-Groups = Mapping[tuple[str, int], Sequence[TrialRecord]]
+Groups = Mapping[tuple[str, str], Sequence[TrialRecord]]  # setting and place -> trials
 
 
 def grid(evidence: Evidence) -> Section | None:
-    groups: dict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
+    axes = evidence.answer.axes
+    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     trials = [trial for trial in evidence.trials if stage_of(trial) is Stage.TUNE]
     steps: dict[str, tuple[str, float]] = {}
     for trial in trials:
-        label = setting_label(trial, evidence.spec)
+        label = axes.setting(trial)
         balancer = parse_balancer(trial.spec["balancer"])
         steps[label] = (balancer.kind, balancer.step or 0.0)
-        groups[label, _experts(trial)].append(trial)
+        groups[label, axes.place(trial)].append(trial)
     if len(steps) < 2:
         return None
     kinds = list(dict.fromkeys(kind for kind, _ in steps.values()))
     labels = sorted(steps, key=lambda label: (kinds.index(steps[label][0]), steps[label][1], label))
-    experts = sorted({number for _, number in groups})
-    tables = [_table(metric, labels, experts, groups) for metric in in_grids()]
+    places = list(dict.fromkeys(place for _, place in groups))
+    tables = [_table(metric, labels, places, groups) for metric in in_grids()]
     return Section(
-        "Step size by expert count",
+        "Settings by place",
         [
             Text(
                 "Means over seeds of the completed trials of the tune stage. A cell without a "
-                "figure has the reason instead. Colours compare the settings at one expert count."
+                "figure has the reason instead. Colours compare the settings at one place."
             ),
             Columns(tables),
         ],
     )
 
 
-def _table(metric: Metric, labels: Sequence[str], experts: Sequence[int], groups: Groups) -> Table:
+def _table(metric: Metric, labels: Sequence[str], places: Sequence[str], groups: Groups) -> Table:
     means = {cell: _mean(trials, metric.name) for cell, trials in groups.items()}
     column = {
-        number: [mean for (_, of), mean in means.items() if of == number and not math.isnan(mean)]
-        for number in experts
+        place: [mean for (_, at), mean in means.items() if at == place and not math.isnan(mean)]
+        for place in places
     }
 
-    def cell(label: str, number: int) -> Cell:
-        value = means.get((label, number), math.nan)
+    def cell(label: str, place: str) -> Cell:
+        value = means.get((label, place), math.nan)
         if math.isnan(value):
-            return _reason(groups.get((label, number), ()))
-        return Heat(metric.shown(value), metric.badness(value, column[number]))
+            return _reason(groups.get((label, place), ()))
+        return Heat(metric.shown(value), metric.badness(value, column[place]))
 
-    rows = [(label, *(cell(label, number) for number in experts)) for label in labels]
-    title = f"{metric.title}, by experts"
-    return Table(("<setting", *(str(number) for number in experts)), rows, title=title)
+    rows = [(label, *(cell(label, place) for place in places)) for label in labels]
+    return Table(("<setting", *places), rows, title=metric.title)
 
 
 def _mean(trials: Sequence[TrialRecord], name: str) -> float:
@@ -74,7 +74,3 @@ def _reason(trials: Sequence[TrialRecord]) -> str:
     if states == [TrialState.COMPLETED]:
         return "not recorded"
     return ", ".join(states) or "not in the sweep"
-
-
-def _experts(trial: TrialRecord) -> int:
-    return int(trial.spec["model"]["num_experts"])

@@ -13,7 +13,7 @@ def loads(evidence: Evidence) -> Section | None:
     note = "The colour of a cell is the number of tokens of an expert, summed over the steps of "
     note += "the cell, divided by its fair share."
     if len(evidence.maps) > 1:
-        note = f"The recommended setting and the least even one with its expert count. {note}"
+        note = f"The named setting, or the most even one, and the least even one there. {note}"
     pairs = [_maps(found) for found in evidence.maps]
     rows = [Columns(row) for row in zip(*pairs, strict=True)]
     return Section("Loads of the experts", [Text(note), *rows])

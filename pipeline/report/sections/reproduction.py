@@ -8,7 +8,8 @@ from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Listing, Section, Table, Text
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, seed_of, setting_label, stage_of
+from evenload.pipeline.sweep.axes import seed_of, stage_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 ORIGINS = {
     "commit": "commit",
@@ -68,8 +69,8 @@ def _trials(evidence: Evidence) -> Table:
     rows = [
         (
             trial.digest,
-            setting_label(trial, evidence.spec),
-            str(trial.spec["model"]["num_experts"]),
+            evidence.answer.axes.setting(trial),
+            evidence.answer.axes.place(trial),
             str(seed_of(trial)),
             str(stage_of(trial)),
             str(trial.state),
@@ -80,7 +81,7 @@ def _trials(evidence: Evidence) -> Table:
     columns = (
         "<digest",
         "<setting",
-        "experts",
+        "<place",
         "seed",
         "<stage",
         "<state",

@@ -8,7 +8,6 @@ from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Section, Table, Text
 from evenload.pipeline.report.run_theory import STATEMENTS, Verdict, verdicts
-from evenload.pipeline.sweep.setting import setting_label
 
 SHOWN = 6  # number of exceptions that are named per statement
 
@@ -16,9 +15,7 @@ SHOWN = 6  # number of exceptions that are named per statement
 def theory(evidence: Evidence) -> Section | None:
     found: dict[str, list[tuple[str, Verdict]]] = defaultdict(list)
     for trial in evidence.trials:
-        name = (
-            f"{setting_label(trial, evidence.spec)}, {trial.spec['model']['num_experts']} experts"
-        )
+        name = evidence.answer.axes.both(trial)
         for verdict in verdicts(trial, evidence.conducts[trial.digest]):
             found[verdict.statement].append((name, verdict))
     if not found:

@@ -8,7 +8,6 @@ from evenload.pipeline.figures.wording import counted, listed
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Section, Table, Text
 from evenload.pipeline.states import AttemptState, TrialRecord, TrialState
-from evenload.pipeline.sweep.setting import seed_of, setting_label
 
 OVER_EARLY = (TrialState.CANCELLED, TrialState.STOPPED)
 SHOWN = 50
@@ -93,8 +92,7 @@ def _interruptions(evidence: Evidence) -> Text | None:
 
 
 def _name(trial: TrialRecord, evidence: Evidence) -> str:
-    experts = trial.spec["model"]["num_experts"]
-    return f"{setting_label(trial, evidence.spec)}, {experts} experts, seed {seed_of(trial)}"
+    return evidence.answer.axes.name(trial)
 
 
 def _last_line(error: str | None) -> str:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from evenload.pipeline.spec.search_space import value_at
 from evenload.pipeline.spec.sweep import NoStopping, StoppingSpec
 from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
-from evenload.pipeline.sweep.setting import is_yardstick, stage_of
+from evenload.pipeline.sweep.axes import stage_of
+from evenload.pipeline.sweep.setting import is_yardstick
 
 
 class TrialCurve(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 
 from evenload.dashboard.cost.tables import bill, bill_table, losses, mean_share, plan_of, sizes
 from evenload.pipeline.figures.cost import CostSettings, Waiting
+from evenload.pipeline.sweep.axes import Axes
 
 SETTINGS = CostSettings(gpu_watts=700, overhead=1.2, grams_per_kwh=500, carbon_source="a test")
 PLAN = plan_of(ranks=4, gpu_hours=1000, price=3, watts=700, settings=SETTINGS)
@@ -25,7 +26,8 @@ def found(demo: Any) -> Any:
             (none, [_waiting(2, 0.3), _waiting(4, 0.6)]),
             (other, [_waiting(2, 0.2)]),
             (other, []),
-        ]
+        ],
+        Axes(per=("model.num_experts",)),
     )
 
 
@@ -54,5 +56,5 @@ def test_only_settings_that_can_be_spread_over_the_ranks_are_billed(found: Any) 
 
 
 def test_share_of_a_setting_is_its_mean_over_expert_counts(found: Any) -> None:
-    assert mean_share(found, "none", 2) == pytest.approx(0.2)
-    assert math.isnan(mean_share(found, "sign 0.01", 2))
+    assert mean_share(found, ["none"], 2) == pytest.approx(0.2)
+    assert math.isnan(mean_share(found, ["sign 0.01"], 2))

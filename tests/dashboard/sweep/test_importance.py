@@ -10,10 +10,15 @@ from evenload.dashboard.sweep.importance import (
     ABSENT,
     Parameter,
     _groups,
-    explained,
     importance,
+    shares,
     varying,
 )
+
+
+def explained(value_T: Any, groups: list[Any]) -> float:
+    (share,) = shares(value_T, [groups])
+    return share
 
 
 def test_parameter_that_determines_the_figure_explains_all_of_it() -> None:
@@ -22,15 +27,32 @@ def test_parameter_that_determines_the_figure_explains_all_of_it() -> None:
 
 def test_chance_explains_nothing_on_average() -> None:
     rng = np.random.default_rng(0)
-    shares = [explained(rng.normal(size=30), rng.integers(0, 10, 30).tolist()) for _ in range(300)]
-    assert np.mean(shares) < 0.12  # plain eta squared, not corrected for chance, would be 0.31
+    found = [explained(rng.normal(size=30), rng.integers(0, 10, 30).tolist()) for _ in range(300)]
+    assert np.mean(found) < 0.12  # plain eta squared, not corrected for chance, would be 0.31
 
 
 def test_shares_of_a_full_grid_are_its_main_effects() -> None:
     """Two factors with variances 4 and 1 and no interaction explain 80 % and 20 %."""
     a, b = np.repeat([-2.0, 2.0], 50), np.tile([-1.0, 1.0], 50)
-    assert explained(a + b, a.tolist()) == pytest.approx(0.8, abs=0.01)
-    assert explained(a + b, b.tolist()) == pytest.approx(0.2, abs=0.01)
+    assert shares(a + b, [a.tolist(), b.tolist()]) == pytest.approx([0.8, 0.2], abs=0.01)
+
+
+def test_parameters_that_go_together_divide_what_they_explain() -> None:
+    """Each alone explains everything; side by side they would add up to 200 %."""
+    rule = np.repeat([0.0, 1.0], 20)
+    value = rule + 0.001 * np.random.default_rng(0).normal(size=40)
+    found = shares(value, [rule.tolist(), (3 * rule).tolist()])
+    assert found == pytest.approx([0.5, 0.5], abs=0.001)
+
+
+def test_shares_add_up_to_at_most_one() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        groups = [rng.integers(0, 3, 30).tolist() for _ in range(4)]
+        value = rng.normal(size=30) + np.array(groups[0]) + np.array(groups[1])
+        found = shares(value, groups)
+        assert min(found) >= 0
+        assert sum(found) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize(

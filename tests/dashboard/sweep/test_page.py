@@ -38,7 +38,7 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
 def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
     (failure,) = page.expander
-    assert failure.label == "sign 0.1, 32 experts: failed after step 140"
+    assert failure.label == "sign 0.1, 32 experts, seed 0: failed after step 140"
     assert "FloatingPointError: step 141" in failure.code[0].value
     digest = demo.trial("finished", "sign 0.1", 32).digest
     (link,) = failure.get("page_link")
@@ -97,8 +97,8 @@ def test_front_shows_search_and_confirmation(open_page: Open, drawn: Any, demo: 
     roles = next(table.role for table in charts["front"].tables if "role" in table)
     assert set(roles) == {"search", "fresh seeds", "controls", "recommended"}
     for name in ("confirm-loss", "confirm-max-vio"):
-        assert charts[name].table.stage.tolist() == ["search", "fresh seeds"] * 3
-    assert page.dataframe[0].value.verdict.tolist().count("recommended") == 1
+        assert charts[name].table.stage.tolist() == ["search", "fresh seeds"] * 6
+    assert page.dataframe[0].value.verdict.tolist().count("named") == 2
 
 
 def test_x_axis_of_curves_is_in_the_address(open_page: Open, drawn: Any, demo: Any) -> None:

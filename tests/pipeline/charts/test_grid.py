@@ -14,7 +14,9 @@ def _grid(values: list[list[float]], notes: list[list[str]] | None = None) -> Gr
     value_RC = np.array(values, np.float32)
     blank = [["" for _ in row] for row in values]
     settings = [f"sign {10.0**-row:g}" for row in range(len(values))]
-    return Grid(settings, [8 * 2**c for c in range(len(values[0]))], value_RC, notes or blank)
+    return Grid(
+        settings, [f"{8 * 2**c} experts" for c in range(len(values[0]))], value_RC, notes or blank
+    )
 
 
 def _scale(chart: Chart) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def test_cells_have_a_number_or_a_reason() -> None:
     assert columns["setting"] == ["sign 1", "sign 1", "sign 0.1", "sign 0.1"]
     assert columns["experts per layer"] == ["8", "16", "8", "16"]
     assert tables(chart)[0][2].to_pylist() == [0.25, 0.5, 1.0, None]
-    assert "Best is sign 1 with 8 experts: 0.25 × fair share." in description(chart)
+    assert "Best is sign 1 at 8 experts: 0.25 × fair share." in description(chart)
 
 
 def test_shares_are_percent() -> None:

@@ -31,7 +31,9 @@ def _loads(*shape: int) -> Any:
 
 def _grid() -> grid.Grid:
     settings = [f"sign {10.0**-row:g}" for row in range(60)]
-    return grid.Grid(settings, [2**c for c in range(8)], _random(60, 8), [[""] * 8] * 60)
+    return grid.Grid(
+        settings, [f"{2**c} experts" for c in range(8)], _random(60, 8), [[""] * 8] * 60
+    )
 
 
 # One of each kind, at the size of a large run.

@@ -44,16 +44,20 @@ def _section(markdown: str, title: str) -> str:
 
 
 def test_report_of_a_finished_sweep_has_a_recommendation_and_evidence(home: Home) -> None:
-    sweep_id = home.add_sweep()
+    sweep_id = home.add_sweep(seeds=(0, 1, 2))
     home.finish_all()
     home.store.finish_sweep(sweep_id)
     text = _markdown(home, sweep_id)
-    assert "**Take sign 0.01" in _section(text, "Answer")
+    answer = _section(text, "Answer")
+    for experts in (4, 8):
+        assert f"**At {experts} experts, take sign 0.01: its loss of 2.903 bits" in answer
+        assert f"### {experts} experts" in _section(text, "Evidence")
     evidence = _section(text, "Evidence")
-    best = "| **1** | **sign 0.01** | **2** | **2.903** | **-0.027** | **–** | **–** | **0.30** |"
-    assert best in evidence
-    assert re.search(r"\| 3 \| none \| 2 \| 2\.930 \| – \| – \| – \| 3\.00 \|.*yardstick", evidence)
-    assert "6 of 6 trials complete" in text
+    assert re.search(r"\| \*\*sign 0.01\*\* \| \*\*3\*\* \| \*\*2.903 ± 0.000\*\* \|", evidence)
+    assert re.search(
+        r"\| 3 \| none \| 3 \| 2\.930 ± 0\.000 \|.* 3\.00 ± 0\.00 \|.*control", evidence
+    )
+    assert "18 of 18 trials complete" in text
     assert "Nothing: no trial failed" in _section(text, "What went wrong")
 
 
@@ -61,8 +65,9 @@ def test_report_without_a_confirm_stage_warns(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
     answer = _section(_markdown(home, sweep_id), "Answer")
-    assert "figures of the search itself" in answer
-    assert "one seed gives no interval" in answer
+    assert "there is no confirm stage" in answer
+    assert "no claim about loss: one seed does not show" in answer
+    assert f"evenload sweep extend {sweep_id} --seeds 4" in answer
 
 
 def test_confirmed_figures_are_compared_with_the_search(home: Home) -> None:
@@ -71,9 +76,10 @@ def test_confirmed_figures_are_compared_with_the_search(home: Home) -> None:
     home.confirm(sweep_id, (11, 12, 13))
     home.finish_all()
     text = _markdown(home, sweep_id)
-    assert "figures of the search itself" not in text
+    assert "there is no confirm stage" not in text
+    assert "the best of the 3 confirmed settings" in text
     held = _section(text, "Does it hold?")
-    assert "| sign 0.01 | 2.903 | 2.903 ± 0.000 | 0.30 | 0.30 ± 0.00 |" in held
+    assert "| sign 0.01, 4 experts | 2.903 | 2.903 ± 0.000 | 0.30 | 0.30 ± 0.00 |" in held
 
 
 def test_trials_of_several_commits_are_reported(home: Home) -> None:
@@ -90,11 +96,11 @@ def test_trials_of_several_commits_are_reported(home: Home) -> None:
 def test_grid_shows_only_the_search(home: Home) -> None:
     sweep_id = home.add_sweep()
     home.finish_all()
-    before = _section(_markdown(home, sweep_id), "Step size by expert count")
+    before = _section(_markdown(home, sweep_id), "Settings by place")
     home.trials = home.trials[::3]
     home.confirm(sweep_id, (11,))
     home.finish_all()
-    assert _section(_markdown(home, sweep_id), "Step size by expert count") == before
+    assert _section(_markdown(home, sweep_id), "Settings by place") == before
 
 
 def test_the_grid_has_a_figure_or_a_reason_in_every_cell(home: Home) -> None:
@@ -103,7 +109,7 @@ def test_the_grid_has_a_figure_or_a_reason_in_every_cell(home: Home) -> None:
     home.fail(broken, spec)
     for digest, trial in others[:-1]:
         home.finish(digest, trial)
-    grid = _section(_markdown(home, sweep_id), "Step size by expert count")
+    grid = _section(_markdown(home, sweep_id), "Settings by place")
     assert "| none | failed | 3.00 |" in grid
     assert "| sign 0.01 | 0.30 | queued |" in grid
 
@@ -151,10 +157,11 @@ def test_cost_of_imbalance_is_reported_by_setting_and_size(home: Home) -> None:
     shares = {
         label: [float(cell.strip(" %*")) for cell in cells.strip("|").split("|")]
         for label, cells in re.findall(
-            r"^\| \**([\w. ]+?)\** \|((?: \**[\d.]+%\** \|){3})$", cost, re.M
+            r"^\| \**([\w., ]+?)\** \|((?: \**[\d.]+%\** \|){3})$", cost, re.M
         )
     }
-    assert list(shares) == ["none", "sign 0.001", "sign 0.01"]
+    shares = {name: share for name, share in shares.items() if name.endswith("8 experts")}
+    assert [name.split(",")[0] for name in shares] == ["none", "sign 0.001", "sign 0.01"]
     for at_size in zip(*shares.values(), strict=True):
         assert at_size[0] > at_size[1] > at_size[2]
 

@@ -74,9 +74,54 @@ def test_the_best_settings_and_the_control_are_trained_again_with_fresh_seeds(tu
     assert labels(growth) == [
         (label, experts, seed)
         for seed in (10, 11)
-        for label in ("sign 0.01", "quantile", "none")
         for experts in (16, 32)
+        for label in ("sign 0.01", "quantile", "none")
     ]
+
+
+def test_each_expert_count_has_its_own_settings_confirmed(tuned: Tuned) -> None:
+    rows = [
+        replace(row, result=row.result | {"val_bits_per_byte": 3.5})
+        if (row.label, row.spec["model"]["num_experts"]) == ("quantile", 32)
+        else row
+        for row in tuned(sweep())
+    ]
+    chosen = {(label, experts) for label, experts, _ in labels(next_trials(sweep(), rows, 1))}
+    assert chosen == {
+        *((label, 16) for label in ("sign 0.01", "quantile", "none")),
+        *((label, 32) for label in ("sign 0.01", "sign 0.001", "none")),
+    }
+
+
+def test_an_extension_trains_every_setting_with_seeds_that_follow(tuned: Tuned, row: Row) -> None:
+    spec = sweep(confirm=None, extended=(2, 1))
+    rows = tuned(spec)
+    growth = next_trials(spec, rows, room=1)
+    assert growth.stage is Stage.TUNE
+    assert sorted(labels(growth)) == sorted(
+        (trial.label, trial.spec["model"]["num_experts"], seed)
+        for trial in rows
+        for seed in (1, 2, 3)
+    )
+    added = [row(trial, stage=Stage.TUNE) for trial in growth.trials]
+    assert next_trials(spec, [*rows, *added], room=9).trials == []
+    assert next_trials(spec, [*rows, *added[:-1]], room=9).trials == growth.trials[-1:]
+
+
+def test_an_extension_of_a_confirmed_sweep_adds_seeds_to_the_confirm_stage(
+    tuned: Tuned, row: Row
+) -> None:
+    rows = tuned(sweep())
+    rows += [row(trial, stage=Stage.CONFIRM) for trial in next_trials(sweep(), rows, 1).trials]
+    growth = next_trials(sweep(extended=(1,)), rows, room=1)
+    assert growth.stage is Stage.CONFIRM
+    assert {seed for *_, seed in labels(growth)} == {12}
+    assert len(growth.trials) == 6
+
+
+def test_an_extension_keeps_the_id_and_an_answer_section_does_not(tuned: Tuned) -> None:
+    assert sweep(extended=(4,)).sweep_id() == sweep().sweep_id()
+    assert sweep(answer={"one_for_all": True}).sweep_id() != sweep().sweep_id()
 
 
 def test_the_confirm_stage_waits_for_the_tune_stage(tuned: Tuned) -> None:
@@ -92,15 +137,16 @@ def test_failed_and_stopped_settings_are_not_confirmed(tuned: Tuned) -> None:
         else row
         for row in tuned(sweep())
     ]
-    chosen = {label for label, _, _ in labels(next_trials(sweep(), rows, room=1))}
-    assert chosen == {"quantile", "sign 0.001", "none"}
+    growth = labels(next_trials(sweep(), rows, room=1))
+    assert {label for label, at, _ in growth if at == 32} == {"quantile", "sign 0.001", "none"}
+    assert {label for label, at, _ in growth if at == 16} == {"quantile", "sign 0.01", "none"}
 
 
 def test_a_setting_that_breaks_a_constraint_is_confirmed_last(tuned: Tuned) -> None:
     spec = sweep(objective={"constraints": {"max_vio": 0.15}})
     growth = next_trials(spec, tuned(spec), room=1)
     assert labels(growth)[0][0] == "proportional 0.01"
-    assert labels(growth)[2][0] == "sign 0.01"  # the most even of those that break the constraint
+    assert labels(growth)[1][0] == "sign 0.01"  # the most even of those that break the constraint
 
 
 def test_at_most_per_rule_settings_of_a_rule_are_confirmed(tuned: Tuned) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from evenload.pipeline.sweep.pareto import on_front
-from evenload.pipeline.sweep.statistics import interval, p_value
+from evenload.pipeline.sweep.statistics import interval
 
 
 def test_an_interval_is_that_of_students_t() -> None:
@@ -23,18 +23,6 @@ def test_one_seed_has_no_interval() -> None:
 def test_no_seed_is_no_interval() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         interval([])
-
-
-def test_a_p_value_is_the_two_sided_paired_t_tests() -> None:
-    """The expected value is scipy.stats.ttest_1samp([0.1, 0.3, 0.2, 0.4], 0).pvalue."""
-    assert p_value([0.1, 0.3, 0.2, 0.4]) == pytest.approx(0.030466, abs=1e-5)
-    assert p_value([-0.1, -0.3, -0.2, -0.4]) == p_value([0.1, 0.3, 0.2, 0.4])
-    assert p_value([0.1, -0.1]) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("values", [[0.1], [0.1, 0.1]], ids=["one", "no spread"])
-def test_without_spread_there_is_no_p_value(values: list[float]) -> None:
-    assert p_value(values) is None
 
 
 def test_the_front_holds_the_points_that_no_point_dominates() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint, TrialRecord
+from evenload.pipeline.sweep.axes import Axes
 from evenload.pipeline.sweep.targets import crossing, target_rows
 
 Row = Callable[..., TrialRecord]
@@ -41,7 +42,7 @@ def test_a_setting_that_mostly_misses_the_target_keeps_its_row(row: Row) -> None
         rows[1].digest: curve(5, 4, 3.5),
         rows[2].digest: curve(6, 5, 4),
     }
-    [found] = target_rows(rows, curves, target_loss=2.5)
+    [found] = target_rows(rows, curves, 2.5, Axes())
     assert (found.trials, found.reached) == (3, 1)
     assert (found.tokens, found.seconds) == (None, None)
     assert found.final_loss.mean == (2 + 3.5 + 4) / 3
@@ -54,14 +55,14 @@ def test_the_median_includes_trials_that_missed_the_target(row: Row) -> None:
         rows[1].digest: curve(4, 3, 2.5),
         rows[2].digest: curve(6, 5, 4),
     }
-    [found] = target_rows(rows, curves, target_loss=2.5)
+    [found] = target_rows(rows, curves, 2.5, Axes())
     assert (found.reached, found.tokens, found.seconds) == (2, 3000.0, 60.0)
 
 
 def test_the_default_target_is_the_final_loss_without_balancing(row: Row) -> None:
     plain, balanced = row(trial("none")), row(trial())
     curves = {plain.digest: curve(4, 3.5, 3), balanced.digest: curve(4, 3, 2)}
-    rows = {found.label: found for found in target_rows([plain, balanced], curves, None)}
+    rows = {found.label: found for found in target_rows([plain, balanced], curves, None, Axes())}
     assert {found.target_loss for found in rows.values()} == {3.0}
     assert rows["none"].tokens == 3000.0
     assert rows["sign 0.001"].tokens == 2000.0
@@ -70,8 +71,10 @@ def test_the_default_target_is_the_final_loss_without_balancing(row: Row) -> Non
 def test_a_trial_that_was_stopped_early_has_no_loss_at_the_budget(row: Row) -> None:
     whole, stopped = row(trial()), row(trial("quantile"))
     curves = {whole.digest: curve(4, 3, 2), stopped.digest: curve(4, 3.9)}
-    assert [found.label for found in target_rows([whole, stopped], curves, 2.5)] == ["sign 0.001"]
+    assert [found.label for found in target_rows([whole, stopped], curves, 2.5, Axes())] == [
+        "sign 0.001"
+    ]
 
 
 def test_trials_without_a_curve_have_no_row(row: Row) -> None:
-    assert target_rows([row(trial())], {}, 2.0) == ()
+    assert target_rows([row(trial())], {}, 2.0, Axes()) == ()

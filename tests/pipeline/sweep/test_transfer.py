@@ -8,7 +8,9 @@ import pytest
 
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord, TrialState
-from evenload.pipeline.sweep.transfer import transfers
+from evenload.pipeline.sweep.axes import axes_of
+from evenload.pipeline.sweep.transfer import Transfer
+from evenload.pipeline.sweep.transfer import transfers as transfers_along
 
 Row = Callable[..., TrialRecord]
 STEPS = (0.001, 0.01, 0.1)
@@ -22,6 +24,10 @@ def trial(experts: int, step: float, seed: int, **balancer: Any) -> TrialSpec:
             "balancer": {"kind": "sign", "step_size": step} | balancer,
         }
     )
+
+
+def transfers(rows: Sequence[TrialRecord]) -> tuple[Transfer, ...]:
+    return transfers_along(rows, axes_of(rows))
 
 
 def grid(
@@ -92,3 +98,18 @@ def test_another_schedule_is_another_rule(row: Row) -> None:
 def test_one_expert_count_or_one_step_size_gives_no_transfer(row: Row) -> None:
     assert transfers([row(trial(16, step, 0)) for step in STEPS]) == ()
     assert transfers([row(trial(experts, 0.01, 0)) for experts in (16, 64)]) == ()
+
+
+def test_learning_rates_are_compared_apart(row: Row) -> None:
+    """At the higher rate another step size is best; an average over both would hide it."""
+    rows = []
+    for rate, losses in ((0.001, (2.0, 2.5, 2.9)), (0.01, (3.0, 2.9, 2.0))):
+        for experts in (16, 64):
+            for step, loss in zip(STEPS, losses, strict=True):
+                spec = trial(experts, step, 0)
+                train = spec.train.model_copy(update={"learning_rate": rate})
+                rows.append(row(spec.model_copy(update={"train": train}), loss))
+    assert {found.kind: found.best_to for found in transfers(rows)} == {
+        "sign learning_rate=0.001": 0.001,
+        "sign learning_rate=0.01": 0.1,
+    }

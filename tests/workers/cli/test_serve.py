@@ -43,10 +43,10 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     assert again.document["sweep_id"] == sweep_id
     assert figures(again.document) == figures(served)
     assert attempts(again.document) == attempts(served)
-    assert again.document["recommended"]["label"] == "sign 0.01"
+    assert again.document["named"] == {}, "one seed"
     until_runs_are(evenload.folder, ["FINISHED"] * 3)
     assert_status_and_list_show(evenload, sweep_id)
-    assert_readme_finds_the_answer(evenload.folder, again.document["recommendation"])
+    assert_readme_finds_the_answer(evenload.folder, again.document["answer"][0])
 
 
 def until_runs_are(folder: Path, wanted: list[str]) -> None:

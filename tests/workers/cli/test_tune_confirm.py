@@ -39,10 +39,12 @@ def test_a_sweep_searches_stops_and_confirms(evenload: Any, sweep: Sweep) -> Non
     assert {trial["state"] for trial in confirm} == {"completed"}
     for stopped in (trial for trial in found["trials"] if trial["state"] == "stopped"):
         assert stopped["stop_reason"].startswith("asha: held-out loss ")
-    assert found["is_confirmed"]
-    assert found["recommended"]["stage"] == "confirm"
-    assert "confirmed with one fresh seed" in found["recommendation"]
-    assert len(found["targets"]) == 2
+    assert found["evidence"]["is_confirmed"]
+    assert found["evidence"]["stage"] == "confirm"
+    assert not found["is_provisional"]
+    (answer,) = found["answer"]
+    assert "no claim about loss: one seed does not show" in answer
+    assert len(found["evidence"]["targets"]) == 2
 
     again = evenload("sweep", "run", path, "--json")
     assert again.code == 0, again.err

@@ -1,0 +1,222 @@
+"""Puts the answer of a sweep into sentences. All figures are in the tables of the answer, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from evenload.pipeline.figures.metrics import METRICS
+from evenload.pipeline.figures.wording import counted, listed
+from evenload.pipeline.states import Stage
+from evenload.pipeline.sweep.answer import MAY_BE_NAMED, Answer, PlaceAnswer
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting, Verdict
+from evenload.pipeline.sweep.transfer import Transfer
+
+NAMES = 5  # most settings that a sentence lists
+
+
+def sentence(answer: Answer) -> str:
+    """The whole answer as one paragraph."""
+    return " ".join(sentences(answer))
+
+
+def sentences(answer: Answer) -> list[str]:
+    """One sentence group for the state, each place, and one setting for all."""
+    return list(_sentences(answer))
+
+
+def _sentences(answer: Answer) -> Iterator[str]:
+    if answer.is_provisional:
+        yield _provisional(answer)
+    for place in answer.places:
+        yield _place(answer, place)
+    if not answer.places:
+        yield "There is no trial to compare yet."
+    elif answer.asks_for_all and not answer.is_provisional:
+        yield _for_all(answer)
+
+
+def method(answer: Answer) -> str:
+    """How claims are made, for the notes of tables."""
+    return (
+        f"Above the best: bound on the loss minus the least loss of the others at this place; a "
+        f"setting passes if it is within the margin, {100 * answer.objective.loss_tolerance:g} % "
+        f"of the least loss. The claims at a place are all true with a probability of at least "
+        f"{100 * (1 - answer.alpha):g} % (multiple comparisons with the best, Hsu 1984; seeds are "
+        f"blocks; look {answer.look}). Against none: difference in loss with a simultaneous 95 % "
+        "interval (Dunnett 1955). Over floor: geometric mean of MaxVio over its floor, compared "
+        "by Tukey's simultaneous intervals. ± of a mean: 95 % interval over seeds (Student's t)."
+    )
+
+
+def place_note(place: PlaceAnswer) -> str:
+    """The figures behind the claims of one place."""
+    if place.compared < 2:
+        return f"{place.place}: {counted(place.compared, 'setting')} to compare."
+    noise = "unknown, one seed" if math.isnan(place.noise) else f"{place.noise:.4f}"
+    if not place.is_pooled:
+        noise += ", unequal between settings and therefore moderated"
+    text = (
+        f"{place.place}: margin {place.margin:.3f} bits per byte; noise of a run {noise}; "
+        f"{counted(place.compared, 'setting')} compared, {counted(place.seeds, 'seed')}."
+    )
+    left = "; ".join(f"{label}: {why}" for label, why in place.left_out.items())
+    return f"{text} Left out: {left}." if left else text
+
+
+def transfer_sentence(transfer: Transfer) -> str:
+    """A sentence that compares the step sizes of least loss for few and for many experts."""
+    few, many = transfer.from_experts, transfer.to_experts
+    text = (
+        f"{transfer.kind}: least mean loss at {few} experts with step size "
+        f"{transfer.best_from:g}, at {many} experts with {transfer.best_to:g}"
+    )
+    if transfer.probability is not None:
+        text += f"; P(both are the same) = {transfer.probability:.2f}"
+    if not transfer.transfers:
+        price = format(transfer.price, "+.4f")
+        text += f"; at {many} experts {transfer.best_from:g} costs {price} bits per byte"
+    return f"{text} ({counted(transfer.seeds, 'seed')} of the tune stage, regardless of evenness)."
+
+
+def _provisional(answer: Answer) -> str:
+    text = f"Provisional: {answer.completed} of {answer.trials} trials are over"
+    if answer.awaits_confirm:
+        text += ", and the confirm stage with fresh seeds is still to come"
+    return f"{text}, so nothing is claimed yet."
+
+
+def _place(answer: Answer, place: PlaceAnswer) -> str:
+    where = f"At {place.place}" if place.place != "all trials" else "Over all trials"
+    rivals = place.having(*MAY_BE_NAMED)
+    if place.compared < 2 or not rivals:
+        return _nothing(where, place)
+    if place.named is not None:
+        return _claim(where, answer, place, place.named)
+    least = place.least
+    assert least is not None
+    seeds = counted(place.seeds, "seed")
+    so_far = f"least loss so far: {least.label} with {_bits(least)} bits per byte ({seeds})"
+    if answer.is_provisional:
+        return f"{where}, {so_far}."
+    if math.isnan(place.noise):
+        return (
+            f"{where}, no claim about loss: one seed does not show how far losses are chance. "
+            f"L{so_far[1:]}. {_evenest(place, rivals)} "
+            f"{place.more_seeds} more seeds would measure the noise: {_command(answer, place)}."
+        )
+    possible = place.having(Verdict.POSSIBLE)
+    return (
+        f"{where}, no claim, {so_far}: {_count(len(possible), len(rivals))} may be within "
+        f"the margin of {_margin(answer, place)} of the least one: {_names(possible)}. "
+        f"{_remedy(answer, place)}"
+    )
+
+
+def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> str:
+    among = f"the {place.compared} settings"
+    if answer.stage is Stage.CONFIRM:
+        among = f"the {place.compared} confirmed settings, control included"
+    text = (
+        f"{where}, take {named.label}: its loss of {_bits(named)} bits per byte is within the "
+        f"margin of {_margin(answer, place)} of the best of {among} (above it by at most "
+        f"{named.above_best:.3f}; {counted(place.seeds, 'seed')}), and "
+        f"{_most_even(place)} {_vio(named)}."
+    )
+    if place.even_ties:
+        text += f" It cannot be told apart in evenness from {_listed(place.even_ties)}."
+    if (control := place.control) is not None:
+        text += (
+            f" Without balancing MaxVio is {METRICS[IMBALANCE].shown(control.max_vio)} at "
+            f"{_bits(control)} bits per byte."
+        )
+    if place.better_set_aside is not None:
+        text += (
+            f" Of the settings that were not confirmed, {place.better_set_aside} may have a loss "
+            "that is lower by more than the margin."
+        )
+    return text
+
+
+def _most_even(place: PlaceAnswer) -> str:
+    passing = len(place.having(Verdict.NAMED, Verdict.TIED, Verdict.PASSES))
+    if passing == 1:
+        return "it is the only one for which that is shown. Its MaxVio is"
+    return f"of the {passing} for which that is shown it has the least MaxVio for its floor:"
+
+
+def _nothing(where: str, place: PlaceAnswer) -> str:
+    broken = place.having(Verdict.VIOLATES)
+    if broken:
+        best = broken[0]
+        return (
+            f"{where}, no claim: every setting breaks a constraint; the most even one is "
+            f"{best.label}, whose {' and '.join(best.violates)}."
+        )
+    left = "; ".join(f"{label}: {why}" for label, why in place.left_out.items())
+    return (
+        f"{where}, no claim: it needs two settings with figures, at least one of which is no "
+        f"control{f' ({left})' if left else ''}."
+    )
+
+
+def _evenest(place: PlaceAnswer, rivals: Sequence[Setting]) -> str:
+    best = min(rivals, key=lambda setting: setting.over_floor)
+    text = f"Most even: {best.label} with MaxVio {_vio(best)}"
+    if len(rivals) == 1:
+        return f"{text}."
+    source = (
+        "at a noise that is assumed, a factor of 1.4 per run, " if place.is_noise_assumed else ""
+    )
+    apart = f"from {_listed(place.even_ties)}" if place.even_ties else ""
+    shown = f"it cannot be told apart {apart}" if apart else "it is more even than all others"
+    return f"{text}; {source}{shown}."
+
+
+def _remedy(answer: Answer, place: PlaceAnswer) -> str:
+    if place.more_seeds is None:
+        return (
+            "More than 200 seeds would be needed to settle it; longer runs, or a larger margin "
+            "(`objective.loss_tolerance`), settle it sooner."
+        )
+    return (
+        f"About {counted(place.more_seeds, 'more seed')} per setting would settle it: "
+        f"{_command(answer, place)}."
+    )
+
+
+def _command(answer: Answer, place: PlaceAnswer) -> str:
+    return f"`evenload sweep extend {answer.sweep_id} --seeds {place.more_seeds}`"
+
+
+def _for_all(answer: Answer) -> str:
+    if answer.for_all is None:
+        return f"No single setting is shown to be good at all {len(answer.places)} places."
+    return f"One setting for all: {answer.for_all} is within the margin at each of these places."
+
+
+def _margin(answer: Answer, place: PlaceAnswer) -> str:
+    return f"{place.margin:.3f} ({100 * answer.objective.loss_tolerance:g} %)"
+
+
+def _bits(setting: Setting) -> str:
+    return METRICS[LOSS].shown(setting.bits_per_byte)
+
+
+def _vio(setting: Setting) -> str:
+    floor = setting.figures.get("max_vio_floor", math.nan)
+    over = "" if math.isnan(floor) else f", {setting.over_floor:.1f} times its floor of {floor:.2f}"
+    return f"{METRICS[IMBALANCE].shown(setting.max_vio)}{over}"
+
+
+def _count(some: int, of: int) -> str:
+    return "every setting" if some == of else f"{some} of {of} settings"
+
+
+def _names(settings: Sequence[Setting]) -> str:
+    return _listed([setting.label for setting in settings])
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - NAMES
+    return listed([*names[:NAMES], f"{rest} others"] if rest > 1 else list(names))
