@@ -16,7 +16,7 @@ from evenload.pipeline.states import Stage
 EXPERTS = "model.num_experts"
 TOKENS = ("train.steps", "train.batch_sequences", "train.seq_len")
 PER_OF_A_GRID = ("model", "data", "eval", *TOKENS)
-UNNAMED = (SEED, "extends")
+UNNAMED = (SEED, "extends", "model.built")  # the last is counted from the rest of the model
 ABSENT = "–"  # the value of a key that a trial lacks
 LONGEST = 24  # characters of a value in a label
 
@@ -130,7 +130,7 @@ def _per(spec: SweepSpec | None) -> tuple[str, ...]:
 def _ordered(keys: Iterable[str], spec: SweepSpec | None) -> list[str]:
     """The keys below axes of the spec in its order, and then the others."""
     axes = list(spec.axes) if spec is not None else [EXPERTS]
-    named = [key for key in keys if key not in UNNAMED]
+    named = [key for key in keys if not any(_is_below(key, part) for part in UNNAMED)]
 
     def rank(key: str) -> int:
         return next((at for at, axis in enumerate(axes) if _is_below(key, axis)), len(axes))
