@@ -8,6 +8,7 @@ Every case writes FOLDER/<case>-<rank>.pt. Letters: B sequences, S tokens of a s
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import evenload
+from evenload.pipeline.records.scores import read_recording
 from evenload.workers.attach import AttachError, Balance
 from tests.workers.attach.models import PROBE, Model, model, moe_layer, tokens
 
@@ -159,6 +161,21 @@ def refused(rank: int, **options: Any) -> dict[str, Any]:
     return {"error": ""}
 
 
+def scores(rank: int) -> dict[str, Any]:
+    """Only the first rank records; the tokens of a step are those of both."""
+    trained = model()
+    with tempfile.TemporaryDirectory() as folder:
+        balance, counts = attach(trained, record_scores=folder)
+        trained(tokens(seed=rank))
+        balance.step()
+        try:
+            recording = read_recording(balance.write_scores())
+        except AttachError as error:
+            return result(balance, counts) | {"error": str(error)}
+        shape = list(recording.score_NLTE.shape)
+        return result(balance, counts) | {"shape": shape, "step_tokens": recording.step_tokens}
+
+
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "ddp": lambda rank: data_parallel(rank, 0.0),
     "ddp-own": lambda rank: data_parallel(rank, 0.0, own_bias=True),
@@ -169,6 +186,7 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "idle": one_rank_idle,
     "opposite": opposite_skew,
     "groups": own_groups,
+    "scores": scores,
     "disagree": refused,
     "no-router": lambda rank: refused(0, routers=[] if rank else None),
 }

@@ -127,3 +127,9 @@ def test_ranks_that_disagree_are_refused_on_both(folder: Path) -> None:
 def test_a_rank_that_finds_no_router_keeps_nobody_waiting(folder: Path) -> None:
     for rank in found(folder, "no-router"):
         assert "rank 1 has Model has no router" in rank["error"]
+
+
+def test_one_rank_records_scores_and_knows_the_tokens_of_all(folder: Path) -> None:
+    first, second = found(folder, "scores")
+    assert (first["shape"], first["step_tokens"]) == ([1, LAYERS, 64, 8], 128)
+    assert "call this on the first rank" in second["error"]

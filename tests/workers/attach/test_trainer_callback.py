@@ -7,12 +7,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import evenload
+from evenload.pipeline.records.scores import read_recording
 from evenload.workers.attach import AttachError
 from infra.research.tiny_models import tiny_model
 
@@ -94,6 +96,14 @@ def test_accumulation_moves_once_a_step_and_padding_and_evaluation_do_not_count(
     logged = [entry for entry in run.state.log_history if "max_vio" in entry]
     assert len(logged) == STEPS
     assert logged[-1]["max_vio_worst"] >= logged[-1]["max_vio"] > 0
+
+
+def test_scores_are_written_when_training_ends(tmp_path: Path) -> None:
+    callback = evenload.TrainerCallback("none", record_scores=tmp_path / "scores.npz")
+    trainer(tiny(), tmp_path, callback, save_strategy="no").train()
+    found = read_recording(tmp_path / "scores.npz")
+    assert (found.score_NLTE.shape[:2], found.unit) == ((STEPS, LAYERS), "probability")
+    assert np.allclose(found.score_NLTE.sum(axis=-1), 1, atol=1e-6), "softmax over all experts"
 
 
 def _noting(collate: Any, seen: list[int]) -> Any:
