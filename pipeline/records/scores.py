@@ -8,9 +8,11 @@ Letters: N recorded steps, L expert layers, T tokens, E experts.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -24,7 +26,10 @@ MAX_BYTES = 2**29  # of a sample; fewer tokens are kept where more would not fit
 
 # NumPy raises these for files that are missing, empty, damaged, a pickle or a single array. Its
 # messages are not passed on, because they advise to allow pickles.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    MemoryError, RuntimeError, SyntaxError, TokenError, BadZipFile, struct.error, zlib.error,
+)  # fmt: skip
 NO_RECORDING = (
     "not a recording of scores; make one with `evenload train --record-scores` or "
     "`evenload.attach(record_scores=)`"

@@ -38,7 +38,7 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
     try:
         with path.open("rb") as file, np.load(file) as content:
             arrays = {name: content[name] for name in content.files}
-    except (*UNREADABLE, AttributeError):
+    except UNREADABLE:
         raise SpecError(f"{path}: no .npz file; write one with numpy.savez") from None
     names, count_SLE = _counts(path, arrays)
     if asked.num_experts not in (None, count_SLE.shape[2]):
@@ -46,7 +46,7 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
             f"{path}: has counts of {count_SLE.shape[2]} experts, but --num-experts is "
             f"{asked.num_experts}; leave it out"
         )
-    stored_k = int(integers(arrays["top_k"], f"{path}: top_k")) if "top_k" in arrays else None
+    stored_k = int(integers(arrays["top_k"], f"{path}: top_k", 0)) if "top_k" in arrays else None
     why = f"{path}: has no 'top_k' beside its counts"
     top_k = required(asked.top_k or stored_k, "--top-k", why)
     return cleaned(_steps(path, arrays, len(count_SLE)), names, count_SLE, top_k, str(path))

@@ -18,6 +18,7 @@ from evenload.pipeline.records.scores import Recording
 
 Counts = NDArray[np.int64]
 MOST_EXPERTS = 2**16  # a wrong file may claim any number
+LARGEST = 2**48  # of a count or a step
 
 
 class Asked(NamedTuple):
@@ -61,6 +62,8 @@ class Tally:
         self.add_counts(step, layer, count_E)
 
     def add_counts(self, step: int, layer: Hashable, count_E: NDArray[Any]) -> None:
+        if abs(step) > LARGEST:
+            raise SpecError(f"step={step}: no run has as many; correct it")
         row = self._count[step]
         row[layer] = row[layer] + count_E if layer in row else count_E.astype(np.int64)
 
@@ -120,8 +123,9 @@ def integers(values: Any, where: str, dims: int | None = None, least: int = -1) 
         raise SpecError(
             f"{where}: has the shape {found.shape} instead of {dims} dimensions; reshape it"
         )
-    if found.size and found.min() < least:
-        raise SpecError(f"{where}: holds {found.min()}; the least that means something is {least}")
+    if found.size and (found.min() < least or found.max() > LARGEST):
+        wrong = found.min() if found.min() < least else found.max()
+        raise SpecError(f"{where}: holds {wrong}; it must lie between {least} and {LARGEST}")
     return found.astype(np.int64)
 
 

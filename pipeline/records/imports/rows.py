@@ -51,7 +51,7 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
 def _columns(path: Path) -> tuple[list[int], list[object], list[list[int] | None]]:
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         raise SpecError(f"{path}: no parquet file that can be read; write it again") from None
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
@@ -59,8 +59,9 @@ def _columns(path: Path) -> tuple[list[int], list[object], list[list[int] | None
             f"{path}: has no column {missing[0]!r} but {', '.join(table.column_names)}; rename them"
         )
     step, layer, load = (table.column(name) for name in COLUMNS)
-    if not pa.types.is_integer(step.type) or step.null_count or layer.null_count:
-        raise SpecError(f"{path}: step must be a whole number and layer given in every row")
+    is_name = pa.types.is_integer(layer.type) or pa.types.is_string(layer.type)
+    if not pa.types.is_integer(step.type) or not is_name or step.null_count or layer.null_count:
+        raise SpecError(f"{path}: step must be a whole number, layer one or a name, in every row")
     if not hasattr(load.type, "value_type"):
         raise SpecError(f"{path}: load is {load.type} instead of a list of counts per expert")
     return step.to_pylist(), layer.to_pylist(), load.to_pylist()

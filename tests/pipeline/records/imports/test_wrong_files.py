@@ -212,7 +212,10 @@ COUNTS = counted(routes())
         ({}, "has no arrays, but neither 'count_SLE'"),
         ({"weights": COUNTS}, "has weights, but neither 'count_SLE'"),
         ({"count_SLE": COUNTS[0]}, "instead of 3 dimensions"),
-        ({"count_SLE": -COUNTS}, "the least that means something is 0"),
+        ({"count_SLE": -COUNTS}, "it must lie between 0 and"),
+        ({"count_SLE": COUNTS.astype(np.uint64) + 2**63}, "it must lie between 0 and"),
+        ({"count_SLE": COUNTS + 1e300}, "it must lie between 0 and"),
+        ({"count_SLE": COUNTS, "top_k": [1, 2]}, "top_k: has the shape (2,)"),
         ({"count_SLE": COUNTS + 0.5}, "instead of whole numbers"),
         ({"count_SLE": COUNTS[..., :4]}, "counts of 4 experts, but --num-experts is 8"),
         ({"count_SLE": COUNTS, "layers": ["one"]}, "1 layers are named, 2 counted"),
@@ -244,7 +247,9 @@ ROWS = {"step": [1, 1], "layer": [0, 1], "load": [[1, 2], [2, 1]]}
         ({"load": [["a"], ["b"]]}, "instead of whole numbers"),
         ({"step": ["a", "b"]}, "step must be a whole number"),
         ({"step": [1, None]}, "step must be a whole number"),
-        ({"layer": [0, None]}, "layer given in every row"),
+        ({"layer": [0, None]}, "layer one or a name, in every row"),
+        ({"layer": [[0], [1]]}, "layer one or a name, in every row"),
+        ({"step": [2**60, 1]}, "step=1152921504606846976: no run has as many"),
     ],
 )
 def test_rows_that_are_wrong(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -268,3 +273,35 @@ def test_files_that_are_something_else(tmp_path: Path, kind: str, content: bytes
     if content is not None:
         path.write_bytes(content)
     assert str(path) in refusal(kind, path)
+
+
+def _written(kind: str, folder: Path) -> Path:
+    path = folder / "file"
+    with path.open("wb") as file:
+        match kind:
+            case "routed_experts":
+                np.save(file, np.ones((4, 2, 2), np.int32))
+            case "npz":
+                np.savez(file, count_SLE=COUNTS, top_k=2)
+            case "parquet":
+                pq.write_table(pa.table(ROWS), file)
+            case _:
+                file.write(writers.megatron_trace(folder, routes(1, 1)).read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["megatron", "routed_experts", "npz", "parquet"])
+def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
+    path, rng = _written(kind, tmp_path), np.random.default_rng(0)
+    content = path.read_bytes()
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content[: rng.integers(len(content) + 1)] or content)
+        for place in rng.integers(len(damaged), size=rng.integers(4)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            FORMATS[kind].read([path], ASKED)
+        except SpecError:
+            refused += 1
+    assert refused > 100
