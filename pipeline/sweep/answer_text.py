@@ -107,8 +107,8 @@ def _place(answer: Answer, place: PlaceAnswer) -> str:
         )
     possible = place.having(Verdict.POSSIBLE)
     return (
-        f"{where}, no claim, {so_far}: {_count(len(possible), len(rivals))} may be within "
-        f"the margin of {_margin(answer, place)} of the least one: {_names(possible)}. "
+        f"{where}, no claim. L{so_far[1:]}. {_count(len(possible), len(rivals))} may be within the "
+        f"margin of {_margin(answer, place)} of the least loss: {_names(possible)}. "
         f"{_remedy(answer, place)}"
     )
 
@@ -210,7 +210,7 @@ def _vio(setting: Setting) -> str:
 
 
 def _count(some: int, of: int) -> str:
-    return "every setting" if some == of else f"{some} of {of} settings"
+    return "Every setting" if some == of else f"{some} of {of} settings"
 
 
 def _names(settings: Sequence[Setting]) -> str:

@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     """What the answer says about a setting."""
 
     NAMED = "named"
-    TIED = "tied with it in evenness"
+    TIED = "tied in evenness"
     PASSES = "good loss, less even"
     POSSIBLE = "possible"
     OUT = "costs more than the margin"
