@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from types import ModuleType
 
+from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.trial import Model, TrialSpec
 from evenload.workers.model.contract import RoutedModel
-from evenload.workers.model.transformer import MoELanguageModel
 
-
-class Kind(NamedTuple):
-    build: Callable[[TrialSpec], RoutedModel]  # on the CPU, with the weights it starts from
-    resolved: Callable[[Any], Model]  # the spec with what the model was found to be
-
-
-def _own(spec: TrialSpec) -> RoutedModel:
-    return MoELanguageModel(spec.own_model, spec.runtime.backend, recompute=spec.train.recompute)
-
-
-def _other(name: str) -> Kind:
-    """A kind in a file of its own, which is read when a trial needs it."""
-
-    def late(function: str) -> Callable[[Any], Any]:
-        module = f"evenload.workers.model.others.{name}"
-        return lambda argument: getattr(import_module(module), function)(argument)
-
-    return Kind(late("build"), late("resolved"))
-
-
-MODELS: dict[str, Kind] = {
-    "own": Kind(_own, lambda model: model),
-    "huggingface": _other("huggingface"),
-    "python": _other("factory"),
-}
+# The files with `build(spec)`, and for other models than evenload's own with `found(model)`. They
+# are read when a trial needs them: transformers is an extra.
+MODELS = {"own": "transformer", "huggingface": "others.huggingface", "python": "others.factory"}
 
 
 def build_model(spec: TrialSpec) -> RoutedModel:
-    """The model of a resolved trial.  Raises: SpecError: it cannot be built here"""
-    return MODELS[spec.model.kind].build(spec)
+    """The model of a resolved trial, on the CPU, with the weights that it starts from.
+
+    Raises:   SpecError: it cannot be built here
+    """
+    model: RoutedModel = _file(spec.model).build(spec)
+    return model
+
+
+def resolved_model(model: Model) -> Model:
+    """The spec with what the model was found to be.
+
+    Raises:   SpecError: it cannot be built, or is no mixture of experts that a sweep can train
+    """
+    if not isinstance(model, OtherModel) or model.built is not None:
+        return model
+    found = _file(model).found(model)
+    sizes = {"num_experts": found.num_experts, "top_k": found.top_k}
+    return model.model_copy(update={"built": found, **sizes})
+
+
+def _file(model: Model) -> ModuleType:
+    return import_module(f"evenload.workers.model.{MODELS[model.kind]}")

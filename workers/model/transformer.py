@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
 from evenload.workers.model.attention import Attention, rotation
 from evenload.workers.model.contract import Adjust, Routed, RoutedModel, Selects
@@ -146,6 +146,10 @@ class MoELanguageModel(RoutedModel):
         if self._recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+
+def build(spec: TrialSpec) -> MoELanguageModel:
+    return MoELanguageModel(spec.own_model, spec.runtime.backend, recompute=spec.train.recompute)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -17,7 +17,6 @@ from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.data import DataSpec
-from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -52,24 +51,23 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
         number_bytes = 2 if spec.train.precision == "bfloat16" else 4
         check_widths(backend, spec.model.d_model, spec.model.d_expert, number_bytes)
     else:
-        resolved = _with_other_model(resolved, spec.model)
+        resolved = _with_other_model(resolved)
     if has_cuda is None:
         check_compiler(resolved)
     return resolved
 
 
-def _with_other_model(spec: TrialSpec, model: OtherModel) -> TrialSpec:
+def _with_other_model(spec: TrialSpec) -> TrialSpec:
     """The spec with what its model was found to be, after checking that the rest fits to it."""
-    from evenload.workers.model.kinds import MODELS
+    from evenload.workers.model.kinds import resolved_model
     from evenload.workers.training.fit import check_rule
 
-    if model.built is None:
-        found = MODELS[model.kind].resolved(model)
-        whole = spec.model_dump() | {"model": found.model_dump()}
-        try:
-            spec = TrialSpec.model_validate(whole)
-        except ValidationError as error:
-            raise SpecError(first_message(error)) from None
+    try:
+        spec = TrialSpec.model_validate(
+            spec.model_dump() | {"model": resolved_model(spec.model).model_dump()}
+        )
+    except ValidationError as error:
+        raise SpecError(first_message(error)) from None
     check_rule(spec)
     return spec
 

@@ -107,7 +107,9 @@ def test_a_resolved_file_is_the_same_spec(
     written.write_text(yaml.safe_dump(resolved(path), sort_keys=False))
     if kind_of(content) == "sweep":
         assert load_sweep(written).expand() == load_sweep(path).expand()
-        assert "num_shared" in resolved(path)["base"]["model"], "the preset is not filled in"
+        model = resolved(path)["base"]["model"]
+        filled = "weights" if model.get("kind") == "huggingface" else "num_shared"
+        assert filled in model, "presets and defaults are not filled in"
     else:
         model = KINDS[kind_of(content)]
         assert model.model_validate(resolved(written)) == model.model_validate(content)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+import evenload
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.evaluation_arrays import read_by_k, read_routes
 from evenload.pipeline.records.run import RunIdentity
@@ -19,12 +20,15 @@ from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.workers.data.corpus import prepare
+from evenload.workers.data.shards import Batches
 from evenload.workers.training import checkpoint
 from evenload.workers.training.evaluate import evaluate
 from evenload.workers.training.identity import resolve
 from evenload.workers.training.loop import TrainOutcome, checkpoint_dir
-from evenload.workers.training.setup import assemble
+from evenload.workers.training.setup import adamw, assemble, trainable_weights
 from tests.other_models import folder_of
+from tests.workers.training.test_ranks import run_together
 
 Run = Callable[..., TrainOutcome]
 DIGEST = "0123456789abcdef"
@@ -227,3 +231,50 @@ def test_bfloat16_weights_keep_a_float32_bias(
     assert saved.model["module.lm_head.weight"].dtype == torch.bfloat16
     # The bias of the last step routed it; the one in the state is for the next step.
     assert (bias_E - saved.balancer["bias_LE"][0]).abs().max() <= 2.1e-3
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
+def test_a_sweep_moves_the_biases_as_attach_does(
+    trial_of: Callable[..., TrialSpec], run_trial: Run, settings: Settings, kind: str
+) -> None:
+    spec = trial_of(kind, "self_tuned", {"schedule": "constant"})
+    run_trial(spec)
+    torch.manual_seed(spec.train.seed)
+    config = transformers.AutoConfig.from_pretrained(spec.model.path)
+    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    optimizer = adamw(spec.train, trainable_weights(model))
+    balance = evenload.attach(model, "self_tuned", added_bias="keep").watch(optimizer)
+    batches = Batches(prepare(spec.data, settings.corpus_dir).train, spec.train.seq_len, 0)
+    biases, losses = [], []
+    for step in range(spec.train.steps):
+        token_BS = torch.from_numpy(batches.take(step * 4, 4))
+        biases.append(torch.stack(list(balance.biases().values())).clone())
+        logits_BSV = model(input_ids=token_BS[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits_BSV.flatten(0, 1), token_BS[:, 1:].flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.train.grad_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    history = read_history(settings.trial_dir(DIGEST))
+    assert np.array_equal(history.bias_SLE, torch.stack(biases).numpy())
+    assert history.bias_SLE[-1].any()
+    assert history.scalars["loss"].tolist() == losses
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
+def test_two_workers_agree_and_equal_one_bit_for_bit(
+    trial_of: Callable[..., TrialSpec], run_trial: Run, settings: Settings, kind: str
+) -> None:
+    alone = trial_of(kind, "self_tuned", {"micro_batch_sequences": 2})
+    runtime = alone.runtime.model_copy(update={"workers": 2})
+    run_together(settings.root, [(kind, alone.model_copy(update={"runtime": runtime}), 0)])
+    ranks = [np.load(settings.root / f"{kind}-rank{rank}.npz") for rank in (0, 1)]
+    assert np.array_equal(ranks[0]["bias_SLE"], ranks[1]["bias_SLE"])
+    assert np.array_equal(ranks[0]["checksum_S"], ranks[1]["checksum_S"])
+    run_trial(alone)
+    one, two = (read_history(settings.trial_dir(digest)) for digest in (DIGEST, kind))
+    assert np.array_equal(one.count_SLE, two.count_SLE)
+    assert np.array_equal(one.bias_SLE, two.bias_SLE)

@@ -35,12 +35,9 @@ def build(spec: TrialSpec) -> AttachedModel:
     return AttachedModel(module, probe, call, model.found.bias != "none")
 
 
-def resolved(model: PythonModel) -> PythonModel:
-    """The spec with what the model was found to be.  Raises: SpecError"""
-    bare = model.model_copy(update={"built": None, "num_experts": 0, "top_k": 0})
-    found = _built(bare.model_dump_json(), _content(model))
-    sizes = {"num_experts": found.num_experts, "top_k": found.top_k}
-    return model.model_copy(update={"built": found, **sizes})
+def found(model: PythonModel) -> Built:
+    """What the model is.  Raises: SpecError"""
+    return _built(model.model_dump_json(), _content(model))
 
 
 def call(module: nn.Module, token_BS: Tensor) -> Tensor:

@@ -38,19 +38,18 @@ def build(spec: TrialSpec) -> AttachedModel:
     return AttachedModel(module.train(), probe, call, model.found.bias != "none")
 
 
-def resolved(model: HuggingFaceModel) -> HuggingFaceModel:
-    """The spec with what the model was found to be.  Raises: SpecError"""
+def found(model: HuggingFaceModel) -> Built:
+    """What the model is.  Raises: SpecError"""
     require("transformers")
-    found = _built(model.model_copy(update={"built": None}).model_dump_json(), _content(model))
+    built = _built(model.model_dump_json(), _content(model))
     for name in ("num_experts", "top_k"):
         asked = getattr(model, name)
-        if asked not in (0, getattr(found, name)):
+        if asked not in (0, getattr(built, name)):
             raise SpecError(
-                f"model.{name}={asked}: the model was built with {getattr(found, name)}; set the "
+                f"model.{name}={asked}: the model was built with {getattr(built, name)}; set the "
                 "key of its own under model.config"
             )
-    sizes = {"num_experts": found.num_experts, "top_k": found.top_k}
-    return model.model_copy(update={"built": found, **sizes})
+    return built
 
 
 def call(module: nn.Module, token_BS: Tensor) -> Tensor:
