@@ -30,7 +30,7 @@ from evenload.pipeline.spec.load_shape import RunOutline
 MAX_BINS = 400
 MAX_CELLS = 100_000  # cells of one map; as 16-bit numbers in base64 they take 270 KB
 # Fields of the bins below, by what a longer bin holds; the largest value of the others.
-SUMMED = ("load", "steps", "wrong_steps", "seconds", "loss_sum")
+SUMMED = ("load", "steps", "losses", "wrong_steps", "seconds", "loss_sum")
 LATEST = ("bias", "idle_steps", "learning_rate")
 PERCENT_LIMIT = 32_000  # percent of the fair share; a larger load would not fit 16 bits
 FILE = "pooled.parquet"
@@ -63,6 +63,7 @@ class PerBin(NamedTuple):
     wrong_steps: NDArray[np.int64]  # steps with a layer whose loads do not sum to tokens x top-k
     last_step: NDArray[np.int64]
     seconds: NDArray[np.float64]  # sum
+    losses: NDArray[np.int64]  # number of steps whose loss was told
     loss_sum: NDArray[np.float64]
     loss_max: NDArray[np.float64]
     grad_norm_max: NDArray[np.float64]
@@ -160,10 +161,12 @@ class LoadSeries:
             right = self._outline.tokens * self._outline.shape.top_k
             wrong_SL = new.count_SLE.sum(axis=-1, dtype=np.int64) != right
             np.add.at(held.wrong_steps, bin_S, wrong_SL.any(axis=-1))
-        np.add.at(held.seconds, bin_S, scalars["seconds"])
-        np.add.at(held.loss_sum, bin_S, scalars["loss"])
-        np.maximum.at(held.loss_max, bin_S, scalars["loss"])
-        np.maximum.at(held.grad_norm_max, bin_S, scalars["grad_norm"])
+        np.add.at(held.seconds, bin_S, np.nan_to_num(scalars["seconds"]))
+        # Nobody may have told the loss of a step.
+        np.add.at(held.losses, bin_S, ~np.isnan(scalars["loss"]))
+        np.add.at(held.loss_sum, bin_S, np.nan_to_num(scalars["loss"]))
+        np.fmax.at(held.loss_max, bin_S, scalars["loss"])
+        np.fmax.at(held.grad_norm_max, bin_S, scalars["grad_norm"])
         held.last_step[B] = new.step_S[last]
         held.learning_rate[B] = scalars["learning_rate"][last]
 
@@ -242,17 +245,18 @@ class LoadSeries:
 
     @property
     def loss_B(self) -> Floats:
-        """Mean training loss of the bin, nats per token."""
+        """Mean training loss of the bin, nats per token; NaN if nobody told it."""
         filled = self._filled
-        return (self._bin.loss_sum[filled] / self._bin.steps[filled]).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            return (self._bin.loss_sum[filled] / self._bin.losses[filled]).astype(np.float32)
 
     @property
     def loss_max_B(self) -> Floats:
-        return self._bin.loss_max[self._filled].astype(np.float32)
+        return _known(self._bin.loss_max[self._filled])
 
     @property
     def grad_norm_max_B(self) -> Floats:
-        return self._bin.grad_norm_max[self._filled].astype(np.float32)
+        return _known(self._bin.grad_norm_max[self._filled])
 
     @property
     def learning_rate_B(self) -> Floats:
@@ -261,8 +265,10 @@ class LoadSeries:
 
     @property
     def tokens_per_second_B(self) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (self._tokens_B / self._bin.seconds[self._filled]).astype(np.float32)
+        seconds_B = self._bin.seconds[self._filled]
+        with np.errstate(divide="ignore"):
+            rate_B = np.where(seconds_B > 0, self._tokens_B / seconds_B, np.nan)
+        return rate_B.astype(np.float32)
 
     @property
     def tokens_per_step(self) -> int:
@@ -317,7 +323,9 @@ class LoadSeries:
         bins = bin_R[: len(bin_R) // L]
         kept = np.ones(len(bins), bool) if last is None else (bins + 1) * self.bin_steps <= last
         for name, held_B in self._bin._asdict().items():
-            held_B[bins[kept]] = array(table.column(name))[: len(bins)][kept]
+            # Former versions had a loss in every step.
+            column = "steps" if name == "losses" and name not in table.column_names else name
+            held_B[bins[kept]] = array(table.column(column))[: len(bins)][kept]
         for name, held_LB in self._layer._asdict().items():
             held_LB[:, bins[kept]] = array(table.column(name)).reshape(L, -1)[:, kept]
         for name, held_LBE in self._expert._asdict().items():
@@ -375,6 +383,7 @@ def _empty(L: int, B: int, E: int) -> tuple[PerExpert, PerLayer, PerBin]:
     )
     bins = PerBin(
         steps=np.zeros(B, np.int64),
+        losses=np.zeros(B, np.int64),
         wrong_steps=np.zeros(B, np.int64),
         last_step=np.zeros(B, np.int64),
         seconds=np.zeros(B),
@@ -396,6 +405,11 @@ def _joined(
         is_later = is_later_B.reshape(-1, *[1] * (first.ndim - 1))
         return np.where(is_later, second, first)
     return np.maximum(first, second)
+
+
+def _known(largest_B: NDArray[np.float64]) -> Floats:
+    """Largest values, with NaN where there was none."""
+    return np.where(np.isneginf(largest_B), np.nan, largest_B).astype(np.float32)
 
 
 def _raise(held: NDArray[Any], B: NDArray[Any], values_BL: NDArray[Any]) -> None:

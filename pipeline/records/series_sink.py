@@ -12,6 +12,7 @@ from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records.load_series import FILE, LoadSeries, read_series
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.shards import SCALARS
+from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
 
@@ -26,9 +27,10 @@ class PooledLoadSink:
     its predecessor, up to the step where it resumes.
     """
 
-    def __init__(self, trial_dir: Path) -> None:
+    def __init__(self, trial_dir: Path, outline: RunOutline | None = None) -> None:
         self.errors = 0
         self._trial_dir = trial_dir
+        self._outline = outline  # None: `start` finds it in the trial's spec
         self._series: LoadSeries | None = None
         self._written_step = 0
 
@@ -55,6 +57,7 @@ class PooledLoadSink:
 
     def _resumed_from(self, last: int) -> LoadSeries:
         """The history up to step `last`. The file loses later steps, which are trained again."""
+        assert self._outline is not None, "start() comes first"
         series = read_series(self._trial_dir, self._outline, last=last)
         (self._trial_dir / "expert_load" / FILE).unlink(missing_ok=True)
         if not series.is_empty:

@@ -68,11 +68,12 @@ class LoadLogSink:
     The newest part grows with every call until it holds `part_steps` steps or a checkpoint ends
     it. The first step that an attempt logs replaces all records from that step on, so a resumed
     attempt overwrites the steps after its checkpoint. An evaluation logs no step and replaces
-    nothing. If the disk is full, up to `max_pending` steps are kept and written later.
+    nothing. If the disk is full, up to `max_pending` steps are kept and written later; `dropped`
+    counts the others.
     """
 
     def __init__(self, trial_dir: Path, part_steps: int = 50, max_pending: int = 2000) -> None:
-        self.errors = 0
+        self.errors = self.dropped = 0
         self._trial_dir = trial_dir
         self._load_dir = trial_dir / "expert_load"
         self._steps_dir = trial_dir / "steps"
@@ -80,23 +81,35 @@ class LoadLogSink:
         self._max_pending = max_pending
         self._open: list[StepRecord] = []  # the steps of the newest part
         self._written: tuple[int, int] | None = None  # first and last of them on disk
-        self._has_logged = False
+        self._replaces_from: int | None = None  # the first step that is logged
+        self._has_dropped = False
 
     def start(self, run: RunIdentity) -> None:
         """Creates the folders, the manifest and the provenance.  Raises: OSError: not writable"""
+        self.open(TrialSpec.model_validate(run.spec).outline)
+        provenance.write(self._trial_dir, run)
+
+    def open(self, outline: RunOutline) -> None:
+        """Creates the folders and the manifest.  Raises: OSError: not writable"""
         self._load_dir.mkdir(parents=True, exist_ok=True)
         self._steps_dir.mkdir(parents=True, exist_ok=True)
-        manifest = _manifest(TrialSpec.model_validate(run.spec).outline)
         path = self._load_dir / MANIFEST
-        replace(path, (json.dumps(manifest, indent=2) + "\n").encode())
-        provenance.write(self._trial_dir, run)
+        replace(path, (json.dumps(_manifest(outline), indent=2) + "\n").encode())
+
+    @property
+    def unwritten(self) -> int:
+        """Steps that wait because the disk cannot be written."""
+        return self._not_on_disk(self._open)
+
+    def _not_on_disk(self, records: Sequence[StepRecord]) -> int:
+        last = self._written[1] if self._written else 0
+        return sum(record.step > last for record in records)
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
         if not records:
             return
-        if not self._has_logged:
-            self._drop_from(records[0].step)
-            self._has_logged = True
+        if self._replaces_from is None:
+            self._replaces_from = records[0].step
         self._open.extend(records)
         if len(self._open) >= self._part_steps:
             self._end_part()
@@ -129,10 +142,14 @@ class LoadLogSink:
         if steps == self._written:
             return True
         try:
+            if not self._has_dropped:
+                self._drop_from(self._replaces_from or steps[0])
+                self._has_dropped = True
             write_table(self._load_dir / _part_name(*steps), _load_table(self._open), REPEATED)
             write_table(self._steps_dir / _part_name(*steps), _steps_table(self._open))
         except OSError:
             self.errors += 1
+            self.dropped += self._not_on_disk(self._open[: -self._max_pending])
             self._open = self._open[-self._max_pending :]
             return False
         if self._written and self._written[0] == steps[0]:  # the same part, now longer
@@ -142,11 +159,12 @@ class LoadLogSink:
         return True
 
     def _drop_from(self, step: int) -> None:
-        """Deletes the parts from this step on. Parts end at checkpoints, so none contains it."""
+        """Deletes what is recorded from this step on."""
         for directory in (self._load_dir, self._steps_dir):
-            for part in parts(directory):
-                if part.first >= step:
-                    part.path.unlink(missing_ok=True)
+            for part in parts(directory, step):
+                if part.first < step:
+                    _cut(part, step)
+                part.path.unlink(missing_ok=True)
 
 
 def _manifest(outline: RunOutline) -> dict[str, Any]:
@@ -225,6 +243,15 @@ def read_eval_counts(trial_dir: Path) -> NDArray[np.int64] | None:
     """Counts (L, E) of the newest evaluation, summed over its tokens; None if there is none."""
     newest = max((trial_dir / "expert_load").glob("eval-*.parquet"), default=None)
     return None if newest is None else array(pq.read_table(newest).column("load"))
+
+
+def _cut(part: Part, step: int) -> None:
+    """Writes the steps of a part before `step` as a part; none if a crash has torn it."""
+    try:
+        kept = pq.read_table(part.path, filters=[("step", "<", step)])
+    except pa.ArrowInvalid:
+        return
+    write_table(part.path.with_name(_part_name(part.first, step - 1)), kept)
 
 
 def _part_name(first: int, last: int) -> str:
