@@ -157,6 +157,11 @@ _TABLE = (
         "held-out loss per byte of the domain of text that is hardest to predict",
         r"\max_g \mathrm{loss}_g", *BITS, "held-out tokens of each domain, about as many of each",
         EVENLOAD, of=("evaluation",)),
+    Metric("leaked_share", "Held-out text seen in training",
+        "share of the held-out words in runs of 50 that a training document has as well",
+        r"\frac{\#\{\text{held-out words in a run of 50 that is also in training}\}}"
+        r"{\#\{\text{held-out words}\}}", *LOST, "all held-out documents of the corpus",
+        "runs of 50 as in Lee et al. 2022, arXiv:2107.06499", of=("evaluation",)),
     # How evenly the experts are loaded.
     Metric("utilisation", "Load over fair share",
         "assignments of an expert over what an even split would give it; 1 is fair",

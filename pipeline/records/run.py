@@ -46,6 +46,7 @@ class EvalRecord:
     tokens: int
     count_LE: NDArray[np.int64]  # summed over the whole evaluation set
     detail: Detail = field(default_factory=Detail)
+    leaked_share: float | None = None  # of the held-out words; None: the documents are not known
 
 
 @dataclass(frozen=True, slots=True)

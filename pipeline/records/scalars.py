@@ -46,6 +46,7 @@ def evaluation_figures(record: EvalRecord, spec: TrialSpec) -> dict[str, float]:
         "eval_tokens": float(record.tokens),
         **figures("evaluation", Loads.of(spec, record.count_LE[None], record.tokens)),
         **_group_figures(record.detail.groups),
+        **({} if record.leaked_share is None else {"leaked_share": record.leaked_share}),
     }
 
 

@@ -41,7 +41,7 @@ class TextData(Frozen):
     tokenizer: Tokenizer = BytesTokenizer()
     """How text becomes tokens."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of the documents that is held out for evaluation."""
+    """Share of the documents held out for evaluation, chosen by content; copies stay together."""
 
 
 class PythonStdlib(TextData):

@@ -69,6 +69,7 @@ class Planned(NamedTuple):
 def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Dry run: the first trials with their tokens, FLOPs, memory and disk. Starts nothing."""
     from evenload.workers.actors.device_memory import misfit_here
+    from evenload.workers.data.corpus import prepare
 
     settings = load_settings(home)
     spec = load_sweep(sweep_file)
@@ -79,6 +80,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         plan_trial(trial)._replace(label=axes.beside_experts(row))
         for trial, row in zip(trials, named, strict=True)
     ]
+    corpora = [prepare(data, settings.corpus_dir) for data in {trial.data for trial in trials}]
+    origins = [corpus.origin for corpus in corpora if corpus.origin]
     for trial in trials:
         if problem := misfit_here(trial):
             log.print(f"[red]cannot run here:[/] {problem}", soft_wrap=True)
@@ -87,6 +90,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
             {
                 "sweep_id": spec.sweep_id(),
                 "trials": [plan._asdict() for plan in plans],
+                "data": [origin._asdict() for origin in origins],
                 "most_to_come": {stage.value: count for stage, count in most_to_come(spec).items()},
             }
         )
@@ -94,6 +98,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         out.print(_plan_table(spec.sweep_id(), plans))
         for gap in sorted({plan.not_known for plan in plans} - {""}):
             out.print(f"Left out of these figures, because not known: {gap}.")
+        for origin in origins:
+            out.print(f"Data: {origin}", soft_wrap=True)
         for stage, count in most_to_come(spec).items():
             if count:
                 out.print(f"Later, at most: {count} more trials to {stage.value}.")

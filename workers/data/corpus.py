@@ -10,21 +10,24 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.data import DataSpec, FileTokenizer, Shards, Synthetic
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.data.documents import Document, TextSource, is_validation, read_documents
+from evenload.workers.data.documents import Document, TextSource, read_documents, source_files
+from evenload.workers.data.duplicates import Origin, split
+from evenload.workers.data.file_digests import KnownFiles, file_digest
 from evenload.workers.data.groups import Groups, group_documents, read_groups, write_groups
 from evenload.workers.data.shards import TokenArray, open_tokens, token_type
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 
-LAYOUT = 3  # version of the files on disk; a new number makes them again
+LAYOUT = 4  # version of the files on disk; a new number makes them again
 TOKENIZER = "tokenizer.json"
 
 
@@ -35,6 +38,7 @@ class Corpus(NamedTuple):
     groups: Groups  # groups of the validation part
     digest: str  # 16 hex digits
     tokenizer: Path | None = None  # a tokenizer.json; None if the data has only token ids
+    origin: Origin | None = None  # None: token ids, whose documents are not known
 
     @property
     def bytes_per_token(self) -> float:
@@ -51,17 +55,11 @@ def prepare(spec: DataSpec, root: Path) -> Corpus:
     """
     match spec:
         case Shards():
-            return _open_shards(spec)
+            return _open_shards(spec, root)
         case Synthetic():
-            return _cached(spec, root, content="", build=lambda: _synthetic_parts(spec))
+            return _cached(spec, root, content="", build=lambda: _synthetic_parts(spec))[0]
         case _:
-            documents = read_documents(spec)
-            return _cached(
-                spec,
-                root,
-                _content_digest(documents) + _tokenizer_digest(spec),
-                build=lambda: _text_parts(spec, documents),
-            )
+            return _text_corpus(spec, root)
 
 
 def check_fits(spec: TrialSpec, corpus: Corpus) -> None:
@@ -86,25 +84,40 @@ def check_fits(spec: TrialSpec, corpus: Corpus) -> None:
         )
 
 
+def _text_corpus(spec: TextSource, root: Path) -> Corpus:
+    """Opens without reading the sources if their files have not changed since the last time."""
+    sources = source_files(spec)
+    known = KnownFiles(root / "sources", f"{LAYOUT}\0{spec.model_dump_json()}")
+    if sources is not None and (name := known.recall(sources)) and is_whole(root / name):
+        return _open(root / name)
+    documents = read_documents(spec)
+    content = _content_digest(documents) + _tokenizer_digest(spec)
+    corpus, name = _cached(spec, root, content, build=lambda: _text_parts(spec, documents))
+    if sources is not None:
+        known.remember(sources, name)
+    return corpus
+
+
 class _Parts(NamedTuple):
     train: TokenArray
     validation: TokenArray
     groups: Groups
     vocab_size: int
     tokenizer_json: str | None = None
+    origin: Origin | None = None
 
 
 def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
-    held_out = [document for document in documents if _held_out(spec, document)]
-    train = [document.text for document in documents if not _held_out(spec, document)]
+    train, held_out, origin = split(documents, spec.validation_share)
     if not held_out or not train:
         raise SpecError(
-            f"data: {len(documents)} documents leave none for "
+            f"data: {origin.documents} different documents, {origin.similar} of them near "
+            "duplicates that stay together, leave none for "
             f"{'training' if held_out else 'validation'} at "
             f"data.validation_share={spec.validation_share:g}; split the text into more files "
             "or change the share"
         )
-    encoder = make_encoder(spec.tokenizer, train)
+    encoder = make_encoder(spec.tokenizer, [document.text for document in train])
     validation = encoder.encode([document.text for document in held_out])
     groups = group_documents(
         names=[document.group for document in held_out],
@@ -112,16 +125,13 @@ def _text_parts(spec: TextSource, documents: list[Document]) -> _Parts:
         bytes_D=[len(document.text.encode()) + 1 for document in held_out],
     )
     return _Parts(
-        np.concatenate(encoder.encode(train)),
+        np.concatenate(encoder.encode([document.text for document in train])),
         np.concatenate(validation),
         groups,
         encoder.vocab_size,
         encoder.to_json(),
+        origin,
     )
-
-
-def _held_out(spec: TextSource, document: Document) -> bool:
-    return is_validation(document.key, spec.validation_share)
 
 
 def _synthetic_parts(spec: Synthetic) -> _Parts:
@@ -139,10 +149,10 @@ def _synthetic_parts(spec: Synthetic) -> _Parts:
 
 
 def _content_digest(documents: list[Document]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(f"{document.key}\0{len(document.text)}\0{document.text}".encode())
-    return digest.hexdigest()
+    """Depends on the texts and their groups, not on their paths and order."""
+    each = (f"{document.group}\0{document.text}".encode() for document in documents)
+    digests = sorted(hashlib.sha256(content).digest() for content in each)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _tokenizer_digest(spec: TextSource) -> str:
@@ -152,37 +162,65 @@ def _tokenizer_digest(spec: TextSource) -> str:
     return ""
 
 
-def _cached(spec: DataSpec, root: Path, content: str, build: Any) -> Corpus:
+def _cached(
+    spec: DataSpec, root: Path, content: str, build: Callable[[], _Parts]
+) -> tuple[Corpus, str]:
+    """The corpus and the name of its folder. A damaged folder is made again."""
     identity = f"{LAYOUT}\0{spec.model_dump_json()}\0{content}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    directory = root / key
-    if not (directory / "corpus.json").is_file():
-        _write(directory, build())
-    meta = json.loads((directory / "corpus.json").read_text())
-    tokenizer, dtype = directory / TOKENIZER, token_type(meta["vocab_size"])
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if not is_whole(root / name):
+        shutil.rmtree(root / name, ignore_errors=True)
+        _write(root / name, build())
+    return _open(root / name), name
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether the streams of a corpus have the sizes and contents that they were written with.
+
+    A process reads each file once for this, and again if it changed.
+    """
+    facts = directory / "corpus.json"
+    if not facts.is_file():
+        return False
+    digests = json.loads(facts.read_text())["streams"]
+    return all(file_digest(directory / name) == digest for name, digest in digests.items())
+
+
+def _open(directory: Path) -> Corpus:
+    facts = json.loads((directory / "corpus.json").read_text())
+    tokenizer, dtype = directory / TOKENIZER, token_type(facts["vocab_size"])
     return Corpus(
         open_tokens(directory / "train.bin", dtype),
         open_tokens(directory / "validation.bin", dtype),
+        vocab_size=facts["vocab_size"],
         groups=read_groups(directory / "groups.npz"),
+        digest=facts["digest"],
         tokenizer=tokenizer if tokenizer.is_file() else None,
-        **meta,
+        origin=Origin(**facts["origin"]) if facts["origin"] else None,
     )
 
 
 def _write(directory: Path, parts: _Parts) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".making-", dir=directory.parent))
-    digest, dtype = hashlib.sha256(), np.dtype(token_type(parts.vocab_size)).newbyteorder("<")
-    for name, tokens in (("train", parts.train), ("validation", parts.validation)):
+    dtype = np.dtype(token_type(parts.vocab_size)).newbyteorder("<")
+    digest, streams = hashlib.sha256(), {}
+    for name, tokens in (("train.bin", parts.train), ("validation.bin", parts.validation)):
         content = np.ascontiguousarray(tokens, dtype=dtype).tobytes()
         digest.update(content)
-        (staging / f"{name}.bin").write_bytes(content)
+        (staging / name).write_bytes(content)
+        streams[name] = hashlib.sha256(content).hexdigest()
     digest.update(parts.groups.content())
     write_groups(staging / "groups.npz", parts.groups)
     if parts.tokenizer_json is not None:
         (staging / TOKENIZER).write_text(parts.tokenizer_json, encoding="utf-8")
-    meta = {"vocab_size": parts.vocab_size, "digest": digest.hexdigest()[:16]}
-    (staging / "corpus.json").write_text(json.dumps(meta))
+    facts = {
+        "vocab_size": parts.vocab_size,
+        "digest": digest.hexdigest()[:16],
+        "streams": streams,
+        "origin": parts.origin and parts.origin._asdict(),
+    }
+    (staging / "corpus.json").write_text(json.dumps(facts))
     try:
         staging.rename(directory)
     except OSError:
@@ -191,24 +229,33 @@ def _write(directory: Path, parts: _Parts) -> None:
         shutil.rmtree(staging)  # another process wrote the same content first
 
 
-def _open_shards(spec: Shards) -> Corpus:
-    train = _joined([tokens for _, tokens in _files("train_glob", spec.train_glob, spec.dtype)])
+def _open_shards(spec: Shards, root: Path) -> Corpus:
+    train_files = _files("train_glob", spec.train_glob, spec.dtype)
     files = _files("validation_glob", spec.validation_glob, spec.dtype)
-    validation = _joined([tokens for _, tokens in files])
     groups = group_documents(
         names=[path.name for path, _ in files],
         tokens_D=[len(tokens) for _, tokens in files],
         bytes_D=[len(tokens) * spec.bytes_per_token for _, tokens in files],
     )
-    edges = np.concatenate([_edges(train), _edges(validation)])
-    digest = hashlib.sha256(f"{len(train)} {len(validation)}".encode() + edges.tobytes())
+    # The digests of the files, not of the joined stream: a large file is read once for good.
+    known = [_shard_facts(*file, root) for file in (*train_files, *files)]
+    digest = hashlib.sha256(f"{len(train_files)} {spec.dtype}".encode())
+    digest.update("".join(content for content, _ in known).encode())
     digest.update(groups.content())
-    return Corpus(train, validation, int(edges.max()) + 1, groups, digest.hexdigest()[:16])
+    train, validation = (_joined([tokens for _, tokens in part]) for part in (train_files, files))
+    largest = max(largest for _, largest in known)
+    return Corpus(train, validation, largest + 1, groups, digest.hexdigest()[:16])
 
 
-def _edges(tokens: TokenArray) -> TokenArray:
-    """The first and last 2**20 tokens, because reading large shards completely takes too long."""
-    return np.concatenate([tokens[: 2**20], tokens[-(2**20) :]])
+def _shard_facts(path: Path, tokens: TokenArray, root: Path) -> tuple[str, int]:
+    """The digest of a file and its largest token. They are kept until the file changes."""
+    known = KnownFiles(root / "sources", f"{tokens.dtype}\0{path}")
+    found = known.recall([path])
+    if found is None:
+        found = f"{file_digest(path)} {tokens.max()}"
+        known.remember([path], found)
+    digest, largest = found.split()
+    return digest, int(largest)
 
 
 def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:

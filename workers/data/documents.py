@@ -1,29 +1,24 @@
-"""Reads each kind of text source as a stream of documents with a key and a group.
-
-A hash of its key assigns a document to training or validation, so the split does not depend on the
-order, on other documents or on the machine.
-"""
+"""Reads each kind of text source as documents with a group."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import require
-from evenload.pipeline.spec.data import Files, HuggingFace, PythonStdlib
+from evenload.pipeline.spec.data import Files, FileTokenizer, HuggingFace, PythonStdlib
 
 
 class Document(NamedTuple):
-    key: str  # unique within the corpus and equal on every machine
     text: str
     group: str  # top directory of a whole file; label of a row, or its file without a label
 
@@ -32,23 +27,29 @@ TextSource = PythonStdlib | Files | HuggingFace
 
 
 def read_documents(source: TextSource) -> list[Document]:
-    """All documents, ordered by the hash of their key, so that every prefix is a fair sample.
+    """All documents. A row without text is an empty one.
 
-    Raises:   SpecError: there is no text
+    Raises:   SpecError: there is no text; a file cannot be read, with its line where it has lines
     """
-    documents = sorted(_documents(source), key=lambda document: _hash(document.key))
+    documents = list(_documents(source))
     if not any(document.text for document in documents):
         raise SpecError(f"data: {_described(source)} contains no text; name another source")
     return documents
 
 
-def is_validation(key: str, share: float) -> bool:
-    """True if the document belongs to the validation part, as for about `share` of all keys."""
-    return int.from_bytes(_hash(key)[8:16], "big") / 2**64 < share
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def source_files(source: TextSource) -> list[Path] | None:
+    """The files that determine the documents and their tokens; None if a hub has them."""
+    match source:
+        case PythonStdlib():
+            files = list(_stdlib_files())
+        case Files():
+            files = _matching_files(source)
+        case HuggingFace():
+            return None
+        case _:
+            assert_never(source)
+    tokenizer = source.tokenizer
+    return [*files, *([tokenizer.path] if isinstance(tokenizer, FileTokenizer) else [])]
 
 
 def _documents(source: TextSource) -> Iterator[Document]:
@@ -67,19 +68,33 @@ def _described(source: TextSource) -> str:
     return source.glob if isinstance(source, Files) else source.kind
 
 
+def _stdlib_root() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def _stdlib_files() -> Iterator[Path]:
+    root = _stdlib_root()
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if "site-packages" not in parts and "dist-packages" not in parts:
+            yield path
+
+
 def _python_stdlib() -> Iterator[Document]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in root.rglob("*.py"):
-        key = path.relative_to(root).as_posix()
-        if "site-packages" not in key and "dist-packages" not in key:
-            yield Document(key, _text(path), _top_directory(path, root))
+    for path in _stdlib_files():
+        yield Document(_text(path), _top_directory(path, _stdlib_root()))
 
 
-def _files(source: Files) -> Iterator[Document]:
+def _matching_files(source: Files) -> list[Path]:
     paths = sorted(Path(name) for name in glob.glob(source.glob, recursive=True))
     files = [path for path in paths if path.is_file()]
     if not files:
         raise SpecError(f"data.glob={source.glob!r} matches no file; check the path")
+    return files
+
+
+def _files(source: Files) -> Iterator[Document]:
+    files = _matching_files(source)
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
         yield from _file_documents(path, root, source)
@@ -88,7 +103,7 @@ def _files(source: Files) -> Iterator[Document]:
 def _file_documents(path: Path, root: Path, source: Files) -> Iterator[Document]:
     match path.suffix:
         case ".txt" | ".md" | ".py":
-            yield Document(path.as_posix(), _text(path), _top_directory(path, root))
+            yield Document(_text(path), _top_directory(path, root))
         case ".jsonl":
             yield from _rows(path, root, _jsonl(path, source))
         case ".parquet":
@@ -101,7 +116,8 @@ def _file_documents(path: Path, root: Path, source: Files) -> Iterator[Document]
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    """The text of a file. What is no UTF-8 becomes U+FFFD, as in files of other encodings."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
 
 
 def _top_directory(path: Path, root: Path) -> str:
@@ -110,16 +126,10 @@ def _top_directory(path: Path, root: Path) -> str:
     return parents[0] if parents else "."
 
 
-class _Row(NamedTuple):
-    number: int
-    text: str
-    group: str | None
-
-
-def _rows(path: Path, root: Path, rows: Iterator[_Row]) -> Iterator[Document]:
+def _rows(path: Path, root: Path, rows: Iterator[Document]) -> Iterator[Document]:
+    """A row without a group belongs to that of its file."""
     file = path.relative_to(root).as_posix()
-    for row in rows:
-        yield Document(f"{path.as_posix()}:{row.number}", row.text, row.group or file)
+    return (Document(row.text, row.group or file) for row in rows)
 
 
 def _columns(source: Files | HuggingFace) -> dict[str, str]:
@@ -128,43 +138,60 @@ def _columns(source: Files | HuggingFace) -> dict[str, str]:
     return {key: column for key, column in named.items() if column is not None}
 
 
-def _jsonl(path: Path, source: Files) -> Iterator[_Row]:
-    """Rows numbered from 1, like lines."""
-    columns = _columns(source)
-    with path.open(encoding="utf-8") as lines:
+def _jsonl(path: Path, source: Files) -> Iterator[Document]:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SpecError(f"{path}:{number}: not a JSON object ({error})") from None
-            for key, column in columns.items():
-                if not isinstance(row, dict) or column not in row:
-                    raise SpecError(
-                        f"{path}:{number}: not a JSON object with the key {column!r}; "
-                        f"set data.{key} to a key that every line has"
-                    )
-            yield _row(number, row, source)
+            if line.strip():
+                place = f"{path}:{number}"
+                yield _row(_json_object(line, place, source), place, source)
 
 
-def _parquet(path: Path, source: Files) -> Iterator[_Row]:
-    """Rows numbered from 0."""
-    file, columns = pq.ParquetFile(path), _columns(source)
-    for key, column in columns.items():
-        if column not in file.schema_arrow.names:
+def _json_object(line: bytes, place: str, source: Files) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise SpecError(f"{place}: not a JSON object ({error}); mend or remove the line") from None
+    for key, column in _columns(source).items():
+        if not isinstance(row, dict) or column not in row:
             raise SpecError(
-                f"{path}: no column {column!r}; set data.{key} to one of {file.schema_arrow.names}"
+                f"{place}: not a JSON object with the key {column!r}; "
+                f"set data.{key} to a key that every line has"
             )
-    rows = (
-        row
-        for batch in file.iter_batches(columns=list(set(columns.values())))
-        for row in batch.to_pylist()
-    )
-    return (_row(number, row, source) for number, row in enumerate(rows))
+    return cast("dict[str, Any]", row)
 
 
-def _row(number: int, row: dict[str, Any], source: Files | HuggingFace) -> _Row:
-    group = None if source.group_column is None else str(row[source.group_column])
-    return _Row(number, str(row[source.column]), group)
+def _parquet(path: Path, source: Files) -> Iterator[Document]:
+    columns = _columns(source)
+    try:
+        file = pq.ParquetFile(path)
+        for key, column in columns.items():
+            if column not in file.schema_arrow.names:
+                names = file.schema_arrow.names
+                raise SpecError(f"{path}: no column {column!r}; set data.{key} to one of {names}")
+        number = 0
+        for batch in file.iter_batches(columns=list(set(columns.values()))):
+            for row in batch.to_pylist():
+                number += 1
+                yield _row(row, f"{path}: row {number}", source)
+    except (pa.ArrowException, OSError) as error:
+        raise SpecError(f"{path}: not a whole parquet file ({error}); write it again") from None
+
+
+def _row(row: dict[str, Any], place: str, source: Files | HuggingFace) -> Document:
+    """The document of a row; its group is empty where the row names none.
+
+    Raises:   SpecError: the text is neither text nor null
+    """
+    text = row[source.column]
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", errors="replace")
+    if text is not None and not isinstance(text, str):
+        raise SpecError(
+            f"{place}: {source.column!r} holds {type(text).__name__}, not text; "
+            "set data.column to a key with text"
+        )
+    group = None if source.group_column is None else row[source.group_column]
+    return Document(text or "", "" if group is None else str(group))
 
 
 def _hugging_face(source: HuggingFace) -> Iterator[Document]:
@@ -173,6 +200,5 @@ def _hugging_face(source: HuggingFace) -> Iterator[Document]:
 
     stream = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
     for number, example in enumerate(stream.take(source.max_documents)):
-        row = _row(number, example, source)
-        key = f"{source.name}:{source.split}:{number}"
-        yield Document(key, row.text, row.group or source.name)
+        row = _row(example, f"{source.name}: row {number}", source)
+        yield Document(row.text, row.group or source.name)

@@ -67,8 +67,12 @@ def _epoch_order(seed: int, epoch: int, windows: int, seq_len: int) -> tuple[int
     return int(rng.integers(seq_len)), rng.permutation(windows)
 
 
-def first_windows(tokens: TokenArray, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
-    """The first whole windows of the stream, up to `max_tokens` targets; (N, seq_len + 1)."""
-    windows = min(max(1, max_tokens // seq_len), (len(tokens) - 1) // seq_len)
-    starts = np.arange(windows)[:, None] * seq_len + np.arange(seq_len + 1)
-    return tokens[starts].astype(np.int64)
+def even_windows(tokens: TokenArray, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
+    """Whole windows at even distances over the stream, so that every document has its share.
+
+    Returns:  (N, seq_len + 1), up to `max_tokens` targets; all windows of a shorter stream
+    """
+    available = (len(tokens) - 1) // seq_len
+    number = min(max(1, max_tokens // seq_len), available)
+    first_N = np.arange(number) * available // number * seq_len
+    return tokens[first_N[:, None] + np.arange(seq_len + 1)].astype(np.int64)

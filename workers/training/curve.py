@@ -13,7 +13,7 @@ from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint
 from evenload.workers.data.corpus import Corpus
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import Assembly
 
@@ -39,7 +39,7 @@ class CurveMeter:
         self._spec = spec
         self._assembly = assembly
         self._on_point = on_point
-        self._window_NS = first_windows(
+        self._window_NS = even_windows(
             corpus.validation, spec.train.seq_len, spec.eval.curve_tokens
         )
         self._seconds = seconds

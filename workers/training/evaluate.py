@@ -13,7 +13,7 @@ from evenload.pipeline.records.scalars import evaluation_figures
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import Corpus, check_fits, prepare
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.training import checkpoint
 from evenload.workers.training.loss_by_k import loss_by_k
 from evenload.workers.training.route_counts import RouteCounter
@@ -49,14 +49,14 @@ def evaluate(
 def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
     """Mean loss and loads over the held-out set with this bias, which stays fixed."""
     scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
-    return scorer.score(first_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens))
+    return scorer.score(even_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens))
 
 
 def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalRecord:
     model, seq_len = spec.model, spec.train.seq_len
     routes = RouteCounter(model.num_moe_layers, model.num_experts, scorer.device)
     scores = scorer.score(
-        first_windows(corpus.validation, seq_len, spec.eval.tokens),
+        even_windows(corpus.validation, seq_len, spec.eval.tokens),
         routes if spec.eval.routes else None,
     )
     return EvalRecord(
@@ -66,6 +66,7 @@ def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalR
         perplexity=math.exp(scores.loss),
         tokens=scores.tokens,
         count_LE=scores.count_LE.cpu().numpy(),
+        leaked_share=corpus.origin.leaked_share if corpus.origin else None,
         detail=Detail(
             groups=_score_groups(spec, scorer, corpus),
             by_k=_score_by_k(spec, scorer, corpus),
@@ -101,7 +102,7 @@ def _score_groups(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> GroupScore
 def _score_by_k(spec: TrialSpec, scorer: Scorer, corpus: Corpus) -> LossByK | None:
     if spec.eval.by_k == "none":
         return None
-    window_NS = first_windows(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
+    window_NS = even_windows(corpus.validation, spec.train.seq_len, spec.eval.by_k_tokens)
     return loss_by_k(spec, scorer, window_NS)
 
 

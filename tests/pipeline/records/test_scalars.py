@@ -56,7 +56,7 @@ def test_every_recorded_figure_is_in_the_table_of_metrics(record: Record, spec: 
     groups = GroupScores(
         ("a", "b"), np.ones(2), np.array([2.0, 3.0]), np.ones(2, int), np.ones((2, 2, 16), int)
     )
-    evaluated = EvalRecord(9, 1.0, 2.0, 2.7, 800, np.full((2, 16), 100), Detail(groups))
+    evaluated = EvalRecord(9, 1.0, 2.0, 2.7, 800, np.full((2, 16), 100), Detail(groups), 0.01)
     found = evaluation_figures(evaluated, spec)
     assert {name for name, metric in METRICS.items() if "evaluation" in metric.of} == found.keys()
     assert found["val_bits_per_byte_worst_group"] == 3.0

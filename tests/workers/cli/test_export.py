@@ -17,7 +17,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.model.contract import next_token_loss
 
 Sweep = Callable[..., dict[str, Any]]
@@ -91,7 +91,7 @@ def _loads_and_scores_as_recorded(folder: Path, row: dict[str, Any]) -> None:
 
     corpus = prepare(spec.data, Settings(home=folder / ".evenload").corpus_dir)
     token_BS = torch.from_numpy(
-        first_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens)
+        even_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens)
     )
     with torch.no_grad():
         logits_BSV = model(token_BS[:, :-1]).logits

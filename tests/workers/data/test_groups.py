@@ -36,7 +36,7 @@ def test_a_file_belongs_to_its_top_directory(tmp_path: Path) -> None:
     for folder, word in (("a/deep", "apple "), ("b", "berry "), (".", "cherry ")):
         (tmp_path / "text" / folder).mkdir(parents=True, exist_ok=True)
         for number in range(30):
-            (tmp_path / "text" / folder / f"{number}.txt").write_text(word)
+            (tmp_path / "text" / folder / f"{number}.txt").write_text(word * (number + 1))
     corpus = prepare(
         Files(glob=str(tmp_path / "text/**/*.txt"), validation_share=0.4), tmp_path / "corpora"
     )
@@ -98,12 +98,11 @@ def test_a_shard_is_a_group_of_its_own(tmp_path: Path) -> None:
 def test_the_groups_of_the_standard_library_are_its_packages(tmp_path: Path) -> None:
     corpus = prepare(PythonStdlib(), tmp_path)
     assert {"test", "."} <= set(names(corpus)[:5])
-    assert prepare(PythonStdlib(), tmp_path).groups.names == corpus.groups.names
 
 
 def test_bytes_per_token_are_those_of_the_group(tmp_path: Path) -> None:
     for number in range(40):
-        (tmp_path / f"{number}.md").write_text("the same words again and again " * 20)
+        (tmp_path / f"{number}.md").write_text(f"{number} the same words again and again " * 7)
     (tmp_path / "odd").mkdir()
     for number in range(40):
         (tmp_path / "odd" / f"{number}.md").write_text(f"zq{number}xv" * 20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.data.shards import Batches, first_windows, open_tokens
+from evenload.workers.data.shards import Batches, even_windows, open_tokens
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -33,10 +33,10 @@ def test_targets_are_the_next_tokens() -> None:
     assert len(sequence) == 9
 
 
-def test_first_windows_are_in_order_and_bounded() -> None:
-    window_NS = first_windows(TOKENS, seq_len=10, max_tokens=45)
-    assert window_NS[:, 0].tolist() == [0, 10, 20, 30]
-    assert first_windows(TOKENS, seq_len=10, max_tokens=10**9).shape == (99, 11)
+def test_even_windows_are_in_order_and_bounded() -> None:
+    window_NS = even_windows(TOKENS, seq_len=10, max_tokens=45)
+    assert window_NS[:, 0].tolist() == [0, 240, 490, 740]
+    assert even_windows(TOKENS, seq_len=10, max_tokens=10**9).shape == (99, 11)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.data import Synthetic
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.training import checkpoint
 from evenload.workers.training.evaluate import evaluate, score
@@ -141,7 +141,7 @@ def test_each_domain_is_scored_on_its_own_documents(
     for row, name in enumerate(groups.name_G):
         domain = int(name.removeprefix("domain-"))
         stream = document_NT[held_out_N & (domain_N == domain)].ravel()
-        window_NS = first_windows(stream, 32, len(stream))
+        window_NS = even_windows(stream, 32, len(stream))
         expected = scorer.score(window_NS[np.arange(32) * len(window_NS) // 32])
         assert groups.loss_G[row] == expected.loss
         assert groups.count_GLE[row].tolist() == expected.count_LE.tolist()

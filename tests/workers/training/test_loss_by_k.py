@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.training.loss_by_k import loss_by_k, values_of_k
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import assemble
@@ -20,7 +20,7 @@ MakeSpec = Callable[..., TrialSpec]
 
 @pytest.fixture
 def windows(make_spec: MakeSpec, tmp_path: Path) -> NDArray[Any]:
-    return first_windows(prepare(make_spec().data, tmp_path).validation, 32, 512)
+    return even_windows(prepare(make_spec().data, tmp_path).validation, 32, 512)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import prepare
-from evenload.workers.data.shards import first_windows
+from evenload.workers.data.shards import even_windows
 from evenload.workers.model.contract import next_token_loss
 from evenload.workers.training.scoring import scorer_of
 from evenload.workers.training.setup import assemble
@@ -27,7 +27,7 @@ def test_a_rule_that_sees_the_batch_is_scored_by_plain_top_k(
     spec = make_spec(balancer={"kind": kind}, model={"init_std": 0.2})
     assembly = assemble(spec)
     bias_LE = 0.1 * torch.randn(2, 8) if kind == "sign" else torch.zeros(2, 8)
-    window_NS = first_windows(prepare(spec.data, tmp_path).validation, 32, 256)
+    window_NS = even_windows(prepare(spec.data, tmp_path).validation, 32, 256)
     scores = scorer_of(assembly, bias_LE, 4).score(window_NS)
     token_NS = torch.from_numpy(window_NS)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_what_comes_later_in_the_batch_changes_no_score(
     make_spec: Callable[..., TrialSpec], tmp_path: Path, kind: str
 ) -> None:
     spec = make_spec(balancer={"kind": kind}, model={"init_std": 0.2})
-    window_NS = first_windows(prepare(spec.data, tmp_path).validation, 32, 256)
+    window_NS = even_windows(prepare(spec.data, tmp_path).validation, 32, 256)
     scorer = scorer_of(assemble(spec), torch.zeros(2, 8), len(window_NS))
     together = scorer.score(window_NS)
     alone = [scorer.score(window_S[None]) for window_S in window_NS]
