@@ -214,7 +214,7 @@ class TrainSpec(Frozen):
 
 
 class EvalSpec(Frozen):
-    """Evaluation on held-out text: the first `tokens` tokens of the validation part, in order.
+    """Evaluation on held-out text: about `tokens` tokens, taken at even distances.
 
     Smaller samples are scored by group of documents and with other numbers of experts per token.
     """
