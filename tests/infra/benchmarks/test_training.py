@@ -79,6 +79,7 @@ def dies() -> language_models.Arm:
     raise SystemExit(3)
 
 
+@pytest.mark.slow
 def test_an_arm_that_dies_raises_with_its_exit_code() -> None:
     with pytest.raises(RuntimeError, match="exit code 3"):
         separate_processes.ArmProcess(dies)
@@ -94,6 +95,7 @@ def test_the_profile_puts_every_operation_into_one_kind() -> None:
     assert step_profile._kind("RmsNormBackward") == step_profile.DISPATCH
 
 
+@pytest.mark.slow
 def test_the_whole_document_is_json_and_has_a_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

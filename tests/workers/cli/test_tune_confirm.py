@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 Sweep = Callable[..., dict[str, Any]]
 RATE = {"low": 0.00001, "high": 0.02, "log": True}
 
