@@ -16,15 +16,9 @@ from evenload.pipeline.spec.load_shape import LoadShape
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
 
 
-class Built(Frozen):
+class Built(LoadShape):
     """What a model was found to be. evenload fills this in."""
 
-    layers: tuple[str, ...]
-    """The layers that have experts."""
-    num_experts: PositiveInt
-    """Routed experts per layer."""
-    top_k: PositiveInt
-    """Experts that a router chooses for each token."""
     vocab_size: PositiveInt
     """Number of different tokens."""
     scores: str
@@ -69,8 +63,7 @@ class OtherModel(Frozen):
 
     @property
     def load_shape(self) -> LoadShape:
-        found = self.found
-        return LoadShape(layers=found.layers, num_experts=found.num_experts, top_k=found.top_k)
+        return LoadShape(**{name: getattr(self.found, name) for name in LoadShape.model_fields})
 
 
 class HuggingFaceModel(OtherModel):

@@ -136,9 +136,11 @@ class AttachedModel(RoutedModel):
                 return None
         model = copy.copy(self)
         model._top_k = top_k
+        device = next(self.parameters()).device
+        probe = self._probe._replace(args=tuple(value.to(device) for value in self._probe.args))
         with model._choosing():
             try:
-                self._probe.run(self.module)
+                probe.run(self.module)
                 for seam in self._seams:
                     seam.take()
             except AttachError:

@@ -31,7 +31,16 @@ def probe_of(module: nn.Module, vocab_size: int, call: Call, length: int = PROBE
     generator = torch.Generator().manual_seed(0)
     token_BS = torch.randint(vocab_size, (PROBE_SHAPE[0], length), generator=generator)
     token_BS = token_BS.to(next(module.parameters()).device)
-    return Probe((token_BS,), {}, call)
+
+    def checked_call(module: nn.Module, token_BS: Tensor) -> None:
+        logits_BSV = call(module, token_BS)
+        if logits_BSV.shape != (*token_BS.shape, vocab_size):
+            raise ValueError(
+                f"logits of the shape {tuple(logits_BSV.shape)} for {tuple(token_BS.shape)} token "
+                f"ids and vocab_size={vocab_size}; make them agree"
+            )
+
+    return Probe((token_BS,), {}, checked_call)
 
 
 def counted(

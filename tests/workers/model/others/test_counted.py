@@ -12,6 +12,7 @@ import transformers
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.model_size import model_size
 from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.model.others import counted
 from tests.other_models import folder_of
 
 Trial = Callable[..., TrialSpec]
@@ -63,6 +64,16 @@ def test_experts_in_a_list_of_modules_are_counted(trial_of: Trial) -> None:
     assert model.built.expert_parameters == 2 * 8 * (16 * 16 + 16)
 
 
+def test_a_model_that_looks_at_values_is_built_for_real(
+    trial_of: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trial_of("python", factory="tests.other_models:careful").model
+    assert model.built.parameters == trial_of("python").model.built.parameters
+    monkeypatch.setattr(counted, "LARGEST_REAL", 1000)
+    with pytest.raises(SpecError, match=r"careful' has 0\.0e9 weights, too many .*smaller model"):
+        trial_of("python", factory="tests.other_models:careful", arguments={"words": 48})
+
+
 def test_sizes_may_be_changed_by_common_and_by_own_names(trial_of: Trial) -> None:
     model = trial_of(
         "deepseek_v3", num_experts=4, top_k=1, config={"moe_intermediate_size": 24}
@@ -98,6 +109,7 @@ def test_a_large_model_is_counted_without_its_weights(trial_of: Trial) -> None:
         ("llama", {"num_experts": 4}, r"model\.num_experts=4: .* has none of num_experts, "),
         ("python", {"factory": "tests.nothing:f"}, r"'tests\.nothing:f' cannot be imported: "),
         ("python", {"factory": "tests.other_models:g"}, r"other_models:g' cannot be imported: "),
+        ("python", {"vocab_size": 40}, r"shape \(2, 19, 48\) for \(2, 19\) .* vocab_size=40; make"),
         ("python", {"arguments": {"size": 2}}, r"mixture' fails: TypeError: .*model\.arguments"),
         ("python", {"factory": "tests.other_models:number"}, "number' returns a int, not a torch"),
         (
