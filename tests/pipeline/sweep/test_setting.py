@@ -127,3 +127,15 @@ def test_constraints_are_bounds_on_means(row: Row) -> None:
     assert setting_of("s", "p", rows, {"max_vio": 0.2}).violates == ("max_vio 0.3 is above 0.2",)
     (unknown,) = setting_of("s", "p", rows, {"max_vio_global": 0.2}).violates
     assert unknown == "max_vio_global was not recorded, so it may be above 0.2"
+
+
+def test_a_place_is_named_even_where_a_chosen_value_goes_with_it(row: Row) -> None:
+    """Otherwise two models would share a place, and their losses would be compared."""
+    axes = {"train.learning_rate": [0.001, 0.009], "model.top_k": [1, 2]}
+    spec = SweepSpec(name="s", base=BASE, axes=axes)
+    rows = [row(trial("sign", rate=rate)) for rate in (1e-3, 9e-3)]
+    tied = [
+        replace(r, spec=r.spec | {"model": r.spec["model"] | {"top_k": n}})
+        for n, r in enumerate(rows, 1)
+    ]
+    assert axes_of(tied, spec) == ((), ("model.top_k",))
