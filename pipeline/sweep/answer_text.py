@@ -132,8 +132,8 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
         )
     if place.better_set_aside is not None:
         text += (
-            f" Of the settings that were not confirmed, {place.better_set_aside} may have a loss "
-            "that is lower by more than the margin."
+            f" {place.better_set_aside or 'None'} of the settings that were not confirmed may have "
+            "a loss that is lower by more than the margin."
         )
     return text
 

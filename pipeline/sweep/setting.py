@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
     NAMED = "named"
     TIED = "tied in evenness"
-    PASSES = "good loss, less even"
+    PASSES = "within the margin"
     POSSIBLE = "possible"
     OUT = "costs more than the margin"
     CONTROL = "control"
