@@ -85,7 +85,7 @@ class Recorded(Frozen):
 
     kind: Literal["recorded"] = "recorded"
     path: Path
-    """Path of the recording, or of a folder with `scores.npz`."""
+    """Path of the recording, or of a folder with `scores.npz`, or name of a recorded run."""
 
 
 StreamSpec = Annotated[

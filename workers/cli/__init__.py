@@ -56,6 +56,11 @@ COMMANDS = {
         "advise_command",
         "Show which step sizes and schedules theory recommends for a recorded run.",
     ),
+    "import": Command(
+        "evenload.workers.cli.import_records",
+        "import_command",
+        "Take over what Megatron, SGLang, vLLM, torchtitan or a table recorded of their experts.",
+    ),
     "report": Command(
         "evenload.workers.cli.report",
         "report",

@@ -12,10 +12,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.recorded_runs import recorded_run
 from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, load_simulation
 from evenload.workers.actors.device_memory import available_bytes
 from evenload.workers.cli.progress import progress_bars
-from evenload.workers.cli.session import log, out, print_json
+from evenload.workers.cli.session import load_settings, log, out, print_json
 
 if TYPE_CHECKING:
     from evenload.workers.simulation.advice import Advice, Estimate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 
+HomeOption = Annotated[Path | None, typer.Option("--home", help="folder with recorded runs")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
 
@@ -36,13 +38,14 @@ def simulate(
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="folder for history.parquet with every step")
     ] = None,
+    home: HomeOption = None,
 ) -> None:
     """Run balancing rules on streams of router scores, without a model.
 
     The table has MaxVio in the steady state, the sampling floor, steps to balance and recovery
     after a jump. It helps to choose ten of a hundred step sizes before using GPU hours.
     """
-    spec = load_simulation(simulation_file)
+    spec = _with_recordings(load_simulation(simulation_file), home)
     from evenload.workers.simulation.run import simulate as run_simulation  # with torch
 
     _check_device(spec)
@@ -61,17 +64,18 @@ def simulate(
 def advise_command(
     recording_file: Annotated[
         Path,
-        typer.Argument(help="recording of scores, or the folder of a run that has one"),
+        typer.Argument(help="recording of scores, or the folder or name of a run that has one"),
     ],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the planned run")] = 1000,
     layer: Annotated[int, typer.Option(min=0, help="expert layer, counted from 0")] = 0,
     as_json: AsJson = False,
+    home: HomeOption = None,
 ) -> None:
     """Show which step sizes and schedules theory recommends for a recorded run."""
     from evenload.pipeline.records.scores import read_recording
     from evenload.workers.simulation.advice import advise, estimate
 
-    recording = read_recording(recording_file)
+    recording = read_recording(_found(recording_file, home))
     num_layers = recording.score_NLTE.shape[1]
     if layer >= num_layers:
         raise SpecError(f"--layer {layer}: the recording has {num_layers} layers, counted from 0")
@@ -84,6 +88,27 @@ def advise_command(
         print_json({"seen": seen._asdict(), "advice": [entry._asdict() for entry in advice]})
     else:
         _print_advice(seen, advice, steps)
+
+
+def _found(place: Path, home: Path | None) -> Path:
+    """The place itself, or the folder of the recorded run that has this name.
+
+    Raises:   SpecError: neither is there
+    """
+    if place.exists() or place.suffix or len(place.parts) > 1:
+        return place
+    return recorded_run(load_settings(home).root, str(place)).folder
+
+
+def _with_recordings(spec: SimulationSpec, home: Path | None) -> SimulationSpec:
+    """The spec with folders in place of names of recorded runs."""
+    streams = {
+        name: stream.model_copy(update={"path": _found(stream.path, home)})
+        if isinstance(stream, Recorded)
+        else stream
+        for name, stream in spec.streams.items()
+    }
+    return spec.model_copy(update={"streams": streams})
 
 
 def _check_device(spec: SimulationSpec) -> None:

@@ -18,7 +18,7 @@ from evenload.pipeline.records.scores import Recording
 
 Counts = NDArray[np.int64]
 MOST_EXPERTS = 2**16  # a wrong file may claim any number
-LARGEST = 2**48  # of a count or a step
+LARGEST = 2**31 - 1  # of a count or a step; shards hold int32
 
 
 class Asked(NamedTuple):
@@ -99,6 +99,10 @@ def cleaned(
         notes.append(f"{torn} steps are left out that lack some of the layers")
     if not whole_S.any():
         raise SpecError(f"{source}: no step has all layers; pass the files of all pipeline stages")
+    if count_SLE.max() > LARGEST:
+        raise SpecError(
+            f"{source}: {count_SLE.max()} assignments of an expert in a step; correct it"
+        )
     if not 0 < top_k < count_SLE.shape[2]:
         raise SpecError(
             f"top_k={top_k} of {count_SLE.shape[2]} experts leaves nothing to balance; pass the "
