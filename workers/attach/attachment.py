@@ -56,6 +56,13 @@ class Attachment:
 
     def __init__(self, model: nn.Module, passes: Passes) -> None:
         self.model, self._passes = model, passes
+        # Inside a forward FSDP2 shows whole tensors, so it is asked here.
+        self._sharded = frozenset(
+            Home(module, name)
+            for module in model.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if hasattr(parameter, "placements")
+        )
         self._interceptors: dict[nn.Module, Interceptor] = {}
         self._housed: list[Housed] = []
         self._stopped: list[Stopped] = []
@@ -94,7 +101,7 @@ class Attachment:
         def judge(module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:
             if module not in verdicts:
                 trial = Trial(routers[module], parents.get(module), forward, args, kwargs)
-                verdicts[module] = trial.verdict()
+                verdicts[module] = trial.verdict(self._sharded)
             return forward(*args, **kwargs)
 
         for router in found:

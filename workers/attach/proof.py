@@ -47,13 +47,13 @@ class Trial(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def verdict(self) -> Verdict:
+    def verdict(self, sharded: frozenset[Home]) -> Verdict:
         """The first home of a bias that passes every check; else why none does."""
         router = self.router
         if router.output is not None:
             return Verdict(None, "makes no top-k call for a bias to change")
         for home in own_homes(router, self.parent):
-            if hasattr(home.tensor, "placements"):
+            if home in sharded:
                 return Verdict(None, f"its {home.name} is sharded; attach before sharding")
             if not self._failure(home):
                 return Verdict(home, "")

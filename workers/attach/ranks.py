@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from evenload.workers.attach.errors import AttachError
 
@@ -41,6 +42,16 @@ class Ranks(NamedTuple):
                     f"rank {rank} has {other}, rank 0 has {every[0]}: all ranks of a group must "
                     "attach the same routers; pass group= with the ranks that hold this stage"
                 )
+
+    def check_all_step(self) -> None:
+        """Raises: AttachError: under Join of DDP, where a rank may end before the others"""
+        active = getattr(DistributedDataParallel, "_active_ddp_module", None)
+        if self.size > 1 and active is not None and active._join_config.enable:
+            raise AttachError(
+                "the model runs in Join of DistributedDataParallel, and a rank that has ended "
+                "takes no part in the sum of counts: give every rank as many steps, if need be "
+                "with a batch whose attention_mask is 0"
+            )
 
     def sum(
         self, flags: tuple[bool, bool], parts: Sequence[Tensor]

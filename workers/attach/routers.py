@@ -149,7 +149,8 @@ def find_routers(
         raise AttachError(
             f"{type(model).__name__} has no router that the probe batch reached: no module calls "
             f"topk over a fixed number of experts (sequence lengths {sorted(probe.lengths)} of the "
-            "batch are not taken for one); pass probe= with a batch that runs through the experts"
+            "batch are not taken for one); pass probe= with a batch that runs through the experts, "
+            "and attach before FSDP of torch flattens the weights"
         )
     return found
 

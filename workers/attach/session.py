@@ -258,6 +258,7 @@ class Balance:
 
     def _begin(self) -> None:
         """An outermost forward that counts begins."""
+        self._ranks.check_all_step()
         if self._due:
             self._due = False
             self._move(skipped=False)

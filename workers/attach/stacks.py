@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evenload.workers.attach.bias import Home, Kind
+from evenload.workers.attach.errors import AttachError
 from evenload.workers.balancing.base import Balancer, Observation
 
 
@@ -111,9 +112,19 @@ class Stack:
         return [self.step_LE] if self._step is None else [self.step_LE, self._step]
 
     def bias_LE(self) -> Tensor:
-        """All biases of now, (L, E) float32; zeros where there are none."""
+        """All biases of now, (L, E) float32; zeros where there are none.
+
+        Raises:   AttachError: one is float32 no more
+        """
         if not self.homes:
             return torch.zeros_like(self.step_LE, dtype=torch.float32)
+        for home in self.homes:
+            if home.tensor.dtype != torch.float32:
+                raise AttachError(
+                    f"{home.name} of a {type(home.owner).__name__} became {home.tensor.dtype}, "
+                    "too coarse for its steps: do not cast it; FSDP of torch does with "
+                    "MixedPrecision(buffer_dtype=), so leave that out"
+                )
         return torch.stack([home.bias_E for home in self.homes])
 
     def update(self, parts: Sequence[Tensor], progress: float) -> None:

@@ -17,13 +17,19 @@ from unittest.mock import Mock, patch
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecision,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 import evenload
 from evenload.pipeline.records.scores import read_recording
 from evenload.workers.attach import AttachError, Balance
-from tests.workers.attach.models import PROBE, Model, model, moe_layer, tokens
+from tests.workers.attach.models import PROBE, Layer, Model, model, moe_layer, routers_of, tokens
 
 STEPS, PIECES = 4, 2
 
@@ -107,6 +113,64 @@ def sharded(rank: int, attach_first: bool, own_bias: bool) -> dict[str, Any]:
     return found
 
 
+def sharded_by_fsdp1(rank: int, own_bias: bool, **policy: Any) -> dict[str, Any]:
+    """The older FullyShardedDataParallel, with parameters in bfloat16."""
+    trained = model(own_bias=own_bias)
+    balance, counts = attach(trained)
+    wrapped = FullyShardedDataParallel(
+        trained,
+        auto_wrap_policy=ModuleWrapPolicy({Layer}),
+        device_id=torch.device("cpu"),
+        mixed_precision=MixedPrecision(param_dtype=torch.bfloat16, **policy),
+    )
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    balance.watch(optimizer)
+    for step in range(STEPS):
+        for piece in range(PIECES):
+            loss(wrapped, *batch(step, piece, rank)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dtypes = {str(b.dtype) for name, b in trained.named_buffers() if "bias" in name}
+    found = result(balance, counts) | {"dtypes": dtypes}
+    balance.detach()
+    found["left"] = sorted(n.replace(WRAPPER, "") for n, _ in trained.named_buffers())
+    found["classes"] = sorted({type(module).__name__ for module in trained.modules()})
+    return found
+
+
+WRAPPER = "_fsdp_wrapped_module."
+
+
+def sharded_bias(rank: int) -> dict[str, Any]:
+    """A bias that is a parameter and that FSDP2 has sharded before attach came."""
+    trained = model(own_bias=True)
+    for router in routers_of(trained).values():
+        bias_E = router._buffers.pop("e_score_correction_bias")
+        router.e_score_correction_bias = torch.nn.Parameter(bias_E, requires_grad=False)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in trained.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(trained, mesh=mesh)
+    return error_of(lambda: attach(trained))
+
+
+def joined(rank: int) -> dict[str, Any]:
+    """The second rank has fewer steps, and Join of DDP answers for it."""
+    trained = model()
+    balance, _ = attach(trained)
+    wrapped = DistributedDataParallel(trained)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    balance.watch(optimizer)
+
+    def train() -> None:
+        with wrapped.join():
+            for step in range(4 - 2 * rank):
+                loss(wrapped, *batch(step, 0, rank)).backward()
+                optimizer.step()
+
+    return error_of(train)
+
+
 def one_rank_idle(rank: int) -> dict[str, Any]:
     """In odd steps the second rank has padding only, in even ones nothing at all."""
     trained = model()
@@ -154,8 +218,12 @@ def own_groups(rank: int) -> dict[str, Any]:
 
 
 def refused(rank: int, **options: Any) -> dict[str, Any]:
+    return error_of(lambda: attach(model(1 + rank), **options))
+
+
+def error_of(call: Callable[[], object]) -> dict[str, Any]:
     try:
-        attach(model(1 + rank), **options)
+        call()
     except AttachError as error:
         return {"error": str(error)}
     return {"error": ""}
@@ -183,11 +251,18 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "fsdp-before": lambda rank: sharded(rank, attach_first=True, own_bias=False),
     "fsdp-after": lambda rank: sharded(rank, attach_first=False, own_bias=False),
     "fsdp-own": lambda rank: sharded(rank, attach_first=True, own_bias=True),
+    "fsdp1": lambda rank: sharded_by_fsdp1(rank, own_bias=False),
+    "fsdp1-own": lambda rank: sharded_by_fsdp1(rank, own_bias=True),
+    "fsdp1-cast": lambda rank: error_of(
+        lambda: sharded_by_fsdp1(rank, own_bias=True, buffer_dtype=torch.bfloat16)
+    ),
+    "fsdp-parameter": sharded_bias,
     "idle": one_rank_idle,
     "opposite": opposite_skew,
     "groups": own_groups,
     "scores": scores,
     "disagree": refused,
+    "joined": joined,
     "no-router": lambda rank: refused(0, routers=[] if rank else None),
 }
 
