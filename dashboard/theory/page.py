@@ -31,6 +31,7 @@ from evenload.dashboard.theory.tables import (
 from evenload.pipeline.charts import simulation as charts
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.figures.wording import number
+from evenload.pipeline.records.recorded_runs import FOLDER
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec
 
@@ -84,7 +85,7 @@ def _named(digest: str) -> str:
 
 
 def _form(is_open: bool) -> None:
-    recorded = {f"recorded: {path.name}": path for path in simulation_queries.recordings()}
+    recorded = {f"recorded: {_file_or_run(path)}": path for path in simulation_queries.recordings()}
     with (
         st.expander("New simulation", icon=":material/science:", expanded=is_open),
         st.form("simulation", border=False),
@@ -123,6 +124,10 @@ def _form(is_open: bool) -> None:
             "seeds": seeds,
         }
         _start(stream, recorded.get(stream), _rules(kinds, steps, schedule), size)
+
+
+def _file_or_run(path: Path) -> str:
+    return path.parent.name if path.parent.parent.name == FOLDER else path.name
 
 
 def _rules(kinds: list[str], steps: list[Any], schedule: str) -> list[dict[str, Any]]:

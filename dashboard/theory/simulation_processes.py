@@ -24,6 +24,8 @@ import yaml
 from numpy.typing import NDArray
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.recorded_runs import FOLDER
+from evenload.pipeline.records.scores import FILE
 from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.pipeline.spec.spec_file import sha256
 
@@ -155,8 +157,8 @@ def check_size(spec: SimulationSpec) -> None:
 
 
 def recordings_below(home: Path) -> list[Path]:
-    """Recorded router scores below the home, newest first."""
-    found = [*home.glob("*.npz"), *(home / "recordings").glob("*.npz")]
+    """Recorded router scores below the home, those of recorded runs included, newest first."""
+    found = [*home.glob("*.npz"), *home.glob("recordings/*.npz"), *home.glob(f"{FOLDER}/*/{FILE}")]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

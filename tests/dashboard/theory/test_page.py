@@ -91,13 +91,15 @@ def test_rules_with_a_step_size_get_all_step_sizes() -> None:
 
 def test_recorded_run_has_its_own_size(render_in: Open, settings: Settings) -> None:
     scores = np.zeros((40, 2, 64, 8), np.float32)
-    np.savez(settings.root / "mine.npz", score_NLTE=scores, bias_NLE=scores[:, :, 0], top_k=2)
+    run = settings.root / "runs" / "theirs"
+    run.mkdir(parents=True)
+    np.savez(run / "scores.npz", score_NLTE=scores, bias_NLE=scores[:, :, 0], top_k=2)
     page = render_in("theory")
-    page.selectbox[0].select("recorded: mine.npz")
+    page.selectbox[0].select("recorded: theirs")
     page.button[0].click().run()
     assert not page.exception
     digest = page.query_params["simulation"]
     simulation_queries.simulations().cancel(digest)
     spec = simulation_queries.simulations().spec(digest)
     assert (spec.steps, spec.seeds, spec.tokens, spec.num_experts, spec.top_k) == (40, 2, 64, 8, 2)
-    assert spec.model_dump()["streams"]["recorded: mine.npz"]["kind"] == "recorded"
+    assert spec.model_dump()["streams"]["recorded: theirs"]["kind"] == "recorded"

@@ -108,6 +108,10 @@ def test_size_of_a_recording_is_read_from_its_headers(tmp_path: Path) -> None:
     scores = np.zeros((7, 3, 16, 8), np.float32)
     np.savez_compressed(path, score_NLTE=scores, bias_NLE=np.zeros((7, 3, 8)), top_k=2)
     assert recordings_below(tmp_path) == [path]
+    (tmp_path / "runs" / "theirs").mkdir(parents=True)
+    of_run = tmp_path / "runs" / "theirs" / "scores.npz"
+    of_run.write_bytes(path.read_bytes())
+    assert set(recordings_below(tmp_path)) == {path, of_run}
     assert recording_size(path) == (7, 3, 16, 8, 2)
     path.write_text("no archive")
     with pytest.raises(SpecError, match=r"scores\.npz is not a recording"):
