@@ -56,6 +56,8 @@ class RecordedRun(Frozen):
     """Unit of a bias and of a step size, such as probability or logit; empty: not known."""
     planned_steps: PositiveInt | None = None
     """Optimizer steps of the whole training; null: not known."""
+    writer: str = ""
+    """Host and id of the process that writes it."""
     started: datetime
     updated: datetime
     """When the last step was written."""

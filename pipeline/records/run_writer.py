@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
 from evenload.pipeline.records.parquet_files import replace
 from evenload.pipeline.records.recorded_runs import (
     FILE,
     FOLDER,
     RecordedRun,
-    RunState,
     recorded_runs,
 )
 from evenload.pipeline.records.run import Biases, Counts, StepRecord
@@ -45,8 +47,7 @@ class RunWriter:
 
     def __init__(self, run: RecordedRun) -> None:
         self.run = run
-        held = 8 * run.shape.num_layers * run.shape.num_experts  # bytes of a step
-        pending = max(10, min(2000, PENDING_BYTES // held))
+        pending = pending_steps(run.shape.num_layers, run.shape.num_experts)
         self._shards = LoadLogSink(run.folder, max_pending=pending)
         self._pooled = PooledLoadSink(run.folder, run.outline)
         self._errors, self._dropped = run.errors, run.dropped_steps
@@ -83,6 +84,7 @@ class RunWriter:
             balancer=balancer,
             unit=unit,
             planned_steps=planned_steps,
+            writer=_this_process(),
             started=now,
             updated=now,
             folder=folder,
@@ -93,15 +95,16 @@ class RunWriter:
     def resume(cls, home: Path, step: int, name: str, **about: Any) -> Self:
         """The newest run like this that ended at `step` - 1 or later; else a new one.
 
-        Its steps from `step` on are replaced when they come again. A run that is live belongs to
-        another process and is left alone.
+        Its steps from `step` on are replaced when they come again. With step 1 it is a new run. A
+        run that another process of this machine still writes is left alone.
         Args:     about: as `create` takes it
         """
-        for run in recorded_runs(home):
+        for run in recorded_runs(home) if step > 1 else []:
             same = all(getattr(run, key) == about.get(key) for key in ("shape", "balancer"))
-            went_on = run.last_step >= step - 1 and run.state() is not RunState.LIVE
+            went_on = run.last_step >= step - 1 and not _has_writer(run)
             if same and went_on and (run.name, run.source) == (name, about["source"]):
-                update = {"ended": None, "planned_steps": about.get("planned_steps")}
+                planned = about.get("planned_steps") or run.planned_steps
+                update = {"ended": None, "planned_steps": planned, "writer": _this_process()}
                 return cls(run.model_copy(update=update))
         return cls.create(home, name, **about)
 
@@ -110,14 +113,17 @@ class RunWriter:
         """Steps that wait for a disk that cannot be written."""
         return self._shards.unwritten
 
-    def write(self, records: Sequence[StepRecord]) -> None:
-        """Adds steps."""
+    def write(self, records: Sequence[StepRecord], dropped: int = 0) -> None:
+        """Adds steps.  Args: dropped: steps before them that the caller could not keep"""
+        self._dropped += dropped
         if not records:
             return
-        self._shards.log_steps(records)
         try:
+            if not self.run.folder.is_dir():  # somebody has deleted it
+                self._shards.open(self.run.outline)
+            self._shards.log_steps(records)
             self._pooled.log_steps(records)
-        except OSError:  # it begins by replacing a file
+        except OSError:
             self._errors += 1
         seconds = [record.seconds for record in records if not math.isnan(record.seconds)]
         told = any(not math.isnan(record.loss) for record in records)
@@ -151,6 +157,11 @@ class RunWriter:
         replace(run.folder / FILE, content.encode())
 
 
+def pending_steps(num_layers: int, num_experts: int) -> int:
+    """How many steps may wait for the disk, such that they fit into PENDING_BYTES."""
+    return max(10, min(2000, PENDING_BYTES // (8 * num_layers * num_experts)))
+
+
 def recorded_step(
     step: int,
     count_LE: Counts,
@@ -178,6 +189,18 @@ def recorded_step(
         bias_LE=none_LE if bias_LE is None else bias_LE,
         max_vio_micro=math.nan,
     )
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _has_writer(run: RecordedRun) -> bool:
+    """Whether another process of this machine may still write the run."""
+    host, _, pid = run.writer.rpartition(":")
+    if run.ended is not None or host != socket.gethostname() or int(pid) == os.getpid():
+        return False
+    return psutil.pid_exists(int(pid))
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -23,7 +23,14 @@ def logged_scalars(
 
     Args:     previous_bias_LE: the bias of the previous step; None at an attempt's first step
     """
-    tokens = spec.train.tokens_per_step
+    return step_scalars(record, previous_bias_LE, Loads.of(spec, record.count_LE[None]))
+
+
+def step_scalars(
+    record: StepRecord, previous_bias_LE: Biases | None, loads: Loads
+) -> dict[str, float]:
+    """As `logged_scalars`.  Args: loads: of this step"""
+    tokens = loads.tokens
     return {
         "loss": record.loss,
         "balance_loss": record.balance_loss,
@@ -32,7 +39,7 @@ def logged_scalars(
         "tokens": float(record.tokens),
         "tokens_per_second": tokens / record.seconds if record.seconds > 0 else float("nan"),
         "max_vio_micro": record.max_vio_micro,
-        **figures("step", Loads.of(spec, record.count_LE[None])),
+        **figures("step", loads),
         **_bias_scalars(record.bias_LE, previous_bias_LE),
     }
 

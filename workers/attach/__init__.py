@@ -10,6 +10,8 @@
     ranks         one sum per optimizer step
     options       what the user asked for
     score_sample  router scores for advice, if asked for
+    run_record    loads and biases of every step in a home, if asked for
+    background    the thread that writes them
     session       moves the biases once per optimizer step, tells what it saw
     saving        what is kept of a session
 
@@ -20,6 +22,7 @@ It imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and trans
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,9 @@ import torch.distributed as dist
 from torch import nn
 
 from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
-from evenload.workers.attach.bias import is_swapped
+from evenload.workers.attach.bias import ADDED, is_swapped
 from evenload.workers.attach.errors import AttachError as AttachError
-from evenload.workers.attach.options import AddedBias, Options, Recorder
+from evenload.workers.attach.options import AddedBias, Asked, Options, Recorder
 from evenload.workers.attach.ranks import Ranks
 from evenload.workers.attach.score_sample import Sampling
 from evenload.workers.attach.session import Balance as Balance
@@ -52,6 +55,9 @@ def attach(
     resume: str | Path | None = None,
     recorder: Recorder | None = None,
     record_scores: str | Path | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    home: str | Path | None = None,
+    mlflow: bool = False,
 ) -> Balance:
     """Balances the experts of a model from now on; nothing else about its training changes.
 
@@ -80,11 +86,17 @@ def attach(
         record_scores: file for a sample of the routers' scores, which `evenload advise` and
                      `evenload simulate` read; or a mapping with `path`, `tokens` per layer and
                      step (256), `steps` (128) and `every` (1). Off and free of cost if left out
+        name:        records every step's loads and biases under this name, for the dashboard,
+                     `evenload runs` and `evenload report`. A run that goes on after a stop goes
+                     on in its record. No failure of the disk stops the training
+        home:        folder of the record; left out: EVENLOAD_HOME, or `.evenload`
+        mlflow:      also logs figures of every tenth step into the active MLflow run
     Raises:   AttachError: the model is as it was; the message says what to do
     """
     spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
     scores = None if record_scores is None else Sampling.of(record_scores)
-    options = Options(spec, every, total_steps, added_bias, fade_over, recorder, scores)
+    record = None if name is None and not mlflow else Asked(name or "", home, mlflow)
+    options = Options(spec, every, total_steps, added_bias, fade_over, recorder, scores, record)
     options.check()
     swapped = [name for name, module in model.named_modules() if is_swapped(module)]
     if swapped:
@@ -101,7 +113,20 @@ def attach(
         balance.detach()
         raise
     if added_bias is None:
-        balance.warn_of_added_biases()
+        _warn_of_added_biases(balance)
     balance.warn_of_adapters()
     log.info("%s", balance)
     return balance
+
+
+def _warn_of_added_biases(balance: Balance) -> None:
+    """Says what the user has to decide for a model without a bias of its own."""
+    added = [layer.name for layer in balance.layers if layer.kind == "added"]
+    if added:
+        warnings.warn(
+            f"{added[0]} has no bias of its own. The {ADDED!r} that is added is saved with the "
+            "weights, but serving engines do not read it and would route differently. Pass "
+            "added_bias='keep' if that is known, or 'fade' to train it away at the end; "
+            "balance.export(folder) writes an equivalent type with a bias, where there is one",
+            stacklevel=3,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -20,6 +21,14 @@ Recorder = Callable[[int, Tensor, Tensor], None]
 AddedBias = Literal["keep", "fade"]
 
 
+class Asked(NamedTuple):
+    """What a user says of the record of a run."""
+
+    name: str
+    home: str | Path | None  # None: that of the settings
+    mlflow: bool  # also log figures into the MLflow run that is active in the training
+
+
 class Options(NamedTuple):
     """The arguments of `attach` that hold for the whole training."""
 
@@ -30,6 +39,7 @@ class Options(NamedTuple):
     fade_over: float
     recorder: Recorder | None
     record_scores: Sampling | None = None
+    record: Asked | None = None
 
     @property
     def moves_biases(self) -> bool:
@@ -53,6 +63,10 @@ class Options(NamedTuple):
             raise AttachError(
                 f"rule {self.spec.label!r} keeps the scores of all tokens of a step: use "
                 "method='histogram' or self_tuned"
+            )
+        if self.record is not None and not self.record.name.strip():
+            raise AttachError(
+                f"name={self.record.name!r}: what is recorded, or logged to MLflow, needs a name"
             )
         if self.every < 1:
             raise AttachError(f"every={self.every}: must be at least 1")

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from evenload.pipeline.figures.loads import max_vio
 from evenload.workers.attach import saving
 from evenload.workers.attach.attachment import Attachment, Layer
-from evenload.workers.attach.bias import ADDED
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.interception import Selection
 from evenload.workers.attach.options import Options
@@ -31,6 +30,9 @@ from evenload.workers.attach.routers import Router, probe_of
 from evenload.workers.attach.score_sample import ScoreSampler
 from evenload.workers.attach.stacks import Size, Stack
 from evenload.workers.balancing import make_balancer
+
+if TYPE_CHECKING:
+    from evenload.workers.attach.run_record import RunRecord
 
 IDLE_STEPS = 3  # optimizer steps without a training forward after which it is said
 
@@ -61,6 +63,7 @@ class Balance:
         self._agreed = False  # all ranks have told what they found
         self._last: list[tuple[Tensor, Tensor]] = []  # by stack: counts of the last step, biases
         self._scores: ScoreSampler | None = None
+        self._record: RunRecord | None = None
 
     def open(self, model: nn.Module, probe: object, only: Collection[nn.Module] | None) -> None:
         """Puts everything into the model.  Raises: AttachError: nothing is left in it"""
@@ -90,6 +93,10 @@ class Balance:
         if self.options.record_scores is not None:
             first = self._ranks.is_first
             self._scores = ScoreSampler(self.options.record_scores, layers, first)
+        if self.options.record is not None and self._ranks.is_first:
+            from evenload.workers.attach.run_record import RunRecord  # it imports pyarrow
+
+            self._record = RunRecord(self.options.record, self.options.spec, layers)
         self._agreed = True
         self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
@@ -228,22 +235,34 @@ class Balance:
             raise AttachError("no scores are recorded: call attach(record_scores='scores.npz')")
         return self._scores.write()
 
-    def finish_scores(self) -> None:
-        """Writes recorded scores that are in no file yet, if there are any. Never fails."""
+    def log(self, **figures: Any) -> None:
+        """Tells the record figures of the last step: loss, learning_rate, grad_norm.
+
+        To be called after the optimizer's step. Tensors are read later, in another thread.
+        Raises:   AttachError: another figure
+        """
+        if self._record is not None:
+            self._record.tell(figures)
+
+    def finish(self) -> None:
+        """Writes everything recorded that is in no file yet. Never fails."""
         if self._scores is not None:
             self._scores.close()
+        if self._record is not None:
+            self._record.close()
 
     def detach(self) -> None:
         """Leaves the model as it was before, but for what its own biases have learned."""
         attachment = self._check_open()
-        self.finish_scores()
+        self.finish()
         for handle in self._watched.values():
             handle.remove()
         attachment.close()
         self._attachment = None
 
     def __repr__(self) -> str:
-        return "\n  ".join([f"evenload {self.options.spec.label}", *map(str, self.layers)])
+        record = [] if self._record is None else [str(self._record)]
+        return "\n  ".join([f"evenload {self.options.spec.label}", *map(str, self.layers), *record])
 
     def _check_open(self) -> Attachment:
         if self._attachment is None:
@@ -333,9 +352,11 @@ class Balance:
             self._move_stack(stack, total)
             stack.clear()
         if self._scores is not None and self._scores.is_on:
-            self._scores.end_step(*self._record())
+            self._scores.end_step(*self._moved())
+        if self._record is not None:
+            self._record.end_step(self.steps, *self._moved(), self.options.total_steps)
         if self.options.recorder is not None:
-            self.options.recorder(self.steps, *self._record())
+            self.options.recorder(self.steps, *self._moved())
 
     def _move_stack(self, stack: Stack, total: Sequence[Tensor]) -> None:
         left = self.options.left(self.steps)
@@ -344,10 +365,15 @@ class Balance:
         elif stack.size.kind != "recorded" and self.steps % self.options.every == 0:
             stack.update(total, self.options.progress(self.steps))
 
-    def _record(self) -> tuple[Tensor, Tensor]:
+    def _moved(self) -> tuple[Tensor, Tensor]:
         """Counts and biases of the last step, layer by layer, filled up with zeros."""
+        if len(self._last) == 1:  # the usual case: one stack of all layers
+            return self._last[0]
         width = max(layer.router.num_experts for layer in self.layers)
-        rows = [[value[row] for value in self._last[stack]] for stack, row in self._places]
+        device = self._last[0][0].device  # layers may be on several
+        rows = [
+            [value[row].to(device) for value in self._last[stack]] for stack, row in self._places
+        ]
         count_LE, bias_LE = (
             torch.stack([nn.functional.pad(row_E, (0, width - len(row_E))) for row_E in column])
             for column in zip(*rows, strict=True)
@@ -374,15 +400,3 @@ class Balance:
             "balance.save(folder) beside it, or save the merged model",
             stacklevel=3,
         )
-
-    def warn_of_added_biases(self) -> None:
-        """Says what the user has to decide for a model without a bias of its own."""
-        added = [layer.name for layer in self.layers if layer.kind == "added"]
-        if added:
-            warnings.warn(
-                f"{added[0]} has no bias of its own. The {ADDED!r} that is added is saved with the "
-                "weights, but serving engines do not read it and would route differently. Pass "
-                "added_bias='keep' if that is known, or 'fade' to train it away at the end; "
-                "balance.export(folder) writes an equivalent type with a bias, where there is one",
-                stacklevel=3,
-            )

@@ -24,6 +24,7 @@ except ImportError as error:
     ) from error
 
 NOT_YET = 2**62
+TOLD = ("loss", "learning_rate", "grad_norm")  # of what the Trainer logs, for the record
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -79,7 +80,10 @@ class TrainerCallback(transformers.TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Adds MaxVio, mean and worst layer of the last step, to what the Trainer logs."""
         violations = {} if self.balance is None else self.balance.max_vio()
-        if violations and "loss" in kwargs.get("logs", {}):
+        logs = kwargs.get("logs", {})
+        if self.balance is not None and "loss" in logs:
+            self.balance.log(**{name: logs[name] for name in TOLD if name in logs})
+        if violations and "loss" in logs:
             mean, worst = sum(violations.values()) / len(violations), max(violations.values())
             figures = {"max_vio": round(mean, 4), "max_vio_worst": round(worst, 4)}
             kwargs["logs"].update(figures)
@@ -91,7 +95,7 @@ class TrainerCallback(transformers.TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.balance is not None:
-            self.balance.finish_scores()
+            self.balance.finish()
         best = state.best_model_checkpoint
         if self.balance is not None and args.load_best_model_at_end and best is not None:
             _check_weights(kwargs["model"], Path(best), "load_best_model_at_end")

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import socket
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -123,15 +127,36 @@ def test_stopped_run_goes_on_and_replaces_the_steps_that_come_again(tmp_path: Pa
         {"balancer": None},
         {"shape": SHAPE.model_copy(update={"top_k": 1})},
         {"source": "import"},
-        {},  # the first one is live
+        {},  # another process writes it
     ],
 )
 def test_other_runs_are_not_continued(tmp_path: Path, other: dict[str, Any]) -> None:
     first = RunWriter.create(tmp_path, "x", **ABOUT)
+    if not other:
+        alive = f"{socket.gethostname()}:{os.getppid()}"
+        first.run = first.run.model_copy(update={"writer": alive})
     first.write(_steps(1, 30))
     if other:
         first.close()
     assert RunWriter.resume(tmp_path, 21, "x", **ABOUT | other).run.run_id == "x-2"
+
+
+def test_run_of_a_killed_process_goes_on(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    first = RunWriter.create(tmp_path, "x", **ABOUT)
+    first.run = first.run.model_copy(update={"writer": f"{socket.gethostname()}:{dead.pid}"})
+    first.write(_steps(1, 30))
+    assert RunWriter.resume(tmp_path, 31, "x", **ABOUT).run.run_id == "x"
+    assert RunWriter.resume(tmp_path, 1, "x", **ABOUT).run.run_id == "x-2"
+
+
+def test_deleted_folder_is_made_again(tmp_path: Path) -> None:
+    writer = RunWriter.create(tmp_path, "x", **ABOUT)
+    writer.write(_steps(1, 3))
+    shutil.rmtree(tmp_path / "runs")
+    writer.write(_steps(4, 5))
+    assert _recorded(tmp_path) == [1, 2, 3, 4, 5]
 
 
 def test_steps_that_a_full_disk_drops_are_counted_and_leave_a_gap(
