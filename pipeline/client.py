@@ -60,12 +60,13 @@ class Client:
         spec = sweep if isinstance(sweep, SweepSpec) else load_sweep(Path(sweep))
         return self.store.submit(spec)
 
-    def add_seeds(self, sweep_id: str, seeds: int) -> None:
-        """Lets `evenload serve` train every setting of a finished sweep with more seeds.
+    def add_seeds(self, sweep_id: str, seeds: int, top: int | None = None) -> None:
+        """Lets `evenload serve` train settings of a finished sweep with more seeds.
 
+        Args:     top: only so many of the best settings of each answer; None: all
         Raises:   SpecError: the sweep is not finished
         """
-        self.store.add_seeds(sweep_id, seeds)
+        self.store.add_seeds(sweep_id, seeds, top)
 
     def extend(self, sweep_id: str, steps: int, digest: str | None = None) -> str:
         """Submits a sweep that trains the completed trials, or only one, up to `steps` steps.

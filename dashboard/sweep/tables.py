@@ -16,8 +16,9 @@ from evenload.pipeline.charts.learning_curves import TrialCurve, Unit
 from evenload.pipeline.charts.parameters import ParallelAxis
 from evenload.pipeline.figures.metrics import columns, in_grids
 from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
-from evenload.pipeline.sweep.answer import Answer, PlaceAnswer
+from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.axes import Axes
+from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting, Verdict
 from evenload.pipeline.sweep.statistics import Interval
 

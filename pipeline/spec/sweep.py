@@ -169,6 +169,16 @@ class ConfirmSpec(Frozen):
     """Another corpus to confirm on; null: the corpus of the search."""
 
 
+class Extension(Frozen):
+    """Seeds that `evenload sweep extend --seeds` added to a finished sweep."""
+
+    seeds: PositiveInt
+    """Number of further seeds."""
+    top: PositiveInt | None = None
+    """Only so many of the best settings of each answer are confirmed with them, beside training
+    without balancing; null: every setting gets them."""
+
+
 class SweepSpec(Frozen):
     """A base trial and the axes to vary."""
 
@@ -187,9 +197,8 @@ class SweepSpec(Frozen):
     confirm: ConfirmSpec | None = None
     """Train the best settings again with fresh seeds; null: the search alone is the answer."""
     answer: AnswerSpec = AnswerSpec()
-    extended: tuple[PositiveInt, ...] = ()
-    """Seeds that `evenload sweep extend --seeds` added, one number per extension. The sweep keeps
-    its id."""
+    extended: tuple[Extension, ...] = ()
+    """What `evenload sweep extend --seeds` added, in order. The sweep keeps its id."""
     max_retries: Annotated[Int32, Field(ge=0)] = 2
     """A trial is given up when it has lost its worker more often than this."""
     max_preemptions: Annotated[Int32, Field(ge=0)] = 20

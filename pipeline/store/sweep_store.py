@@ -11,7 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from evenload.pipeline.errors import StoreUnavailable
 from evenload.pipeline.settings import without_password
-from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.sweep import Extension, SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import (
     AttemptRecord,
@@ -163,13 +163,15 @@ class SweepStore:
         with self._writing() as connection:
             return verbs.retry_failed(connection, sweep_id, digest)
 
-    def add_seeds(self, sweep_id: str, seeds: int) -> None:
+    def add_seeds(self, sweep_id: str, seeds: int, top: int | None = None) -> None:
         """Makes a finished sweep active again, to train its settings with so many more seeds.
 
-        Raises:   SpecError: the sweep is unknown or not finished, or another version stored it
+        Args:     top: confirms only so many of the best settings of each answer
+        Raises:   SpecError: the sweep is unknown or not finished, it has a confirm stage and `top`
+                  is given, or another version stored it
         """
         with self._writing() as connection:
-            verbs.add_seeds(connection, sweep_id, seeds)
+            verbs.extend(connection, sweep_id, Extension(seeds=seeds, top=top))
 
     def set_priority(self, sweep_id: str, priority: int) -> None:
         """Sets the priority; sweeps of higher priority start first. Running trials continue."""

@@ -1,6 +1,6 @@
 """What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, extend, ....
 
-All verbs but `add_seeds` are idempotent. An order to a trial holds for every sweep that lists it.
+All verbs but `extend` are idempotent. An order to a trial holds for every sweep that lists it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from evenload.pipeline.errors import SpecError, first_message
-from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.sweep import Extension, SweepSpec
 from evenload.pipeline.states import Order, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
@@ -77,17 +77,20 @@ def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> i
     return retried
 
 
-def add_seeds(connection: Connection, sweep_id: str, seeds: int) -> None:
-    """Lets a finished sweep train all its settings with so many more seeds."""
+def extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
+    """Lets a finished sweep train its settings with more seeds."""
     state = locked_state(connection, sweep_id)
     if state is not SweepState.FINISHED:
         raise SpecError(f"sweep {sweep_id} is {state}; seeds can be added once it is finished")
     stored = connection.execute(select(Sweep.spec).where(Sweep.sweep_id == sweep_id)).scalar_one()
-    extended = [*stored.get("extended", ()), seeds]
     try:
-        spec = SweepSpec.trusted(stored | {"extended": extended})
+        spec = SweepSpec.trusted(stored)
     except ValidationError as error:
         raise SpecError(f"sweep {sweep_id} is of another version: {first_message(error)}") from None
+    is_confirmed = spec.confirm or any(one.top for one in spec.extended)
+    if extension.top is not None and is_confirmed:
+        raise SpecError(f"--top: sweep {sweep_id} has a confirm stage; add seeds to it without")
+    spec = spec.model_copy(update={"extended": (*spec.extended, extension)})
     _set(
         connection,
         sweep_id,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import counted, listed
-from evenload.pipeline.states import Stage
-from evenload.pipeline.sweep.answer import MAY_BE_NAMED, Answer, PlaceAnswer
+from evenload.pipeline.sweep.answer import Answer
+from evenload.pipeline.sweep.places import MAY_BE_NAMED, TOP, PlaceAnswer
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting, Verdict
 from evenload.pipeline.sweep.transfer import Transfer
 
@@ -38,12 +38,13 @@ def _sentences(answer: Answer) -> Iterator[str]:
 
 def method(answer: Answer) -> str:
     """How claims are made, for the notes of tables."""
+    terms = answer.terms
     return (
         f"Above the best: bound on the loss minus the least loss of the others at this place; a "
-        f"setting passes if it is within the margin, {100 * answer.objective.loss_tolerance:g} % "
+        f"setting passes if it is within the margin, {100 * terms.objective.loss_tolerance:g} % "
         f"of the least loss. The claims at a place are all true with a probability of at least "
-        f"{100 * (1 - answer.alpha):g} % (multiple comparisons with the best, Hsu 1984; seeds are "
-        f"blocks; look {answer.look}). Against none: difference in loss with a simultaneous 95 % "
+        f"{100 * (1 - terms.alpha):g} % (multiple comparisons with the best, Hsu 1984; seeds are "
+        f"blocks; look {terms.look}). Against none: difference in loss with a simultaneous 95 % "
         "interval (Dunnett 1955). Over floor: geometric mean of MaxVio over its floor, compared "
         "by Tukey's simultaneous intervals. ± of a mean: 95 % interval over seeds (Student's t)."
     )
@@ -115,7 +116,7 @@ def _place(answer: Answer, place: PlaceAnswer) -> str:
 
 def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> str:
     among = f"the {place.compared} settings"
-    if answer.stage is Stage.CONFIRM:
+    if answer.is_confirmed:
         among = f"the {place.compared} confirmed settings, control included"
     text = (
         f"{where}, take {named.label}: its loss of {_bits(named)} bits per byte is within the "
@@ -179,9 +180,17 @@ def _remedy(answer: Answer, place: PlaceAnswer) -> str:
             "More than 200 seeds would be needed to settle it; longer runs, or a larger margin "
             "(`objective.loss_tolerance`), settle it sooner."
         )
-    return (
+    text = (
         f"About {counted(place.more_seeds, 'more seed')} per setting would settle it: "
         f"{_command(answer, place)}."
+    )
+    top = place.seeds_for_top
+    if answer.is_confirmed or top is None or top * (TOP + 1) >= place.more_seeds * place.compared:
+        return text
+    return (
+        f"{text} With fewer trials, a claim among the best {TOP} alone needs about "
+        f"{counted(top, 'fresh seed')}: `evenload sweep extend {answer.sweep_id} --seeds {top} "
+        f"--top {TOP}`."
     )
 
 
@@ -196,7 +205,7 @@ def _for_all(answer: Answer) -> str:
 
 
 def _margin(answer: Answer, place: PlaceAnswer) -> str:
-    return f"{place.margin:.3f} ({100 * answer.objective.loss_tolerance:g} %)"
+    return f"{place.margin:.3f} ({100 * answer.terms.objective.loss_tolerance:g} %)"
 
 
 def _bits(setting: Setting) -> str:

@@ -17,16 +17,15 @@ from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.setting import Setting, grouped, is_comparable, setting_of
 
 
-def confirm_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:
+def confirm_trials(
+    spec: SweepSpec, rows: Sequence[TrialRecord], confirm: ConfirmSpec
+) -> list[TrialSpec]:
     """The trials of the confirm stage, seed by seed; none if no setting is complete.
 
     Each place of an answer has its own best settings, and its control.
 
     Args:     rows: the sweep's trials; those of the tune stage must be final
     """
-    confirm = spec.confirm
-    if confirm is None:
-        return []
     axes = axes_of(rows, spec)
     constraints = {str(name): bound for name, bound in spec.objective.constraints.items()}
     found: list[TrialSpec] = []

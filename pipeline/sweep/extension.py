@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.sweep import SweepSpec, unique
+from evenload.pipeline.spec.sweep import ConfirmSpec, Extension, SweepSpec, unique
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import stage_of
+from evenload.pipeline.sweep.confirm import confirm_trials
 from evenload.pipeline.sweep.search import propose
 
 
-def fresh_seeds(spec: SweepSpec) -> range:
-    """The seeds of all extensions of the sweep: those that follow its planned ones."""
+def extensions(spec: SweepSpec) -> list[tuple[Extension, range]]:
+    """The extensions by seeds with their seeds, which follow the planned ones."""
     if not spec.extended:
-        return range(0)
+        return []
     planned = {trial.train.seed for trial in propose(spec)}
-    first = 1 + max(planned | set(spec.confirm.seeds if spec.confirm is not None else ()))
-    return range(first, first + sum(spec.extended))
+    start = 1 + max(planned | set(spec.confirm.seeds if spec.confirm is not None else ()))
+    ends = list(accumulate((one.seeds for one in spec.extended), initial=start))
+    return [(one, range(*ends[at : at + 2])) for at, one in enumerate(spec.extended)]
 
 
-def seed_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> tuple[Stage, list[TrialSpec]]:
-    """The trials of all extensions by seeds, seed by seed: every completed one with fresh seeds.
+def seed_trials(
+    spec: SweepSpec, extension: Extension, seeds: range, rows: Sequence[TrialRecord]
+) -> tuple[Stage, list[TrialSpec]]:
+    """The stage and the trials of one extension, seed by seed.
 
-    The confirm stage is extended if there is one, and otherwise the search.
+    The confirm stage is extended if there is one, and otherwise the search; `top` starts the
+    confirm stage.
+
+    Args:     rows: the trials of the sweep before this extension
     """
+    if extension.top is not None:
+        confirm = ConfirmSpec(top=extension.top, seeds=tuple(seeds))
+        return Stage.CONFIRM, confirm_trials(spec, rows, confirm)
     stage = Stage.CONFIRM if any(stage_of(row) is Stage.CONFIRM for row in rows) else Stage.TUNE
-    if not spec.extended:
-        return stage, []
     done = [
         TrialSpec.model_validate(row.spec).model_copy(update={"extends": None})
         for row in rows
@@ -36,7 +45,7 @@ def seed_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> tuple[Stage, li
     ]
     return stage, unique(
         trial.model_copy(update={"train": trial.train.model_copy(update={"seed": seed})})
-        for seed in fresh_seeds(spec)
+        for seed in seeds
         for trial in done
     )
 

@@ -12,7 +12,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
 from evenload.pipeline.sweep.axes import seed_of, stage_of
 from evenload.pipeline.sweep.confirm import confirm_trials, most_confirm_trials
-from evenload.pipeline.sweep.extension import fresh_seeds, seed_trials
+from evenload.pipeline.sweep.extension import extensions, seed_trials
 from evenload.pipeline.sweep.search import propose, propose_further
 
 
@@ -38,12 +38,18 @@ def next_trials(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> Grow
         return NOTHING
     if propose_further(spec, rows, room=1):
         return NOTHING
-    planned = [row for row in tune if seed_of(row) not in fresh_seeds(spec)]
-    confirming = _missing(confirm_trials(spec, planned), rows, Stage.CONFIRM)
-    if confirming or not all(row.state.is_final for row in rows):
-        return Growth(Stage.CONFIRM, confirming)
-    stage, seeds = seed_trials(spec, rows)
-    return Growth(stage, _missing(seeds, rows, stage))
+    if spec.confirm is not None:
+        confirming = _missing(confirm_trials(spec, tune, spec.confirm), rows, Stage.CONFIRM)
+        if confirming:
+            return Growth(Stage.CONFIRM, confirming)
+    for extension, seeds in extensions(spec):
+        earlier = [row for row in rows if seed_of(row) < seeds.start]
+        if not all(row.state.is_final for row in earlier):
+            return NOTHING
+        stage, trials = seed_trials(spec, extension, seeds, earlier)
+        if missing := _missing(trials, rows, stage):
+            return Growth(stage, missing)
+    return NOTHING
 
 
 def _missing(

@@ -12,8 +12,9 @@ from rich.text import Text
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.states import Stage
-from evenload.pipeline.sweep.answer import Answer, PlaceAnswer, Stopped
+from evenload.pipeline.sweep.answer import Answer, Stopped
 from evenload.pipeline.sweep.answer_text import method, place_note, sentences, transfer_sentence
+from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Verdict
 from evenload.pipeline.sweep.targets import TargetRow
 

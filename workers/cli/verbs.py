@@ -76,6 +76,10 @@ def extend(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="number of further seeds for every setting")
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="with --seeds: confirm only so many of the best settings"),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="total number of optimizer steps")
     ] = None,
@@ -86,17 +90,20 @@ def extend(
     """Give a finished sweep more seeds, or store a sweep that trains its trials for more steps.
 
     `evenload serve` trains them, or `evenload sweep run` with the printed id. Seeds are added to
-    the same sweep, so that its answer gets more certain. With --steps each trial of the new sweep
+    the same sweep, so that its answer gets more certain; with --top only for the best settings,
+    which takes fewer trials and gives a claim among them. With --steps each trial of the new sweep
     resumes from the checkpoint of an old one; from there its learning rate follows the schedule of
     the new length.
     """
     if (seeds is None) == (steps is None):
         raise SpecError("extend: give either --seeds or --steps")
+    if top is not None and seeds is None:
+        raise SpecError("--top: it needs --seeds, the number of fresh seeds of each setting")
     store = open_store(load_settings(home))
     if seeds is not None:
         if trial is not None:
             raise SpecError("--trial: seeds are added to every setting; leave it out")
-        store.add_seeds(sweep_id, seeds)
+        store.add_seeds(sweep_id, seeds, top)
         found = {"sweep_id": sweep_id, "seeds": seeds}
     else:
         assert steps is not None

@@ -8,8 +8,8 @@ from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Answer, Block, Points, Section, Tile, Tiles, Tone
 from evenload.pipeline.report.sections.cost import cost_by_setting, steady_shares
 from evenload.pipeline.states import Stage, SweepState, TrialState
-from evenload.pipeline.sweep.answer import PlaceAnswer
 from evenload.pipeline.sweep.answer_text import sentences
+from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import Setting
 
 

@@ -9,8 +9,8 @@ from evenload.pipeline.figures.metrics import METRICS, columns, legend
 from evenload.pipeline.figures.wording import number, wrapped
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Columns, Figure, Section, Table, Text
-from evenload.pipeline.sweep.answer import PlaceAnswer
 from evenload.pipeline.sweep.answer_text import method, place_note
+from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import LOSS, Setting, Verdict
 
 MAX_PANELS = 6

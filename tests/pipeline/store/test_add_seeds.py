@@ -39,7 +39,7 @@ def finish_all(store: SweepStore, sweep_id: str) -> None:
             (WorkKind.EVAL, TrialState.COMPLETED),
         ):
             if (claim := store.claim(trial.digest, kind, "w", 60)) is not None:
-                store.finish(claim, state)
+                store.finish(claim, state, {"val_bits_per_byte": 3.0, "max_vio": 1.0})
     assert store.finish_sweep(sweep_id)
 
 
@@ -53,7 +53,7 @@ def test_a_finished_sweep_gets_more_seeds_under_the_same_id(store: SweepStore) -
     finish_all(store, sweep_id)
     store.add_seeds(sweep_id, 2)
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
-    assert store.sweep(sweep_id).spec["extended"] == [2]
+    assert store.sweep(sweep_id).spec["extended"] == [{"seeds": 2, "top": None}]
     assert SweepSpec.trusted(store.sweep(sweep_id).spec).sweep_id() == sweep_id
 
     fresh = SweepPolicies(store, identified)
@@ -63,7 +63,20 @@ def test_a_finished_sweep_gets_more_seeds_under_the_same_id(store: SweepStore) -
     assert {trial.stage for trial in trials} == {Stage.TUNE}
     finish_all(store, sweep_id)
     store.add_seeds(sweep_id, 1)
-    assert store.sweep(sweep_id).spec["extended"] == [2, 1]
+    assert [one["seeds"] for one in store.sweep(sweep_id).spec["extended"]] == [2, 1]
+
+
+def test_the_best_settings_of_a_finished_sweep_are_confirmed_once(store: SweepStore) -> None:
+    spec = SweepSpec(name="s", base=BASE, axes={"balancer.kind": ["none", "sign"]})
+    sweep_id = store.add_sweep(spec, identified(spec.expand()))
+    finish_all(store, sweep_id)
+    store.add_seeds(sweep_id, 2, top=1)
+    assert SweepPolicies(store, identified).apply(sweep_id, room=9)
+    confirming = [t for t in store.trials(sweep_id) if t.stage is Stage.CONFIRM]
+    assert [trial.spec["train"]["seed"] for trial in confirming] == [1, 1, 2, 2]
+    finish_all(store, sweep_id)
+    with pytest.raises(SpecError, match="has a confirm stage; add seeds to it without"):
+        store.add_seeds(sweep_id, 2, top=1)
 
 
 def test_a_running_coordinator_reads_the_spec_of_an_extended_sweep_again(

@@ -11,8 +11,9 @@ import pytest
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import CurvePoint, Progress, Stage, TrialRecord, TrialState
-from evenload.pipeline.sweep.answer import Answer, PlaceAnswer, answer_of
+from evenload.pipeline.sweep.answer import Answer, answer_of
 from evenload.pipeline.sweep.answer_text import place_note, sentence
+from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import Verdict
 
 Row = Callable[..., TrialRecord]
@@ -111,6 +112,21 @@ def test_where_nothing_passes_there_is_no_claim_but_a_number_of_seeds(make: Make
     text = sentence(answer)
     assert "At 16 experts, no claim. Least loss so far: " in text
     assert f"evenload sweep extend ID --seeds {place.more_seeds}`" in text
+
+
+def test_confirming_the_best_is_proposed_where_it_takes_fewer_trials(row: Row) -> None:
+    steps = [{"kind": "sign", "step_size": 0.001 * n} for n in range(1, 13)]
+    trials = [
+        row(spec_of(rule, seed), 3.0 + 0.02 * (-1) ** (at + seed), 0.5)
+        for at, rule in enumerate([{"kind": "none"}, *steps])
+        for seed in (0, 1)
+    ]
+    answer = answer_of(trials, sweep({"balancer": [{"kind": "none"}, *steps]}))
+    place = only(answer)
+    assert place.more_seeds is not None
+    assert place.seeds_for_top is not None
+    assert 4 * place.seeds_for_top < 13 * place.more_seeds
+    assert f"`evenload sweep extend ID --seeds {place.seeds_for_top} --top 3`" in sentence(answer)
 
 
 def test_one_seed_claims_nothing_about_loss(make: Make) -> None:
@@ -281,9 +297,9 @@ def test_settings_set_aside_that_may_be_better_are_counted(
 def test_a_look_after_an_extension_has_less_alpha(make: Make) -> None:
     trials = make([3.0, 3.0, 3.0], [4.0, 0.5, 0.2])
     first = answer_of(trials, sweep({"balancer": RULES, "train.seed": [0, 1]}))
-    spec = sweep({"balancer": RULES, "train.seed": [0, 1]}, extended=(4,))
+    spec = sweep({"balancer": RULES, "train.seed": [0, 1]}, extended=[{"seeds": 4}])
     second = answer_of(trials, spec)
-    assert (first.look, first.alpha, second.look, second.alpha) == (1, 0.025, 2, 0.0125)
+    assert (first.terms.alpha, second.terms.look, second.terms.alpha) == (0.025, 2, 0.0125)
     assert not second.is_provisional
     assert only(second).named is not None
     assert only(second).named.above_best > only(first).named.above_best  # type: ignore[union-attr]

@@ -94,18 +94,40 @@ def test_each_expert_count_has_its_own_settings_confirmed(tuned: Tuned) -> None:
 
 
 def test_an_extension_trains_every_setting_with_seeds_that_follow(tuned: Tuned, row: Row) -> None:
-    spec = sweep(confirm=None, extended=(2, 1))
+    spec = sweep(confirm=None, extended=[{"seeds": 2}, {"seeds": 1}])
+    rows = tuned(spec)
+    for seeds in ((1, 2), (3,)):
+        growth = next_trials(spec, rows, room=1)
+        assert growth.stage is Stage.TUNE
+        assert sorted(labels(growth)) == sorted(
+            (label, experts, seed)
+            for label in set(LOSS) - {"sign 0.02"}
+            for experts in (16, 32)
+            for seed in seeds
+        )
+        added = [row(trial, stage=Stage.TUNE) for trial in growth.trials]
+        assert next_trials(spec, [*rows, *added[:-1]], room=9).trials == growth.trials[-1:]
+        rows += added
+    assert next_trials(spec, rows, room=9).trials == []
+
+
+def test_an_extension_with_top_confirms_the_best_settings(tuned: Tuned, row: Row) -> None:
+    spec = sweep(confirm=None, extended=[{"seeds": 2, "top": 1}])
     rows = tuned(spec)
     growth = next_trials(spec, rows, room=1)
-    assert growth.stage is Stage.TUNE
-    assert sorted(labels(growth)) == sorted(
-        (trial.label, trial.spec["model"]["num_experts"], seed)
-        for trial in rows
-        for seed in (1, 2, 3)
-    )
-    added = [row(trial, stage=Stage.TUNE) for trial in growth.trials]
-    assert next_trials(spec, [*rows, *added], room=9).trials == []
-    assert next_trials(spec, [*rows, *added[:-1]], room=9).trials == growth.trials[-1:]
+    assert growth.stage is Stage.CONFIRM
+    assert labels(growth) == [
+        (label, experts, seed)
+        for seed in (1, 2)
+        for experts in (16, 32)
+        for label in ("sign 0.01", "none")
+    ]
+    rows += [row(trial, stage=Stage.CONFIRM) for trial in growth.trials]
+    assert next_trials(spec, rows, room=9).trials == []
+    more = sweep(confirm=None, extended=[{"seeds": 2, "top": 1}, {"seeds": 1}])
+    further = next_trials(more, rows, room=9)
+    assert (further.stage, {seed for *_, seed in labels(further)}) == (Stage.CONFIRM, {3})
+    assert len(further.trials) == 4
 
 
 def test_an_extension_of_a_confirmed_sweep_adds_seeds_to_the_confirm_stage(
@@ -113,14 +135,14 @@ def test_an_extension_of_a_confirmed_sweep_adds_seeds_to_the_confirm_stage(
 ) -> None:
     rows = tuned(sweep())
     rows += [row(trial, stage=Stage.CONFIRM) for trial in next_trials(sweep(), rows, 1).trials]
-    growth = next_trials(sweep(extended=(1,)), rows, room=1)
+    growth = next_trials(sweep(extended=[{"seeds": 1}]), rows, room=1)
     assert growth.stage is Stage.CONFIRM
     assert {seed for *_, seed in labels(growth)} == {12}
     assert len(growth.trials) == 6
 
 
 def test_an_extension_keeps_the_id_and_an_answer_section_does_not(tuned: Tuned) -> None:
-    assert sweep(extended=(4,)).sweep_id() == sweep().sweep_id()
+    assert sweep(extended=[{"seeds": 4}]).sweep_id() == sweep().sweep_id()
     assert sweep(answer={"one_for_all": True}).sweep_id() != sweep().sweep_id()
 
 

@@ -65,3 +65,20 @@ def test_an_extension_needs_a_completed_trial_and_more_steps(here: Any, sweep_id
     refused = here("sweep", "extend", sweep_id, "--steps", "8")
     assert refused.code == 2
     assert "no completed trial to extend" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give either --seeds or --steps"),
+        (["--seeds", "2", "--steps", "9"], "give either --seeds or --steps"),
+        (["--steps", "9", "--top", "2"], "--top: it needs --seeds"),
+        (["--seeds", "2"], "is paused; seeds can be added once it is finished"),
+    ],
+)
+def test_an_extension_says_what_it_needs(
+    here: Any, sweep_id: str, arguments: list[str], words: str
+) -> None:
+    refused = here("sweep", "extend", sweep_id, *arguments)
+    assert refused.code == 2
+    assert words in refused.err

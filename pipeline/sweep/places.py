@@ -1,0 +1,257 @@
+"""The answer for one place of a sweep, for example one expert count.
+
+Losses are compared among all settings of the place that keep the constraints, with the control and
+without rules that see later tokens. `selection` has the method and its source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evenload.pipeline.spec.sweep import Objective
+from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.pareto import on_front
+from evenload.pipeline.sweep.seed_fit import Values
+from evenload.pipeline.sweep.selection import (
+    LossSelection,
+    alpha_of_look,
+    compare_evenness,
+    differences,
+    seeds_to_settle,
+    select_by_loss,
+)
+from evenload.pipeline.sweep.setting import (
+    LOSS,
+    Group,
+    Setting,
+    Verdict,
+    by_seed,
+    log_over_floor,
+    setting_of,
+    why_left_out,
+)
+from evenload.pipeline.sweep.statistics import Interval
+
+Groups = Mapping[str, Group]  # setting -> its trials at one place
+FIRST_EXTENSION = 4  # seeds that are proposed where the noise is unknown
+TOP = 3  # settings that are proposed to be confirmed
+
+
+class Terms(NamedTuple):
+    """The terms of a claim."""
+
+    objective: Objective
+    look: int  # 1 at the planned seeds, one more for every extension
+    alpha: float  # the probability of any wrong claim at a place at this look
+    is_provisional: bool  # whether trials are still to come, so that nothing is claimed yet
+
+
+class PlaceAnswer(NamedTuple):
+    """The answer for one place, for example one expert count."""
+
+    place: str
+    settings: tuple[Setting, ...]  # all that can be compared, by imbalance
+    left_out: Mapping[str, str]  # setting -> why it cannot be compared
+    seeds: int  # the least number of seeds of a compared setting
+    compared: int  # number of settings whose losses are compared
+    margin: float  # in bits per byte
+    noise: float  # bits per byte; standard deviation of a run within its seed; NaN with one seed
+    is_pooled: bool  # whether all settings have one variance of loss
+    even_ties: tuple[str, ...]  # not told apart in evenness from the named or else the most even
+    is_noise_assumed: bool  # whether the noise of MaxVio is not measured, for lack of seeds
+    more_seeds: int | None  # that would allow a claim if all were equal; None: over 200, or claimed
+    seeds_for_top: int | None  # fresh seeds that would, with only the best TOP and the control
+    better_set_aside: int | None  # settings that were not confirmed and may be better by the margin
+
+    def having(self, *verdicts: Verdict) -> list[Setting]:
+        return [setting for setting in self.settings if setting.verdict in verdicts]
+
+    @property
+    def named(self) -> Setting | None:
+        return next(iter(self.having(Verdict.NAMED)), None)
+
+    @property
+    def least(self) -> Setting | None:
+        """The setting of the least loss among those that may be named."""
+        rivals = self.having(*MAY_BE_NAMED)
+        return min(rivals, key=lambda setting: setting.bits_per_byte, default=None)
+
+    @property
+    def control(self) -> Setting | None:
+        """Training without balancing; of several, the one of the least loss."""
+        plain = [setting for setting in self.settings if setting.kind == "none"]
+        return min(plain, key=lambda setting: setting.bits_per_byte, default=None)
+
+
+MAY_BE_NAMED = (Verdict.NAMED, Verdict.TIED, Verdict.PASSES, Verdict.POSSIBLE, Verdict.OUT)
+
+
+def place_answer(terms: Terms, place: str, groups: Groups, tuned: Groups) -> PlaceAnswer:
+    """Compares the settings of one place.
+
+    Args:     tuned: the settings of the search there, if they can be compared with confirmed ones
+    """
+    left_out = {label: why for label, group in groups.items() if (why := why_left_out(group))}
+    constraints = bounds_of(terms.objective)
+    found = {
+        label: setting_of(label, place, group, constraints)
+        for label, group in groups.items()
+        if label not in left_out
+    }
+    found = {label: one._replace(verdict=_first_verdict(one)) for label, one in found.items()}
+    found = with_front(found)
+    # A rule that sees later tokens has a loss that no other can reach.
+    family = [s for s in found.values() if s.verdict in (Verdict.UNKNOWN, Verdict.CONTROL)]
+    margin = terms.objective.loss_tolerance * min(
+        (setting.bits_per_byte for setting in family), default=math.nan
+    )
+    seeds = min((setting.seeds for setting in family), default=0)
+    result = PlaceAnswer(
+        place, (), left_out, seeds, len(family), margin, math.nan, True, (), False, None, None, None
+    )
+    if len(family) > 1:
+        labels = [setting.label for setting in family]
+        losses = select_by_loss(table(groups, labels, _loss), margin, terms.alpha)
+        found |= _compared(found, labels, losses)
+        result = result._replace(noise=losses.fit.deviation, is_pooled=losses.fit.is_pooled)
+        found, ties, is_assumed = _evenness(found, groups, terms)
+        result = result._replace(even_ties=ties, is_noise_assumed=is_assumed)
+    result = result._replace(settings=tuple(sorted(found.values(), key=lambda s: s.max_vio)))
+    if result.named is not None:
+        return result._replace(better_set_aside=_better_set_aside(terms, result, groups, tuned))
+    return _with_seeds_needed(result, terms)
+
+
+def table(groups: Groups, labels: Sequence[str], value: Callable[[TrialRecord], float]) -> Values:
+    """The value of every setting (rows) at every seed (columns); NaN where there is none."""
+    trials = [by_seed(groups[label]) for label in labels]
+    seeds = sorted({seed for found in trials for seed in found})
+    return np.array(
+        [[value(found[seed]) if seed in found else math.nan for seed in seeds] for found in trials]
+    )
+
+
+def _loss(trial: TrialRecord) -> float:
+    return trial.figure(LOSS)
+
+
+def bounds_of(objective: Objective) -> dict[str, float]:
+    return {str(name): bound for name, bound in objective.constraints.items()}
+
+
+def _first_verdict(setting: Setting) -> Verdict:
+    if setting.kind == "none":
+        return Verdict.CONTROL
+    if setting.is_yardstick:
+        return Verdict.LEAKS
+    return Verdict.VIOLATES if setting.violates else Verdict.UNKNOWN
+
+
+def with_front(found: Mapping[str, Setting]) -> dict[str, Setting]:
+    flags = on_front([(setting.bits_per_byte, setting.max_vio) for setting in found.values()])
+    return {
+        label: setting._replace(on_front=flag)
+        for (label, setting), flag in zip(found.items(), flags, strict=True)
+    }
+
+
+def _compared(
+    found: Mapping[str, Setting], labels: Sequence[str], losses: LossSelection
+) -> dict[str, Setting]:
+    """The settings with their losses compared."""
+    control = min(
+        (row for row, label in enumerate(labels) if found[label].kind == "none"),
+        key=lambda row: losses.fit.mean_S[row],
+        default=None,
+    )
+    above_S, half_S = differences(losses.fit, control or 0)
+    changed = {}
+    for row, label in enumerate(labels):
+        setting = found[label]
+        half = None if math.isnan(half_S[row]) else float(half_S[row])
+        against = Interval(float(above_S[row]), half, setting.seeds)
+        verdict = Verdict.OUT if losses.is_out_S[row] else Verdict.POSSIBLE
+        if losses.passes_S[row]:
+            verdict = Verdict.PASSES
+        changed[label] = setting._replace(
+            above_best=float(losses.high_S[row]),
+            above_best_low=float(losses.low_S[row]),
+            against_none=None if control in (None, row) else against,
+            verdict=verdict if setting.verdict is Verdict.UNKNOWN else setting.verdict,
+        )
+    return changed
+
+
+def _evenness(
+    found: dict[str, Setting], groups: Groups, terms: Terms
+) -> tuple[dict[str, Setting], tuple[str, ...], bool]:
+    """Names the most even of the settings that pass, unless trials are still to come.
+
+    Returns:  the settings, the ties in evenness, and whether the noise of MaxVio is assumed
+    """
+    rivals = [label for label, setting in found.items() if setting.verdict in MAY_BE_NAMED]
+    passing = [label for label in rivals if found[label].verdict is Verdict.PASSES]
+    is_claim = bool(passing) and not terms.is_provisional
+    candidates = passing if is_claim else rivals
+    if not candidates:
+        return found, (), False
+    best = min(candidates, key=lambda label: found[label].over_floor)
+    ties: tuple[str, ...] = ()
+    is_assumed = False
+    if len(rivals) > 1:
+        even = compare_evenness(table(groups, rivals, log_over_floor), terms.alpha)
+        row, is_assumed = rivals.index(best), even.is_assumed
+        tied = [label for at, label in enumerate(rivals) if at != row and even.is_tied(row, at)]
+        ties = tuple(label for label in tied if label in candidates)
+    if is_claim:
+        verdicts = dict.fromkeys(ties, Verdict.TIED) | {best: Verdict.NAMED}
+        changed = {label: found[label]._replace(verdict=v) for label, v in verdicts.items()}
+        found = found | changed
+    return found, ties, is_assumed
+
+
+def _with_seeds_needed(found: PlaceAnswer, terms: Terms) -> PlaceAnswer:
+    """The answer with the seeds that would settle it."""
+    if found.compared < 2:
+        return found
+    if math.isnan(found.noise):
+        return found._replace(more_seeds=FIRST_EXTENSION)
+    alpha = alpha_of_look(terms.look if terms.is_provisional else terms.look + 1)
+    needed = seeds_to_settle(found.compared, found.noise, found.margin, alpha)
+    return found._replace(
+        more_seeds=None if needed is None else max(1, needed - found.seeds),
+        seeds_for_top=seeds_to_settle(TOP + 1, found.noise, found.margin, alpha),
+    )
+
+
+def _better_set_aside(
+    terms: Terms, place: PlaceAnswer, groups: Groups, tuned: Groups
+) -> int | None:
+    """How many unconfirmed settings may have a loss below the named one's by more than the margin.
+
+    All trials of both stages are compared at once; None if there is nothing to compare.
+    """
+    bounds = bounds_of(terms.objective)
+    verdicts = {
+        label: _first_verdict(setting_of(label, "", group, bounds))
+        for label, group in tuned.items()
+        if not why_left_out(group)
+    }
+    usable = [label for label, verdict in verdicts.items() if verdict is not Verdict.LEAKS]
+    aside = [
+        label for label in usable if label not in groups and verdicts[label] is Verdict.UNKNOWN
+    ]
+    if place.named is None or not aside or place.named.label not in usable:
+        return None
+    both = {label: [*tuned[label], *groups.get(label, ())] for label in usable}
+    losses = select_by_loss(table(both, usable, _loss), place.margin, terms.alpha)
+    if not losses.fit.freedom:
+        return len(aside)
+    named = usable.index(place.named.label)
+    error_S = losses.critical * losses.fit.error_SS[named]
+    low_S = losses.fit.mean_S - losses.fit.mean_S[named] - error_S
+    return sum(bool(low_S[usable.index(label)] < -place.margin) for label in aside)
