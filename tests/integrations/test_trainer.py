@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ class Tokens(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Sequences of different lengths, padded."""
 
     def __len__(self) -> int:
-        return 64
+        return 2 * STEPS * PIECES * BATCH  # enough for two ranks
 
     def __getitem__(self, place: int) -> dict[str, Tensor]:
         token_S = torch.randint(3, 64, (LENGTH,), generator=torch.Generator().manual_seed(place))
@@ -50,7 +54,7 @@ def trainer(model: nn.Module, folder: Path, checkpointing: str, **options: Any) 
             **settings,
         ),
         train_dataset=Tokens(),
-        eval_dataset=Tokens(),
+        eval_dataset=torch.utils.data.Subset(Tokens(), range(16)),
         callbacks=[callback],
     )  # fmt: skip
     run.counts, run.session = counts, callback
@@ -100,3 +104,35 @@ def test_a_run_with_evaluations_that_stopped_equals_a_plain_one(
     assert len(second.counts) == STEPS - STOP
     assert torch.equal(torch.stack(second.counts), torch.stack(first.counts[STOP:]))
     assert torch.equal(biases(second), biases(first))
+
+
+def test_two_ranks_count_the_tokens_of_both(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    paths = {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    script = [sys.executable, str(Path(__file__).with_name("trainer_process.py")), str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            script, env=os.environ | places | paths | {"RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in "01"
+    ]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in "01")
+    assert first["ranks"] == 2
+    assert first["wrapped"] == "DistributedDataParallel"
+    assert torch.equal(first["counts"], second["counts"])
+    assert torch.equal(first["biases"], second["biases"])
+    tokens = [sum(pair) for pair in zip(first["tokens"], second["tokens"], strict=True)]
+    layers = first["counts"].shape[1]
+    assert first["counts"].sum(dim=(1, 2)).tolist() == [TOP_K * layers * n for n in tokens]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -158,3 +158,33 @@ def test_grpo_counts_neither_generation_nor_the_reference(case: str, tmp_path: P
     expected = run.train(trainer)
     assert expected == [each for each in generated for _ in range(iterations)][:STEPS]
     run.is_left_alone_by(trainer)
+
+
+def test_an_adapter_that_is_trained_with_a_stop_equals_one_without(tmp_path: Path) -> None:
+    import trl
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"text": text(i, 5 + i % 7)} for i in range(64)])
+
+    def trainer(folder: Path, stopped: bool) -> tuple[Run, Any]:
+        run = Run(folder)
+        saving = {"save_strategy": "steps", "save_steps": 2} if stopped else {}
+        return run, trl.SFTTrainer(
+            run.model, args=trl.SFTConfig(**run.options() | saving, max_length=64),
+            train_dataset=rows, peft_config=lora(target_parameters=["experts.down_proj"]),
+            **run.parts(),
+        )  # fmt: skip
+
+    whole, plain = trainer(tmp_path / "whole", stopped=False)
+    plain.train()
+    _, first = trainer(tmp_path / "cut", stopped=True)
+    first.train()
+    checkpoint = tmp_path / "cut" / "out" / "checkpoint-2"
+    assert (checkpoint / "adapter_model.safetensors").exists()
+    again, second = trainer(tmp_path / "cut", stopped=True)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    sessions = [run.callback.balance for run in (whole, again)]
+    assert [session.steps for session in sessions if session is not None] == [STEPS, STEPS]
+    before, after = (list(session.biases().values()) for session in sessions if session is not None)
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert torch.equal(torch.stack(again.counts), torch.stack(whole.counts[2:]))
