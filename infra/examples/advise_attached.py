@@ -2,6 +2,7 @@
 
     python infra/examples/advise_attached.py                # minutes on two cores
     python infra/examples/advise_attached.py --quick        # does it run?
+    python infra/examples/advise_attached.py --sweep DIR    # writes DIR/sweep.yaml instead of 3.
 
 1. A small random Qwen3-MoE trains 100 steps on the Python standard library, unbalanced, while
    `evenload.attach` records a sample of its routers' scores.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import evenload
@@ -74,6 +76,24 @@ def batches(text: torch.Tensor, size: Size, seed: int) -> Iterator[torch.Tensor]
     while True:
         start = torch.randint(len(text) - size.length, (size.sequences,), generator=generator)
         yield torch.stack([text[i : i + size.length] for i in start.tolist()]).long()
+
+
+def write_sweep(folder: Path, rules: dict[str, dict[str, Any]], size: Size) -> Path:
+    """The same comparison for `evenload sweep run`, with the model's config beside it."""
+    tiny_qwen(0).config.save_pretrained(folder / "model")
+    train = {"steps": size.steps, "batch_sequences": size.sequences, "seq_len": size.length}
+    sweep = {
+        "name": "advised",
+        "base": {
+            "model": {"kind": "huggingface", "path": str(folder / "model")},
+            "data": {"kind": "python_stdlib"},
+            "train": {**train, "learning_rate": 2e-3, "schedule": "constant", "weight_decay": 0.01},
+        },
+        "axes": {"balancer": list(rules.values()), "train.seed": list(range(size.seeds))},
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return path
 
 
 class Run(NamedTuple):
@@ -157,6 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Size().steps, help="steps of each run")
     parser.add_argument("--seeds", type=int, default=Size().seeds)
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--sweep", type=Path, help="folder for a sweep of the candidates")
     asked = parser.parse_args()
     size = Size(steps=asked.steps, seeds=asked.seeds)
     if asked.quick:
@@ -166,6 +187,8 @@ def main() -> None:
         recorded = size._replace(steps=RECORDED_STEPS)
         train("none", text, recorded, seed=100, record_scores=folder)
         advised = advised_steps(Path(folder), size.steps)
+    if asked.sweep is not None:
+        return print(write_sweep(asked.sweep, candidates(advised), size))
     outcomes = {}
     for name, rule in candidates(advised).items():
         runs = [train(rule, text, size, seed) for seed in range(size.seeds)]
