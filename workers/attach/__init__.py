@@ -35,7 +35,7 @@ from evenload.workers.attach.bias import ADDED, is_swapped
 from evenload.workers.attach.errors import AttachError as AttachError
 from evenload.workers.attach.options import AddedBias, Asked, Options, Recorder
 from evenload.workers.attach.ranks import Ranks
-from evenload.workers.attach.score_sample import Sampling
+from evenload.workers.attach.score_sample import AskedScores, Sampling
 from evenload.workers.attach.session import Balance as Balance
 
 log = logging.getLogger("evenload.attach")
@@ -54,7 +54,7 @@ def attach(
     fade_over: float = 0.1,
     resume: str | Path | None = None,
     recorder: Recorder | None = None,
-    record_scores: str | Path | Mapping[str, Any] | None = None,
+    record_scores: AskedScores = None,
     name: str | None = None,
     home: str | Path | None = None,
     mlflow: bool = False,
@@ -84,8 +84,9 @@ def attach(
         resume:      a folder or file that `save` wrote, or weights that were saved while attached
         recorder:    called after every step
         record_scores: file for a sample of the routers' scores, which `evenload advise` and
-                     `evenload simulate` read; or a mapping with `path`, `tokens` per layer and
-                     step (256), `steps` (128) and `every` (1). Off and free of cost if left out
+                     `evenload simulate` read; True: in the run of this `name`; or a mapping with
+                     `path`, `tokens` per layer and step (256), `steps` (128) and `every` (1). Off
+                     and free of cost if left out
         name:        records every step's loads and biases under this name, for the dashboard,
                      `evenload runs` and `evenload report`. A run that goes on after a stop goes
                      on in its record. No failure of the disk stops the training
@@ -94,7 +95,7 @@ def attach(
     Raises:   AttachError: the model is as it was; the message says what to do
     """
     spec = parse_balancer({"kind": rule} if isinstance(rule, str) else rule)
-    scores = None if record_scores is None else Sampling.of(record_scores)
+    scores = Sampling.of(record_scores, name)
     record = None if name is None and not mlflow else Asked(name or "", home, mlflow)
     options = Options(spec, every, total_steps, added_bias, fade_over, recorder, scores, record)
     options.check()

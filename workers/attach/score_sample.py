@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import torch
 from pydantic import Field, ValidationError
@@ -34,16 +34,20 @@ from evenload.workers.attach.attachment import Layer
 from evenload.workers.attach.bias import Home
 from evenload.workers.attach.errors import AttachError
 
+if TYPE_CHECKING:
+    from evenload.workers.attach.run_record import RunRecord
+
 log = logging.getLogger("evenload.attach")
 
 P = ParamSpec("P")
+AskedScores = bool | str | Path | Mapping[str, Any] | None
 
 
 class Sampling(Frozen):
     """What `record_scores` of `attach` may hold beside the path."""
 
-    path: Path
-    """File to write, or a folder for `scores.npz`."""
+    path: Path | None = None
+    """File to write, or a folder for `scores.npz`; null: the folder of the recorded run."""
     tokens: PositiveInt = 256
     """Tokens per layer and step: the first ones of a step that are no padding."""
     steps: Annotated[int, Field(ge=64)] = 128
@@ -52,14 +56,19 @@ class Sampling(Frozen):
     """Optimizer steps from one recorded step to the next."""
 
     @staticmethod
-    def of(asked: str | Path | Mapping[str, Any]) -> Sampling:
-        """Raises: AttachError: an unknown key or a value that cannot be"""
+    def of(asked: AskedScores, name: str | None) -> Sampling | None:
+        """Args:     name: of the recorded run.  Raises: AttachError: a value that cannot be"""
+        if asked is None or asked is False:
+            return None
         given = dict(asked) if isinstance(asked, Mapping) else {"path": asked}
+        given = {} if asked is True else given
         try:
             sampling = Sampling.model_validate(given)
         except ValidationError as error:
             raise AttachError(f"record_scores: {first_message(error)}") from None
-        if sampling.path.suffix:
+        if sampling.path is None and name is None:
+            raise AttachError("record_scores: pass a path, or name= of a run that will hold them")
+        if sampling.path is None or sampling.path.suffix:
             return sampling
         return sampling.model_copy(update={"path": sampling.path / FILE})
 
@@ -85,6 +94,7 @@ class ScoreSampler:
 
     def __init__(self, sampling: Sampling, layers: Sequence[Layer], is_first_rank: bool) -> None:
         self.sampling, self._layers = sampling, layers
+        self.run: RunRecord | None = None  # its folder is the place if no path was given
         self.is_on = is_first_rank  # other ranks see other tokens of the same routers
         router = layers[0].router
         _check(layers)
@@ -97,7 +107,8 @@ class ScoreSampler:
         self._all_tokens, self._steps, self._unwritten = 0, 0, False
         self._clear()
         if self.is_on:
-            _check_writable(sampling.path)
+            if sampling.path is not None:
+                _check_writable(sampling.path)
             atexit.register(self.close)
 
     def _clear(self) -> None:
@@ -109,6 +120,13 @@ class ScoreSampler:
         """Whether the step that is running is one of those to be recorded."""
         is_due = self._steps % self.sampling.every == 0
         return is_due and len(self._sample_NL) < self.sampling.steps
+
+    @property
+    def _path(self) -> Path | None:
+        """Where to write; None if the run that is to hold it has no step yet."""
+        if self.sampling.path is None and self.run is not None and self.run.runs:
+            return self.run.runs[0].folder / FILE
+        return self.sampling.path
 
     @_harmless
     def begin(self) -> None:
@@ -149,21 +167,23 @@ class ScoreSampler:
 
     @_harmless
     def close(self) -> None:
-        """Writes what is recorded, once; recording ends when it is complete."""
-        if self._unwritten:
+        """Writes what is recorded, once there is a place; it ends when it is complete."""
+        if self._unwritten and self._path is not None:
             self.write()
 
     def write(self) -> Path:
         """Raises: AttachError: nothing is recorded yet"""
-        recording = self.recording()
-        write_recording(self.sampling.path, recording)
+        recording, path = self.recording(), self._path
+        if path is None:
+            raise AttachError("the run that is to hold the scores is not written yet: train on")
+        write_recording(path, recording)
         shape = recording.score_NLTE.shape
-        log.info("%s: scores of %s steps, %s layers, %s tokens", self.sampling.path, *shape[:3])
+        log.info("%s: scores of %s steps, %s layers, %s tokens", path, *shape[:3])
         self._unwritten = False
         if len(self._sample_NL) == self.sampling.steps:
             self.is_on = False
             atexit.unregister(self.close)
-        return self.sampling.path
+        return path
 
     def recording(self) -> Recording:
         """The recording so far.  Raises: AttachError: it has no step yet"""

@@ -91,12 +91,13 @@ class Balance:
             if layer.home is not None:
                 self.options.check_router(layer.router)
         if self.options.record_scores is not None:
-            first = self._ranks.is_first
-            self._scores = ScoreSampler(self.options.record_scores, layers, first)
+            self._scores = ScoreSampler(self.options.record_scores, layers, self._ranks.is_first)
         if self.options.record is not None and self._ranks.is_first:
             from evenload.workers.attach.run_record import RunRecord  # it imports pyarrow
 
             self._record = RunRecord(self.options.record, self.options.spec, layers)
+            if self._scores is not None:
+                self._scores.run = self._record
         self._agreed = True
         self._ranks.agree([str(layer) for layer in layers])
         refused = [f"{layer.name} {layer.reason}" for layer in layers if layer.home is None]
@@ -227,10 +228,7 @@ class Balance:
         self.load_state_dict(saving.read(place))
 
     def write_scores(self) -> Path:
-        """Writes the scores recorded so far, before all that were asked for are there.
-
-        Raises:   AttachError: none are recorded
-        """
+        """Writes the scores recorded so far.  Raises: AttachError: none are recorded"""
         if self._scores is None:
             raise AttachError("no scores are recorded: call attach(record_scores='scores.npz')")
         return self._scores.write()
@@ -246,10 +244,10 @@ class Balance:
 
     def finish(self) -> None:
         """Writes everything recorded that is in no file yet. Never fails."""
-        if self._scores is not None:
-            self._scores.close()
         if self._record is not None:
             self._record.close()
+        if self._scores is not None:
+            self._scores.close()
 
     def detach(self) -> None:
         """Leaves the model as it was before, but for what its own biases have learned."""

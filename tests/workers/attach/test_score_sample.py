@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import evenload
+from evenload.pipeline.records.recorded_runs import recorded_run
 from evenload.pipeline.records.scores import read_recording, write_recording
 from evenload.workers.attach import AttachError, Balance
 from evenload.workers.simulation.advice import advise, estimate
@@ -252,7 +253,8 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"path": "a.npz", "steps": 63}, "record_scores: steps=63: .*greater than or equal to 64"),
         ({"path": "a.npz", "token": 3}, "record_scores: token=3: unknown key"),
-        ({"tokens": 3}, "record_scores: path: required"),
+        ({"tokens": 3}, "record_scores: pass a path, or name= of a run that will hold them"),
+        (True, "record_scores: pass a path, or name= of a run that will hold them"),
         (7, "record_scores: path=7"),
         ("/dev/null/a.npz", "record_scores: /dev/null/a.npz: File exists; give another path"),
     ],
@@ -262,6 +264,20 @@ def test_what_cannot_be_asked_is_refused(asked: Any, said: str) -> None:
     with pytest.raises(AttachError, match=said):
         attach(attached, asked)
     attach(attached, None)
+
+
+def test_a_recorded_run_holds_its_scores(tmp_path: Path) -> None:
+    trained = model()
+    balance = attach(trained, {"steps": STEPS}, name="Their model", home=tmp_path)
+    train(trained, STEPS, balance)
+    balance.detach()
+    run = recorded_run(tmp_path, "Their model")
+    assert len(read_recording(run.folder).score_NLTE) == STEPS
+    short = model()
+    balance = attach(short, True, name="short", home=tmp_path)
+    train(short, 2, balance)
+    balance.detach()
+    assert len(read_recording(recorded_run(tmp_path, "short").folder).score_NLTE) == 2
 
 
 def test_layers_of_two_sizes_are_refused_and_can_be_chosen(tmp_path: Path) -> None:
