@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from evenload.pipeline.figures.wording import NONE, duration
+from evenload.pipeline.records.recorded_runs import RunState
 from evenload.pipeline.states import SweepState, TrialState
 
 Colour = Literal["blue", "green", "orange", "red", "gray", "violet"]
@@ -33,6 +34,12 @@ SWEEP_STATES: dict[SweepState, Wording] = {
     SweepState.STOPPING: Wording("stopping", ":material/stop_circle:", "orange"),
     SweepState.CANCELLED: Wording("cancelled", ":material/cancel:", "orange"),
     SweepState.FINISHED: Wording("finished", ":material/check_circle:", "green"),
+}
+
+RUN_STATES: dict[RunState, Wording] = {
+    RunState.LIVE: Wording("live", ":material/play_circle:", "blue"),
+    RunState.ENDED: Wording("ended", ":material/check_circle:", "green"),
+    RunState.STALE: Wording("no step for long", ":material/hourglass_empty:", "orange"),
 }
 
 

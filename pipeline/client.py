@@ -22,6 +22,7 @@ from evenload.pipeline.figures.loads import History
 from evenload.pipeline.figures.metrics import of_trials
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.recorded_runs import RecordedRun, recorded_run, recorded_runs
 from evenload.pipeline.records.shards import read_eval_counts, read_history, read_scalars
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
@@ -99,6 +100,15 @@ class Client:
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
         """Loads `count_SLE` and biases `bias_SLE` of the steps `first` to `last`, both included."""
         return read_history(self._folder(digest), first=first, last=last)
+
+    def recorded_runs(self) -> list[RecordedRun]:
+        """Attached models and imported records of this home, newest first."""
+        return recorded_runs(self.settings.root)
+
+    def expert_load(self, name: str, first: int = 1, last: int | None = None) -> History:
+        """As `loads`, of a recorded run, by its id or its name.  Raises: SpecError: unknown"""
+        run = recorded_run(self.settings.root, name)
+        return read_history(run.folder, first=first, last=last)
 
     def eval_loads(self, digest: str) -> NDArray[np.int64] | None:
         """Loads (L, E) over the whole evaluation set; None before the evaluation."""

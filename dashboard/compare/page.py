@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard import queries
+from evenload.dashboard import shown_runs
 from evenload.dashboard.compare.tables import (
     FIGURES,
     MOST_RUNS,
@@ -20,11 +20,10 @@ from evenload.dashboard.compare.tables import (
     spec_differences,
 )
 from evenload.dashboard.page_parts import card, export, live, metric_columns, plot
-from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
+from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
 from evenload.pipeline.charts.loads import load_by_rank_and_depth, load_difference
-from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
@@ -35,7 +34,7 @@ EVALUATION = "evaluation"
 AXES = ("tokens", "steps", "share of the run")
 MAP_WIDTH = 2  # maps beside each other
 
-Runs = dict[str, TrialRecord]
+Runs = dict[str, Run]
 
 
 def main() -> None:
@@ -55,13 +54,16 @@ def main() -> None:
 
 
 def _options() -> dict[str, str]:
-    """Digest -> name of every trial that has started, the newest sweep first."""
+    """Key -> name of every trial that has started, the newest sweep first, and recorded run."""
     return {
         trial.digest: f"{axes.name(trial)} · {sweep.name}"
-        for sweep, trials in queries.sweeps()
+        for sweep, trials in shown_runs.sweeps()
         for axes in [axes_of(trials)]
         for trial in trials
         if trial.state is not TrialState.QUEUED
+    } | {
+        key: f"{run.name}, {run.shape.num_experts} experts · {run.source}"
+        for key, run in shown_runs.recorded().items()
     }
 
 
@@ -82,12 +84,12 @@ def _chosen(options: dict[str, str]) -> list[str]:
 
 
 def _is_over(digests: list[str]) -> bool:
-    return all(queries.trial(digest).state.is_final for digest in digests)
+    return all(shown_runs.is_over(shown_runs.find(digest)) for digest in digests)
 
 
 def _body(digests: list[str]) -> None:
-    trials = [queries.trial(digest) for digest in digests]
-    runs = dict(zip(_names(trials), trials, strict=True))
+    found = [shown_runs.find(digest) for digest in digests]
+    runs = dict(zip(_names(found), found, strict=True))
     series = {name: run_queries.load_series(trial) for name, trial in runs.items()}
     _figures(runs)
     recorded = {name: trial for name, trial in runs.items() if not series[name].is_empty}
@@ -99,13 +101,13 @@ def _body(digests: list[str]) -> None:
         _loads(recorded)
 
 
-def _names(trials: list[TrialRecord]) -> list[str]:
+def _names(runs: list[Run]) -> list[str]:
     """Short and unique names of the runs."""
-    axes = axes_of(trials)
-    short = [axes.both(trial) for trial in trials]
+    axes = axes_of([run for run in runs if isinstance(run, TrialRecord)])
+    short = [axes.both(run) if isinstance(run, TrialRecord) else run.name for run in runs]
     return [
-        name if short.count(name) == 1 else f"{name} ({trial.digest[:6]})"
-        for name, trial in zip(short, trials, strict=True)
+        name if short.count(name) == 1 else f"{name} ({shown_runs.key_of(run)[:6]})"
+        for name, run in zip(short, runs, strict=True)
     ]
 
 
@@ -165,10 +167,12 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
             caption="Largest value of each bin of time. Dotted: the sampling floor of each run.",
         )
     with right, card("Training loss", metric="train_loss"):
-        losses = {
-            name: RunCurve(_x(trial, series[name], str(axis)), series[name].loss_B)
-            for name, trial in runs.items()
-        }
+        losses = {}
+        for name, run in runs.items():
+            told = np.isfinite(series[name].loss_B)
+            if told.any():
+                x_B = _x(run, series[name], str(axis))[told]
+                losses[name] = RunCurve(x_B, series[name].loss_B[told])
         plot(
             run_curves(losses, title, "loss, nats per token"),
             key="compare-loss",
@@ -176,19 +180,18 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         )
 
 
-def _vio_curve(trial: TrialRecord, series: LoadSeries, axis: str, is_over_floor: bool) -> RunCurve:
-    floor = Loads.of(spec_of(trial)).max_vio_floor
+def _vio_curve(run: Run, series: LoadSeries, axis: str, is_over_floor: bool) -> RunCurve:
+    floor = shown_runs.chance(run, series).max_vio_floor
     scale = floor if is_over_floor and floor > 0 else 1.0
     vio_B = series.max_vio_BL.mean(axis=-1) / scale
-    return RunCurve(_x(trial, series, axis), vio_B.astype(np.float32), floor / scale)
+    return RunCurve(_x(run, series, axis), vio_B.astype(np.float32), floor / scale)
 
 
-def _x(trial: TrialRecord, series: LoadSeries, axis: str) -> NDArray[np.float64]:
-    spec = spec_of(trial)
+def _x(run: Run, series: LoadSeries, axis: str) -> NDArray[np.float64]:
     scale = {
-        "tokens": float(spec.train.tokens_per_step),
+        "tokens": float(shown_runs.tokens_of(run, series)),
         "steps": 1.0,
-        "share of the run": 100 / spec.train.steps,
+        "share of the run": 100 / shown_runs.steps_of(run, series),
     }[axis]
     return series.step_B.astype(np.float64) * scale
 

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evenload.dashboard.record_tables import figure
-from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import TrialRecord
+from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.shown_runs import Run, figure_of, outline_of
+from evenload.pipeline.records.recorded_runs import RecordedRun
 
 MOST_RUNS = 8
 CELLS = 64  # number of shares of the experts in a map
@@ -69,30 +69,29 @@ def difference(percent_LE: Percent, reference_LE: Percent) -> NDArray[np.int16]:
     return np.where(counted, one_DQ.astype(np.int32) - other_DQ, 0).astype(np.int16)
 
 
-def comparison_table(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
+def comparison_table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """One row per run: its size and its figures, with shares in percent."""
     rows = []
-    for name, trial in trials.items():
-        spec = TrialSpec.model_validate(trial.spec)
-        shape = spec.model.load_shape
+    for name, run in runs.items():
+        shape, tokens, steps, _ = outline_of(run)
         rows.append(
             {
                 "run": name,
-                "state": str(trial.state),
+                "state": str(run.state() if isinstance(run, RecordedRun) else run.state),
                 "experts": shape.num_experts,
                 "top_k": shape.top_k,
                 "layers": shape.num_layers,
-                "tokens_per_step": spec.train.tokens_per_step,
-                "steps": spec.train.steps,
-                **{figure_name: figure(trial, figure_name) for figure_name in FIGURES},
+                "tokens_per_step": tokens,
+                "steps": run.last_step if isinstance(run, RecordedRun) else steps,
+                **{figure_name: figure_of(run, figure_name) for figure_name in FIGURES},
             }
         )
     return pd.DataFrame(rows)
 
 
-def spec_differences(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
+def spec_differences(runs: Mapping[str, Run]) -> pd.DataFrame:
     """One row per setting in which the runs differ, and one column per run."""
-    flat = {name: dict(_leaves(trial.spec)) for name, trial in trials.items()}
+    flat = {name: dict(_leaves(_settings(run))) for name, run in runs.items()}
     keys = dict.fromkeys(key for spec in flat.values() for key in spec)
     rows = [
         {"setting": key} | {name: str(spec.get(key, "–")) for name, spec in flat.items()}
@@ -102,10 +101,12 @@ def spec_differences(trials: Mapping[str, TrialRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", *flat])
 
 
-def incomparable(trials: Sequence[TrialRecord]) -> list[str]:
+def incomparable(runs: Sequence[Run]) -> list[str]:
     """The reasons why the losses of these runs are not comparable; empty if they are."""
-    specs = [TrialSpec.model_validate(trial.spec) for trial in trials]
+    specs = [spec_of(run) for run in runs if not isinstance(run, RecordedRun)]
     reasons = []
+    if len(specs) < len(runs):
+        reasons.append("what a recorded run reads is not known, and no held-out text was scored")
     if len({spec.data.model_dump_json() for spec in specs}) > 1:
         reasons.append("they read different data")
     if len({spec.train.steps * spec.train.tokens_per_step for spec in specs}) > 1:
@@ -113,6 +114,14 @@ def incomparable(trials: Sequence[TrialRecord]) -> list[str]:
     if any(spec.balancer.kind == "expert_choice" for spec in specs):
         reasons.append("expert choice sees later tokens")
     return reasons
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    if not isinstance(run, RecordedRun):
+        return run.spec
+    rule = run.balancer.model_dump(mode="json") if run.balancer else None
+    model = {"num_experts": run.shape.num_experts, "top_k": run.shape.top_k}
+    return {"source": run.source, "model": model, "balancer": rule}
 
 
 def _leaves(part: Any, place: str = "") -> list[tuple[str, Any]]:

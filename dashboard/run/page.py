@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
-from evenload.dashboard import queries
+from evenload.dashboard import shown_runs
 from evenload.dashboard.controls import trial_buttons
 from evenload.dashboard.page_parts import chosen, chosen_view, heading, live, metrics
 from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
-from evenload.dashboard.wording import TRIAL_STATES, short
+from evenload.dashboard.wording import RUN_STATES, TRIAL_STATES, ago, short
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import NONE
 from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.states import TrialRecord, TrialState
 
-Draw = Callable[[TrialRecord, LoadSeries], None]
+Draw = Callable[[Any, LoadSeries], None]
 
 # To add a view, add a file to views and an entry here. Views in VIEWS alone need no recorded steps.
+# Recorded runs have STEP_VIEWS and their own record.
 STEP_VIEWS: dict[str, Draw] = {
     "Load": load.draw,
     "Balance": balance.draw,
@@ -34,31 +37,46 @@ VIEWS: dict[str, Draw] = STEP_VIEWS | {
     "System": system.draw,
     "Record": record.draw,
 }
+RECORDED_VIEWS: dict[str, Draw] = STEP_VIEWS | {"Record": record.draw_recorded}
 
 
 def main() -> None:
-    sweeps = {sweep.sweep_id: trials for sweep, trials in queries.sweeps()}
+    sweeps = {sweep.sweep_id: trials for sweep, trials in shown_runs.sweeps()}
     named = st.query_params.get("run")
     holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
     sweep_id = next(iter(holders or [name for name, trials in sweeps.items() if trials]), None)
-    if sweep_id is None:
+    labels = {} if sweep_id is None else trial_labels(sweeps[sweep_id])
+    labels |= {key: f"{run.name} ({run.source})" for key, run in shown_runs.recorded().items()}
+    if not labels:
         st.title("Run", anchor=False)
-        st.info("No trials yet. `evenload quickstart` runs a small sweep.")
+        st.info(
+            "No trials yet. `evenload quickstart` runs a small sweep, and "
+            "`evenload.attach(model, name=...)` records the training of another model."
+        )
         return
-    labels = trial_labels(sweeps[sweep_id])
     title, choice = st.columns([3, 2], vertical_alignment="center")
     with choice:
-        digest = chosen("Run", list(labels), "run", labels.__getitem__)
-    trial = queries.trial(digest)
+        key = chosen("Run", list(labels), "run", labels.__getitem__)
+    run = shown_runs.find(key)
     with title:
-        heading(label_of(trial), TRIAL_STATES[trial.state])
+        if isinstance(run, RecordedRun):
+            heading(run.name, RUN_STATES[run.state()])
+        else:
+            heading(label_of(run), TRIAL_STATES[run.state])
+    if isinstance(run, RecordedRun):
+        st.caption(f"`{run.run_id}`, {run.source}, rule {run.label}; last step {ago(run.updated)}")
+    elif sweep_id is not None:
+        _about_trial(run, sweep_id)
+    live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
+
+
+def _about_trial(trial: TrialRecord, sweep_id: str) -> None:
     _links(trial, sweep_id)
     trial_buttons(sweep_id, trial)
     if trial.error and trial.state is TrialState.FAILED:
         st.error(trial.error.strip().splitlines()[-1], icon=":material/error:")
         with st.expander("Traceback"):
             st.code(trial.error, language="python")
-    live(partial(_body, digest), lambda: queries.trial(digest).state.is_final)
 
 
 def _links(trial: TrialRecord, sweep_id: str) -> None:
@@ -85,16 +103,36 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
         )
 
 
-def _body(digest: str) -> None:
-    trial = queries.trial(digest)
+def _body(key: str) -> None:
+    run = shown_runs.find(key)
     with st.spinner("Reading the run's steps", show_time=True):
-        series = run_queries.load_series(trial)
-    _summary(trial, series)
-    view = chosen_view(VIEWS)
-    if view in STEP_VIEWS and series.is_empty:
-        st.info("No step is recorded yet. This page shows data as soon as the trial trains.")
+        series = run_queries.load_series(run)
+    if isinstance(run, RecordedRun):
+        _recorded_summary(run, series)
+        views = RECORDED_VIEWS
     else:
-        VIEWS[view](trial, series)
+        _summary(run, series)
+        views = VIEWS
+    view = chosen_view(views)
+    if view in STEP_VIEWS and series.is_empty:
+        st.info("No step is recorded yet. This page shows data as soon as there are steps.")
+    else:
+        views[view](run, series)
+
+
+def _recorded_summary(run: RecordedRun, series: LoadSeries) -> None:
+    shape, planned = run.shape, run.planned_steps
+    shown = ("max_vio", "max_vio_floor", "max_vio_ratio", "idle_frac", "dead_tenth")
+    found = [(METRICS[name], shown_runs.figure_of(run, name)) for name in shown]
+    metrics(
+        ("Steps", short(series.last_step) + (f" / {short(planned)}" if planned else ""), ""),
+        ("Experts", f"{shape.top_k} of {shape.num_experts}", f"in {shape.num_layers} layers"),
+        *(
+            (m.title, m.shown(value / 100 if m.is_share else value), f"{m.meaning}; {m.window}")
+            for m, value in found
+        ),
+        ("Missing steps", f"{run.dropped_steps:,}", "the disk could not be written"),
+    )
 
 
 def _summary(trial: TrialRecord, series: LoadSeries) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.shown_runs import Run, folder_of, is_over, outline_of, version_of
 from evenload.pipeline.figures.evaluation import Detail
 from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
@@ -40,33 +40,33 @@ class Window(NamedTuple):
 
 
 class _Followed:
-    """The series of a run, and the attempt with which it became complete."""
+    """The series of a run, and the version with which it became complete."""
 
     def __init__(self, series: LoadSeries) -> None:
         self.series = series
         self.lock = Lock()
-        self.complete_with_attempt: int | None = None
+        self.complete_version: int | None = None
 
 
-def load_series(trial: TrialRecord) -> LoadSeries:
+def load_series(run: Run) -> LoadSeries:
     """The pooled history of the run so far. Only new shards are read."""
-    folder = readable_dir(Settings(), trial.digest)
-    followed = _followed(folder, trial)
+    folder, version = folder_of(run), version_of(run)
+    followed = _followed(folder, getattr(run, "writer", ""), run)
     with followed.lock:
-        if followed.complete_with_attempt != trial.attempt:
+        if followed.complete_version != version:
             catch_up(followed.series, folder)
-            followed.complete_with_attempt = trial.attempt if trial.state.is_final else None
+            followed.complete_version = version if is_over(run) else None
     return followed.series
 
 
-def load_window(trial: TrialRecord, last: int, steps: int) -> Window:
+def load_window(run: Run, last: int, steps: int) -> Window:
     """The loads of `steps` steps, up to and including step `last`."""
-    return _load_window(readable_dir(Settings(), trial.digest), trial, last, steps)
+    return _load_window(folder_of(run), run, last, steps)
 
 
-def eval_percent(trial: TrialRecord) -> NDArray[np.int16] | None:
+def eval_percent(run: Run) -> NDArray[np.int16] | None:
     """Loads of the evaluation in percent of the fair share; None before the evaluation."""
-    return _eval_percent(readable_dir(Settings(), trial.digest), trial, trial.attempt)
+    return _eval_percent(folder_of(run), run, version_of(run))
 
 
 def eval_detail(trial: TrialRecord) -> Detail:
@@ -111,27 +111,26 @@ def mlflow_problem() -> str | None:
 
 
 @st.cache_resource(ttl=3600, max_entries=16, show_spinner=False)
-def _followed(folder: Path, _trial: TrialRecord) -> _Followed:
-    return _Followed(read_series(folder, spec_of(_trial).outline))
+def _followed(folder: Path, writer: str, _run: Run) -> _Followed:
+    """Args: writer: of a recorded run; another process replaces the last steps of its record"""
+    return _Followed(read_series(folder, outline_of(_run)))
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
-def _load_window(folder: Path, _trial: TrialRecord, last: int, steps: int) -> Window:
+def _load_window(folder: Path, _run: Run, last: int, steps: int) -> Window:
     history = read_history(folder, first=max(1, last - steps + 1), last=last, columns=["load"])
     if not len(history.step_S):
         return Window(last, last, np.zeros((0, 0), np.int16))
-    util_LE = utilisation(
-        history.count_SLE.sum(axis=0, dtype=np.int64), spec_of(_trial).balancer.target
-    )
+    util_LE = utilisation(history.count_SLE.sum(axis=0, dtype=np.int64), outline_of(_run).target_E)
     return Window(int(history.step_S[0]), int(history.step_S[-1]), percent_of_fair(util_LE))
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
-def _eval_percent(folder: Path, _trial: TrialRecord, attempt: int) -> NDArray[np.int16] | None:
+def _eval_percent(folder: Path, _run: Run, version: int) -> NDArray[np.int16] | None:
     count_LE = read_eval_counts(folder)
     if count_LE is None:
         return None
-    return percent_of_fair(utilisation(count_LE, spec_of(_trial).balancer.target))
+    return percent_of_fair(utilisation(count_LE, outline_of(_run).target_E))
 
 
 @st.cache_data(ttl=10 * FRESH_SECONDS, max_entries=16, show_spinner=False)

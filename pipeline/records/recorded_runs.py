@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -140,19 +139,25 @@ def recorded_runs(home: Path) -> list[RecordedRun]:
 
 def recorded_run(home: Path, name: str) -> RecordedRun:
     """The run of this id, else the newest of this name.  Raises: SpecError: there is none"""
-    runs = recorded_runs(home)
-    same = [run for run in runs if run.run_id == name] or [run for run in runs if run.name == name]
-    if not same:
-        known = ", ".join(run.run_id for run in runs[:5]) or "none"
+    run = found_run(home, name)
+    if run is None:
+        known = ", ".join(run.run_id for run in recorded_runs(home)[:5]) or "none"
         raise SpecError(
             f"run={name!r} is not recorded in {home / FOLDER} (there: {known}); `evenload runs` "
             "lists recorded runs"
         )
-    return same[0]
+    return run
 
 
-def steps_table(run: RecordedRun) -> Sequence[tuple[str, Any]]:
-    """What is known of a run, for pages and for the command line, by title."""
+def found_run(home: Path, name: str) -> RecordedRun | None:
+    """As `recorded_run`; None if there is none."""
+    runs = recorded_runs(home)
+    same = [run for run in runs if run.run_id == name] or [run for run in runs if run.name == name]
+    return same[0] if same else None
+
+
+def facts(run: RecordedRun) -> Sequence[tuple[str, str]]:
+    """What is known of a run, by title."""
     planned = f" of {run.planned_steps:,}" if run.planned_steps else ""
     shape = run.shape
     return (

@@ -66,6 +66,11 @@ COMMANDS = {
         "report",
         "Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.",
     ),
+    "runs": Command(
+        "evenload.workers.cli.runs",
+        "runs",
+        "List recorded runs: attached models and imported records, newest first.",
+    ),
     "export": Command(
         "evenload.workers.cli.export",
         "export",

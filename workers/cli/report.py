@@ -10,16 +10,20 @@ from pydantic import ValidationError
 
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.figures.cost import CostSettings
+from evenload.pipeline.records.recorded_runs import found_run
 from evenload.pipeline.report.compose import compose
 from evenload.pipeline.report.evidence import gather
 from evenload.pipeline.report.html_page import html_page
 from evenload.pipeline.report.markdown_page import markdown_page
+from evenload.pipeline.report.recorded import compose_recorded
 from evenload.pipeline.sweep.answer_text import sentences
 from evenload.workers.cli.session import load_settings, log, open_store, print_json
 
 
 def report(
-    sweep_id: Annotated[str, typer.Argument(help="id from `evenload sweep list`")],
+    sweep_id: Annotated[
+        str, typer.Argument(help="id from `evenload sweep list` or `evenload runs`")
+    ],
     html: Annotated[
         Path | None, typer.Option(help="file to write; default: SWEEP_ID.html in this folder")
     ] = None,
@@ -31,19 +35,26 @@ def report(
 ) -> None:
     """Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.
 
+    Of a recorded run it shows loads, idle experts and biases, and needs no store.
+
     The page needs no network. Energy and carbon that no counter has measured are computed from
     EVENLOAD_COST_GPU_WATTS, _CORE_WATTS, _OVERHEAD, _GRAMS_PER_KWH and _CARBON_SOURCE.
     """
     settings = load_settings(home)
-    evidence = gather(open_store(settings), settings, _cost_settings(), sweep_id)
-    page = compose(evidence)
+    run = found_run(settings.root, sweep_id)
+    if run is None:
+        evidence = gather(open_store(settings), settings, _cost_settings(), sweep_id)
+    page = compose(evidence) if run is None else compose_recorded(run)
     written = {"html": html or Path(f"{sweep_id}.html"), "markdown": markdown}
     texts = {"html": html_page, "markdown": markdown_page}
     for kind, path in written.items():
         if path is not None:
             _write(path, texts[kind](page))
             log.print(f"wrote {path}", soft_wrap=True)
-    if as_json:
+    files = {kind: path for kind, path in written.items() if path is not None}
+    if as_json and run is not None:
+        print_json({"run_id": run.run_id, **run.figures(), "files": files})
+    elif as_json:
         print_json(
             {
                 "sweep_id": sweep_id,
@@ -53,7 +64,7 @@ def report(
                 "core_seconds": evidence.cost.core_seconds,
                 "joules": evidence.cost.joules,
                 "grams_co2e": evidence.cost.grams,
-                "files": {kind: path for kind, path in written.items() if path is not None},
+                "files": files,
             }
         )
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot
-from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run.views.layers import bins, layer_names
+from evenload.dashboard.shown_runs import Run, chance
 from evenload.pipeline.charts.loads import longest_idle_streaks
 from evenload.pipeline.charts.over_time import by_layer, idle_over_time, max_vio_over_time
-from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.records.load_series import LoadSeries
-from evenload.pipeline.states import TrialRecord
 
 
-def draw(trial: TrialRecord, series: LoadSeries) -> None:
-    chance, names = Loads.of(spec_of(trial)), layer_names(trial)
+def draw(run: Run, series: LoadSeries) -> None:
+    fair, names = chance(run, series), layer_names(run)
     left, right = st.columns(2)
     with left, card("MaxVio by layer", metric="max_vio"):
         plot(
-            max_vio_over_time(series.max_vio_BL, series.step_B, names, chance.max_vio_floor),
+            max_vio_over_time(series.max_vio_BL, series.step_B, names, fair.max_vio_floor),
             key="max-vio",
             caption=bins(series) + "Dashed: the MaxVio of a fair router by chance.",
         )
     with right, card("Idle experts by layer", metric="idle_frac"):
         plot(
-            idle_over_time(series.idle_BL, series.step_B, names, chance.idle_expected),
+            idle_over_time(series.idle_BL, series.step_B, names, fair.idle_expected),
             key="idle",
             caption=bins(series) + "Dashed: the share that random routing leaves idle.",
         )

@@ -6,15 +6,15 @@ import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
+from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.over_time import bias_paths, by_layer
 from evenload.pipeline.records.load_series import LoadSeries
-from evenload.pipeline.states import TrialRecord
 
 DRIFT, SPREAD = "bias drift, score units per step", "bias spread, score units"
 
 
-def draw(trial: TrialRecord, series: LoadSeries) -> None:
-    names = layer_names(trial)
+def draw(run: Run, series: LoadSeries) -> None:
+    names = layer_names(run)
     with card("Bias of each expert", metric="bias"):
         layer = chosen_layer(names)
         plot(

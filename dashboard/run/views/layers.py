@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.shown_runs import Run, outline_of
 from evenload.pipeline.records.load_series import LoadSeries
-from evenload.pipeline.states import TrialRecord
 
 
-def layer_names(trial: TrialRecord) -> list[str]:
-    """The numbers of the expert layers, counted among all layers of the model."""
-    return list(spec_of(trial).model.load_shape.layers)
+def layer_names(run: Run) -> list[str]:
+    """The names of the expert layers, such as their numbers among all layers of the model."""
+    return list(outline_of(run).shape.layers)
 
 
 def chosen_layer(names: list[str]) -> int:

@@ -5,34 +5,33 @@ from __future__ import annotations
 import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot
-from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
+from evenload.dashboard.shown_runs import Run, is_over, steps_of
 from evenload.pipeline.charts.loads import load_by_layer, load_over_time
 from evenload.pipeline.records.load_series import LoadSeries
-from evenload.pipeline.states import TrialRecord
 
 WINDOWS = {"1 step": 1, "10 steps": 10, "100 steps": 100}
 EVALUATION = "evaluation"
 LARGEST, MEAN = "largest step", "mean"
 
 
-def draw(trial: TrialRecord, series: LoadSeries) -> None:
+def draw(run: Run, series: LoadSeries) -> None:
     with card("Load by layer and expert", metric="utilisation"):
-        _by_layer(trial, series)
+        _by_layer(run, series)
     with card("Load of one layer over time", metric="utilisation"):
-        _over_time(trial, series)
+        _over_time(run, series)
 
 
-def _by_layer(trial: TrialRecord, series: LoadSeries) -> None:
+def _by_layer(run: Run, series: LoadSeries) -> None:
     step, summed, order = st.columns([4, 3, 1.4], vertical_alignment="bottom")
-    evaluated_LE = run_queries.eval_percent(trial)
+    evaluated_LE = run_queries.eval_percent(run)
     windows = [*WINDOWS] if evaluated_LE is None else [*WINDOWS, EVALUATION]
     window = summed.segmented_control(
         "Summed over", windows, default=windows[1], required=True, key="window", bind="query-params"
     )
     # The slider reaches to the planned end, because a growing range would make it jump.
-    end = max(2, series.last_step if trial.state.is_final else spec_of(trial).train.steps)
+    end = max(2, series.last_step if is_over(run) else steps_of(run, series))
     last = step.slider(
         "Last step", 1, end, end, disabled=window == EVALUATION, key="step", bind="query-params"
     )
@@ -43,18 +42,18 @@ def _by_layer(trial: TrialRecord, series: LoadSeries) -> None:
         percent_LE, covered = evaluated_LE, "The whole evaluation set, biases frozen."
     else:
         steps = WINDOWS.get(window or "", 1)
-        shown = run_queries.load_window(trial, min(last, series.last_step), steps)
+        shown = run_queries.load_window(run, min(last, series.last_step), steps)
         percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
     plot(
-        load_by_layer(percent_LE, layer_names(trial), is_sorted),
+        load_by_layer(percent_LE, layer_names(run), is_sorted),
         key="load-by-layer",
         caption=covered,
     )
 
 
-def _over_time(trial: TrialRecord, series: LoadSeries) -> None:
+def _over_time(run: Run, series: LoadSeries) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        layer = chosen_layer(layer_names(trial))
+        layer = chosen_layer(layer_names(run))
         binned = series.bin_steps > 1
         reduced = LARGEST
         if binned:

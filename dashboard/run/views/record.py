@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 import yaml
 
@@ -10,9 +11,17 @@ from evenload.dashboard.page_parts import card
 from evenload.dashboard.record_tables import attempt_table, figure_table
 from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.records.load_series import LoadSeries
+from evenload.pipeline.records.recorded_runs import RecordedRun, facts
 from evenload.pipeline.states import TrialRecord
 
 FOLD_HEIGHT = 420  # height of long texts and tables, in pixels
+
+
+def draw_recorded(run: RecordedRun, series: LoadSeries) -> None:
+    with card("What is known", "Others trained this run; evenload recorded its loads."):
+        st.dataframe(
+            pd.DataFrame(facts(run), columns=["", "Value"]), hide_index=True, height="content"
+        )
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:

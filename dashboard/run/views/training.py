@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins
+from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.over_time import loss_curve, single_curve
 from evenload.pipeline.charts.style import GREEN, ORANGE
 from evenload.pipeline.records.load_series import LoadSeries
-from evenload.pipeline.states import TrialRecord
 
 
-def draw(trial: TrialRecord, series: LoadSeries) -> None:
+def draw(run: Run, series: LoadSeries) -> None:
     left, right = st.columns(2)
-    steps, speed, norm = series.step_B, series.tokens_per_second_B, series.grad_norm_max_B
+    speed, norm, rate = series.tokens_per_second_B, series.grad_norm_max_B, series.learning_rate_B
+    loss, told = series.loss_B, np.isfinite(series.loss_B)
+    if not told.any():
+        st.info("Nobody told this run its loss: `balance.log(loss=loss)` does, after each step.")
     with left, card("Training loss", metric="train_loss"):
         plot(
-            loss_curve(series.loss_B, series.loss_max_B, steps),
+            loss_curve(loss[told], series.loss_max_B[told], series.step_B[told]),
             key="loss",
             caption=bins(series, "mean and largest of each"),
         )
     with right, card("Throughput", metric="tokens_per_second"):
         plot(
-            single_curve(speed, steps, "tokens per second", ",.0f", colour=GREEN),
+            single_curve(*_told(speed, series), "tokens per second", ",.0f", colour=GREEN),
             key="throughput",
             caption=bins(series, "the mean of each"),
         )
     with left, card("Gradient norm", metric="grad_norm"):
         plot(
             single_curve(
-                norm, steps, "gradient norm, before clipping", ".3g", colour=ORANGE, from_zero=False
+                *_told(norm, series),
+                "gradient norm, before clipping",
+                ".3g",
+                colour=ORANGE,
+                from_zero=False,
             ),
             key="grad-norm",
             caption=bins(series),
         )
     with right, card("Learning rate", metric="learning_rate"):
         plot(
-            single_curve(series.learning_rate_B, steps, "learning rate", ".3g"),
+            single_curve(*_told(rate, series), "learning rate", ".3g"),
             key="learning-rate",
             caption=bins(series, "the last step of each"),
         )
+
+
+def _told(
+    value_B: NDArray[np.float32], series: LoadSeries
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The values that are known, and their steps."""
+    known_B = np.isfinite(value_B)
+    return value_B[known_B], series.step_B[known_B]
