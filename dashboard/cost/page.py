@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from evenload.dashboard import queries
+from evenload.dashboard import queries, shown_runs
 from evenload.dashboard.cost import queries as cost_queries
 from evenload.dashboard.cost.tables import (
     Plan,
@@ -28,6 +28,7 @@ from evenload.pipeline.states import SweepState, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 
 START_PRICE, START_HOURS, START_RANKS = 2.5, 1000.0, 8
+RECORDED = "recorded runs"
 EXPLANATION = (
     "Experts are placed on the ranks in order, equally many on each. In every layer all ranks wait "
     "for the fullest one, and the time of a step is taken as proportional to model FLOPs. This is "
@@ -38,13 +39,49 @@ EXPLANATION = (
 def main() -> None:
     title, choice = st.columns([3, 2], vertical_alignment="center")
     title.title("Cost of imbalance", anchor=False)
-    names = queries.sweep_ids()
+    recorded = shown_runs.recorded()
+    names = [sweep.sweep_id for sweep, _ in shown_runs.sweeps()]
+    names += [RECORDED] if recorded else []
     if not names:
         st.info("No sweeps yet. `evenload quickstart` runs a small sweep.")
         return
     with choice:
         sweep_id = chosen("Sweep", names, "sweep", str)
-    live(partial(_body, sweep_id), partial(_is_over, sweep_id))
+    if sweep_id == RECORDED:
+        live(_recorded_body, lambda: all(map(shown_runs.is_over, recorded.values())))
+    else:
+        live(partial(_body, sweep_id), partial(_is_over, sweep_id))
+
+
+def _recorded_body() -> None:
+    """The same of recorded runs. What share experts have of their steps is not known."""
+    runs = shown_runs.recorded().values()
+    shares = [(run, cost_queries.expert_waits(run)) for run in runs]
+    found = [
+        SettingWaits(run.name, share_R, share_R, share_R, run.shape.num_experts)
+        for run, share_R in shares
+        if share_R
+    ]
+    available = sizes(found)
+    if not available:
+        st.info("No steps are recorded yet, or no expert-parallel size divides the experts.")
+        return
+    plan = _planned(available, CostSettings())
+    st.caption(
+        "Of the time that expert layers take: what else a step of a recorded run takes is not "
+        f"known. Last quarter of each run, at most {cost_queries.LAST_STEPS:,} steps. Hours are "
+        "those that experts take, of a run that does nothing else."
+    )
+    left, right = st.columns(2)
+    with left, card("Expert time lost by waiting", EXPLANATION, "waiting"):
+        plot(waits_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
+    with right, card("By expert-parallel size", EXPLANATION, "waiting"):
+        plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks")
+    with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
+        columns = _columns() | {"setting": st.column_config.TextColumn("Run", pinned=True)}
+        st.dataframe(
+            bill_table(found, plan).drop(columns="trials"), hide_index=True, column_config=columns
+        )
 
 
 def _is_over(sweep_id: str) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 import streamlit as st
 
 from evenload.dashboard.record_tables import spec_of
-from evenload.pipeline.figures.cost import Recorded, Waiting, recorded, waiting
+from evenload.pipeline.figures.cost import Recorded, Waiting, recorded, waiting, waits
 from evenload.pipeline.records.mirror import readable_dir
+from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.records.shards import iter_history, parts
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
@@ -35,6 +36,18 @@ def what_waits(
                 known.clear()
             known[key] = recorded_loads(readable_dir(settings, trial.digest), spec)
         yield trial, waiting(known[key], spec.model, spec.train.seq_len)
+
+
+def expert_waits(run: RecordedRun) -> dict[int, float]:
+    """The share of the expert layers' time that is lost by waiting, by ranks."""
+    return _expert_waits(run.folder, run.last_step, run.shape.num_experts)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _expert_waits(folder: Path, last: int, num_experts: int) -> dict[int, float]:
+    first = max(1, last - min(LAST_STEPS, max(1, last // 4)) + 1)
+    found = waits(iter_history(folder, first=first, columns=["load"]), num_experts)
+    return {ranks: 1 - 1 / stretch for ranks, stretch in found.stretch.items()}
 
 
 def recorded_loads(folder: Path, spec: TrialSpec) -> Recorded:

@@ -118,8 +118,13 @@ class SweepCost(NamedTuple):
 
 def recorded(chunks: Iterable[History], spec: TrialSpec) -> Recorded:
     """Sums up a trial's history, whose chunks need only the column `load`."""
-    sizes = [size for size in EP_SIZES if spec.model.load_shape.num_experts % size == 0]
     steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
+    return waits(chunks, spec.model.load_shape.num_experts, steady_from)
+
+
+def waits(chunks: Iterable[History], num_experts: int, steady_from: int = 1) -> Recorded:
+    """Sums up any history.  Args: steady_from: first step of the steady state"""
+    sizes = [size for size in EP_SIZES if num_experts % size == 0]
     total_R, steady_R = np.zeros(len(sizes)), np.zeros(len(sizes))
     steps = steady_steps = 0
     seconds = 0.0

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from evenload.dashboard.shown_runs import figure_of
-from evenload.pipeline.figures.loads import max_vio_floor, utilisation
+from evenload.pipeline.figures.loads import ep_effective_util, max_vio_floor, utilisation
 from evenload.pipeline.records.recorded_runs import recorded_run
 from evenload.pipeline.records.run_writer import RunWriter
 from evenload.pipeline.records.shards import read_history
@@ -108,3 +108,21 @@ def test_recorded_run_is_a_choice_among_trials(beside: Demo) -> None:
     assert not page.exception
     page = render("compare")
     assert any("my model" in option for option in page.multiselect[0].options)
+
+
+def test_cost_of_recorded_runs_is_that_of_their_expert_layers(beside: Demo, drawn: Any) -> None:
+    page = render("cost", sweep="recorded runs", ranks="4", hours="1000")
+    assert not page.exception
+    row = page.dataframe[0].value.set_index("setting").loc["my model"]
+    history = read_history(recorded_run(beside.home, "my-model").folder, first=31)
+    stretch = (1 / ep_effective_util(history.count_SLE, 4)).mean()
+    assert row.share == pytest.approx(100 * (1 - 1 / stretch))
+    assert row.gpu_hours == pytest.approx(10 * row.share)
+    assert list(drawn(page)) == ["lost-by-setting", "lost-by-ranks"]
+    assert render("cost").selectbox[0].options[-1] == "recorded runs"
+
+
+def test_cost_works_without_a_store(render_in: Open, live: RunWriter) -> None:
+    page = render_in("cost")
+    assert not page.exception
+    assert page.dataframe[0].value.setting.tolist() == ["my model"]
