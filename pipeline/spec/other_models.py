@@ -33,6 +33,8 @@ class Built(LoadShape):
     """FLOPs of a forward pass per token: a number, and one to be multiplied by the length."""
     content: str
     """Digest of what the model was built from."""
+    changes: dict[str, Any] = Field(default={})
+    """Keys of the folder's configuration that were replaced."""
 
 
 class OtherModel(Frozen):

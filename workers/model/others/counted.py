@@ -113,6 +113,7 @@ def _counted(module: nn.Module, vocab_size: int, call: Call, content: str) -> Bu
         for router in routers
         for weight in _expert_weights(router, parents.get(router.module))
     }
+    module.requires_grad_(False)  # torch's counter fails at views of weights, as in dbrx
     short, long = PROBE_SHAPE[1], 2 * PROBE_SHAPE[1]
     low, high = (_flops_per_token(module, vocab_size, call, length) for length in (short, long))
     by_length = (high - low) / (long - short)
@@ -148,18 +149,18 @@ def _bias_of(router: Router, parent: nn.Module | None) -> Literal["own", "added"
 
 
 def _expert_weights(router: Router, parent: nn.Module | None) -> Iterator[Tensor]:
-    """Weights of the routed experts: stacked with one matrix each, or lists of E modules."""
+    """Weights of the routed experts: stacked, one below the other, or in a list of E modules."""
     if parent is None:
         return
-    own = set(router.module.modules())
+    experts = router.num_experts
     for module in parent.modules():
-        if module in own:
-            continue
         weights = list(module.parameters(recurse=False))
-        if isinstance(module, nn.ModuleList) and len(module) == router.num_experts:
+        if isinstance(module, nn.ModuleList) and len(module) == experts:
             yield from module.parameters()
-        elif any(weight.dim() >= 3 and len(weight) == router.num_experts for weight in weights):
-            yield from (weight for weight in weights if len(weight) == router.num_experts)
+        elif any(weight.dim() >= 3 and len(weight) == experts for weight in weights):
+            yield from (weight for weight in weights if len(weight) == experts)
+        elif "expert" in type(module).__name__.lower():
+            yield from (w for w in weights if len(w) > experts and len(w) % experts == 0)
 
 
 def _flops_per_token(module: nn.Module, vocab_size: int, call: Call, length: int) -> float:

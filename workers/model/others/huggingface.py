@@ -49,7 +49,7 @@ def found(model: HuggingFaceModel) -> Built:
                 f"model.{name}={asked}: the model was built with {getattr(built, name)}; set the "
                 "key of its own under model.config"
             )
-    return built
+    return built.model_copy(update={"changes": _changes(model)})
 
 
 def call(module: nn.Module, token_BS: Tensor) -> Tensor:
@@ -102,17 +102,24 @@ def _content(model: HuggingFaceModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _config(model: HuggingFaceModel) -> Any:
-    """The folder's configuration with the asked changes.  Raises: SpecError: unknown key, ..."""
+def _read(model: HuggingFaceModel, **changes: Any) -> Any:
+    """The folder's configuration with these changes.  Raises: SpecError: it does not allow them"""
     from transformers import AutoConfig
 
-    def read(**changes: Any) -> Any:
-        try:
-            return AutoConfig.from_pretrained(model.path, local_files_only=True, **changes)
-        except Exception as error:  # noqa: BLE001 - of many kinds, by what is wrong
-            raise SpecError(f"{_what(model)}: {' '.join(str(error).split())}") from None
+    try:
+        return AutoConfig.from_pretrained(model.path, local_files_only=True, **changes)
+    except Exception as error:  # noqa: BLE001 - of many kinds, by what is wrong
+        raise SpecError(f"{_what(model)}: {' '.join(str(error).split())}") from None
 
-    config = read()
+
+def _config(model: HuggingFaceModel) -> Any:
+    """The configuration as asked.  Raises: SpecError: unknown key, ..."""
+    return _read(model, **(model.built.changes if model.built else _changes(model)))
+
+
+def _changes(model: HuggingFaceModel) -> dict[str, Any]:
+    """The asked changes by the configuration's own names."""
+    config = _read(model)
     keys = config.to_dict().keys() | config.attribute_map.keys()
     changes = dict(model.config)
     for name, names in (("num_experts", NUM_EXPERTS), ("top_k", TOP_K)):
@@ -124,7 +131,7 @@ def _config(model: HuggingFaceModel) -> Any:
                 f"model.config.{key}={json.dumps(value)}: {config.model_type} has no such key; "
                 f"it has {', '.join(sorted(keys))}"
             )
-    return read(**changes)
+    return changes
 
 
 def _key_of(model: HuggingFaceModel, name: str, names: tuple[str, ...], keys: set[str]) -> str:
