@@ -28,7 +28,7 @@ class Verdict(StrEnum):
     TIED = "tied in evenness"
     PASSES = "within the margin"
     POSSIBLE = "possible"
-    OUT = "costs more than the margin"
+    OUT = "beyond the margin"
     CONTROL = "control"
     LEAKS = "sees later tokens"
     VIOLATES = "breaks a constraint"

@@ -80,8 +80,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Sweep
     store.close()
 
 
-def printed(*parts: Any) -> str:
-    console = Console(file=io.StringIO(), width=2000)
+def printed(*parts: Any, width: int = 2000) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(*parts, sep="\n")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -116,6 +116,13 @@ def test_rows_differ_in_every_table(home: tuple[Path, SweepStore, str]) -> None:
     assert len(frame[keys].drop_duplicates()) == 24
     assert [len(place.settings) for place in answer.places] == [4, 4]
     assert len({setting.name for setting in answer.settings}) == 8
+
+
+def test_labels_are_whole_on_a_narrow_terminal(home: tuple[Path, SweepStore, str]) -> None:
+    answer = Client(home=home[0]).answer(home[2])
+    shown = printed(*answer_parts(answer), width=100)
+    tables = shown.split("Above the best")[0]
+    assert tables.count("learning_rate=0.0003") == tables.count("learning_rate=0.006") == 4
 
 
 def test_the_page_of_the_sweep_shows_them_too(

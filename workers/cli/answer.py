@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -45,14 +46,14 @@ def _settings_table(answer: Answer, place: PlaceAnswer) -> Table:
     table = Table(
         title=f"{place.place}, {stage} stage", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1)
     )
-    table.add_column("setting")
+    table.add_column("setting", no_wrap=True)
     loss, vio, *more = (METRICS[name].head for name in (LOSS, IMBALANCE, *MORE))
     for title in ("seeds", loss, "above the best", "against none", vio, "over floor", *more):
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for setting in place.settings:
         table.add_row(
-            setting.label,
+            re.sub(r" (?=\S+=)", "\n", setting.label),
             str(setting.seeds),
             setting.shown(LOSS),
             number(setting.above_best),
