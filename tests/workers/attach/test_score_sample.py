@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from evenload.pipeline.records.scores import read_recording, write_recording
 from evenload.workers.attach import AttachError, Balance
 from evenload.workers.simulation.advice import advise, estimate
 from evenload.workers.simulation.recording import ScoreRecorder
+from infra.research.tiny_models import tiny_model
 from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, dense_layer, model, moe_layer, tokens
 
@@ -302,3 +304,36 @@ def test_the_command_reads_a_runs_folder(tmp_path: Path) -> None:
     expected = estimate(read_recording(tmp_path), 0)
     assert document["seen"]["noise"] == pytest.approx(expected.noise)
     assert document["seen"]["unit"] == "probability"
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "unit"),
+    [
+        ("qwen3_moe", lambda logit: logit.float().softmax(dim=-1), "probability"),
+        ("gpt_oss", lambda logit: logit.float(), "logit"),
+        ("deepseek_v3", lambda logit: logit.float().sigmoid(), "probability"),
+    ],
+)
+def test_scores_of_hugging_face_models_follow_from_their_routers_logits(
+    tmp_path: Path, kind: str, score: Callable[[Tensor], Tensor], unit: str
+) -> None:
+    pytest.importorskip("transformers")
+    trained: Any = tiny_model(kind, num_hidden_layers=2)
+    path = {"path": tmp_path, "steps": STEPS}
+    balance = evenload.attach(trained, "self_tuned", added_bias="keep", record_scores=path)
+    logits: list[Tensor] = []
+    for layer in balance.layers:
+        layer.router.module.register_forward_hook(lambda _, args, out: logits.append(out[0]))
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    balance.watch(optimizer)
+    for step in range(3):
+        token_BS = tokens(2, 16, seed=step)
+        trained(input_ids=token_BS, labels=token_BS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = read_recording(balance.write_scores())
+    expected = torch.stack([score(logit.detach()).flatten(0, -2) for logit in logits])
+    assert found.unit == unit
+    assert np.abs(found.bias_NLE[-1]).max() > 0
+    shape = (3, len(balance.layers), 32, expected.shape[-1])
+    assert np.abs(found.score_NLTE - expected.view(shape).numpy()).max() < 1e-6

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from evenload.pipeline.client import Client
 from evenload.pipeline.records.recorded_runs import recorded_run, recorded_runs
 from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.records.shards import read_history
@@ -165,3 +166,22 @@ def test_a_name_that_no_run_has_is_told(here: Any) -> None:
     ended = here("advise", "nobody")
     assert ended.code == 2
     assert "run='nobody' is not recorded in" in ended.err
+
+
+def test_an_imported_run_is_listed_reported_and_read_by_the_client(here: Any) -> None:
+    """Its steps have gaps, as those of a loop that kept every tenth."""
+    np.savez("counts.npz", count_SLE=counted(routes()), top_k=TOP_K, step_S=[10, 20, 30])
+    assert here("import", "npz", "counts.npz", "--name", "theirs").code == 0
+    (listed,) = here("runs", "--json").document
+    assert (listed["run_id"], listed["source"], listed["state"]) == (
+        "theirs",
+        "import npz",
+        "ended",
+    )
+    reported = here("report", "theirs", "--json")
+    assert reported.code == 0, reported.err
+    assert Path("theirs.html").stat().st_size > 10_000
+    assert reported.document["max_vio"] == pytest.approx(listed["figures"]["max_vio"])
+    history = Client(home=HOME).expert_load("theirs")
+    assert history.step_S.tolist() == [10, 20, 30]
+    assert np.array_equal(history.count_SLE, counted(routes()))
