@@ -8,8 +8,10 @@ the machine do not count.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from infra.research.tiny_models import tiny_model
 
 BARE = "bare"
 RULES = ("none", "sign", "self_tuned")
+RECORDED = "self_tuned, recorded"  # with name=
 FAMILIES = ("qwen3_moe", "deepseek_v3")  # an added bias, a bias of the model's own
 
 
@@ -50,17 +53,25 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    lines = ["family       arm          step ms   over bare (quartiles)"]
+    lines = ["family       arm                   step ms   over bare (quartiles)"]
     for family, arms in document["families"].items():
         for name, arm in arms.items():
             ratio = f"{arm['ratio']:.3f} ({arm['ratio_low']:.3f} to {arm['ratio_high']:.3f})"
-            lines.append(f"{family:<13}{name:<13}{arm['step_ms']:>7.1f}   {ratio}")
+            lines.append(f"{family:<13}{name:<22}{arm['step_ms']:>7.1f}   {ratio}")
     return "\n".join(lines)
 
 
 def measure(family: str, shape: Shape, turns: int, device: torch.device) -> dict[str, Any]:
     """Medians over the turns; a ratio is that of two steps of one turn."""
-    arms = {name: arm(family, shape, name, device) for name in (BARE, *RULES)}
+    with ExitStack() as opened:
+        names = (BARE, *RULES, RECORDED)
+        arms = {name: arm(family, shape, name, device, opened) for name in names}
+        return measure_in_turns(arms, turns, device)
+
+
+def measure_in_turns(
+    arms: dict[str, Callable[[], None]], turns: int, device: torch.device
+) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(turns + 1):
         for name, step in arms.items():
@@ -81,8 +92,13 @@ def figures(own: list[float], bare: list[float]) -> dict[str, float]:
     }
 
 
-def arm(family: str, shape: Shape, rule: str, device: torch.device) -> Callable[[], None]:
-    """A step of training: forward, backward, optimizer, and the update of the biases."""
+def arm(
+    family: str, shape: Shape, rule: str, device: torch.device, opened: ExitStack
+) -> Callable[[], None]:
+    """A step of training: forward, backward, optimizer, and the update of the biases.
+
+    Args:     opened: closes what the arm leaves open
+    """
     model: Any = tiny_model(
         family,
         vocab_size=512,
@@ -98,7 +114,13 @@ def arm(family: str, shape: Shape, rule: str, device: torch.device) -> Callable[
     ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     if rule != BARE:
-        evenload.attach(model, rule, added_bias="keep").watch(optimizer)
+        record: dict[str, Any] = {}
+        if rule == RECORDED:
+            home = opened.enter_context(tempfile.TemporaryDirectory())
+            record = {"name": family, "home": home}
+        kind = rule.partition(",")[0]
+        balance = evenload.attach(model, kind, added_bias="keep", **record)
+        opened.callback(balance.watch(optimizer).detach)
     length = min(shape.tokens, 512)
     token_BS = torch.randint(512, (shape.tokens // length, length), device=device)
     return partial(step, model, optimizer, token_BS)

@@ -14,7 +14,7 @@ def test_every_arm_has_a_time_and_a_ratio_to_the_bare_one(monkeypatch: pytest.Mo
     document = attach.run(quick=True)
     assert json.loads(json.dumps(document)) == document
     for arms in document["families"].values():
-        assert list(arms) == [attach.BARE, *attach.RULES]
+        assert list(arms) == [attach.BARE, *attach.RULES, attach.RECORDED]
         assert arms[attach.BARE]["ratio"] == 1
         assert all(arm["step_ms"] > 0 and arm["ratio"] > 0 for arm in arms.values())
     assert "self_tuned" in attach.table(document)

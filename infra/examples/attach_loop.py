@@ -1,0 +1,48 @@
+"""Balances and records a plain PyTorch loop. Watch it with `evenload dashboard`, page Run.
+
+python infra/examples/attach_loop.py [STEPS]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import evenload
+
+STEPS, SEQUENCES, LENGTH, WORDS = 200, 8, 64, 256
+
+
+def main(steps: int) -> None:
+    config = Qwen3MoeConfig(
+        vocab_size=WORDS,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        moe_intermediate_size=64,
+        num_experts=16,
+        num_experts_per_tok=2,
+    )
+    model = Qwen3MoeForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    balance = evenload.attach(
+        model, "self_tuned", added_bias="keep", name="attach-loop", total_steps=steps
+    )
+    balance.watch(optimizer)
+    for _ in range(steps):
+        token_BS = torch.randint(WORDS, (SEQUENCES, LENGTH)) ** 2 // WORDS  # mostly small
+        loss = model(input_ids=token_BS, labels=token_BS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        balance.log(loss=loss)
+    balance.finish()
+    print(balance)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else STEPS)
