@@ -116,7 +116,7 @@ def _point(setting: Setting, role: Role) -> Point:
         setting.figures["max_vio_floor"],
         100 * setting.figures["idle_frac"],
         100 * setting.figures["effective_util"],
-        setting.trials,
+        setting.seeds,
         setting.is_yardstick,
     )
 

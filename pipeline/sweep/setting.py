@@ -59,10 +59,6 @@ class Setting(NamedTuple):
         return f"{self.label}, {self.place}"
 
     @property
-    def trials(self) -> int:
-        return self.seeds
-
-    @property
     def bits_per_byte(self) -> float:
         return self.loss.mean
 
