@@ -15,6 +15,8 @@ from evenload.dashboard.wording import Wording
 from evenload.pipeline.charts.style import INK, Chart, Theme, exchanged, themed
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.metrics import METRICS, Metric
+from evenload.pipeline.figures.wording import counted
+from evenload.pipeline.sweep.audit import Finding
 
 REFRESH_SECONDS = 5.0
 
@@ -93,6 +95,18 @@ def clicked_row(
 def table_height(table: pd.DataFrame, most_rows: int) -> Any:
     """The height of a table that scrolls if it has more rows."""
     return "content" if len(table) <= most_rows else 36 * most_rows
+
+
+def audit_note(findings: Sequence[Finding]) -> None:
+    """The findings of the audit behind one line; nothing without findings."""
+    if not findings:
+        return
+    names = ", ".join(dict.fromkeys(finding.name for finding in findings))
+    with st.expander(
+        f"Audit, {counted(len(findings), 'finding')}: {names}", icon=":material/fact_check:"
+    ):
+        for finding in findings:
+            st.text(f"{finding.name}: {finding.evidence}\n{finding.remedy}")
 
 
 def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:

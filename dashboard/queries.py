@@ -12,6 +12,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
+from evenload.pipeline.sweep.audit import Finding, audit, read_facts
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
@@ -39,6 +40,12 @@ def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
 def answer(sweep_id: str) -> Answer:
     """The answer with its evidence."""
     return _answer(Settings().store_url, sweep_id)
+
+
+def findings(sweep_id: str) -> list[Finding]:
+    """What the audit found, read again whenever a trial has ended."""
+    ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
+    return _findings(Settings().store_url, sweep_id, ended)
 
 
 def store() -> SweepStore:
@@ -93,6 +100,12 @@ def _curves(url: str, sweep_id: str) -> dict[str, list[CurvePoint]]:
 def _answer(url: str, sweep_id: str) -> Answer:
     trials, spec = _sweep(url, sweep_id)[1], readable_spec(_store(url), sweep_id)
     return answer_of(trials, spec, _curves(url, sweep_id), sweep_id)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _findings(url: str, sweep_id: str, ended: int) -> list[Finding]:
+    """`ended` is part of the key of the cache only."""
+    return audit(read_facts(Settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1]))
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

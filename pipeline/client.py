@@ -29,6 +29,7 @@ from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer, readable_spec
+from evenload.pipeline.sweep.audit import Finding, audit, read_facts
 from evenload.pipeline.sweep.axes import ABSENT, EXPERTS, Axes, axes_of, seed_of, value_of
 from evenload.pipeline.sweep.extension import extension
 from evenload.pipeline.sweep.removal import remove_sweep
@@ -96,6 +97,10 @@ class Client:
     def answer(self, sweep_id: str) -> Answer:
         """The answer with its evidence; `answer_text.sentence` puts it into words."""
         return answer(self.store, sweep_id)
+
+    def audit(self, sweep_id: str) -> list[Finding]:
+        """Reasons to distrust the answer, with evidence and remedies; data is not read again."""
+        return audit(read_facts(self.settings, self.answer(sweep_id), self.trials(sweep_id)))
 
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
         """Loads `count_SLE` and biases `bias_SLE` of the steps `first` to `last`, both included."""

@@ -19,7 +19,7 @@ from evenload.dashboard.cost.tables import (
     plan_of,
     sizes,
 )
-from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
+from evenload.dashboard.page_parts import audit_note, card, chosen, live, metrics, plot
 from evenload.dashboard.sweeps.spending import spent
 from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks, waits_by_setting
 from evenload.pipeline.figures.cost import CostSettings, basis
@@ -102,6 +102,7 @@ def _body(sweep_id: str) -> None:
         return
     settings = CostSettings()
     plan = _planned(available, settings)
+    audit_note(queries.findings(sweep_id))
     _bills(queries.answer(sweep_id), found, plan)
     left, right = st.columns(2)
     with left, card("Step time lost by waiting", EXPLANATION, "waiting"):

@@ -12,6 +12,7 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
 from evenload.dashboard.page_parts import (
+    audit_note,
     chosen,
     chosen_view,
     clicked_row,
@@ -75,6 +76,7 @@ def _body(sweep_id: str) -> None:
         st.info("The trials are not listed yet. `evenload serve` lists them before it runs them.")
         return
     st.info("  \n".join(sentences(queries.answer(sweep_id))), icon=":material/balance:")
+    audit_note(queries.findings(sweep_id))
     VIEWS[chosen_view(VIEWS)](sweep, trials)
 
 

@@ -34,6 +34,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
+from evenload.pipeline.sweep.audit import Finding, audit, read_facts
 from evenload.pipeline.sweep.setting import is_comparable
 
 MAX_MAP_CELLS = 6_000  # cells of a map over time; its SVG then has half a megabyte
@@ -59,6 +60,7 @@ class Evidence(NamedTuple):
     trials: tuple[TrialRecord, ...]  # in sweep order
     attempts: Mapping[str, tuple[AttemptRecord, ...]]  # by digest
     answer: Answer
+    findings: tuple[Finding, ...]
     cost: SweepCost
     held_seconds: float  # time for which workers held trials
     cost_settings: CostSettings
@@ -99,6 +101,7 @@ def gather(
         trials=trials,
         attempts=attempts,
         answer=answer,
+        findings=tuple(audit(read_facts(settings, answer, trials))),
         cost=sweep_cost(costs),
         held_seconds=held_seconds(chain.from_iterable(attempts.values())),
         cost_settings=cost_settings,

@@ -61,6 +61,11 @@ COMMANDS = {
         "import_command",
         "Take over what Megatron, SGLang, vLLM, torchtitan or a table recorded of their experts.",
     ),
+    "audit": Command(
+        "evenload.workers.cli.audit",
+        "audit_command",
+        "Look for reasons to distrust the answer of a sweep.",
+    ),
     "report": Command(
         "evenload.workers.cli.report",
         "report",

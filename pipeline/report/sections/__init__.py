@@ -10,6 +10,7 @@ from collections.abc import Callable
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Section
 from evenload.pipeline.report.sections.answer import answer
+from evenload.pipeline.report.sections.audit import audit
 from evenload.pipeline.report.sections.confirmation import confirmation
 from evenload.pipeline.report.sections.cost import cost
 from evenload.pipeline.report.sections.grid import grid
@@ -21,6 +22,7 @@ from evenload.pipeline.report.sections.trouble import trouble
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     answer,
+    audit,
     settings,
     confirmation,
     grid,

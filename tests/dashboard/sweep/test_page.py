@@ -37,7 +37,8 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
 
 def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
-    (failure,) = page.expander
+    audit, failure = page.expander
+    assert audit.label.startswith("Audit, ")
     assert failure.label == "sign 0.1, 32 experts, seed 0: failed after step 140"
     assert "FloatingPointError: step 141" in failure.code[0].value
     digest = demo.trial("finished", "sign 0.1", 32).digest
