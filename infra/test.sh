@@ -10,7 +10,7 @@ if [ "${1:-}" = --integrations ]; then
   shift
   bash infra/install.sh integrations
   exec env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-integrations/bin/python -m pytest -v -m integration \
-    tests/integrations tests/workers/attach "$@"
+    tests/integrations tests/workers/attach/test_families.py "$@"
 fi
 bash infra/install.sh dev
 if [ "${1:-}" = --compose ]; then
