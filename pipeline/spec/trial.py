@@ -293,6 +293,11 @@ class TrialSpec(Frozen):
                 f"train.compile=true: a model of kind {kind!r} counts outside of compiled code; "
                 "set it to false"
             )
+        if self.train.recompute and kind == "python":
+            raise ValueError(
+                "train.recompute=true: the model of a function decides itself what it computes "
+                "again; set it to false, and give the function an argument"
+            )
         if backend not in ("auto", "torch"):
             raise ValueError(
                 f"runtime.backend={backend!r} has kernels of evenload's own model, and "

@@ -15,7 +15,7 @@ MODELS = {"own": "transformer", "huggingface": "others.huggingface", "python": "
 
 
 def build_model(spec: TrialSpec) -> RoutedModel:
-    """The model of a resolved trial, on the CPU, with the weights that it starts from.
+    """The model of a resolved trial, with the weights that it starts from.
 
     Raises:   SpecError: it cannot be built here
     """

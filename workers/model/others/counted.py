@@ -30,7 +30,7 @@ def probe_of(module: nn.Module, vocab_size: int, call: Call, length: int = PROBE
     """A batch of random tokens, and how to run the model on it."""
     generator = torch.Generator().manual_seed(0)
     token_BS = torch.randint(vocab_size, (PROBE_SHAPE[0], length), generator=generator)
-    token_BS = token_BS.to(next(module.parameters()).device)
+    token_BS = token_BS.to(next(module.parameters(), token_BS).device)
 
     def checked_call(module: nn.Module, token_BS: Tensor) -> None:
         logits_BSV = call(module, token_BS)

@@ -25,12 +25,7 @@ def build(spec: TrialSpec) -> AttachedModel:
     model = spec.model
     assert isinstance(model, PythonModel)
     check_content(model, _content(model), _what(model))
-    if spec.train.recompute:
-        raise SpecError(
-            f"train.recompute=true: {_what(model)} decides itself what it computes again; give it "
-            "an argument"
-        )
-    module = _made(model).train()
+    module = _made(model).train().to(spec.runtime.device)
     probe = probe_of(module, model.vocab_size, call)
     return AttachedModel(module, probe, call, model.found.bias != "none")
 
@@ -75,7 +70,7 @@ def _function(model: PythonModel) -> Callable[..., Any]:
     module, _, name = model.factory.partition(":")
     try:
         function: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
         raise SpecError(
             f"{_what(model)} cannot be imported: {error}; install its package, or add its folder "
             "to PYTHONPATH, on every worker"

@@ -34,8 +34,9 @@ def build(spec: TrialSpec) -> AttachedModel:
         name = "activation_checkpointing_enable"  # before transformers 5.23: gradient_...
         enable = getattr(module, name, None) or module.gradient_checkpointing_enable
         enable(**{f"{enable.__name__.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
+    module.train().to(spec.runtime.device)
     probe = probe_of(module, model.vocab_size, call)
-    return AttachedModel(module.train(), probe, call, model.found.bias != "none")
+    return AttachedModel(module, probe, call, model.found.bias != "none")
 
 
 def found(model: HuggingFaceModel) -> Built:

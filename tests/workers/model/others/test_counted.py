@@ -110,6 +110,12 @@ def test_a_large_model_is_counted_without_its_weights(trial_of: Trial) -> None:
         ("python", {"factory": "tests.nothing:f"}, r"'tests\.nothing:f' cannot be imported: "),
         ("python", {"factory": "tests.other_models:g"}, r"other_models:g' cannot be imported: "),
         ("python", {"vocab_size": 40}, r"shape \(2, 19, 48\) for \(2, 19\) .* vocab_size=40; make"),
+        (
+            "python",
+            {"factory": "tests.other_models:nothing"},
+            "nothing': .* of the shape",
+        ),
+        ("python", {"factory": "tests.small_model:SMALL_MODEL"}, "fails: TypeError: 'dict' object"),
         ("python", {"arguments": {"size": 2}}, r"mixture' fails: TypeError: .*model\.arguments"),
         ("python", {"factory": "tests.other_models:number"}, "number' returns a int, not a torch"),
         (
