@@ -58,7 +58,7 @@ def _recorded_body() -> None:
     runs = shown_runs.recorded().values()
     shares = [(run, cost_queries.expert_waits(run)) for run in runs]
     found = [
-        SettingWaits(run.name, share_R, share_R, share_R, run.shape.num_experts)
+        SettingWaits(run.run_id, share_R, share_R, share_R, run.shape.num_experts)
         for run, share_R in shares
         if share_R
     ]
@@ -78,7 +78,11 @@ def _recorded_body() -> None:
     with right, card("By expert-parallel size", EXPLANATION, "waiting"):
         plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks")
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
-        columns = _columns() | {"setting": st.column_config.TextColumn("Run", pinned=True)}
+        config = st.column_config
+        columns = _columns() | {
+            "setting": config.TextColumn("Run", pinned=True),
+            "share": config.NumberColumn("Expert time lost", format="%.1f %%"),
+        }
         st.dataframe(
             bill_table(found, plan).drop(columns="trials"), hide_index=True, column_config=columns
         )

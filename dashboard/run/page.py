@@ -37,6 +37,7 @@ VIEWS: dict[str, Draw] = STEP_VIEWS | {
     "System": system.draw,
     "Record": record.draw,
 }
+SHORTER = {"max_vio_ratio": "Over floor"}
 RECORDED_VIEWS: dict[str, Draw] = STEP_VIEWS | {"Record": record.draw_recorded}
 
 
@@ -128,7 +129,11 @@ def _recorded_summary(run: RecordedRun, series: LoadSeries) -> None:
         ("Steps", short(series.last_step) + (f" / {short(planned)}" if planned else ""), ""),
         ("Experts", f"{shape.top_k} of {shape.num_experts}", f"in {shape.num_layers} layers"),
         *(
-            (m.title, m.shown(value / 100 if m.is_share else value), f"{m.meaning}; {m.window}")
+            (
+                SHORTER.get(m.name, m.title),
+                m.shown(value / 100 if m.is_share else value),
+                f"{m.meaning}; {m.window}",
+            )
             for m, value in found
         ),
         ("Missing steps", f"{run.dropped_steps:,}", "the disk could not be written"),

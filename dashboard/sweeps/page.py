@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from evenload.dashboard import controls, queries
+from evenload.dashboard import controls, queries, shown_runs
 from evenload.dashboard.page_parts import card, chosen_view, clicked_row, live, metrics
 from evenload.dashboard.record_tables import sweep_table
 from evenload.dashboard.sweeps.new_sweep import (
@@ -40,6 +40,14 @@ STARTING_RULES = ["none", "aux_loss", "sign", "self_tuned"]
 
 def main() -> None:
     st.title("Sweeps", anchor=False)
+    recorded = shown_runs.recorded()
+    if recorded:
+        st.page_link(
+            "run/page.py",
+            label=f"Recorded runs: {len(recorded)}",
+            icon=":material/monitoring:",
+            query_params={"run": next(iter(recorded))},
+        )
     VIEWS[chosen_view(VIEWS)]()
 
 

@@ -6,13 +6,15 @@ python infra/examples/attach_loop.py [STEPS]
 from __future__ import annotations
 
 import sys
+import sysconfig
+from pathlib import Path
 
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import evenload
 
-STEPS, SEQUENCES, LENGTH, WORDS = 200, 8, 64, 256
+STEPS, SEQUENCES, LENGTH, WORDS = 200, 8, 64, 256  # words are bytes
 
 
 def main(steps: int) -> None:
@@ -26,6 +28,7 @@ def main(steps: int) -> None:
         moe_intermediate_size=64,
         num_experts=16,
         num_experts_per_tok=2,
+        norm_topk_prob=True,
     )
     model = Qwen3MoeForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -33,8 +36,13 @@ def main(steps: int) -> None:
         model, "self_tuned", added_bias="keep", name="attach-loop", total_steps=steps
     )
     balance.watch(optimizer)
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    text = torch.frombuffer(
+        bytearray(b"".join(file.read_bytes() for file in files)), dtype=torch.uint8
+    )
     for _ in range(steps):
-        token_BS = torch.randint(WORDS, (SEQUENCES, LENGTH)) ** 2 // WORDS  # mostly small
+        starts = torch.randint(len(text) - LENGTH, (SEQUENCES,)).tolist()
+        token_BS = torch.stack([text[start : start + LENGTH] for start in starts]).long()
         loss = model(input_ids=token_BS, labels=token_BS).loss
         loss.backward()
         optimizer.step()

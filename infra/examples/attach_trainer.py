@@ -6,7 +6,9 @@ python infra/examples/attach_trainer.py [STEPS]
 from __future__ import annotations
 
 import sys
+import sysconfig
 import tempfile
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -17,15 +19,19 @@ import evenload
 STEPS, LENGTH, WORDS = 100, 64, 256
 
 
-class Numbers(Dataset[dict[str, torch.Tensor]]):
-    """Random tokens, small ones more often."""
+class Source(Dataset[dict[str, torch.Tensor]]):
+    """The source of Python's standard library, as bytes."""
+
+    def __init__(self) -> None:
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+        text = bytearray(b"".join(file.read_bytes() for file in files))
+        self.text = torch.frombuffer(text, dtype=torch.uint8)
 
     def __len__(self) -> int:
-        return 4096
+        return len(self.text) // LENGTH
 
     def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(place)
-        token_S = torch.randint(WORDS, (LENGTH,), generator=generator) ** 2 // WORDS
+        token_S = self.text[place * LENGTH : (place + 1) * LENGTH].long()
         return {"input_ids": token_S, "labels": token_S}
 
 
@@ -40,6 +46,7 @@ def main(steps: int) -> None:
         moe_intermediate_size=64,
         num_experts=16,
         num_experts_per_tok=2,
+        norm_topk_prob=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -54,7 +61,7 @@ def main(steps: int) -> None:
         )
         balancing = evenload.TrainerCallback("self_tuned", added_bias="keep", name="attach-trainer")
         model = Qwen3MoeForCausalLM(config)
-        Trainer(model, arguments, train_dataset=Numbers(), callbacks=[balancing]).train()
+        Trainer(model, arguments, train_dataset=Source(), callbacks=[balancing]).train()
     print(balancing.balance)
 
 

@@ -25,6 +25,7 @@ from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.shards import LoadLogSink, iter_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
+from tests.pipeline.records import recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -419,3 +420,18 @@ def _add_steps(folder: Path, first: int, last: int) -> None:
         ]
     )
     sink.close(TrialState.QUEUED, {})
+
+
+def test_attached_run_grows_on_the_page_without_a_reload(
+    page: Page, address: str, home: Path
+) -> None:
+    writer = recorded.writer(home)
+    writer.write(recorded.steps(1, 40))
+    page.goto(f"{address}/run?run=my-model&view=Balance")
+    _settled(page, "my model")
+    expect(page.get_by_text("40 / 200")).to_be_visible(timeout=WAIT_MS)
+    _charts(page, 4)
+    page.evaluate("document.body.dataset.seen = 'before'")
+    writer.write(recorded.steps(41, 60))
+    expect(page.get_by_text("60 / 200")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("body[data-seen='before']")).to_have_count(1)

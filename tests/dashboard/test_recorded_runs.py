@@ -113,7 +113,7 @@ def test_recorded_run_is_a_choice_among_trials(beside: Demo) -> None:
 def test_cost_of_recorded_runs_is_that_of_their_expert_layers(beside: Demo, drawn: Any) -> None:
     page = render("cost", sweep="recorded runs", ranks="4", hours="1000")
     assert not page.exception
-    row = page.dataframe[0].value.set_index("setting").loc["my model"]
+    row = page.dataframe[0].value.set_index("setting").loc["my-model"]
     history = read_history(recorded_run(beside.home, "my-model").folder, first=31)
     stretch = (1 / ep_effective_util(history.count_SLE, 4)).mean()
     assert row.share == pytest.approx(100 * (1 - 1 / stretch))
@@ -125,4 +125,11 @@ def test_cost_of_recorded_runs_is_that_of_their_expert_layers(beside: Demo, draw
 def test_cost_works_without_a_store(render_in: Open, live: RunWriter) -> None:
     page = render_in("cost")
     assert not page.exception
-    assert page.dataframe[0].value.setting.tolist() == ["my model"]
+    assert page.dataframe[0].value.setting.tolist() == ["my-model"]
+
+
+def test_sweeps_link_to_recorded_runs_without_a_store(render_in: Open, live: RunWriter) -> None:
+    page = render_in("sweeps")
+    assert not page.exception
+    link = page.get("page_link")[0].proto
+    assert (link.label, link.query_string) == ("Recorded runs: 1", "run=my-model")
