@@ -31,7 +31,6 @@ from evenload.pipeline.records.scores import (
 )
 from evenload.pipeline.spec.spec_file import Frozen, PositiveInt
 from evenload.workers.attach.attachment import Layer
-from evenload.workers.attach.bias import Home
 from evenload.workers.attach.errors import AttachError
 
 if TYPE_CHECKING:
@@ -100,8 +99,6 @@ class ScoreSampler:
         _check(layers)
         size = sampling.steps, len(layers), router.num_experts
         self.tokens = room_for(sampling.tokens, *size)
-        self._staged: list[list[Tensor]] = []  # by layer: parts of a step, (T, E) each
-        self._step: list[list[Tensor]] = []
         self._sample_NL: list[list[Scores]] = []
         self._bias_NLE: list[Scores] = []
         self._all_tokens, self._steps, self._unwritten = 0, 0, False
@@ -112,8 +109,9 @@ class ScoreSampler:
             atexit.register(self.close)
 
     def _clear(self) -> None:
-        self._staged = [[] for _ in self._layers]
-        self._step = [[] for _ in self._layers]
+        """A step begins. Parts of it by layer, (T, E) each: of this forward, of those before."""
+        self._staged: list[list[Tensor]] = [[] for _ in self._layers]
+        self._step: list[list[Tensor]] = [[] for _ in self._layers]
 
     @property
     def _wants(self) -> bool:
@@ -139,8 +137,9 @@ class ScoreSampler:
         there = sum(len(part) for part in (*self._step[layer], *self._staged[layer]))
         if not self._wants or there >= self.tokens:
             return
-        own = _own_bias(self._layers[layer])
-        score_TE = score_TE if own is None else score_TE - own.bias_E.float()
+        found = self._layers[layer].found
+        if found is not None and not found.is_added:  # its top-k gets scores that hold the bias
+            score_TE = score_TE - found.bias_E.float()
         score_TE = score_TE if valid_T is None else score_TE[valid_T]
         self._staged[layer].append(score_TE[: self.tokens - there].clone())
 
@@ -209,11 +208,6 @@ def _check_writable(path: Path) -> None:
         raise AttachError(f"record_scores: {path}: {error.strerror}; give another path") from None
 
 
-def _own_bias(layer: Layer) -> Home | None:
-    """The model's own bias, which its top-k gets scores with; None if there is none."""
-    return None if layer.found is None or layer.found.is_added else layer.found
-
-
 def _check(layers: Sequence[Layer]) -> None:
     first = layers[0].router
     for layer in layers:
@@ -225,10 +219,9 @@ def _check(layers: Sequence[Layer]) -> None:
                 f"record_scores: {router.name} has classes without computation, which no advice "
                 "can be given for; leave record_scores out"
             )
-        size, other = (router.num_experts, router.top_k), (first.num_experts, first.top_k)
-        if (*size, router.unit) != (*other, first.unit):
+        kinds = [f"top {r.top_k} of {r.num_experts} on a {r.unit}" for r in (router, first)]
+        if kinds[0] != kinds[1]:
             raise AttachError(
-                f"record_scores: {router.name} has top {size[1]} of {size[0]} on a {router.unit}, "
-                f"{first.name} top {other[1]} of {other[0]} on a {first.unit}; pass routers= of "
-                "one kind"
+                f"record_scores: {router.name} has {kinds[0]}, {first.name} {kinds[1]}; pass "
+                "routers= of one kind"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +14,13 @@ from evenload.pipeline.extras import require
 from evenload.pipeline.records.imports import FORMATS
 from evenload.pipeline.records.imports.recorded import Asked, Recorded
 from evenload.pipeline.records.recorded_runs import RecordedRun
-from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.run_writer import RunWriter, recorded_step
 from evenload.pipeline.records.scores import FILE, write_recording
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.load_shape import LoadShape
 from evenload.workers.cli.session import load_settings, log, out, print_json
 
+CHUNK = 50  # steps that are written at once
 FORMAT_HELP = "; ".join(f"{name}: {each.content}" for name, each in FORMATS.items())
 
 
@@ -87,7 +87,8 @@ def _write(settings: Settings, name: str, source: str, recorded: Recorded) -> Re
             write_recording(writer.run.folder / FILE, recorded.scores)
     except OSError as error:
         raise SpecError(f"home={str(settings.home)!r}: {error.strerror}; make room") from None
-    for chunk in _chunks(recorded):
+    steps = zip(recorded.step_S.tolist(), recorded.count_SLE, strict=True)
+    while chunk := [recorded_step(*step) for step in islice(steps, CHUNK)]:
         writer.write(chunk)
     writer.close()
     if writer.run.dropped_steps or writer.unwritten:
@@ -95,26 +96,10 @@ def _write(settings: Settings, name: str, source: str, recorded: Recorded) -> Re
     return writer.run
 
 
-def _chunks(recorded: Recorded, steps: int = 50) -> Iterator[list[StepRecord]]:
-    for first in range(0, len(recorded.step_S), steps):
-        part = slice(first, first + steps)
-        yield [
-            recorded_step(int(step), count_LE)
-            for step, count_LE in zip(recorded.step_S[part], recorded.count_SLE[part], strict=True)
-        ]
-
-
 def _document(run: RecordedRun, recorded: Recorded) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "folder": run.folder,
-        "source": run.source,
-        "steps": len(recorded.step_S),
-        "shape": run.shape.model_dump(mode="json"),
-        "figures": run.figures(),
-        "scores": None if recorded.scores is None else run.folder / FILE,
-        "notes": recorded.notes,
-    }
+    scores = None if recorded.scores is None else run.folder / FILE
+    about = {"folder": run.folder, "steps": len(recorded.step_S), "scores": scores}
+    return run.model_dump() | about | {"notes": recorded.notes, "figures": run.figures()}
 
 
 def _load_torch(path: Path) -> Any:

@@ -39,10 +39,11 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
         if expert_TLK.shape[1:] != shape:
             raise differing(str(path), "(layers, K)", expert_TLK.shape[1:], shape)
         is_routed_L = is_routed_L | (expert_TLK > 0).any(axis=(0, 2))
+    routed = np.flatnonzero(is_routed_L).tolist()
     for step, (where, expert_TLK) in enumerate(_steps(requests, asked.tokens_per_step), start=1):
-        for layer in np.flatnonzero(is_routed_L):
-            tally.add(step, int(layer), expert_TLK[:, layer], f"{where}: layer {layer}")
-    names = {int(layer): f"layer {layer}" for layer in np.flatnonzero(is_routed_L)}
+        for layer in routed:
+            tally.add(step, layer, expert_TLK[:, layer], f"{where}: layer {layer}")
+    names = {layer: f"layer {layer}" for layer in routed}
     return tally.recorded(names, shape[1], str(paths[0]))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
     """Raises: SpecError: a file is no parquet, or has other columns"""
     top_k = required(asked.top_k, "--top-k", f"{paths[0]}: rows of loads do not tell top-k")
     tally: Tally | None = None
-    names: dict[object, str] = {}
+    layers: dict[Any, None] = {}  # in the order of their first rows
     for path in paths:
         step_R, layer_R, load_R = _columns(path)
         for step, layer, load in zip(step_R, layer_R, load_R, strict=True):
@@ -39,12 +40,14 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
             tally = tally or Tally(asked.num_experts or len(count_E))
             if len(count_E) != tally.num_experts:
                 raise differing(where, "experts", len(count_E), tally.num_experts)
-            tally.add_counts(int(step), layer, count_E)
-            names.setdefault(layer, f"layer {layer}" if isinstance(layer, int) else str(layer))
+            tally.add_counts(step, layer, count_E)
+            layers.setdefault(layer)
     if tally is None:
         raise SpecError(f"{paths[0]}: has no rows; write one per step and layer")
-    if all(isinstance(layer, int) for layer in names):
-        names = dict(sorted(names.items()))
+    if all(isinstance(layer, int) for layer in layers):
+        names = {layer: f"layer {layer}" for layer in sorted(layers)}
+    else:
+        names = {layer: str(layer) for layer in layers}
     return tally.recorded(names, top_k, str(paths[0]))
 
 
