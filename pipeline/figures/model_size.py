@@ -9,7 +9,6 @@ Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.trial import Model, ModelSpec, TrainSpec
@@ -18,35 +17,8 @@ FLOAT = 4  # bytes
 CHECKPOINTS_KEPT = 2
 
 
-class ModelSize(Protocol):
-    """The figures of one model; made by `model_size`."""
-
-    @property
-    def parameters(self) -> int: ...
-
-    @property
-    def active_parameters(self) -> int:
-        """The number of weights that one token uses: all but those of unchosen experts."""
-
-    @property
-    def routed_flops_per_token(self) -> int:
-        """The part of `forward_flops_per_token` that the chosen experts need."""
-
-    def forward_flops_per_token(self, seq_len: int) -> int: ...
-
-    def train_flops_per_token(self, seq_len: int) -> int:
-        """Three times the forward FLOPs, without those of recomputation."""
-        return 3 * self.forward_flops_per_token(seq_len)
-
-    def train_memory_bytes(self, train: TrainSpec) -> int: ...
-
-    def disk_bytes(self, steps: int) -> int:
-        """Size of two checkpoints with weights and AdamW moments, and of an int32 count and a
-        float32 bias per step and expert, without compression."""
-
-
 @dataclass(frozen=True)
-class OwnSize(ModelSize):
+class OwnSize:
     """The figures of evenload's own model, from its dimensions."""
 
     model: ModelSpec
@@ -59,6 +31,7 @@ class OwnSize(ModelSize):
 
     @property
     def active_parameters(self) -> int:
+        """The number of weights that one token uses: all but those of unchosen experts."""
         head = 0 if self.model.tie_embeddings else self._embedding
         return self._embedding + head + self._norms + self._block_matrices
 
@@ -73,7 +46,12 @@ class OwnSize(ModelSize):
 
     @property
     def routed_flops_per_token(self) -> int:
+        """The part of `forward_flops_per_token` that the chosen experts need."""
         return 2 * self.model.top_k * self._expert * self.model.num_moe_layers
+
+    def train_flops_per_token(self, seq_len: int) -> int:
+        """Three times the forward FLOPs, without those of recomputation."""
+        return 3 * self.forward_flops_per_token(seq_len)
 
     def train_memory_bytes(self, train: TrainSpec) -> int:
         """Memory of weights, gradients and two AdamW moments in float32, and of the activations
@@ -88,6 +66,8 @@ class OwnSize(ModelSize):
         return weights + tokens * self._activation_bytes(low, train.recompute)
 
     def disk_bytes(self, steps: int) -> int:
+        """Size of two checkpoints with weights and AdamW moments, and of an int32 count and a
+        float32 bias per step and expert, without compression."""
         return _disk_bytes(self.model, steps, 3 * FLOAT * self.parameters)
 
     @property
@@ -144,8 +124,8 @@ class OwnSize(ModelSize):
 
 
 @dataclass(frozen=True)
-class CountedSize(ModelSize):
-    """The figures of another's model, as counted when it was built."""
+class CountedSize:
+    """The figures of another's model, as counted when it was built; as those of `OwnSize`."""
 
     model: OtherModel
 
@@ -167,6 +147,9 @@ class CountedSize(ModelSize):
         fixed, by_length = self.model.found.flops
         return round(fixed + by_length * seq_len)
 
+    def train_flops_per_token(self, seq_len: int) -> int:
+        return 3 * self.forward_flops_per_token(seq_len)
+
     def train_memory_bytes(self, train: TrainSpec) -> int:
         """Memory of weights, gradients and two AdamW moments. Activations are not known."""
         return 4 * self._weight_bytes
@@ -183,7 +166,7 @@ class CountedSize(ModelSize):
         return (2 if self.model.dtype == "bfloat16" else FLOAT) * self.parameters
 
 
-def model_size(model: Model) -> ModelSize:
+def model_size(model: Model) -> OwnSize | CountedSize:
     return CountedSize(model) if isinstance(model, OtherModel) else OwnSize(model)
 
 

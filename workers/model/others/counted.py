@@ -51,42 +51,32 @@ def counted(
     Args:     what: the key and value to blame in messages
     Raises:   SpecError: it is no mixture of experts, or none that a sweep can balance
     """
+    weights = 0
     try:
         with torch.device("meta"):
             module = build()
+        weights = sum(weight.numel() for weight in module.parameters())
         return _counted(module, vocab_size, call, content)
-    except AttachError as error:
-        if error.__cause__ is None:  # no failure of the model's code
-            raise SpecError(f"{what}: {_reason(error)}") from None
-        module = _real(build, what, error)
-    except SpecError:
-        raise
     except Exception as error:  # noqa: BLE001 - whatever the user's code does without values
-        module = _real(build, what, error)
+        if isinstance(error, SpecError) and error.__cause__ is None:  # not its code's failure
+            raise _blaming(what, error) from None
+        if weights > LARGEST_REAL:
+            raise SpecError(
+                f"{what} has {weights / 1e9:.1f}e9 weights, too many to build it only to count "
+                f"them, and without values it fails: {error}; give a smaller model"
+            ) from None
+    module = build()
     try:
         return _counted(module, vocab_size, call, content)
     except AttachError as error:
-        raise SpecError(f"{what}: {_reason(error)}") from None
+        raise _blaming(what, error) from None
 
 
-def _reason(error: Exception) -> str:
-    """Without the advice to pass another probe batch, which a sweep cannot."""
-    return str(error).partition("; pass probe=")[0]
-
-
-def _real(build: Callable[[], nn.Module], what: str, error: Exception) -> nn.Module:
-    """The model with its weights, if it is not too large.  Raises: SpecError: it is"""
-    try:
-        with torch.device("meta"):
-            parameters = sum(weight.numel() for weight in build().parameters())
-    except Exception:  # noqa: BLE001 - as above
-        parameters = 0
-    if parameters > LARGEST_REAL:
-        raise SpecError(
-            f"{what} has {parameters / 1e9:.1f}e9 weights, too many to build it only to count "
-            f"them, and without values it fails: {_reason(error)}; give a smaller model"
-        ) from None
-    return build()
+def _blaming(what: str, error: SpecError) -> SpecError:
+    """The error of attach with the key to blame, without advice that a sweep cannot follow."""
+    if not isinstance(error, AttachError):
+        return error
+    return SpecError(f"{what}: {str(error).partition('; pass probe=')[0]}")
 
 
 def _counted(module: nn.Module, vocab_size: int, call: Call, content: str) -> Built:
