@@ -15,7 +15,7 @@ Shape suffixes: S steps, B bins of time, L expert layers, E experts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,51 +23,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from evenload.pipeline.figures.loads import History, Target, idle_streak, max_vio, utilisation
+from evenload.pipeline.records.bins import Floats, PerBin, Percent, empty, joined
 from evenload.pipeline.records.parquet_files import array, lists, write_table
 from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.spec.load_shape import RunOutline
 
 MAX_BINS = 400
 MAX_CELLS = 100_000  # cells of one map; as 16-bit numbers in base64 they take 270 KB
-# Fields of the bins below, by what a longer bin holds; the largest value of the others.
-SUMMED = ("load", "steps", "losses", "wrong_steps", "seconds", "loss_sum")
-LATEST = ("bias", "idle_steps", "learning_rate")
 PERCENT_LIMIT = 32_000  # percent of the fair share; a larger load would not fit 16 bits
 FILE = "pooled.parquet"
-
-Floats = NDArray[np.float32]
-Percent = NDArray[np.int16]
-
-
-class PerExpert(NamedTuple):
-    """Values per expert: arrays (L, B, E)."""
-
-    percent: Percent  # largest load in percent of the fair share; -1 if nothing was counted
-    load: NDArray[np.int64]  # sum of assignments
-    bias: Floats  # at the last step of the bin
-    streak: NDArray[np.int32]  # longest streak of idle steps that reaches into the bin
-    idle_steps: NDArray[np.int32]  # length of the idle streak at the last step of the bin
-
-
-class PerLayer(NamedTuple):
-    """Values per layer: arrays (L, B)."""
-
-    max_vio: Floats  # largest value of any step
-    idle_frac: Floats  # largest value of any step
-
-
-class PerBin(NamedTuple):
-    """Values per bin: arrays (B,)."""
-
-    steps: NDArray[np.int64]  # number of recorded steps
-    wrong_steps: NDArray[np.int64]  # steps with a layer whose loads do not sum to tokens x top-k
-    last_step: NDArray[np.int64]
-    seconds: NDArray[np.float64]  # sum
-    losses: NDArray[np.int64]  # number of steps whose loss was told
-    loss_sum: NDArray[np.float64]
-    loss_max: NDArray[np.float64]
-    grad_norm_max: NDArray[np.float64]
-    learning_rate: NDArray[np.float64]  # at the last step of the bin
 
 
 def bin_steps(num_steps: int, num_experts: int) -> int:
@@ -89,7 +53,7 @@ class LoadSeries:
         self._outline = outline
         self._target: Target = outline.target_E
         steps = 2 * (most_bins(E) // 2 or 1) if outline.steps is None else outline.steps
-        self._expert, self._layer, self._bin = _empty(L, -(-steps // self.bin_steps), E)
+        self._expert, self._layer, self._bin = empty(L, -(-steps // self.bin_steps), E)
 
     def extend(self, chunk: History) -> None:
         """Adds the steps after `last_step`; earlier ones are in the series already."""
@@ -121,16 +85,7 @@ class LoadSeries:
             self._join_bins()
 
     def _join_bins(self) -> None:
-        L, B, E = self._expert.load.shape
-        is_later_B = self._bin.steps[1::2] > 0
-        groups: tuple[Any, ...] = (self._expert, self._layer, self._bin)
-        fresh = _empty(L, B, E)
-        for held, new in zip(groups, fresh, strict=True):
-            for name, values, target in zip(held._fields, held, new, strict=True):
-                axis = min(1, values.ndim - 1)  # of the bins
-                first, second = (np.moveaxis(values, axis, 0)[start::2] for start in range(2))
-                np.moveaxis(target, axis, 0)[: B // 2] = _joined(name, first, second, is_later_B)
-        self._expert, self._layer, self._bin = fresh
+        self._expert, self._layer, self._bin = joined((self._expert, self._layer, self._bin))
         self.bin_steps *= 2
 
     def _add_experts(
@@ -367,44 +322,6 @@ def _read_pooled(trial_dir: Path) -> pa.Table | None:
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     return table if b"bin_steps" in (table.schema.metadata or {}) and len(table) else None
-
-
-def _empty(L: int, B: int, E: int) -> tuple[PerExpert, PerLayer, PerBin]:
-    expert = PerExpert(
-        percent=np.full((L, B, E), -1, np.int16),
-        load=np.zeros((L, B, E), np.int64),
-        bias=np.zeros((L, B, E), np.float32),
-        streak=np.zeros((L, B, E), np.int32),
-        idle_steps=np.zeros((L, B, E), np.int32),
-    )
-    layer = PerLayer(
-        max_vio=np.full((L, B), -np.inf, np.float32),
-        idle_frac=np.full((L, B), -np.inf, np.float32),
-    )
-    bins = PerBin(
-        steps=np.zeros(B, np.int64),
-        losses=np.zeros(B, np.int64),
-        wrong_steps=np.zeros(B, np.int64),
-        last_step=np.zeros(B, np.int64),
-        seconds=np.zeros(B),
-        loss_sum=np.zeros(B),
-        loss_max=np.full(B, -np.inf),
-        grad_norm_max=np.full(B, -np.inf),
-        learning_rate=np.zeros(B),
-    )
-    return expert, layer, bins
-
-
-def _joined(
-    name: str, first: NDArray[Any], second: NDArray[Any], is_later_B: NDArray[np.bool_]
-) -> NDArray[Any]:
-    """A field of two neighbouring bins as one; the bins are the first dimension."""
-    if name in SUMMED:
-        return first + second
-    if name in LATEST:
-        is_later = is_later_B.reshape(-1, *[1] * (first.ndim - 1))
-        return np.where(is_later, second, first)
-    return np.maximum(first, second)
 
 
 def _known(largest_B: NDArray[np.float64]) -> Floats:

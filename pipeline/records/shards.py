@@ -30,7 +30,7 @@ from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records import evaluation_arrays, provenance
 from evenload.pipeline.records.parquet_files import array, lists, replace, write_table
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
-from evenload.pipeline.spec.load_shape import LoadShape, RunOutline
+from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
 
@@ -174,19 +174,6 @@ def _manifest(outline: RunOutline) -> dict[str, Any]:
         "counting_rule": COUNTING_RULE,
         "schema_version": SCHEMA_VERSION,
     }
-
-
-def read_shape(trial_dir: Path) -> LoadShape:
-    """The layers whose loads are recorded.
-
-    Raises:   OSError: nothing is recorded
-              ValueError: the manifest is damaged
-    """
-    manifest = json.loads((trial_dir / "expert_load" / MANIFEST).read_bytes())
-    if "layers" not in manifest:  # of version 1, which counted the layers and named none
-        first = manifest["num_dense_layers"]
-        manifest["layers"] = map(str, range(first, first + manifest["num_layers"]))
-    return LoadShape(**{name: manifest[name] for name in LoadShape.model_fields})
 
 
 def read_history(

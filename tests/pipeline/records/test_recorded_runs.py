@@ -25,7 +25,7 @@ from evenload.pipeline.records.recorded_runs import (
 )
 from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.run_writer import RunWriter, recorded_step
-from evenload.pipeline.records.shards import read_history, read_shape
+from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.spec.balancers import parse_balancer
 from evenload.pipeline.spec.load_shape import LoadShape
 
@@ -58,7 +58,6 @@ def test_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = recorded_run(tmp_path, "My run!")
     assert (run.run_id, run.last_step, run.unit, run.planned_steps) == ("my-run", 4, "logit", 9)
     assert (run.balancer, run.shape, run.has_loss, run.step_seconds) == (SIGN, SHAPE, True, 3.0)
-    assert read_shape(run.folder) == SHAPE
     history = read_history(run.folder)
     np.testing.assert_array_equal(history.count_SLE, [_count(step) for step in range(1, 5)])
     assert history.bias_SLE[:, 0, 0].tolist() == [1, 2, 3, 4]

@@ -17,9 +17,7 @@ from evenload.pipeline.records.shards import (
     read_eval_counts,
     read_history,
     read_scalars,
-    read_shape,
 )
-from evenload.pipeline.spec.load_shape import LoadShape
 from evenload.pipeline.states import TrialState
 
 Record = Callable[..., StepRecord]
@@ -163,17 +161,6 @@ def test_manifest_explains_the_counts(tmp_path: Path, identity: Identity, record
         "tokens_per_step": 128,
         "schema_version": 2,
     }
-    assert read_shape(tmp_path) == LoadShape(layers=("1", "2"), num_experts=16, top_k=2)
-
-
-def test_manifest_of_the_former_version_is_read(
-    tmp_path: Path, identity: Identity, record: Record
-) -> None:
-    _write(tmp_path, identity(), record, range(1, 2))
-    old = {"num_experts": 8, "num_layers": 3, "num_dense_layers": 2, "top_k": 4}
-    path = tmp_path / "expert_load" / "manifest.json"
-    path.write_text(json.dumps(old | {"tokens_per_step": 128, "schema_version": 1}))
-    assert read_shape(tmp_path) == LoadShape(layers=("2", "3", "4"), num_experts=8, top_k=4)
 
 
 def test_full_disk_is_counted_and_the_steps_are_written_later(

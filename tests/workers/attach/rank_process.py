@@ -171,6 +171,18 @@ def joined(rank: int) -> dict[str, Any]:
     return error_of(train)
 
 
+def recorded(rank: int) -> dict[str, Any]:
+    """Both ranks are asked for a record of the same name in the same home."""
+    trained = model()
+    balance, counts = attach(trained, "sign", name="ranks", home=Path(sys.argv[1]) / "home")
+    for step in range(STEPS):
+        loss(trained, *batch(step, 0, rank)).backward()
+        balance.step()
+        balance.log(loss=1.0)
+    balance.finish()
+    return result(balance, counts)
+
+
 def one_rank_idle(rank: int) -> dict[str, Any]:
     """In odd steps the second rank has padding only, in even ones nothing at all."""
     trained = model()
@@ -261,6 +273,7 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "opposite": opposite_skew,
     "groups": own_groups,
     "scores": scores,
+    "recorded": recorded,
     "disagree": refused,
     "joined": joined,
     "no-router": lambda rank: refused(0, routers=[] if rank else None),

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from evenload.pipeline.records.recorded_runs import recorded_runs
+from evenload.pipeline.records.shards import read_history
 from tests.workers.attach.models import model
 from tests.workers.attach.rank_process import PIECES, STEPS, attach, batch, stacked
 
@@ -143,3 +145,12 @@ def test_one_rank_records_scores_and_knows_the_tokens_of_all(folder: Path) -> No
     first, second = found(folder, "scores")
     assert (first["shape"], first["step_tokens"]) == ([1, LAYERS, 64, 8], 128)
     assert "call this on the first rank" in second["error"]
+
+
+def test_one_rank_records_the_run_with_the_counts_of_all(folder: Path) -> None:
+    first, second = found(folder, "recorded")
+    assert torch.equal(first["counts"], second["counts"])
+    (run,) = recorded_runs(folder / "home")
+    history = read_history(run.folder)
+    assert history.count_SLE.tolist() == first["counts"].tolist()
+    assert history.scalars["loss"].tolist() == [1.0] * STEPS
