@@ -22,12 +22,12 @@ class Background(Generic[Item]):
 
     Args:
         handle: called in the thread; what it raises is logged once and counted in `failures`
-        most:   items that wait at the same time; `lost` counts those beyond, and those of batches
-                that failed
+        most:   items that wait at the same time
     """
 
     def __init__(self, what: str, handle: Callable[[Sequence[Item]], None], most: int) -> None:
-        self.failures = self.lost = 0
+        self.failures = 0
+        self._refused = self._failed = 0  # items; each is counted by one thread
         self._what, self._handle = what, handle
         self._queue: queue.Queue[Item | None] = queue.Queue(most)
         self._thread: threading.Thread | None = None
@@ -39,19 +39,25 @@ class Background(Generic[Item]):
         try:
             self._queue.put_nowait(item)
         except queue.Full:
-            self.lost += 1
+            self._refused += 1
             self.complain("it takes too long")
 
-    def close(self) -> None:
-        """Handles what is left. Items that are put later start a new thread."""
+    @property
+    def lost(self) -> int:
+        """Items that had no room, or whose batch failed."""
+        return self._refused + self._failed
+
+    def close(self) -> bool:
+        """Handles what is left, and tells whether that is done. Later items start a new thread."""
         thread, self._thread = self._thread, None
         if thread is None:
-            return
+            return True
         try:
             self._queue.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
-            return
+            return False
         thread.join(CLOSE_SECONDS)
+        return not thread.is_alive()
 
     def complain(self, problem: object) -> None:
         self.failures += 1
@@ -66,7 +72,7 @@ class Background(Generic[Item]):
                 if batch:
                     self._handle(batch)
             except Exception as error:  # noqa: BLE001 - the training is not ours to stop
-                self.lost += len(batch)
+                self._failed += len(batch)
                 self.complain(repr(error))
 
     def _batch(self) -> tuple[list[Item], bool]:

@@ -66,7 +66,9 @@ class RunRecord:
         settings = Settings() if asked.home is None else Settings(home=Path(asked.home))
         self._home, self._name, self._rule = settings.root, name, rule
         self._groups = _groups(name, layers)
-        self._writers: list[RunWriter] = []  # by group
+        self.runs: list[RecordedRun] = []  # what is recorded so far; empty before the first step
+        self._writers: list[RunWriter] = []  # by group; none before the first step and when closed
+        self._noted = 0  # lost steps that are in the record
         self._held: _Step | None = None  # waits for what is told about it
         self._last_step, self._last_time = 0, math.nan
         most = pending_steps(len(layers), max(layer.router.num_experts for layer in layers))
@@ -74,11 +76,6 @@ class RunRecord:
         self._mlflow: Any = _mlflow_log() if asked.mlflow else None
         self._server = Background[Any](f"logging {name!r} to MLflow", self._log, most)
         atexit.register(self.close)
-
-    @property
-    def runs(self) -> list[RecordedRun]:
-        """What is recorded so far; empty before the first step."""
-        return [writer.run for writer in self._writers]
 
     def end_step(
         self, step: int, count_LE: Tensor, bias_LE: Tensor, planned_steps: int | None
@@ -109,14 +106,24 @@ class RunRecord:
     def close(self) -> None:
         """Writes what is left, and that the run has ended. It goes on with the next step."""
         self._release()
-        self._disk.close()
+        if self._disk.close():
+            self._close_writers()
+        self._server.close()
+
+    def _close_writers(self) -> None:
+        """Another process may go on with the runs, so only what could not be written is kept."""
         for writer in self._writers:
             writer.close()
-        self._server.close()
+        self._note_runs()
+        if not any(writer.unwritten for writer in self._writers):
+            self._writers = []
+
+    def _note_runs(self) -> None:
+        self.runs = [writer.run for writer in self._writers] or self.runs
 
     def __str__(self) -> str:
         where = ", ".join(str(run.folder) for run in self.runs) or str(self._home)
-        lost = self._disk.lost + sum(run.dropped_steps for run in self.runs)
+        lost = self._disk.lost - self._noted + sum(run.dropped_steps for run in self.runs)
         said = f"; {self._disk.failures} failures" if self._disk.failures else ""
         return f"recorded as {self._name!r} in {where}{said}" + (
             f", {lost} steps lost" if lost else ""
@@ -150,7 +157,8 @@ class RunRecord:
     def _flush(self, records_G: list[list[StepRecord]]) -> None:
         if not self._writers:
             return
-        lost, self._disk.lost = self._disk.lost, 0
+        lost = self._disk.lost - self._noted
+        self._noted += lost
         for writer, records in zip(self._writers, records_G, strict=True):
             errors = writer.run.errors
             writer.write(records, lost)
@@ -160,11 +168,11 @@ class RunRecord:
                 for record in records:
                     self._server.put((_prefix(writer.run, len(self._groups)), writer.run, record))
             records.clear()
+        self._note_runs()
 
     def _open(self, first: _Step) -> None:
         """Begins new runs with step 1; a later first step goes on with those of this name."""
-        for writer in self._writers:
-            writer.close()
+        self._close_writers()
         self._writers = []
         about = {"source": "attach", "balancer": self._rule, "planned_steps": first.planned_steps}
         self._writers = [

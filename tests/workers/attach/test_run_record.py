@@ -100,6 +100,20 @@ def test_stopped_run_goes_on_in_its_record_and_a_second_one_has_its_own(tmp_path
     assert [run.run_id for run in recorded_runs(tmp_path)] == ["my-run-2", "my-run"]
 
 
+def test_run_that_another_process_goes_on_with_is_left_alone(tmp_path: Path) -> None:
+    first = Training(tmp_path).run(4)
+    state = first.balance.state_dict()
+    first.balance.finish()
+    resumed = Training(tmp_path, model(seed=1))
+    resumed.balance.load_state_dict(state)
+    resumed.run(3).balance.finish()
+    first.balance._record.close()  # as when the first process ends
+    assert recorded_run(tmp_path, "my run").last_step == 7
+    for training in (first, resumed):
+        training.balance.detach()
+    assert recorded_run(tmp_path, "my run").last_step == 7
+
+
 def test_layers_of_other_sizes_are_runs_of_their_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     mixed = models.Model([moe_layer(8, 2), dense_layer(), moe_layer(4, 1), moe_layer(8, 2)])
