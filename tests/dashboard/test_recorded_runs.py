@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from evenload.dashboard import shown_runs
 from evenload.dashboard.shown_runs import figure_of
 from evenload.pipeline.figures.loads import ep_effective_util, max_vio_floor, utilisation
 from evenload.pipeline.records.recorded_runs import recorded_run
@@ -43,7 +43,7 @@ def test_run_is_shown_while_its_steps_come_in(render_in: Open, drawn: Any, live:
     expected_LE = 100 * utilisation(count_SLE[-10:].sum(axis=0))
     np.testing.assert_allclose(drawn(page)["load-by-layer"].map(), expected_LE, atol=1)
     live.write(recorded.steps(41, 55))
-    st.cache_resource.clear()
+    shown_runs._recorded.clear()  # two seconds later
     page.run()
     assert _metrics(page)["Steps"] == "55 / 200"
     figures = recorded_run(live.run.folder.parent.parent, "my-model").figures()

@@ -106,9 +106,10 @@ def test_run_that_another_process_goes_on_with_is_left_alone(tmp_path: Path) -> 
     first.balance.finish()
     resumed = Training(tmp_path, model(seed=1))
     resumed.balance.load_state_dict(state)
-    resumed.run(3).balance.finish()
+    resumed.run(3)
+    _wait(lambda: recorded_run(tmp_path, "my run").last_step == 6)
     first.balance._record.close()  # as when the first process ends
-    assert recorded_run(tmp_path, "my run").last_step == 7
+    assert recorded_run(tmp_path, "my run").state() is RunState.LIVE
     for training in (first, resumed):
         training.balance.detach()
     assert recorded_run(tmp_path, "my run").last_step == 7
