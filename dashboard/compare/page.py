@@ -91,7 +91,7 @@ def _body(digests: list[str]) -> None:
     found = [shown_runs.find(digest) for digest in digests]
     runs = dict(zip(_names(found), found, strict=True))
     series = {name: run_queries.load_series(trial) for name, trial in runs.items()}
-    _figures(runs)
+    _figures(runs, series)
     recorded = {name: trial for name, trial in runs.items() if not series[name].is_empty}
     waiting = [name for name in runs if name not in recorded]
     if waiting:
@@ -111,8 +111,9 @@ def _names(runs: list[Run]) -> list[str]:
     ]
 
 
-def _figures(runs: Runs) -> None:
-    table = comparison_table(runs)
+def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
+    tokens = {name: shown_runs.tokens_of(run, series[name]) for name, run in runs.items()}
+    table = comparison_table(runs).assign(tokens_per_step=list(tokens.values()))
     with card("Figures", "Means over the last quarter of the steps; the loss is held-out."):
         config = st.column_config
         st.dataframe(

@@ -92,6 +92,7 @@ def test_recorded_run_is_compared_with_trials(beside: Demo, drawn: Any) -> None:
     assert not page.exception
     table = page.dataframe[0].value.set_index("run")
     assert table.state["my model"] == "ended"
+    assert table.tokens_per_step["my model"] == recorded.TOKENS
     run = recorded_run(beside.home, "my-model")
     assert table.max_vio["my model"] == pytest.approx(run.figures()["max_vio"])
     assert table.idle_frac["my model"] == pytest.approx(100 / 16)
