@@ -64,7 +64,7 @@ COMMANDS = {
     "audit": Command(
         "evenload.workers.cli.audit",
         "audit_command",
-        "Look for reasons to distrust the answer of a sweep.",
+        "Look for reasons to distrust the answer of a sweep, each with evidence and a remedy.",
     ),
     "report": Command(
         "evenload.workers.cli.report",
