@@ -49,12 +49,18 @@ def readable_errors() -> Iterator[None]:
 
 
 def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
-    """A select box whose choice is also part of the address: `?parameter=choice`."""
+    """A select box whose choice is also part of the address: `?parameter=choice`.
+
+    The page ends with a message if the address names something else than these options.
+    """
     named = st.query_params.get(parameter)
-    index = options.index(named) if named in options else 0
+    index = options.index(named) if named in options else 0 if named is None else None
     choice = st.selectbox(
         label, options, index=index, format_func=shown, label_visibility="collapsed"
     )
+    if choice is None:
+        st.error(f"{label} {named!r} is not known here. Choose one from the list.")
+        st.stop()
     if choice != named:
         st.query_params[parameter] = choice
     return choice

@@ -30,6 +30,11 @@ def recorded() -> dict[str, RecordedRun]:
     return _recorded(Settings().root)
 
 
+def forget() -> None:
+    """Clears the list of recorded runs, so that one which has just begun is found."""
+    _recorded.clear()
+
+
 def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
     """All sweeps with their trials; none in a home with recorded runs alone, without a store.
 

@@ -11,6 +11,7 @@ EXTRAS = {
     "altair": "dashboard",
     "datasets": "hf",
     "jinja2": "report",
+    "markupsafe": "report",
     "mlflow": "mlflow",
     "optuna": "workers",
     "pandas": "dashboard",

@@ -44,6 +44,8 @@ RECORDED_VIEWS: dict[str, Draw] = STEP_VIEWS | {"Record": record.draw_recorded}
 def main() -> None:
     sweeps = {sweep.sweep_id: trials for sweep, trials in shown_runs.sweeps()}
     named = st.query_params.get("run")
+    if named not in shown_runs.recorded():
+        shown_runs.forget()
     holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
     sweep_id = next(iter(holders or [name for name, trials in sweeps.items() if trials]), None)
     labels = {} if sweep_id is None else trial_labels(sweeps[sweep_id])

@@ -188,7 +188,7 @@ def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: 
     _click_row(page, 55)
     page.wait_for_url("**/run?run=*")
     page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Trials")
-    page.get_by_text("sign 0.1, 32 experts: failed after step 140").click()
+    page.get_by_text("sign 0.1, 32 experts, seed 0: failed after step 140").click()
     expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible()
 
 

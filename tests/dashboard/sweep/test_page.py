@@ -121,11 +121,15 @@ def test_parallel_coordinates_have_a_line_per_trial(open_page: Open, demo: Any) 
     assert sum(len(one["data"]) for one in series if one["lineStyle"]["type"] == "dotted") == 2
 
 
-def test_unknown_address_opens_the_newest_sweep(open_page: Open, demo: Any) -> None:
-    page = open_page("sweep", sweep="nonsense")
-    assert not page.exception
-    assert page.title[0].value == "schedules"
-    assert page.query_params["sweep"] == demo.ids["running"]
+def test_unknown_address_is_said_and_another_sweep_can_be_chosen(
+    open_page: Open, demo: Any
+) -> None:
+    page = open_page("sweep", sweep="gone")
+    assert "Sweep 'gone' is not known here" in page.error[0].value
+    assert not page.title
+    page.selectbox[0].select(demo.ids["finished"]).run()
+    assert not page.error
+    assert page.query_params["sweep"] == demo.ids["finished"]
 
 
 def test_choosing_a_sweep_changes_the_address(open_page: Open, demo: Any) -> None:

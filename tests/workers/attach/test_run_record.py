@@ -145,9 +145,7 @@ def test_home_that_cannot_be_written_stops_nothing(
     training.balance.finish()
     training.run(2).balance.finish()
     assert len(training.seen) == 6
-    assert [r.message for r in caplog.records if "training goes on" in r.message] == [
-        caplog.records[0].message
-    ]
+    assert len([r for r in caplog.records if "training goes on" in r.message]) == 1
     assert "6 steps lost" in repr(training.balance)
     training.balance.detach()
 
