@@ -103,14 +103,14 @@ def _place(answer: Answer, place: PlaceAnswer) -> str:
     if math.isnan(place.noise):
         return (
             f"{where}, no claim about loss: one seed does not show how far losses are chance. "
-            f"L{so_far[1:]}. {_evenest(place, rivals)} "
+            f"L{so_far[1:]}. {_evenest(place, rivals)}{_unbalanced(place)} "
             f"{place.more_seeds} more seeds would measure the noise: {_command(answer, place)}."
         )
     possible = place.having(Verdict.POSSIBLE)
     return (
-        f"{where}, no claim. L{so_far[1:]}. {_count(len(possible), len(rivals))} may be within the "
-        f"margin of {_margin(answer, place)} of the least loss: {_names(possible)}. "
-        f"{_remedy(answer, place)}"
+        f"{where}, no claim about loss. L{so_far[1:]}. {_count(len(possible), len(rivals))} may be "
+        f"within the margin of {_margin(answer, place)} of the least loss: {_names(possible)}. "
+        f"{_evenest(place, rivals)}{_unbalanced(place)} {_remedy(answer, place)}"
     )
 
 
@@ -126,17 +126,23 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
     )
     if place.even_ties:
         text += f" It cannot be told apart in evenness from {_listed(place.even_ties)}."
-    if (control := place.control) is not None:
-        text += (
-            f" Without balancing MaxVio is {METRICS[IMBALANCE].shown(control.max_vio)} at "
-            f"{_bits(control)} bits per byte."
-        )
+    text += _unbalanced(place)
     if place.better_set_aside is not None:
         text += (
             f" {place.better_set_aside or 'None'} of the settings that were not confirmed may have "
             "a loss that is lower by more than the margin."
         )
     return text
+
+
+def _unbalanced(place: PlaceAnswer) -> str:
+    """What training without balancing gave, for comparison."""
+    if (control := place.control) is None:
+        return ""
+    return (
+        f" Without balancing MaxVio is {METRICS[IMBALANCE].shown(control.max_vio)} at "
+        f"{_bits(control)} bits per byte."
+    )
 
 
 def _most_even(place: PlaceAnswer) -> str:

@@ -110,7 +110,9 @@ def test_where_nothing_passes_there_is_no_claim_but_a_number_of_seeds(make: Make
     assert set(verdicts(place).values()) == {Verdict.CONTROL, Verdict.POSSIBLE}
     assert place.more_seeds is not None
     text = sentence(answer)
-    assert "At 16 experts, no claim. Least loss so far: " in text
+    assert "At 16 experts, no claim about loss. Least loss so far: " in text
+    assert "Most even: " in text
+    assert "Without balancing MaxVio is " in text
     assert f"evenload sweep extend ID --seeds {place.more_seeds}`" in text
 
 
