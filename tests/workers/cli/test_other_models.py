@@ -29,6 +29,7 @@ def other(sweep: Sweep, tmp_path: Path) -> Sweep:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_runs_to_its_report(evenload: Any, other: Sweep) -> None:
     tree = other()
     tree["axes"] = {"balancer": [{"kind": "none"}, {"kind": "self_tuned"}]}
