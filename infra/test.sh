@@ -27,5 +27,4 @@ step "format" .venv/bin/ruff format --check .
 step "lint" .venv/bin/ruff check .
 step "types" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports --no-cache
-# Three processes on two cores, because many tests wait for servers to start.
-step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder "$@"
+step "tests" env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

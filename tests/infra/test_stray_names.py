@@ -102,6 +102,7 @@ def test_commands_that_need_no_cluster_run(folder: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_trains_in_actors_and_is_reported(folder: Path) -> None:
     (folder / "sweep.yaml").write_text(
         yaml.safe_dump({"name": "strays", "base": TRIAL, "axes": {"train.seed": [0]}})
