@@ -24,6 +24,13 @@ def write(trial_dir: Path, run: RunIdentity) -> None:
 
 
 def read(trial_dir: Path) -> list[dict[str, str]]:
-    """The provenance of every attempt, oldest first."""
-    paths = sorted((trial_dir / FOLDER).glob("attempt-*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """The provenance of every attempt, oldest first; a file that cannot be read is named in it."""
+    return [_content(path) for path in sorted((trial_dir / FOLDER).glob("attempt-*.json"))]
+
+
+def _content(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {"damaged": path.name}

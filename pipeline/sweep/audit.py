@@ -47,7 +47,7 @@ class Facts(NamedTuple):
 
     answer: Answer
     trials: Sequence[TrialRecord]
-    losses: Mapping[str, NDArray[np.float64]]  # digest -> training loss of every step
+    losses: Mapping[str, NDArray[np.float64]]  # complete trials: loss of every recorded step
     corpora: Mapping[str, str]  # digest -> digest of the corpus that it was trained on
     corpora_now: Mapping[str, str]  # digest -> digest of what the same sources hold now
 
@@ -155,11 +155,25 @@ def _tokens(facts: Facts) -> Found:
             )
 
 
+def _records(facts: Facts) -> Found:
+    """Steps whose shards are missing or damaged, so that nothing about them can be checked."""
+    short = [
+        f"{facts.answer.axes.name(trial)}, {len(loss_S):,} of {steps:,} steps"
+        for trial in _done(facts)
+        if len(loss_S := facts.losses[trial.digest]) < (steps := trial.spec["train"]["steps"])
+    ]
+    if short:
+        yield (
+            f"Records of {counted(len(short), 'trial')} are incomplete here: {_some(short)}.",
+            "Set EVENLOAD_MIRROR_URL or EVENLOAD_HOME to where they are, or restore a backup.",
+        )
+
+
 def _not_converged(facts: Facts) -> Found:
     """The loss still falls by more than the margin in the last tenth of the steps."""
     tolerance, falling = facts.answer.terms.objective.loss_tolerance, []
     for trial in _done(facts):
-        loss_S = facts.losses.get(trial.digest, np.zeros(0))
+        loss_S = facts.losses[trial.digest]
         tenth = len(loss_S) // 10
         if tenth < 2:
             continue
@@ -178,7 +192,7 @@ def _not_converged(facts: Facts) -> Found:
 def _spikes(facts: Facts) -> Found:
     found = []
     for trial in _done(facts):
-        if steps := spikes(facts.losses.get(trial.digest, np.zeros(0))):
+        if steps := spikes(facts.losses[trial.digest]):
             found.append(f"{facts.answer.axes.name(trial)} at step {steps[0]}")
     if found:
         yield (
@@ -275,6 +289,7 @@ CHECKS: dict[str, Callable[[Facts], Found]] = {
     "optimum at the edge": _edge,
     "confounded axes": _confounded,
     "unequal tokens": _tokens,
+    "records missing": _records,
     "not converged": _not_converged,
     "loss spikes": _spikes,
     "dead experts": _dead,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import ValidationError
 from rich.markup import escape
 
 from evenload.pipeline.errors import SpecError
@@ -38,14 +39,19 @@ def audit_command(sweep_id: SweepId, as_json: AsJson = False, home: Home = None)
 
 
 def _corpora_now(trials: Iterable[TrialRecord], settings: Settings) -> dict[str, str]:
-    """The digest of each trial's corpus as its sources are now; empty if they cannot be read."""
+    """The digest of each trial's corpus as its sources are now; the problem if they cannot be read.
+
+    Trials whose spec this version cannot read are left out.
+    """
     from evenload.workers.training.identity import corpus_digest
 
     found = {}
     for trial in trials:
-        spec = TrialSpec.model_validate(trial.spec)
         try:
+            spec = TrialSpec.model_validate(trial.spec)
             found[trial.digest] = corpus_digest(spec.data, settings.corpus_dir)
+        except ValidationError:  # a spec of another version
+            continue
         except SpecError as error:
             found[trial.digest] = f"not readable: {error}"
     return found

@@ -51,7 +51,7 @@ def sound(row: Row) -> Callable[..., list[TrialRecord]]:
 
 
 def facts(trials: Sequence[TrialRecord], **changes: Any) -> Facts:
-    losses = {trial.digest: FLAT for trial in trials}
+    losses = {trial.digest: np.full(trial.spec["train"]["steps"], 3.0) for trial in trials}
     return Facts(answer_of(trials), trials, losses, {}, {})._replace(**changes)
 
 
@@ -112,6 +112,16 @@ def test_unequal_tokens(sound: Callable[..., list[TrialRecord]]) -> None:
     assert "12,800 or 25,600 tokens" in found[0].evidence
 
 
+def test_records_that_are_missing_or_cut(sound: Callable[..., list[TrialRecord]]) -> None:
+    trials = sound()
+    known = facts(trials)
+    gone = {trials[0].digest: np.zeros(0), trials[1].digest: FLAT[:150]}
+    found = only(audit(known._replace(losses={**known.losses, **gone})))
+    assert found.name == "records missing"
+    assert "2 trials" in found.evidence
+    assert "150 of 200 steps" in found.evidence
+
+
 def test_a_loss_that_still_falls(sound: Callable[..., list[TrialRecord]]) -> None:
     trials = sound()
     falling = {trial.digest: np.linspace(6, 2, 200) for trial in trials[:2]}
@@ -167,7 +177,7 @@ def test_data_that_changed_since(sound: Callable[..., list[TrialRecord]]) -> Non
 
 
 def test_every_check_has_a_test() -> None:
-    assert len(CHECKS) == 10
+    assert len(CHECKS) == 11
 
 
 def test_no_trial_is_no_finding() -> None:
