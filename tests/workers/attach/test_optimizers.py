@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from typing import Any
 
 import pytest
 import torch
@@ -14,15 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 
 import evenload
 from evenload.workers.attach import Balance
-from tests.workers.attach.models import PROBE, chosen, model, routers_of, tokens
+from tests.workers.attach.models import model, routers_of, tokens
+from tests.workers.attach.sessions import attach
 
 PER_STEP = 2 * tokens().numel()
-
-
-def attach(attached: nn.Module, rule: Any = "self_tuned") -> Balance:
-    balance: Balance = evenload.attach(attached, rule, probe=PROBE, added_bias="keep")
-    chosen(attached)
-    return balance
 
 
 def counted(balance: Balance) -> set[int]:

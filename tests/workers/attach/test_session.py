@@ -9,41 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import evenload
 from evenload.workers.attach import AttachError, Balance
 from evenload.workers.balancing import balancer
 from evenload.workers.balancing.base import Observation
 from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, chosen, dense_layer, model, moe_layer, tokens
-
-BIAS_RULES = ("sign", "proportional", "smebu", "ema", "quantile", "kalman", "self_tuned")
-
-
-def attach(attached: nn.Module, rule: Any = "self_tuned", **options: Any) -> Balance:
-    options = {"probe": PROBE, "added_bias": "keep", **options}
-    balance: Balance = evenload.attach(attached, rule, **options)
-    chosen(attached)  # forgets the probe
-    return balance
-
-
-def sgd(trained: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
-    return torch.optim.SGD(trained.parameters(), lr=rate)
-
-
-def train(trained: models.Model, optimizer: torch.optim.Optimizer, *batches: Tensor) -> float:
-    """One optimizer step over the micro-batches; the loss of the last one."""
-    optimizer.zero_grad()
-    for token_BS in batches:
-        loss = trained.loss(token_BS)
-        (loss / len(batches)).backward()
-    optimizer.step()
-    return loss.item()
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+from tests.workers.attach.sessions import BIAS_RULES, attach, equal, sgd, train
 
 
 @pytest.mark.parametrize("own_bias", [False, True], ids=["added", "own"])
@@ -162,44 +134,6 @@ def test_evaluation_generation_and_reference_passes_neither_count_nor_move() -> 
         results.append((balance.counts(), balance.biases()))
     assert equal(results[0][0], results[1][0])
     assert equal(results[0][1], results[1][1])
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
-@pytest.mark.parametrize("shape", [(4, 16), (2, 4)], ids=["", "as many tokens as experts"])
-@pytest.mark.parametrize("rule", ["self_tuned", "quantile"])
-def test_padding_changes_nothing(rule: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
-    token_BS = tokens(*shape)
-    plain, padded = model(), model()
-    balances = [attach(plain, rule), attach(padded, rule)]
-    padding_BS = torch.zeros_like(token_BS[:, :3])
-    mask_BS = torch.cat([torch.ones_like(token_BS), padding_BS], dim=1).to(dtype)
-    for step in range(3):
-        plain.loss((token_BS + step) % models.WORDS)
-        filled_BS = torch.cat([(token_BS + step) % models.WORDS, padding_BS], dim=1)
-        padded(filled_BS, mask_BS)  # by position
-        for balance in balances:
-            balance.step()
-        assert equal(balances[0].counts(), balances[1].counts())
-        assert equal(balances[0].biases(), balances[1].biases())
-
-
-def test_a_mask_that_does_not_fit_is_said_once_and_everything_counts() -> None:
-    trained = model()
-    balance = attach(trained)
-    with pytest.warns(UserWarning, match=r"routes 64 tokens, but attention_mask .*\(4, 15\)"):
-        trained(tokens(), attention_mask=torch.ones(4, 15))
-    trained(tokens(), attention_mask=torch.ones(4, 15))
-    balance.step()
-    assert all(count_E.sum() == 2 * 64 * 2 for count_E in balance.counts().values())
-
-
-def test_a_mask_does_not_outlive_its_forward() -> None:
-    trained = model()
-    balance = attach(trained)
-    trained(tokens(), attention_mask=torch.zeros(4, 16))
-    trained(tokens())
-    balance.step()
-    assert all(count_E.sum() == 64 * 2 for count_E in balance.counts().values())
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -479,40 +413,6 @@ def test_routers_that_were_replaced_are_said() -> None:
     assert balance.steps == 0
 
 
-@pytest.mark.parametrize("by", ["position", "keyword"])
-def test_padding_that_routers_are_told_of_does_not_count(by: str) -> None:
-    """As Megatron's, which get it as an argument and true where there is padding."""
-
-    class Told(models.SoftmaxRouter):
-        def forward(self, hidden_TD: Tensor, padding_mask: Tensor | None = None) -> Any:
-            return super().forward(hidden_TD)
-
-    class Tells(models.Experts):
-        def forward(self, hidden_BSD: Tensor) -> Tensor:
-            padding_T = torch.arange(hidden_BSD[..., 0].numel()) % 4 == 1
-            hidden_TD = hidden_BSD.flatten(0, 1)
-            if by == "position":
-                weight_TK, _ = self.gate(hidden_TD, padding_T)
-            else:
-                weight_TK, _ = self.gate(hidden_TD, padding_mask=padding_T)
-            return hidden_BSD * weight_TK.sum()
-
-    trained = models.Model([models.Layer(Tells(Told(), 8))])
-    balance = attach(trained)
-    expert_TK = _chosen_of_one(trained)
-    balance.step()
-    valid_T = torch.arange(64) % 4 != 1
-    expected = expert_TK[valid_T].flatten().bincount(minlength=8)
-    assert torch.equal(balance.counts()["layers.0.mlp.gate"], expected)
-
-
-def _chosen_of_one(trained: models.Model) -> Tensor:
-    trained(tokens())
-    [router] = models.routers_of(trained).values()
-    expert_TK: Tensor = router.chosen.pop()
-    return expert_TK
-
-
 def test_another_projects_own_step_size_is_zero_while_attached() -> None:
     trained = model(own_bias=True)
     routers = list(models.routers_of(trained).values())
@@ -531,89 +431,3 @@ def test_another_projects_own_step_size_is_zero_while_attached() -> None:
     assert step_sizes() == [0.0, 0.0]
     balance.detach()
     assert step_sizes() == [0.01, 0.02]
-
-
-class Stepper:
-    """Looks like an optimizer and is none of torch's."""
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rule": "sgin"}, "'sgin' is not a balancing rule"),
-        ({"rule": {"kind": "sign", "step": 1}}, "step.*unknown key"),
-        ({"rule": "aux_loss"}, "'aux_loss' does more than move a bias"),
-        ({"rule": "sinkhorn"}, "'sinkhorn' does more than move a bias"),
-        ({"rule": "frozen_router"}, "freezes routers"),
-        ({"rule": {"kind": "quantile", "method": "exact"}}, "keeps the scores of all tokens"),
-        ({"rule": {"kind": "sign", "freeze_from": 0.9}}, "total_steps="),
-        ({"rule": {"kind": "self_tuned", "target": [0.5, 0.5]}}, "2 shares.*has 8 experts"),
-        ({"every": 0}, "every=0"),
-        ({"probe": torch.zeros(2, 2)}, r"probe batch fails in Model\.forward"),
-        ({"probe": tokens(3, 8)}, "sequence lengths \\[8\\]"),
-        ({"routers": []}, "no router"),
-    ],
-)
-def test_bad_input_is_named_and_the_model_is_left_alone(
-    options: dict[str, Any], message: str
-) -> None:
-    trained = model()
-    keys, classes = list(trained.state_dict()), [type(module) for module in trained.modules()]
-    with pytest.raises((AttachError, ValueError), match=message):
-        evenload.attach(trained, **{"probe": PROBE, "added_bias": "keep", **options})
-    assert list(trained.state_dict()) == keys
-    assert [type(module) for module in trained.modules()] == classes
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in trained.modules())
-
-
-class SyncWatch(TorchDispatchMode):
-    """Notes operations for which a GPU would have to be waited for."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in self.WAITS or (name == "index" and args[1][0].dtype == torch.bool):
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("rule", ["none", *BIAS_RULES])
-@pytest.mark.parametrize("own_bias", [False, True], ids=["added", "own"])
-def test_no_step_waits_for_the_device(rule: str, own_bias: bool) -> None:
-    trained = model(own_bias=own_bias)
-    balance, optimizer = attach(trained, rule), sgd(trained)
-    balance.watch(optimizer)
-    with SyncWatch() as watch:
-        trained(tokens(), attention_mask=torch.ones(4, 16)).logsumexp(dim=-1).mean().backward()
-        optimizer.step()
-    assert balance.steps == 1
-    assert watch.seen == []
-
-
-def test_what_is_no_optimizer_is_refused() -> None:
-    with pytest.raises(AttachError, match=r"Stepper has no step hooks.*balance\.step\(\)"):
-        attach(model()).watch(Stepper())  # type: ignore[arg-type]
-
-
-def test_a_second_attach_is_refused() -> None:
-    trained = model()
-    attach(trained)
-    with pytest.raises(AttachError, match=r"layers\.0\.mlp\.gate is attached already"):
-        attach(trained)
-
-
-def test_the_copies_that_data_parallel_makes_for_its_threads_are_refused() -> None:
-    trained = model()
-    attach(trained)
-    with pytest.raises(AttachError, match=r"shallow copy.*use DistributedDataParallel"):
-        trained._replicate_for_data_parallel()(tokens())
-
-
-def test_a_model_that_attach_cannot_feed_asks_for_a_batch() -> None:
-    with pytest.raises(AttachError, match=r"Model has no config.vocab_size.*probe="):
-        evenload.attach(model())
