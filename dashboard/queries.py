@@ -13,6 +13,7 @@ from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, Tri
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
 from evenload.pipeline.sweep.audit import Finding, audit, read_facts
+from evenload.pipeline.sweep.step_curves import advised_ranges
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
@@ -46,6 +47,12 @@ def findings(sweep_id: str) -> list[Finding]:
     """What the audit found, read again whenever a trial has ended."""
     ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
     return _findings(Settings().store_url, sweep_id, ended)
+
+
+def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
+    """Place -> step sizes of `sign` that theory advises, read again whenever a trial has ended."""
+    ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
+    return _advised_steps(Settings().store_url, sweep_id, ended)
 
 
 def store() -> SweepStore:
@@ -106,6 +113,12 @@ def _answer(url: str, sweep_id: str) -> Answer:
 def _findings(url: str, sweep_id: str, ended: int) -> list[Finding]:
     """`ended` is part of the key of the cache only."""
     return audit(read_facts(Settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1]))
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _advised_steps(url: str, sweep_id: str, ended: int) -> dict[str, tuple[float, float]]:
+    """`ended` is part of the key of the cache only."""
+    return advised_ranges(Settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1])
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

@@ -36,6 +36,7 @@ from evenload.dashboard.sweep.sections import (
     grid_section,
     parameters_section,
 )
+from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import duration
@@ -153,6 +154,7 @@ def _failures(failed: Sequence[TrialRecord], axes: Axes) -> None:
 VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
     "Grid": grid_section,
     "Front": front_section,
+    "Step sizes": step_sizes_section,
     "Curves": curves_section,
     "Parameters": parameters_section,
     "Trials": _trials,

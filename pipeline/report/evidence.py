@@ -36,6 +36,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
 from evenload.pipeline.sweep.audit import Finding, audit, read_facts
 from evenload.pipeline.sweep.setting import is_comparable
+from evenload.pipeline.sweep.step_curves import advised_ranges
 
 MAX_MAP_CELLS = 6_000  # cells of a map over time; its SVG then has half a megabyte
 MAX_TIME_BINS = 120
@@ -61,6 +62,7 @@ class Evidence(NamedTuple):
     attempts: Mapping[str, tuple[AttemptRecord, ...]]  # by digest
     answer: Answer
     findings: tuple[Finding, ...]
+    advised: Mapping[str, tuple[float, float]]  # place -> step sizes of `sign` that theory advises
     cost: SweepCost
     held_seconds: float  # time for which workers held trials
     cost_settings: CostSettings
@@ -102,6 +104,7 @@ def gather(
         attempts=attempts,
         answer=answer,
         findings=tuple(audit(read_facts(settings, answer, trials))),
+        advised=advised_ranges(settings, answer, trials),
         cost=sweep_cost(costs),
         held_seconds=held_seconds(chain.from_iterable(attempts.values())),
         cost_settings=cost_settings,

@@ -81,6 +81,12 @@ class PlaceAnswer(NamedTuple):
         return min(rivals, key=lambda setting: setting.bits_per_byte, default=None)
 
     @property
+    def evenest(self) -> Setting | None:
+        """The named setting, or without a claim the most even one of those that may be named."""
+        rivals = self.having(*MAY_BE_NAMED)
+        return self.named or min(rivals, key=lambda setting: setting.over_floor, default=None)
+
+    @property
     def control(self) -> Setting | None:
         """Training without balancing; of several, the one of the least loss."""
         plain = [setting for setting in self.settings if setting.kind == "none"]

@@ -10,12 +10,13 @@ from statistics import fmean
 from typing import NamedTuple
 
 from evenload.pipeline.figures.metrics import METRICS, of_trials
-from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.balancers import BALANCERS, parse_balancer
 from evenload.pipeline.states import Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import Axes, seed_of, stage_of
 from evenload.pipeline.sweep.statistics import Interval, interval
 
 LOSS, IMBALANCE, FLOOR = "val_bits_per_byte", "max_vio", "max_vio_floor"
+IDLE = "idle_frac"
 TINY = 1e-3  # the logarithm of MaxVio over its floor needs a positive number
 
 Group = Sequence[TrialRecord]
@@ -46,7 +47,9 @@ class Setting(NamedTuple):
     figures: Mapping[str, float]  # means over seeds; NaN if one of the trials lacks it
     loss: Interval  # bits per byte, by Student's t
     imbalance: Interval  # max_vio, likewise
-    over_floor: float  # geometric mean of max_vio over its floor
+    log_over_floor: Interval  # logarithm of max_vio over its floor, likewise
+    idle_percent: Interval  # idle experts, likewise
+    step: float | None  # step size or coefficient of the rule, if it has one
     violates: tuple[str, ...]  # the constraints that the setting breaks, in words
     on_front: bool = False  # whether no setting of the place has less loss and less imbalance
     above_best: float = math.nan  # loss above the least one of the others: at most
@@ -65,6 +68,11 @@ class Setting(NamedTuple):
     @property
     def max_vio(self) -> float:
         return self.imbalance.mean
+
+    @property
+    def over_floor(self) -> float:
+        """The geometric mean of max_vio over its floor."""
+        return math.exp(self.log_over_floor.mean)
 
     def shown(self, name: str) -> str:
         """A figure in its format, with its interval if it has one; a dash if it is missing."""
@@ -130,7 +138,9 @@ def setting_of(
         figures=figures,
         loss=interval([trial.figure(LOSS) for trial in done]),
         imbalance=interval([trial.figure(IMBALANCE) for trial in done]),
-        over_floor=math.exp(fmean(map(log_over_floor, done))),
+        log_over_floor=interval([*map(log_over_floor, done)]),
+        idle_percent=interval([100 * trial.figure(IDLE) for trial in done]),
+        step=parse_balancer(done[0].spec["balancer"]).step,
         violates=tuple(
             _violation(name, figures[name], bound)
             for name, bound in (constraints or {}).items()

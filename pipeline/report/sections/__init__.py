@@ -17,6 +17,7 @@ from evenload.pipeline.report.sections.grid import grid
 from evenload.pipeline.report.sections.loads import loads
 from evenload.pipeline.report.sections.reproduction import reproduction
 from evenload.pipeline.report.sections.settings import settings
+from evenload.pipeline.report.sections.step_sizes import step_sizes
 from evenload.pipeline.report.sections.theory import theory
 from evenload.pipeline.report.sections.trouble import trouble
 
@@ -24,6 +25,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     answer,
     audit,
     settings,
+    step_sizes,
     confirmation,
     grid,
     loads,
