@@ -45,22 +45,24 @@ def step_chart(
     advised = {place: span for place, span in (advised or {}).items() if span[0] > 0}
     shown = {key: advised[key] for key in (curve.place for curve in curves) if key in advised}
     look = {name: one.colour for name, one in style.looks([c.place for c in curves]).items()}
-    colour = style.scaled(alt.Color, "at", look, style.legend(look, "stroke"))
+    key = style.legend(look, "stroke")
+    if key is not None:
+        key.symbolOpacity = 1.0  # and not that of the bands
+    colour = style.scaled(alt.Color, "at", look, key)
     steps = [point.step for curve in curves for point in curve.points]
     steps += [step for span in shown.values() for step in span]
     x = style.number(alt.X, STEP, **style.log_axis(steps))
     y = style.number(alt.Y, figure.title, **_scale(curves, figure))
     base = alt.Chart(style.table(_columns(curves, figure))).encode(x=x, color=colour)
     low = style.number(alt.Y, "low", title=figure.title)
-    band = base.mark_area(opacity=0.15, line=False).encode(y=low, y2=alt.Y2(field="high"))
+    band = base.mark_area(opacity=0.18).encode(y=low, y2=alt.Y2(field="high"))
     line = base.mark_line(strokeWidth=1.6).encode(y=y)
     used = [role for role in SHAPES if any(p.role == role for c in curves for p in c.points)]
-    named = style.legend(role for role in used if role != "other")
     tooltip = style.tips({"at": "", STEP: "~g", figure.title: figure.number})
     tooltip += style.tips({"low": figure.number, "high": figure.number, "seeds": "d", "mark": ""})
     dots = base.mark_point(filled=True, opacity=1).encode(
         y=y,
-        shape=style.scaled(alt.Shape, "mark", {role: SHAPES[role] for role in used}, named),
+        shape=style.scaled(alt.Shape, "mark", {role: SHAPES[role] for role in used}, None),
         size=style.scaled(alt.Size, "mark", {role: SIZES[role] for role in used}, None),
         tooltip=tooltip,
     )
@@ -99,10 +101,12 @@ def _advised(shown: Mapping[str, tuple[float, float]], colour: Any) -> list[alt.
         "to": [high for _, high in shown.values()],
     }
     base = alt.Chart(style.table(columns)).encode(
-        x=style.number(alt.X, STEP), color=colour, tooltip=style.tips({"at": "", STEP: ".2~g"})
+        x=style.number(alt.X, STEP),
+        color=colour,
+        tooltip=style.tips({"at": "", STEP: ".2~g", "to": ".2~g"}),
     )
     edges = base.mark_rule(strokeDash=list(style.DOTTED), strokeWidth=1.6)
-    return [base.mark_rect(opacity=0.12).encode(x2=alt.X2(field="to")), edges]
+    return [base.mark_rect(opacity=0.15).encode(x2=alt.X2(field="to")), edges]
 
 
 def _floor(figure: StepFigure) -> list[alt.Chart]:
