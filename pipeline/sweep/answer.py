@@ -35,7 +35,6 @@ from evenload.pipeline.sweep.setting import (
     why_left_out,
 )
 from evenload.pipeline.sweep.targets import TargetRow, target_rows
-from evenload.pipeline.sweep.transfer import Transfer, transfers
 
 Curves = Mapping[str, Sequence[CurvePoint]]
 
@@ -65,7 +64,6 @@ class Answer(NamedTuple):
     terms: Terms
     tuned: tuple[Setting, ...]  # settings of the search, if the confirm stage counts
     targets: tuple[TargetRow, ...]  # time to a target loss, and loss at the end of the budget
-    transfers: tuple[Transfer, ...]  # whether the best step size is the same with more experts
     stopped: tuple[Stopped, ...]
 
     @property
@@ -151,7 +149,6 @@ def answer_of(
         terms=terms,
         tuned=tuple(_all_settings(tuned, objective)) if is_confirm else (),
         targets=target_rows(rows, curves or {}, objective.target_loss, axes),
-        transfers=transfers([t for t in trials if stage_of(t) is Stage.TUNE], axes),
         stopped=tuple(_stopped(t, axes) for t in trials if t.state is TrialState.STOPPED),
     )
 

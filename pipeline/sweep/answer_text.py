@@ -10,7 +10,6 @@ from evenload.pipeline.figures.wording import counted, listed
 from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.places import MAY_BE_NAMED, TOP, PlaceAnswer
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Setting, Verdict
-from evenload.pipeline.sweep.transfer import Transfer
 
 NAMES = 5  # most settings that a sentence lists
 
@@ -63,21 +62,6 @@ def place_note(place: PlaceAnswer) -> str:
     )
     left = "; ".join(f"{label}: {why}" for label, why in place.left_out.items())
     return f"{text} Left out: {left}." if left else text
-
-
-def transfer_sentence(transfer: Transfer) -> str:
-    """A sentence that compares the step sizes of least loss for few and for many experts."""
-    few, many = transfer.from_experts, transfer.to_experts
-    text = (
-        f"{transfer.kind}: least mean loss at {few} experts with step size "
-        f"{transfer.best_from:g}, at {many} experts with {transfer.best_to:g}"
-    )
-    if transfer.probability is not None:
-        text += f"; P(both are the same) = {transfer.probability:.2f}"
-    if not transfer.transfers:
-        price = format(transfer.price, "+.4f")
-        text += f"; at {many} experts {transfer.best_from:g} costs {price} bits per byte"
-    return f"{text} ({counted(transfer.seeds, 'seed')} of the tune stage, regardless of evenness)."
 
 
 def _provisional(answer: Answer) -> str:

@@ -49,9 +49,10 @@ def step_curves(answer: Answer, figure: str) -> list[StepCurve]:
         if setting.step is not None and setting.step > 0 and not setting.is_yardstick:
             role = _role(setting, places.get(setting.place))
             point = _point(setting.step, _interval(setting, figure), role)
-            found[rule_of(setting), setting.place].append(
-                _exponential(point) if figure == "over_floor" else point
-            )
+            if not math.isnan(point.mean):
+                found[_rule(setting), setting.place].append(
+                    _exponential(point) if figure == "over_floor" else point
+                )
     return [
         StepCurve(rule, place, tuple(sorted(points)))
         for (rule, place), points in found.items()
@@ -59,7 +60,7 @@ def step_curves(answer: Answer, figure: str) -> list[StepCurve]:
     ]
 
 
-def rule_of(setting: Setting) -> str:
+def _rule(setting: Setting) -> str:
     """The label without the step size. `sign 0.1 schedule=inverse` is another rule than `sign`."""
     return " ".join(word for word in setting.label.split() if word != f"{setting.step:g}")
 

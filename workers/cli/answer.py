@@ -14,7 +14,7 @@ from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.states import Stage
 from evenload.pipeline.sweep.answer import Answer, Stopped
-from evenload.pipeline.sweep.answer_text import method, place_note, sentences, transfer_sentence
+from evenload.pipeline.sweep.answer_text import method, place_note, sentences
 from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Verdict
 from evenload.pipeline.sweep.targets import TargetRow
@@ -35,8 +35,6 @@ def answer_parts(answer: Answer) -> Iterator[RenderableType]:
         yield _target_table(answer.targets)
     if answer.stopped:
         yield _stopped_lines(answer.stopped)
-    for transfer in answer.transfers:
-        yield Text(transfer_sentence(transfer))
     for sentence in sentences(answer):
         yield Text(f"\n{sentence}", style="bold")
 

@@ -15,9 +15,11 @@ from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import Stage, SweepRecord, TrialState
+from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import answer, readable_spec
 from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.next_trials import most_to_come
+from evenload.pipeline.sweep.step_curves import advised_ranges
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.session import (
@@ -30,6 +32,7 @@ from evenload.workers.cli.session import (
     sweep_document,
 )
 from evenload.workers.cli.tables import sweep_table, trial_table
+from evenload.workers.cli.text_plots import learning_plot, step_plots
 from evenload.workers.cli.verbs import (
     AsJson,
     Home,
@@ -203,16 +206,22 @@ def status(
     everything: Annotated[
         bool, typer.Option("--all", help=f"show all trials and the answer, even above {MANY}")
     ] = False,
+    plots: Annotated[
+        bool, typer.Option("--plot", help="also draw figures by step size, and learning curves")
+    ] = False,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
     """Show a sweep with one row per trial; of a large sweep only running and failed trials."""
-    store = open_store(load_settings(home))
+    settings = load_settings(home)
+    store = open_store(settings)
     sweep, counts = store.sweep(sweep_id), store.counts(sweep_id)
     if as_json:
         document = sweep_document(sweep_id, store.trials(sweep_id), answer(store, sweep_id))
         print_json({"state": sweep.state.value, "note": sweep.note, **document})
         return
+    if plots:
+        _print_plots(settings, store, sweep_id)
     out.print(sweep_table([(sweep, counts)]))
     if sweep.note:
         out.print(f"[yellow]{sweep.note}")
@@ -224,6 +233,18 @@ def status(
     some = store.trials(sweep_id, states=OF_INTEREST, limit=MANY)
     out.print(trial_table(some, axes_of(some, readable_spec(store, sweep_id))))
     out.print("`--all` shows every trial and the answer; `evenload report` writes it as a page.")
+
+
+def _print_plots(settings: Settings, store: SweepStore, sweep_id: str) -> None:
+    """Says so if there is nothing to draw."""
+    trials, found = store.trials(sweep_id), answer(store, sweep_id)
+    drawn = list(step_plots(found, advised_ranges(settings, found, trials)))
+    if (learning := learning_plot(found, trials, store.curves(sweep_id))) is not None:
+        drawn.append(learning)
+    for plot in drawn:
+        out.print(plot, no_wrap=True)
+    if not drawn:
+        out.print("Nothing to draw: no rule has two finished step sizes, no trial a curve.")
 
 
 @sweep_app.command(name="list")

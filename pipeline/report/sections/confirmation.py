@@ -1,4 +1,4 @@
-"""Compares figures of the search with those of fresh seeds; transfer of step sizes; targets."""
+"""Compares figures of the search with those of fresh seeds; targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evenload.pipeline.states import Stage
 def confirmation(evidence: Evidence) -> Section | None:
     blocks: list[Block] = [
         block
-        for block in (_tune_against_confirm(evidence), _transfers(evidence), _targets(evidence))
+        for block in (_tune_against_confirm(evidence), _targets(evidence))
         if block is not None
     ]
     return Section("Does it hold?", blocks) if blocks else None
@@ -46,33 +46,6 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
         "Confirm figures have fresh seeds"
         + (" and another corpus." if evidence.spec and _other_data(evidence) else "."),
         title="Tune against confirm",
-    )
-
-
-def _transfers(evidence: Evidence) -> Table | None:
-    rows = [
-        (
-            transfer.kind,
-            f"{transfer.from_experts} to {transfer.to_experts}",
-            f"{transfer.best_from:g}",
-            f"{transfer.best_to:g}",
-            "yes" if transfer.transfers else "no",
-            number(transfer.probability, ".0%"),
-            format(transfer.price, "+.4f"),
-        )
-        for transfer in evidence.answer.transfers
-    ]
-    columns = ("<rule", "experts", "best step\nat few", "best step\nat many", "same?")
-    return (
-        Table(
-            (*columns, "probability\nof the same", "price in\nbits per byte"),
-            rows,
-            "The best step has the least mean loss. Price: loss at the larger count with the best "
-            "step of the smaller count, minus the least loss there. One seed gives no probability.",
-            title="Does the step size of least loss transfer to more experts?",
-        )
-        if rows
-        else None
     )
 
 
