@@ -31,6 +31,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer, readable_spec
 from evenload.pipeline.sweep.audit import Finding, audit, read_facts
 from evenload.pipeline.sweep.axes import ABSENT, EXPERTS, Axes, axes_of, seed_of, value_of
+from evenload.pipeline.sweep.compare import Comparison, compare
 from evenload.pipeline.sweep.extension import extension
 from evenload.pipeline.sweep.removal import remove_sweep
 
@@ -97,6 +98,13 @@ class Client:
     def answer(self, sweep_id: str) -> Answer:
         """The answer with its evidence; `answer_text.sentence` puts it into words."""
         return answer(self.store, sweep_id)
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """The settings that two sweeps have in common, with their differences, and both answers.
+
+        Raises:   SpecError: they have no setting in common, or their losses cannot be compared
+        """
+        return compare(self.store, first, second)
 
     def audit(self, sweep_id: str) -> list[Finding]:
         """Reasons to distrust the answer, with evidence and remedies; data is not read again."""

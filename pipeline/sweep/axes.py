@@ -81,7 +81,7 @@ def axes_of(trials: Iterable[Trial], spec: SweepSpec | None = None) -> Axes:
     per = _per(spec)
     found: dict[bool, list[str]] = {True: [], False: []}
     keys = _ordered(dict.fromkeys(key for tree in leaves for key in tree), spec)
-    is_per = {key: any(_is_below(key, part) for part in per) for key in keys}
+    is_per = {key: any(is_below(key, part) for part in per) for key in keys}
     for key in sorted(keys, key=lambda key: not is_per[key]):
         finer = _numbered(
             [(group, tree.get(key, ABSENT)) for group, tree in zip(groups, leaves, strict=True)]
@@ -130,15 +130,15 @@ def _per(spec: SweepSpec | None) -> tuple[str, ...]:
 def _ordered(keys: Iterable[str], spec: SweepSpec | None) -> list[str]:
     """The keys below axes of the spec in its order, and then the others."""
     axes = list(spec.axes) if spec is not None else [EXPERTS]
-    named = [key for key in keys if not any(_is_below(key, part) for part in UNNAMED)]
+    named = [key for key in keys if not any(is_below(key, part) for part in UNNAMED)]
 
     def rank(key: str) -> int:
-        return next((at for at, axis in enumerate(axes) if _is_below(key, axis)), len(axes))
+        return next((at for at, axis in enumerate(axes) if is_below(key, axis)), len(axes))
 
     return sorted(named, key=rank)
 
 
-def _is_below(key: str, part: str) -> bool:
+def is_below(key: str, part: str) -> bool:
     return key == part or key.startswith(f"{part}.")
 
 

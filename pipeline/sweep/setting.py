@@ -47,6 +47,7 @@ class Setting(NamedTuple):
     figures: Mapping[str, float]  # means over seeds; NaN if one of the trials lacks it
     loss: Interval  # bits per byte, by Student's t
     imbalance: Interval  # max_vio, likewise
+    over_floor: float  # geometric mean of max_vio over its floor
     log_over_floor: Interval  # logarithm of max_vio over its floor, likewise
     idle_percent: Interval  # idle experts, likewise
     step: float | None  # step size or coefficient of the rule, if it has one
@@ -68,11 +69,6 @@ class Setting(NamedTuple):
     @property
     def max_vio(self) -> float:
         return self.imbalance.mean
-
-    @property
-    def over_floor(self) -> float:
-        """The geometric mean of max_vio over its floor."""
-        return math.exp(self.log_over_floor.mean)
 
     def shown(self, name: str) -> str:
         """A figure in its format, with its interval if it has one; a dash if it is missing."""
@@ -126,6 +122,7 @@ def setting_of(
 ) -> Setting:
     """The means of a setting over its complete trials, of which there is at least one."""
     done = [trial for trial in group if is_comparable(trial)]
+    evenness = interval([*map(log_over_floor, done)])
     figures = {
         metric.name: fmean(trial.figure(metric.name) for trial in done) for metric in of_trials()
     }
@@ -138,7 +135,8 @@ def setting_of(
         figures=figures,
         loss=interval([trial.figure(LOSS) for trial in done]),
         imbalance=interval([trial.figure(IMBALANCE) for trial in done]),
-        log_over_floor=interval([*map(log_over_floor, done)]),
+        over_floor=math.exp(evenness.mean),
+        log_over_floor=evenness,
         idle_percent=interval([100 * trial.figure(IDLE) for trial in done]),
         step=parse_balancer(done[0].spec["balancer"]).step,
         violates=tuple(

@@ -59,6 +59,7 @@ STAND_INS: dict[str, str] = {
     f"{RUN} infra/sweeps/tune_confirm.yaml": "evenload sweep plan infra/sweeps/tune_confirm.yaml",
     f"{RUN} infra/sweeps/step_sizes.yaml --address": "{} --help",  # a cluster
     f"{RUN} NEW_ID": "evenload sweep status NEW_ID",  # Ray
+    "evenload sweep compare ID OTHER_ID": "evenload sweep compare ID ID",  # there is one sweep
     "evenload import": "{} --help",  # files of other programs
     "evenload export": "{} --help",  # tests/workers/cli/test_export.py runs it
     "python -m pytest": "{} --collect-only -q",

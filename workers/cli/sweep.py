@@ -22,6 +22,7 @@ from evenload.pipeline.sweep.next_trials import most_to_come
 from evenload.pipeline.sweep.step_curves import advised_ranges
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from evenload.workers.cli.answer import answer_parts
+from evenload.workers.cli.compare import compare
 from evenload.workers.cli.session import (
     checked_trials,
     load_settings,
@@ -269,7 +270,7 @@ def _listed(sweep: SweepRecord, counts: Mapping[TrialState, int]) -> dict[str, o
     }
 
 
-for verb in (pause, resume, stop, cancel, retry, priority, extend, delete):
+for verb in (compare, pause, resume, stop, cancel, retry, priority, extend, delete):
     sweep_app.command()(verb)
 
 
