@@ -20,33 +20,33 @@ FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
 def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
     """All sweeps with their trials.  Raises: SpecError: no store, or one of another version"""
-    return _sweeps(Settings().store_url)
+    return _sweeps(_url())
 
 
 def sweep_ids() -> list[str]:
     """The ids of all sweeps, newest first.  Raises: SpecError: as `sweeps`"""
-    return _sweep_ids(Settings().store_url)
+    return _sweep_ids(_url())
 
 
 def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     """A sweep with its trials.  Raises: SpecError: no store, unknown sweep"""
-    return _sweep(Settings().store_url, sweep_id)
+    return _sweep(_url(), sweep_id)
 
 
 def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
     """The learning curves of a sweep's trials by digest; trials without one are left out."""
-    return _curves(Settings().store_url, sweep_id)
+    return _curves(_url(), sweep_id)
 
 
 def answer(sweep_id: str) -> Answer:
     """The answer with its evidence."""
-    return _answer(Settings().store_url, sweep_id)
+    return _answer(_url(), sweep_id)
 
 
 def findings(sweep_id: str) -> list[Finding]:
     """What the audit found, read again whenever a trial has ended."""
     ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
-    return _findings(Settings().store_url, sweep_id, ended)
+    return _findings(_url(), sweep_id, ended)
 
 
 def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
@@ -57,7 +57,7 @@ def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
 
 def store() -> SweepStore:
     """The store, for verbs. Call `forget` after writing to it."""
-    return _store(Settings().store_url)
+    return _store(_url())
 
 
 def forget() -> None:
@@ -68,17 +68,25 @@ def forget() -> None:
 
 def trial(digest: str) -> TrialRecord:
     """One trial.  Raises: SpecError: no store, unknown trial"""
-    return _trial(Settings().store_url, digest)
+    return _trial(_url(), digest)
 
 
 def attempts(digest: str) -> list[AttemptRecord]:
     """All attempts at a trial, oldest first."""
-    return _attempts(Settings().store_url, digest)
+    return _attempts(_url(), digest)
+
+
+def _url() -> str:
+    return Settings().shown_store_url
+
+
+def _store(url: str) -> SweepStore:
+    return _opened(url, read_only=not Settings().dashboard_controls)
 
 
 @st.cache_resource(max_entries=4)
-def _store(url: str) -> SweepStore:
-    return SweepStore(url)
+def _opened(url: str, read_only: bool) -> SweepStore:
+    return SweepStore(url, read_only)
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)

@@ -25,6 +25,7 @@ from evenload.pipeline.figures.loads import Loads, utilisation
 from evenload.pipeline.figures.metrics import METRICS, figures
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import parts, read_history
+from evenload.pipeline.redaction import start_logging
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
@@ -160,7 +161,9 @@ def _labels(trial: TrialRecord) -> Labels:
 def serve(settings: Settings, port: int, address: str = "127.0.0.1") -> int:
     """Answers scrapes in the background; returns the port. Port 0: the system chooses one."""
     registry = CollectorRegistry()
-    registry.register(Exporter(SweepStore(settings.store_url), settings))
+    registry.register(
+        Exporter(SweepStore(settings.reader_url or settings.store_url, read_only=True), settings)
+    )
     server, _ = start_http_server(port, address, registry)
     return int(server.server_port)
 
@@ -170,7 +173,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--address", default="127.0.0.1")
     arguments = parser.parse_args()
-    serve(Settings(), arguments.port, arguments.address)
+    settings = Settings()
+    start_logging(settings)
+    serve(settings, arguments.port, arguments.address)
     threading.Event().wait()
 
 

@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote
 
+from evenload.pipeline.addresses import HIDDEN, SHORTEST, is_unclear, secrets_of
 from evenload.pipeline.settings import Settings
 
-# Environment variables of the services that evenload uses. Their values are never shown.
-SECRET_VARIABLES = (
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "POSTGRES_PASSWORD",
-    "RAY_AUTH_TOKEN",
+# Environment variables with such a name have secret values, those of paths excepted.
+SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|CREDENTIAL|CONNECTION_STRING|ACCESS_?KEY|API_?KEY"
+    r"|ACCOUNT_?KEY|STORAGE_KEY|PRIVATE_?KEY|AUTHORIZATION|SAS$",
+    re.IGNORECASE,
 )
-SHORTEST = 6  # characters; a shorter secret would match parts of ordinary words
-HIDDEN = "***"
+PATH_NAME = re.compile(r"(PATH|FILE|DIR|HOME|PARALLELISM)$", re.IGNORECASE)
 
 
 def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The passwords in the settings' URLs and the values of SECRET_VARIABLES, longest first."""
-    urls = (settings.database_url, settings.tracking_uri, settings.mirror_url)
-    found = {password for url in urls if url for password in _passwords(url)}
-    found |= {environment.get(name, "") for name in SECRET_VARIABLES}
-    return tuple(sorted((s for s in found if len(s) >= SHORTEST), key=len, reverse=True))
+    """What of the settings' URLs and of the environment is secret, longest first.
+
+    Each secret comes in every spelling in which a library may repeat it: percent codes, JSON, HTML.
+    """
+    urls = {settings.database_url, settings.reader_url, settings.tracking_uri, settings.mirror_url}
+    found: set[str] = set()
+    for name, value in environment.items():
+        if SECRET_NAME.search(name) and not PATH_NAME.search(name) and len(value) >= SHORTEST:
+            found.add(value)
+        elif "://" in value:
+            urls.add(value)
+    for url in urls - {None, ""}:
+        found |= secrets_of(str(url))
+    return _spelled(found)
+
+
+def without_secrets_of(url: str, error: object) -> str:
+    """The message of an error about this URL, without the secrets in the URL."""
+    if is_unclear(url):
+        return "its password or its port cannot be told; write @ in a password as %40, / as %2F"
+    return redacted(str(error), _spelled(secrets_of(url)))
+
+
+def _spelled(found: Iterable[str]) -> tuple[str, ...]:
+    spelled = {spelling for secret in found for spelling in _spellings(secret)}
+    return tuple(sorted(spelled, key=lambda secret: (-len(secret), secret)))
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    for plain in (secret, unquote(secret)):
+        yield from (plain, quote(plain), quote(plain, safe=""), quote_plus(plain))
+        yield from (json.dumps(plain)[1:-1], repr(plain)[1:-1], html.escape(plain))
 
 
 def redacted(text: str, hidden: Iterable[str]) -> str:
@@ -73,11 +97,3 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record), self._hidden)
-
-
-def _passwords(url: str) -> set[str]:
-    """The passwords in the URL: as written, unquoted and quoted."""
-    parts = urlsplit(url)
-    given = [parts.password] if parts.password else []
-    given += re.findall(r"(?:^|&)password=([^&]*)", parts.query)
-    return {form for password in given for form in (password, unquote(password), quote(password))}

@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from pydantic import PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 
 
@@ -27,6 +28,8 @@ class Settings(BaseSettings):
     """Folder with the store, MLflow's runs, corpora, checkpoints and records."""
     database_url: str | None = None
     """The store; null: SQLite in the home. PostgreSQL: postgresql+psycopg://..."""
+    reader_url: str | None = None
+    """The same store for a role that only reads, for pages without controls; null: database_url."""
     tracking_uri: str | None = None
     """MLflow's server; null: SQLite in the home."""
     artifact_root: str | None = None
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.root / 'evenload.db'}"
 
     @property
+    def shown_store_url(self) -> str:
+        """The store as the dashboard opens it: without controls for a role that only reads."""
+        return (not self.dashboard_controls and self.reader_url) or self.store_url
+
+    @property
     def mlflow_uri(self) -> str:
         return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
 
@@ -102,23 +110,20 @@ class Settings(BaseSettings):
         return self.root / "trials" / digest
 
     def uri_of(self, path: Path) -> str:
-        """The URI of a file below `root` by which every host finds it."""
+        """The URI of a file below `root` by which every host finds it. It has no credentials."""
         if self.mirror_url is None:
             return path.as_uri()
-        return f"{self.mirror_url.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
+        mirror = shown_address(self.mirror_url)
+        return f"{mirror.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
 
     def path_of(self, uri: str) -> Path:
         """The local path of a file whose URI came from `uri_of`, here or on another host."""
-        if self.mirror_url is not None and uri.startswith(self.mirror_url):
-            return self.root / uri.removeprefix(self.mirror_url).lstrip("/")
+        if self.mirror_url is not None:
+            mirror = shown_address(self.mirror_url)
+            if uri.startswith(mirror):
+                return self.root / uri.removeprefix(mirror).lstrip("/")
         return Path(url2pathname(urlsplit(uri).path))
 
     @property
     def corpus_dir(self) -> Path:
         return self.root / "corpora"
-
-
-def without_password(url: str) -> str:
-    """The URL with its password replaced by ***."""
-    hidden = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)

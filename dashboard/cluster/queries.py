@@ -19,8 +19,9 @@ from evenload.dashboard.cluster.health import (
     workers_check,
 )
 from evenload.dashboard.run import queries as run_queries
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import PresenceRecord, Snapshot
 
 
@@ -34,7 +35,7 @@ class Cluster(NamedTuple):
 
 def cluster() -> Cluster:
     """The state of the cluster.  Raises: SpecError: there is no store, or it does not answer"""
-    return _cluster(Settings().store_url)
+    return _cluster(Settings().shown_store_url)
 
 
 def checks() -> list[Check]:
@@ -47,7 +48,7 @@ def checks() -> list[Check]:
         found.append(store_down(str(error)))
     else:
         found += [
-            store_check(without_password(settings.store_url), here.seconds),
+            store_check(shown_address(settings.shown_store_url), here.seconds),
             coordinator_check(here.present, here.snapshot),
             workers_check(here.present, here.snapshot),
         ]
@@ -66,7 +67,7 @@ def _mlflow(settings: Settings, is_store_here: bool) -> Check:
             for _, trials in queries.sweeps()
             for trial in trials
         )
-    where = without_password(settings.mlflow_uri)
+    where = shown_address(settings.mlflow_uri)
     return mlflow_check(where, run_queries.mlflow_problem(), int(failed))
 
 

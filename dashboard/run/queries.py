@@ -5,8 +5,8 @@ All numbers come from shards. MLflow is only queried for its health.
 
 from __future__ import annotations
 
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from evenload.dashboard.shown_runs import Run, folder_of, is_over, outline_of, version_of
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.figures.evaluation import Detail
 from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
@@ -23,6 +24,7 @@ from evenload.pipeline.records.load_series import LoadSeries, catch_up, percent_
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import read_eval_counts, read_history
 from evenload.pipeline.records.system_sink import read_samples
+from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialRecord
 
@@ -149,11 +151,12 @@ def _system_samples(folder: Path, attempt: int) -> dict[str, NDArray[Any]]:
 
 @st.cache_data(ttl=PROBE_SECONDS, max_entries=4, show_spinner=False, refresh_mode="background")
 def _mlflow_problem(uri: str) -> str | None:
+    address = f"{shown_address(uri).rstrip('/')}/health"  # needs no login
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_SECONDS):
+        with urllib.request.urlopen(address, timeout=PROBE_TIMEOUT_SECONDS):
             return None
-    except (urllib.error.URLError, OSError) as error:
-        return str(getattr(error, "reason", error))
+    except (OSError, HTTPException, ValueError) as error:
+        return without_secrets_of(uri, getattr(error, "reason", error))
 
 
 def _modified(path: Path) -> float:

@@ -20,9 +20,11 @@ from typing import Any, TypeVar, cast
 
 import fsspec
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError, TrackingUnavailable
 from evenload.pipeline.records.parquet_files import replace
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
 
@@ -42,16 +44,20 @@ class Mirror:
     """One object store.
 
     Args:     url: a URL of fsspec, such as s3://bucket/prefix; its file system finds credentials
-    Raises:   SpecError: no file system for the URL is installed
+    Raises:   SpecError: no file system for the URL is installed, or it refuses the URL
+              OSError: the store does not answer
     """
 
     def __init__(self, url: str) -> None:
         try:
             self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - file systems raise their own for a wrong URL
             raise SpecError(
-                f"mirror_url={url!r} cannot be opened ({error}); check the URL, and install the "
-                "fsspec file system that it needs"
+                f"mirror_url={shown_address(url)!r} cannot be opened "
+                f"({without_secrets_of(url, error)}); check the URL, and install the fsspec file "
+                "system that it needs"
             ) from None
 
     def index(self, digest: str) -> Index:
@@ -228,7 +234,8 @@ def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
             raise
         except OSError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
-                raise TrackingUnavailable(f"the mirror does not answer: {error}") from error
+                reason = without_secrets_of(str(settings.mirror_url), error)
+                raise TrackingUnavailable(f"the mirror does not answer: {reason}") from error
         time.sleep(RETRY_SECONDS)
 
 

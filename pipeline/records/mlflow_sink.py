@@ -41,6 +41,7 @@ from evenload.pipeline.records.run import Biases, EvalRecord, RunIdentity, StepR
 from evenload.pipeline.records.run_labels import MAX_VALUE, attempt_tags, identity_tags, params
 from evenload.pipeline.records.scalars import evaluation_figures, logged_scalars
 from evenload.pipeline.records.shards import iter_history, parts
+from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
@@ -253,7 +254,7 @@ def probe(settings: Settings) -> str | None:
     try:
         MlflowClient(tracking_uri=settings.mlflow_uri).search_experiments(max_results=1)
     except FAILURES as error:
-        return str(error).splitlines()[0]
+        return without_secrets_of(settings.mlflow_uri, error).splitlines()[0]
     return None
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from evenload.pipeline.settings import Settings, without_password
+import sys
+
+from evenload.pipeline.addresses import shown_address
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.schema import REVISIONS
 from evenload.pipeline.store.sweep_store import SweepStore
 
 
 def main() -> None:
-    """Raises: StoreUnavailable; SpecError: the schema is newer than this evenload"""
     settings = Settings()
-    settings.root.mkdir(parents=True, exist_ok=True)
-    SweepStore(settings.store_url).migrate()
-    print(f"{without_password(settings.store_url)} is at revision {REVISIONS[-1]}")
+    try:
+        settings.make_home()
+        SweepStore(settings.store_url).migrate()
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{shown_address(settings.store_url)} is at revision {REVISIONS[-1]}")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,25 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.settings import without_password
 
 BUSY_MILLISECONDS = 30_000
 WRITES = "writes"  # execution option of a connection that will write
 
 
-def open_engine(url: str) -> Engine:
-    """An engine that has not connected yet.  Raises: SpecError: the URL's database is unknown"""
+def open_engine(url: str, read_only: bool = False) -> Engine:
+    """An engine that has not connected yet. With `read_only` its database refuses every write.
+
+    Raises:   SpecError: the URL's database is unknown
+    """
     parsed = _known(url)
-    engine = create_engine(parsed, pool_pre_ping=True)
+    options = {"postgresql_readonly": read_only}  # SQLite ignores it
+    engine = create_engine(parsed, pool_pre_ping=True, execution_options=options)
     if parsed.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
+        if read_only:
+            event.listen(engine, "connect", _forbid_writes)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -29,13 +35,11 @@ def _known(url: str) -> URL:
     try:
         parsed = make_url(url)
         parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
-        raise SpecError(
-            f"database_url={without_password(url)!r} cannot be opened; {remedy}"
-        ) from None
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
+        raise SpecError(f"database_url={shown_address(url)!r} cannot be opened; {remedy}") from None
     in_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
     if parsed.get_backend_name() not in ("sqlite", "postgresql") or in_memory:
-        raise SpecError(f"database_url={without_password(url)!r} cannot hold sweeps; {remedy}")
+        raise SpecError(f"database_url={shown_address(url)!r} cannot hold sweeps; {remedy}")
     return parsed
 
 
@@ -47,6 +51,10 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     # A killed process loses no commit. A power cut may lose the last ones; their work is redone.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _forbid_writes(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA query_only = ON").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import LeaseLost
 from evenload.pipeline.states import (
     AttemptState,
@@ -82,7 +83,7 @@ def claim(
         worker=worker,
         label=won.label,
         spec=won.spec,
-        checkpoint_uri=won.checkpoint_uri,
+        checkpoint_uri=won.checkpoint_uri and shown_address(won.checkpoint_uri),
         sweep_id=sweep.sweep_id if sweep else None,
         parent_run_id=sweep.parent_run_id if sweep else None,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.states import (
     AttemptRecord,
     AttemptState,
@@ -294,7 +295,7 @@ def _trial(row: Row[*tuple[Any, ...]], stage: Stage | None = None) -> TrialRecor
         error=row.error,
         worker=row.worker,
         run_id=row.run_id,
-        checkpoint_uri=row.checkpoint_uri,
+        checkpoint_uri=row.checkpoint_uri and shown_address(row.checkpoint_uri),
         lease_until=row.lease_until if row.attempt_state is AttemptState.RUNNING else None,
         heartbeat_at=row.heartbeat_at,
         created_at=row.created_at,

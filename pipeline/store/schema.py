@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.settings import without_password
 from evenload.pipeline.store.engine import BUSY_MILLISECONDS, WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,7 +24,7 @@ def check(connection: Connection) -> None:
     found = _revision(connection)
     if found == REVISIONS[-1]:
         return
-    where = without_password(connection.engine.url.render_as_string(hide_password=True))
+    where = shown_address(connection.engine.url.render_as_string(hide_password=True))
     if found is None:
         raise SpecError(f"{where} holds no sweeps yet; `evenload sweep list` sets it up")
     if found not in REVISIONS:

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, exists, select, update
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 
-from evenload.pipeline.errors import StoreUnavailable
-from evenload.pipeline.settings import without_password
+from evenload.pipeline.addresses import shown_address
+from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.spec.sweep import Extension, SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import (
@@ -46,6 +47,9 @@ from evenload.pipeline.store.engine import WRITES, open_engine
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.stackable_trials import StackableTrial
 
+# SQLSTATE of psycopg's errors: an unknown option, a role without the right, read-only.
+NOT_ALLOWED = (None, "42501", "25006")
+
 
 class SweepStore:
     """The store, in SQLite (`sqlite:///path`) or PostgreSQL (`postgresql+psycopg://...`).
@@ -53,13 +57,14 @@ class SweepStore:
     Every method is one transaction. The constructor does not connect; the first use checks the
     schema. Methods return frozen records with times in UTC, by the database's clock.
 
+    Args:     read_only: whether the database must refuse every write
     Raises:   SpecError: the URL, the schema or an id is wrong; the message names the remedy
               StoreUnavailable: the database does not answer
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_only: bool = False) -> None:
         self._url = url
-        self._engine = open_engine(url)
+        self._engine = open_engine(url, read_only)
         self._is_checked = False
 
     def migrate(self) -> None:
@@ -428,7 +433,15 @@ class SweepStore:
         try:
             yield
         except (OperationalError, InterfaceError) as error:
-            where = without_password(self._url)
+            reason = without_secrets_of(self._url, error.orig)
             raise StoreUnavailable(
-                f"{where}: {error.orig}; check the database and its URL"
-            ) from error
+                f"{shown_address(self._url)}: {reason}; check the database and its URL"
+            ) from None  # the driver's error may repeat the password
+        except (InternalError, ProgrammingError) as error:
+            if getattr(error.orig, "sqlstate", "") not in NOT_ALLOWED:
+                raise
+            reason = without_secrets_of(self._url, error.orig)
+            raise SpecError(
+                f"{shown_address(self._url)}: {reason}; check the options of the URL and what its "
+                "role may do"
+            ) from None

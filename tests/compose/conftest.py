@@ -25,7 +25,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     env_file = tmp_path_factory.mktemp("compose") / "env"
     ports = {"DASHBOARD_PORT": 18501, "MLFLOW_PORT": 15000, "RAY_PORT": 18265}
     values = ports | {
-        "POSTGRES_PASSWORD": secrets.token_hex(16),
+        **{
+            f"POSTGRES_{role}PASSWORD": secrets.token_hex(16)
+            for role in ("", "OWNER_", "WRITER_", "READER_", "MLFLOW_")
+        },
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "GRAFANA_PASSWORD": secrets.token_hex(16),
         "EVENLOAD_DASHBOARD_CONTROLS": "true",

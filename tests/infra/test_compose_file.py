@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.infra.test_k8s import leaves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -108,3 +111,59 @@ def test_gpu_workers_reserve_a_gpu_and_start_only_when_asked_for() -> None:
 def test_all_services_that_read_or_write_trials_have_the_same_mirror() -> None:
     for name in ("ray-head", "ray-worker", "ray-worker-gpu", "coordinator", "dashboard"):
         assert SERVICES[name]["environment"]["EVENLOAD_MIRROR_URL"] == "${EVENLOAD_MIRROR_URL:-}"
+
+
+def secret_names() -> set[str]:
+    """The variables that secrets.sh writes, and every key of the secret of infra/k8s."""
+    text = (REPOSITORY / "infra" / "secrets.sh").read_text()
+    return set(re.findall(r"\b[A-Z_]+(?:PASSWORD|TOKEN)\b", text))
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command and health check of the services, and every one of the manifests."""
+    for name, service in SERVICES.items():
+        for part in (service.get("command"), service.get("healthcheck", {}).get("test")):
+            yield name, str(part)
+    for path in (REPOSITORY / "infra" / "k8s").rglob("*.yaml"):
+        for tree in yaml.safe_load_all(path.read_text()):
+            for key in ("command", "args", "entrypoint"):
+                yield from ((path.name, str(part)) for part in leaves(tree, key))
+
+
+def test_no_command_and_no_health_check_expands_a_secret() -> None:
+    """Every user of the machine can read the arguments of a process."""
+    holders = {
+        key for tree in SERVICES.values() for key, value in (tree.get("environment") or {}).items()
+        if any(f"${{{name}" in str(value) for name in secret_names())
+    }  # fmt: skip
+    assert holders >= {"EVENLOAD_DATABASE_URL", "MLFLOW_BACKEND_STORE_URI", "RAY_AUTH_TOKEN"}
+    found = list(commands())
+    assert len(found) > 25
+    for owner, command in found:
+        for name in holders | secret_names():
+            assert not re.search(rf"\$[({{]?{name}\b", command), f"{owner}: {command}"
+
+
+def test_no_service_connects_as_the_superuser() -> None:
+    users = {
+        user
+        for service in SERVICES.values()
+        for user in re.findall(r"://(\w+):\$\{POSTGRES", str(service.get("environment")))
+    }
+    assert users == {"evenload_owner", "evenload_writer", "evenload_reader", "mlflow"}
+    assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] not in users
+    reader = str(SERVICES["exporter"]["environment"])
+    assert "evenload_reader:" in reader
+    assert "evenload_writer:" not in reader
+
+
+def test_an_env_file_with_another_mode_and_no_newline_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "infra").mkdir()
+    script = tmp_path / "infra" / "secrets.sh"
+    script.write_text((REPOSITORY / "infra" / "secrets.sh").read_text())
+    env = tmp_path / ".env"
+    env.write_text("MLFLOW_PORT=5001")
+    env.chmod(0o644)
+    subprocess.run(["bash", str(script)], check=True, capture_output=True)
+    assert env.stat().st_mode & 0o777 == 0o600
+    assert env.read_text().splitlines()[0] == "MLFLOW_PORT=5001"

@@ -10,8 +10,9 @@ for torch, Ray and MLflow.
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -152,13 +153,20 @@ def main() -> None:
     try:
         app()
     except SpecError as error:
-        _refuse(str(error))
+        _end(f"error: {error}", 2)
     except ModuleNotFoundError as error:
         if (missing := explanation(error)) is None:
-            raise
-        _refuse(missing)
+            _end(traceback.format_exc(), 1)
+        _end(f"error: {missing}", 2)
+    except Exception:  # noqa: BLE001 - a traceback may repeat a password
+        _end(traceback.format_exc(), 1)
 
 
-def _refuse(problem: str) -> None:
-    print(f"error: {problem}", file=sys.stderr)
-    sys.exit(2)
+def _end(problem: str, code: int) -> NoReturn:
+    """Prints the problem without secrets, and ends the process."""
+    from evenload.pipeline.redaction import redacted, secrets
+    from evenload.pipeline.settings import Settings
+
+    # Without reading the settings, which may be the problem.
+    print(redacted(problem, secrets(Settings.model_construct())), file=sys.stderr)
+    sys.exit(code)

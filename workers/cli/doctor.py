@@ -15,10 +15,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import remedy
 from evenload.pipeline.redaction import redacted, secrets
-from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.settings import Settings
 from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
 from evenload.workers.cuda import has_cuda
 from evenload.workers.kernels.backends import resolve_backend
@@ -115,11 +116,11 @@ def _store(settings: Settings) -> Check:
         sweeps = len(open_store(settings).sweeps())
     except SpecError as error:
         return Check("store", False, str(error), "check EVENLOAD_HOME and EVENLOAD_DATABASE_URL")
-    return Check("store", True, f"{sweeps} sweeps in {without_password(settings.store_url)}")
+    return Check("store", True, f"{sweeps} sweeps in {shown_address(settings.store_url)}")
 
 
 def _mlflow(settings: Settings) -> Check:
-    found, where = _installed("mlflow"), without_password(settings.mlflow_uri)
+    found, where = _installed("mlflow"), shown_address(settings.mlflow_uri)
     if not found.usable:
         return found
     if settings.tracking_uri is None and not (settings.root / "mlflow.db").exists():

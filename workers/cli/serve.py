@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import StoreUnavailable
 from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.redaction import start_logging
-from evenload.pipeline.settings import Settings, without_password
+from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cli.session import load_settings, open_store
 
@@ -63,7 +64,7 @@ def serve(
     if store is None:
         return
     admission = Admission(store, settings, has_cuda)
-    logger.info("serving the sweeps in %s", without_password(settings.store_url))
+    logger.info("serving the sweeps in %s", shown_address(settings.store_url))
     with CoordinatorProcess(settings, cluster, health_file) as coordinator:
         while not stop.wait(POLL_SECONDS):
             coordinator.ensure_running()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
@@ -100,7 +101,8 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
 
 def print_json(document: Any) -> None:
     """Prints exactly one document on standard output. NaN becomes null, because JSON lacks it."""
-    sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+    text = json.dumps(_plain(document), indent=2)
+    sys.stdout.write(redacted(text, secrets(Settings.model_construct())) + "\n")
 
 
 def _plain(value: Any) -> Any:

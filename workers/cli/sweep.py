@@ -10,8 +10,10 @@ import typer
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import WORKERS, require
+from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import Stage, SweepRecord, TrialState
@@ -153,8 +155,8 @@ def _run_as_job(address: str, sweep: str, as_json: bool, slots: int | None) -> i
     """Returns the exit code of the Ray job.  Raises: SpecError: no file, or no access"""
     if not _is_file(sweep):
         raise SpecError(
-            f"{sweep}: with --address {address} only the YAML file of a sweep can be sent; give "
-            "the file, or the id without an http address"
+            f"{sweep}: with --address {shown_address(address)} only the YAML file of a sweep can "
+            "be sent; give the file, or the id without an http address"
         )
     sweep_id = load_sweep(Path(sweep)).sweep_id()
     from evenload.workers.actors.ray_job import run_as_job  # with Ray, as below
@@ -162,10 +164,11 @@ def _run_as_job(address: str, sweep: str, as_json: bool, slots: int | None) -> i
     try:
         return run_as_job(address, sweep_id, Path(sweep), as_json, slots)
     except (OSError, RuntimeError) as error:  # OSError includes errors of requests
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = without_secrets_of(address, error).strip()
+        reason = (text.splitlines() or [type(error).__name__])[0]
         raise SpecError(
-            f"--address {address}: {reason.rstrip('.')}; give the address of a running Ray "
-            "cluster's dashboard, and its token in RAY_AUTH_TOKEN"
+            f"--address {shown_address(address)}: {reason.rstrip('.')}; give the address of a "
+            "running Ray cluster's dashboard, and its token in RAY_AUTH_TOKEN"
         ) from None
 
 
