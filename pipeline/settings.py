@@ -6,13 +6,14 @@ The defaults need no server: SQLite, MLflow on SQLite, and files, all under `./.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evenload.pipeline.addresses import shown_address
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     lease_seconds: PositiveFloat = 20.0
     """A worker that is silent for so long loses its trial."""
     heartbeat_seconds: PositiveFloat = 4.0
-    """Time between two heartbeats of a worker."""
+    """Time between two heartbeats of a worker; at most half of a lease."""
     train_slots: PositiveInt | None = None
     """Trials trained at once; null: one per core or GPU."""
     eval_slots: PositiveInt = 1
@@ -56,6 +57,17 @@ class Settings(BaseSettings):
     """Whether everyone who reaches the dashboard may start and steer sweeps."""
     tiles_file: Path | None = None
     """Tile sizes of the Triton kernels, as `evenload tune` saves them; null: the built-in table."""
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _renews_in_time(cls, heartbeat: float, info: ValidationInfo) -> float:
+        lease = info.data.get("lease_seconds", math.inf)
+        if 2 * heartbeat > lease:
+            raise ValueError(
+                f"{heartbeat:g} s between heartbeats is too long for a lease of {lease:g} s; set "
+                f"it to at most {lease / 2:g}, or lease_seconds to at least {2 * heartbeat:g}"
+            )
+        return heartbeat
 
     @property
     def root(self) -> Path:

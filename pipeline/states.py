@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class SweepState(StrEnum):
@@ -190,8 +190,8 @@ class AttemptRecord:
 class Claim:
     """The right to work on a trial, and what the work needs to know.
 
-    It is valid until the coordinator finds its lease expired. The store refuses writes with an
-    older attempt number.
+    It is valid until a coordinator has seen no renewal of its lease for as long as that lasts. The
+    store refuses writes with an older attempt number.
     """
 
     digest: str
@@ -203,6 +203,15 @@ class Claim:
     checkpoint_uri: str | None
     sweep_id: str | None
     parent_run_id: str | None
+
+
+class Lease(NamedTuple):
+    """The newest renewal of a running attempt's lease, and how long it lasts from then on."""
+
+    digest: str
+    attempt: int
+    renewed_at: datetime  # by the database's clock, which may jump: only tells renewals apart
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +231,15 @@ class TrialStatus:
     preemptions: int = 0
     max_preemptions: int = 20
     sweep_id: str = ""  # the first sweep, in starting order, that lists the trial
+    heartbeat_at: datetime | None = None
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease of the worker that holds the trial; None if none holds it."""
+        if not self.state.is_held or self.lease_until is None or self.heartbeat_at is None:
+            return None
+        seconds = (self.lease_until - self.heartbeat_at).total_seconds()
+        return Lease(self.digest, self.attempt, self.heartbeat_at, seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def parts(store: SweepStore, sweep_id: str) -> dict[str, float]:
     crew = Crew(free=dict.fromkeys(WorkKind, 1000))
     return {
         "snapshot": _median_seconds(lambda: store.snapshot([sweep_id], max_unstarted=1000)),
-        "plan": _median_seconds(lambda: plan(snapshot, snapshot.taken_at, crew)),
+        "plan": _median_seconds(lambda: plan(snapshot, crew)),
         "trials": _median_seconds(lambda: store.trials(sweep_id)),
         "claim": _median_seconds(lambda: _claimed(store)),
     }

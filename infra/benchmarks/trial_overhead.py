@@ -127,7 +127,7 @@ def _store_seconds(spec: TrialSpec, settings: Settings) -> tuple[float, float]:
 
     def decide() -> None:
         snapshot = store.snapshot(None)
-        plan(snapshot, snapshot.taken_at, Crew())
+        plan(snapshot, Crew())
 
     beats = [_seconds(lambda: store.heartbeat(claim, progress, 60)) for _ in range(REPEATS)]
     rounds = [_seconds(decide) for _ in range(REPEATS)]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import psutil
 
+from evenload.pipeline.processes import is_running, process_id
 from evenload.pipeline.records.parquet_files import replace
 from evenload.pipeline.records.recorded_runs import (
     FILE,
@@ -84,7 +82,7 @@ class RunWriter:
             balancer=balancer,
             unit=unit,
             planned_steps=planned_steps,
-            writer=_this_process(),
+            writer=process_id(),
             started=now,
             updated=now,
             folder=folder,
@@ -104,7 +102,7 @@ class RunWriter:
             went_on = run.last_step >= step - 1 and not _has_writer(run)
             if same and went_on and (run.name, run.source) == (name, about["source"]):
                 planned = about.get("planned_steps") or run.planned_steps
-                update = {"ended": None, "planned_steps": planned, "writer": _this_process()}
+                update = {"ended": None, "planned_steps": planned, "writer": process_id()}
                 return cls(run.model_copy(update=update))
         return cls.create(home, name, **about)
 
@@ -191,16 +189,9 @@ def recorded_step(
     )
 
 
-def _this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def _has_writer(run: RecordedRun) -> bool:
     """Whether another process of this machine may still write the run."""
-    host, _, pid = run.writer.rpartition(":")
-    if run.ended is not None or host != socket.gethostname() or int(pid) == os.getpid():
-        return False
-    return psutil.pid_exists(int(pid))
+    return run.ended is None and run.writer != process_id() and bool(is_running(run.writer))
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import ColumnElement, Connection, Update, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Update, case, exists, func, or_, select, update
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import Order, SweepState, TrialState, WorkKind
@@ -74,13 +74,16 @@ def _endings() -> tuple[Update, Update]:
     waiting = Trial.state.in_(list(WAITING.values()))
     unwanted = or_(Trial.ordered == Order.CANCEL, ~is_listed_by(*WANT_EVALUATION))
     no_further = or_(Trial.ordered == Order.STOP, ~is_listed_by(*WANT_TRAINING))
-    ended = {"ordered": None, "finished_at": db_time()}
+    # Whoever cancelled this trial, and not only its sweep, wants it to stay so.
+    by_user = case((Trial.ordered == Order.CANCEL, Trial.ordered), else_=None)
     reason = func.coalesce(Trial.stop_reason, "its sweep was stopped")
     return (
-        update(Trial).where(waiting, unwanted).values(state=TrialState.CANCELLED, **ended),
+        update(Trial)
+        .where(waiting, unwanted)
+        .values(state=TrialState.CANCELLED, ordered=by_user, finished_at=db_time()),
         update(Trial)
         .where(Trial.state == TrialState.QUEUED, no_further)
-        .values(state=TrialState.STOPPED, stop_reason=reason, **ended),
+        .values(state=TrialState.STOPPED, stop_reason=reason, ordered=None, finished_at=db_time()),
     )
 
 

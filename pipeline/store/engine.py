@@ -11,6 +11,15 @@ from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 
 BUSY_MILLISECONDS = 30_000
+# So that a server that vanished from the network is noticed within a lease and not after minutes.
+NOTICE_SILENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds without an acknowledgement
+    "options": f"-c statement_timeout={BUSY_MILLISECONDS}",
+}
 WRITES = "writes"  # execution option of a connection that will write
 
 
@@ -20,8 +29,14 @@ def open_engine(url: str, read_only: bool = False) -> Engine:
     Raises:   SpecError: the URL's database is unknown
     """
     parsed = _known(url)
-    options = {"postgresql_readonly": read_only}  # SQLite ignores it
-    engine = create_engine(parsed, pool_pre_ping=True, execution_options=options)
+    is_remote = parsed.get_backend_name() == "postgresql"
+    limits = {key: value for key, value in NOTICE_SILENCE.items() if key not in parsed.query}
+    engine = create_engine(
+        parsed,
+        pool_pre_ping=True,
+        execution_options={"postgresql_readonly": read_only},  # SQLite ignores it
+        connect_args=limits if is_remote else {},
+    )
     if parsed.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         if read_only:

@@ -7,7 +7,8 @@ count tells whether it won. Locks are taken in the order attempt, then trial.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
@@ -20,6 +21,7 @@ from evenload.pipeline.states import (
     Claim,
     Command,
     CurvePoint,
+    Lease,
     Order,
     Progress,
     SweepState,
@@ -166,16 +168,23 @@ def finish(
     error: str | None,
     checkpoint_uri: str | None,
     run_id: str | None,
+    may_pass: bool,
 ) -> TrialState:
     assert state in VERDICTS, state
     failed = state is TrialState.FAILED
     ending = AttemptState.FAILED if failed else AttemptState.DONE
     if not _end(connection, held, ending, _last_line(error)):
         return trial_state(connection, held.digest)
-    before = connection.execute(select(Trial.result).where(Trial.digest == held.digest))
+    before = connection.execute(
+        select(Trial.result, Trial.failures).where(Trial.digest == held.digest)
+    ).one()
+    if failed and may_pass and before.failures == 0:
+        _give_back(connection, held.digest, held.kind, Charge.RETRY)
+        end_unwanted(connection, held.digest)
+        return trial_state(connection, held.digest)
     values: dict[str, Any] = {
         "state": state,
-        "result": before.scalar_one() | result,
+        "result": before.result | result,
         "error": error,
         "checkpoint_uri": func.coalesce(checkpoint_uri, Trial.checkpoint_uri),
         "run_id": func.coalesce(run_id, Trial.run_id),
@@ -201,14 +210,15 @@ def release(connection: Connection, held: Claim, reason: str, preempted: bool) -
     return trial_state(connection, held.digest)
 
 
-def expire(connection: Connection) -> list[str]:
-    overdue = (Attempt.state == AttemptState.RUNNING, Attempt.lease_until < db_time())
-    return _lose(connection, overdue, "lease expired", Charge.RETRY)
+def expire(connection: Connection, overdue: Collection[Lease]) -> list[str]:
+    found = _running(connection, Attempt.digest.in_([lease.digest for lease in overdue]))
+    silent = {(lease.digest, lease.attempt, lease.renewed_at) for lease in overdue}
+    unrenewed = [row for row in found if (row.digest, row.number, row.heartbeat_at) in silent]
+    return _lose(connection, unrenewed, "lease expired", Charge.RETRY)
 
 
 def lose(connection: Connection, worker: str, reason: str, charge: Charge) -> list[str]:
-    held = (Attempt.state == AttemptState.RUNNING, Attempt.worker == worker)
-    return _lose(connection, held, reason, charge)
+    return _lose(connection, _running(connection, Attempt.worker == worker), reason, charge)
 
 
 def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool:
@@ -224,18 +234,27 @@ def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool
     return given_up.rowcount == 1
 
 
-def _lose(
-    connection: Connection, condition: tuple[ColumnElement[bool], ...], reason: str, charge: Charge
-) -> list[str]:
-    """Ends attempts without a verdict, except those that another transaction is just ending."""
-    preempted = charge is Charge.PREEMPTION
-    ending = AttemptState.PREEMPTED if preempted else AttemptState.LOST
-    attempts = connection.execute(
-        select(Attempt.digest, Attempt.number, Attempt.kind)
-        .where(*condition)
+def _running(
+    connection: Connection, chosen: ColumnElement[bool]
+) -> Sequence[Row[str, int, WorkKind, datetime]]:
+    """The chosen running attempts, locked, without those that another transaction is ending."""
+    return connection.execute(
+        select(Attempt.digest, Attempt.number, Attempt.kind, Attempt.heartbeat_at)
+        .where(Attempt.state == AttemptState.RUNNING, chosen)
         .with_for_update(skip_locked=True)
     ).all()
-    for digest, number, kind in attempts:
+
+
+def _lose(
+    connection: Connection,
+    attempts: Sequence[Row[str, int, WorkKind, datetime]],
+    reason: str,
+    charge: Charge,
+) -> list[str]:
+    """Ends attempts without a verdict."""
+    preempted = charge is Charge.PREEMPTION
+    ending = AttemptState.PREEMPTED if preempted else AttemptState.LOST
+    for digest, number, kind, _ in attempts:
         connection.execute(
             update(Attempt)
             .where(_is_running(digest, number))
@@ -243,7 +262,7 @@ def _lose(
         )
         _give_back(connection, digest, kind, charge)
         end_unwanted(connection, digest)
-    return [digest for digest, _, _ in attempts]
+    return [attempt.digest for attempt in attempts]
 
 
 def _end(connection: Connection, held: Claim, state: AttemptState, reason: str | None) -> bool:

@@ -10,11 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Enum, ForeignKey, Index, String
+from sqlalchemy import BigInteger, Enum, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from evenload.pipeline.states import AttemptState, Order, Stage, SweepState, TrialState, WorkKind
-from evenload.pipeline.store.columns import AnyText, Json, UtcDateTime
+from evenload.pipeline.store.columns import AnyNumber, AnyText, Json, UtcDateTime
 
 
 def _plain_enum(kind: type[StrEnum]) -> Enum:
@@ -30,7 +30,7 @@ def _plain_enum(kind: type[StrEnum]) -> Enum:
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         str: AnyText(),
-        float: Double(),
+        float: AnyNumber(),
         datetime: UtcDateTime(),
         dict[str, Any]: Json(),
         SweepState: _plain_enum(SweepState),

@@ -259,6 +259,7 @@ def _trial_status(row: Row[*tuple[Any, ...]]) -> TrialStatus:
         preemptions=row.preemptions,
         max_preemptions=row.max_preemptions,
         sweep_id=row.sweep_id,
+        heartbeat_at=row.heartbeat_at,
     )
 
 

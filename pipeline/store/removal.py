@@ -7,7 +7,7 @@ from sqlalchemy.orm import aliased
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import SweepState
-from evenload.pipeline.store.conditions import FINAL, HELD, locked_state
+from evenload.pipeline.store.conditions import HELD, locked_state
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
 
 AT_REST = (SweepState.PAUSED, SweepState.CANCELLED, SweepState.FINISHED)
@@ -45,13 +45,15 @@ def delete_sweep(connection: Connection, sweep_id: str) -> list[str]:
 
 
 def _refuse_parents(connection: Connection, digests: list[str]) -> None:
-    waiting = connection.execute(
-        select(Trial.digest, Trial.extends)
-        .where(Trial.extends.in_(digests), Trial.digest.not_in(digests), Trial.state.not_in(FINAL))
+    """Also a finished extension needs its parents: running its sweep again looks them up."""
+    child = connection.execute(
+        select(Trial.digest, Trial.extends, SweepTrial.sweep_id)
+        .join(SweepTrial, SweepTrial.digest == Trial.digest)
+        .where(Trial.extends.in_(digests), Trial.digest.not_in(digests))
         .limit(1)
     ).one_or_none()
-    if waiting is not None:
+    if child is not None:
         raise SpecError(
-            f"trial {waiting.digest} continues trial {waiting.extends}; "
-            f"wait until {waiting.digest} has ended, or cancel its sweep first"
+            f"trial {child.digest} of sweep {child.sweep_id} continues trial {child.extends}; "
+            f"delete {child.sweep_id} first"
         )

@@ -45,6 +45,7 @@ def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
     with engine.execution_options(**{WRITES: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
             lock = text("SELECT pg_advisory_xact_lock(:lock)")
+            connection.execute(text("SET LOCAL statement_timeout = 0"))  # it may rewrite tables
             connection.execute(lock, {"lock": MIGRATION_LOCK})
         found = _revision(connection)
         if found not in (None, *REVISIONS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -78,8 +78,11 @@ def add_trials(
 
 
 def _take_up(connection: Connection, sweep_id: str) -> None:
-    _revive_cancelled_trials(connection, sweep_id)
-    reopen_if_unfinished(connection, sweep_id)
+    """Queues trials again that were cancelled together with another sweep, and starts the sweep."""
+    listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+    with_their_sweep = (Trial.state == TrialState.CANCELLED) & Trial.ordered.is_(None)
+    requeue(connection, Trial.digest.in_(listed) & with_their_sweep)
+    reopen_unfinished(connection, Sweep.sweep_id == sweep_id)
     end_unwanted(connection)
 
 
@@ -128,23 +131,31 @@ def _list(
     connection.execute(update(Sweep).where(Sweep.sweep_id == sweep_id).values(is_expanded=True))
 
 
-def _revive_cancelled_trials(connection: Connection, sweep_id: str) -> None:
-    """Queues trials again that were cancelled together with another sweep."""
-    listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
-    connection.execute(
-        update(Trial)
-        .where(Trial.digest.in_(listed), Trial.state == TrialState.CANCELLED)
-        .values(state=TrialState.QUEUED, ordered=None, finished_at=None)
+def requeue(connection: Connection, chosen: ColumnElement[bool], **values: object) -> int:
+    """Queues the chosen final trials again; every finished sweep that lists one becomes active.
+
+    Returns:  how many trials
+    """
+    digests = (
+        connection.execute(
+            update(Trial)
+            .where(chosen)
+            .values(state=TrialState.QUEUED, ordered=None, finished_at=None, **values)
+            .returning(Trial.digest)
+        )
+        .scalars()
+        .all()
     )
+    listing = select(SweepTrial.sweep_id).where(SweepTrial.digest.in_(digests))
+    reopen_unfinished(connection, Sweep.sweep_id.in_(listing))
+    return len(digests)
 
 
-def reopen_if_unfinished(connection: Connection, sweep_id: str) -> None:
+def reopen_unfinished(connection: Connection, chosen: ColumnElement[bool]) -> None:
+    """Makes the chosen sweeps active that are finished and have an unfinished trial."""
+    has_open = exists().where(SweepTrial.sweep_id == Sweep.sweep_id, is_unfinished())
     connection.execute(
         update(Sweep)
-        .where(
-            Sweep.sweep_id == sweep_id,
-            Sweep.state == SweepState.FINISHED,
-            exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished()),
-        )
+        .where(chosen, Sweep.state == SweepState.FINISHED, has_open)
         .values(state=SweepState.ACTIVE, finished_at=None)
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, exists, select, update
+from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 
 from evenload.pipeline.addresses import shown_address
@@ -20,13 +20,13 @@ from evenload.pipeline.states import (
     Claim,
     Command,
     CurvePoint,
+    Lease,
     Order,
     PresenceRecord,
     Progress,
     Snapshot,
     Stage,
     SweepRecord,
-    SweepState,
     TrialRecord,
     TrialState,
     WorkKind,
@@ -41,10 +41,9 @@ from evenload.pipeline.store import (
     submission,
     verbs,
 )
-from evenload.pipeline.store.columns import db_time
-from evenload.pipeline.store.conditions import ACTIVE_FOR, end_unwanted, is_unfinished, trial_state
+from evenload.pipeline.store.conditions import end_unwanted, trial_state
 from evenload.pipeline.store.engine import WRITES, open_engine
-from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
+from evenload.pipeline.store.models import Sweep, Trial
 from evenload.pipeline.store.stackable_trials import StackableTrial
 
 # SQLSTATE of psycopg's errors: an unknown option, a role without the right, read-only.
@@ -115,30 +114,29 @@ class SweepStore:
         with self._writing() as connection:
             return submission.add_trials(connection, sweep_id, trials, stage)
 
-    def pause(self, sweep_id: str, digest: str | None = None, *, note: str | None = None) -> None:
+    def pause(self, sweep_id: str, digest: str | None = None, *, note: str | None = None) -> int:
         """Starts no further trials; running trials write a checkpoint and are released.
 
         Like every verb it is idempotent, and it acts on the whole sweep or, with `digest`, on one
         of its trials as described at `order`.
 
         Args:     note: the reason, if the program pauses the sweep and not a user
+        Returns:  the number of trials it concerns, 0 if the sweep or the trial was so before
         Raises:   SpecError: the sweep or trial is unknown or can no longer be paused
         """
         with self._writing() as connection:
             if digest is None:
-                verbs.pause(connection, sweep_id, note)
-            else:
-                verbs.order_trial_in(connection, sweep_id, digest, Order.PAUSE)
+                return verbs.pause(connection, sweep_id, note)
+            return verbs.order_trial_in(connection, sweep_id, digest, Order.PAUSE)
 
-    def resume(self, sweep_id: str, digest: str | None = None) -> None:
+    def resume(self, sweep_id: str, digest: str | None = None) -> int:
         """Resumes a paused or stopping sweep, or a paused, stopped or cancelled trial."""
         with self._writing() as connection:
             if digest is None:
-                verbs.resume(connection, sweep_id)
-            else:
-                verbs.order_trial_in(connection, sweep_id, digest, None)
+                return verbs.resume(connection, sweep_id)
+            return verbs.order_trial_in(connection, sweep_id, digest, None)
 
-    def stop(self, sweep_id: str, digest: str | None = None) -> None:
+    def stop(self, sweep_id: str, digest: str | None = None) -> int:
         """Ends training: running trials write a checkpoint and end as STOPPED.
 
         Trained trials are still evaluated, and then the sweep is finished. Trials that another
@@ -146,19 +144,20 @@ class SweepStore:
         """
         with self._writing() as connection:
             if digest is None:
-                verbs.stop(connection, sweep_id)
-            else:
-                verbs.order_trial_in(
-                    connection, sweep_id, digest, Order.STOP, "stopped by its user"
-                )
+                return verbs.stop(connection, sweep_id)
+            return verbs.order_trial_in(
+                connection, sweep_id, digest, Order.STOP, "stopped by its user"
+            )
 
-    def cancel(self, sweep_id: str, digest: str | None = None) -> None:
-        """Ends a sweep for good. Trials that another sweep also wants continue."""
+    def cancel(self, sweep_id: str, digest: str | None = None) -> int:
+        """Ends a sweep for good. Trials that another sweep also wants continue.
+
+        A trial that is cancelled alone stays so until it is resumed, whichever sweep lists it.
+        """
         with self._writing() as connection:
             if digest is None:
-                verbs.cancel(connection, sweep_id)
-            else:
-                verbs.order_trial_in(connection, sweep_id, digest, Order.CANCEL)
+                return verbs.cancel(connection, sweep_id)
+            return verbs.order_trial_in(connection, sweep_id, digest, Order.CANCEL)
 
     def retry_failed(self, sweep_id: str, digest: str | None = None) -> int:
         """Queues the failed trials again, to resume from their checkpoints; returns how many.
@@ -178,10 +177,10 @@ class SweepStore:
         with self._writing() as connection:
             verbs.extend(connection, sweep_id, Extension(seeds=seeds, top=top))
 
-    def set_priority(self, sweep_id: str, priority: int) -> None:
+    def set_priority(self, sweep_id: str, priority: int) -> int:
         """Sets the priority; sweeps of higher priority start first. Running trials continue."""
         with self._writing() as connection:
-            verbs.set_priority(connection, sweep_id, priority)
+            return verbs.set_priority(connection, sweep_id, priority)
 
     def order(
         self,
@@ -323,17 +322,22 @@ class SweepStore:
         error: str | None = None,
         checkpoint_uri: str | None = None,
         run_id: str | None = None,
+        may_pass: bool = False,
     ) -> TrialState:
         """Ends the attempt with its verdict: TRAINED, COMPLETED, STOPPED or FAILED.
 
         `result` is merged into the trial's figures. Returns the trial's new state, which is
         CANCELLED if it was TRAINED but no sweep wants it any more.
 
+        Args:     may_pass: whether another attempt may succeed where this one failed; then the
+                      trial's first failure only costs a retry, and it waits for another attempt
         Raises:   LeaseLost: nothing was written
         """
         with self._writing() as connection:
             figures = dict(result or {})
-            return leases.finish(connection, claim, state, figures, error, checkpoint_uri, run_id)
+            return leases.finish(
+                connection, claim, state, figures, error, checkpoint_uri, run_id, may_pass
+            )
 
     def release(
         self, claim: Claim, reason: str = "told to stop", *, preempted: bool = False
@@ -363,10 +367,13 @@ class SweepStore:
 
     # What the coordinator does
 
-    def expire(self) -> list[str]:
-        """Queues trials again whose lease expired; each costs one retry. Returns their digests."""
+    def expire(self, overdue: Collection[Lease]) -> list[str]:
+        """Takes trials from workers that have not renewed these leases; each costs one retry.
+
+        Returns:  the digests of the trials, which are queued again
+        """
         with self._writing() as connection:
-            return leases.expire(connection)
+            return leases.expire(connection, overdue)
 
     def lose(self, worker: str, reason: str, charge: Charge = Charge.RETRY) -> list[str]:
         """Queues the trials of a dead worker again, without waiting for the lease to expire.
@@ -394,19 +401,7 @@ class SweepStore:
     def finish_sweep(self, sweep_id: str) -> bool:
         """Marks an active or stopping sweep FINISHED; False if one of its trials is not final."""
         with self._writing() as connection:
-            # Locking first makes PostgreSQL judge by what it reads after the wait, not before it.
-            connection.execute(
-                select(Sweep.sweep_id).where(Sweep.sweep_id == sweep_id).with_for_update()
-            )
-            left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
-            finished = connection.execute(
-                update(Sweep)
-                .where(
-                    Sweep.sweep_id == sweep_id, Sweep.state.in_(ACTIVE_FOR[WorkKind.EVAL]), ~left
-                )
-                .values(state=SweepState.FINISHED, finished_at=db_time())
-            )
-            return finished.rowcount == 1
+            return verbs.finished(connection, sweep_id)
 
     def set_parent_run(self, sweep_id: str, run_id: str) -> None:
         with self._writing() as connection:

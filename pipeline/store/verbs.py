@@ -1,26 +1,30 @@
 """What a user may do to a sweep or a trial: pause, resume, stop, cancel, retry, extend, ....
 
-All verbs but `extend` are idempotent. An order to a trial holds for every sweep that lists it.
+All verbs but `extend` are idempotent. An order to a trial holds for every sweep that lists it. The
+verbs return how many trials they concern, 0 if all was so before, and raise SpecError if the sweep
+or the trial is in a state that does not allow them.
 """
 
 from __future__ import annotations
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, select, update
 
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.spec.sweep import Extension, SweepSpec
-from evenload.pipeline.states import Order, SweepState, TrialState
+from evenload.pipeline.states import Order, SweepState, TrialState, WorkKind
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
+    ACTIVE_FOR,
     WANT_TRAINING,
     cancelled,
     end_unwanted,
+    is_unfinished,
     locked_state,
     unknown_trial,
 )
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
-from evenload.pipeline.store.submission import reopen_if_unfinished
+from evenload.pipeline.store.submission import requeue
 
 ALLOWED = {  # new state -> states from which a sweep may enter it
     SweepState.PAUSED: (SweepState.ACTIVE,),
@@ -29,27 +33,47 @@ ALLOWED = {  # new state -> states from which a sweep may enter it
     SweepState.CANCELLED: (SweepState.ACTIVE, SweepState.PAUSED, SweepState.STOPPING),
 }
 
-
-def pause(connection: Connection, sweep_id: str, note: str | None) -> None:
-    if _turn(connection, sweep_id, SweepState.PAUSED):
-        _set(connection, sweep_id, note=note)
-
-
-def resume(connection: Connection, sweep_id: str) -> None:
-    if _turn(connection, sweep_id, SweepState.ACTIVE):
-        _set(connection, sweep_id, note=None, resumed_at=db_time())
+EFFECTS: dict[Order | None, tuple[str, TrialState | None]] = {  # and the final state, if any
+    Order.PAUSE: ("paused", None),
+    Order.STOP: ("stopped", TrialState.STOPPED),
+    Order.CANCEL: ("cancelled", TrialState.CANCELLED),
+    None: ("resumed", None),
+}
 
 
-def stop(connection: Connection, sweep_id: str) -> None:
-    if locked_state(connection, sweep_id) is not SweepState.FINISHED:
-        _turn(connection, sweep_id, SweepState.STOPPING)
-        end_unwanted(connection)
+def pause(connection: Connection, sweep_id: str, note: str | None) -> int:
+    return _turn(connection, sweep_id, SweepState.PAUSED, note=note)
 
 
-def cancel(connection: Connection, sweep_id: str) -> None:
-    _turn(connection, sweep_id, SweepState.CANCELLED)
-    _set(connection, sweep_id, finished_at=db_time())
+def resume(connection: Connection, sweep_id: str) -> int:
+    return _turn(connection, sweep_id, SweepState.ACTIVE, note=None, resumed_at=db_time())
+
+
+def stop(connection: Connection, sweep_id: str) -> int:
+    concerned = _turn(connection, sweep_id, SweepState.STOPPING)
     end_unwanted(connection)
+    return concerned
+
+
+def cancel(connection: Connection, sweep_id: str) -> int:
+    concerned = _turn(connection, sweep_id, SweepState.CANCELLED, finished_at=db_time())
+    end_unwanted(connection)
+    return concerned
+
+
+def finished(connection: Connection, sweep_id: str) -> bool:
+    """Marks the sweep as finished if all its trials are final, and returns whether it did."""
+    # Locking first makes PostgreSQL judge by what it reads after the wait, not before it: just now
+    # the sweep may get another trial, or one of its trials may be queued again.
+    is_open = (Sweep.sweep_id == sweep_id) & Sweep.state.in_(ACTIVE_FOR[WorkKind.EVAL])
+    connection.execute(select(Sweep.sweep_id).where(is_open).with_for_update())
+    listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+    trials = select(Trial.digest).where(Trial.digest.in_(listed)).with_for_update(read=True)
+    connection.execute(trials).all()
+    left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
+    ended = update(Sweep).where(is_open, ~left)
+    values = {"state": SweepState.FINISHED, "finished_at": db_time()}
+    return connection.execute(ended.values(values)).rowcount == 1
 
 
 def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> int:
@@ -61,20 +85,8 @@ def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> i
     if digest is not None:
         _check_listed(connection, sweep_id, digest)
         chosen = Trial.digest == digest
-    retried = connection.execute(
-        update(Trial)
-        .where(chosen, Trial.state == TrialState.FAILED)
-        .values(
-            state=TrialState.QUEUED,
-            failures=0,
-            preemptions=0,
-            error=None,
-            ordered=None,
-            finished_at=None,
-        )
-    ).rowcount
-    reopen_if_unfinished(connection, sweep_id)
-    return retried
+    failed = chosen & (Trial.state == TrialState.FAILED)
+    return requeue(connection, failed, failures=0, preemptions=0, error=None)
 
 
 def extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
@@ -100,9 +112,10 @@ def extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
     )
 
 
-def set_priority(connection: Connection, sweep_id: str, priority: int) -> None:
+def set_priority(connection: Connection, sweep_id: str, priority: int) -> int:
     locked_state(connection, sweep_id)
     _set(connection, sweep_id, priority=priority)
+    return _unfinished(connection, sweep_id)
 
 
 def order_trial(
@@ -147,24 +160,36 @@ def order_trial_in(
     digest: str,
     order: Order | None,
     reason: str | None = None,
-) -> TrialState:
-    """Orders a trial of this sweep.  Raises: SpecError: the sweep does not list the trial"""
+) -> int:
+    """Orders a trial of this sweep; returns whether that changed something, as 0 or 1.
+
+    Raises:   SpecError: the sweep does not list the trial, or its state does not allow the order
+    """
     locked_state(connection, sweep_id)
     _check_listed(connection, sweep_id, digest)
-    return order_trial(connection, digest, order, reason)
+    state, ordered = connection.execute(
+        select(Trial.state, Trial.ordered).where(Trial.digest == digest).with_for_update()
+    ).one()
+    if state is TrialState.CANCELLED and order is Order.CANCEL:
+        # It may have been cancelled with its sweep only, and then a new sweep would revive it.
+        connection.execute(update(Trial).where(Trial.digest == digest).values(ordered=order))
+    done, ends_as = EFFECTS[order]
+    if state is ends_as or (order is ordered and not state.is_final):
+        return 0
+    if state.is_final and (order is not None or state is TrialState.COMPLETED):
+        raise SpecError(f"trial {digest} is {state} and cannot be {done}")
+    order_trial(connection, digest, order, reason)
+    return 1
 
 
 def _take_up_again(connection: Connection, digest: str, state: TrialState) -> None:
     """Lifts the order; a stopped or cancelled trial is queued again and resumes its checkpoint."""
     if state is TrialState.FAILED:
         raise SpecError(f"trial {digest} failed; queue it again with `evenload sweep retry`")
-    values: dict[str, object] = {"ordered": None, "stop_reason": None}
+    this = Trial.digest == digest
+    connection.execute(update(Trial).where(this).values(ordered=None, stop_reason=None))
     if state in (TrialState.STOPPED, TrialState.CANCELLED):
-        values |= {"state": TrialState.QUEUED, "finished_at": None}
-    connection.execute(update(Trial).where(Trial.digest == digest).values(values))
-    listing = select(SweepTrial.sweep_id).where(SweepTrial.digest == digest)
-    for sweep_id in connection.execute(listing).scalars().all():
-        reopen_if_unfinished(connection, sweep_id)
+        requeue(connection, this)
     end_unwanted(connection, digest)
 
 
@@ -179,18 +204,23 @@ def _check_listed(connection: Connection, sweep_id: str, digest: str) -> None:
         )
 
 
-def _turn(connection: Connection, sweep_id: str, state: SweepState) -> bool:
-    """Moves the sweep into a state; returns False if it was in that state already."""
+def _turn(connection: Connection, sweep_id: str, state: SweepState, **values: object) -> int:
+    """Moves the sweep into a state; returns its unfinished trials, 0 if it was in that state."""
     found = locked_state(connection, sweep_id)
     if found is state:
-        return False
+        return 0
     if found not in ALLOWED[state]:
         raise SpecError(
             f"sweep {sweep_id} is {found} and cannot become {state}; "
             f"only sweeps that are {' or '.join(ALLOWED[state])} can"
         )
-    _set(connection, sweep_id, state=state)
-    return True
+    _set(connection, sweep_id, state=state, **values)
+    return _unfinished(connection, sweep_id)
+
+
+def _unfinished(connection: Connection, sweep_id: str) -> int:
+    counted = select(func.count()).where(SweepTrial.sweep_id == sweep_id, is_unfinished())
+    return connection.execute(counted.select_from(SweepTrial)).scalar_one()
 
 
 def _set(connection: Connection, sweep_id: str, **values: object) -> None:

@@ -11,7 +11,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from evenload.pipeline.errors import SpecError, StoreUnavailable
 from evenload.pipeline.states import Snapshot, SweepState, TrialRecord, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.lease_watch import LeaseWatch
 from evenload.pipeline.sweep.plan import (
     Action,
     Crew,
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[TrialRecord]], None]
 OVER = (SweepState.FINISHED, SweepState.CANCELLED)
+AT_REST = (*OVER, SweepState.PAUSED)
 PRESENCE_SECONDS = 10.0
 OBSERVED_SHARE = 0.1  # largest share of the time that reading trials for the observer may take
 
@@ -63,7 +65,8 @@ class Executor(Protocol):
     def wait(self, seconds: float) -> None:
         """Waits for this time, or until a worker returns or dies."""
 
-    def kill(self, worker: str) -> None: ...
+    def kill(self, worker: str) -> None:
+        """Ends the worker. A worker that is gone already is none."""
 
     def facts(self) -> Mapping[str, Any]:
         """Facts about nodes and workers for the dashboard, as JSON values."""
@@ -90,8 +93,7 @@ class Coordinator:
     Args:     observer: is called with the sweeps' trials during the run and at its end
               policies: adds trials to sweeps and stops trials
               outage_seconds: how long the database may be away before `run` raises
-              recovery_seconds: how long leases do not expire after the database has come back,
-                  because workers could not renew them while it was away
+              clock: seconds that never go back
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Coordinator:
         policies: Policies | None = None,
         poll_seconds: float = 0.5,
         outage_seconds: float = 600.0,
-        recovery_seconds: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -111,18 +113,19 @@ class Coordinator:
         self._policies = policies
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
-        self._recovery_seconds = recovery_seconds
-        self._recovers_until = self._next_presence = self._next_look = -math.inf
+        self._clock = clock
+        self._leases = LeaseWatch(clock)
+        self._next_presence = self._next_look = -math.inf
         self._name = worker_id(f"coordinator-{secrets.token_hex(3)}")
         self._stopping = threading.Event()
 
     def run(self, *sweep_ids: str) -> bool:
-        """Runs these sweeps until they are over; without arguments all sweeps until it is stopped.
+        """Runs these sweeps until all are over or paused; without arguments all, until stopped.
 
         `stop`, SIGINT or SIGTERM stop it: workers write checkpoints and release their trials. A
         second signal does not wait for them. At the end the executor is closed.
 
-        Returns:  True if the sweeps are over, False if it was stopped
+        Returns:  True if the sweeps are over or paused, False if it was stopped
         Raises:   SpecError: a sweep is unknown
                   StoreUnavailable: the database was away for more than `outage_seconds`
         """
@@ -141,33 +144,36 @@ class Coordinator:
         self._stopping.set()
 
     def _run(self, sweep_ids: tuple[str, ...]) -> bool:
-        answered = time.monotonic()
+        answered = self._clock()
         while not self._stopping.is_set():
             try:
                 if self.round(sweep_ids):
                     return True
-                answered = time.monotonic()
+                answered = self._clock()
             except StoreUnavailable as error:
-                if time.monotonic() - answered > self._outage_seconds:
+                if self._clock() - answered > self._outage_seconds:
                     raise
                 logger.warning("%s; trying again", error)
-                self._recovers_until = time.monotonic() + self._recovery_seconds
             self._executor.wait(self._poll_seconds)
         return False
 
     def round(self, sweep_ids: tuple[str, ...] = ()) -> bool:
-        """Reads the status once and does what is due; returns whether these sweeps are over."""
+        """Reads the status once and does what is due; returns whether these sweeps are at rest."""
         gone = self._executor.gone()
         snapshot = self._store.snapshot(sweep_ids or None, max_unstarted=self._could_start())
         crew = self._crew(snapshot, gone)
         growing = self._growing(snapshot)
-        actions = plan(snapshot, snapshot.taken_at, crew)
-        self._apply_all(action for action in actions if not self._must_wait(action, growing))
+        self._apply_all(
+            action
+            for action in plan(snapshot, crew)
+            # Policies may yet add trials to a sweep whose trials are all final.
+            if not (isinstance(action, FinishSweep) and action.sweep_id in growing)
+        )
         self._observe(sweep_ids)
         self._show_presence(snapshot)
-        if not sweep_ids or any(sweep.state not in OVER for sweep in snapshot.sweeps):
+        if not sweep_ids or any(sweep.state not in AT_REST for sweep in snapshot.sweeps):
             return False
-        self._dismiss_latecomers(crew.busy)
+        self._dismiss_latecomers()
         if self._executor.busy():
             return False
         self._observe(sweep_ids, at_last=True)
@@ -177,14 +183,6 @@ class Coordinator:
         """An upper bound of the trials to read: those just launched may still be waiting."""
         free = self._executor.free().values()
         return sum(max(0, count) for count in free) + len(self._executor.busy())
-
-    def _must_wait(self, action: Action, growing: Container[str]) -> bool:
-        match action:
-            case Expire():
-                return time.monotonic() < self._recovers_until
-            case FinishSweep(sweep_id):
-                return sweep_id in growing
-        return False
 
     def _growing(self, snapshot: Snapshot) -> frozenset[str]:
         """Applies the policies to all active sweeps; returns those that may get more trials."""
@@ -200,9 +198,9 @@ class Coordinator:
         )
 
     def _show_presence(self, snapshot: Snapshot) -> None:
-        if time.monotonic() < self._next_presence:
+        if self._clock() < self._next_presence:
             return
-        self._next_presence = time.monotonic() + PRESENCE_SECONDS
+        self._next_presence = self._clock() + PRESENCE_SECONDS
         active = [sweep for sweep in snapshot.sweeps if sweep.state is SweepState.ACTIVE]
         facts = {
             "waiting": {
@@ -217,9 +215,9 @@ class Coordinator:
         self._store.announce(self._name, "coordinator", facts)
         self._store.end_unwanted()
 
-    def _dismiss_latecomers(self, busy: Mapping[str, str]) -> None:
+    def _dismiss_latecomers(self) -> None:
         """Ends workers that wait to start a trial which another coordinator's worker finished."""
-        for worker, digest in busy.items():
+        for worker, digest in list(self._executor.busy().items()):
             holder = self._store.trial(digest).worker
             if holder is None or name_of(holder) != worker:
                 self._executor.kill(worker)
@@ -232,7 +230,9 @@ class Coordinator:
             if trial.state.is_held and trial.worker and name_of(trial.worker) not in {*busy, *gone}
         )
         orphans = frozenset(worker for worker in foreign if is_dead_here(worker))
-        return Crew(free=self._executor.free(), busy=busy, gone=gone, orphans=orphans)
+        leases = [trial.lease for trial in snapshot.trials if trial.lease is not None]
+        overdue = self._leases.overdue(leases)
+        return Crew(self._executor.free(), busy, gone, orphans, overdue)
 
     def _apply_all(self, actions: Iterable[Action]) -> None:
         full: set[WorkKind] = set()
@@ -254,8 +254,8 @@ class Coordinator:
         match action:
             case Lose(worker_id, reason, charge):
                 self._store.lose(worker_id, reason, charge)
-            case Expire():
-                self._store.expire()
+            case Expire(overdue):
+                self._store.expire(overdue)
             case StopWorker(worker):
                 self._executor.kill(worker)
             case Fail(digest, attempt, reason):
@@ -270,11 +270,11 @@ class Coordinator:
         return True
 
     def _observe(self, sweep_ids: tuple[str, ...], at_last: bool = False) -> None:
-        started = time.monotonic()
+        started = self._clock()
         if self._observer is None or (started < self._next_look and not at_last):
             return
         self._observer([trial for sweep_id in sweep_ids for trial in self._store.trials(sweep_id)])
-        ended = time.monotonic()
+        ended = self._clock()
         self._next_look = ended + (ended - started) / OBSERVED_SHARE
 
     @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import NamedTuple
 
 from evenload.pipeline.states import (
     AttemptState,
     Charge,
+    Lease,
     Snapshot,
     SweepState,
     SweepStatus,
@@ -39,6 +39,7 @@ class Crew:
     busy: Mapping[str, str] = field(default_factory=dict)  # worker -> digest it was launched for
     gone: Mapping[str, Death] = field(default_factory=dict)  # workers that just died
     orphans: frozenset[str] = frozenset()  # ids of dead workers of a coordinator that has ended
+    overdue: tuple[Lease, ...] = ()  # leases that were not renewed in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class Lose:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Take trials from workers whose lease has expired."""
+    """Take trials from workers that have not renewed these leases."""
+
+    overdue: tuple[Lease, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class PauseSweep:
 Action = Lose | Expire | StopWorker | Fail | PauseSweep | Launch | FinishSweep
 
 
-def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
+def plan(snapshot: Snapshot, crew: Crew) -> list[Action]:
     """The actions that are due, in the order in which to apply them.
 
     An action may be applied late, twice or not at all: the store checks the state before it writes,
@@ -105,7 +108,7 @@ def plan(snapshot: Snapshot, now: datetime, crew: Crew) -> list[Action]:
     """
     return [
         *_lost_workers(snapshot, crew),
-        *_expiry(snapshot, now),
+        *_expiry(crew),
         *_stranded_workers(snapshot, crew),
         *_hopeless_trials(snapshot),
         *_broken_sweeps(snapshot),
@@ -126,10 +129,9 @@ def _lost_workers(snapshot: Snapshot, crew: Crew) -> Iterator[Lose]:
             yield Lose(worker_id, "its coordinator ended", Charge.NOTHING)
 
 
-def _expiry(snapshot: Snapshot, now: datetime) -> Iterator[Expire]:
-    leases = (trial.lease_until for trial in snapshot.trials if trial.state.is_held)
-    if any(lease is not None and lease < now for lease in leases):
-        yield Expire()
+def _expiry(crew: Crew) -> Iterator[Expire]:
+    if crew.overdue:
+        yield Expire(crew.overdue)
 
 
 def _stranded_workers(snapshot: Snapshot, crew: Crew) -> Iterator[StopWorker]:

@@ -61,6 +61,10 @@ class SweepPolicies:
         except ValueError as error:  # a SpecError, or a proposed setting that is not a valid trial
             self._pause(sweep_id, str(error))
             return True
+        except Exception as error:
+            logger.exception("the policies of sweep %s failed", sweep_id)
+            self._pause(sweep_id, f"its search or stopping failed: {type(error).__name__}: {error}")
+            return True
         finally:
             took = time.monotonic() - began
             self._next_look[sweep_id] = began + max(MIN_SECONDS, took / MAX_SHARE)

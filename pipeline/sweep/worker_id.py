@@ -1,14 +1,13 @@
-"""The id of a worker in the store: its name, host and process."""
+"""The id of a worker in the store: its name and its process."""
 
 from __future__ import annotations
 
-import os
-import socket
+from evenload.pipeline.processes import is_running, process_id
 
 
 def worker_id(name: str) -> str:
-    """The id `name@host:pid` of this process, with the name that its executor gave it."""
-    return f"{name}@{socket.gethostname()}:{os.getpid()}"
+    """The id `name@process` of this process, with the name that its executor gave it."""
+    return f"{name}@{process_id()}"
 
 
 def name_of(worker_id: str) -> str:
@@ -16,20 +15,8 @@ def name_of(worker_id: str) -> str:
 
 
 def is_dead_here(worker_id: str) -> bool:
-    """Whether the worker ran on this host and its process has ended.
+    """Whether the worker's process ran on this machine and has ended.
 
-    False may also mean that it ran on another host or that another process has its number by now.
-    Then only the lease tells.
+    False may also mean that it ran on another machine. Then only the lease tells.
     """
-    host, _, pid = worker_id.partition("@")[2].rpartition(":")
-    return host == socket.gethostname() and pid.isdecimal() and not _is_running(int(pid))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_running(worker_id.partition("@")[2]) is False

@@ -204,4 +204,4 @@ def _hosts(stack: Stack, sweep_id: str) -> int:
     """The number of hosts whose workers hold trials of the sweep now."""
     trials = stack.status(sweep_id)["trials"]
     held = [trial for trial in trials if trial["state"] in ("training", "evaluating")]
-    return len({trial["worker"].partition("@")[2].rpartition(":")[0] for trial in held})
+    return len({trial["worker"].partition("@")[2].partition(":")[0] for trial in held})

@@ -137,7 +137,8 @@ class RayExecutor:
             time.sleep(seconds)
 
     def kill(self, worker: str) -> None:
-        ray.kill(self._workers.pop(worker).actor)
+        if (ended := self._workers.pop(worker, None)) is not None:
+            ray.kill(ended.actor)
 
     def close(self) -> None:
         """Returns when every worker has released its trial or the grace is over. Idempotent."""
@@ -184,8 +185,7 @@ class RayExecutor:
         if not draining:
             return
         for name, worker in list(self._workers.items()):
-            ready, _ = ray.wait([worker.node_id], timeout=0)
-            if worker.is_leaving or not ready or ray.get(worker.node_id) not in draining:
+            if worker.is_leaving or _node_of(worker) not in draining:
                 continue
             logger.warning("%s: its node is about to be removed", name)
             worker.is_leaving = True
@@ -293,6 +293,15 @@ class RayExecutor:
 def _first_line(error: RayError) -> str:
     """The first line of an actor's error, without Ray's description of the place."""
     return str(getattr(error, "cause", None) or error).strip().splitlines()[0]
+
+
+def _node_of(worker: _Worker) -> str | None:
+    """The id of its node; None while it starts, and after it died."""
+    ready, _ = ray.wait([worker.node_id], timeout=0)
+    try:
+        return str(ray.get(worker.node_id)) if ready else None
+    except RayError:  # `gone` tells of it, if it had a trial
+        return None
 
 
 def _node_id(_: object) -> str:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import socket
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import max_vio_floor
+from evenload.pipeline.processes import process_id
 from evenload.pipeline.records import parquet_files, run_writer
 from evenload.pipeline.records.load_series import read_series
 from evenload.pipeline.records.recorded_runs import (
@@ -129,11 +128,13 @@ def test_stopped_run_goes_on_and_replaces_the_steps_that_come_again(tmp_path: Pa
         {},  # another process writes it
     ],
 )
-def test_other_runs_are_not_continued(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_other_runs_are_not_continued(
+    tmp_path: Path, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = RunWriter.create(tmp_path, "x", **ABOUT)
     if not other:
-        alive = f"{socket.gethostname()}:{os.getppid()}"
-        first.run = first.run.model_copy(update={"writer": alive})
+        monkeypatch.setattr(run_writer, "is_running", lambda writer: True)
+        first.run = first.run.model_copy(update={"writer": "another:process"})
     first.write(_steps(1, 30))
     if other:
         first.close()
@@ -144,7 +145,9 @@ def test_run_of_a_killed_process_goes_on(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     first = RunWriter.create(tmp_path, "x", **ABOUT)
-    first.run = first.run.model_copy(update={"writer": f"{socket.gethostname()}:{dead.pid}"})
+    first.run = first.run.model_copy(
+        update={"writer": f"{process_id().rpartition(':')[0]}:{dead.pid}"}
+    )
     first.write(_steps(1, 30))
     assert RunWriter.resume(tmp_path, 31, "x", **ABOUT).run.run_id == "x"
     assert RunWriter.resume(tmp_path, 1, "x", **ABOUT).run.run_id == "x-2"

@@ -21,6 +21,12 @@ def claimed(store: SweepStore, digest: str = "t000", kind: WorkKind = TRAIN) -> 
     return claim
 
 
+def expire(store: SweepStore) -> list[str]:
+    """Expires the leases that were over when they began."""
+    leases = [trial.lease for trial in store.snapshot().trials if trial.lease is not None]
+    return store.expire([lease for lease in leases if lease.seconds < 0])
+
+
 def states(store: SweepStore, sweep_id: str) -> list[TrialState]:
     return [trial.state for trial in store.trials(sweep_id)]
 

@@ -16,7 +16,7 @@ from evenload.pipeline.states import (
     TrialState,
 )
 from evenload.pipeline.store.sweep_store import SweepStore
-from tests.pipeline.store.claims import EVAL, LEASE, OVER, TRAIN, MakeSweep, claimed, states
+from tests.pipeline.store.claims import EVAL, LEASE, OVER, TRAIN, MakeSweep, claimed, expire, states
 
 
 def test_only_one_of_two_claimants_wins(
@@ -88,7 +88,7 @@ def test_a_heartbeat_carries_progress_and_renews_the_lease(
         step=3, steps=4, tokens=192, tokens_per_second=1e3, loss=math.nan, max_vio=math.inf
     )
     assert store.heartbeat(claim, progress, LEASE) is Command.CONTINUE
-    assert store.expire() == []
+    assert expire(store) == []
     stored = store.trial("t000").progress
     assert stored is not None
     assert (stored.step, stored.max_vio) == (3, math.inf)
@@ -98,7 +98,7 @@ def test_a_heartbeat_carries_progress_and_renews_the_lease(
 def test_a_worker_that_lost_its_lease_cannot_write(store: SweepStore, sweep_id: str) -> None:
     late = store.claim("t000", TRAIN, "late", OVER)
     assert late is not None
-    assert store.expire() == ["t000"]
+    assert expire(store) == ["t000"]
     successor = store.claim("t000", TRAIN, "successor", LEASE)
     assert successor is not None
     before = store.trial("t000")
@@ -119,7 +119,7 @@ def test_a_lost_lease_cannot_be_written_even_before_a_successor_comes(
 ) -> None:
     late = store.claim("t000", TRAIN, "late", OVER)
     assert late is not None
-    store.expire()
+    expire(store)
     with pytest.raises(LeaseLost):
         store.finish(late, TrialState.TRAINED)
     assert store.trial("t000").state is TrialState.QUEUED
@@ -139,8 +139,8 @@ def test_expiry_costs_a_retry_and_the_trial_waits_for_the_same_work_again(
     store.claim("t000", TRAIN, "w", OVER)
     store.finish(claimed(store, "t001"), TrialState.TRAINED)
     store.claim("t001", EVAL, "w", OVER)
-    assert sorted(store.expire()) == ["t000", "t001"]
-    assert store.expire() == []
+    assert sorted(expire(store)) == ["t000", "t001"]
+    assert expire(store) == []
     assert states(store, sweep_id) == [TrialState.QUEUED, TrialState.TRAINED]
     assert [trial.failures for trial in store.trials(sweep_id)] == [1, 1]
     assert store.attempts("t000")[0].exit_reason == "lease expired"

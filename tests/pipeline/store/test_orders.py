@@ -98,7 +98,8 @@ def test_verbs_do_not_change_a_completed_trial(store: SweepStore, sweep_id: str)
     store.finish(claimed(store, kind=EVAL), TrialState.COMPLETED)
     before = store.trial("t000")
     for verb in (store.pause, store.stop, store.cancel, store.resume):
-        verb(sweep_id, "t000")
+        with pytest.raises(SpecError, match="trial t000 is completed and cannot be"):
+            verb(sweep_id, "t000")
     assert store.trial("t000") == before
 
 
@@ -140,7 +141,8 @@ def test_a_stopping_sweep_evaluates_its_trained_trials_and_finishes(
     assert store.heartbeat(evaluated, None, LEASE) is Command.CONTINUE
     store.finish(evaluated, TrialState.COMPLETED)
     assert store.finish_sweep(sweep_id)
-    store.stop(sweep_id)
+    with pytest.raises(SpecError, match="is finished and cannot become stopping"):
+        store.stop(sweep_id)
     assert store.sweep(sweep_id).state is SweepState.FINISHED
 
 

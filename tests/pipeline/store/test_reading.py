@@ -8,7 +8,7 @@ import pytest
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import AttemptState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-from tests.pipeline.store.claims import LEASE, OVER, TRAIN, MakeSweep, claimed, complete
+from tests.pipeline.store.claims import LEASE, OVER, TRAIN, MakeSweep, claimed, complete, expire
 
 
 def test_an_unknown_sweep_is_named_with_a_remedy(store: SweepStore) -> None:
@@ -48,7 +48,7 @@ def test_a_snapshot_holds_the_unfinished_trials_of_the_chosen_sweeps(
     second = store.add_sweep(*make_sweep(3, name="second", prefix="u"))
     complete(store, "t000")
     store.claim("t001", TRAIN, "w", OVER)
-    store.expire()
+    expire(store)
     store.pause(second)
     found = store.snapshot([first])
     assert [(sweep.sweep_id, sweep.unfinished) for sweep in found.sweeps] == [(first, 1)]

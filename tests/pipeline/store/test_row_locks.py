@@ -20,7 +20,7 @@ from evenload.pipeline.errors import LeaseLost, SpecError
 from evenload.pipeline.states import Charge, CurvePoint, Order, Stage, SweepState, TrialState
 from evenload.pipeline.store import leases, removal, submission, verbs
 from evenload.pipeline.store.sweep_store import SweepStore
-from tests.pipeline.store.claims import EVAL, LEASE, TRAIN, MakeSweep, claimed, complete
+from tests.pipeline.store.claims import EVAL, LEASE, TRAIN, MakeSweep, claimed, complete, expire
 
 pytestmark = pytest.mark.postgres
 
@@ -177,11 +177,11 @@ def test_an_attempt_that_just_ends_is_left_to_its_worker(
     claim = store.claim("t000", TRAIN, "w", -1.0 if taking == "expire" else LEASE)
     assert claim is not None
     takes = {
-        "expire": store.expire,
+        "expire": lambda: expire(store),
         "lose": lambda: store.lose("w", "its node is gone", Charge.RETRY),
     }
     with two.half_done() as connection:
-        leases.finish(connection, claim, TrialState.TRAINED, {}, None, None, None)
+        leases.finish(connection, claim, TrialState.TRAINED, {}, None, None, None, False)
         assert at_once.submit(takes[taking]).result(10) == []
     assert store.trial("t000").state is TrialState.TRAINED
     assert store.trial("t000").failures == 0
@@ -210,7 +210,7 @@ def test_an_order_to_a_trial_that_just_completes_changes_nothing(
     store.finish(claimed(store), TrialState.TRAINED)
     claim = claimed(store, kind=EVAL)
     with two.half_done() as connection:
-        leases.finish(connection, claim, TrialState.COMPLETED, {"x": 1.0}, None, None, None)
+        leases.finish(connection, claim, TrialState.COMPLETED, {"x": 1.0}, None, None, None, False)
         ordering = at_once.submit(store.order, "t000", Order.STOP, "too late")
         two.wait_until_blocked(ordering)
     assert ordering.result(10) is TrialState.COMPLETED
@@ -250,3 +250,31 @@ def test_a_sweep_that_is_just_deleted_takes_no_trials(
     with pytest.raises(SpecError, match="is unknown"):
         adding.result(10)
     assert store.sweeps() == []
+
+
+def test_a_sweep_is_not_finished_while_one_of_its_trials_is_queued_again_for_another(
+    store: SweepStore, two: Interleaved, at_once: ThreadPoolExecutor, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(1, name="first"))
+    second = store.add_sweep(*make_sweep(1, name="second"))
+    store.cancel(first, "t000")
+    with two.half_done() as connection:
+        verbs.order_trial_in(connection, first, "t000", None)
+        finishing = at_once.submit(store.finish_sweep, second)
+        two.wait_until_blocked(finishing)
+    assert finishing.result(10) is False
+    assert store.sweep(second).state is SweepState.ACTIVE
+
+
+def test_a_trial_that_is_queued_again_opens_a_sweep_that_just_finishes(
+    store: SweepStore, two: Interleaved, at_once: ThreadPoolExecutor, make_sweep: MakeSweep
+) -> None:
+    first = store.add_sweep(*make_sweep(1, name="first"))
+    second = store.add_sweep(*make_sweep(1, name="second"))
+    store.cancel(first, "t000")
+    with two.half_done() as connection:
+        assert verbs.finished(connection, second)
+        resuming = at_once.submit(store.resume, first, "t000")
+        two.wait_until_blocked(resuming)
+    assert resuming.result(10) == 1
+    assert store.sweep(second).state is SweepState.ACTIVE

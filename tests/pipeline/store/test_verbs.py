@@ -5,7 +5,16 @@ import pytest
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import Command, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-from tests.pipeline.store.claims import LEASE, OVER, TRAIN, MakeSweep, claimed, complete, states
+from tests.pipeline.store.claims import (
+    LEASE,
+    OVER,
+    TRAIN,
+    MakeSweep,
+    claimed,
+    complete,
+    expire,
+    states,
+)
 
 
 def test_a_paused_sweep_starts_nothing_and_tells_its_workers_to_stop(
@@ -49,7 +58,7 @@ def test_a_worker_lost_after_a_cancel_leaves_a_cancelled_trial(
 ) -> None:
     store.claim("t000", TRAIN, "w", OVER)
     store.cancel(sweep_id)
-    store.expire()
+    expire(store)
     assert store.trial("t000").state is TrialState.CANCELLED
 
 

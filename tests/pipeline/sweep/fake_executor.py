@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Generator, Mapping
 from typing import Any
 
 from evenload.pipeline.errors import LeaseLost
+from evenload.pipeline.processes import process_id
 from evenload.pipeline.states import AttemptState, Command, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
@@ -22,15 +22,20 @@ Work = Generator[None, None, None]
 class FakeExecutor:
     """Its workers are generators, and each `wait` advances all of them by one step.
 
-    Args:     pid: id of the process in which the workers appear to run
+    Args:     process: the process in which the workers appear to run; by default this one
               dies_at: digest -> how many workers die while they work on it
     """
 
     def __init__(
-        self, store: SweepStore, *, pid: int, name: str = "w", dies_at: dict[str, int] | None = None
+        self,
+        store: SweepStore,
+        *,
+        process: str = "",
+        name: str = "w",
+        dies_at: dict[str, int] | None = None,
     ) -> None:
         self._store = store
-        self._place = f"@{socket.gethostname()}:{pid}"
+        self._place = f"@{process or process_id()}"
         self._name = name
         self._dies_at = dies_at or {}
         self._work: dict[str, tuple[str, Work]] = {}
@@ -65,7 +70,7 @@ class FakeExecutor:
 
     def kill(self, worker: str) -> None:
         self.killed.append(worker)
-        del self._work[worker]
+        self._work.pop(worker, None)
 
     def facts(self) -> Mapping[str, Any]:
         return {"nodes": []}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepState, TrialRecord, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
+from evenload.pipeline.sweep.worker_id import worker_id
 from tests.pipeline.sweep.fake_executor import (
     EVAL,
     LEASE,
@@ -32,7 +32,7 @@ def test_a_sweep_runs_to_its_end_with_one_launch_per_trial_and_kind(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(5)
-    executor = FakeExecutor(store, pid=os.getpid())
+    executor = FakeExecutor(store)
     assert run(store, executor, sweep_id)
     assert states(store, sweep_id) == {TrialState.COMPLETED: 5}
     assert Counter(executor.launched) == {
@@ -45,7 +45,7 @@ def test_a_sweep_runs_to_its_end_with_one_launch_per_trial_and_kind(
 def test_evaluations_do_not_wait_for_all_training(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
-    executor = FakeExecutor(store, pid=os.getpid())
+    executor = FakeExecutor(store)
     run(store, executor, add_sweep(4))
     assert executor.launched.index((EVAL, "t0")) < executor.launched.index((TRAIN, "t3"))
 
@@ -54,8 +54,8 @@ def test_running_a_finished_sweep_again_starts_nothing(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
-    run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
-    again = FakeExecutor(store, pid=os.getpid())
+    run(store, FakeExecutor(store), sweep_id)
+    again = FakeExecutor(store)
     assert run(store, again, sweep_id)
     assert again.launched == []
 
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_is_replaced_and_costs_a_retry(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
-    run(store, FakeExecutor(store, pid=os.getpid(), dies_at={"t0": 2}), sweep_id)
+    run(store, FakeExecutor(store, dies_at={"t0": 2}), sweep_id)
     assert [trial.failures for trial in store.trials(sweep_id)] == [2, 0]
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
 
@@ -73,7 +73,7 @@ def test_a_trial_that_kills_every_worker_fails_with_the_reason_and_the_sweep_con
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
-    assert run(store, FakeExecutor(store, pid=os.getpid(), dies_at={"t0": 99}), sweep_id)
+    assert run(store, FakeExecutor(store, dies_at={"t0": 99}), sweep_id)
     first, second = store.trials(sweep_id)
     assert (first.state, first.failures) == (TrialState.FAILED, 3)
     assert first.error == "given up after 3 lost attempts; the last one: killed"
@@ -84,7 +84,7 @@ def test_a_sweep_whose_workers_all_die_is_paused_and_continues_once_resumed(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(6)
-    executor = FakeExecutor(store, pid=os.getpid(), dies_at={f"t{n}": 9 for n in range(6)})
+    executor = FakeExecutor(store, dies_at={f"t{n}": 9 for n in range(6)})
     notes: list[str | None] = []
 
     def repair(_: object) -> None:
@@ -120,7 +120,7 @@ def test_a_growing_sweep_is_finished_once_its_policies_add_no_more(
             return store.add_trials(sweep_id, [("more", spec)]) > 0
 
     sweep_id, policies = add_sweep(1), OneMore()
-    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, policies=policies)
+    assert run(store, FakeExecutor(store), sweep_id, policies=policies)
     assert [trial.digest for trial in store.trials(sweep_id)] == ["t0", "more"]
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
     assert policies.rooms[0] == 1, "two workers and one waiting trial leave room for one"
@@ -130,7 +130,7 @@ def test_a_coordinator_announces_its_facts_until_it_ends(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(3)
-    coordinator = Coordinator(store, FakeExecutor(store, pid=os.getpid()), poll_seconds=0)
+    coordinator = Coordinator(store, FakeExecutor(store), poll_seconds=0)
     coordinator.round((sweep_id,))
     (present,) = store.present()
     assert present.role == "coordinator"
@@ -144,10 +144,10 @@ def test_a_worker_that_hangs_beyond_its_lease_is_ended(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(1)
-    executor = FakeExecutor(store, pid=os.getpid())
+    executor = FakeExecutor(store)
     coordinator = Coordinator(store, executor)
     coordinator.round((sweep_id,))
-    claim = store.claim("t0", TRAIN, f"w1@{socket.gethostname()}:{os.getpid()}", -1.0)
+    claim = store.claim("t0", TRAIN, worker_id("w1"), -1.0)
     assert claim is not None
     coordinator.round((sweep_id,))
     assert executor.killed == []
@@ -165,7 +165,7 @@ def test_the_observer_gets_the_trials_after_every_round(
         assert all(isinstance(trial, TrialRecord) for trial in trials)
         seen.append(sum(trial.state.is_final for trial in trials))
 
-    run(store, FakeExecutor(store, pid=os.getpid()), add_sweep(2), observer=observe)
+    run(store, FakeExecutor(store), add_sweep(2), observer=observe)
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0, 2)
 
@@ -179,7 +179,7 @@ def test_a_cancelled_sweep_ends_once_its_trials_are_released(
         if store.sweep(sweep_id).state is SweepState.ACTIVE:
             store.cancel(sweep_id)
 
-    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, observer=cancel)
+    assert run(store, FakeExecutor(store), sweep_id, observer=cancel)
     assert states(store, sweep_id) == {TrialState.CANCELLED: 3}
 
 
@@ -194,18 +194,18 @@ def test_a_signal_lets_workers_release_their_trials_and_restores_the_handler(
         if any(trial.state is TrialState.TRAINING for trial in trials):
             os.kill(os.getpid(), number)
 
-    assert not run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, observer=interrupt)
+    assert not run(store, FakeExecutor(store), sweep_id, observer=interrupt)
     assert signal.getsignal(number) is before
     assert states(store, sweep_id) == {TrialState.QUEUED: 3}
     assert [trial.failures for trial in store.trials(sweep_id)] == [0, 0, 0]
-    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
+    assert run(store, FakeExecutor(store), sweep_id)
 
 
 def test_without_ids_it_runs_all_sweeps_until_it_is_stopped(
     store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
     sweep_id = add_sweep(2)
-    coordinator = Coordinator(store, FakeExecutor(store, pid=os.getpid()), poll_seconds=0)
+    coordinator = Coordinator(store, FakeExecutor(store), poll_seconds=0)
     serving = threading.Thread(target=coordinator.run)
     serving.start()
     while store.sweep(sweep_id).state is not SweepState.FINISHED:
@@ -217,7 +217,7 @@ def test_without_ids_it_runs_all_sweeps_until_it_is_stopped(
 
 def test_an_unknown_sweep_starts_nothing(store: SweepStore) -> None:
     with pytest.raises(SpecError, match="'nope' is unknown"):
-        run(store, FakeExecutor(store, pid=os.getpid()), "nope")
+        run(store, FakeExecutor(store), "nope")
 
 
 def test_a_short_outage_of_the_database_is_survived(
@@ -232,7 +232,7 @@ def test_a_short_outage_of_the_database_is_survived(
         return snapshot(*choice, **limits)
 
     monkeypatch.setattr(store, "snapshot", sometimes)
-    assert run(store, FakeExecutor(store, pid=os.getpid()), sweep_id)
+    assert run(store, FakeExecutor(store), sweep_id)
 
 
 def test_a_database_that_stays_away_ends_the_run(
@@ -244,39 +244,55 @@ def test_a_database_that_stays_away_ends_the_run(
     sweep_id = add_sweep(1)
     monkeypatch.setattr(store, "snapshot", away)
     with pytest.raises(StoreUnavailable):
-        run(store, FakeExecutor(store, pid=os.getpid()), sweep_id, outage_seconds=0)
+        run(store, FakeExecutor(store), sweep_id, outage_seconds=0)
 
 
-@pytest.mark.parametrize(("recovery_seconds", "failures"), [(60.0, 0), (0.0, 1)])
-def test_no_lease_expires_right_after_the_database_was_away(
-    recovery_seconds: float,
-    failures: int,
-    store: SweepStore,
-    add_sweep: Callable[[int], str],
-    monkeypatch: pytest.MonkeyPatch,
+def held_elsewhere(store: SweepStore) -> None:
+    """Lets a worker of another host claim the first trial. It renews its lease no more."""
+    assert store.claim("t0", TRAIN, "elsewhere@another-host", LEASE) is not None
+
+
+def test_a_lease_runs_out_only_while_the_coordinator_looks_on(
+    store: SweepStore, add_sweep: Callable[[int], str]
 ) -> None:
-    """The worker is alive but could not renew its lease during the outage."""
+    """Before that it had just started, then it was stopped or the database was away."""
+    sweep_id, now = add_sweep(1), [1000.0]
+    coordinator = Coordinator(store, FakeExecutor(store), clock=lambda: now[0])
+    held_elsewhere(store)
+    for pause in (0, 10 * LEASE, 10 * LEASE, *[LEASE / 10] * 5):
+        now[0] += pause
+        coordinator.round((sweep_id,))
+        assert store.trial("t0").failures == 0
+    now[0] += LEASE / 10
+    coordinator.round((sweep_id,))
+    assert store.trial("t0").failures == 1
+
+
+def test_a_worker_that_is_stopped_and_too_late_in_the_same_round_is_ended_once(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
     sweep_id = add_sweep(1)
-    held = store.claim("t0", TRAIN, "elsewhere@another-host:1", 0.0)
-    assert held is not None
-    answers = iter(["away", "stop"])
-    snapshot = store.snapshot
-    coordinator = Coordinator(
-        store,
-        FakeExecutor(store, pid=os.getpid()),
-        poll_seconds=0,
-        recovery_seconds=recovery_seconds,
-    )
+    executor = FakeExecutor(store)
+    coordinator = Coordinator(store, executor, poll_seconds=0)
+    coordinator.round((sweep_id,))
+    held_elsewhere(store)
+    store.cancel(sweep_id)
+    coordinator.round((sweep_id,))
+    assert executor.killed == ["w1"]
 
-    def back_after_one_call(*choice: Any, **limits: Any) -> Any:
-        if next(answers) == "away":
-            raise StoreUnavailable("away")
-        coordinator.stop()
-        return snapshot(*choice, **limits)
 
-    monkeypatch.setattr(store, "snapshot", back_after_one_call)
-    coordinator.run(sweep_id)
-    assert store.trial("t0").failures == failures
+def test_a_paused_sweep_ends_the_run_once_its_workers_have_released_their_trials(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    sweep_id = add_sweep(3)
+
+    def pause(trials: Any) -> None:
+        if any(trial.state is TrialState.TRAINING for trial in trials):
+            store.pause(sweep_id)
+
+    assert run(store, FakeExecutor(store), sweep_id, observer=pause)
+    assert store.sweep(sweep_id).state is SweepState.PAUSED
+    assert states(store, sweep_id) == {TrialState.QUEUED: 3}
 
 
 def test_a_trial_that_needs_more_room_is_not_overtaken(
@@ -291,7 +307,7 @@ def test_a_trial_that_needs_more_room_is_not_overtaken(
             return super().launch(kind, digest)
 
     sweep_id = add_sweep(4)
-    executor = Narrow(store, pid=os.getpid(), name="w")
+    executor = Narrow(store, name="w")
     assert run(store, executor, sweep_id)
     order = [trial.digest for trial in store.trials(sweep_id)]
     assert [digest for kind, digest in executor.launched if kind is TRAIN] == order
@@ -309,7 +325,7 @@ def test_an_action_that_fails_because_of_a_change_is_planned_again(
             return super().launch(kind, digest)
 
     sweep_id = add_sweep(2)
-    assert run(store, Surprised(store, pid=os.getpid(), name="w"), sweep_id)
+    assert run(store, Surprised(store, name="w"), sweep_id)
     assert states(store, sweep_id) == {TrialState.COMPLETED: 2}
     assert "deleted meanwhile" in caplog.text
 
@@ -319,7 +335,7 @@ def test_a_worker_that_is_too_late_for_its_trial_is_ended(
 ) -> None:
     """Two coordinators run a sweep, and one has no room on the cluster until the other is done."""
     sweep_id = add_sweep(1)
-    executor = FakeExecutor(store, pid=os.getpid())
+    executor = FakeExecutor(store)
     coordinator = Coordinator(store, executor, poll_seconds=0)
     assert not coordinator.round((sweep_id,))
     assert executor.busy() == {"w1": "t0"}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from evenload.pipeline.processes import process_id
 from evenload.pipeline.states import TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep import coordinator as coordinator_module
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures("observed")
 
 
 @pytest.fixture(scope="module")
-def dead_pid() -> int:
+def dead_process() -> str:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    return ended.pid
+    return f"{process_id().rpartition(':')[0]}:{ended.pid}"
 
 
 class Killed(BaseException):
@@ -74,7 +74,7 @@ def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
     tmp_path: Path,
     store: SweepStore,
     add_sweep: Callable[[int], str],
-    dead_pid: int,
+    dead_process: str,
     workers_survive: bool,
     every: int,
 ) -> None:
@@ -85,17 +85,17 @@ def test_killed_at_any_line_and_started_again_it_ends_with_the_same_trials(
     sweep_id = add_sweep(2)
     store.close()  # moves everything into the one file that is copied
     files = COORDINATOR if workers_survive else (*COORDINATOR, fake_executor.__file__)
-    pid = os.getpid() if workers_survive else dead_pid
+    process = "" if workers_survive else dead_process
     copy = SweepStore(f"sqlite:///{tmp_path / 'copy.db'}")
 
     def killed_and_started_again(at: tuple[Line, int] | None) -> Counter[Line]:
         shutil.copy(tmp_path / "store.db", tmp_path / "copy.db")
-        first = FakeExecutor(copy, pid=pid, name="first")
+        first = FakeExecutor(copy, process=process, name="first")
         coordinator = Coordinator(copy, first, poll_seconds=0)
         executed: Counter[Line] = Counter()
         with contextlib.suppress(Killed):
             executed = lines_of(lambda: coordinator._run((sweep_id,)), files, at)
-        second = FakeExecutor(copy, pid=os.getpid(), name="second")
+        second = FakeExecutor(copy, name="second")
         advance = first.wait if workers_survive else lambda seconds: None
         assert run(copy, second, sweep_id, observer=lambda _: advance(0))
         for trial in copy.trials(sweep_id):

@@ -9,6 +9,7 @@ import pytest
 from evenload.pipeline.states import (
     AttemptState,
     Charge,
+    Lease,
     Snapshot,
     SweepState,
     SweepStatus,
@@ -49,7 +50,7 @@ def trial(digest: str, state: TrialState = TrialState.QUEUED, **changes: Any) ->
     return TrialStatus(digest, state, **values | changes)
 
 
-def held(digest: str, worker: str = "w@host:1", seconds: float = 9, **changes: Any) -> TrialStatus:
+def held(digest: str, worker: str = "w@host:1", **changes: Any) -> TrialStatus:
     return trial(
         digest,
         **{
@@ -57,7 +58,7 @@ def held(digest: str, worker: str = "w@host:1", seconds: float = 9, **changes: A
             "attempt": 1,
             "attempt_state": AttemptState.RUNNING,
             "worker": worker,
-            "lease_until": NOW + timedelta(seconds=seconds),
+            "lease_until": NOW + timedelta(seconds=9),
             **changes,
         },
     )
@@ -111,9 +112,9 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
         [],
     ),
     "an overdue lease expires": (
-        snapshot(held("a", seconds=-1), held("b", seconds=-1)),
-        Crew(free=ONE_EACH),
-        [Expire()],
+        snapshot(held("a"), held("b")),
+        Crew(free=ONE_EACH, overdue=(Lease("a", 1, NOW, 20),)),
+        [Expire((Lease("a", 1, NOW, 20),))],
     ),
     "a dead worker loses its trial at once, and it costs a retry": (
         snapshot(held("a")),
@@ -221,10 +222,10 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
 @pytest.mark.parametrize("case", TABLE)
 def test_plan(case: str) -> None:
     facts, crew, actions = TABLE[case]
-    assert plan(facts, NOW, crew) == actions
+    assert plan(facts, crew) == actions
 
 
 @pytest.mark.parametrize("case", TABLE)
 def test_plan_is_a_pure_function(case: str) -> None:
     facts, crew, _ = TABLE[case]
-    assert plan(facts, NOW, crew) == plan(facts, NOW, crew)
+    assert plan(facts, crew) == plan(facts, crew)

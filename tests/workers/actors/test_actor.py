@@ -179,8 +179,10 @@ def test_a_step_longer_than_the_lease_keeps_the_trial_and_shows_progress_and_run
 
     def train(assignment: Assignment) -> Verdict:
         assignment.heartbeat.report(PROGRESS)
+        (before,) = store.snapshot().trials
         time.sleep(0.6)
-        assert store.expire() == []
+        assert before.lease is not None
+        assert store.expire([before.lease]) == []
         assert store.trial("t0").progress == PROGRESS
         assert store.trial("t0").run_id == "run-1"
         return Verdict(TrialState.TRAINED, {})
