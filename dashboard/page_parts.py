@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 
 from evenload.dashboard.exports import FORMATS, chart_table
 from evenload.dashboard.wording import Wording
-from evenload.pipeline.charts.style import INK, Chart, Theme, exchanged, themed
+from evenload.pipeline.charts.style import INK, OPEN, Chart, Theme, exchanged, themed
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.metrics import METRICS, Metric
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.audit import Finding
 
 REFRESH_SECONDS = 5.0
+IDLE_SECONDS = 15.0  # between looks at something that is over, but may go on
 
 _BARS = "".join(
     f'<rect x="{x}" y="9" width="5" height="15" rx="1.5" fill="{fill}"/>'
@@ -34,8 +36,6 @@ _NAME = (
 )
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
-div:has(> [data-testid="stElementContainer"] > [data-testid="stMetric"]) {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(8.9rem, 1fr)); }
 </style>"""
 
 
@@ -68,7 +68,9 @@ def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[
 
 def chosen_view(names: Iterable[str]) -> str:
     """A row of buttons that choose a view of the page; the first one by default."""
-    names = list(names)
+    names, asked = list(names), st.query_params.get("view")
+    if asked is not None and asked not in names:
+        st.error(f"View {asked!r} is not known here. Choose one of {', '.join(names)}.")
     chosen_name = st.segmented_control(
         "View",
         names,
@@ -116,14 +118,14 @@ def audit_note(findings: Sequence[Finding]) -> None:
 
 
 def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:
-    """Draws `body`, and redraws it every few seconds until `is_over` returns true."""
-    refreshes = not is_over()
+    """Draws `body` and redraws it: every few seconds, or less often while `is_over`."""
+    was_over = is_over()
 
-    @st.fragment(run_every=REFRESH_SECONDS if refreshes else None)
+    @st.fragment(run_every=IDLE_SECONDS if was_over else REFRESH_SECONDS)
     def drawn() -> None:
         with readable_errors():
             body()
-            if refreshes and is_over():
+            if is_over() != was_over:
                 st.rerun()
 
     drawn()
@@ -156,12 +158,25 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
 def plot(chart: Chart, key: str, caption: str = "") -> None:
     """A chart at full width in the page's theme, with a caption and an export menu below it.
 
-    A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture.
+    A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture. A click
+    on a mark that names a run opens it.
     """
     named = {"embedOptions": {"downloadFileName": key}}
     drawn = themed(chart, theme(), usermeta=named)
-    st.altair_chart(drawn, key=key, theme=None)  # its description is its text alternative
+    # Its description is its text alternative.
+    if OPEN in {parameter.name for layer in chart.layer for parameter in _parameters(layer)}:
+        chosen = st.altair_chart(
+            drawn, key=key, theme=None, on_select="rerun", selection_mode=[OPEN]
+        )
+        if picked := chosen.selection[OPEN]:
+            st.switch_page("run/page.py", query_params={"run": picked[0]["digest"]})
+    else:
+        st.altair_chart(drawn, key=key, theme=None)
     below(caption, partial(chart_table, chart), key)
+
+
+def _parameters(layer: Any) -> Sequence[Any]:
+    return [] if layer.params is alt.Undefined else layer.params
 
 
 def below(caption: str, table: Callable[[], pd.DataFrame], key: str) -> None:
@@ -198,10 +213,10 @@ def theme() -> Theme:
 
 
 def metrics(*figures: tuple[str, str, str]) -> None:
-    """A row of figures, each a (label, value, tooltip); a narrow page breaks it into two."""
-    with st.container(horizontal=True, gap="small"):
-        for label, value, explanation in figures:
-            st.metric(label, value, help=explanation or None, border=True, width="stretch")
+    """A line of figures, each a (label, value, explanation)."""
+    shown = (f":gray[{label}] **{value}**".replace("$", "\\$") for label, value, _ in figures)
+    told = (f"{label}: {explanation}" for label, _, explanation in figures if explanation)
+    st.markdown(" &ensp; ".join(shown), help="  \n".join(told) or None)
 
 
 def metric_columns(shown: Iterable[Metric]) -> dict[str, Any]:

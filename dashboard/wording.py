@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from evenload.pipeline.figures.wording import NONE, duration
 from evenload.pipeline.records.recorded_runs import RunState
-from evenload.pipeline.states import SweepState, TrialState
+from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
 
 Colour = Literal["blue", "green", "orange", "red", "gray", "violet"]
 
@@ -41,6 +42,18 @@ RUN_STATES: dict[RunState, Wording] = {
     RunState.ENDED: Wording("ended", ":material/check_circle:", "green"),
     RunState.STALE: Wording("no step for long", ":material/hourglass_empty:", "orange"),
 }
+
+
+WITH_FAILURES = Wording("finished, some failed", ":material/error:", "orange")
+ALL_FAILED = Wording("all trials failed", ":material/error:", "red")
+
+
+def sweep_wording(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Wording:
+    """The state of a sweep. A finished one says whether trials failed."""
+    failed = sum(trial.state is TrialState.FAILED for trial in trials)
+    if sweep.state is not SweepState.FINISHED or not failed:
+        return SWEEP_STATES[sweep.state]
+    return ALL_FAILED if failed == len(trials) else WITH_FAILURES
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:

@@ -11,8 +11,8 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
+from evenload.dashboard.loss_unit import choose_loss_unit
 from evenload.dashboard.page_parts import (
-    audit_note,
     chosen,
     chosen_view,
     clicked_row,
@@ -30,6 +30,7 @@ from evenload.dashboard.record_tables import (
     progress,
     trial_table,
 )
+from evenload.dashboard.sweep.board import board
 from evenload.dashboard.sweep.sections import (
     curves_section,
     front_section,
@@ -37,11 +38,10 @@ from evenload.dashboard.sweep.sections import (
     parameters_section,
 )
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
-from evenload.dashboard.wording import SWEEP_STATES, TRIAL_STATES
+from evenload.dashboard.wording import TRIAL_STATES, sweep_wording
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
-from evenload.pipeline.sweep.answer_text import sentences
 from evenload.pipeline.sweep.axes import Axes
 
 MAX_TALL_ROWS = 30  # longer tables scroll
@@ -54,12 +54,14 @@ def main() -> None:
         st.title("Sweep", anchor=False)
         st.info("No sweeps yet. `evenload quickstart` runs a small one.")
         return
-    title, choice = st.columns([3, 2], vertical_alignment="center")
+    title, unit, choice = st.columns([5, 2, 3], vertical_alignment="center")
     with choice:
         sweep_id = chosen("Sweep", sweep_ids, "sweep", str)
+    with unit:
+        choose_loss_unit()
     with title:
         sweep, trials = queries.sweep(sweep_id)
-        heading(sweep.name, SWEEP_STATES[sweep.state])
+        heading(sweep.name, sweep_wording(sweep, trials))
     if sweep.note:
         st.warning(f"Paused automatically: {sweep.note}", icon=":material/pause_circle:")
     verb_buttons(sweep, trials)
@@ -72,25 +74,29 @@ def _is_over(sweep_id: str) -> bool:
 
 def _body(sweep_id: str) -> None:
     sweep, trials = queries.sweep(sweep_id)
-    _summary(sweep, trials)
     if not trials:
         st.info("The trials are not listed yet. `evenload serve` lists them before it runs them.")
         return
-    st.info("  \n".join(sentences(queries.answer(sweep_id))), icon=":material/balance:")
-    audit_note(queries.findings(sweep_id))
-    VIEWS[chosen_view(VIEWS)](sweep, trials)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        view = chosen_view(VIEWS)
+        _summary(sweep, trials)
+    VIEWS[view](sweep, trials)
 
 
 def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    stopped = count(trials, TrialState.STOPPED)
+    """How far the sweep is; counts of zero are left out."""
+    counts = [
+        ("running", sum(trial.state.is_held for trial in trials), ""),
+        ("stopped early", count(trials, TrialState.STOPPED), "by a policy or a user; see Curves"),
+        ("failed", count(trials, TrialState.FAILED), "see Runs for tracebacks"),
+    ]
+    done = f"{count(trials, TrialState.COMPLETED)} of {len(trials)}"
+    times = [("ran for", elapsed_seconds(trials)), ("time left", eta_seconds(sweep, trials))]
     metrics(
-        ("Progress", f"{100 * progress(trials):.0f} %", "share of all steps that are done"),
-        ("Completed", f"{count(trials, TrialState.COMPLETED)} of {len(trials)}", ""),
-        ("Running", f"{sum(trial.state.is_held for trial in trials)}", ""),
-        ("Stopped early", f"{stopped}", "by a policy or a user, with a reason; see Curves"),
-        ("Failed", f"{count(trials, TrialState.FAILED)}", "see Trials for tracebacks"),
-        ("Ran for", duration(elapsed_seconds(trials)), ""),
-        ("Time left", duration(eta_seconds(sweep, trials)), "at the pace so far"),
+        ("steps", f"{100 * progress(trials):.0f} %", "share of all steps that are done"),
+        ("completed", done, ""),
+        *((name, f"{number}", why) for name, number, why in counts if number),
+        *((name, duration(seconds), "") for name, seconds in times if seconds == seconds),
     )
 
 
@@ -152,6 +158,7 @@ def _failures(failed: Sequence[TrialRecord], axes: Axes) -> None:
 
 # The views of the page: each function draws one from the sweep and its trials.
 VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
+    "Answer": board,
     "Grid": grid_section,
     "Front": front_section,
     "Step sizes": step_sizes_section,

@@ -23,6 +23,7 @@ Channel = TypeVar("Channel")
 FONT = '"Source Sans", "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif'
 LABEL_PIXELS = 210  # longer labels of axes and legends are cut off
 FACTORS = (1, 2, 5)
+OPEN = "open"  # the name of the selection whose marks open a run
 MAX_DECADES = 3.5  # axes over more decades have ticks only at powers of ten
 
 
@@ -226,6 +227,11 @@ def tips(formats: Mapping[str, str]) -> list[alt.Tooltip]:
 def picker(column: str, key: Legend) -> alt.Parameter:
     """A selection by a click in the legend or, without a legend, on a mark."""
     return alt.selection_point(fields=[column], bind="legend" if key else alt.Undefined)
+
+
+def opener() -> alt.Parameter:
+    """A click on a mark opens the run whose digest is in its column `digest`."""
+    return alt.selection_point(name=OPEN, fields=["digest"], on="click")
 
 
 def zoom(*encodings: Literal["x", "y"]) -> alt.Parameter:

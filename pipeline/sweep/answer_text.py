@@ -35,6 +35,31 @@ def _sentences(answer: Answer) -> Iterator[str]:
         yield _for_all(answer)
 
 
+def chip(answer: Answer, place: PlaceAnswer) -> tuple[str, str]:
+    """The verdict at a place in one or two words, and what follows in one line."""
+    rivals = place.having(*MAY_BE_NAMED)
+    if place.named is not None:
+        ties = f"; tied with {_listed(place.even_ties)}" if place.even_ties else ""
+        return "claim", f"take {place.named.label}, MaxVio {_vio(place.named)}{ties}"
+    if not rivals:
+        return "waiting", "no setting that may be named is complete"
+    best = place.evenest
+    assert best is not None
+    so_far = f"most even so far {best.label}, MaxVio {_vio(best)}"
+    if answer.is_provisional:
+        return "provisional", so_far
+    if place.compared < 2:
+        return "no claim", f"{so_far}; nothing to compare it with"
+    if place.even_ties:
+        so_far += f"; {1 + len(place.even_ties)} tie"
+    more = (
+        counted(place.more_seeds or 0, "more seed") if place.more_seeds else "over 200 more seeds"
+    )
+    if math.isnan(place.noise):
+        return "one seed", f"{so_far}; {more} would measure the noise of the loss"
+    return "no claim", f"{so_far}; {more} would settle the loss"
+
+
 def method(answer: Answer) -> str:
     """How claims are made, for the notes of tables."""
     terms = answer.terms

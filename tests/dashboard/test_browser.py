@@ -179,7 +179,9 @@ def test_navigation_opens_every_page(page: Page, address: str) -> None:
 def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
     _settled(page, "search")
-    for view, charts in [("Grid", 4), ("Front", 3), ("Curves", 1), ("Parameters", 2)]:
+    for view, charts in [
+        *(("Answer", 2), ("Grid", 4), ("Front", 3), ("Curves", 1), ("Parameters", 2))
+    ]:
         _choose(page, view)
         _settled(page, "search")
         _charts(page, charts)
@@ -232,10 +234,12 @@ def test_cost_follows_the_plan_in_the_address(page: Page, address: str, demo: An
     page.goto(f"{address}/cost?sweep={demo.ids['finished']}&ranks=4&hours=2000")
     _settled(page, "Cost of imbalance")
     _charts(page, 2)
-    before = page.get_by_test_id("stMetricValue").nth(3).inner_text()
+    before = page.locator("[data-testid=stMarkdown] strong").nth(3).inner_text()
     page.get_by_label("Price of a GPU hour, $").fill("5")
     page.get_by_label("Price of a GPU hour, $").press("Enter")
-    expect(page.get_by_test_id("stMetricValue").nth(3)).not_to_have_text(before, timeout=WAIT_MS)
+    expect(page.locator("[data-testid=stMarkdown] strong").nth(3)).not_to_have_text(
+        before, timeout=WAIT_MS
+    )
     assert {"ranks=4", "hours=2000", "price=5"} <= {
         part.removesuffix(".0") for part in page.url.partition("?")[2].split("&")
     }

@@ -12,6 +12,7 @@ from evenload.dashboard.controls import VERBS, applicable
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import Order, SweepState, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
 
@@ -110,7 +111,7 @@ def test_trial_is_steered_on_the_page_of_the_run(
 def test_form_submits_the_sweep_of_the_dry_run(own_home: Settings, render_in: Open) -> None:
     page = render_in("sweeps", view="Start a sweep")
     page.text_input[0].set_value("from-the-form").run()
-    assert {metric.label: metric.value for metric in page.metric}["Trials"] == "10"
+    assert figures(page)["Trials"] == "10"
     page = _press(page, "Submit")
     assert not page.exception
     store = SweepStore(own_home.store_url)

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from evenload.pipeline.settings import Settings
 from evenload.workers.cli import main
+from tests.dashboard.page_figures import figures
 from tests.pipeline.records.imports.writers import TOP_K, counted, routes
 
 Open = Callable[..., AppTest]
@@ -35,7 +36,7 @@ def test_every_view_of_an_imported_run_draws(render_in: Open, imported: str, vie
     page = render_in("run", run=imported, view=view)
     assert not page.exception
     assert page.title[0].value == "theirs"
-    assert {metric.label: metric.value for metric in page.metric}["Steps"] == "300"
+    assert figures(page)["Steps"] == "300"
 
 
 def test_an_imported_run_is_compared(render_in: Open, imported: str) -> None:

@@ -18,6 +18,7 @@ from evenload.pipeline.records.run_writer import RunWriter
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
 from tests.dashboard.conftest import Demo, render
+from tests.dashboard.page_figures import figures
 from tests.pipeline.records import recorded
 
 Open = Callable[..., AppTest]
@@ -30,27 +31,23 @@ def live(settings: Settings) -> RunWriter:
     return writer
 
 
-def _metrics(page: AppTest) -> dict[str, str]:
-    return {metric.label: str(metric.value) for metric in page.metric}
-
-
 def test_run_is_shown_while_its_steps_come_in(render_in: Open, drawn: Any, live: RunWriter) -> None:
     page = render_in("run", run="my-model")
     assert not page.exception
     assert page.title[0].value == "my model"
-    assert _metrics(page)["Steps"] == "40 / 200"
+    assert figures(page)["Steps"] == "40 / 200"
     count_SLE = read_history(live.run.folder).count_SLE
     expected_LE = 100 * utilisation(count_SLE[-10:].sum(axis=0))
     np.testing.assert_allclose(drawn(page)["load-by-layer"].map(), expected_LE, atol=1)
     live.write(recorded.steps(41, 55))
     shown_runs._recorded.clear()  # two seconds later
     page.run()
-    assert _metrics(page)["Steps"] == "55 / 200"
-    figures = recorded_run(live.run.folder.parent.parent, "my-model").figures()
-    assert _metrics(page)["MaxVio"] == f"{figures['max_vio']:.2f}"
-    assert _metrics(page)["Sampling floor"] == f"{figures['max_vio_floor']:.2f}"
-    assert figures["max_vio_floor"] == max_vio_floor(recorded.TOKENS, 8, 2)
-    assert figures["idle_frac"] == pytest.approx(1 / 16)
+    assert figures(page)["Steps"] == "55 / 200"
+    final = recorded_run(live.run.folder.parent.parent, "my-model").figures()
+    assert figures(page)["MaxVio"] == f"{final['max_vio']:.2f}"
+    assert figures(page)["Sampling floor"] == f"{final['max_vio_floor']:.2f}"
+    assert final["max_vio_floor"] == max_vio_floor(recorded.TOKENS, 8, 2)
+    assert final["idle_frac"] == pytest.approx(1 / 16)
 
 
 @pytest.mark.parametrize("view", ["Load", "Balance", "Biases", "Training", "Record"])

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
 from tests.dashboard.demo_home import be_present
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
 
@@ -39,8 +40,8 @@ def _cards(page: AppTest) -> dict[str, str]:
 def test_page_shows_processes_leases_and_queue(open_page: Open, demo: Any) -> None:
     page = open_page("cluster")
     assert not page.exception
-    figures = {metric.label: metric.value for metric in page.metric}
-    assert figures == {
+    shown = figures(page)
+    assert shown == {
         "Nodes": "2",
         "Training slots": "2 of 4 free",
         "Wait for training": "3",

@@ -12,27 +12,24 @@ from evenload.dashboard.record_tables import spec_of
 from evenload.pipeline.figures.cost import Recorded, recorded
 from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.settings import Settings
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
-
-
-def _metrics(page: AppTest) -> dict[str, str]:
-    return {metric.label: str(metric.value) for metric in page.metric}
 
 
 def test_plan_in_the_address_sets_hours_and_prices(open_page: Open, drawn: Any, demo: Any) -> None:
     address = {"sweep": demo.ids["finished"], "ranks": "4", "hours": "2000", "price": "3"}
     page = open_page("cost", **address)
     assert not page.exception
-    figures = _metrics(page)
+    shown = figures(page)
     table = page.dataframe[0].value.set_index(["setting", "experts"])
     lost: Any = table.loc[("none", 8)]
     assert lost.gpu_hours == pytest.approx(2000 * lost.share / 100)
     assert lost.money == pytest.approx(3 * lost.gpu_hours)
     assert table.share.is_monotonic_increasing
     assert table.share["sign 0.01", 8] < lost.share
-    assert figures["Setting"] == "sign 0.01"
-    assert float(figures["Saved against none"].removeprefix("$").replace(",", "")) > 0
+    assert shown["Setting"] == "sign 0.01"
+    assert float(shown["Saved against none"].removeprefix("$").replace(",", "")) > 0
     assert list(drawn(page)) == ["lost-by-setting", "lost-by-ranks"]
 
 
@@ -51,7 +48,7 @@ def test_without_loads_the_page_still_shows_the_cost_of_the_sweep(
     page = open_page("cost", sweep=demo.ids[sweep])
     assert not page.exception
     assert "No loads are recorded here" in page.info[0].value
-    assert "Core time" in _metrics(page)
+    assert "Core time" in figures(page)
 
 
 def test_running_sweep_is_billed_for_the_recorded_steps(open_page: Open, demo: Any) -> None:

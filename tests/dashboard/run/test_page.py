@@ -14,12 +14,9 @@ from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
-
-
-def _metrics(page: AppTest) -> dict[str, str]:
-    return {metric.label: str(metric.value) for metric in page.metric}
 
 
 def _windows(page: AppTest) -> Any:
@@ -71,7 +68,7 @@ def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
 
 
 def test_summary_shows_the_figures_of_the_trial(open_page: Open, finished: Any) -> None:
-    shown = _metrics(open_page("run", run=finished.digest))
+    shown = figures(open_page("run", run=finished.digest))
     assert shown["Steps"] == "300 / 300"
     assert shown["Validation loss"] == f"{finished.result['val_bits_per_byte']:.3f}"
     assert shown["MaxVio"] == f"{finished.result['max_vio']:.2f}"
@@ -208,7 +205,7 @@ def test_failed_run_shows_its_error_and_recorded_steps(
     assert not page.exception
     assert page.error[0].value.startswith("FloatingPointError: step 141")
     assert "train_one" in page.expander[0].code[0].value
-    assert _metrics(page)["Steps"] == "140 / 300"
+    assert figures(page)["Steps"] == "140 / 300"
     assert drawn(page)["load-over-time"].map().shape == (32, 140)
 
 
@@ -216,7 +213,7 @@ def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
     running = demo.trial("running", "sign 0.05", 16)
     page = open_page("run", run=running.digest)
     assert not page.exception
-    assert _metrics(page)["Steps"] == "180 / 300"
+    assert figures(page)["Steps"] == "180 / 300"
     assert "Steps 171 to 180." in _captions(page)
 
 

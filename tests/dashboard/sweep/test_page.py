@@ -13,7 +13,7 @@ Open = Callable[..., AppTest]
 def test_finished_sweep_shows_four_grids_of_settings_by_experts(
     open_page: Open, drawn: Any, demo: Any
 ) -> None:
-    page = open_page("sweep", sweep=demo.ids["finished"])
+    page = open_page("sweep", sweep=demo.ids["finished"], view="Grid")
     assert not page.exception
     assert page.title[0].value == "step-size-by-experts"
     grids = [chart.table for chart in drawn(page).values()]
@@ -37,8 +37,7 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
 
 def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
-    audit, failure = page.expander
-    assert audit.label.startswith("Audit, ")
+    (failure,) = page.expander
     assert failure.label == "sign 0.1, 32 experts, seed 0: failed after step 140"
     assert "FloatingPointError: step 141" in failure.code[0].value
     digest = demo.trial("finished", "sign 0.1", 32).digest
@@ -46,14 +45,48 @@ def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, 
     assert link.proto.query_string == f"run={digest}"
 
 
-def test_recommendation_is_shown(open_page: Open, demo: Any) -> None:
-    assert "sign 0.01" in open_page("sweep", sweep=demo.ids["finished"]).info[0].value
+def test_answer_comes_first_with_a_verdict_per_place(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"])
+    assert not page.exception
+    chips = page.markdown[2].value.splitlines()
+    assert [chip.split(":")[1] for chip in chips] == [
+        f"green-badge[claim] **{experts} experts**" for experts in (16, 32)
+    ]
+    assert "take sign 0.01" in chips[0]
+    loss, loads = (drawn(page)[key].table for key in ("board-loss", "board-max-vio"))
+    assert set(loss.role) == {"named", "tied in evenness", "control"}
+    named, control = (loss[loss.role == role] for role in ("named", "control"))
+    assert named.setting.tolist()[0] == "sign 0.01"
+    assert control["loss minus that of none, bits per byte"].tolist() == [0, 0]
+    assert (loss["margin to"] > loss["margin from"]).all()
+    assert (loads["by chance"] > 0).all()
+
+
+def test_answer_is_provisional_from_the_first_finished_trial(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
+    page = open_page("sweep", sweep=demo.ids["running"])
+    assert not page.exception
+    chips = page.markdown[2].value
+    assert "blue-badge[provisional] 3 of 8 trials over, so nothing is claimed yet" in chips
+    assert "most even so far sign 0.00" in chips
+    assert drawn(page)["board-loss"].table.setting.tolist() == ["sign 0.005", "sign 0.002"]
+    running = page.dataframe[0].value
+    assert running["Trial"].tolist()[0] == "sign 0.05, 16 experts, seed 0"
+    assert not any("more seed" in button.label for button in page.button)
+
+
+def test_sweep_with_failures_is_not_green(open_page: Open, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["finished"])
+    assert any("some failed" in markdown.value for markdown in page.markdown)
 
 
 def test_running_sweep_shows_the_states_of_its_trials(
     open_page: Open, drawn: Any, demo: Any
 ) -> None:
-    page = open_page("sweep", sweep=demo.ids["running"])
+    page = open_page("sweep", sweep=demo.ids["running"], view="Grid")
     assert not page.exception
     shown = drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()
     assert shown[4:] == ["failed", "queued", "training", "queued"]
@@ -109,7 +142,7 @@ def test_x_axis_of_curves_is_in_the_address(open_page: Open, drawn: Any, demo: A
 
 
 def test_grid_shows_only_the_search(open_page: Open, drawn: Any, demo: Any) -> None:
-    page = open_page("sweep", sweep=demo.ids["searched"])
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Grid")
     assert drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()[4:6] == ["2.321", "stopped"]
 
 

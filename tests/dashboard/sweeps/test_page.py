@@ -6,12 +6,9 @@ from streamlit.testing.v1 import AppTest
 
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
-
-
-def _metrics(page: AppTest) -> dict[str, str]:
-    return {metric.label: str(metric.value) for metric in page.metric}
 
 
 def test_all_sweeps_are_listed_with_state_progress_and_failures(open_page: Open) -> None:
@@ -35,7 +32,7 @@ def test_all_sweeps_are_listed_with_state_progress_and_failures(open_page: Open)
 
 
 def test_totals_cover_all_sweeps(open_page: Open) -> None:
-    assert _metrics(open_page("sweeps")) == {
+    assert figures(open_page("sweeps")) == {
         "Active sweeps": "2",
         "Trials running": "2",
         "Trials completed": "50 of 61",
@@ -84,6 +81,6 @@ def test_sweep_file_can_be_uploaded(open_page: Open) -> None:
         b"train: {steps: 9, batch_sequences: 2, seq_len: 8}}, axes: {train.seed: [0, 1, 2]}}",
     ).run()
     assert not page.exception
-    assert _metrics(page)["Trials"] == "3"
+    assert figures(page)["Trials"] == "3"
     page.file_uploader[0].upload("bad.yaml", b"- 1").run()
     assert "must hold a mapping" in page.warning[0].value

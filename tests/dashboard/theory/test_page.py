@@ -14,6 +14,7 @@ from evenload.dashboard.theory.page import _rules
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.simulation import SimulationSpec
 from evenload.workers.simulation.run import simulate
+from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
 
@@ -39,8 +40,8 @@ def test_page_shows_a_finished_simulation(render_in: Open, drawn: Any, settings:
     page = render_in("theory", simulation="abc123")
     assert not page.exception
     assert list(drawn(page)) == ["simulated-max-vio", "dual-descent", "regret", "tie-spectrum"]
-    figures = {metric.label: metric.value for metric in page.metric}
-    assert figures["Most even rule"] == "self_tuned"
+    shown = figures(page)
+    assert shown["Most even rule"] == "self_tuned"
     assert page.dataframe[0].value.rule.tolist() == ["none", "self_tuned"]
     assert len(page.dataframe[1].value) == 8
 

@@ -1,0 +1,59 @@
+"""The unit of losses on all pages: the viewer chooses it once, and it stays in the address."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import streamlit as st
+
+from evenload.pipeline.states import TrialRecord
+
+BITS, NATS = "bits per byte", "nats per token"
+KEPT = "kept-loss-unit"  # in the session: a widget forgets its value on pages without it
+
+
+class LossUnit(NamedTuple):
+    """A unit of losses, and how many of it are one of the unit in which they are given."""
+
+    name: str
+    factor: float
+
+    @property
+    def title(self) -> str:
+        return f"held-out loss, {self.name}"
+
+
+def choose_loss_unit() -> None:
+    """A switch, for pages that show losses."""
+    chosen = st.segmented_control(
+        "Loss in",
+        [BITS, NATS],
+        default=st.session_state.get(KEPT, BITS),
+        key="loss",
+        bind="query-params",
+        required=True,
+        label_visibility="collapsed",
+    )
+    st.session_state[KEPT] = chosen if chosen in (BITS, NATS) else BITS
+
+
+def loss_unit(trials: Iterable[TrialRecord], given: str = BITS) -> LossUnit:
+    """The chosen unit, or the given one where the bytes of a token are not known or differ.
+
+    Args:     given: the unit of the values that are to be shown
+    """
+    chosen = st.session_state.get(KEPT, BITS)
+    ratios = {round(ratio, 4) for trial in trials if (ratio := bits_of_a_nat(trial)) > 0}
+    if chosen == given or len(ratios) != 1:
+        return LossUnit(given, 1.0)
+    (ratio,) = ratios
+    return LossUnit(chosen, ratio if chosen == BITS else 1 / ratio)
+
+
+def bits_of_a_nat(trial: TrialRecord) -> float:
+    """Bits per byte that are one nat per token; NaN if it is not known yet."""
+    if trial.spec["data"].get("tokenizer", {}).get("kind") == "bytes":
+        return 1 / math.log(2)
+    return trial.figure("val_bits_per_byte") / trial.figure("val_loss")
