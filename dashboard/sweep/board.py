@@ -106,6 +106,8 @@ def rows_of(
 
 def _against(setting: Setting, reference: Setting) -> tuple[float, float]:
     """The loss minus that of the reference, and half of its interval, in bits per byte."""
+    if setting is reference:
+        return 0.0, math.nan
     if setting.against_none is not None and reference.kind == "none":
         half = setting.against_none.half
         return setting.against_none.mean, math.nan if half is None else half
@@ -126,8 +128,8 @@ def _that_matter(place: PlaceAnswer, budget: int) -> list[tuple[Setting, Role]]:
     if best is not None:
         roles[best.label] = "most even so far" if place.named is None else "named"
     first = sorted([*kept.values()][: budget - bool(place.control)], key=lambda s: s.over_floor)
-    found = [(setting, roles.get(setting.label, "other")) for setting in first]
-    return [*found, *([(place.control, "control")] if place.control else [])]
+    found: list[tuple[Setting, Role]] = [(s, roles.get(s.label, "other")) for s in first]
+    return found + ([(place.control, "control")] if place.control is not None else [])
 
 
 def _chips(answer: Answer) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
@@ -57,7 +57,7 @@ def interval_rows(
         for place, found in groupby(rows, lambda row: row.place)
         for key in (f"{place}\t", *(f"{place}\t{row.label}" for row in found))
     ]
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         ROW: [f"{row.place}\t{row.label}" for row in rows],
         "at": [row.place for row in rows],
         "setting": [row.label for row in rows],
@@ -78,7 +78,7 @@ def interval_rows(
     y = style.name(alt.Y, ROW, sort=None, title=None, scale=alt.Scale(domain=order), axis=heads)
     base = alt.Chart(style.table(columns)).encode(y=y)
     roles = [role for role in ROLES if role in columns["role"]]
-    colours, shapes = ({role: ROLES[role][part] for role in roles} for part in (0, 1))
+    colours, shapes = ({str(role): ROLES[role][part] for role in roles} for part in (0, 1))
     across = alt.RelativeBandSize(band=1)
     shown = {"at": "", "setting": "", "role": "", title: number, "low": number, "high": number}
     low = style.number(alt.X, "low", title=title, **more)
