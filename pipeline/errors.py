@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -48,7 +49,19 @@ def first_message(error: ValidationError) -> str:
     return f"{key}={shown(first['input'])}: {message}"
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, ValidationError):
+        return first_message(error)
+    text = str(error).partition("\n")[0]
+    return (
+        text
+        if type(error) is ValueError or isinstance(error, SpecError)
+        else f"{type(error).__name__}: {text}"
+    )
+
+
 def shown(value: object) -> str:
     """The value as JSON, cut to 200 characters."""
-    text = json.dumps(value, default=str)
+    text = "".join(islice(json.JSONEncoder(default=str).iterencode(value), 201))
     return text if len(text) <= 200 else text[:197] + "..."

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     """Trials evaluated at once."""
     data_root: Path | None = None
     """The only folder below which specs may read files; null: anywhere."""
+    prepare_seconds: PositiveFloat = 3600.0
+    """How long `evenload serve` lets one sweep read its data and list its trials."""
+    prepare_gib: PositiveFloat | None = None
+    """Memory that this may take; null: half of the machine's."""
     dashboard_controls: bool = False
     """Whether everyone who reaches the dashboard may start and steer sweeps."""
     tiles_file: Path | None = None

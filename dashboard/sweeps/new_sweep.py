@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.figures.wording import scaled
 from evenload.pipeline.spec.balancers import BALANCERS
-from evenload.pipeline.spec.spec_file import mapping_of_yaml
 from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.yaml_text import mapping_of_yaml
 from evenload.pipeline.sweep.search import propose
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-import yaml
 
 from evenload.dashboard import controls, queries, shown_runs
 from evenload.dashboard.page_parts import card, chosen_view, clicked_row, live, metrics
@@ -30,6 +29,7 @@ from evenload.pipeline.figures.wording import NONE, duration, scaled
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.yaml_text import yaml_of
 from evenload.pipeline.states import SweepState
 from evenload.pipeline.sweep.trial_plan import totals
 
@@ -163,7 +163,7 @@ def _start() -> None:
     spec = checked(tree)
     _dry_run(spec)
     with st.expander("As a file", icon=":material/description:"):
-        text = yaml.safe_dump(tree, sort_keys=False)
+        text = yaml_of(tree)
         st.code(text, language="yaml")
         st.download_button("Download", text, f"{spec.name}.yaml", "application/yaml")
     _submission(spec)

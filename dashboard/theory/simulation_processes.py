@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from evenload.pipeline.errors import SpecError
@@ -28,6 +27,7 @@ from evenload.pipeline.records.recorded_runs import FOLDER
 from evenload.pipeline.records.scores import FILE
 from evenload.pipeline.spec.simulation import SimulationSpec, load_simulation
 from evenload.pipeline.spec.spec_file import sha256
+from evenload.pipeline.spec.yaml_text import yaml_of
 
 COMMAND = Path(sys.executable).with_name("evenload")
 MAX_SCORES = 1_500_000_000  # tokens x experts x steps x seeds x rules; minutes on two cores
@@ -179,7 +179,7 @@ def _spawn(spec: SimulationSpec, paths: Paths) -> subprocess.Popen[bytes]:
     if not COMMAND.is_file():
         raise SpecError("simulations need the workers: install them with `bash infra/install.sh`")
     paths.spec.parent.mkdir(parents=True, exist_ok=True)
-    paths.spec.write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    paths.spec.write_text(yaml_of(spec.model_dump(mode="json")))
     paths.result.unlink(missing_ok=True)
     arguments = [str(COMMAND), "simulate", str(paths.spec), "--json", "--check", "theory"]
     with paths.result.open("wb") as out, paths.log.open("wb") as log:

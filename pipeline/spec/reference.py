@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evenload.pipeline.spec.search_space import without
 from evenload.pipeline.spec.simulation import ACTS_IN_TRAINING, SimulationSpec, load_simulation
 from evenload.pipeline.spec.spec_file import read_mapping
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
+from evenload.pipeline.spec.yaml_text import yaml_of
 
 Schema = dict[str, Any]
 
@@ -82,8 +81,7 @@ def default_of(node: Schema, name: str) -> str | None:
 
 def one_line(value: Any) -> str:
     """The value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return yaml_of(value, one_line=True).removesuffix("\n")
 
 
 def meaning_of(node: Schema) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 from pydantic import ValidationError, model_validator
@@ -19,6 +20,7 @@ from evenload.pipeline.spec.spec_file import Frozen
 
 Coordinates = dict[str, int | float]
 SIGNIFICANT_DIGITS = 3  # drawn numbers are rounded, so that labels can show them in full
+PROBES = 3  # numbers by which a range is checked
 PROBED_SHARE = 0.382  # position of a test value within a range; it is rarely a whole number
 
 
@@ -72,12 +74,27 @@ def parse_axis(value: Any) -> Any:
             "an axis needs a list of at least 1 value, or a range {low, high} to draw from"
         )
     for item in value:
-        list(_ends(item))
+        _ranges_in(item, "")  # which checks them
     return value
 
 
 def has_ranges(value: Range | list[Any]) -> bool:
-    return isinstance(value, Range) or any(len(list(_ends(item))) > 1 for item in value)
+    return isinstance(value, Range) or any(_ranges_in(item, "") for item in value)
+
+
+def num_corners(axes: Axes) -> int:
+    """How many points `corners` gives, counted without making one."""
+    return math.prod(
+        PROBES if isinstance(axis, Range) else sum(map(_num_ends, axis)) for axis in axes.values()
+    )
+
+
+def probes(axes: Axes, at_most: int) -> Iterator[dict[str, Any]]:
+    """All corners, or so many random ones of them if there are more."""
+    if num_corners(axes) <= at_most:
+        return corners(axes)
+    prober = _Prober(random.Random(0))
+    return (choose(axes, prober)[1] for _ in range(at_most))
 
 
 def choose(axes: Axes, chooser: Chooser) -> tuple[Coordinates, dict[str, Any]]:
@@ -108,9 +125,7 @@ def dimensions(axes: Axes) -> dict[str, Range | int]:
 
 def corners(axes: Axes) -> Iterator[dict[str, Any]]:
     """All combinations of choices, with three numbers per range; later axes vary fastest."""
-    sides = [
-        _probes(axis) if isinstance(axis, Range) else _all_ends(axis) for axis in axes.values()
-    ]
+    sides = [_probes(axis) if isinstance(axis, Range) else all_ends(axis) for axis in axes.values()]
     return (dict(zip(axes, point, strict=True)) for point in itertools.product(*sides))
 
 
@@ -118,13 +133,14 @@ def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
     """The coordinates of a trial's spec; None if it is not a point of these axes."""
     coordinates: Coordinates = {}
     for key, axis in axes.items():
+        options = [axis] if isinstance(axis, Range) else axis
+        found = None
         try:
             found = value_at(trial, key)
+            below = keys_below(axes, key)
+            matches = [_match(option, found, below) for option in options]
         except KeyError:
-            return None
-        below = {other.removeprefix(f"{key}.") for other in axes if other.startswith(f"{key}.")}
-        options = [axis] if isinstance(axis, Range) else axis
-        matches = [_match(option, found, below) for option in options]
+            matches = [_agreement_without(trial, key, option) for option in options]
         best = max(range(len(options)), key=lambda n: -1 if (m := matches[n]) is None else m)
         if matches[best] is None:
             return None
@@ -134,6 +150,15 @@ def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
             coordinates[key] = best
             coordinates |= _inner(axis[best], found, f"{key}[{best}]")
     return coordinates
+
+
+def _agreement_without(trial: Mapping[str, Any], key: str, option: Any) -> int | None:
+    """As `_match`, for `preset` and `kind: own`, which are not stored with a trial."""
+    parent, _, name = key.rpartition(".")
+    if name == "preset":
+        own = value_at(trial, parent)
+        return sum(own.get(field) == value for field, value in PRESETS[option].items())
+    return 0 if option == "own" else None
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
@@ -200,7 +225,49 @@ def _probes(span: Range) -> list[float]:
     return [span.low, span.at(PROBED_SHARE), span.high]
 
 
-def _all_ends(values: list[Any]) -> list[Any]:
+def _num_ends(value: Any) -> int:
+    return PROBES ** len(_ranges_in(value, ""))
+
+
+class _Prober:
+    """Chooses a random corner."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def choice(self, name: str, count: int) -> int:
+        return self._rng.randrange(count)
+
+    def number(self, name: str, span: Range) -> float:
+        return self._rng.choice(_probes(span))
+
+
+def settled(option: Any, found: Any, below: Collection[str] = (), path: str = "") -> Any:
+    """The value of an axis as the trial `found` has it: "1e-4" becomes 0.0001.
+
+    Equal values stay as they are written, because the sweep's id depends on them.
+
+    Args:     below: keys within the value that other axes replace
+    """
+    if path in below or isinstance(option, Range) or _is_range(option) or option == found:
+        return option
+    if not isinstance(option, dict) or not isinstance(found, Mapping):
+        return found
+    return {
+        key: settled(item, found[key], below, f"{path}.{key}" if path else key)
+        if key in found
+        else item
+        for key, item in option.items()
+    }
+
+
+def keys_below(axes: Axes, key: str) -> set[str]:
+    """The other axes that replace a part of this axis's values, relative to its key."""
+    return {other.removeprefix(f"{key}.") for other in axes if other.startswith(f"{key}.")}
+
+
+def all_ends(values: list[Any]) -> list[Any]:
+    """The values with their ranges replaced by test values, in all combinations."""
     return [end for value in values for end in _ends(value)]
 
 
@@ -244,7 +311,7 @@ def _match(option: Any, found: Any, below: set[str], path: str = "") -> int | No
 
 
 def _without_preset(option: dict[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in option.items() if key != "preset"}
+    given = {k: v for k, v in option.items() if k != "preset" and (k, v) != ("kind", "own")}
     preset = option.get("preset")
     return (PRESETS.get(preset, {}) if isinstance(preset, str) else {}) | given
 

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.spec.yaml_text import MAX_BYTES, mapping_of_yaml
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -18,10 +18,6 @@ Spec = TypeVar("Spec", bound=BaseModel)
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-
-# PyYAML does not catch errors of its constructors: `!!bool maybe` raises KeyError, and 2024-99-99
-# raises ValueError. Text that is not UTF-8 raises ValueError, too.
-UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class Frozen(BaseModel):
@@ -45,46 +41,12 @@ def sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
-    """The keys and values of a YAML document.
-
-    Args:     where: the name of the document in error messages
-    Raises:   SpecError: it is not YAML or not a mapping, or a key is given twice
-    """
-    try:
-        tree = _UniqueKeys(content.decode()).get_single_data()
-    except RecursionError:
-        raise SpecError(f"{where}: not readable as YAML: nested too deeply; flatten it") from None
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise SpecError(f"{where}: not readable as YAML: {reason}") from None
-    if not isinstance(tree, dict):
-        raise SpecError(f"{where}: holds a {type(tree).__name__}; it must hold a mapping of keys")
-    return tree
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses duplicate keys, of which PyYAML would keep the last."""
-
-    # Checked before mappings are constructed, because merging `<<` adds keys by then.
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
-            if name in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} is given twice; remove one",
-                    problem_mark=key.start_mark,
-                )
-            seen.add(name)
-        return node
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.  Raises: SpecError"""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path}: {reason}; give the path of a YAML file") from None
     return mapping_of_yaml(content, str(path))

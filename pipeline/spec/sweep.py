@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,7 +20,19 @@ from pydantic import (
 
 from evenload.pipeline.errors import first_message, shown
 from evenload.pipeline.spec.data import DataSpec
-from evenload.pipeline.spec.search_space import Range, corners, has_ranges, parse_axis
+from evenload.pipeline.spec.search_space import (
+    Range,
+    all_ends,
+    corners,
+    has_ranges,
+    keys_below,
+    locate,
+    num_corners,
+    parse_axis,
+    probes,
+    settled,
+    value_at,
+)
 from evenload.pipeline.spec.spec_file import (
     Frozen,
     Int32,
@@ -38,6 +51,9 @@ Axis = Annotated[
 Share = Annotated[float, Field(ge=0, lt=1)]
 SEED = "train.seed"
 TRUSTED = {"trusted": True}
+MAX_TRIALS = 100_000  # that a sweep lists
+PROBED_IN_FULL = 50  # of them, also whether their results will be found
+PROBED = 1000  # points of a space to search that are checked
 CROSSED = ("model.num_experts", SEED)
 
 
@@ -172,7 +188,7 @@ class ConfirmSpec(Frozen):
 class Extension(Frozen):
     """Seeds that `evenload sweep extend --seeds` added to a finished sweep."""
 
-    seeds: PositiveInt
+    seeds: Annotated[PositiveInt, Field(le=10_000)]
     """Number of further seeds."""
     top: PositiveInt | None = None
     """Only so many of the best settings of each answer are confirmed with them, beside training
@@ -221,10 +237,14 @@ class SweepSpec(Frozen):
     def _every_trial_is_valid(self, info: ValidationInfo) -> Self:
         if info.context == TRUSTED:
             return self
-        trials = self.expand()
         self._search_can_draw()
+        self._can_be_listed()
+        at_most = None if isinstance(self.search, GridSearch) else PROBED
+        trials = unique(map(self.trial_at, probes(self.axes, at_most or MAX_TRIALS)))
+        self._settle_axes()
+        self._results_can_be_found(trials)
         if not isinstance(self.stopping, NoStopping) and any(
-            trial.eval.every_steps is None for trial in trials
+            trial.eval.every_steps is None for trial in trials[:PROBED_IN_FULL]
         ):
             raise ValueError(
                 f"stopping.kind={self.stopping.kind!r} reads held-out losses while trials train; "
@@ -233,6 +253,42 @@ class SweepSpec(Frozen):
         if self.confirm is not None:
             self._confirm_is_fresh(self.confirm, trials)
         return self
+
+    def _can_be_listed(self) -> None:
+        """Counts before anything is built."""
+        asked = num_settings(self) * num_corners(self.crossed_axes())
+        if asked > MAX_TRIALS:
+            raise ValueError(
+                f"axes and search ask for {asked:,} trials, and a sweep lists at most "
+                f"{MAX_TRIALS:,}; give fewer values, or set search.kind random or tpe and a lower "
+                "search.settings"
+            )
+
+    def _settle_axes(self) -> None:
+        """Replaces values of axes by what trials make of them, by which results are found again."""
+        first = next(probes(self.axes, 1))
+        for key, axis in self.axes.items():
+            if isinstance(axis, Range):
+                continue
+            below = keys_below(self.axes, key)
+            for place, option in enumerate(axis):
+                if isinstance(option, int | float):  # a trial has an equal number
+                    continue
+                point = {key: next(iter(all_ends([option])))}
+                tree = self.trial_at(first | point).model_dump(mode="json")
+                with suppress(KeyError):  # a preset, which is not stored
+                    axis[place] = settled(option, value_at(tree, key), below)
+
+    def _results_can_be_found(self, trials: list[TrialSpec]) -> None:
+        """The search reads from a trial which setting it is; otherwise it would lose results."""
+        axes = self.searched_axes()
+        if isinstance(self.search, TpeSearch) and any(
+            locate(axes, trial.model_dump(mode="json")) is None for trial in trials[:PROBED_IN_FULL]
+        ):
+            raise ValueError(
+                f"axes {', '.join(axes)}: a trial does not show which of these values it has, so "
+                "tpe cannot learn from it; use search.kind random, or axes of single keys"
+            )
 
     def _search_can_draw(self) -> None:
         search = self.search
@@ -301,11 +357,21 @@ class SweepSpec(Frozen):
         return f"{self.name}-{sha256(self.model_dump(mode='json', exclude=left_out))[:6]}"
 
 
+def num_settings(spec: SweepSpec) -> int:
+    """The number of settings that the search asks for; for a grid that of its points."""
+    search, axes = spec.search, spec.searched_axes()
+    if isinstance(search, GridSearch) or search.settings is None:
+        return num_corners(axes)
+    if any(map(has_ranges, axes.values())):
+        return search.settings
+    return min(search.settings, num_corners(axes))
+
+
 def unique(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
     """The trials without duplicates, in their order."""
     found: dict[str, TrialSpec] = {}
     for trial in trials:
-        found.setdefault(sha256(trial.model_dump(mode="json")), trial)
+        found.setdefault(trial.model_dump_json(), trial)
     return list(found.values())
 
 

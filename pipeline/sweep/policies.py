@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evenload.pipeline.errors import StoreUnavailable
+from evenload.pipeline.errors import StoreUnavailable, reason_of
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Order, SweepState, TrialRecord
@@ -19,7 +19,8 @@ from evenload.pipeline.sweep.stopping import stops
 
 logger = logging.getLogger(__name__)
 
-Identify = Callable[[Sequence[TrialSpec]], list[tuple[str, TrialSpec]]]
+Identified = list[tuple[str, TrialSpec]]
+Identify = Callable[[str, Sequence[TrialSpec]], Identified | None]
 MIN_SECONDS = 1.0  # between two reads of a sweep's trials
 STALE_SECONDS = 2.0  # an active sweep is asked for in every round
 MAX_SHARE = 0.1  # largest share of the time that reading and deciding may take
@@ -31,7 +32,8 @@ class SweepPolicies:
     It only caches the times of the next read and the specs of sweeps while they are active: a
     finished sweep can be extended.
 
-    Args:     identify: resolves trials for the place where they will run, and returns their digests
+    Args:     identify: resolves trials of a sweep for the place where they will run, and returns
+                        them with their digests; None: ask again later
     """
 
     def __init__(self, store: SweepStore, identify: Identify) -> None:
@@ -58,8 +60,8 @@ class SweepPolicies:
             return self._look(sweep_id, spec, room)
         except StoreUnavailable:
             raise
-        except ValueError as error:  # a SpecError, or a proposed setting that is not a valid trial
-            self._pause(sweep_id, str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is, it concerns this sweep alone
+            self._pause(sweep_id, error)
             return True
         except Exception as error:
             logger.exception("the policies of sweep %s failed", sweep_id)
@@ -81,17 +83,22 @@ class SweepPolicies:
         return room == 0 and bool(next_trials(spec, rows, room=1).trials)
 
     def _grow(self, sweep_id: str, spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> int:
-        """Adds the trials that are due; returns how many are new."""
+        """Adds the trials that are due; returns how many are new or still to be identified."""
         growth = next_trials(spec, rows, room)
         if not growth.trials:
             return 0
-        added = self._store.add_trials(sweep_id, self._identify(growth.trials), growth.stage)
+        identified = self._identify(sweep_id, growth.trials)
+        if identified is None:
+            return 1
+        added = self._store.add_trials(sweep_id, identified, growth.stage)
         logger.info("sweep %s: added %d trials to %s", sweep_id, added, growth.stage)
         return added
 
-    def _pause(self, sweep_id: str, reason: str) -> None:
+    def _pause(self, sweep_id: str, error: Exception) -> None:
         if self._store.sweep(sweep_id).state is SweepState.ACTIVE:
-            logger.error("sweep %s cannot continue and is paused: %s", sweep_id, reason)
+            reason, where = reason_of(error), None if isinstance(error, ValueError) else error
+            message = "sweep %s cannot continue and is paused: %s"
+            logger.error(message, sweep_id, reason, exc_info=where)
             self._store.pause(sweep_id, note=reason)
 
     def _spec(self, sweep_id: str) -> SweepSpec | None:

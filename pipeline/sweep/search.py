@@ -9,10 +9,25 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from evenload.pipeline.spec.search_space import Coordinates, Range, choose, corners, has_ranges
-from evenload.pipeline.spec.sweep import RandomSearch, SweepSpec, TpeSearch, unique
+from evenload.pipeline.spec.search_space import (
+    Coordinates,
+    Range,
+    choose,
+    corners,
+    has_ranges,
+    num_corners,
+)
+from evenload.pipeline.spec.sweep import (
+    MAX_TRIALS,
+    RandomSearch,
+    SweepSpec,
+    TpeSearch,
+    num_settings,
+    unique,
+)
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.search_history import KnownSetting, search_history
@@ -31,6 +46,20 @@ class Search(NamedTuple):
 def propose(spec: SweepSpec) -> list[TrialSpec]:
     """The first trials of a sweep, in their order. The same spec always gives the same list."""
     return unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
+
+
+def shortfall(spec: SweepSpec, trials: Sequence[TrialSpec]) -> str | None:
+    """Why a sweep lists fewer trials than its search asks for; None if it lists them all.
+
+    Args:     trials: as from `propose`
+    """
+    asked = getattr(spec.search, "settings", None) or num_settings(spec)
+    found = num_settings(spec)
+    if not isinstance(spec.search, TpeSearch):  # which proposes most of its settings later
+        found = len(trials) // num_corners(spec.crossed_axes())
+    if found >= asked:
+        return None
+    return f"{asked} settings are asked for, but the axes have only {found} that differ"
 
 
 def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> list[TrialSpec]:
@@ -65,7 +94,7 @@ def _random(spec: SweepSpec) -> Iterable[Point]:
     search = spec.search
     assert isinstance(search, RandomSearch)
     axes, rng = spec.searched_axes(), random.Random(search.seed)
-    if not any(has_ranges(axis) for axis in axes.values()):
+    if not any(map(has_ranges, axes.values())) and num_corners(axes) <= MAX_TRIALS:
         points = list(corners(axes))
         rng.shuffle(points)
         return points[: search.settings]
@@ -149,10 +178,15 @@ class _Stratum:
         return span.at(self._share(name))
 
     def _share(self, name: str) -> float:
-        rng = random.Random(f"{self._seed}/{name}")
-        order = rng.sample(range(self._count), self._count)
-        inside = [rng.random() for _ in range(self._count)][self._number]
-        return (order[self._number] + inside) / self._count
+        return _shares(f"{self._seed}/{name}", self._count)[self._number]
+
+
+@lru_cache(maxsize=64)
+def _shares(seed: str, count: int) -> list[float]:
+    """A random place in each of `count` equal parts of 0 to 1, in random order."""
+    rng = random.Random(seed)
+    order = rng.sample(range(count), count)
+    return [(part + rng.random()) / count for part in order]
 
 
 SEARCHES = {

@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,7 +197,7 @@ def train_without_ray(sweep_id: str, path: Path) -> None:
     else:
         spec = SweepSpec.trusted(store.sweep(sweep_id).spec)
         register(store, settings, spec, initial_trials(spec, settings))
-        SweepPolicies(store, partial(identify, settings=settings)).apply(sweep_id, room=99)
+        SweepPolicies(store, lambda _, trials: identify(trials, settings)).apply(sweep_id, room=99)
     for trial in store.trials(sweep_id):
         if not trial.state.is_final:
             TrainActor("here", settings, default_sinks).work(trial.digest)

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
-
-import psutil
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.memory import memory_bytes, misfit
 from evenload.pipeline.spec.trial import TrialSpec
-
-# Memory limits of a container, from control groups version 2 and 1.
-LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+from evenload.workers.host_memory import host_bytes
 
 
 def available_bytes(device: str) -> int:
@@ -25,7 +17,7 @@ def available_bytes(device: str) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info()[1])
-    return min([psutil.virtual_memory().total, *_limits()])
+    return host_bytes()
 
 
 def misfit_here(spec: TrialSpec) -> str | None:
@@ -51,12 +43,3 @@ def slots_in_memory(trials: Iterable[TrialSpec]) -> int | None:
     cores = len(os.sched_getaffinity(0))
     threads = max(trial.runtime.threads * trial.runtime.workers for trial in on_cpu)
     return room if room < cores // threads else None
-
-
-def _limits() -> list[int]:
-    found = []
-    for path in LIMITS:
-        text = path.read_text().strip() if path.exists() else "max"
-        if text.isdigit():
-            found.append(int(text))
-    return found

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,7 +21,8 @@ from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.workers.actors.ray_cluster import as_cluster_node
 from evenload.workers.actors.ray_executor import RayExecutor
-from evenload.workers.training.identity import identify
+from evenload.workers.cli.limited_calls import LimitedCalls
+from evenload.workers.cli.listing import Listing
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,8 @@ def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None
             settings, default_sinks, train_slots=cluster.slots, address=cluster.address
         )
         store = SweepStore(settings.store_url)
-        policies = SweepPolicies(
-            store, partial(identify, settings=settings, has_cuda=cluster.has_cuda)
-        )
+        listing = Listing(LimitedCalls(settings).ask, settings, cluster.has_cuda)
+        policies = SweepPolicies(store, listing.further)
         # Without a limit, because workers continue to train while the database does not answer,
         # and only this coordinator can end them.
         Coordinator(

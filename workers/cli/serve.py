@@ -54,6 +54,8 @@ def serve(
     # With torch, Ray and MLflow, which --help need not wait for.
     from evenload.workers.cli.admission import Admission
     from evenload.workers.cli.coordinator_process import Cluster, CoordinatorProcess
+    from evenload.workers.cli.limited_calls import LimitedCalls
+    from evenload.workers.cli.listing import Listing
 
     settings = load_settings(home)
     start_logging(settings)
@@ -63,7 +65,8 @@ def serve(
     store = _awaited_store(settings, stop)
     if store is None:
         return
-    admission = Admission(store, settings, has_cuda)
+    listing = Listing(LimitedCalls(settings).ask, settings, has_cuda)
+    admission = Admission(store, settings, listing)
     logger.info("serving the sweeps in %s", shown_address(settings.store_url))
     with CoordinatorProcess(settings, cluster, health_file) as coordinator:
         while not stop.wait(POLL_SECONDS):

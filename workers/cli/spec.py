@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-import yaml
 
 from evenload.pipeline.spec.reference import resolved
 from evenload.pipeline.spec.reference import schema as schema_of
+from evenload.pipeline.spec.yaml_text import yaml_of
 from evenload.workers.cli.session import print_json
 
 spec_app = typer.Typer(
@@ -39,7 +39,7 @@ def show(
     if as_json:
         print_json(document)
     else:
-        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, width=100))
+        sys.stdout.write(yaml_of(document))
 
 
 @spec_app.command()

@@ -21,6 +21,7 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import answer, readable_spec
 from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.next_trials import most_to_come
+from evenload.pipeline.sweep.search import shortfall
 from evenload.pipeline.sweep.step_curves import advised_ranges
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
 from evenload.workers.cli.answer import answer_parts
@@ -88,9 +89,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     ]
     corpora = [prepare(data, settings.corpus_dir) for data in {trial.data for trial in trials}]
     origins = [corpus.origin for corpus in corpora if corpus.origin]
-    for trial in trials:
-        if problem := misfit_here(trial):
-            log.print(f"[red]cannot run here:[/] {problem}", soft_wrap=True)
+    notes = [note] if (note := shortfall(spec, trials)) else []
+    refused = [problem for trial in trials if (problem := misfit_here(trial))]
     if as_json:
         print_json(
             {
@@ -98,9 +98,13 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
                 "trials": [plan._asdict() for plan in plans],
                 "data": [origin._asdict() for origin in origins],
                 "most_to_come": {stage.value: count for stage, count in most_to_come(spec).items()},
+                "notes": notes,
+                "refused": refused,
             }
         )
     else:
+        for note in notes:
+            log.print(note, soft_wrap=True, markup=False)
         out.print(_plan_table(spec.sweep_id(), plans))
         for gap in sorted({plan.not_known for plan in plans} - {""}):
             out.print(f"Left out of these figures, because not known: {gap}.")
@@ -109,6 +113,11 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         for stage, count in most_to_come(spec).items():
             if count:
                 out.print(f"Later, at most: {count} more trials to {stage.value}.")
+    if refused and as_json:  # the document says so
+        raise typer.Exit(2)
+    if refused:
+        others = f", and {len(refused) - 1} others" if len(refused) > 1 else ""
+        raise SpecError(f"this sweep would be refused here: {refused[0]}{others}")
 
 
 @sweep_app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import typer
 
@@ -68,7 +67,7 @@ def run_sweep(
     if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
         with SweepProgress(log) as progress:
             executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
-            policies = SweepPolicies(store, partial(identify, settings=settings))
+            policies = SweepPolicies(store, lambda _, trials: identify(trials, settings))
             coordinator = Coordinator(store, executor, observer=progress.show, policies=policies)
             is_over = coordinator.run(sweep_id)
         if not is_over:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
-import yaml
 
 from evenload.dashboard import queries
 from evenload.dashboard.page_parts import card
@@ -12,6 +11,7 @@ from evenload.dashboard.record_tables import attempt_table, figure_table
 from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.records.recorded_runs import RecordedRun, facts
+from evenload.pipeline.spec.yaml_text import yaml_of
 from evenload.pipeline.states import TrialRecord
 
 FOLD_HEIGHT = 420  # height of long texts and tables, in pixels
@@ -29,7 +29,7 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     with left, card("Final figures", "The steady state is the last quarter of the steps."):
         st.dataframe(figure_table(trial), hide_index=True, height=FOLD_HEIGHT)
     with right, card("Specification", "With all defaults, and every `auto` resolved."):
-        st.code(yaml.safe_dump(trial.spec, sort_keys=False), language="yaml", height=FOLD_HEIGHT)
+        st.code(yaml_of(trial.spec), language="yaml", height=FOLD_HEIGHT)
     with card("Attempts", "Training and evaluation are separate attempts."):
         st.dataframe(
             attempt_table(queries.attempts(trial.digest)), hide_index=True, placeholder="–"

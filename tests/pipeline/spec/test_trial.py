@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.spec_file import mapping_of_yaml
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
+from evenload.pipeline.spec.yaml_text import mapping_of_yaml, yaml_of
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
@@ -102,8 +104,6 @@ def test_sweep_id_names_the_content() -> None:
 def test_bad_input_names_key_value_and_remedy(
     tree: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
-    import yaml
-
     path = tmp_path / "trial.yaml"
     path.write_text(yaml.safe_dump(BASE | tree))
     with pytest.raises(SpecError) as error:
@@ -121,9 +121,8 @@ def test_bad_input_names_key_value_and_remedy(
         ("name: s\nbase: {}\naxes: {train.seed: []}", ["axes.train.seed"]),
         ("name: s\nbase: {}\naxes: {train.seed: [0]}\nnotes: x", ["notes", "unknown key"]),
         ("name: s/t\nbase: {}\naxes: {train.seed: [0]}", ["name", "pattern"]),
-        ("name: s\nbase: {}\nname: t\naxes: {}", ["key 'name' is given twice", "line 3"]),
-        ("base: {train: {seed: 1, seed: 2}}", ["key 'seed' is given twice"]),
-        ("name: 2024-99-99", ["not readable as YAML", "month"]),
+        ("name: s\nbase: {}\nname: t\naxes: {}", ['duplicate key "name"', "line 3"]),
+        ("base: {train: {seed: 1, seed: 2}}", ['duplicate key "seed"']),
         ("name: !!bool maybe", ["not readable as YAML", "maybe"]),
         ("name: " + "[" * 3000 + "]" * 3000, ["not readable as YAML", "nested too deeply"]),
         (f"{AXES}\npriority: {10**23}", ["priority=1000", "less than"]),
@@ -145,13 +144,59 @@ def test_unreadable_sweeps_are_refused(
     assert "\n" not in str(error.value)
 
 
-def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
-    """Keys that `<<` merges may also be given beside it; they are not duplicates."""
-    path = tmp_path / "trial.yaml"
-    merged = "short: &a {seed: 1}\nlonger: [&b {<<: *a, seed: 2}]\ntrain: {<<: *b, seed: 3}"
-    path.write_text(merged)
-    tree = mapping_of_yaml(path.read_bytes(), "it")
-    assert tree == {"short": {"seed": 1}, "longer": [{"seed": 2}], "train": {"seed": 3}}
+DOUBLED = "".join(f"k{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 26))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: &a0 [x]\nb: *a0", ["line 2", "*a0", "write the part out"]),
+        ("k0: &a0 [x]\n" + DOUBLED, ["line 2", "*a0"]),
+        ("a: {<<: {b: 1}}", ["line 1", "<<", "write its keys out"]),
+        (f"a: [{'1, ' * 20_001}]", ["20,000 keys and values"]),
+        ("a: '" + "x" * 2**20 + "'", ["1,048,576 bytes"]),
+        ("8: a", ["the key 8 is no text", "quotes"]),
+        ("a: [{b: !!binary aGVsbG8=}]", ["a.0.b", "bytes", "text"]),
+        ("a: !!set {x}", ["a: a YAML set"]),
+        ("", ["holds nothing"]),
+    ],
+)
+def test_a_document_holds_what_it_says_and_not_more(content: str, words: list[str]) -> None:
+    with pytest.raises(SpecError) as error:
+        mapping_of_yaml(content.encode(), "it")
+    assert [word for word in words if word not in str(error.value)] == [], str(error.value)
+
+
+def test_specs_are_yaml_1_2() -> None:
+    text = "a: off\nb: 0100\nc: 1e-4\nd: 2024-01-01\ne: yes\nf: 0o17\ng: 12:30"
+    assert mapping_of_yaml(text.encode(), "it") == {
+        "a": "off",
+        "b": 100,
+        "c": 1e-4,
+        "d": "2024-01-01",
+        "e": "yes",
+        "f": 15,
+        "g": "12:30",
+    }
+
+
+@pytest.mark.parametrize("load", [yaml.safe_load, lambda text: mapping_of_yaml(text.encode(), "")])
+def test_what_is_written_is_read_alike_by_both_versions(load: Callable[[str], Any]) -> None:
+    texts = [
+        "123456e78901",
+        "1e-3",
+        "0o17",
+        "0100",
+        "off",
+        "yes",
+        "~",
+        "2024-01-01",
+        ".5",
+        "1.",
+        "<<",
+    ]
+    tree = {"texts": texts, "numbers": [1e-5, 1e16, 1, 0.5, True, None], "a": {"b": []}}
+    assert load(yaml_of(tree)) == tree
 
 
 def test_an_invalid_grid_point_is_named() -> None:

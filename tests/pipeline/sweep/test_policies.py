@@ -26,7 +26,7 @@ RESULT = {
 }
 
 
-def identify(trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+def identify(_: str, trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
     return [(trial.digest("corpus", "core"), trial) for trial in trials]
 
 
@@ -55,7 +55,7 @@ def _reads_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def add(store: SweepStore, spec: SweepSpec) -> str:
-    return store.add_sweep(spec, identify(propose(spec)))
+    return store.add_sweep(spec, identify("", propose(spec)))
 
 
 def complete(store: SweepStore, digest: str, loss: float = 3.0) -> None:
@@ -137,7 +137,7 @@ def test_a_hopeless_trial_is_ordered_to_stop_with_its_reason(store: SweepStore) 
 def test_a_sweep_whose_further_trials_cannot_run_is_paused_with_the_reason(
     store: SweepStore,
 ) -> None:
-    def refuse(_: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+    def refuse(_: str, __: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
         raise SpecError("no such corpus")
 
     sweep_id = add(store, sweep())
@@ -165,7 +165,7 @@ def test_a_sweep_whose_further_trials_are_listed_already_ends(
 ) -> None:
     """The digest is listed already, under a spec that differs in telemetry."""
 
-    def same(trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
+    def same(_: str, trials: Sequence[TrialSpec]) -> list[tuple[str, TrialSpec]]:
         return [(store.trials(sweep_id)[0].digest, trial) for trial in trials]
 
     sweep_id = add(store, sweep())

@@ -8,7 +8,7 @@ import pytest
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.memory import memory_bytes
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.actors import device_memory
+from evenload.workers import host_memory
 from evenload.workers.actors.device_memory import available_bytes, check_memory, slots_in_memory
 
 SPEC = TrialSpec.model_validate(
@@ -25,7 +25,7 @@ def test_the_limit_of_a_container_counts_instead_of_its_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(device_memory, "LIMITS", (limit, tmp_path / "absent"))
+    monkeypatch.setattr(host_memory, "LIMITS", (limit, tmp_path / "absent"))
     assert available_bytes("cpu") == psutil.virtual_memory().total
     limit.write_text("max\n")
     assert available_bytes("cpu") == psutil.virtual_memory().total
@@ -39,7 +39,7 @@ def test_a_trial_that_does_not_fit_is_refused_with_its_name_and_figures(
     check_memory(SPEC)
     limit = tmp_path / "memory.max"
     limit.write_text(str(600 * 2**20))
-    monkeypatch.setattr(device_memory, "LIMITS", (limit,))
+    monkeypatch.setattr(host_memory, "LIMITS", (limit,))
     with pytest.raises(SpecError, match=r"sign 0.001 with 16 experts needs about 0.7 GiB"):
         check_memory(SPEC)
 
@@ -48,7 +48,7 @@ def test_fewer_trials_than_cores_train_at_once_if_memory_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(device_memory, "LIMITS", (limit,))
+    monkeypatch.setattr(host_memory, "LIMITS", (limit,))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     limit.write_text(str(int(2.5 * memory_bytes(SPEC))))
     assert slots_in_memory([SPEC]) == 2

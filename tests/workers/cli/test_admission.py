@@ -14,8 +14,10 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import SweepState
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.workers.cli import admission, session
+from evenload.workers.cli import listing as listing_module
+from evenload.workers.cli import session
 from evenload.workers.cli.admission import Admission
+from evenload.workers.cli.listing import Listing
 
 Sweep = Callable[..., dict[str, Any]]
 
@@ -51,11 +53,16 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+def listing(settings: Settings, has_cuda: bool = False) -> Listing:
+    """Lists trials in this process."""
+    return Listing(lambda _, call, *arguments: call(*arguments), settings, has_cuda)
+
+
 def test_a_submitted_sweep_gets_its_trials_and_its_run(
     store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    Admission(store, settings, has_cuda=False).process_sweeps()
+    Admission(store, settings, listing(settings)).process_sweeps()
     assert store.sweep(sweep_id).is_expanded
     assert store.sweep(sweep_id).parent_run_id == "run-of-the-sweep"
     assert [trial.label for trial in store.trials(sweep_id)] == ["none", "sign 0.01"]
@@ -66,7 +73,7 @@ def test_auto_means_the_device_of_the_workers(
     store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep(runtime={"device": "auto"})))
-    Admission(store, settings, has_cuda=True).process_sweeps()
+    Admission(store, settings, listing(settings, has_cuda=True)).process_sweeps()
     devices = {trial.spec["runtime"]["device"] for trial in store.trials(sweep_id)}
     assert devices == {"cuda"}
 
@@ -78,7 +85,7 @@ def test_a_sweep_that_cannot_run_is_paused_and_runs_after_a_repair_and_resume(
     texts = str(tmp_path / "texts" / "*.txt")
     tree["base"]["data"] = {"kind": "files", "glob": texts, "validation_share": 0.3}
     sweep_id = store.submit(SweepSpec.model_validate(tree))
-    service = Admission(store, settings, has_cuda=False)
+    service = Admission(store, settings, listing(settings))
     service.process_sweeps()
     assert store.sweep(sweep_id).state is SweepState.PAUSED
     assert "matches no file" in str(store.sweep(sweep_id).note)
@@ -99,7 +106,7 @@ def test_without_mlflow_no_trials_are_stored_until_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    service = Admission(store, settings, has_cuda=False)
+    service = Admission(store, settings, listing(settings))
     with monkeypatch.context() as away:
 
         def refuse(settings: Settings) -> None:
@@ -119,7 +126,7 @@ def test_a_database_that_does_not_answer_is_tried_again(
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(store, "sweeps", away)
-    Admission(store, settings, has_cuda=False).process_sweeps()
+    Admission(store, settings, listing(settings)).process_sweeps()
     assert mlflow == []
 
 
@@ -128,7 +135,7 @@ def test_a_sweep_that_is_over_is_closed_in_mlflow_once(
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
     store.cancel(sweep_id)
-    service = Admission(store, settings, has_cuda=False)
+    service = Admission(store, settings, listing(settings))
     service.process_sweeps()
     service.process_sweeps()
     assert mlflow == ["small is cancelled"]
@@ -151,8 +158,8 @@ def test_a_sweep_that_is_ended_while_its_corpus_is_read_stays_ended(
             end(verb, store, sweep_id)
         return session.initial_trials(spec, *arguments)
 
-    monkeypatch.setattr(admission, "initial_trials", read)
-    Admission(store, settings, has_cuda=False).process_sweeps()
+    monkeypatch.setattr(listing_module, "initial_trials", read)
+    Admission(store, settings, listing(settings)).process_sweeps()
     assert store.sweep(other).is_expanded
     left = {sweep.sweep_id: sweep for sweep in store.sweeps()}
     if verb == "delete":
@@ -187,5 +194,27 @@ def test_a_sweep_that_mlflow_refuses_does_not_delay_others(
         raise MlflowException("no", error_code=INVALID_STATE)
 
     monkeypatch.setattr(mlflow_sink, "settle", refuse)
-    Admission(store, settings, has_cuda=False).process_sweeps()
+    Admission(store, settings, listing(settings)).process_sweeps()
     assert store.sweep(older).is_expanded
+
+
+def test_an_error_of_one_sweep_s_data_pauses_it_and_is_no_outage_of_mlflow(
+    store: SweepStore,
+    settings: Settings,
+    mlflow: list[str],
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = store.submit(SweepSpec.model_validate(sweep() | {"name": "older"}))
+    broken = store.submit(SweepSpec.model_validate(sweep() | {"name": "broken"}))
+
+    def read(spec: SweepSpec, *arguments: Any) -> Any:
+        if spec.name == "broken":
+            raise PermissionError(13, "Permission denied")
+        return session.initial_trials(spec, *arguments)
+
+    monkeypatch.setattr(listing_module, "initial_trials", read)
+    Admission(store, settings, listing(settings)).process_sweeps()
+    assert store.sweep(older).is_expanded
+    assert store.sweep(broken).state is SweepState.PAUSED
+    assert "PermissionError: [Errno 13] Permission denied" in str(store.sweep(broken).note)

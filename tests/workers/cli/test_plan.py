@@ -13,3 +13,20 @@ def test_a_plan_starts_nothing(here: Any, sweep: Sweep) -> None:
     assert [row["tokens"] for row in plan] == [24 * 4 * 32] * 2
     assert all(row["train_flops"] > 6 * row["active_parameters"] for row in plan)
     assert not (here.folder / ".evenload" / "evenload.db").exists()
+
+
+def test_a_plan_that_would_be_refused_here_is_no_success(here: Any, sweep: Sweep) -> None:
+    path = here.write("large.yaml", sweep(model={"d_model": 65536, "d_expert": 65536}))
+    ended = here("sweep", "plan", path)
+    assert ended.code == 2
+    assert "would be refused here: none with 8 experts needs about" in ended.err
+    as_json = here("sweep", "plan", path, "--json")
+    assert (as_json.code, len(as_json.document["refused"])) == (2, 2)
+
+
+def test_a_plan_says_that_there_are_fewer_settings_than_asked(here: Any, sweep: Sweep) -> None:
+    asked = sweep() | {"search": {"kind": "random", "settings": 9}}
+    ended = here("sweep", "plan", here.write("few.yaml", asked), "--json")
+    assert ended.document["notes"] == [
+        "9 settings are asked for, but the axes have only 2 that differ"
+    ]

@@ -17,6 +17,17 @@ pytestmark = pytest.mark.ray
 README = Path(__file__).resolve().parents[3] / "pipeline" / "README.md"
 TIMED = {"train_seconds", "tokens_per_second"}
 Sweep = Callable[..., dict[str, Any]]
+# What one user submits beside the sweep of another.
+HARMFUL: dict[str, dict[str, Any]] = {
+    "byte-ff": {"kind": "files", "glob": "bad.jsonl"},
+    "broken-parquet": {"kind": "files", "glob": "bad.parquet"},
+    "much": {"kind": "synthetic", "num_tokens": 10**12},
+}
+PAUSED_FOR = {
+    "byte-ff": "bad.jsonl:1: not a JSON object",
+    "broken-parquet": "bad.parquet: not a whole parquet file",
+    "much": "num_tokens=1000000000000",
+}
 
 
 def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
@@ -27,6 +38,7 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     assert submitted.code == 0, submitted.err
     sweep_id = submitted.document["sweep_id"]
     assert evenload("sweep", "list", "--json").document[0]["trials"] == {}, "not listed yet"
+    harmful = {name: submit(evenload, sweep(), name, data) for name, data in HARMFUL.items()}
 
     service = evenload.start("serve", "--slots", "2", "--health-file", str(healthy))
     until_runs_are(evenload.folder, ["FINISHED"] * 3)  # one parent and one child a trial
@@ -38,6 +50,10 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     served = evenload("sweep", "status", sweep_id, "--json").document
     assert served["state"] == "finished"
     assert_figures_make_sense(served["trials"])
+    for name, its_id in harmful.items():
+        paused = evenload("sweep", "status", its_id, "--json").document
+        assert (name, paused["state"]) == (name, "paused")
+        assert PAUSED_FOR[name] in paused["note"]
     again = evenload("sweep", "run", path, "--json")
     assert again.code == 0, again.err
     assert again.document["sweep_id"] == sweep_id
@@ -47,6 +63,14 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     until_runs_are(evenload.folder, ["FINISHED"] * 3)
     assert_status_and_list_show(evenload, sweep_id)
     assert_readme_finds_the_answer(evenload.folder, again.document["answer"][0])
+
+
+def submit(evenload: Any, tree: dict[str, Any], name: str, data: dict[str, Any]) -> str:
+    base = tree["base"] | {"data": data, "model": tree["base"]["model"] | {"vocab_size": 256}}
+    (evenload.folder / "bad.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    (evenload.folder / "bad.parquet").write_bytes(b"PAR1")
+    path = evenload.write(f"{name}.yaml", tree | {"name": name, "base": base})
+    return str(evenload("sweep", "submit", path, "--json").document["sweep_id"])
 
 
 def until_runs_are(folder: Path, wanted: list[str]) -> None:

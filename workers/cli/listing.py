@@ -1,0 +1,57 @@
+"""Lists the trials of sweeps for a service, which must outlive whatever a sweep brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.workers.cli.session import initial_trials
+from evenload.workers.training.identity import identify
+
+Listed = list[tuple[str, TrialSpec]]
+Ask = Callable[..., Any]  # as LimitedCalls.ask
+
+
+class Listing:
+    """The trials of sweeps with their digests, found in processes with limits.
+
+    Methods return None until the trials are known, and raise what `LimitedCalls.ask` raises.
+
+    Args:     has_cuda: whether the workers have GPUs; None: they run on this machine
+    """
+
+    def __init__(self, ask: Ask, settings: Settings, has_cuda: bool | None) -> None:
+        self._ask = ask
+        self._place = (settings, has_cuda)
+
+    def first(self, sweep_id: str, stored: dict[str, Any]) -> Listed | None:
+        """The first trials of a stored sweep."""
+        return _parsed(self._ask(sweep_id, _first, stored, *self._place))
+
+    def further(self, sweep_id: str, trials: Sequence[TrialSpec]) -> Listed | None:
+        """Trials that a sweep proposes later."""
+        specs = [trial.model_dump_json() for trial in trials]
+        return _parsed(self._ask(sweep_id, _further, specs, *self._place))
+
+
+def _first(stored: dict[str, Any], settings: Settings, has_cuda: bool | None) -> list[Any]:
+    return _as_json(initial_trials(SweepSpec.model_validate(stored), settings, has_cuda))
+
+
+def _further(specs: list[str], settings: Settings, has_cuda: bool | None) -> list[Any]:
+    trials = [TrialSpec.model_validate_json(spec) for spec in specs]
+    return _as_json(identify(trials, settings, has_cuda))
+
+
+def _as_json(trials: Listed) -> list[tuple[str, str]]:
+    """Specs as JSON: the classes of rules are made at import, so they cannot be pickled."""
+    return [(digest, trial.model_dump_json()) for digest, trial in trials]
+
+
+def _parsed(found: list[tuple[str, str]] | None) -> Listed | None:
+    if found is None:
+        return None
+    return [(digest, TrialSpec.model_validate_json(spec)) for digest, spec in found]
