@@ -134,7 +134,7 @@ def locate(axes: Axes, trial: Mapping[str, Any]) -> Coordinates | None:
     coordinates: Coordinates = {}
     for key, axis in axes.items():
         options = [axis] if isinstance(axis, Range) else axis
-        found = None
+        found: Any = None
         try:
             found = value_at(trial, key)
             below = keys_below(axes, key)

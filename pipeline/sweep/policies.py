@@ -63,10 +63,6 @@ class SweepPolicies:
         except Exception as error:  # noqa: BLE001  whatever it is, it concerns this sweep alone
             self._pause(sweep_id, error)
             return True
-        except Exception as error:
-            logger.exception("the policies of sweep %s failed", sweep_id)
-            self._pause(sweep_id, f"its search or stopping failed: {type(error).__name__}: {error}")
-            return True
         finally:
             took = time.monotonic() - began
             self._next_look[sweep_id] = began + max(MIN_SECONDS, took / MAX_SHARE)
