@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def write_table(path: Path, table: pa.Table, dictionary: Sequence[str] = ()) -> 
 
 def replace(path: Path, content: bytes | pa.Buffer) -> None:
     """Writes to a temporary file and renames it, so that readers never see a torn file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.figures.evaluation import Detail
+from evenload.pipeline.records.fence import OPEN, Fence
 from evenload.pipeline.states import TrialState
 
 Counts = NDArray[np.int32]
@@ -61,6 +62,7 @@ class RunIdentity:
     tags: dict[str, str] = field(default_factory=dict)
     parent_run_id: str | None = None
     resumed_from_step: int = 0
+    fence: Fence = field(default=OPEN, compare=False, repr=False)
 
 
 class Sink(Protocol):

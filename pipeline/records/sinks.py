@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evenload.pipeline.records.fence import OPEN
 from evenload.pipeline.records.mirror import Mirror, MirrorSink
 from evenload.pipeline.records.mlflow_sink import MlflowSink
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
@@ -23,7 +24,7 @@ class SinkGroup:
 
     `start` raises the error of the first sink that cannot start. Later failures of a sink are
     counted, and the first one is logged. `close` reaches every sink that was started, also if a
-    later one could not start.
+    later one could not start. All but `close` raise LeaseLost once another attempt has the trial.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
@@ -31,6 +32,7 @@ class SinkGroup:
         self._started: list[Sink] = []
         self._failures = 0
         self._complained: set[int] = set()
+        self._fence = OPEN
 
     @property
     def errors(self) -> int:
@@ -43,17 +45,22 @@ class SinkGroup:
         return next((run_id for run_id in ids if run_id), None)
 
     def start(self, run: RunIdentity) -> None:
+        self._fence = run.fence
+        self._fence.check()
         for sink in self._sinks:
             sink.start(run)
             self._started.append(sink)
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
+        self._fence.check()
         self._each(lambda sink: sink.log_steps(records))
 
     def log_eval(self, record: EvalRecord) -> None:
+        self._fence.check()
         self._each(lambda sink: sink.log_eval(record))
 
     def checkpoint(self, step: int, uri: str) -> None:
+        self._fence.check()
         self._each(lambda sink: sink.checkpoint(step, uri))
 
     def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:

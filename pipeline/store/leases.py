@@ -180,6 +180,7 @@ def finish(
     ).one()
     if failed and may_pass and before.failures == 0:
         _give_back(connection, held.digest, held.kind, Charge.RETRY)
+        connection.execute(update(Trial).where(Trial.digest == held.digest).values(error=error))
         end_unwanted(connection, held.digest)
         return trial_state(connection, held.digest)
     values: dict[str, Any] = {

@@ -14,7 +14,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ClassVar, NamedTuple
 
-from evenload.pipeline.errors import LeaseLost, PeerLost, TrackingUnavailable
+import torch
+from pydantic import ValidationError
+
+from evenload.pipeline.errors import (
+    LeaseLost,
+    PeerLost,
+    SpecError,
+    StoreUnavailable,
+    TrackingUnavailable,
+)
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.mirror import fetch
 from evenload.pipeline.records.run import RunIdentity, Sink
 from evenload.pipeline.redaction import redacted, secrets
@@ -33,6 +43,11 @@ logger = logging.getLogger(__name__)
 SinkFactory = Callable[[Settings, RunIdentity], Sink]
 
 
+# Another attempt would end in the same way. Of anything else, such as a full disk, a file server
+# that is away or a kernel that could not be launched, it may not.
+LASTING = (SpecError, ValidationError, FloatingPointError, torch.OutOfMemoryError)
+
+
 class Verdict(NamedTuple):
     """How an attempt ended.
 
@@ -44,6 +59,7 @@ class Verdict(NamedTuple):
     result: dict[str, float]
     checkpoint_uri: str | None = None
     error: str | None = None
+    may_pass: bool = False  # a failure that another attempt may not see
 
 
 class Assignment(NamedTuple):
@@ -86,12 +102,12 @@ class Actor(ABC):
         if handles_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def prepare(self, claim: Claim, spec: TrialSpec) -> None:  # noqa: B027  optional for actors
-        """Copies files that the first attempt starts from into the folder of the trial."""
+    def prepare(self, claim: Claim, spec: TrialSpec, fence: Fence) -> None:  # noqa: B027  optional
+        """Puts what the attempt starts from into the folder of the trial."""
 
     @abstractmethod
     def compute(self, assignment: Assignment) -> Verdict:
-        """Computes the trial. Any error except the following fails the trial.
+        """Computes the trial. Any error except the following fails the attempt.
 
         LeaseLost and PeerLost leave it as it is. TrackingUnavailable releases it, so that another
         attempt can start when MLflow answers again.
@@ -153,9 +169,13 @@ class Actor(ABC):
                 self._heartbeat.request_stop()
             try:
                 spec = TrialSpec.model_validate(claim.spec)
+                folder, beats = self._settings.trial_dir(claim.digest), self._heartbeat
+                fence = Fence(folder, claim.attempt, claim.worker, beats.confirm)
+                beats.confirm()
                 fetch(self._settings, claim.digest)
-                self.prepare(claim, spec)
-                run = run_identity(claim, spec, self._settings)
+                fence.take()
+                self.prepare(claim, spec, fence)
+                run = run_identity(claim, spec, self._settings, fence)
                 logger.info("starts after step %d", run.resumed_from_step)
                 sink = self._sink_factory(self._settings, run)
                 verdict = self.compute(Assignment(claim, spec, run, sink, self._heartbeat))
@@ -165,10 +185,11 @@ class Actor(ABC):
                 reason = redacted(str(away).partition("\n")[0], secrets(self._settings))
                 verdict = Verdict(TrialState.QUEUED, {}, error=reason)
                 logger.warning("released: %s", reason)
-            except Exception:  # noqa: BLE001  any error of a trial is the failure of that trial
+            except Exception as reason:  # noqa: BLE001  any error of a trial is its failure
                 error = redacted(traceback.format_exc(), secrets(self._settings))
-                verdict = Verdict(TrialState.FAILED, {}, error=error)
-                logger.error("failed\n%s", verdict.error)
+                may_pass = not isinstance(reason, LASTING) or isinstance(reason, StoreUnavailable)
+                verdict = Verdict(TrialState.FAILED, {}, error=error, may_pass=may_pass)
+                logger.error("failed\n%s", error)
             run_id = getattr(sink, "run_id", None)
             state = retry_until_store_answers(lambda: self._write(claim, verdict, run_id))
         logger.info("the trial is %s", state)
@@ -190,4 +211,5 @@ class Actor(ABC):
             error=verdict.error,
             checkpoint_uri=verdict.checkpoint_uri,
             run_id=run_id,
+            may_pass=verdict.may_pass,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -21,8 +22,16 @@ logger = logging.getLogger(__name__)
 ANNOUNCE_SECONDS = 15.0
 
 
+def seconds_with_sleep() -> float:
+    """A clock that never goes back and counts the time that the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Heartbeat:
     """Renews the lease in a separate thread, so that a step may take longer than the lease.
+
+    A lease is certain for as long as it lasts, from the moment when the last answered renewal was
+    sent. The clock counts the sleep of a laptop as well: others may have gone on meanwhile.
 
     Args:     run_id: returns the id of the MLflow run once there is one, to store with the trial
     """
@@ -33,6 +42,7 @@ class Heartbeat:
         claim: Claim,
         settings: Settings,
         run_id: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = seconds_with_sleep,
     ) -> None:
         self._store = store
         self._claim = claim
@@ -44,6 +54,9 @@ class Heartbeat:
         self._points_lock = threading.Lock()
         self._command = Command.CONTINUE
         self._stop_requested = threading.Event()
+        self._clock = clock
+        self._renewed_at = -math.inf  # when the last renewal was sent that has been answered
+        self._changed = threading.Condition()
         self._error: Exception | None = None
         self._ended = threading.Event()
         self._host_process = os.getppid()
@@ -65,12 +78,30 @@ class Heartbeat:
     def report(self, progress: Progress) -> Command:
         """Training calls this after every step.
 
-        Raises:   LeaseLost: stop and write nothing; or any other error that ended the heartbeat
+        Raises:   as `confirm`
         """
         self._progress = progress
+        self.confirm()
+        return Command.STOP if self._stop_requested.is_set() else self._command
+
+    def confirm(self) -> None:
+        """Returns if the worker surely holds its lease; waits while the database does not answer.
+
+        Raises:   LeaseLost: stop and write nothing; or any other error that ended the heartbeat
+        """
+        with self._changed:
+            while self._error is None and not self._is_certain():
+                if self._stop_requested.is_set() and self._renewed_at > -math.inf:
+                    raise LeaseLost(
+                        f"told to stop while the database does not answer; {self._claim.digest} "
+                        "resumes from its last checkpoint"
+                    )
+                self._changed.wait(self._settings.heartbeat_seconds)
         if self._error is not None:
             raise self._error
-        return Command.STOP if self._stop_requested.is_set() else self._command
+
+    def _is_certain(self) -> bool:
+        return self._clock() - self._renewed_at < self._settings.lease_seconds
 
     def add_curve_point(self, point: CurvePoint) -> None:
         """Adds a point of the learning curve, which the next beat or the verdict stores."""
@@ -92,28 +123,31 @@ class Heartbeat:
         self._stop_requested.set()
 
     def _beat_until_ended(self) -> None:
-        while not self._ended.wait(self._settings.heartbeat_seconds):
+        while self._error is None:
             try:
                 self._beat()
             except StoreUnavailable as error:
-                # No other worker can take the lease while the store does not answer.
-                logger.warning("no heartbeat: %s", error)
+                logger.warning("no heartbeat; training waits once the lease is over: %s", error)
             except LeaseLost as lost:
                 self._error = lost
-                return
             except Exception as error:
                 # Another worker will take the trial, so this one must end.
                 logger.exception("the heartbeat failed")
                 self._error = error
+            with self._changed:
+                self._changed.notify_all()
+            if self._ended.wait(self._settings.heartbeat_seconds):
                 return
 
     def _beat(self) -> None:
         if os.getppid() != self._host_process:
             logger.warning("the process that started this worker has ended: releasing the trial")
             self.request_stop()
+        sent_at = self._clock()
         self._command = self._store.heartbeat(
             self._claim, self._progress, self._settings.lease_seconds
         )
+        self._renewed_at = sent_at
         self.store_curve()
         run_id = self._run_id()
         if run_id is not None and run_id != self._stored_run_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
@@ -11,7 +12,7 @@ from evenload.workers.training.identity import core_version, corpus_digest, sour
 from evenload.workers.training.loop import resume_step
 
 
-def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdentity:
+def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
     training = claim.kind is WorkKind.TRAIN
     return RunIdentity(
         digest=claim.digest,
@@ -29,4 +30,5 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings) -> RunIdenti
         },
         parent_run_id=claim.parent_run_id,
         resumed_from_step=resume_step(settings, claim.digest) if training else 0,
+        fence=fence,
     )

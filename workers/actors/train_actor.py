@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.mirror import fetch
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
@@ -13,8 +14,9 @@ from evenload.pipeline.states import Claim, WorkKind
 from evenload.workers.actors.actor import Actor, Assignment, SinkFactory, Verdict
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.energy import EnergyMeter
+from evenload.workers.training.checkpoint import set_damaged_aside
 from evenload.workers.training.inheritance import inherit
-from evenload.workers.training.loop import train
+from evenload.workers.training.loop import checkpoint_dir, train
 from evenload.workers.training.ranks import ALONE, Ranks
 from evenload.workers.training.step import Watch
 
@@ -38,10 +40,11 @@ class TrainActor(Actor):
         self._watch = watch
         self._ranks = ranks
 
-    def prepare(self, claim: Claim, spec: TrialSpec) -> None:
+    def prepare(self, claim: Claim, spec: TrialSpec, fence: Fence) -> None:
+        set_damaged_aside(checkpoint_dir(self._settings, claim.digest))
         if spec.extends is not None:
             fetch(self._settings, spec.extends)
-            inherit(self._settings, claim.digest, spec.extends)
+            inherit(self._settings, claim.digest, spec.extends, fence)
 
     def compute(self, assignment: Assignment) -> Verdict:
         spec, run = assignment.spec, assignment.run

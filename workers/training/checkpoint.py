@@ -6,12 +6,17 @@ the balancer state, the random generators and the step, which gives the position
 
 from __future__ import annotations
 
-import os
+import logging
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from evenload.pipeline.records.fence import OPEN, Fence
+
+logger = logging.getLogger(__name__)
 
 NUM_KEPT = 2
 
@@ -53,21 +58,42 @@ def restore(
     return type(balancer_state)(**checkpoint.balancer)
 
 
-def save(directory: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `step-<n>.pt` under a temporary name, renames it and keeps only the newest two."""
+def save(directory: Path, checkpoint: Checkpoint, fence: Fence = OPEN) -> Path:
+    """Writes `step-<n>.pt` under a temporary name, renames it and keeps only the newest two.
+
+    Raises:   LeaseLost: another attempt owns the folder; it is left as it is
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{checkpoint.step:08d}.pt"
-    staging = path.with_suffix(f".{os.getpid()}.tmp")
-    with staging.open("wb") as file:
-        torch.save(checkpoint._asdict(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(path)
+    with fence.staged(path) as staging:
+        torch.save(checkpoint._asdict(), staging)
     for old in sorted(directory.glob("step-*.pt"))[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
-    for abandoned in directory.glob("step-*.tmp"):
-        abandoned.unlink(missing_ok=True)
     return path
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Renames checkpoints that cannot be read, so that the one before them is the newest.
+
+    Raises:   OSError: the folder cannot be read
+    """
+    while (path := newest(directory)) is not None and not _is_sound(path):
+        path.rename(path.with_suffix(".damaged"))
+        before = newest(directory)
+        logger.warning(
+            "%s is damaged; going on from %s", path, before.name if before else "the first step"
+        )
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether all checksums of the file are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001  damaged bytes can be any error of the reader
+        return False
 
 
 def load(path: Path, device: torch.device) -> Checkpoint:

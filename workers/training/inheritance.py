@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.fence import OPEN, Fence
 from evenload.pipeline.settings import Settings
 from evenload.workers.training import checkpoint
 from evenload.workers.training.loop import checkpoint_dir
@@ -19,7 +20,7 @@ from evenload.workers.training.loop import checkpoint_dir
 RECORDS = ("expert_load", "steps")
 
 
-def inherit(settings: Settings, digest: str, parent: str) -> None:
+def inherit(settings: Settings, digest: str, parent: str, fence: Fence = OPEN) -> None:
     """Copies records and checkpoint of the parent, unless trial `digest` has its own checkpoint.
 
     Raises:   SpecError: the parent has no checkpoint
@@ -35,13 +36,11 @@ def inherit(settings: Settings, digest: str, parent: str) -> None:
         )
     for folder in RECORDS:
         for part in (settings.trial_dir(parent) / folder).glob("part-*.parquet"):
-            _copy(part, settings.trial_dir(digest) / folder / part.name)
-    _copy(last, own / last.name)  # copied last, so that a checkpoint implies its records
+            _copy(part, settings.trial_dir(digest) / folder / part.name, fence)
+    _copy(last, own / last.name, fence)  # copied last, so that a checkpoint implies its records
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copies under a temporary name and renames, so that the target is never incomplete."""
+def _copy(source: Path, target: Path, fence: Fence) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_suffix(".tmp")
-    shutil.copyfile(source, staging)
-    staging.rename(target)
+    with fence.staged(target) as staging:
+        shutil.copyfile(source, staging)

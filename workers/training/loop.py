@@ -14,6 +14,7 @@ from torch import Tensor
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import Loads, max_vio
 from evenload.pipeline.figures.metrics import figures
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity, Sink, StepRecord
 from evenload.pipeline.records.shards import read_history, read_scalars
 from evenload.pipeline.settings import Settings
@@ -84,7 +85,7 @@ def train(
         )
     corpus = prepare(spec.data, settings.corpus_dir)
     check_fits(spec, corpus)
-    trainer = Trainer(spec, settings, digest, sink, report, watch, ranks)
+    trainer = Trainer(spec, settings, digest, sink, report, watch, ranks, run.fence)
     if on_curve_point is not None and ranks.is_first:
         trainer.measure_curve(on_curve_point, corpus)
     sink.start(run)
@@ -111,11 +112,13 @@ class Trainer:
         report: Callable[[Progress], Command],
         watch: Watch | None,
         ranks: Ranks,
+        fence: Fence,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._sink = sink
         self._report = report
+        self._fence = fence
         self._trial_dir = settings.trial_dir(digest)
         self._directory = checkpoint_dir(settings, digest)
         self._telemetry = Telemetry(spec.train.tokens_per_step)
@@ -246,7 +249,8 @@ class Trainer:
         self._flush()
         if not self._ranks.is_first:
             return
-        self.checkpoint_uri = self._uri(checkpoint.save(self._directory, self.capture()))
+        path = checkpoint.save(self._directory, self.capture(), self._fence)
+        self.checkpoint_uri = self._uri(path)
         self._sink.checkpoint(self.step, self.checkpoint_uri)
         self._telemetry.restart_clock()
 

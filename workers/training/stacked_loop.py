@@ -73,7 +73,16 @@ class _StackedTrainer(Trainer):
     def __init__(self, request: StackRequest, settings: Settings, corpus: Corpus) -> None:
         spec = request.spec
         check_fits(spec, corpus)
-        super().__init__(spec, settings, request.digest, request.sink, request.report, None, ALONE)
+        super().__init__(
+            spec,
+            settings,
+            request.digest,
+            request.sink,
+            request.report,
+            None,
+            ALONE,
+            request.run.fence,
+        )
         self.batches = Batches(corpus.train, spec.train.seq_len, spec.train.seed)
         cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.member = StackMember(self.trainee, self.state, torch.get_rng_state(), cuda_rng)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -8,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from evenload.pipeline.errors import StoreUnavailable, TrackingUnavailable
+from evenload.pipeline.errors import LeaseLost, SpecError, StoreUnavailable, TrackingUnavailable
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
@@ -19,6 +21,7 @@ from evenload.workers.actors import outage
 from evenload.workers.actors.actor import Assignment, Verdict
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
+from evenload.workers.training.loop import checkpoint_dir
 
 PROGRESS = Progress(step=1, steps=6, tokens=64, tokens_per_second=1.0, loss=2.0, max_vio=0.5)
 
@@ -93,12 +96,12 @@ def test_the_verdict_is_in_the_store_before_the_sink_is_closed(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
-    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:/c"))
+    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:///c"))
     assert actor.work("t0") is TrialState.TRAINED
     (sink,) = actor.sinks
     assert sink.closed == [(TrialState.TRAINED, {"max_vio": 0.5}, None, TrialState.TRAINED)]
     trial = store.trial("t0")
-    assert (trial.result, trial.checkpoint_uri) == ({"max_vio": 0.5}, "file:/c")
+    assert (trial.result, trial.checkpoint_uri) == ({"max_vio": 0.5}, "file:///c")
     assert trial.run_id == "run-1"
 
 
@@ -114,13 +117,144 @@ def test_a_trial_that_raises_is_failed_with_its_traceback(
         raise ZeroDivisionError("größer als \N{SNOWMAN}")
 
     actor = make_actor(explode)
+    assert actor.work("t0") is TrialState.QUEUED, "it may have been a full disk"
     assert actor.work("t0") is TrialState.FAILED
     error = store.trial("t0").error
     assert error is not None
     assert "in explode" in error
     assert error.endswith("ZeroDivisionError: größer als \N{SNOWMAN}\n")
-    assert actor.sinks[0].closed == [(TrialState.FAILED, {}, error, TrialState.FAILED)]
+    assert actor.sinks[0].closed == [(TrialState.QUEUED, {}, error, TrialState.QUEUED)]
+    assert actor.sinks[1].closed == [(TrialState.FAILED, {}, error, TrialState.FAILED)]
     assert "ZeroDivisionError: größer" in log_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (SpecError("data.path: no such file"), TrialState.FAILED),
+        (FloatingPointError("the loss is nan"), TrialState.FAILED),
+        (torch.OutOfMemoryError("CUDA out of memory"), TrialState.FAILED),
+        (OSError(errno.ENOSPC, "No space left on device"), TrialState.QUEUED),
+        (OSError(errno.ESTALE, "Stale file handle"), TrialState.QUEUED),
+        (RuntimeError("CUDA error: unspecified launch failure"), TrialState.QUEUED),
+        (StoreUnavailable("away"), TrialState.QUEUED),
+    ],
+)
+def test_only_what_another_attempt_may_not_see_is_tried_once_more(
+    add_sweep: Callable[..., str],
+    make_actor: Callable[..., FakeTrainActor],
+    error: Exception,
+    expected: TrialState,
+) -> None:
+    add_sweep([0])
+
+    def fail(_: Assignment) -> Verdict:
+        raise error
+
+    actor = make_actor(fail)
+    assert actor.work("t0") is expected
+    assert actor.work("t0") is (TrialState.FAILED if expected is TrialState.QUEUED else None)
+
+
+def cut_off(assignment: Assignment, heartbeat: Callable[..., Any]) -> None:
+    """Gives the worker a lease whose last renewal is a lease ago, and another answer to the next.
+
+    The answer comes from the calling test, so nothing here waits for a real lease.
+    """
+    beats = assignment.heartbeat
+    beats.confirm()
+    beats._store.heartbeat = heartbeat  # type: ignore[method-assign, assignment]
+    beats._renewed_at -= beats._settings.lease_seconds
+
+
+def test_a_worker_without_an_answer_for_a_lease_waits_and_writes_nothing(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    """The database answers again after another attempt has been made."""
+    add_sweep([0])
+    waiting = threading.Event()
+
+    def train(assignment: Assignment) -> Verdict:
+        heartbeat = assignment.heartbeat._store.heartbeat
+
+        def away(*arguments: Any) -> Any:
+            if not waiting.is_set():
+                raise StoreUnavailable("away")
+            return heartbeat(*arguments)
+
+        def another_attempt() -> None:
+            store.lose(assignment.claim.worker, "lease expired")
+            assert store.claim("t0", WorkKind.TRAIN, "another", 60) is not None
+            waiting.set()
+
+        cut_off(assignment, away)
+        threading.Timer(0.1, another_attempt).start()
+        with pytest.raises(LeaseLost):
+            assignment.heartbeat.report(PROGRESS)
+        with pytest.raises(LeaseLost):
+            assignment.run.fence.check()
+        assert waiting.is_set(), "it went on before the database answered"
+        raise LeaseLost("seen")
+
+    assert FakeTrainActor(settings, store, train).work("t0") is None
+    assert store.trial("t0").worker == "another"
+
+
+def test_a_worker_goes_on_when_the_database_answers_again(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        heartbeat, answers = assignment.heartbeat._store.heartbeat, iter([False, True])
+
+        def away_once(*arguments: Any) -> Any:
+            if next(answers, True):
+                return heartbeat(*arguments)
+            raise StoreUnavailable("away")
+
+        cut_off(assignment, away_once)
+        assert assignment.heartbeat.report(PROGRESS) == "continue"
+        return Verdict(TrialState.TRAINED, {})
+
+    assert FakeTrainActor(settings, store, train).work("t0") is TrialState.TRAINED
+
+
+def test_a_worker_that_is_told_to_stop_while_the_database_is_away_ends(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+
+    def train(assignment: Assignment) -> Verdict:
+        def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        cut_off(assignment, away)
+        threading.Timer(0.1, actor.request_stop).start()
+        assignment.heartbeat.report(PROGRESS)
+        raise AssertionError("the report did not raise")
+
+    actor = FakeTrainActor(settings, store, train)
+    assert actor.work("t0") is None
+
+
+def test_an_attempt_goes_on_from_the_checkpoint_before_a_damaged_one(
+    settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    add_sweep([0])
+    folder = checkpoint_dir(settings, "t0")
+
+    def stop_and_damage(assignment: Assignment) -> Verdict:
+        folder.mkdir(parents=True)
+        (folder / "step-00000003.pt").write_bytes(b"cut")
+        return Verdict(TrialState.QUEUED, {})
+
+    FakeTrainActor(settings, store, stop_and_damage).work("t0")
+    actor = TrainActor("train-1", settings, lambda to, run: LoadLogSink(to.trial_dir(run.digest)))
+    assert actor.work("t0") is TrialState.TRAINED
+    assert "step-00000003.pt is damaged; going on from the first step" in log_of(
+        settings, "attempt-002-train.log"
+    )
 
 
 def test_a_sink_that_cannot_be_made_fails_the_trial(
@@ -131,7 +265,8 @@ def test_a_sink_that_cannot_be_made_fails_the_trial(
     def no_sink(_: Settings, run: RunIdentity) -> Any:
         raise OSError("disk full")
 
-    assert TrainActor("train-1", settings, no_sink).work("t0") is TrialState.FAILED
+    assert TrainActor("train-1", settings, no_sink).work("t0") is TrialState.QUEUED
+    assert TrainActor("train-2", settings, no_sink).work("t0") is TrialState.FAILED
     assert "disk full" in str(store.trial("t0").error)
 
 
@@ -144,7 +279,7 @@ def test_a_trial_with_a_stop_request_is_released(
         threading.Thread(target=actor.request_stop).start()
         while assignment.heartbeat.report(PROGRESS) == "continue":
             pass
-        return Verdict(TrialState.QUEUED, {}, "file:/c")
+        return Verdict(TrialState.QUEUED, {}, "file:///c")
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.QUEUED
@@ -163,7 +298,7 @@ def test_a_cancelled_trial_is_stopped_by_its_heartbeat_and_its_sink_closed_as_ca
         store.cancel(sweep_id)
         while assignment.heartbeat.report(PROGRESS) == "continue":
             pass
-        return Verdict(TrialState.QUEUED, {}, "file:/c")
+        return Verdict(TrialState.QUEUED, {}, "file:///c")
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.CANCELLED
@@ -234,7 +369,7 @@ def test_a_trial_whose_heartbeat_broke_stops_and_fails(
         wait_for_command(assignment)
         raise AssertionError("the report did not raise")
 
-    assert make_actor(train).work("t0") is TrialState.FAILED
+    assert make_actor(train).work("t0") is TrialState.QUEUED
     assert "a defect in the code" in str(store.trial("t0").error)
 
 
@@ -276,13 +411,13 @@ def test_a_trial_that_its_user_stops_ends_with_a_checkpoint_and_the_reason(
     def train(assignment: Assignment) -> Verdict:
         store.stop(sweep_id, "t0")
         assert wait_for_command(assignment) == "end"
-        return Verdict(TrialState.STOPPED, {}, "file:/c")
+        return Verdict(TrialState.STOPPED, {}, "file:///c")
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.STOPPED
     assert actor.sinks[0].closed[0][0] is TrialState.STOPPED
     trial = store.trial("t0")
-    assert (trial.checkpoint_uri, trial.stop_reason) == ("file:/c", "stopped by its user")
+    assert (trial.checkpoint_uri, trial.stop_reason) == ("file:///c", "stopped by its user")
 
 
 def test_sigterm_releases_the_trial_and_counts_a_preemption(
@@ -293,7 +428,7 @@ def test_sigterm_releases_the_trial_and_counts_a_preemption(
     def train(assignment: Assignment) -> Verdict:
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait_for_command(assignment) == "stop"
-        return Verdict(TrialState.QUEUED, {}, "file:/c")
+        return Verdict(TrialState.QUEUED, {}, "file:///c")
 
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -318,7 +453,7 @@ def test_a_worker_whose_host_process_has_ended_releases_its_trial(
     def train(assignment: Assignment) -> Verdict:
         monkeypatch.setattr(os, "getppid", lambda: adopter)
         assert wait_for_command(assignment) == "stop"
-        return Verdict(TrialState.QUEUED, {}, "file:/c")
+        return Verdict(TrialState.QUEUED, {}, "file:///c")
 
     assert make_actor(train).work("t0") is TrialState.QUEUED
 
@@ -332,7 +467,7 @@ def test_a_verdict_waits_until_the_store_answers(
     """This includes a store that took the verdict but whose answer was lost."""
     add_sweep([0])
     monkeypatch.setattr(outage, "FIRST_WAIT_SECONDS", 0.0)
-    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:/c"))
+    actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:///c"))
     finish, calls = actor._store.finish, iter(["away", "lost answer", "there"])
 
     def sometimes(*arguments: Any, **figures: Any) -> TrialState:

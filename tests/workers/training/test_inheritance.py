@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
@@ -76,10 +77,10 @@ def test_an_interrupted_copy_leaves_no_checkpoint_without_its_records(
     for whole_copies in range(len(parts)):
         left = iter(range(whole_copies))
 
-        def cut_off(source: Path, target: Path, left: Iterator[int] = left) -> None:
+        def cut_off(source: Path, target: Path, fence: Fence, left: Iterator[int] = left) -> None:
             if next(left, None) is None:
                 raise OSError("killed")
-            copy(source, target)
+            copy(source, target, fence)
 
         monkeypatch.setattr(inheritance, "_copy", cut_off)
         with pytest.raises(OSError, match="killed"):

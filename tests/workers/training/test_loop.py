@@ -10,6 +10,7 @@ import torch
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import max_vio
+from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.settings import Settings
@@ -103,9 +104,9 @@ def test_whoever_finds_a_checkpoint_finds_the_records_before_it(
     """Told to stop between two logged steps: nothing else writes the last records."""
     recorded: dict[int, list[int]] = {}
 
-    def note(directory: Path, saving: checkpoint.Checkpoint) -> Path:
+    def note(directory: Path, saving: checkpoint.Checkpoint, fence: Fence) -> Path:
         recorded[saving.step] = read_history(settings.trial_dir(DIGEST)).step_S.tolist()
-        return save(directory, saving)
+        return save(directory, saving, fence)
 
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", note)
