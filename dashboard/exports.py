@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from evenload.pipeline.charts.style import Chart, tables
+from evenload.pipeline.escaping import for_spreadsheet
 
 
 def chart_table(chart: Chart) -> pd.DataFrame:
@@ -18,7 +19,7 @@ def chart_table(chart: Chart) -> pd.DataFrame:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False).encode()
+    return table.map(for_spreadsheet).rename(columns=for_spreadsheet).to_csv(index=False).encode()
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -15,6 +15,7 @@ from evenload.dashboard.exports import FORMATS, chart_table
 from evenload.dashboard.wording import Wording
 from evenload.pipeline.charts.style import INK, OPEN, Chart, Theme, exchanged, themed
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, Metric
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.audit import Finding
@@ -45,7 +46,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except SpecError as error:
-        st.warning(str(error), icon=":material/info:")
+        st.warning(for_markdown(str(error)), icon=":material/info:")
 
 
 def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
@@ -59,7 +60,9 @@ def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[
         label, options, index=index, format_func=shown, label_visibility="collapsed"
     )
     if choice is None:
-        st.error(f"{label} {named!r} is not known here. Choose one from the list.")
+        st.error(
+            f"{label} {for_markdown(repr(named))} is not known here. Choose one from the list."
+        )
         st.stop()
     if choice != named:
         st.query_params[parameter] = choice
@@ -70,7 +73,8 @@ def chosen_view(names: Iterable[str]) -> str:
     """A row of buttons that choose a view of the page; the first one by default."""
     names, asked = list(names), st.query_params.get("view")
     if asked is not None and asked not in names:
-        st.error(f"View {asked!r} is not known here. Choose one of {', '.join(names)}.")
+        problem = f"View {asked!r} is not known here. Choose one of {', '.join(names)}."
+        st.error(for_markdown(problem))
     chosen_name = st.segmented_control(
         "View",
         names,
@@ -134,7 +138,7 @@ def live(body: Callable[[], None], is_over: Callable[[], bool]) -> None:
 def heading(title: str, state: Wording) -> None:
     """The title of the page with a state."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.title(title, width="content", anchor=False)
+        st.title(for_markdown(title), width="content", anchor=False)
         st.badge(state.text, icon=state.icon, color=state.colour)
 
 
@@ -143,7 +147,7 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
     """A box whose title has the tooltip `explanation` and a link to the definition of `metric`."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
-            st.markdown(f"**{title}**", help=explanation or None)
+            st.markdown(f"**{for_markdown(title)}**", help=explanation or None)
             if metric:
                 st.page_link(
                     "glossary/page.py",
@@ -182,7 +186,7 @@ def _parameters(layer: Any) -> Sequence[Any]:
 def below(caption: str, table: Callable[[], pd.DataFrame], key: str) -> None:
     """A caption and an export menu."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
-        st.caption(caption, width="stretch")
+        st.caption(for_markdown(caption), width="stretch")
         export(table, key)
 
 
@@ -214,7 +218,7 @@ def theme() -> Theme:
 
 def metrics(*figures: tuple[str, str, str]) -> None:
     """A line of figures, each a (label, value, explanation)."""
-    shown = (f":gray[{label}] **{value}**".replace("$", "\\$") for label, value, _ in figures)
+    shown = (f":gray[{label}] **{for_markdown(value)}**" for label, value, _ in figures)
     told = (f"{label}: {explanation}" for label, _, explanation in figures if explanation)
     st.markdown(" &ensp; ".join(shown), help="  \n".join(told) or None)
 

@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.escaping import for_log
 from evenload.pipeline.figures.loads import Loads, utilisation
 from evenload.pipeline.figures.metrics import METRICS, figures
 from evenload.pipeline.records.mirror import readable_dir
@@ -155,7 +156,7 @@ def _up(answers: bool) -> Metric:
 
 
 def _labels(trial: TrialRecord) -> Labels:
-    return trial.digest, trial.label, str(trial.spec["model"]["num_experts"])
+    return trial.digest, for_log(trial.label), str(trial.spec["model"]["num_experts"])
 
 
 def serve(settings: Settings, port: int, address: str = "127.0.0.1") -> int:

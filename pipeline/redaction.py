@@ -9,10 +9,12 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import TextIO
 from urllib.parse import quote, quote_plus, unquote
 
 from evenload.pipeline.addresses import HIDDEN, SHORTEST, is_unclear, secrets_of
+from evenload.pipeline.escaping import for_log, for_terminal
 from evenload.pipeline.settings import Settings
 
 # Environment variables with such a name have secret values, those of paths excepted.
@@ -96,4 +98,7 @@ class RedactingFormatter(logging.Formatter):
         self._hidden = secrets(settings)
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record), self._hidden)
+        """One line per record; only its traceback has more."""
+        shown = copy(record)
+        shown.msg, shown.args = for_log(record.getMessage()), ()
+        return for_terminal(redacted(super().format(shown), self._hidden))

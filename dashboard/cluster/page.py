@@ -20,6 +20,7 @@ from evenload.dashboard.cluster.tables import (
 from evenload.dashboard.page_parts import card, clicked_row, live, metrics, table_height
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.wording import Colour
+from evenload.pipeline.escaping import for_markdown
 
 LOOKS: dict[Level, tuple[str, Colour]] = {
     Level.OK: (":material/check_circle:", "green"),
@@ -68,9 +69,9 @@ def _health(checks: list[Check]) -> None:
         with column.container(border=True, height="stretch"):
             st.markdown(f"**{check.part}**")
             st.badge(check.level, icon=icon, color=colour)
-            st.caption(check.detail)
+            st.caption(for_markdown(check.detail))
             if check.remedy:
-                st.markdown(f":small[:material/build: {check.remedy}]")
+                st.markdown(f":small[:material/build: {for_markdown(check.remedy)}]")
 
 
 def _queue(table: pd.DataFrame) -> None:

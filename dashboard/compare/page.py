@@ -24,6 +24,7 @@ from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
 from evenload.pipeline.charts.loads import load_by_rank_and_depth, load_difference
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
@@ -95,7 +96,7 @@ def _body(digests: list[str]) -> None:
     recorded = {name: trial for name, trial in runs.items() if not series[name].is_empty}
     waiting = [name for name in runs if name not in recorded]
     if waiting:
-        st.info(f"Without recorded steps yet: {', '.join(waiting)}.")
+        st.info(f"Without recorded steps yet: {for_markdown(', '.join(waiting))}.")
     if recorded:
         _over_time(recorded, series)
         _loads(recorded)
@@ -133,7 +134,9 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
         reasons = incomparable(list(runs.values()))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
-                f"The losses are not comparable: {'; '.join(reasons)}." if reasons else "",
+                for_markdown(
+                    f"The losses are not comparable: {'; '.join(reasons)}." if reasons else ""
+                ),
                 width="stretch",
             )
             export(lambda: table, "compare-figures")

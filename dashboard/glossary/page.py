@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, Metric
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     )
     found = [metric for metric in METRICS.values() if _matches(metric, sought or "")]
     if not found:
-        st.info(f"No metric has “{sought}” in its name or meaning.")
+        st.info(f"No metric has “{for_markdown(sought)}” in its name or meaning.")
     for metric in found:
         if metric.name != chosen:
             _card(metric)

@@ -15,6 +15,7 @@ from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
 from evenload.dashboard.wording import RUN_STATES, TRIAL_STATES, ago, short
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import NONE
@@ -67,7 +68,8 @@ def main() -> None:
         else:
             heading(label_of(run), TRIAL_STATES[run.state])
     if isinstance(run, RecordedRun):
-        st.caption(f"`{run.run_id}`, {run.source}, rule {run.label}; last step {ago(run.updated)}")
+        about = f"{run.run_id}, {run.source}, rule {run.label}; last step {ago(run.updated)}"
+        st.caption(for_markdown(about))
     elif sweep_id is not None:
         _about_trial(run, sweep_id)
     live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
@@ -77,7 +79,7 @@ def _about_trial(trial: TrialRecord, sweep_id: str) -> None:
     _links(trial, sweep_id)
     trial_buttons(sweep_id, trial)
     if trial.error and trial.state is TrialState.FAILED:
-        st.error(trial.error.strip().splitlines()[-1], icon=":material/error:")
+        st.error(for_markdown(trial.error.strip().splitlines()[-1]), icon=":material/error:")
         with st.expander("Traceback"):
             st.code(trial.error, language="python")
 
@@ -100,8 +102,8 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
     problem = run_queries.mlflow_problem()
     if problem:
         st.warning(
-            f"MLflow does not answer ({problem}). This page does not need it. What MLflow has "
-            "missed is delivered when it is back.",
+            f"MLflow does not answer ({for_markdown(problem)}). This page does not need it. What "
+            "MLflow has missed is delivered when it is back.",
             icon=":material/cloud_off:",
         )
 

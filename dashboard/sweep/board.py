@@ -13,6 +13,7 @@ from evenload.dashboard.loss_unit import LossUnit, loss_unit
 from evenload.dashboard.page_parts import audit_note, card, plot
 from evenload.pipeline.charts.answer_board import Role, Row, interval_rows
 from evenload.pipeline.charts.step_sizes import step_chart
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.step_curves import FIGURES, StepCurve
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord
@@ -36,7 +37,7 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         _more_seeds(sweep, answer)
     left, right = st.columns(2)
     with left, st.expander("The answer in words", icon=":material/balance:"):
-        st.markdown("  \n".join(sentences(answer)))
+        st.markdown("  \n".join(map(for_markdown, sentences(answer))))
     with right:
         audit_note(queries.findings(sweep.sweep_id))
     unit = loss_unit(trials)
@@ -139,7 +140,7 @@ def _chips(answer: Answer) -> Iterator[str]:
     for place in answer.places:
         verdict, text = chip(answer, place)
         badge = f":{BADGES.get(verdict, 'orange')}-badge[{verdict}]"
-        yield f"{badge} **{place.place}**: {text}."
+        yield f"{badge} **{for_markdown(place.place)}**: {for_markdown(text)}."
 
 
 def _more_seeds(sweep: SweepRecord, answer: Answer) -> None:

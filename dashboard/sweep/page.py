@@ -39,6 +39,7 @@ from evenload.dashboard.sweep.sections import (
 )
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.wording import TRIAL_STATES, sweep_wording
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
@@ -63,7 +64,9 @@ def main() -> None:
         sweep, trials = queries.sweep(sweep_id)
         heading(sweep.name, sweep_wording(sweep, trials))
     if sweep.note:
-        st.warning(f"Paused automatically: {sweep.note}", icon=":material/pause_circle:")
+        st.warning(
+            f"Paused automatically: {for_markdown(sweep.note)}", icon=":material/pause_circle:"
+        )
     verb_buttons(sweep, trials)
     live(partial(_body, sweep_id), partial(_is_over, sweep_id))
 
@@ -144,7 +147,7 @@ def _failures(failed: Sequence[TrialRecord], axes: Axes) -> None:
         when = (
             f"after step {trial.progress.step:,}" if trial.progress else "before a progress report"
         )
-        with st.expander(f"{axes.name(trial)}: failed {when}"):
+        with st.expander(f"{for_markdown(axes.name(trial))}: failed {when}"):
             st.code(trial.error or "no traceback was recorded", language="python")
             st.page_link(
                 "run/page.py",

@@ -27,6 +27,7 @@ from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
 from evenload.pipeline.charts.grid import sweep_grid
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.pipeline.charts.parameters import ParallelAxis
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, columns, in_grids
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
@@ -71,7 +72,7 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         plot(pareto_front(points), "front", caption)
     _confirmed(answer)
     with card("Settings", method(answer)):
-        st.caption("  \n".join(map(place_note, answer.places)))
+        st.caption("  \n".join(for_markdown(place_note(place)) for place in answer.places))
         st.dataframe(
             setting_table(answer),
             hide_index=True,

@@ -30,6 +30,7 @@ from evenload.dashboard.theory.tables import (
 )
 from evenload.pipeline.charts import simulation as charts
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.records.recorded_runs import FOLDER
 from evenload.pipeline.spec.balancers import BALANCERS
@@ -170,7 +171,7 @@ def _body(digest: str) -> None:
     simulations = simulation_queries.simulations()
     status = simulations.status(digest)
     if status.state is SimulationState.RUNNING:
-        st.progress(status.share, text=f"Simulating: {status.note}")
+        st.progress(status.share, text=f"Simulating: {for_markdown(status.note)}")
         if st.button("Cancel", icon=":material/cancel:"):
             simulations.cancel(digest)
             st.rerun()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from evenload.pipeline.charts.style import description
+from evenload.pipeline.escaping import for_markdown, for_terminal
 from evenload.pipeline.report.page import (
     Answer,
     Block,
@@ -58,10 +59,8 @@ def _tiles(block: Tiles) -> str:
 
 
 def _table(block: Table) -> str:
-    rows = [list(row) for row in block.rows]
-    for number in block.marked:
-        rows[number] = [f"**{text}**" if (text := _cell(cell)) else "" for cell in rows[number]]
-    parts = [_title(block.title), _grid(block.columns, rows), _plain(block.note)]
+    table = _grid(block.columns, block.rows, block.marked)
+    parts = [_title(block.title), table, _plain(block.note)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -78,14 +77,20 @@ def _columns(block: Columns) -> str:
 def _listing(block: Listing) -> str:
     longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{_title(block.title)}\n\n{fence}\n{block.text}\n{fence}".strip()
+    return f"{_title(block.title)}\n\n{fence}\n{for_terminal(block.text)}\n{fence}".strip()
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def _grid(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Collection[int] = ()
+) -> str:
     names = [" ".join(name.removeprefix("<").split()) for name in columns]
     rule = "|".join(":---" if name.startswith("<") else "---:" for name in columns)
     lines = [f"| {' | '.join(_escaped(name) for name in names)} |", f"|{rule}|"]
-    lines += [f"| {' | '.join(_escaped(_cell(cell)) for cell in row)} |" for row in rows]
+    for number, row in enumerate(rows):
+        cells = [_escaped(_cell(cell)) for cell in row]
+        if number in marked:
+            cells = [cell and f"**{cell}**" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -98,8 +103,8 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text on one line without HTML tags."""
-    return " ".join(text.replace("<", "&lt;").split())
+    """Text on one line without markup."""
+    return for_markdown(" ".join(text.split()))
 
 
 def _title(title: str) -> str:

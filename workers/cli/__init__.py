@@ -164,9 +164,11 @@ def main() -> None:
 
 def _end(problem: str, code: int) -> NoReturn:
     """Prints the problem without secrets, and ends the process."""
+    from evenload.pipeline.escaping import for_terminal
     from evenload.pipeline.redaction import redacted, secrets
     from evenload.pipeline.settings import Settings
 
     # Without reading the settings, which may be the problem.
-    print(redacted(problem, secrets(Settings.model_construct())), file=sys.stderr)
+    hidden = secrets(Settings.model_construct())
+    print(for_terminal(redacted(problem, hidden)), file=sys.stderr)
     sys.exit(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pydantic import ValidationError
-from rich.markup import escape
+from rich.text import Text
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
@@ -32,8 +32,8 @@ def audit_command(sweep_id: SweepId, as_json: AsJson = False, home: Home = None)
         print_json({"sweep_id": sweep_id, "findings": [one._asdict() for one in findings]})
         return
     for finding in findings:
-        out.print(f"[bold]{finding.name}[/]: {escape(finding.evidence)}", soft_wrap=True)
-        out.print(f"    {escape(finding.remedy)}\n", soft_wrap=True)
+        out.print(Text(f"{finding.name}:", "bold"), finding.evidence, soft_wrap=True)
+        out.print(f"    {finding.remedy}\n", soft_wrap=True)
     if not findings:
         out.print("Nothing found.")
 

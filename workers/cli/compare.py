@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import NONE, counted
@@ -37,7 +37,7 @@ def compare(
         print_json({"answers": answers, **found._asdict()})
         return
     for part in _parts(found):
-        out.print(part, soft_wrap=isinstance(part, str))
+        out.print(part, soft_wrap=isinstance(part, str | Text))
 
 
 def _parts(found: Comparison) -> Iterator[RenderableType]:
@@ -46,7 +46,7 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
     for place, group in groupby(found.common, key=lambda one: one.place):
         differences = list(group)
         yield _table(place, differences)
-        yield f"[dim]{_note(differences)}[/]\n"
+        yield Text(f"{_note(differences)}\n", "dim")
     differing = [f"{key} is {a} in A, {b} in B" for key, (a, b) in found.differing.items()]
     yield from _lines("All trials differ", differing)
     yield from _lines("The same trials in both", found.repeated)
@@ -55,12 +55,12 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
     yield from _lines("Only in B", found.only_second)
     for name, answer in (("A", found.first), ("B", found.second)):
         for text in sentences(answer):
-            yield f"[bold]{name}: {escape(text)}[/]"
+            yield Text(f"{name}: {text}", "bold")
 
 
 def _lines(title: str, names: list[str] | tuple[str, ...]) -> Iterator[str]:
     if names:
-        yield f"{title}: {escape('; '.join(names))}.\n"
+        yield f"{title}: {'; '.join(names)}.\n"
 
 
 def _table(place: str, differences: list[Difference]) -> Table:

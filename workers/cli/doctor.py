@@ -12,8 +12,8 @@ from typing import Annotated, NamedTuple
 
 import psutil
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
@@ -54,9 +54,9 @@ def doctor(
 def _table(checks: list[Check]) -> Table:
     table = Table("part", "", "what", "remedy")
     for check in checks:
-        mark = "[green]ok" if check.usable else "[red]no" if check.required else "[yellow]no"
-        cure = "" if check.usable else escape(check.remedy)
-        table.add_row(check.part, mark, escape(check.detail), cure)
+        colour = "green" if check.usable else "red" if check.required else "yellow"
+        mark = Text("ok" if check.usable else "no", colour)
+        table.add_row(check.part, mark, check.detail, "" if check.usable else check.remedy)
     return table
 
 

@@ -23,10 +23,10 @@ from evenload.pipeline.states import TrialRecord, TrialState
 def progress_bars(console: Console, *columns: ProgressColumn, **options: Any) -> Progress:
     """Bars with a description, a field `note`, and the time spent and left."""
     return Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=30),
         *columns,
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

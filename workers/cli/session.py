@@ -9,15 +9,17 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.escaping import for_terminal
 from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -29,8 +31,23 @@ if TYPE_CHECKING:
     from evenload.pipeline.sweep.answer import Answer
 
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
-out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-log = Console(stderr=True)
+
+
+class PlainConsole(Console):
+    """Prints text of users as it is: brackets are no markup, and control characters are shown."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=for_terminal(segment.text))
+
+
+out = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+log = PlainConsole(stderr=True)
 
 
 def load_settings(home: Path | None = None) -> Settings:
@@ -77,7 +94,7 @@ def checked_trials(
     trials = checked(proposed, settings, has_cuda)
     asked = {trial.runtime.device for trial in proposed}
     if "auto" in asked and "cuda" not in {trial.runtime.device for trial in trials}:
-        log.print("[dim]no CUDA device: `device: auto` means the CPU[/]")
+        log.print("no CUDA device: `device: auto` means the CPU", style="dim")
     return trials
 
 

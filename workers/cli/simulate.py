@@ -10,6 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.recorded_runs import recorded_run
@@ -190,5 +191,7 @@ def _print_advice(seen: Estimate, advice: Sequence[Advice], steps: int) -> None:
         table.add_column(title)
     for entry in advice:
         rule = " ".join(f"{name}={value}" for name, value in entry.rule.items())
-        table.add_row(rule, "[red]refused" if entry.refused else "[green]use", entry.reason)
+        table.add_row(
+            rule, Text("refused", "red") if entry.refused else Text("use", "green"), entry.reason
+        )
     out.print(table)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
@@ -104,7 +105,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         )
     else:
         for note in notes:
-            log.print(note, soft_wrap=True, markup=False)
+            log.print(note, soft_wrap=True)
         out.print(_plan_table(spec.sweep_id(), plans))
         for gap in sorted({plan.not_known for plan in plans} - {""}):
             out.print(f"Left out of these figures, because not known: {gap}.")
@@ -207,7 +208,7 @@ def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
     for trial in failed:
         last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
         name = f"{found.axes.name(trial)} ({trial.digest})"
-        log.print(f"[red]failed:[/] {name}: {last_line[0]}", soft_wrap=True)
+        log.print(Text("failed:", "red"), f"{name}: {last_line[0]}", soft_wrap=True)
     if failed:
         log.print(f"Full tracebacks: evenload sweep status {sweep_id} --json, or the dashboard.")
         raise typer.Exit(1)
@@ -237,7 +238,7 @@ def status(
         _print_plots(settings, store, sweep_id)
     out.print(sweep_table([(sweep, counts)]))
     if sweep.note:
-        out.print(f"[yellow]{sweep.note}")
+        out.print(sweep.note, style="yellow")
     if everything or sum(counts.values()) <= MANY:
         found = answer(store, sweep_id)
         out.print(trial_table(store.trials(sweep_id), found.axes))
