@@ -20,6 +20,7 @@ SINKS = {
 # What makes text that no user chose, or escapes it.
 SAFE_CALLS = {
     "for_markdown",
+    "_chips",
     "len",
     "counted",
     "duration",
