@@ -118,10 +118,13 @@ class Client:
         """Attached models and imported records of this home, newest first."""
         return recorded_runs(self.settings.root)
 
+    def recorded_run(self, name: str) -> RecordedRun:
+        """A recorded run, by its id or its name.  Raises: SpecError: unknown"""
+        return recorded_run(self.settings.root, name)
+
     def expert_load(self, name: str, first: int = 1, last: int | None = None) -> History:
         """As `loads`, of a recorded run, by its id or its name.  Raises: SpecError: unknown"""
-        run = recorded_run(self.settings.root, name)
-        return read_history(run.folder, first=first, last=last)
+        return read_history(self.recorded_run(name).folder, first=first, last=last)
 
     def eval_loads(self, digest: str) -> NDArray[np.int64] | None:
         """Loads (L, E) over the whole evaluation set; None before the evaluation."""

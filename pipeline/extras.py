@@ -12,6 +12,7 @@ EXTRAS = {
     "datasets": "hf",
     "jinja2": "report",
     "markupsafe": "report",
+    "mcp": "mcp",
     "mlflow": "mlflow",
     "optuna": "workers",
     "pandas": "dashboard",
@@ -23,6 +24,7 @@ EXTRAS = {
     "torch": "workers",
     "transformers": "hf",
     "triton": "workers",
+    "uvicorn": "mcp",
     "vl_convert": "report",
 }
 

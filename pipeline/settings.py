@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pydantic import PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import PositiveFloat, PositiveInt, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evenload.pipeline.addresses import shown_address
@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     prepare_gib: PositiveFloat | None = None
     """Memory that this may take; null: half of the machine's."""
     dashboard_controls: bool = False
-    """Whether everyone who reaches the dashboard may start and steer sweeps."""
+    """Whether everyone who reaches the dashboard, or `evenload mcp --controls`, may start and steer
+    sweeps."""
+    mcp_token: SecretStr | None = None
+    """What clients of `evenload mcp --http` must know: at least 16 characters."""
     tiles_file: Path | None = None
     """Tile sizes of the Triton kernels, as `evenload tune` saves them; null: the built-in table."""
 

@@ -429,8 +429,11 @@ class SweepStore:
             yield
         except (OperationalError, InterfaceError) as error:
             reason = without_secrets_of(self._url, error.orig)
+            remedy = "check the database and its URL"
+            if self._url.startswith("sqlite"):
+                remedy = "set EVENLOAD_HOME or EVENLOAD_DATABASE_URL to where the sweeps are"
             raise StoreUnavailable(
-                f"{shown_address(self._url)}: {reason}; check the database and its URL"
+                f"{shown_address(self._url)}: {reason}; {remedy}"
             ) from None  # the driver's error may repeat the password
         except (InternalError, ProgrammingError) as error:
             if getattr(error.orig, "sqlstate", "") not in NOT_ALLOWED:

@@ -53,6 +53,7 @@ STAND_INS: dict[str, str] = {
     "bash infra/install.sh": "bash -n infra/install.sh",
     "bash infra/test.sh": "bash -n infra/test.sh",
     "evenload dashboard": "{} --help",  # serves until Ctrl-C
+    "evenload mcp": "{} --help",  # likewise
     "evenload bench": "{} --help",  # minutes, or a GPU
     "evenload tune": "{} --help",  # a GPU
     f"{RUN} infra/sweeps/tune_confirm.yaml": "evenload sweep plan infra/sweeps/tune_confirm.yaml",

@@ -35,6 +35,7 @@ VIOLATIONS = {
     "triton only in workers.kernels": ("workers/training/step.py", "import triton"),
     "ray only in workers.actors": ("workers/training/loop.py", "import ray"),
     "mlflow only in pipeline.records": ("pipeline/store/models.py", "import mlflow"),
+    "mcp only in pipeline.agents": ("workers/cli/mcp.py", "import mcp.server"),
     "sqlalchemy only in pipeline.store": ("pipeline/spec/trial.py", "import sqlalchemy"),
     "streamlit only in dashboard": ("workers/data/corpus.py", "import streamlit"),
     "transformers only in workers.attach and workers.model": (

@@ -76,7 +76,7 @@ def test_the_metadata_name_version_authors_and_extras(built: Built) -> None:
     assert metadata["Name"] == "evenload"
     assert metadata["Version"] == __version__
     assert metadata["Author"] == "The evenload authors"
-    extras = {"workers", "dashboard", "hf", "mlflow", "s3", "report", "all", "dev"}
+    extras = {"workers", "dashboard", "hf", "mlflow", "s3", "report", "mcp", "all", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 

@@ -88,6 +88,11 @@ COMMANDS = {
     "dashboard": Command(
         "evenload.workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."
     ),
+    "mcp": Command(
+        "evenload.workers.cli.mcp",
+        "mcp_command",
+        "Serve sweeps, tables, answers, audits and advice to agents, over MCP.",
+    ),
     "doctor": Command(
         "evenload.workers.cli.doctor",
         "doctor",

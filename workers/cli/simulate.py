@@ -73,22 +73,27 @@ def advise_command(
     home: HomeOption = None,
 ) -> None:
     """Show which step sizes and schedules theory recommends for a recorded run."""
-    from evenload.pipeline.records.scores import read_recording
-    from evenload.workers.simulation.advice import advise, estimate
-
-    recording = read_recording(_found(recording_file, home))
-    num_layers = recording.score_NLTE.shape[1]
-    if layer >= num_layers:
-        raise SpecError(f"--layer {layer}: the recording has {num_layers} layers, counted from 0")
-    try:
-        seen = estimate(recording, layer)
-    except ValueError as error:
-        raise SpecError(f"{recording_file}: {error}") from None
-    advice = advise(seen, steps)
+    seen, advice = advised(_found(recording_file, home), steps, layer)
     if as_json:
         print_json({"seen": seen._asdict(), "advice": [entry._asdict() for entry in advice]})
     else:
         _print_advice(seen, advice, steps)
+
+
+def advised(place: Path, steps: int, layer: int) -> tuple[Estimate, list[Advice]]:
+    """What theory sees in a recording and advises.  Raises: SpecError: there is too little in it"""
+    from evenload.pipeline.records.scores import read_recording
+    from evenload.workers.simulation.advice import advise, estimate
+
+    recording = read_recording(place)
+    num_layers = recording.score_NLTE.shape[1]
+    if layer >= num_layers:
+        raise SpecError(f"layer={layer}: the recording has {num_layers} layers, counted from 0")
+    try:
+        seen = estimate(recording, layer)
+    except ValueError as error:
+        raise SpecError(f"{place}: {error}") from None
+    return seen, advise(seen, steps)
 
 
 def _found(place: Path, home: Path | None) -> Path:

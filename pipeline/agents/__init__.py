@@ -1,0 +1,1 @@
+"""Sweeps and their answers for agents, over MCP, the Model Context Protocol."""
