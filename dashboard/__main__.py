@@ -6,10 +6,13 @@ import argparse
 import importlib
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import DASHBOARD, require
+from evenload.pipeline.redaction import start_logging
+from evenload.pipeline.settings import Settings
 
 APP = Path(__file__).parent / "app.py"
 
@@ -62,10 +65,13 @@ def command(port: int, address: str) -> list[str]:
     ]
 
 
-def streamlit_arguments(port: int, address: str) -> list[str]:
-    """The arguments of `streamlit`."""
+def streamlit_arguments(port: int, address: str, hosts: Sequence[str]) -> list[str]:
+    """The arguments of `streamlit`.  Args: hosts: the names that the server answers to"""
     options = OPTIONS | {"server.port": str(port), "server.address": address}
-    return ["run", str(APP), *(f"--{name}={value}" for name, value in options.items())]
+    # Without an address of its own streamlit asks a third party for one.
+    options["browser.serverAddress"] = hosts[0] if address in ("0.0.0.0", "::") else address
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return ["run", str(APP), *flags, *(f"--server.allowedHosts={host}" for host in hosts)]
 
 
 def preload() -> None:
@@ -92,10 +98,16 @@ def main() -> None:
         require(*DASHBOARD)
     except SpecError as error:
         parser.error(str(error))
+    from streamlit import net_util
     from streamlit.web.cli import main as streamlit
 
+    # Streamlit would ask others for these whenever a foreign page connects.
+    net_util._external_ip = net_util._internal_ip = "none.invalid"
+    settings = Settings()
+    start_logging(settings)
     threading.Thread(target=preload, daemon=True).start()
-    streamlit(streamlit_arguments(given.port, given.address), prog_name="streamlit")
+    arguments = streamlit_arguments(given.port, given.address, settings.host_names(given.address))
+    streamlit(arguments, prog_name="streamlit")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     sweeps."""
     mcp_token: SecretStr | None = None
     """What clients of `evenload mcp --http` must know: at least 16 characters."""
+    """Whether everyone who reaches the dashboard may start and steer sweeps."""
+    allowed_hosts: str = ""
+    """Names, separated by commas, by which browsers reach dashboard and MLflow beside localhost."""
     tiles_file: Path | None = None
     """Tile sizes of the Triton kernels, as `evenload tune` saves them; null: the built-in table."""
 
@@ -97,6 +100,12 @@ class Settings(BaseSettings):
             f"home={str(self.home)!r}: {os.strerror(reason or errno.EIO)}; set EVENLOAD_HOME or "
             "--home to a folder that can be written"
         )
+
+    def host_names(self, address: str = "127.0.0.1") -> list[str]:
+        """The names that a server on this address answers to, against rebound names (DNS)."""
+        named = [name.strip() for name in self.allowed_hosts.split(",")]
+        bound = [] if address in ("0.0.0.0", "::", "") else [address]
+        return list(dict.fromkeys(["127.0.0.1", "localhost", *bound, *filter(None, named)]))
 
     @property
     def store_url(self) -> str:

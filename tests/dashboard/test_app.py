@@ -10,6 +10,7 @@ import streamlit as st
 
 import evenload.dashboard
 from evenload.dashboard.__main__ import APP, OPTIONS, command, streamlit_arguments
+from evenload.pipeline.settings import Settings
 
 ROOM = Path(str(evenload.dashboard.__file__)).parent
 
@@ -61,11 +62,20 @@ def test_command_has_port_and_address() -> None:
     assert command(8777, "127.0.0.1")[1:] == [
         *("-P", "-m", "evenload.dashboard", "--port", "8777", "--address", "127.0.0.1")
     ]
-    arguments = streamlit_arguments(8777, "127.0.0.1")
+    arguments = streamlit_arguments(8777, "127.0.0.1", ["127.0.0.1", "my.proxy"])
     assert arguments[:2] == ["run", str(APP)]
     assert {"--server.port=8777", "--server.address=127.0.0.1", "--server.headless=true"} <= set(
         arguments
     )
+    hosts = ["--server.allowedHosts=127.0.0.1", "--server.allowedHosts=my.proxy"]
+    assert [one for one in arguments if "allowedHosts" in one] == hosts
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7"])
+def test_streamlit_need_not_ask_a_third_party_for_its_address(address: str) -> None:
+    hosts = Settings().host_names(address)
+    named = [one for one in streamlit_arguments(1, address, hosts) if "serverAddress" in one]
+    assert named == [f"--browser.serverAddress={'192.0.2.7' if '192' in address else '127.0.0.1'}"]
 
 
 def test_preload_leaves_out_torch_ray_and_mlflow() -> None:

@@ -7,6 +7,13 @@ import pytest
 from evenload.pipeline.settings import Settings
 
 
+def test_servers_answer_to_local_names_their_address_and_those_of_a_proxy() -> None:
+    assert Settings().host_names() == ["127.0.0.1", "localhost"]
+    assert Settings().host_names("0.0.0.0") == ["127.0.0.1", "localhost"]
+    behind = Settings(allowed_hosts="moe.example.com, *.lab")
+    assert behind.host_names("192.0.2.7")[2:] == ["192.0.2.7", "moe.example.com", "*.lab"]
+
+
 def test_everything_is_stored_below_home_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,14 +28,19 @@ def dashboard(
     require(*DASHBOARD)
     settings = load_settings(home)
     open_store(settings)
-    with start_dashboard(settings, free_port(port, address), address) as server:
-        log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends it)")
-        raise typer.Exit(_wait(server))
+    command = _command(free_port(port, address), address)
+    log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends it)")
+    # In place of this process, so that every signal reaches the server.
+    os.execve(command[0], command, environment(settings))
 
 
 def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.Popen[bytes]:
     """Starts the Streamlit app in a new process."""
-    command = [
+    return subprocess.Popen(_command(port, address), env=environment(settings))
+
+
+def _command(port: int, address: str) -> list[str]:
+    return [
         sys.executable,
         "-P",
         "-m",
@@ -45,7 +50,6 @@ def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.P
         "--address",
         address,
     ]
-    return subprocess.Popen(command, env=environment(settings))
 
 
 def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
@@ -55,9 +59,13 @@ def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
     if settings.mlflow_artifacts:
         command += ["--default-artifact-root", settings.mlflow_artifacts]
     # In the environment, because every user of the machine can read the arguments of a process.
+    own = {
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{n},{n}:*" for n in settings.host_names()),
+    }
     return subprocess.Popen(
         command,
-        env=ENVIRONMENT | environment(settings) | {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri},
+        env=ENVIRONMENT | environment(settings) | own,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -96,12 +104,3 @@ def next_free_port(port: int) -> int:
         except SpecError:
             continue
     raise SpecError(f"no free port from {port} to {port + 49}; end some of the servers there")
-
-
-def _wait(server: subprocess.Popen[bytes]) -> int:
-    try:
-        return server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return 0

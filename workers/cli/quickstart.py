@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -47,6 +48,7 @@ def _serve(settings: Settings, sweep_id: str) -> None:
     log.print(f"\ndashboard: http://127.0.0.1:{port}/sweep?sweep={sweep_id}")
     log.print(f"MLflow:    http://127.0.0.1:{mlflow_port}")
     log.print("Ctrl-C ends both.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends them as Ctrl-C does
     try:
         servers[0].wait()
     except KeyboardInterrupt:
