@@ -21,6 +21,7 @@ OPTIONS: dict[str, str] = {
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",  # viewers must not see paths and source code
+    "client.showErrorLinks": "false",  # to search engines
     "client.toolbarMode": "viewer",  # its menu offers light, dark and the system's theme
     "theme.baseRadius": "8px",
     "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.2rem"]',

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import streamlit as st
 
 from evenload.dashboard.page_parts import ICON, STYLE, logo, readable_errors
 
-# Folder, which is also the address: title, icon. The first page opens by default.
+# Folder, which is also the address: title, icon. The address / leads to the first.
 PAGES: dict[str, tuple[str, str]] = {
     "sweeps": ("Sweeps", ":material/stacks:"),
     "sweep": ("Sweep", ":material/grid_view:"),
@@ -24,12 +27,24 @@ def main() -> None:
     st.logo(logo(), size="large")
     st.html(STYLE)
     pages = [
-        st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name, default=not position)
-        for position, (name, (title, icon)) in enumerate(PAGES.items())
+        st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name)
+        for name, (title, icon) in PAGES.items()
     ]
-    page = st.navigation(pages, position="top")
+    # Streamlit knows its default page by no other address than "/", and /sweeps must be one.
+    start = st.Page(
+        partial(_start, pages[0]),
+        title="evenload",
+        url_path="start",
+        default=True,
+        visibility="hidden",
+    )
+    page = st.navigation([start, *pages], position="top")
     with readable_errors():
         page.run()
+
+
+def _start(first: Any) -> None:
+    st.switch_page(first, query_params=st.query_params.to_dict())
 
 
 main()

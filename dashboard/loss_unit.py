@@ -52,6 +52,13 @@ def loss_unit(trials: Iterable[TrialRecord], given: str = BITS) -> LossUnit:
     return LossUnit(chosen, ratio if chosen == BITS else 1 / ratio)
 
 
+def unit_of_runs(runs: Iterable[object], given: str = BITS) -> LossUnit:
+    """The same for runs of which some may be recorded; their tokens have unknown bytes."""
+    found = list(runs)
+    known = [run for run in found if isinstance(run, TrialRecord)]
+    return loss_unit(known if len(known) == len(found) else (), given)
+
+
 def bits_of_a_nat(trial: TrialRecord) -> float:
     """Bits per byte that are one nat per token; NaN if it is not known yet."""
     if trial.spec["data"].get("tokenizer", {}).get("kind") == "bytes":

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
 import streamlit as st
 
 from evenload.dashboard.exports import FORMATS, chart_table
+from evenload.dashboard.loss_unit import LossUnit
 from evenload.dashboard.wording import Wording
 from evenload.pipeline.charts.style import INK, OPEN, Chart, Theme, exchanged, themed
 from evenload.pipeline.errors import SpecError
@@ -19,7 +20,9 @@ from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, Metric
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.audit import Finding
+from evenload.pipeline.sweep.setting import LOSS
 
+Number = TypeVar("Number", int, float)
 REFRESH_SECONDS = 5.0
 IDLE_SECONDS = 15.0  # between looks at something that is over, but may go on
 
@@ -102,6 +105,26 @@ def clicked_row(
         **options,
     )
     return int(picked.selection.cells[0][0]) if picked.selection.cells else None
+
+
+def number_field(
+    place: Any,
+    label: str,
+    low: Number,
+    high: Number,
+    value: Number,
+    problems: list[str],
+    **options: Any,
+) -> Number:
+    """A field for a number. One that is out of range is added to `problems`.
+
+    The field has no limits of its own: the browser would keep a number beyond them, in red, and the
+    page would go on with the old one.
+    """
+    typed: Number = place.number_input(label, value=value, **options)
+    if not low <= typed <= high:
+        problems.append(f"{label}: {typed:,} is not between {low:,} and {high:,}")
+    return typed
 
 
 def table_height(table: pd.DataFrame, most_rows: int) -> Any:
@@ -223,9 +246,17 @@ def metrics(*figures: tuple[str, str, str]) -> None:
     st.markdown(" &ensp; ".join(shown), help="  \n".join(told) or None)
 
 
-def metric_columns(shown: Iterable[Metric]) -> dict[str, Any]:
-    """Titles, formats and tooltips for tables of figures with shares in percent."""
-    return {metric.name: _metric_column(metric) for metric in shown}
+def metric_columns(shown: Iterable[Metric], loss: LossUnit | None = None) -> dict[str, Any]:
+    """Titles, formats and tooltips for tables of figures with shares in percent.
+
+    Args:     loss: the unit of held-out losses; None: bits per byte
+    """
+    named = {metric.name: _metric_column(metric) for metric in shown}
+    if loss is not None and LOSS in named:
+        named[LOSS] = st.column_config.NumberColumn(
+            loss.name[0].upper() + loss.name[1:], format="%.3f", help=METRICS[LOSS].meaning
+        )
+    return named
 
 
 def _metric_column(metric: Metric) -> Any:

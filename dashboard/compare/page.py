@@ -19,7 +19,15 @@ from evenload.dashboard.compare.tables import (
     incomparable,
     spec_differences,
 )
-from evenload.dashboard.page_parts import card, export, live, metric_columns, plot
+from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
+from evenload.dashboard.page_parts import (
+    card,
+    export,
+    live,
+    metric_columns,
+    plot,
+    readable_errors,
+)
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
@@ -29,6 +37,7 @@ from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import axes_of
+from evenload.pipeline.sweep.setting import LOSS
 
 WINDOWS = {"last step": 1, "last 10 steps": 10, "last 100 steps": 100}
 EVALUATION = "evaluation"
@@ -39,7 +48,10 @@ Runs = dict[str, Run]
 
 
 def main() -> None:
-    st.title("Compare", anchor=False)
+    title, unit = st.columns([5, 2], vertical_alignment="center")
+    title.title("Compare", anchor=False)
+    with unit:
+        choose_loss_unit()
     options = _options()
     if len(options) < 2:
         st.info("This page needs two runs. `evenload quickstart` runs a small sweep.")
@@ -115,6 +127,8 @@ def _names(runs: list[Run]) -> list[str]:
 def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
     tokens = {name: shown_runs.tokens_of(run, series[name]) for name, run in runs.items()}
     table = comparison_table(runs).assign(tokens_per_step=list(tokens.values()))
+    unit = unit_of_runs(runs.values())
+    table[LOSS] *= unit.factor
     with card("Figures", "Means over the last quarter of the steps; the loss is held-out."):
         config = st.column_config
         st.dataframe(
@@ -128,7 +142,7 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
                 "layers": config.NumberColumn("Expert layers"),
                 "tokens_per_step": config.NumberColumn("Tokens/step", format="localized"),
                 "steps": config.NumberColumn("Steps", format="localized"),
-                **metric_columns(map(METRICS.__getitem__, FIGURES)),
+                **metric_columns(map(METRICS.__getitem__, FIGURES), unit),
             },
         )
         reasons = incomparable(list(runs.values()))
@@ -171,14 +185,14 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
             caption="Largest value of each bin of time. Dotted: the sampling floor of each run.",
         )
     with right, card("Training loss", metric="train_loss"):
-        losses = {}
+        losses, of_loss = {}, unit_of_runs(runs.values(), NATS)
         for name, run in runs.items():
             told = np.isfinite(series[name].loss_B)
             if told.any():
                 x_B = _x(run, series[name], str(axis))[told]
-                losses[name] = RunCurve(x_B, series[name].loss_B[told])
+                losses[name] = RunCurve(x_B, of_loss.factor * series[name].loss_B[told])
         plot(
-            run_curves(losses, title, "loss, nats per token"),
+            run_curves(losses, title, f"loss, {of_loss.name}"),
             key="compare-loss",
             caption="Mean over each bin of time.",
         )
@@ -201,7 +215,10 @@ def _x(run: Run, series: LoadSeries, axis: str) -> NDArray[np.float64]:
 
 
 def _loads(runs: Runs) -> None:
-    evaluated = {name: run_queries.eval_percent(trial) for name, trial in runs.items()}
+    evaluated: dict[str, NDArray[np.int16] | None] = dict.fromkeys(runs)
+    for name, run in runs.items():
+        with readable_errors():  # a damaged file leaves the loads of steps
+            evaluated[name] = run_queries.eval_percent(run)
     can_evaluate = all(percent_LE is not None for percent_LE in evaluated.values())
     window = st.segmented_control(
         "Loads of the",

@@ -19,9 +19,18 @@ from evenload.dashboard.cost.tables import (
     plan_of,
     sizes,
 )
-from evenload.dashboard.page_parts import audit_note, card, chosen, live, metrics, plot
+from evenload.dashboard.page_parts import (
+    audit_note,
+    card,
+    chosen,
+    live,
+    metrics,
+    number_field,
+    plot,
+)
 from evenload.dashboard.sweeps.spending import spent
 from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks, waits_by_setting
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.cost import CostSettings, basis
 from evenload.pipeline.figures.wording import duration, number, scaled
 from evenload.pipeline.states import SweepState, TrialRecord
@@ -134,15 +143,18 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
         ranks = columns[0].select_slider(
             "Expert-parallel size", list(available), nearest, key="ranks", bind="query-params"
         )
-        hours = columns[1].number_input(
-            "GPU hours of the run", 1.0, 1e9, START_HOURS, key="hours", bind="query-params"
+        fields: tuple[tuple[str, str, float, float, float], ...] = (
+            ("hours", "GPU hours of the run", 1.0, 1e9, START_HOURS),
+            ("price", "Price of a GPU hour, $", 0.0, 1e4, START_PRICE),
+            ("watts", "Watts of a GPU", 0.0, 1e4, settings.gpu_watts),
         )
-        price = columns[2].number_input(
-            "Price of a GPU hour, $", 0.0, 1e4, START_PRICE, key="price", bind="query-params"
+        problems: list[str] = []
+        hours, price, watts = (
+            number_field(column, label, low, high, value, problems, key=key, bind="query-params")
+            for column, (key, label, low, high, value) in zip(columns[1:], fields, strict=True)
         )
-        watts = columns[3].number_input(
-            "Watts of a GPU", 0.0, 1e4, settings.gpu_watts, key="watts", bind="query-params"
-        )
+    if problems:
+        raise SpecError("; ".join(problems))
     return plan_of(ranks, hours, price, watts, settings)
 
 

@@ -18,7 +18,7 @@ from evenload.dashboard.wording import RUN_STATES, TRIAL_STATES, ago, short
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
-from evenload.pipeline.figures.wording import NONE
+from evenload.pipeline.figures.wording import NONE, counted, listed
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.states import TrialRecord, TrialState
@@ -118,6 +118,15 @@ def _body(key: str) -> None:
     else:
         _summary(run, series)
         views = VIEWS
+    if torn := run_queries.torn_files(run):
+        first, last = min(part.first for part in torn), max(part.last for part in torn)
+        names = listed([f"{part.path.parent.name}/{part.path.name}" for part in torn[:3]])
+        st.warning(
+            f"{counted(len(torn), 'file')} cannot be read, with steps between {first:,} and "
+            f"{last:,}: {names}. Charts lack what only they hold. Restore them from a backup or "
+            "the mirror.",
+            icon=":material/broken_image:",
+        )
     view = chosen_view(views)
     if view in STEP_VIEWS and series.is_empty:
         st.info("No step is recorded yet. This page shows data as soon as there are steps.")
@@ -150,8 +159,9 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     floor = {"max_vio_floor": Loads.of(spec).max_vio_floor}
     balance = {"max_vio": balance["max_vio"]} | floor | balance
     loss = METRICS["val_bits_per_byte"]
-    wrong = series.miscounted_steps
-    check = NONE if series.is_empty else "passed" if not wrong else f"{wrong} wrong steps"
+    wrong, torn = series.miscounted_steps, len(run_queries.torn_files(trial))
+    check = NONE if series.is_empty else f"{wrong} wrong steps" if wrong else "passed"
+    check = counted(torn, "damaged file") if torn else check
     metrics(
         (
             "Steps",

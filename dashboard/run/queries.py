@@ -6,10 +6,11 @@ All numbers come from shards. MLflow is only queried for its health.
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import streamlit as st
@@ -22,12 +23,15 @@ from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.load_series import LoadSeries, catch_up, percent_of_fair, read_series
 from evenload.pipeline.records.mirror import readable_dir
-from evenload.pipeline.records.shards import read_eval_counts, read_history
+from evenload.pipeline.records.parquet_files import DamagedFile
+from evenload.pipeline.records.shards import Part, read_eval_counts, read_history
+from evenload.pipeline.records.shards import torn_files as torn
 from evenload.pipeline.records.system_sink import read_samples
 from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialRecord
 
+Array = TypeVar("Array")
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 PROBE_SECONDS, PROBE_TIMEOUT_SECONDS = 30.0, 0.5
 LOG_TAIL_BYTES, LOG_TAIL_LINES = 64_000, 200
@@ -71,8 +75,13 @@ def eval_percent(run: Run) -> NDArray[np.int16] | None:
     return _eval_percent(folder_of(run), run, version_of(run))
 
 
-def eval_detail(trial: TrialRecord) -> Detail:
-    """The optional parts of the newest evaluation."""
+def torn_files(run: Run) -> list[Part]:
+    """The files of the run's steps that cannot be read; those of a running attempt may grow."""
+    return _torn_files(folder_of(run), version_of(run)) if is_over(run) else []
+
+
+def eval_detail(trial: TrialRecord) -> tuple[Detail, list[str]]:
+    """The optional parts of the newest evaluation, and what is wrong with files of it."""
     return _eval_detail(readable_dir(Settings(), trial.digest), trial.attempt)
 
 
@@ -136,12 +145,26 @@ def _eval_percent(folder: Path, _run: Run, version: int) -> NDArray[np.int16] | 
 
 
 @st.cache_data(ttl=10 * FRESH_SECONDS, max_entries=16, show_spinner=False)
-def _eval_detail(folder: Path, attempt: int) -> Detail:
+def _eval_detail(folder: Path, attempt: int) -> tuple[Detail, list[str]]:
+    problems: list[str] = []
+
+    def read(reader: Callable[[Path], Array | None]) -> Array | None:
+        try:
+            return reader(folder)
+        except DamagedFile as error:
+            problems.append(f"{error}.")
+            return None
+
     return Detail(
-        evaluation_arrays.read_groups(folder),
-        evaluation_arrays.read_by_k(folder),
-        evaluation_arrays.read_routes(folder),
-    )
+        read(evaluation_arrays.read_groups),
+        read(evaluation_arrays.read_by_k),
+        read(evaluation_arrays.read_routes),
+    ), problems
+
+
+@st.cache_data(ttl=3600, max_entries=64, show_spinner=False)
+def _torn_files(folder: Path, version: int) -> list[Part]:
+    return torn(folder)
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)

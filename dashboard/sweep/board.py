@@ -11,10 +11,10 @@ import streamlit as st
 from evenload.dashboard import controls, queries
 from evenload.dashboard.loss_unit import LossUnit, loss_unit
 from evenload.dashboard.page_parts import audit_note, card, plot
+from evenload.dashboard.sweep.step_sizes import chart_in
 from evenload.pipeline.charts.answer_board import Role, Row, interval_rows
-from evenload.pipeline.charts.step_sizes import step_chart
 from evenload.pipeline.escaping import for_markdown
-from evenload.pipeline.figures.step_curves import FIGURES, StepCurve
+from evenload.pipeline.figures.step_curves import StepCurve
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
@@ -58,7 +58,7 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             is_advised = curves["loss"][0].rule == ADVISED_RULE
             advised = queries.advised_steps(sweep.sweep_id) if is_advised else {}
             for name, found in curves.items():
-                plot(step_chart(found, FIGURES[name], advised, height), f"board-steps-{name}")
+                plot(chart_in(unit, found, name, advised, height), f"board-steps-{name}")
     _running(trials, answer)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
-from evenload.dashboard.loss_unit import choose_loss_unit
+from evenload.dashboard.loss_unit import LossUnit, choose_loss_unit, loss_unit
 from evenload.dashboard.page_parts import (
     chosen,
     chosen_view,
@@ -44,6 +44,7 @@ from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import Axes
+from evenload.pipeline.sweep.setting import LOSS
 
 MAX_TALL_ROWS = 30  # longer tables scroll
 MAX_FAILURES = 20  # largest number of tracebacks on the page
@@ -105,7 +106,9 @@ def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 def _trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     axes = queries.answer(sweep.sweep_id).axes
-    table, config = trial_table(trials, axes), _columns(axes)
+    unit = loss_unit(trials)
+    table, config = trial_table(trials, axes), _columns(axes, unit)
+    table[LOSS] *= unit.factor
     height = table_height(table, MAX_TALL_ROWS)
     row = clicked_row(_shown(table, config), "trials", config, height=height)
     st.caption("Click a trial to open its run. Click the head of a column to sort by it.")
@@ -119,7 +122,7 @@ def _shown(table: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:
     return table.assign(state=states)[[*config]]
 
 
-def _columns(axes: Axes) -> dict[str, Any]:
+def _columns(axes: Axes, unit: LossUnit) -> dict[str, Any]:
     config = st.column_config
     states = TRIAL_STATES.values()
     return {
@@ -134,7 +137,7 @@ def _columns(axes: Axes) -> dict[str, Any]:
             color=[state.colour for state in states],
         ),
         "progress": config.ProgressColumn("Steps", format="%.0f %%", min_value=0, max_value=100),
-        **metric_columns(columns()),
+        **metric_columns(columns(), unit),
         "failures": config.NumberColumn("Retries", help="attempts that were lost and repeated"),
     }
 

@@ -8,9 +8,11 @@ from typing import Any
 import streamlit as st
 
 from evenload.dashboard import queries
+from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
 from evenload.dashboard.page_parts import below, card, metric_columns, plot, theme
 from evenload.dashboard.record_tables import grid
 from evenload.dashboard.sweep.importance import METHOD, importance, varying
+from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.sweep.tables import (
     ENDED,
     Shown,
@@ -36,30 +38,47 @@ from evenload.pipeline.sweep.axes import Axes, stage_of
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 INTERVALS = "95 % intervals over seeds."
+MAX_GRID_ROWS = 40
+MARGINS = 4  # the range of colours of the loss
 CURVES: dict[str, tuple[Shown, str]] = {
-    "Held-out loss": ("val_loss", "held-out loss, nats per token"),
+    "Held-out loss": ("val_loss", ""),
     "MaxVio": ("max_vio", "MaxVio (max load / fair share − 1)"),
 }
 
 
 def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Grids of figures by setting and place."""
-    axes = queries.answer(sweep.sweep_id).axes
+    """Grids of figures by setting and place; of many settings curves over their step size."""
+    answer = queries.answer(sweep.sweep_id)
     tuned = [trial for trial in trials if stage_of(trial) is Stage.TUNE]
+    unit = loss_unit(trials)
+    rows = len({answer.axes.setting(trial) for trial in tuned})
+    if rows > MAX_GRID_ROWS:
+        st.caption(f"{rows} settings are too many for a grid; Runs has a table of all trials.")
+        return step_sizes_section(sweep, trials)
     caption = "Means over the finished seeds of a setting." + (
         " Confirming trials are in Front." if len(tuned) < len(trials) else ""
     )
+    margins = [place.margin for place in answer.places if place.margin > 0]
     left, right = st.columns(2)
     for position, metric in enumerate(in_grids()):
         column = left if position % 2 == 0 else right
         with column, card(metric.title, metric=metric.name):
-            plot(sweep_grid(grid(tuned, metric.name, axes), metric), f"grid-{metric.name}", caption)
+            found, name = grid(tuned, metric.name, answer.axes), f"grid-{metric.name}"
+            if metric.name != LOSS:
+                plot(sweep_grid(found, metric), name, caption)
+                continue
+            found = found._replace(value_RC=unit.factor * found.value_RC)
+            span = MARGINS * unit.factor * max(margins, default=0.0)
+            chart = sweep_grid(found, metric, unit.name, span)
+            plot(chart, name, f"{caption} Full colour: {MARGINS} margins above the least loss.")
+    return None
 
 
 def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """Loss against imbalance, search against confirmation, and every setting with its verdict."""
     answer = queries.answer(sweep.sweep_id)
     places = {place.place: place for place in answer.places}
+    unit = loss_unit(trials)
     with card(
         "Loss against imbalance",
         "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
@@ -68,15 +87,15 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         if len(places) > 1:
             shown = st.selectbox("At", list(places), key="at", bind="query-params")
         caption = "Means over seeds. A setting far away is named below the axis."
-        points = front_points(answer, places[shown]) if shown else []
-        plot(pareto_front(points), "front", caption)
-    _confirmed(answer)
+        points = front_points(answer, places[shown], unit.factor) if shown else []
+        plot(pareto_front(points, loss=unit.title), "front", caption)
+    _confirmed(answer, unit)
     with card("Settings", method(answer)):
         st.caption("  \n".join(for_markdown(place_note(place)) for place in answer.places))
         st.dataframe(
-            setting_table(answer),
+            setting_table(answer, unit.factor),
             hide_index=True,
-            column_config=_setting_columns(),
+            column_config=_setting_columns(unit),
             placeholder="–",
             height="content" if len(answer.settings) < 20 else 600,
         )
@@ -97,6 +116,10 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         x: Unit = "tokens" if over == "tokens" else "steps"
         name, title = CURVES[shown or "Held-out loss"]
         curves = curves_of(trials, points, x, name, axes)
+        if name == "val_loss":
+            unit = loss_unit(trials, NATS)
+            curves = [curve._replace(y_P=unit.factor * curve.y_P) for curve in curves]
+            title = unit.title
         if not curves:
             st.info(
                 "No trial has a learning curve yet. `eval: {every_steps: 50}` in the base of a "
@@ -151,30 +174,27 @@ def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis], name
     below(caption, table.to_pandas, "parallel")
 
 
-def _confirmed(answer: Answer) -> None:
-    pairs = confirmations(answer, "loss")
+def _confirmed(answer: Answer, unit: LossUnit) -> None:
+    pairs = confirmations(answer, "loss", unit.factor)
     if not pairs:
         return
     left, right = st.columns(2)
     explanation = "The best of many tries looks better than it is; fresh seeds show by how much."
     with left, card("Loss, search against fresh seeds", explanation):
-        plot(tune_against_confirm(pairs, _title(LOSS)), "confirm-loss", INTERVALS)
+        plot(tune_against_confirm(pairs, unit.title), "confirm-loss", INTERVALS)
     with right, card("MaxVio, search against fresh seeds", explanation):
         pairs = confirmations(answer, "imbalance")
-        plot(tune_against_confirm(pairs, _title(IMBALANCE)), "confirm-max-vio", INTERVALS)
+        title = f"{METRICS[IMBALANCE].title}, {METRICS[IMBALANCE].unit}"
+        plot(tune_against_confirm(pairs, title), "confirm-max-vio", INTERVALS)
 
 
-def _title(name: str) -> str:
-    return f"{METRICS[name].title}, {METRICS[name].unit}"
-
-
-def _setting_columns() -> dict[str, Any]:
+def _setting_columns(unit: LossUnit) -> dict[str, Any]:
     config = st.column_config
     return {
         "place": config.TextColumn("At", pinned=True),
         "setting": config.TextColumn("Setting", pinned=True),
         "verdict": config.TextColumn("Verdict", width="medium"),
-        **metric_columns(columns()),
+        **metric_columns(columns(), unit),
         f"{LOSS}_half": config.NumberColumn("±", format="%.4f"),
         f"{IMBALANCE}_half": config.NumberColumn("±", format="%.3f"),
         "above_best": config.NumberColumn(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from evenload.dashboard import queries
+from evenload.dashboard.loss_unit import LossUnit, loss_unit
 from evenload.dashboard.page_parts import card, plot
 from evenload.pipeline.charts.step_sizes import step_chart
-from evenload.pipeline.figures.step_curves import FIGURES
+from evenload.pipeline.charts.style import Chart
+from evenload.pipeline.figures.step_curves import FIGURES, StepCurve
 from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.sweep.step_curves import ADVISED_RULE, NOTE, step_curves
 
@@ -21,12 +23,26 @@ def step_sizes_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Non
     rules = dict.fromkeys(curve.rule for found in curves.values() for curve in found)
     if not rules:
         st.info("No rule has two finished step sizes. The axis `balancer.step_size` varies them.")
+    unit = loss_unit(trials)
     for rule in rules:
         advised = queries.advised_steps(sweep.sweep_id) if rule == ADVISED_RULE else {}
         with card(f"Step size of {rule}", NOTE):
-            for column, (name, figure) in zip(
-                st.columns(len(FIGURES)), FIGURES.items(), strict=True
-            ):
+            for column, name in zip(st.columns(len(FIGURES)), FIGURES, strict=True):
                 with column:
-                    chart = step_chart([c for c in curves[name] if c.rule == rule], figure, advised)
-                    plot(chart, f"steps-{rule}-{name}")
+                    found = [curve for curve in curves[name] if curve.rule == rule]
+                    plot(chart_in(unit, found, name, advised), f"steps-{rule}-{name}")
+
+
+def chart_in(
+    unit: LossUnit,
+    curves: Sequence[StepCurve],
+    name: str,
+    advised: Mapping[str, tuple[float, float]],
+    height: float = 320,
+) -> Chart:
+    """The chart of a figure; the loss has the unit that the viewer chose."""
+    figure = FIGURES[name]
+    if name == "loss":
+        figure = figure._replace(title=unit.title)
+        curves = [curve.scaled(unit.factor) for curve in curves]
+    return step_chart(curves, figure, advised, height)

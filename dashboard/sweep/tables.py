@@ -90,8 +90,11 @@ def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list
     return [*map(_parameter_axis, parameters), *reached]
 
 
-def front_points(answer: Answer, place: PlaceAnswer) -> list[Point]:
-    """The settings at a place and, where fresh seeds confirmed them, those of the search there."""
+def front_points(answer: Answer, place: PlaceAnswer, factor: float = 1.0) -> list[Point]:
+    """The settings at a place and, where fresh seeds confirmed them, those of the search there.
+
+    Args:     factor: how many of the shown unit of loss are one bit per byte
+    """
     usual: Role = "fresh seeds" if answer.is_confirmed else "settings"
     found = [_point(s, "search") for s in answer.tuned if s.place == place.place]
     for setting in place.settings:
@@ -101,7 +104,7 @@ def front_points(answer: Answer, place: PlaceAnswer) -> list[Point]:
         # The front is that of the search, where there was one: it has all settings.
         point = _point(setting, role)
         found.append(point._replace(on_front=point.on_front and not answer.is_confirmed))
-    return found
+    return [p._replace(bits=factor * p.bits, bits_half=factor * p.bits_half) for p in found]
 
 
 def _point(setting: Setting, role: Role) -> Point:
@@ -138,8 +141,11 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def setting_table(answer: Answer) -> pd.DataFrame:
-    """One row per place and setting, most even first; ± is half the 95 % interval over seeds."""
+def setting_table(answer: Answer, factor: float = 1.0) -> pd.DataFrame:
+    """One row per place and setting, most even first; ± is half the 95 % interval over seeds.
+
+    Args:     factor: how many of the shown unit of loss are one bit per byte
+    """
     rows = [
         {
             "place": setting.place,
@@ -154,7 +160,11 @@ def setting_table(answer: Answer) -> pd.DataFrame:
         }
         for setting in answer.settings
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    losses = [LOSS, f"{LOSS}_half", "above_best", "against_none", "against_none_half"]
+    if rows:
+        table[losses] *= factor
+    return table
 
 
 def _figures(setting: Setting) -> dict[str, float]:
@@ -174,20 +184,22 @@ def verdict(setting: Setting) -> str:
     return "; ".join(setting.violates) if is_illegal else setting.verdict.value
 
 
-def confirmations(answer: Answer, shown: Figure) -> list[Pair]:
+def confirmations(answer: Answer, shown: Figure, factor: float = 1.0) -> list[Pair]:
     """Settings that were tuned and confirmed, in the order of their confirmed figure."""
     tuned = {setting.name: setting for setting in answer.tuned}
     pairs = [
-        _pair(tuned[setting.name], setting, shown)
+        _pair(tuned[setting.name], setting, shown, factor)
         for setting in answer.settings
         if setting.name in tuned
     ]
     return sorted(pairs, key=lambda pair: pair.confirmed)
 
 
-def _pair(tuned: Setting, confirmed: Setting, shown: Figure) -> Pair:
+def _pair(tuned: Setting, confirmed: Setting, shown: Figure, factor: float) -> Pair:
     first, then = _of(tuned, shown), _of(confirmed, shown)
-    return Pair(confirmed.name, first.mean, _half(first), then.mean, _half(then), then.seeds)
+    tuned_mean, tuned_half = factor * first.mean, factor * _half(first)
+    mean, half = factor * then.mean, factor * _half(then)
+    return Pair(confirmed.name, tuned_mean, tuned_half, mean, half, then.seeds)
 
 
 def _of(setting: Setting, shown: Figure) -> Interval:

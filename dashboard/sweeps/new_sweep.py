@@ -80,10 +80,14 @@ def balancers(rules: Sequence[str], step_sizes: Sequence[float]) -> list[Tree]:
 
 def numbers(name: str, values: Sequence[Any], kind: Callable[[Any], Number]) -> list[Number]:
     """The chosen or typed numbers.  Raises: SpecError: a value is not a number"""
-    try:
-        return [kind(value) for value in values]
-    except ValueError as error:
-        raise SpecError(f"{name}: {error}; type a number") from None
+    found = []
+    for value in values:
+        try:
+            found.append(kind(value))
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise SpecError(f"{name}: {str(value)!r} is not {what}") from None
+    return found
 
 
 def parsed(content: bytes) -> Tree:

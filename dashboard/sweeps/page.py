@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from evenload.dashboard import controls, queries, shown_runs
-from evenload.dashboard.page_parts import card, chosen_view, clicked_row, live, metrics
+from evenload.dashboard.page_parts import (
+    card,
+    chosen_view,
+    clicked_row,
+    live,
+    metrics,
+    number_field,
+)
 from evenload.dashboard.record_tables import sweep_table
 from evenload.dashboard.sweeps.new_sweep import (
     Asked,
@@ -23,9 +31,18 @@ from evenload.dashboard.sweeps.new_sweep import (
     what_follows,
 )
 from evenload.dashboard.sweeps.spending import spent
-from evenload.dashboard.wording import SWEEP_STATES, ago
+from evenload.dashboard.wording import (
+    ALL_FAILED,
+    SWEEP_STATES,
+    WITH_FAILURES,
+    Wording,
+    ago,
+    sweep_wording,
+)
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.cost import CostSettings, SweepCost
 from evenload.pipeline.figures.wording import NONE, duration, scaled
+from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -35,6 +52,13 @@ from evenload.pipeline.sweep.trial_plan import totals
 
 JOULES_PER_WATT_HOUR = 3600.0
 GOING = (SweepState.ACTIVE, SweepState.STOPPING)
+NUMBERS = (  # of the form: title, smallest and largest value, default
+    ("Steps", 10, 1_000_000, 200),
+    ("Sequences per step", 1, 65_536, 16),
+    ("Tokens per sequence", 2, 65_536, 128),
+    ("Seeds", 1, 20, 1),
+    ("Fresh seeds to confirm", 0, 20, 0),
+)
 STARTING_RULES = ["none", "aux_loss", "sign", "self_tuned"]
 
 
@@ -81,18 +105,21 @@ def _table() -> None:
         ("Trials failed", f"{table.failed.sum()}", "open the sweep to see why"),
         ("Energy", _energy(joules), "of training; the page Cost explains how it is determined"),
     )
-    shown = _shown(table, [by_sweep[sweep_id] for sweep_id in table.sweep_id])
+    states = {sweep.sweep_id: sweep_wording(sweep, trials) for sweep, trials in found}
+    shown = _shown(
+        table, [by_sweep[key] for key in table.sweep_id], [states[key] for key in table.sweep_id]
+    )
     row = clicked_row(shown, "sweeps", _columns(), row_height=42)
     st.caption("Click a sweep to open it. Click the head of a column to sort by it.")
     if row is not None:
         st.switch_page("sweep/page.py", query_params={"sweep": table.sweep_id[row]})
 
 
-def _shown(table: pd.DataFrame, costs: list[SweepCost]) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, costs: list[SweepCost], states: list[Wording]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Sweep": table.sweep_id,
-            "State": [[SWEEP_STATES[SweepState(state)].text] for state in table.state],
+            "State": [[wording.text] for wording in states],
             "Progress": table.progress,
             "Completed": [
                 f"{done} of {trials}" if trials else "not listed yet"
@@ -120,7 +147,7 @@ def _energy(joules: float) -> str:
 
 def _columns() -> dict[str, Any]:
     config = st.column_config
-    states = SWEEP_STATES.values()
+    states = [*SWEEP_STATES.values(), WITH_FAILURES, ALL_FAILED]
     return {
         "Sweep": config.TextColumn(width="medium"),
         "State": config.MultiselectColumn(
@@ -195,14 +222,13 @@ def _form() -> Asked:
             "Experts per layer", [8, 16, 32, 64, 128], default=[16, 32], accept_new_options=True
         )
         stopping = third.selectbox("Stop weak trials", ["none", "asha", "extrapolate"])
-        columns = st.columns(5)
-        steps = columns[0].number_input("Steps", 10, 1_000_000, 200)
-        batch = columns[1].number_input("Sequences per step", 1, 65_536, 16)
-        seq_len = columns[2].number_input("Tokens per sequence", 2, 65_536, 128)
-        seeds = columns[3].number_input("Seeds", 1, 20, 1)
-        confirm = columns[4].number_input(
-            "Fresh seeds to confirm", 0, 20, 0, help="to train the best settings again"
+        problems: list[str] = []
+        steps, batch, seq_len, seeds, confirm = (
+            number_field(column, label, low, high, value, problems)
+            for column, (label, low, high, value) in zip(st.columns(5), NUMBERS, strict=True)
         )
+    if problems:
+        raise SpecError("; ".join(problems))
     return Asked(
         name,
         preset,
@@ -231,6 +257,12 @@ def _dry_run(spec: SweepSpec) -> None:
     )
     st.dataframe(plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420)
     st.caption(f"Nothing is started yet. {what_follows(spec)}")
+    free = shutil.disk_usage(Settings().root).free
+    if found.disk_bytes > free:
+        st.error(
+            f"The trials may need {scaled(found.disk_bytes, 'B')} of disk, and {scaled(free, 'B')} "
+            "are free here. Train fewer or smaller trials, or free space before you start."
+        )
 
 
 def _submission(spec: SweepSpec) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from evenload.dashboard.page_parts import card, chosen, live, metrics, plot
+from evenload.dashboard.page_parts import card, chosen, live, metrics, number_field, plot
 from evenload.dashboard.theory import queries as simulation_queries
 from evenload.dashboard.theory.simulation_processes import (
     SimulationState,
@@ -109,13 +109,16 @@ def _form(is_open: bool) -> None:
         columns = st.columns(6)
         schedule = columns[0].selectbox("Schedule", ["constant", "inverse_sqrt", "inverse"])
         experts = columns[1].select_slider("Experts", [8, 16, 32, 64, 128], 32)
-        top_k = columns[2].number_input("Top-k", 1, 16, 4)
+        problems: list[str] = []
+        top_k = number_field(columns[2], "Top-k", 1, 16, 4, problems)
         tokens = columns[3].select_slider("Tokens per step", [256, 512, 1024, 2048, 4096], 1024)
         length = columns[4].select_slider("Steps", [50, 100, 200, 300, 500, 1000], 200)
-        seeds = columns[5].number_input("Seeds", 1, 5, 2)
+        seeds = number_field(columns[5], "Seeds", 1, 5, 2, problems)
         if recorded:
             st.caption("A recording has its own experts, top-k, tokens and steps.")
         is_asked = st.form_submit_button("Run the simulation", type="primary")
+    if is_asked and problems:
+        raise SpecError("; ".join(problems))
     if is_asked:
         size = {
             "num_experts": experts,

@@ -58,13 +58,16 @@ class Pair(NamedTuple):
     seeds: int  # number of fresh seeds
 
 
-def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float = 480) -> Chart:
+def pareto_front(
+    points: Sequence[Point], floor: float = math.nan, height: float = 480, loss: str = BITS
+) -> Chart:
     """Loss against imbalance, with one point per setting and 95 % intervals over seeds.
 
     Lower left is better. The line is the Pareto front. The axes cover the settings that may be
     recommended; yardsticks outside are named below the axis.
 
     Args:     floor: MaxVio by chance, drawn as a dashed line
+              loss: title of the losses, with their unit
     """
     near = [p for p in points if not p.is_yardstick] or list(points)
     vios = [p.max_vio for p in near] + ([floor] if floor > 0 else [])
@@ -74,8 +77,8 @@ def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float
     more = style.log_axis([*ends, *vios], domain=list(ends)) if is_log else linear
     title = [VIO, *_outside(points, ends, bits_ends)]
     x = style.number(alt.X, VIO, title=title, **more)
-    y = style.number(alt.Y, BITS, scale=alt.Scale(domain=list(bits_ends), nice=False, zero=False))
-    base = alt.Chart(style.table(_columns(points)))
+    y = style.number(alt.Y, loss, scale=alt.Scale(domain=list(bits_ends), nice=False, zero=False))
+    base = alt.Chart(style.table(_columns(points, loss)))
     is_right = f"scale('x', datum['{style.field(VIO)}']) > 0.7 * width"
     beside = base.mark_text(
         align=alt.ExprRef(f"{is_right} ? 'right' : 'left'"),
@@ -86,10 +89,10 @@ def pareto_front(points: Sequence[Point], floor: float = math.nan, height: float
         fontSize=11,
     )
     layers = [
-        *_stairs(points, x, y),
+        *_stairs(points, x, y, loss),
         *_floor(floor, x),
-        *_intervals(base, x, y, title),
-        _dots(base.encode(x=x, y=y), points),
+        *_intervals(base, x, y, title, loss),
+        _dots(base.encode(x=x, y=y), points, loss),
         beside.encode(x=x, y=y, text=style.name(alt.Text, "beside")),
     ]
     return style.layered(*layers, description=_description(points), height=height)
@@ -133,7 +136,7 @@ def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
     )
 
 
-def _columns(points: Sequence[Point]) -> dict[str, Any]:
+def _columns(points: Sequence[Point], loss: str) -> dict[str, Any]:
     """One row per point."""
     part = {key: [getattr(p, key) for p in points] for key in Point._fields}
     vio_N, bits_N = np.array(part["max_vio"]), np.array(part["bits"])
@@ -142,7 +145,7 @@ def _columns(points: Sequence[Point]) -> dict[str, Any]:
         "setting": part["label"],
         "role": part["role"],
         VIO: vio_N,
-        BITS: bits_N,
+        loss: bits_N,
         "left": vio_N - half_N,
         "right": vio_N + half_N,
         "low": bits_N - bits_half_N,
@@ -177,10 +180,10 @@ def _outside(
     return [f"outside of the chart: {', '.join(named[:MAX_OUTSIDE])}"] if named else []
 
 
-def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
+def _dots(base: alt.Chart, points: Sequence[Point], loss: str) -> alt.Chart:
     roles = [role for role in ROLES if any(p.role == role for p in points)]
     colours, shapes = ({role: ROLES[role][part] for role in roles} for part in (0, 1))
-    shown = {"setting": "", VIO: ".3f", "floor": ".3f", BITS: ".4f"}
+    shown = {"setting": "", VIO: ".3f", "floor": ".3f", loss: ".4f"}
     shown |= {"idle, %": ".1f", "utilisation, %": ".0f", "trials": "d"}
     dots = base.mark_point(filled=True, opacity=1, size=95, clip=True).encode(
         color=style.scaled(alt.Color, "role", colours, style.legend(roles)),
@@ -190,24 +193,25 @@ def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
     return dots.add_params(style.zoom("x", "y"))
 
 
-def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str]) -> list[alt.Chart]:
+def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str], loss: str) -> list[alt.Chart]:
     """95 % intervals of both figures; of length zero for a single seed."""
     bar = base.mark_rule(color=style.MUTED, strokeWidth=1.2, clip=True)
-    low, left = style.number(alt.Y, "low", title=BITS), style.number(alt.X, "left", title=title)
+    low, left = style.number(alt.Y, "low", title=loss), style.number(alt.X, "left", title=title)
     return [
         bar.encode(x=x, y=low, y2=alt.Y2(field="high")),
         bar.encode(y=y, x=left, x2=alt.X2(field="right")),
     ]
 
 
-def _stairs(points: Sequence[Point], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _stairs(points: Sequence[Point], x: alt.X, y: alt.Y, loss: str) -> list[alt.Chart]:
     """The border of the dominated region, up to the worst of all settings."""
     corners = sorted((p.max_vio, p.bits) for p in points if p.on_front)
     if not corners:
         return []
     worst = max(p.max_vio for p in points), max(p.bits for p in points)
     corners = [(corners[0][0], worst[1]), *corners, (worst[0], corners[-1][1])]
-    front = alt.Chart(style.table(dict(zip((VIO, BITS), zip(*corners, strict=True), strict=True))))
+    # Not a table, because exports have the tables of a chart: one row per setting.
+    front = alt.Chart(alt.InlineData(values=[{VIO: vio, loss: bits} for vio, bits in corners]))
     line = front.mark_line(color=style.GREEN, strokeWidth=2, interpolate="step-after", clip=True)
     return [line.encode(x=x, y=y, order=style.number(alt.Order, VIO))]
 
@@ -215,7 +219,7 @@ def _stairs(points: Sequence[Point], x: alt.X, y: alt.Y) -> list[alt.Chart]:
 def _floor(floor: float, x: alt.X) -> list[alt.Chart]:
     if not floor > 0:
         return []
-    base = alt.Chart(style.table({VIO: [floor]})).encode(x=x)
+    base = alt.Chart(alt.InlineData(values=[{VIO: floor}])).encode(x=x)
     text = base.mark_text(color=style.RED, align="left", dx=4, y=8, fontSize=11, text="by chance")
     return [base.mark_rule(color=style.RED, strokeDash=list(style.DASHED)), text]
 

@@ -29,9 +29,15 @@ class Grid(NamedTuple):
     note_RC: list[list[str]]  # why a cell has no value
 
 
-def sweep_grid(grid: Grid, metric: Metric) -> Chart:
-    """A coloured grid with the number of every cell, or the reason why there is none."""
-    value, (R, C) = f"{metric.title}, {metric.unit}", grid.value_RC.shape
+def sweep_grid(
+    grid: Grid, metric: Metric, unit: str | None = None, least_span: float = 0.0
+) -> Chart:
+    """A coloured grid with the number of every cell, or the reason why there is none.
+
+    Args:     unit: of the values, if it is not that of the metric
+              least_span: smallest distance of the best from the worst colour
+    """
+    value, (R, C) = f"{metric.title}, {unit or metric.unit}", grid.value_RC.shape
     is_count = all(place.removesuffix(COUNT).isdigit() for place in grid.place_C)
     across = COUNTS if is_count else PLACES
     places = [place.removesuffix(COUNT) if is_count else place for place in grid.place_C]
@@ -44,6 +50,8 @@ def sweep_grid(grid: Grid, metric: Metric) -> Chart:
     factor = 100 if metric.is_share else 1
     finite = (grid.value_RC[np.isfinite(grid.value_RC)] / factor).tolist()
     best, worst = (factor * end for end in metric.colour_range(finite))
+    if least_span:
+        worst = max(worst, best + least_span)
     here = f"datum['{style.field(value)}']"
     ends = sorted([(best, style.GOOD), ((best + worst) / 2, style.MIDDLING), (worst, style.BAD)])
     ramp = alt.Scale(

@@ -20,6 +20,7 @@ from evenload.pipeline.charts import style
 from evenload.pipeline.charts.style import Chart, Look, field
 
 MAX_NAMED_LINES = 12  # with more, the legend would be larger than the chart
+WORST = 3  # of many layers, so many are in the legend
 SERIES = "series"
 SUMMARY: dict[str, Any] = {"largest": "max", "median": "median", "smallest": "min"}
 
@@ -83,8 +84,14 @@ def line_chart(
 def layer_lines(
     value_BL: NDArray[Any], step_B: NDArray[np.int32], names: Sequence[str]
 ) -> list[Line]:
-    """One line per layer. The legend has all layers, or only the first and the last of many."""
-    shown = range(len(names)) if len(names) <= MAX_NAMED_LINES else (0, len(names) - 1)
+    """One line per layer. The legend has all, or of many the first, the last and the worst.
+
+    The worst have the largest means in the last quarter of the bins.
+    """
+    shown = set(range(len(names)))
+    if len(names) > MAX_NAMED_LINES:
+        late_L = np.nan_to_num(value_BL[-max(1, len(value_BL) // 4) :]).mean(axis=0)
+        shown = {0, len(names) - 1, *np.argsort(-late_L)[:WORST].tolist()}
     return [
         Line(f"layer {name}", step_B, value_BL[:, place], colour, in_legend=place in shown)
         for place, (name, colour) in enumerate(

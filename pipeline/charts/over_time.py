@@ -82,9 +82,11 @@ def bias_paths(bias_BE: Values, step_B: Steps) -> Chart:
     return line_chart(lines, STEP, title, description, 360, number=".4f")
 
 
-def loss_curve(loss_B: Values, loss_max_B: Values, step_B: Steps) -> Chart:
+def loss_curve(
+    loss_B: Values, loss_max_B: Values, step_B: Steps, title: str = "loss, nats per token"
+) -> Chart:
     """Mean training loss of each bin, and its largest value as a faint line."""
-    lines, title = [Line("training loss", step_B, loss_B, BLUE)], "loss, nats per token"
+    lines = [Line("training loss", step_B, loss_B, BLUE)]
     if len(step_B) and not np.array_equal(loss_B, loss_max_B):
         lines.insert(0, Line("largest in bin", step_B, loss_max_B, FAINT))
     return line_chart(lines, STEP, title, _description(title, loss_B, ",.3f"))

@@ -49,6 +49,12 @@ class StepCurve(NamedTuple):
     place: str
     points: tuple[StepPoint, ...]
 
+    def scaled(self, factor: float) -> StepCurve:
+        """The curve in another unit."""
+        points = (p._replace(mean=p.mean * factor, low=p.low * factor, high=p.high * factor)
+                  for p in self.points)  # fmt: skip
+        return self._replace(points=tuple(points))
+
 
 class Motion(NamedTuple):
     """How far the biases of a run went, and how fast they moved at its end, in score units."""

@@ -10,6 +10,8 @@
 `pipeline.figures.evaluation` explains the arrays. Placement studies use the last two to find the
 experts of one layer, and of two neighbouring layers, that should share a device.
 
+Reading raises `DamagedFile` if a file cannot be read.
+
 Letters: G groups, N values of k, L expert layers, E experts.
 """
 
@@ -19,10 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, Integers, LossByK, Routes
-from evenload.pipeline.records.parquet_files import array, lists, write_table
+from evenload.pipeline.records.parquet_files import array, lists, read_table, write_table
 
 FOLDER = "evaluation"
 GROUPS = "groups"
@@ -82,7 +83,7 @@ def paths(trial_dir: Path) -> list[Path]:
 
 def _newest(trial_dir: Path, name: str) -> pa.Table | None:
     newest = max((trial_dir / FOLDER).glob(f"{name}-*.parquet"), default=None)
-    return None if newest is None else pq.read_table(newest)
+    return None if newest is None else read_table(newest)
 
 
 def _tables(detail: Detail) -> dict[str, pa.Table]:

@@ -19,12 +19,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from evenload.pipeline.figures.loads import History, Target, idle_streak, max_vio, utilisation
 from evenload.pipeline.records.bins import Floats, PerBin, Percent, empty, joined
-from evenload.pipeline.records.parquet_files import array, lists, write_table
+from evenload.pipeline.records.parquet_files import (
+    DamagedFile,
+    array,
+    lists,
+    read_table,
+    write_table,
+)
 from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.spec.load_shape import RunOutline
 
@@ -318,8 +323,8 @@ def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
 def _read_pooled(trial_dir: Path) -> pa.Table | None:
     """The pooled file; None if it is missing, torn or empty."""
     try:
-        table = pq.read_table(trial_dir / "expert_load" / FILE, memory_map=True)
-    except (FileNotFoundError, pa.ArrowInvalid):
+        table = read_table(trial_dir / "expert_load" / FILE)
+    except (FileNotFoundError, DamagedFile):
         return None
     return table if b"bin_steps" in (table.schema.metadata or {}) and len(table) else None
 

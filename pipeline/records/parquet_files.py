@@ -12,6 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from evenload.pipeline.errors import SpecError
+
+MAGIC = b"PAR1"  # the last bytes of a parquet file
+
 
 def lists(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
     """The array as a column of fixed-size lists, nested once per dimension after the first."""
@@ -31,6 +35,33 @@ def array(column: pa.ChunkedArray) -> NDArray[Any]:
     for _ in sizes:
         values = values.flatten()
     return values.to_numpy().reshape(len(column), *sizes)
+
+
+class DamagedFile(SpecError):
+    """A file of records that cannot be read. What it held is lost until it is restored."""
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table.
+
+    Raises:   FileNotFoundError
+              DamagedFile: a crash has torn it, or it is no such file
+    """
+    try:
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(path, columns=wanted, memory_map=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError):
+        remedy = "restore it from a backup or the mirror"
+        raise DamagedFile(f"{path.parent.name}/{path.name} cannot be read; {remedy}") from None
+
+
+def is_torn(path: Path) -> bool:
+    """Whether the end of the file is missing, which is seen without reading it."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, len(MAGIC)), os.SEEK_END)
+        return file.read() != MAGIC
 
 
 def write_table(path: Path, table: pa.Table, dictionary: Sequence[str] = ()) -> None:

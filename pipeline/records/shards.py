@@ -28,7 +28,15 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records import evaluation_arrays, provenance
-from evenload.pipeline.records.parquet_files import array, lists, replace, write_table
+from evenload.pipeline.records.parquet_files import (
+    DamagedFile,
+    array,
+    is_torn,
+    lists,
+    read_table,
+    replace,
+    write_table,
+)
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
@@ -212,12 +220,20 @@ def iter_history(
         if part.last < first:
             continue
         try:
-            steps = pq.read_table(trial_dir / "steps" / part.path.name, memory_map=True)
-            load = pq.read_table(part.path, columns=list(columns), memory_map=True)
-        except (FileNotFoundError, pa.ArrowInvalid):
+            steps = read_table(trial_dir / "steps" / part.path.name)
+            load = read_table(part.path, list(columns))
+        except (FileNotFoundError, DamagedFile):
             continue  # a running attempt has just replaced it, or a crash has torn it
+        if not len(steps) or len(load) % len(steps):
+            continue  # an empty file, or the two are of different attempts
         yield _between(_chunk(steps, load, layers, columns), first, last or part.last)
         first = max(first, part.last + 1)  # a grown part overlaps its shorter version
+
+
+def torn_files(trial_dir: Path) -> list[Part]:
+    """The files of steps whose end is missing, in order."""
+    folders = (trial_dir / "expert_load", trial_dir / "steps")
+    return [part for folder in folders for part in parts(folder) if is_torn(part.path)]
 
 
 def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:
@@ -229,7 +245,7 @@ def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:
 def read_eval_counts(trial_dir: Path) -> NDArray[np.int64] | None:
     """Counts (L, E) of the newest evaluation, summed over its tokens; None if there is none."""
     newest = max((trial_dir / "expert_load").glob("eval-*.parquet"), default=None)
-    return None if newest is None else array(pq.read_table(newest).column("load"))
+    return None if newest is None else array(read_table(newest).column("load"))
 
 
 def _cut(part: Part, step: int) -> None:

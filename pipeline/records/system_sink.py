@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from evenload.pipeline.records.parquet_files import write_table
+from evenload.pipeline.records.parquet_files import DamagedFile, read_table, write_table
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.states import TrialState
 
@@ -117,8 +116,8 @@ def read_samples(trial_dir: Path) -> dict[str, NDArray[Any]]:
     tables = []
     for path in sorted((trial_dir / FOLDER).glob("attempt-*.parquet")):
         try:
-            tables.append(pq.read_table(path, memory_map=True))
-        except (FileNotFoundError, pa.ArrowInvalid):
+            tables.append(read_table(path))
+        except (FileNotFoundError, DamagedFile):
             continue  # just replaced, or torn by a crash
     if not tables:
         return {name: np.zeros(0) for name in Sample._fields}

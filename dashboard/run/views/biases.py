@@ -14,6 +14,9 @@ DRIFT, SPREAD = "bias drift, score units per step", "bias spread, score units"
 
 
 def draw(run: Run, series: LoadSeries) -> None:
+    if not series.bias_spread_BL.any():
+        st.info(f"`{run.label}` has no biases, or none has moved: there is nothing to draw.")
+        return
     names = layer_names(run)
     with card("Bias of each expert", metric="bias"):
         layer = chosen_layer(names)

@@ -24,8 +24,12 @@ from evenload.pipeline.states import TrialRecord
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
-    detail = run_queries.eval_detail(trial)
+    detail, problems = run_queries.eval_detail(trial)
+    for problem in problems:
+        st.warning(problem, icon=":material/broken_image:")
     if detail.groups is None and detail.routes is None and detail.by_k is None:
+        if problems:
+            return
         st.info(
             "The evaluation of this run recorded no groups, pairs or values of k. "
             "The `eval` section of a trial turns them on.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from evenload.dashboard.page_parts import card, plot
+from evenload.dashboard.page_parts import card, plot, readable_errors
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
 from evenload.dashboard.shown_runs import Run, is_over, steps_of
@@ -25,7 +25,9 @@ def draw(run: Run, series: LoadSeries) -> None:
 
 def _by_layer(run: Run, series: LoadSeries) -> None:
     step, summed, order = st.columns([4, 3, 1.4], vertical_alignment="bottom")
-    evaluated_LE = run_queries.eval_percent(run)
+    evaluated_LE = None
+    with readable_errors():  # the steps are shown without the evaluation
+        evaluated_LE = run_queries.eval_percent(run)
     windows = [*WINDOWS] if evaluated_LE is None else [*WINDOWS, EVALUATION]
     window = summed.segmented_control(
         "Summed over", windows, default=windows[1], required=True, key="window", bind="query-params"
@@ -44,6 +46,10 @@ def _by_layer(run: Run, series: LoadSeries) -> None:
         steps = WINDOWS.get(window or "", 1)
         shown = run_queries.load_window(run, min(last, series.last_step), steps)
         percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
+    if not percent_LE.size:
+        st.warning(f"No counts can be read for the step {min(last, series.last_step):,}: it was "
+                   "not recorded, or its file is damaged. Choose another step.")  # fmt: skip
+        return
     plot(
         load_by_layer(percent_LE, layer_names(run), is_sorted),
         key="load-by-layer",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
+from tests.dashboard.conftest import render, use_home
 from tests.dashboard.page_figures import figures
 
 Open = Callable[..., AppTest]
@@ -253,3 +255,53 @@ def test_page_links_to_the_ray_dashboard_if_its_url_is_set(
     monkeypatch.setenv("EVENLOAD_RAY_DASHBOARD_URL", "http://ray:8265")
     links = open_page("run", run=finished.digest).get("page_link")
     assert "http://ray:8265" in [link.proto.page for link in links]
+
+
+@pytest.fixture
+def torn(demo: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Cuts a file of a run with a detailed evaluation in a copy of the home; gives the digest."""
+    home = Path(shutil.copytree(demo.home, tmp_path / "home"))
+    use_home(home, monkeypatch)
+    trial = demo.trial("finished", "sign 0.01", 32)
+
+    def cut(pattern: str) -> str:
+        path = next(Settings(home=home).trial_dir(trial.digest).rglob(pattern))
+        path.write_bytes(path.read_bytes()[: 0 if "eval" in pattern else -40])
+        return str(trial.digest)
+
+    return cut
+
+
+def test_damaged_evaluation_is_named_and_the_rest_of_the_view_stays(
+    torn: Callable[[str], str], drawn: Any
+) -> None:
+    page = render("run", run=torn("groups-*.parquet"), view="Experts")
+    assert not page.exception
+    assert page.warning[0].value.startswith("evaluation/groups-00000300.parquet cannot be read")
+    assert set(drawn(page)) == {"co-activation", "onward", "loss-by-k"}
+
+
+def test_damaged_counts_of_the_evaluation_leave_the_steps(
+    torn: Callable[[str], str], drawn: Any
+) -> None:
+    page = render("run", run=torn("eval-*.parquet"))
+    assert not page.exception
+    assert "expert_load/eval-00000300.parquet cannot be read" in page.warning[0].value
+    assert "load-by-layer" in drawn(page)
+
+
+def test_damaged_steps_are_named_and_the_count_check_does_not_pass(
+    torn: Callable[[str], str],
+) -> None:
+    page = render("run", run=torn("expert_load/part-*-00000300.parquet"))
+    assert not page.exception
+    assert "1 file cannot be read, with steps between " in page.warning[0].value
+    assert "expert_load/part-" in page.warning[0].value
+    assert figures(page)["Count check"] == "1 damaged file"
+    assert "No counts can be read for the step 300" in page.warning[1].value
+
+
+def test_rule_without_biases_has_no_charts_of_them(open_page: Open, drawn: Any, demo: Any) -> None:
+    page = open_page("run", run=demo.trial("finished", "aux_loss 0.01", 16).digest, view="Biases")
+    assert "has no biases" in page.info[0].value
+    assert not drawn(page)

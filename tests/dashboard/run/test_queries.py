@@ -99,7 +99,7 @@ def test_logs_outside_the_folder_cannot_be_read(finished: Any) -> None:
 
 
 def test_evaluation_without_details_gives_an_empty_detail(finished: Any) -> None:
-    assert run_queries.eval_detail(finished) == Detail()
+    assert run_queries.eval_detail(finished) == (Detail(), [])
 
 
 def test_queries_work_without_mlflow(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -170,3 +171,27 @@ def test_choosing_a_sweep_changes_the_address(open_page: Open, demo: Any) -> Non
     page.selectbox[0].select(demo.ids["finished"]).run()
     assert page.query_params["sweep"] == demo.ids["finished"]
     assert page.title[0].value == "step-size-by-experts"
+
+
+def test_unknown_view_is_said_and_the_first_is_shown(open_page: Open, demo: Any) -> None:
+    page = open_page("sweep", sweep=demo.ids["finished"], view="Gird")
+    assert "View 'Gird' is not known here" in page.error[0].value
+    assert page.title[0].value == "step-size-by-experts"
+
+
+def test_losses_have_the_chosen_unit_in_every_view(open_page: Open, drawn: Any, demo: Any) -> None:
+    for view, key in [
+        ("Answer", "board-loss"),
+        ("Answer", "board-steps-loss"),
+        ("Grid", "grid-val_bits_per_byte"),
+        ("Front", "front"),
+        ("Curves", "learning-curves"),
+    ]:
+        shown = []
+        for unit in ("bits per byte", "nats per token"):
+            page = open_page("sweep", sweep=demo.ids["searched"], view=view, loss=unit)
+            chart = drawn(page)[key]
+            (column,) = {name for table in chart.tables for name in table if unit in name}
+            table = next(table for table in chart.tables if column in table)
+            shown.append(table[column].abs().sum())
+        assert shown[0] * math.log(2) == pytest.approx(shown[1], rel=1e-4), view

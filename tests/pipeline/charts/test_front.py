@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import altair as alt
 import pytest
 
 from evenload.pipeline.charts.front import (
@@ -35,9 +36,10 @@ def _x(chart: Chart) -> dict[str, Any]:
 
 
 def test_line_of_the_front_ends_at_the_worst_values() -> None:
-    front = tables(pareto_front(POINTS))[0]
-    assert front[VIO].to_pylist() == pytest.approx([0.2, 0.2, 0.4, 9.0])
-    assert front[BITS].to_pylist() == pytest.approx([2.40, 2.30, 2.29, 2.29])
+    chart = pareto_front(POINTS)
+    front = chart.layer[0].data.values
+    assert [corner[VIO] for corner in front] == pytest.approx([0.2, 0.2, 0.4, 9.0])
+    assert [corner[BITS] for corner in front] == pytest.approx([2.40, 2.30, 2.29, 2.29])
 
 
 def test_points_of_several_seeds_have_intervals() -> None:
@@ -78,9 +80,13 @@ def test_of_many_settings_only_the_front_is_named() -> None:
 
 
 def test_floor_is_a_dashed_line() -> None:
-    assert [t[VIO].to_pylist() for t in tables(pareto_front(POINTS, 0.5)) if t.num_rows == 1] == [
-        [0.5]
-    ]
+    layers = [layer.data for layer in pareto_front(POINTS, 0.5).layer]
+    assert [{VIO: 0.5}] in [data.values for data in layers if isinstance(data, alt.InlineData)]
+
+
+def test_exports_have_one_row_per_setting_with_its_name() -> None:
+    (table,) = tables(pareto_front(POINTS, 0.5))
+    assert table["setting"].to_pylist() == [point.label for point in POINTS]
 
 
 def test_description_has_front_and_recommendation() -> None:

@@ -57,9 +57,13 @@ def test_tooltip_has_all_lines_or_the_extremes_of_many() -> None:
     assert shown(40) == ["optimizer step", "largest", "median", "smallest"]
 
 
-def test_of_many_layers_only_the_ends_are_in_the_legend() -> None:
-    drawn = lines.layer_lines(np.ones((3, 40)), STEPS, [str(n) for n in range(40)])
-    assert [line.name for line in drawn if line.in_legend] == ["layer 0", "layer 39"]
+def test_legend_of_many_layers_names_the_first_the_last_and_the_worst() -> None:
+    value_BL = np.ones((8, 40))
+    value_BL[-2:, [7, 21, 30]] = [[3, 2, np.nan], [3, 2, 9]]
+    value_BL[0, 5] = 50  # long ago
+    drawn = lines.layer_lines(value_BL, STEPS, [str(n) for n in range(40)])
+    named = [line.name for line in drawn if line.in_legend]
+    assert named == ["layer 0", "layer 7", "layer 21", "layer 30", "layer 39"]
 
 
 def test_names_with_dots_and_brackets_are_escaped() -> None:
