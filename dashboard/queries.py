@@ -12,7 +12,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
-from evenload.pipeline.sweep.audit import Finding, audit, read_facts
+from evenload.pipeline.sweep.audit import Finding, audit, audit_trials, read_facts
 from evenload.pipeline.sweep.step_curves import advised_ranges
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
@@ -43,10 +43,13 @@ def answer(sweep_id: str) -> Answer:
     return _answer(_url(), sweep_id)
 
 
-def findings(sweep_id: str) -> list[Finding]:
-    """What the audit found, read again whenever a trial has ended."""
+def findings(sweep_id: str, *digests: str) -> list[Finding]:
+    """What the audit found, read again whenever a trial has ended.
+
+    Args:     digests: what it found about these trials alone; none: about the sweep
+    """
     ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
-    return _findings(_url(), sweep_id, ended)
+    return _findings(_url(), sweep_id, digests, ended)
 
 
 def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
@@ -118,9 +121,12 @@ def _answer(url: str, sweep_id: str) -> Answer:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _findings(url: str, sweep_id: str, ended: int) -> list[Finding]:
+def _findings(url: str, sweep_id: str, digests: tuple[str, ...], ended: int) -> list[Finding]:
     """`ended` is part of the key of the cache only."""
-    return audit(read_facts(Settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1]))
+    trials = _sweep(url, sweep_id)[1]
+    chosen = [trial for trial in trials if trial.digest in digests]
+    facts = read_facts(Settings(), _answer(url, sweep_id), chosen or trials)
+    return audit_trials(facts) if chosen else audit(facts)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

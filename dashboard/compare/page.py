@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard import shown_runs
+from evenload.dashboard import queries, shown_runs
 from evenload.dashboard.compare.tables import (
     FIGURES,
     MOST_RUNS,
@@ -21,6 +21,7 @@ from evenload.dashboard.compare.tables import (
 )
 from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
 from evenload.dashboard.page_parts import (
+    audit_note,
     card,
     export,
     live,
@@ -36,6 +37,7 @@ from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.audit import Finding
 from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.setting import LOSS
 
@@ -63,6 +65,7 @@ def main() -> None:
             icon=":material/compare_arrows:",
         )
         return
+    audit_note(_findings(digests))
     live(partial(_body, digests), partial(_is_over, digests))
 
 
@@ -94,6 +97,16 @@ def _chosen(options: dict[str, str]) -> list[str]:
     if digests != named:
         st.query_params["runs"] = ",".join(digests)
     return digests
+
+
+def _findings(digests: list[str]) -> list[Finding]:
+    """What the audit found about the chosen trials, sweep by sweep."""
+    return [
+        finding
+        for sweep, trials in shown_runs.sweeps()
+        if (held := [trial.digest for trial in trials if trial.digest in digests])
+        for finding in queries.findings(sweep.sweep_id, *held)
+    ]
 
 
 def _is_over(digests: list[str]) -> bool:

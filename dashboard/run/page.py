@@ -8,9 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from evenload.dashboard import shown_runs
+from evenload.dashboard import queries, shown_runs
 from evenload.dashboard.controls import trial_buttons
-from evenload.dashboard.page_parts import chosen, chosen_view, heading, live, metrics
+from evenload.dashboard.page_parts import audit_note, chosen, chosen_view, heading, live, metrics
 from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
@@ -78,6 +78,7 @@ def main() -> None:
 def _about_trial(trial: TrialRecord, sweep_id: str) -> None:
     _links(trial, sweep_id)
     trial_buttons(sweep_id, trial)
+    audit_note(queries.findings(sweep_id, trial.digest))
     if trial.error and trial.state is TrialState.FAILED:
         st.error(for_markdown(trial.error.strip().splitlines()[-1]), icon=":material/error:")
         with st.expander("Traceback"):

@@ -87,6 +87,11 @@ def audit(facts: Facts) -> list[Finding]:
     ]
 
 
+def audit_trials(facts: Facts) -> list[Finding]:
+    """The findings about these trials alone; `facts` has no other trials of their sweep."""
+    return [finding for finding in audit(facts) if finding.name in OF_TRIALS]
+
+
 def _one_seed(facts: Facts) -> Found:
     places = [place.place for place in facts.answer.places if place.seeds == 1 < place.compared]
     if places:
@@ -296,3 +301,14 @@ CHECKS: dict[str, Callable[[Facts], Found]] = {
     "held-out text seen in training": _leaked,
     "corpus changed since": _corpus_changed,
 }
+
+# What can be found about a few trials without the others of their sweep.
+OF_TRIALS = (
+    "unequal tokens",
+    "records missing",
+    "not converged",
+    "loss spikes",
+    "dead experts",
+    "held-out text seen in training",
+    "corpus changed since",
+)

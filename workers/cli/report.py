@@ -60,6 +60,7 @@ def report(
                 "sweep_id": sweep_id,
                 "answer": sentences(evidence.answer),
                 "is_confirmed": evidence.answer.is_confirmed,
+                "findings": evidence.findings,
                 "gpu_seconds": evidence.cost.gpu_seconds,
                 "core_seconds": evidence.cost.core_seconds,
                 "joules": evidence.cost.joules,

@@ -41,6 +41,15 @@ def test_runs_of_different_expert_counts_are_compared(
     np.testing.assert_array_equal(points, difference(large, small))
 
 
+def test_the_audit_of_the_compared_runs_is_shown(open_page: Open, demo: Any) -> None:
+    """One of them, of another sweep, still learns."""
+    runs = [demo.trial("searched", "none", 16), demo.trial("finished", "sign 0.01", 8)]
+    page = open_page("compare", runs=_runs(runs))
+    assert not page.exception
+    (audit,) = [one for one in page.expander if one.label.startswith("Audit")]
+    assert audit.label == "Audit, 2 findings: not converged, records missing"
+
+
 def test_reference_of_the_differences_can_be_chosen(open_page: Open, trials: list[Any]) -> None:
     page = open_page("compare", runs=_runs(trials), against="none, 32 experts")
     assert not page.exception

@@ -211,6 +211,13 @@ def test_failed_run_shows_its_error_and_recorded_steps(
     assert drawn(page)["load-over-time"].map().shape == (32, 140)
 
 
+def test_run_shows_what_the_audit_found_about_it(open_page: Open, demo: Any) -> None:
+    page = open_page("run", run=demo.trial("searched", "none", 16).digest)
+    assert not page.exception
+    assert page.expander[0].label == "Audit, 1 finding: records missing"
+    assert page.expander[0].text[0].value.startswith("records missing: Records of 1 trial ")
+
+
 def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
     running = demo.trial("running", "sign 0.05", 16)
     page = open_page("run", run=running.digest)

@@ -12,7 +12,15 @@ import pytest
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import answer_of
-from evenload.pipeline.sweep.audit import CHECKS, Facts, Finding, audit, spikes
+from evenload.pipeline.sweep.audit import (
+    CHECKS,
+    OF_TRIALS,
+    Facts,
+    Finding,
+    audit,
+    audit_trials,
+    spikes,
+)
 
 Row = Callable[..., TrialRecord]
 FLAT = np.full(200, 3.0)
@@ -176,8 +184,21 @@ def test_data_that_changed_since(sound: Callable[..., list[TrialRecord]]) -> Non
     assert "1 trial" in found.evidence
 
 
+def test_of_some_trials_only_what_concerns_them_is_found(
+    sound: Callable[..., list[TrialRecord]],
+) -> None:
+    """One seed at one step size: what the others would tell is not asked."""
+    known = facts(sound(seeds=1))
+    dead = replace(known.trials[0], result=known.trials[0].result | {"dead_tenth": 0.2})
+    assert [finding.name for finding in audit_trials(known._replace(trials=[dead]))] == [
+        "dead experts"
+    ]
+    assert audit_trials(known._replace(trials=known.trials[1:2])) == []
+
+
 def test_every_check_has_a_test() -> None:
     assert len(CHECKS) == 11
+    assert set(OF_TRIALS) < set(CHECKS)
 
 
 def test_no_trial_is_no_finding() -> None:

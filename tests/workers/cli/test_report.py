@@ -19,6 +19,7 @@ def test_both_files_are_written_and_one_document_printed(here: Any, sweep_id: st
     assert ended.code == 0, ended.err
     assert ended.document["files"] == {"html": "a.html", "markdown": "a.md"}
     assert ended.document["joules"] == 0
+    assert ended.document["findings"] == []
     assert sweep_id in (here.folder / "a.html").read_text()
     assert sweep_id in (here.folder / "a.md").read_text()
 
