@@ -20,8 +20,8 @@ class LeaseLost(Exception):
     """Another attempt at the trial has begun, so this one must stop and write nothing."""
 
 
-class TrackingUnavailable(ConnectionError):
-    """MLflow did not answer for longer than a trial waits. The trial is not at fault."""
+class MirrorUnavailable(ConnectionError):
+    """The object store of the mirror does not answer. The trial is not at fault."""
 
 
 class PeerLost(Exception):

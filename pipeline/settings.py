@@ -37,8 +37,6 @@ class Settings(BaseSettings):
     """Artifact store of new experiments; null: the home, or the choice of MLflow's server."""
     mirror_url: str | None = None
     """Object store (an fsspec URL) for trial folders, for hosts that share no disk."""
-    tracking_patience_seconds: PositiveFloat = 30.0
-    """How long a trial waits for MLflow when it starts and when it ends."""
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     """Address of MLflow's pages, as viewers of the dashboard reach it."""
     ray_dashboard_url: str | None = None

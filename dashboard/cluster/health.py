@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from evenload.pipeline.figures.wording import duration
-from evenload.pipeline.states import PresenceRecord, Snapshot, SweepState
+from evenload.pipeline.states import PresenceRecord, Snapshot, SweepState, WorkKind
 
 COORDINATOR = "coordinator"
 QUIET_SECONDS = 45.0  # coordinators and workers announce themselves every 10 to 15 seconds
@@ -77,7 +77,7 @@ def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Chec
             f"{len(late)} of {held} running trials have lost their lease",
             "a coordinator gives them to other workers in its next round; see Coordinator",
         )
-    workers = [one for one in present if one.role != COORDINATOR]
+    workers = [one for one in present if one.role in (WorkKind.TRAIN, WorkKind.EVAL)]
     quiet = [one for one in workers if QUIET_SECONDS < age(one, now) <= GONE_SECONDS]
     if quiet:
         names = ", ".join(one.name for one in quiet[:3])
@@ -92,7 +92,7 @@ def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Chec
 
 
 def mlflow_check(where: str, problem: str | None, failed_deliveries: int) -> Check:
-    """Trials continue without MLflow, and get what they log delivered later."""
+    """Trials continue without MLflow, which is brought up to date later."""
     if problem is not None:
         remedy = "start its server; trials continue, and their logs are delivered later"
         return Check("MLflow", Level.DOWN, f"{where}: {problem}", remedy)
@@ -101,7 +101,7 @@ def mlflow_check(where: str, problem: str | None, failed_deliveries: int) -> Che
             "MLflow",
             Level.WARNING,
             f"{failed_deliveries:,} deliveries failed at first",
-            "they are repeated; the logs of the runs have the errors",
+            "they are repeated; the log of `evenload serve` has the errors",
         )
     return Check("MLflow", Level.OK, where)
 

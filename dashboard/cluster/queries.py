@@ -62,11 +62,7 @@ def _mlflow(settings: Settings, is_store_here: bool) -> Check:
     """The check of MLflow, whose health is queried at most every half minute."""
     failed = 0.0
     if is_store_here:
-        failed = sum(
-            trial.result.get("tracking_errors", 0.0)
-            for _, trials in queries.sweeps()
-            for trial in trials
-        )
+        failed = sum(one.facts.get("tracking_errors", 0) for one in cluster().present)
     where = shown_address(settings.mlflow_uri)
     return mlflow_check(where, run_queries.mlflow_problem(), int(failed))
 

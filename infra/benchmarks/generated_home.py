@@ -130,7 +130,7 @@ def _record(folder: Path, digest: str, trial: TrialSpec) -> None:
             pooled.log_steps(batch)
             batch = []
     for sink in (shards, pooled):
-        sink.close(TrialState.TRAINED, {})
+        sink.close()
 
 
 def _steps(trial: TrialSpec) -> Iterator[StepRecord]:

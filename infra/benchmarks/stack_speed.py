@@ -15,7 +15,7 @@ from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.pipeline.states import Command, Progress
 from evenload.workers.data.corpus import prepare
 from evenload.workers.training.loop import TrainOutcome, train
 from evenload.workers.training.setup import assemble
@@ -105,16 +105,14 @@ def _whole_trials(specs: list[TrialSpec], settings: Settings) -> Arms:
 
     def apart() -> None:
         for spec, digest, sink, report, run, _ in requests():
-            outcome = train(
-                spec, settings=settings, digest=digest, sink=sink, report=report, run=run
-            )
-            sink.close(TrialState.TRAINED, outcome.result)
+            train(spec, settings=settings, digest=digest, sink=sink, report=report, run=run)
+            sink.close()
 
     def stacked() -> None:
         stack = requests()
         train_stacked(stack, settings)
         for request in stack:
-            request.sink.close(TrialState.TRAINED, request.outcome.result().result)
+            request.sink.close()
 
     return {"apart": apart, "stacked": stacked}
 

@@ -15,7 +15,7 @@ from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, Progress, TrialState, WorkKind
+from evenload.pipeline.states import Command, Progress, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.plan import Crew, plan
 from evenload.workers.data.corpus import prepare
@@ -105,7 +105,7 @@ class _Tracked:
             report=_continue,
             run=run,
         )
-        sink.close(TrialState.TRAINED, outcome.result)
+        sink.close()
         whole_seconds = time.perf_counter() - started
         self.over_own_steps.append(whole_seconds / outcome.result["train_seconds"] - 1)
 

@@ -378,7 +378,7 @@ _TABLE = (
         r"\frac{\mathrm{joules}}{S}", "J", ",.1f", "lower", "the last attempt",
         "NVML, nvmlDeviceGetTotalEnergyConsumption", of=("run",)),
     Metric("tracking_errors", "Tracking errors",
-        "deliveries to MLflow or disk that failed at first", r"\#\,\mathrm{failures}",
+        "writes to disk or mirror that failed at first", r"\#\,\mathrm{failures}",
         "deliveries", ",.0f", "lower", RUN, EVENLOAD, of=("run",)),
     Metric("system", "System metrics",
         "processor, memory and accelerator of the worker while it trained", r"\mathrm{sampled}",

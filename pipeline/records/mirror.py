@@ -1,43 +1,61 @@
 """Copies of trial folders in an object store, for workers and readers that share no disk.
 
-    <mirror_url>/trials/<digest>/index.json   the files that belong together, with their SHA-256
-    <mirror_url>/trials/<digest>/<path>       the file at <path> below the local trial folder
+    <mirror_url>/trials/<digest>/<attempt>/<path>   a file that this attempt wrote at <path>
+    <mirror_url>/trials/<digest>/<attempt>/LATEST   the files that belong together, written last
 
-A push writes files first, then the index, and last deletes files that the index no longer lists.
-So the index always describes a state that a run can resume from. An attempt overwrites only records
-of steps after the newest mirrored checkpoint. A resumed run drops those records anyway.
+An attempt writes below its own number only, so attempts cannot mix, even if a lost one still
+writes. The newest attempt with a LATEST counts. LATEST names, for every path, the attempt that
+wrote it, its size and its time of change. Files whose size and time are equal are taken for equal.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import NamedTuple, Self, TypeVar
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from evenload.pipeline.addresses import shown_address
-from evenload.pipeline.errors import SpecError, TrackingUnavailable
-from evenload.pipeline.records.parquet_files import replace
-from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
+from evenload.pipeline.errors import MirrorUnavailable, SpecError
+from evenload.pipeline.records.fence import OWNER
+from evenload.pipeline.records.shards import newest_checkpoint, parts
 from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import TrialState
 
 logger = logging.getLogger(__name__)
 
-INDEX = "index.json"
-UNFINISHED = ".tmp"
+LATEST = "LATEST"
+OLD_INDEX = "index.json"  # of mirrors that were written before attempts had folders
 STATE = ("checkpoints/", "expert_load/", "steps/")  # the folders that a run resumes from
-RETRY_SECONDS = 2.0
+CHECKPOINTS, LOGS = "checkpoints/", "logs/"
+LOOK_SECONDS = 1.0
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0
 READERS_REFRESH_SECONDS = 5.0
 
 Result = TypeVar("Result")
-Index = dict[str, str]  # path below the trial folder -> SHA-256
+
+
+class Entry(NamedTuple):
+    """A mirrored file."""
+
+    folder: str  # of the attempt that wrote it
+    size: int | None = None  # None in an old index
+    changed_ns: int | None = None
+
+
+Files = dict[str, Entry]  # by path below the trial folder
+
+
+class _Replaced(Exception):
+    """A local file is no longer there."""
 
 
 class Mirror:
@@ -45,162 +63,234 @@ class Mirror:
 
     Args:     url: a URL of fsspec, such as s3://bucket/prefix; its file system finds credentials
     Raises:   SpecError: no file system for the URL is installed, or it refuses the URL
-              OSError: the store does not answer
+              MirrorUnavailable: from every method, if the object store does not answer
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         try:
             self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
-        except OSError:
-            raise
+        except OSError as error:
+            raise self._away(error) from error
         except Exception as error:  # noqa: BLE001 - file systems raise their own for a wrong URL
             raise SpecError(
                 f"mirror_url={shown_address(url)!r} cannot be opened "
                 f"({without_secrets_of(url, error)}); check the URL, and install the fsspec file "
                 "system that it needs"
             ) from None
+        if isinstance(self._files, LocalFileSystem):
+            self._files.auto_mkdir = True
 
-    def index(self, digest: str) -> Index:
-        """The index of a mirrored trial; empty if the trial is not mirrored.  Raises: OSError"""
-        try:
-            return cast(Index, json.loads(self._files.cat_file(self._path(digest, INDEX))))
-        except FileNotFoundError:
-            return {}
+    def push(self, digest: str, attempt: int, trial_dir: Path, last: int | None = None) -> None:
+        """Uploads what the mirror lacks, but only the log if a later attempt has begun.
 
-    def push(self, digest: str, trial_dir: Path, known: Index) -> Index:
-        """Uploads the files of the local trial that differ from `known`.
-
-        Files that other workers mirrored since then are kept, because an evaluation may begin
-        while the training still ends.
-
-        Returns:  the local files as they are now, to be passed as `known` to the next push
-        Raises:   OSError
+        Args:     last: leave out records of later steps, which the attempt still writes
         """
-        now = dict(_local(trial_dir))
-        changed = {path: content for path, content in now.items() if known.get(path) != content}
-        gone = known.keys() - now.keys()
-        for path in _in_order(changed):
-            self._files.pipe_file(self._path(digest, path), (trial_dir / path).read_bytes())
-        mirrored = self.index(digest)
-        index = {path: mirrored[path] for path in mirrored if path not in gone} | changed
-        self._files.pipe_file(self._path(digest, INDEX), json.dumps(index, indent=1).encode())
-        for path in gone & mirrored.keys():
-            self._files.rm_file(self._path(digest, path))
-        return now
+        self._answered(lambda: self._push(digest, _number(attempt), trial_dir, last))
 
-    def pull(self, digest: str, trial_dir: Path) -> Index:
+    def pull(self, digest: str, trial_dir: Path, with_checkpoints: bool = True) -> None:
         """Makes the local trial equal to the mirrored one, if there is one.
 
         Local checkpoints and records that are not mirrored are deleted, because another worker
         has continued from the mirrored ones.
-
-        Returns:  the mirrored files with their local content, for the first push
-        Raises:   OSError
         """
-        mirrored = self.index(digest)
-        if not mirrored:
-            return {}
-        found = dict(_local(trial_dir))
-        pulled: Index = {}
-        for path in _in_order(mirrored):
-            pulled[path] = mirrored[path]
-            if found.get(path) != mirrored[path]:
-                local = _inside(trial_dir, path)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                content = self._files.cat_file(self._path(digest, path))
-                replace(local, content)
-                pulled[path] = _sha256(content)  # newer than the index during somebody's push
-        for path in found.keys() - mirrored.keys():
-            if path.startswith(STATE):
-                (trial_dir / path).unlink(missing_ok=True)
-        return pulled
+        self._answered(lambda: self._pull(digest, trial_dir, with_checkpoints))
 
     def delete(self, digest: str) -> None:
-        """Removes the mirrored trial.  Raises: OSError"""
-        folder = self._path(digest, "")
-        if self._files.exists(folder):
-            self._files.rm(folder, recursive=True)
+        """Removes the mirrored trial."""
+        folder = self._path(digest)
 
-    def _path(self, digest: str, path: str) -> str:
-        return f"{self._root.rstrip('/')}/trials/{digest}/{path}"
+        def remove() -> None:
+            if self._files.exists(folder):
+                self._files.rm(folder, recursive=True)
+
+        self._answered(remove)
+
+    def _push(self, digest: str, own: str, trial_dir: Path, last: int | None) -> None:
+        found = self._find(digest)
+        newest, mirrored = self._newest(digest, found)
+        for log in (trial_dir / LOGS).glob("*.log"):
+            if found.get(f"{own}/{LOGS}{log.name}") != log.stat().st_size:
+                self._files.put_file(str(log), self._path(digest, own, LOGS + log.name))
+        if newest > own:
+            return
+        now: Files = {}
+        for path in _in_order(_local(trial_dir, last)):
+            with suppress(_Replaced):  # by a newer one, while this one was about to be uploaded
+                now[path] = self._put(digest, own, path, trial_dir / path, mirrored.get(path))
+        if last and not any(path.startswith(CHECKPOINTS) for path in now):
+            raise OSError("checkpoints are written faster than they are uploaded")
+        self._files.pipe_file(self._path(digest, own, LATEST), json.dumps(now, indent=1).encode())
+        needed = {f"{entry.folder}/{path}".lstrip("/") for path, entry in now.items()}
+        for name in found.keys() - needed:
+            folder, _, path = name.partition("/")
+            if path.startswith(STATE) and folder <= own:
+                self._files.rm_file(self._path(digest, name))
+
+    def _put(self, digest: str, own: str, path: str, local: Path, known: Entry | None) -> Entry:
+        """Uploads a file that is not as it is known.  Raises: _Replaced"""
+        while (entry := _entry(own, local)) is not None:
+            if known is not None and known[1:] == entry[1:]:
+                return known
+            with suppress(FileNotFoundError):
+                self._files.put_file(str(local), self._path(digest, own, path))
+            if _entry(own, local) == entry:
+                return entry
+        raise _Replaced
+
+    def _pull(self, digest: str, trial_dir: Path, with_checkpoints: bool) -> None:
+        found = self._find(digest)
+        _, mirrored = self._newest(digest, found)
+        logs = {  # that of its attempt is longer than copies which others have fetched
+            path: Entry(folder, size)
+            for name, size in sorted(found.items(), key=lambda file: file[1])
+            for folder, _, path in [name.partition("/")]
+            if path.startswith(LOGS)
+        }
+        if not mirrored:
+            return
+        for path in _in_order(mirrored | logs):
+            if with_checkpoints or not path.startswith(CHECKPOINTS):
+                self._get(digest, path, (mirrored | logs)[path], _inside(trial_dir, path))
+        for path in set(_local(trial_dir, None)) - mirrored.keys():
+            if path.startswith(STATE):
+                (trial_dir / path).unlink(missing_ok=True)
+
+    def _get(self, digest: str, path: str, entry: Entry, local: Path) -> None:
+        if local.is_file():
+            state = local.stat()
+            if state.st_size == entry.size and entry.changed_ns in (None, state.st_mtime_ns):
+                return
+        local.parent.mkdir(parents=True, exist_ok=True)
+        staging = local.with_name(f".{local.name}.{os.getpid()}.tmp")
+        try:
+            self._files.get_file(self._path(digest, entry.folder, path), str(staging))
+            if entry.changed_ns is not None:
+                if staging.stat().st_size != entry.size:
+                    raise OSError(f"{path}: {staging.stat().st_size} of {entry.size} bytes arrived")
+                os.utime(staging, ns=(entry.changed_ns, entry.changed_ns))
+            staging.replace(local)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    def _find(self, digest: str) -> dict[str, int]:
+        """Names of a trial's mirrored files, `<attempt>/<path>`, with their sizes in bytes."""
+        top = self._path(digest)
+        found = self._files.find(top, detail=True)
+        start = len(self._files._strip_protocol(top)) + 1
+        return {name[start:]: about["size"] for name, about in found.items()}
+
+    def _newest(self, digest: str, found: dict[str, int]) -> tuple[str, Files]:
+        """The newest attempt with a LATEST, and the files of it; empty if nothing is mirrored."""
+        newest = max((name[: -len(LATEST) - 1] for name in found if _is_latest(name)), default="")
+        name = LATEST if newest else OLD_INDEX
+        if not newest and OLD_INDEX not in found:
+            return newest, {}
+        try:
+            content = json.loads(self._files.cat_file(self._path(digest, newest, name)))
+        except ValueError as error:
+            raise OSError(f"{newest}/{name} is damaged or just being written: {error}") from None
+        old = Entry("")
+        return newest, {path: Entry(*entry) if newest else old for path, entry in content.items()}
+
+    def _answered(self, call: Callable[[], None]) -> None:
+        """Raises: MirrorUnavailable: for every kind of outage"""
+        try:
+            call()
+        except PermissionError:  # waiting does not help, so the trial fails with this error
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) or _is_outage_of_s3(error):
+                raise self._away(error) from error
+            raise
+
+    def _away(self, error: Exception) -> MirrorUnavailable:
+        reason = without_secrets_of(self._url, error)
+        return MirrorUnavailable(f"the mirror does not answer: {reason}")
+
+    def _path(self, *names: str) -> str:
+        return "/".join([self._root.rstrip("/"), "trials", *(name for name in names if name)])
 
 
-def _inside(trial_dir: Path, path: str) -> Path:
-    """The local path of an indexed file.  Raises: OSError: the path leads out of the trial"""
-    local = trial_dir / path
-    if not local.resolve().is_relative_to(trial_dir.resolve()):
-        raise OSError(f"the mirror's index names {path!r}, which is outside of the trial's folder")
-    return local
+class Mirrored:
+    """Mirrors the attempt at a trial in a thread, whenever the attempt has a new checkpoint.
 
-
-class MirrorSink:
-    """Pushes the trial at every checkpoint and at its end.
-
-    If the object store does not answer within `tracking_patience_seconds`, the failure is counted
-    and the next push uploads everything. The first push compares with what `fetch` pulled, so it
-    neither deletes nor overwrites files that another worker has mirrored since.
+    Without `mirror_url` it does nothing. `errors` counts failed pushes. They are repeated.
     """
 
-    def __init__(self, mirror: Mirror, settings: Settings) -> None:
+    def __init__(self, settings: Settings, digest: str, attempt: int) -> None:
         self.errors = 0
-        self._mirror = mirror
-        self._settings = settings
-        self._digest = ""
-        self._known: Index = {}
+        self._url = settings.mirror_url
+        self._mirror: Mirror | None = None  # until `begin`
+        self._folder = settings.trial_dir(digest)
+        self._trial = digest, attempt
+        self._ended = threading.Event()
+        self._pushing = threading.Lock()
 
-    def start(self, run: RunIdentity) -> None:
-        self._digest = run.digest
-        self._known = _fetched(self._settings, run.digest)
+    def __enter__(self) -> Self:
+        return self
 
-    def log_steps(self, records: Sequence[StepRecord]) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
 
-    def log_eval(self, record: EvalRecord) -> None: ...
+    def begin(self) -> None:
+        """Mirrors from now on. Call it when the folder is as the last attempt left it."""
+        if self._url is not None:
+            self._mirror = Mirror(self._url)
+            pushed = newest_checkpoint(self._folder)
+            threading.Thread(target=self._follow, args=(pushed,), daemon=True).start()
 
-    def checkpoint(self, step: int, uri: str) -> None:
-        self._push()
+    def deliver(self, stops: Callable[[], bool]) -> None:
+        """Returns when everything that the attempt has written is mirrored.
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        self._push()
+        Raises:   MirrorUnavailable: it is not, and `stops` says not to wait any longer
+        """
+        self._ended.set()
+        if self._mirror:
+            retry_while_away(self._push, stops, self._count)
 
-    def _push(self) -> None:
-        folder = self._settings.trial_dir(self._digest)
+    def push_rest(self) -> None:
+        """Mirrors the end of the log, and records of a failure, unless the object store is away."""
         try:
-            self._known = _patiently(
-                self._settings, lambda: self._mirror.push(self._digest, folder, self._known)
-            )
-        except OSError as error:
-            self.errors += 1
-            logger.warning("trial not mirrored; the next checkpoint tries again: %s", error)
+            self._push()
+        except MirrorUnavailable as away:
+            self._count(away)
+
+    def _follow(self, pushed: int) -> None:
+        wait_seconds = LOOK_SECONDS
+        while not self._ended.wait(wait_seconds):
+            step = newest_checkpoint(self._folder)
+            if step == pushed:
+                continue
+            try:
+                self._push(step)
+            except MirrorUnavailable as error:
+                wait_seconds = min(2 * wait_seconds, MAX_WAIT_SECONDS)
+                self._count(error)
+            else:
+                pushed, wait_seconds = step, LOOK_SECONDS
+
+    def _push(self, last: int | None = None) -> None:
+        if self._mirror:
+            with self._pushing:
+                self._mirror.push(*self._trial, self._folder, last)
+
+    def _count(self, error: Exception) -> None:
+        self.errors += 1
+        logger.warning("not mirrored yet: %s", error)
 
 
-def fetch(settings: Settings, digest: str) -> None:
+def fetch(settings: Settings, digest: str, stops: Callable[[], bool] = lambda: False) -> None:
     """Pulls the trial folder as its last worker left it. Call it before an attempt.
 
-    Raises:   TrackingUnavailable: no answer within `tracking_patience_seconds`
+    Raises:   MirrorUnavailable: no answer, and `stops` says not to wait any longer
     """
-    if settings.mirror_url is None:
-        return
-    mirror = Mirror(settings.mirror_url)
-    pulled = _patiently(settings, lambda: mirror.pull(digest, settings.trial_dir(digest)))
-    record = _fetch_record(settings, digest)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    replace(record, json.dumps(pulled, indent=1).encode())
+    if settings.mirror_url is not None:
+        mirror, folder = Mirror(settings.mirror_url), settings.trial_dir(digest)
+        retry_while_away(lambda: mirror.pull(digest, folder), stops, lambda error: None)
 
 
-def _fetched(settings: Settings, digest: str) -> Index:
-    """What the last `fetch` pulled; empty without a fetch, so that every local file is pushed."""
-    try:
-        return cast(Index, json.loads(_fetch_record(settings, digest).read_bytes()))
-    except FileNotFoundError:
-        return {}
-
-
-def _fetch_record(settings: Settings, digest: str) -> Path:
-    """The file that remembers a fetch, outside of the trial folder because that is mirrored."""
-    return settings.root / "mirrored" / f"{digest}.fetched.json"
-
-
-def readable_dir(settings: Settings, digest: str) -> Path:
+def readable_dir(settings: Settings, digest: str, with_checkpoints: bool = False) -> Path:
     """The folder to read a trial from. With a mirror it is a copy, at most some seconds old.
 
     Readers need a copy, because a pull into a worker's folder would delete what the worker has not
@@ -209,44 +299,36 @@ def readable_dir(settings: Settings, digest: str) -> Path:
     if settings.mirror_url is None:
         return settings.trial_dir(digest)
     copy = settings.root / "mirrored" / digest
-    stamp = copy.with_suffix(".pulled")
+    stamp = copy.with_suffix(".checkpoints" if with_checkpoints else ".pulled")
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > READERS_REFRESH_SECONDS:
         copy.mkdir(parents=True, exist_ok=True)
         stamp.touch()
         try:
-            mirror = Mirror(settings.mirror_url)
-            _asked(lambda: mirror.pull(digest, copy))
+            Mirror(settings.mirror_url).pull(digest, copy, with_checkpoints)
         except OSError as error:
             logger.warning("mirror not read, an older copy of %s is shown: %s", digest, error)
     return copy
 
 
-def _patiently(settings: Settings, call: Callable[[], Result]) -> Result:
-    """The call's result. An outage is retried for `tracking_patience_seconds`.
+def retry_while_away(
+    call: Callable[[], Result], stops: Callable[[], bool], count: Callable[[Exception], None]
+) -> Result:
+    """The call's result, after an outage of any length.
 
-    Raises:   TrackingUnavailable: no answer within that time; PermissionError: access was refused
+    Raises:   MirrorUnavailable: it is away, and `stops` says not to wait any longer
     """
-    deadline = time.monotonic() + settings.tracking_patience_seconds
+    wait_seconds = FIRST_WAIT_SECONDS
     while True:
         try:
-            return _asked(call)
-        except PermissionError:  # waiting does not help, so the trial fails with this error
-            raise
-        except OSError as error:
-            if time.monotonic() + RETRY_SECONDS > deadline:
-                reason = without_secrets_of(str(settings.mirror_url), error)
-                raise TrackingUnavailable(f"the mirror does not answer: {reason}") from error
-        time.sleep(RETRY_SECONDS)
-
-
-def _asked(call: Callable[[], Result]) -> Result:
-    """The call's result.  Raises: OSError: also for connection errors of S3's own library"""
-    try:
-        return call()
-    except Exception as error:
-        if _is_outage_of_s3(error):
-            raise ConnectionError(str(error)) from error
-        raise
+            return call()
+        except MirrorUnavailable as away:
+            count(away)
+            until = time.monotonic() + wait_seconds
+            while time.monotonic() < until:
+                if stops():
+                    raise
+                time.sleep(min(0.2, wait_seconds))
+            wait_seconds = min(2 * wait_seconds, MAX_WAIT_SECONDS)
 
 
 def _is_outage_of_s3(error: Exception) -> bool:
@@ -261,16 +343,47 @@ def _is_outage_of_s3(error: Exception) -> bool:
     )
 
 
-def _local(trial_dir: Path) -> Iterator[tuple[str, str]]:
+def _local(trial_dir: Path, last: int | None) -> Iterator[str]:
+    """The paths of a local trial, except logs, and except records after step `last` if given."""
+    open_parts = {
+        part.path
+        for folder in ("expert_load", "steps")
+        for part in parts(trial_dir / folder)
+        if last is not None and part.last > last
+    }
     for path in trial_dir.rglob("*"):
-        if path.is_file() and path.suffix != UNFINISHED:
-            yield path.relative_to(trial_dir).as_posix(), _sha256(path.read_bytes())
+        name = path.relative_to(trial_dir).as_posix()
+        is_whole = path.suffix not in (".tmp", ".damaged") and path not in open_parts
+        if is_whole and path.is_file() and not name.startswith(LOGS) and name != OWNER:
+            yield name
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _entry(folder: str, path: Path) -> Entry | None:
+    """The entry of a local file; None if there is none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return Entry(folder, state.st_size, state.st_mtime_ns)
 
 
-def _in_order(index: Index) -> list[str]:
+def _inside(trial_dir: Path, path: str) -> Path:
+    """The local path of a mirrored file.  Raises: OSError: the path leads out of the trial"""
+    local = trial_dir / path
+    if not local.resolve().is_relative_to(trial_dir.resolve()):
+        raise OSError(f"the mirror names {path!r}, which is outside of the trial's folder")
+    return local
+
+
+def _in_order(paths: Iterator[str] | Files) -> list[str]:
     """The paths, checkpoints last, so that no checkpoint is mirrored before its records."""
-    return sorted(index, key=lambda path: (path.startswith("checkpoints/"), path))
+    return sorted(paths, key=lambda path: (path.startswith(CHECKPOINTS), path))
+
+
+def _number(attempt: int) -> str:
+    """The folder of an attempt. The order of names is that of numbers."""
+    return f"{attempt:06}"
+
+
+def _is_latest(name: str) -> bool:
+    return name.endswith(f"/{LATEST}") and name.count("/") == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 # mlflow reads these when it is imported. It then stays quiet, sends no telemetry, looks for no git
-# binary and tries every request once and briefly, because the outbox does the retrying.
+# binary and tries every request once and briefly, because the projection does the retrying.
 ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.figures.evaluation import Detail
 from evenload.pipeline.records.fence import OPEN, Fence
-from evenload.pipeline.states import TrialState
 
 Counts = NDArray[np.int32]
 Biases = NDArray[np.float32]
@@ -60,17 +59,15 @@ class RunIdentity:
     attempt: int
     spec: dict[str, Any]  # TrialSpec.model_dump(mode="json")
     tags: dict[str, str] = field(default_factory=dict)
-    parent_run_id: str | None = None
     resumed_from_step: int = 0
     fence: Fence = field(default=OPEN, compare=False, repr=False)
 
 
 class Sink(Protocol):
-    """Receives what a run produces.
+    """Receives what a run produces and writes it to the local disk.
 
-    If `start` raises TrackingUnavailable, the trial is released and tried again; any other error
-    of `start` fails it. The other methods do not raise during an outage: the sink counts in
-    `errors` what it could not deliver, and delivers it later if possible.
+    An error of `start` fails the trial. The other methods do not raise if the disk cannot be
+    written: the sink counts that in `errors`, and writes later if possible.
     """
 
     @property
@@ -82,8 +79,8 @@ class Sink(Protocol):
 
     def log_eval(self, record: EvalRecord) -> None: ...
 
-    def checkpoint(self, step: int, uri: str) -> None:
-        """A checkpoint at `step` is complete, so everything up to it must be durable now."""
+    def checkpoint(self) -> None:
+        """A checkpoint is complete, so everything up to it must be durable now."""
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        """The attempt has ended with its trial in `state`. Called once, also after an error."""
+    def close(self) -> None:
+        """The attempt has nothing more to record. Called once, also after an error."""

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from evenload.pipeline.records.run import RunIdentity
-from evenload.pipeline.spec.trial import TrialSpec
 
 MAX_VALUE = 6000  # MLflow's limit, in characters
 COMPUTES = ("evenload", "torch", "triton", "ray", "numpy")  # packages that affect a trial
@@ -25,16 +24,6 @@ def params(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value)
             flat[prefix + key] = text[:MAX_VALUE]
     return flat
-
-
-def identity_tags(run: RunIdentity, spec: TrialSpec) -> dict[str, str]:
-    """The tags that a run never changes. Later attempts find the run by `digest`."""
-    tags = {"kind": "trial", "digest": run.digest, "rule": spec.balancer.label}
-    if run.sweep_id:
-        tags["sweep"] = run.sweep_id
-    if run.parent_run_id:
-        tags["mlflow.parentRunId"] = run.parent_run_id
-    return tags
 
 
 def attempt_tags(run: RunIdentity) -> dict[str, str]:

@@ -24,7 +24,6 @@ from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.spec.balancers import BalancerSpec
 from evenload.pipeline.spec.load_shape import LoadShape
-from evenload.pipeline.states import TrialState
 
 PENDING_BYTES = 2**26  # of loads and biases that wait for a disk that cannot be written
 
@@ -135,7 +134,7 @@ class RunWriter:
     def close(self) -> None:
         """Writes what is left, and that the run has ended."""
         for sink in (self._shards, self._pooled):
-            sink.close(TrialState.TRAINED, {})
+            sink.close()
         self._update(ended=datetime.now(UTC))
 
     def _update(self, **changed: Any) -> None:

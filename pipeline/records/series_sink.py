@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.shards import SCALARS
 from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import TrialState
 
 # Readers then need at most 1 % of the shards, or 10 of them.
 LEAST_STEPS, LEAST_BINS = 500, 4
@@ -49,9 +47,9 @@ class PooledLoadSink:
 
     def log_eval(self, record: EvalRecord) -> None: ...
 
-    def checkpoint(self, step: int, uri: str) -> None: ...
+    def checkpoint(self) -> None: ...
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+    def close(self) -> None:
         if self._series is not None:
             self._write(self._series)
 

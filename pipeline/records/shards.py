@@ -40,7 +40,6 @@ from evenload.pipeline.records.parquet_files import (
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import TrialState
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
@@ -135,10 +134,10 @@ class LoadLogSink:
         except OSError:
             self.errors += 1
 
-    def checkpoint(self, step: int, uri: str) -> None:
+    def checkpoint(self) -> None:
         self._end_part()
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+    def close(self) -> None:
         self._end_part()
 
     def _end_part(self) -> None:
@@ -274,6 +273,12 @@ def parts(directory: Path, first: int = 1, last: int | None = None) -> list[Part
             if stop >= first and (last is None or start <= last):
                 found.append(Part(start, stop, directory / name))
     return sorted(found)
+
+
+def newest_checkpoint(trial_dir: Path) -> int:
+    """The step after which an attempt would continue; 0 is the beginning."""
+    found = (trial_dir / "checkpoints").glob("step-*.pt")
+    return max((int(path.stem.removeprefix("step-")) for path in found), default=0)
 
 
 def _chunk(

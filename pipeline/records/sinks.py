@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from evenload.pipeline.records.fence import OPEN
-from evenload.pipeline.records.mirror import Mirror, MirrorSink
-from evenload.pipeline.records.mlflow_sink import MlflowSink
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
 from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.records.system_sink import SystemSink
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +34,6 @@ class SinkGroup:
     def errors(self) -> int:
         return self._failures + sum(sink.errors for sink in self._sinks)
 
-    @property
-    def run_id(self) -> str | None:
-        """The id of the MLflow run; None before `start` or if no sink has one."""
-        ids = (getattr(sink, "run_id", None) for sink in self._sinks)
-        return next((run_id for run_id in ids if run_id), None)
-
     def start(self, run: RunIdentity) -> None:
         self._fence = run.fence
         self._fence.check()
@@ -59,12 +49,12 @@ class SinkGroup:
         self._fence.check()
         self._each(lambda sink: sink.log_eval(record))
 
-    def checkpoint(self, step: int, uri: str) -> None:
+    def checkpoint(self) -> None:
         self._fence.check()
-        self._each(lambda sink: sink.checkpoint(step, uri))
+        self._each(lambda sink: sink.checkpoint())
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        self._each(lambda sink: sink.close(state, result, error))
+    def close(self) -> None:
+        self._each(lambda sink: sink.close())
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         for sink in self._started:
@@ -82,9 +72,6 @@ class SinkGroup:
 
 
 def default_sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
-    """Sinks, not yet started, that write shards below the trial's folder and then upload them."""
+    """Sinks, not yet started, that write below the trial's folder."""
     folder = settings.trial_dir(run.digest)
-    sinks: list[Sink] = [LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder)]
-    if settings.mirror_url is not None:
-        sinks.append(MirrorSink(Mirror(settings.mirror_url), settings))
-    return SinkGroup([*sinks, MlflowSink(settings, settings.tracking_patience_seconds)])
+    return SinkGroup([LoadLogSink(folder), PooledLoadSink(folder), SystemSink(folder)])

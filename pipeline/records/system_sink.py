@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from evenload.pipeline.records.parquet_files import DamagedFile, read_table, write_table
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
-from evenload.pipeline.states import TrialState
 
 SAMPLE_SECONDS = 10.0
 WRITE_SECONDS = 60.0
@@ -73,9 +72,9 @@ class SystemSink:
 
     def log_eval(self, record: EvalRecord) -> None: ...
 
-    def checkpoint(self, step: int, uri: str) -> None: ...
+    def checkpoint(self) -> None: ...
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+    def close(self) -> None:
         if self._samples:
             self._write()
 

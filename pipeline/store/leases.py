@@ -167,7 +167,6 @@ def finish(
     result: dict[str, float],
     error: str | None,
     checkpoint_uri: str | None,
-    run_id: str | None,
     may_pass: bool,
 ) -> TrialState:
     assert state in VERDICTS, state
@@ -188,7 +187,6 @@ def finish(
         "result": before.result | result,
         "error": error,
         "checkpoint_uri": func.coalesce(checkpoint_uri, Trial.checkpoint_uri),
-        "run_id": func.coalesce(run_id, Trial.run_id),
     }
     if state.is_final:
         values |= {"finished_at": db_time(), "ordered": None}

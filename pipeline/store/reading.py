@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
@@ -105,6 +106,29 @@ def trial(connection: Connection, digest: str) -> TrialRecord:
     if row is None:
         raise unknown_trial(digest)
     return _trial(row)
+
+
+def unprojected(
+    connection: Connection, since: datetime | None, unended: Collection[str]
+) -> list[tuple[TrialRecord, str | None]]:
+    first_sweep = (
+        select(Sweep.sweep_id)
+        .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
+        .where(SweepTrial.digest == Trial.digest)
+        .order_by(Sweep.created_at, Sweep.sweep_id)
+        .limit(1)
+        .scalar_subquery()
+        .label("first_sweep")
+    )
+    lacks = Trial.state.not_in(FINAL) | Trial.run_id.is_(None) | Trial.run_id.in_(unended)
+    if since is not None:
+        unfinished = Trial.state.in_([state for state in TrialState if not state.is_final])
+        ended = select(Attempt.digest).where(Attempt.ended_at >= since)
+        lacks &= unfinished | Trial.digest.in_(ended)  # found by indices
+    rows = connection.execute(
+        _trials().add_columns(first_sweep).where(Trial.attempt > 0, lacks).order_by(Trial.digest)
+    )
+    return [(_trial(row), row.first_sweep) for row in rows]
 
 
 def attempts(connection: Connection, digest: str) -> list[AttemptRecord]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import ColumnElement, Connection, Engine, select, update
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.orm import InstrumentedAttribute
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError, StoreUnavailable
@@ -41,6 +43,7 @@ from evenload.pipeline.store import (
     submission,
     verbs,
 )
+from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import end_unwanted, trial_state
 from evenload.pipeline.store.engine import WRITES, open_engine
 from evenload.pipeline.store.models import Sweep, Trial
@@ -321,7 +324,6 @@ class SweepStore:
         *,
         error: str | None = None,
         checkpoint_uri: str | None = None,
-        run_id: str | None = None,
         may_pass: bool = False,
     ) -> TrialState:
         """Ends the attempt with its verdict: TRAINED, COMPLETED, STOPPED or FAILED.
@@ -335,9 +337,7 @@ class SweepStore:
         """
         with self._writing() as connection:
             figures = dict(result or {})
-            return leases.finish(
-                connection, claim, state, figures, error, checkpoint_uri, run_id, may_pass
-            )
+            return leases.finish(connection, claim, state, figures, error, checkpoint_uri, may_pass)
 
     def release(
         self, claim: Claim, reason: str = "told to stop", *, preempted: bool = False
@@ -350,10 +350,6 @@ class SweepStore:
         """
         with self._writing() as connection:
             return leases.release(connection, claim, reason, preempted)
-
-    def set_run_id(self, digest: str, run_id: str) -> None:
-        with self._writing() as connection:
-            connection.execute(update(Trial).where(Trial.digest == digest).values(run_id=run_id))
 
     def announce(self, name: str, role: str, facts: Mapping[str, Any]) -> None:
         """Records that `name` is alive, with its facts. Repeat it for as long as that is true."""
@@ -403,11 +399,44 @@ class SweepStore:
         with self._writing() as connection:
             return verbs.finished(connection, sweep_id)
 
-    def set_parent_run(self, sweep_id: str, run_id: str) -> None:
+    # What MLflow's projection does
+
+    def unprojected(
+        self, since: datetime | None, unended: Collection[str]
+    ) -> list[tuple[TrialRecord, str | None]]:
+        """Started trials whose run in MLflow may lack something, with the first sweep of each.
+
+        Args:     since: leave out trials that were final by then; None: look at all trials
+                  unended: ids of the runs that have not ended in MLflow
+        """
+        with self._reading() as connection:
+            return reading.unprojected(connection, since, unended)
+
+    def now(self) -> datetime:
+        """The time of the database's clock."""
+        with self._reading() as connection:
+            return connection.execute(select(db_time())).scalar_one()
+
+    def set_run_id(self, digest: str, run_id: str, instead_of: str | None = None) -> str:
+        """Stores the id of a trial's run, unless there is one by now. Returns the stored id."""
+        return self._adopt(Trial.run_id, Trial.digest == digest, run_id, instead_of)
+
+    def set_parent_run(self, sweep_id: str, run_id: str) -> str:
+        """Stores the id of a sweep's run, unless there is one by now. Returns the stored id."""
+        return self._adopt(Sweep.parent_run_id, Sweep.sweep_id == sweep_id, run_id, None)
+
+    def _adopt(
+        self,
+        column: InstrumentedAttribute[str | None],
+        row: ColumnElement[bool],
+        run_id: str,
+        instead_of: str | None,
+    ) -> str:
         with self._writing() as connection:
-            connection.execute(
-                update(Sweep).where(Sweep.sweep_id == sweep_id).values(parent_run_id=run_id)
-            )
+            same = column.is_not_distinct_from(instead_of)
+            connection.execute(update(column.class_).where(row, same).values({column.key: run_id}))
+            # Without a row the sweep was deleted meanwhile, and nobody else has another id.
+            return connection.execute(select(column).where(row)).scalar_one_or_none() or run_id
 
     def _reading(self) -> AbstractContextManager[Connection]:
         return self._transaction(self._engine)

@@ -31,7 +31,7 @@ def remove_sweep(store: SweepStore, settings: Settings, sweep_id: str) -> list[s
         if settings.mirror_url is not None:
             Mirror(settings.mirror_url).delete(digest)
     if runs:
-        from evenload.pipeline.records.mlflow_removal import remove_runs
+        from evenload.pipeline.records.mlflow_runs import remove_runs
 
         remove_runs(settings, runs)
     return store.delete(sweep_id)

@@ -232,7 +232,8 @@ def _complete(
     store: SweepStore, settings: Settings, claim: Claim, trial: TrialSpec, result: dict[str, float]
 ) -> None:
     store.heartbeat(claim, _progress(trial, STEPS), LEASE_SECONDS)
-    store.finish(claim, TrialState.TRAINED, result, run_id=claim.digest * 2)
+    store.finish(claim, TrialState.TRAINED, result)
+    store.set_run_id(claim.digest, claim.digest * 2)
     claim = _claim(store, claim.digest, WorkKind.EVAL, "worker-a:eval")
     store.finish(claim, TrialState.COMPLETED, _evaluate(settings, claim.digest, trial, result))
 
@@ -246,7 +247,7 @@ def _train(settings: Settings, digest: str, trial: TrialSpec, steps: int) -> dic
         sink.start(run)
         for start in range(0, steps, 10):
             sink.log_steps(records[start : start + 10])
-        sink.close(TrialState.TRAINED, {})
+        sink.close()
     (folder / "logs").mkdir()
     lines = [f"step {step:>4}/{STEPS}  loss {_loss(step):.3f}" for step in range(10, steps + 1, 10)]
     (folder / "logs" / "attempt-1.log").write_text("\n".join(lines) + "\n")

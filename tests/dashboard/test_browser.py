@@ -24,7 +24,6 @@ from evenload.pipeline.charts import style
 from evenload.pipeline.records.run import StepRecord
 from evenload.pipeline.records.shards import LoadLogSink, iter_history
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import TrialState
 from tests.pipeline.records import recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -423,7 +422,7 @@ def _add_steps(folder: Path, first: int, last: int) -> None:
             for step in range(first, last + 1)
         ]
     )
-    sink.close(TrialState.QUEUED, {})
+    sink.close()
 
 
 def test_attached_run_grows_on_the_page_without_a_reload(

@@ -14,10 +14,10 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import AttemptState, TrialRecord, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.projection import projecting
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.session import initial_trials, open_store
-from evenload.workers.cli.sweep_runner import close_sweep, register
 from tests.small_model import SMALL_MODEL
 
 # Figures with these words depend on the clock, the power meter or outages. Others must be equal.
@@ -78,15 +78,16 @@ def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
     settings = Settings(home=home)
     store = open_store(settings)
     trials = initial_trials(spec, settings)
-    sweep_id = register(store, settings, spec, trials)
+    sweep_id = store.add_sweep(spec, trials)
 
     def sinks(settings: Settings, run: RunIdentity) -> Sink:
         return default_sinks(settings, run)
 
-    for digest, _ in trials:
-        assert TrainActor("here", settings, sinks).work(digest) is TrialState.TRAINED
-        assert EvalActor("here", settings, sinks).work(digest) is TrialState.COMPLETED
-    close_sweep(store, settings, sweep_id)
+    with projecting(store, settings):
+        for digest, _ in trials:
+            assert TrainActor("here", settings, sinks).work(digest) is TrialState.TRAINED
+            assert EvalActor("here", settings, sinks).work(digest) is TrialState.COMPLETED
+        store.finish_sweep(sweep_id)
     found = outcome(store, settings, sweep_id)
     store.close()
     return found, settings

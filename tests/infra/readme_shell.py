@@ -29,7 +29,6 @@ from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli import main
 from evenload.workers.cli.session import initial_trials, open_store
-from evenload.workers.cli.sweep_runner import register
 from evenload.workers.training.identity import identify
 
 ROOT = Path(__file__).parents[2]
@@ -194,10 +193,10 @@ def train_without_ray(sweep_id: str, path: Path) -> None:
     store = open_store(settings)
     if path.exists():
         spec = load_sweep(path)
-        sweep_id = register(store, settings, spec, initial_trials(spec, settings))
+        sweep_id = store.add_sweep(spec, initial_trials(spec, settings))
     else:
         spec = SweepSpec.trusted(store.sweep(sweep_id).spec)
-        register(store, settings, spec, initial_trials(spec, settings))
+        store.add_sweep(spec, initial_trials(spec, settings))
         SweepPolicies(store, lambda _, trials: identify(trials, settings)).apply(sweep_id, room=99)
     for trial in store.trials(sweep_id):
         if not trial.state.is_final:

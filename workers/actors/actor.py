@@ -19,13 +19,13 @@ from pydantic import ValidationError
 
 from evenload.pipeline.errors import (
     LeaseLost,
+    MirrorUnavailable,
     PeerLost,
     SpecError,
     StoreUnavailable,
-    TrackingUnavailable,
 )
 from evenload.pipeline.records.fence import Fence
-from evenload.pipeline.records.mirror import fetch
+from evenload.pipeline.records.mirror import Mirrored, fetch
 from evenload.pipeline.records.run import RunIdentity, Sink
 from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings
@@ -109,8 +109,7 @@ class Actor(ABC):
     def compute(self, assignment: Assignment) -> Verdict:
         """Computes the trial. Any error except the following fails the attempt.
 
-        LeaseLost and PeerLost leave it as it is. TrackingUnavailable releases it, so that another
-        attempt can start when MLflow answers again.
+        LeaseLost and PeerLost leave it as it is. MirrorUnavailable releases it.
         """
 
     def work(self, digest: str) -> TrialState | None:
@@ -161,27 +160,17 @@ class Actor(ABC):
         return self._store.claim(digest, self.kind, self._worker_id, self._settings.lease_seconds)
 
     def _work_on(self, claim: Claim) -> TrialState:
-        sink: Sink | None = None
-        with Heartbeat(
-            self._store, claim, self._settings, lambda: getattr(sink, "run_id", None)
-        ) as self._heartbeat:
+        with (
+            Heartbeat(self._store, claim, self._settings) as self._heartbeat,
+            Mirrored(self._settings, claim.digest, claim.attempt) as mirrored,
+        ):
             if self._stopping:
                 self._heartbeat.request_stop()
             try:
-                spec = TrialSpec.model_validate(claim.spec)
-                folder, beats = self._settings.trial_dir(claim.digest), self._heartbeat
-                fence = Fence(folder, claim.attempt, claim.worker, beats.confirm)
-                beats.confirm()
-                fetch(self._settings, claim.digest)
-                fence.take()
-                self.prepare(claim, spec, fence)
-                run = run_identity(claim, spec, self._settings, fence)
-                logger.info("starts after step %d", run.resumed_from_step)
-                sink = self._sink_factory(self._settings, run)
-                verdict = self.compute(Assignment(claim, spec, run, sink, self._heartbeat))
+                verdict = self._verdict(claim, mirrored, self._heartbeat)
             except (LeaseLost, PeerLost):
                 raise
-            except TrackingUnavailable as away:
+            except MirrorUnavailable as away:
                 reason = redacted(str(away).partition("\n")[0], secrets(self._settings))
                 verdict = Verdict(TrialState.QUEUED, {}, error=reason)
                 logger.warning("released: %s", reason)
@@ -190,15 +179,50 @@ class Actor(ABC):
                 may_pass = not isinstance(reason, LASTING) or isinstance(reason, StoreUnavailable)
                 verdict = Verdict(TrialState.FAILED, {}, error=error, may_pass=may_pass)
                 logger.error("failed\n%s", error)
-            run_id = getattr(sink, "run_id", None)
-            state = retry_until_store_answers(lambda: self._write(claim, verdict, run_id))
+            state = retry_until_store_answers(lambda: self._write(claim, verdict))
         logger.info("the trial is %s", state)
-        # Closed after the verdict: a run must not be finished in MLflow before it is in the store.
-        if sink is not None:
-            sink.close(state, verdict.result, verdict.error)
+        mirrored.push_rest()
         return state
 
-    def _write(self, claim: Claim, verdict: Verdict, run_id: str | None) -> TrialState:
+    def _verdict(self, claim: Claim, mirrored: Mirrored, heartbeat: Heartbeat) -> Verdict:
+        """Computes the trial. Its records are complete and mirrored before it has a verdict."""
+        spec = TrialSpec.model_validate(claim.spec)
+        folder = self._settings.trial_dir(claim.digest)
+        fence = Fence(folder, claim.attempt, claim.worker, heartbeat.confirm)
+        heartbeat.confirm()
+        self._fetch(claim.digest)
+        fence.take()
+        mirrored.begin()
+        self.prepare(claim, spec, fence)
+        run = run_identity(claim, spec, self._settings, fence)
+        logger.info("starts after step %d", run.resumed_from_step)
+        sink = self._sink_factory(self._settings, run)
+        try:
+            verdict = self.compute(Assignment(claim, spec, run, sink, heartbeat))
+        except (LeaseLost, PeerLost):
+            raise
+        except BaseException:
+            self._close(sink, claim)
+            raise
+        self._close(sink, claim)
+        mirrored.deliver(lambda: heartbeat.must_stop)
+        if mirrored.errors and "tracking_errors" in verdict.result:
+            verdict.result["tracking_errors"] += mirrored.errors
+        return verdict
+
+    def _close(self, sink: Sink, claim: Claim) -> None:
+        """Raises: LeaseLost: nothing is written, because another attempt may write by now"""
+        seconds = self._settings.lease_seconds
+        retry_until_store_answers(lambda: self._store.heartbeat(claim, None, seconds))
+        sink.close()
+
+    def _fetch(self, digest: str) -> None:
+        """Pulls what other hosts have mirrored of a trial.  Raises: MirrorUnavailable"""
+        assert self._heartbeat is not None
+        heartbeat = self._heartbeat
+        fetch(self._settings, digest, lambda: heartbeat.must_stop)
+
+    def _write(self, claim: Claim, verdict: Verdict) -> TrialState:
         assert self._heartbeat is not None
         self._heartbeat.store_curve()
         if verdict.state is TrialState.QUEUED:
@@ -210,6 +234,5 @@ class Actor(ABC):
             verdict.result,
             error=verdict.error,
             checkpoint_uri=verdict.checkpoint_uri,
-            run_id=run_id,
             may_pass=verdict.may_pass,
         )

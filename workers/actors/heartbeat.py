@@ -32,8 +32,6 @@ class Heartbeat:
 
     A lease is certain for as long as it lasts, from the moment when the last answered renewal was
     sent. The clock counts the sleep of a laptop as well: others may have gone on meanwhile.
-
-    Args:     run_id: returns the id of the MLflow run once there is one, to store with the trial
     """
 
     def __init__(
@@ -41,14 +39,11 @@ class Heartbeat:
         store: SweepStore,
         claim: Claim,
         settings: Settings,
-        run_id: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = seconds_with_sleep,
     ) -> None:
         self._store = store
         self._claim = claim
         self._settings = settings
-        self._run_id = run_id
-        self._stored_run_id: str | None = None
         self._progress: Progress | None = None
         self._points: list[CurvePoint] = []
         self._points_lock = threading.Lock()
@@ -103,6 +98,12 @@ class Heartbeat:
     def _is_certain(self) -> bool:
         return self._clock() - self._renewed_at < self._settings.lease_seconds
 
+    @property
+    def must_stop(self) -> bool:
+        """Whether the next `report` will not return CONTINUE."""
+        is_told = self._command is not Command.CONTINUE
+        return is_told or self._stop_requested.is_set() or self._error is not None
+
     def add_curve_point(self, point: CurvePoint) -> None:
         """Adds a point of the learning curve, which the next beat or the verdict stores."""
         with self._points_lock:
@@ -149,10 +150,6 @@ class Heartbeat:
         )
         self._renewed_at = sent_at
         self.store_curve()
-        run_id = self._run_id()
-        if run_id is not None and run_id != self._stored_run_id:
-            self._store.set_run_id(self._claim.digest, run_id)
-            self._stored_run_id = run_id
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._store.announce(self._claim.worker, self._claim.kind, self._facts())
             self._announced_at = time.monotonic()

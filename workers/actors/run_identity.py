@@ -28,7 +28,6 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence
             "corpus": corpus_digest(spec.data, settings.corpus_dir),
             **({"extends": spec.extends} if spec.extends else {}),
         },
-        parent_run_id=claim.parent_run_id,
         resumed_from_step=resume_step(settings, claim.digest) if training else 0,
         fence=fence,
     )

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 
 from evenload.pipeline.records.fence import Fence
-from evenload.pipeline.records.mirror import fetch
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, WorkKind
@@ -43,7 +42,7 @@ class TrainActor(Actor):
     def prepare(self, claim: Claim, spec: TrialSpec, fence: Fence) -> None:
         set_damaged_aside(checkpoint_dir(self._settings, claim.digest))
         if spec.extends is not None:
-            fetch(self._settings, spec.extends)
+            self._fetch(spec.extends)
             inherit(self._settings, claim.digest, spec.extends, fence)
 
     def compute(self, assignment: Assignment) -> Verdict:

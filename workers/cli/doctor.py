@@ -125,7 +125,7 @@ def _mlflow(settings: Settings) -> Check:
         return found
     if settings.tracking_uri is None and not (settings.root / "mlflow.db").exists():
         return found._replace(detail=f"{found.detail}, no run yet at {where}")
-    from evenload.pipeline.records.mlflow_sink import probe
+    from evenload.pipeline.records.mlflow_runs import probe
 
     problem = redacted(probe(settings) or "", secrets(settings))
     return Check("mlflow", not problem, problem or f"{found.detail} at {where}", "start the server")

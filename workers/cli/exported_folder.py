@@ -74,7 +74,7 @@ def _checkpoint(settings: Settings, trial: TrialRecord) -> Path:
             f"trial {trial.digest} is {trial.state}, not trained; `evenload sweep status` shows "
             "its sweep, `evenload sweep run` trains it"
         )
-    folder = readable_dir(settings, trial.digest) / "checkpoints"
+    folder = readable_dir(settings, trial.digest, with_checkpoints=True) / "checkpoints"
     path = checkpoint.newest(folder)
     if path is None:
         raise SpecError(

@@ -52,6 +52,7 @@ def serve(
     """
     require(*WORKERS)
     # With torch, Ray and MLflow, which --help need not wait for.
+    from evenload.pipeline.sweep.projection import projecting
     from evenload.workers.cli.admission import Admission
     from evenload.workers.cli.coordinator_process import Cluster, CoordinatorProcess
     from evenload.workers.cli.limited_calls import LimitedCalls
@@ -66,9 +67,12 @@ def serve(
     if store is None:
         return
     listing = Listing(LimitedCalls(settings).ask, settings, has_cuda)
-    admission = Admission(store, settings, listing)
+    admission = Admission(store, listing)
     logger.info("serving the sweeps in %s", shown_address(settings.store_url))
-    with CoordinatorProcess(settings, cluster, health_file) as coordinator:
+    with (
+        projecting(store, settings),
+        CoordinatorProcess(settings, cluster, health_file) as coordinator,
+    ):
         while not stop.wait(POLL_SECONDS):
             coordinator.ensure_running()
             admission.process_sweeps()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from evenload.pipeline.store.sweep_store import SweepStore
     from evenload.pipeline.sweep.answer import Answer
 
+REMOVED = {"EVENLOAD_TRACKING_PATIENCE_SECONDS": "no trial waits for MLflow"}
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 
 
@@ -52,6 +54,9 @@ log = PlainConsole(stderr=True)
 
 def load_settings(home: Path | None = None) -> Settings:
     """Settings from flags, then the environment, then defaults.  Raises: SpecError"""
+    for name, instead in REMOVED.items():
+        if name in os.environ:
+            log.print(f"{name} has no effect any more: {instead}; remove it", soft_wrap=True)
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:

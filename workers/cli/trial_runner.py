@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import typer
 
@@ -19,13 +18,14 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, TrialState
+from evenload.pipeline.sweep.projection import projecting
 from evenload.workers.actors.data_parallel import train_in_group
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.progress import StepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
-from evenload.workers.cli.sweep_runner import close_sweep, register
+from evenload.workers.cli.sweep_runner import say_what_is_missing
 from evenload.workers.simulation.recording import ScoreRecorder
 from evenload.workers.training.loop import train as run_training
 
@@ -41,10 +41,13 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
         trials = initial_trials(spec, settings)
     check_memory(trials[0][1])
     store = open_store(settings)
-    sweep_id = register(store, settings, spec, trials)
+    sweep_id = store.add_sweep(spec, trials)
     ((digest, trial),) = trials
     recorder = ScoreRecorder(trial.model.top_k)
-    with StepProgress(log, trial.train.steps) as progress:
+    with (
+        projecting(store, settings) as projection,
+        StepProgress(log, trial.train.steps) as progress,
+    ):
 
         def sinks(settings: Settings, run: RunIdentity) -> Sink:
             return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
@@ -55,7 +58,8 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
             watch = recorder if record_scores else None
             TrainActor("here", settings, sinks, watch=watch).work(digest)
         EvalActor("here", settings, sinks).work(digest)
-    close_sweep(store, settings, sweep_id)
+        store.finish_sweep(sweep_id)
+    say_what_is_missing(projection)
     if record_scores is not None and store.trial(digest).state is TrialState.COMPLETED:
         if recorder.num_steps < trial.train.steps:
             recorder = _record_again(settings, digest, trial)
@@ -135,8 +139,6 @@ class ProgressSink:
     def log_eval(self, record: EvalRecord) -> None:
         self._progress.show(record.step, f"{record.bits_per_byte:.3f} bits per byte held out")
 
-    def checkpoint(self, step: int, uri: str) -> None: ...
+    def checkpoint(self) -> None: ...
 
-    def close(
-        self, state: TrialState, result: dict[str, Any], error: str | None = None
-    ) -> None: ...
+    def close(self) -> None: ...

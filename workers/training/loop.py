@@ -251,7 +251,7 @@ class Trainer:
             return
         path = checkpoint.save(self._directory, self.capture(), self._fence)
         self.checkpoint_uri = self._uri(path)
-        self._sink.checkpoint(self.step, self.checkpoint_uri)
+        self._sink.checkpoint()
         self._telemetry.restart_clock()
 
     def capture(self) -> Checkpoint:

@@ -11,11 +11,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, Integers, LossByK, Routes
-from evenload.pipeline.records.mlflow_sink import MlflowSink, prepare
+from evenload.pipeline.records.mlflow_runs import prepare
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from tests.pipeline.records.mlflow_runs import start
+from tests.pipeline.records.mlflow_runs import Projected
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 2, 16, 2, 4 * 32
 
@@ -120,7 +120,7 @@ def client(settings: Settings, prepared_home: Path) -> MlflowClient:
 
 
 @pytest.fixture
-def started(
+def projected(
     settings: Settings, client: MlflowClient, identity: Callable[..., RunIdentity]
-) -> MlflowSink:
-    return start(settings, identity())
+) -> Projected:
+    return Projected(settings, identity())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,15 +15,19 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from evenload.pipeline.errors import SpecError, TrackingUnavailable
+from evenload.pipeline.errors import MirrorUnavailable, SpecError
 from evenload.pipeline.records import mirror as module
-from evenload.pipeline.records.mirror import Mirror, MirrorSink, fetch, readable_dir
-from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.mirror import Mirror, Mirrored, fetch, readable_dir
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import TrialState
 
-RUN = RunIdentity(digest="d", name="n", sweep_id=None, attempt=1, spec={})
-FIRST = {"checkpoints/step-10.pt": b"ten", "expert_load/part-1-10.parquet": b"1-10"}
+FIRST = {
+    "checkpoints/step-00000010.pt": b"ten",
+    "expert_load/part-00000001-00000010.parquet": b"1-10",
+}
+SECOND = {
+    "checkpoints/step-00000020.pt": b"twenty",
+    "expert_load/part-00000011-00000020.parquet": b"11-20",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +66,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def host(url: str, tmp_path: Path) -> Callable[[str], Settings]:
     """Makes the settings of a named host, which has its own disk."""
-    return lambda name: Settings(
-        home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01
-    )
+    return lambda name: Settings(home=tmp_path / name, mirror_url=url)
 
 
 def write(settings: Settings, files: dict[str, bytes]) -> None:
@@ -72,26 +76,31 @@ def write(settings: Settings, files: dict[str, bytes]) -> None:
         file.write_bytes(content)
 
 
+def remove(settings: Settings, path: str) -> None:
+    (settings.trial_dir("d") / path).unlink()
+
+
 def read(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def started(settings: Settings) -> MirrorSink:
+def push(settings: Settings, attempt: int, last: int | None = None) -> None:
     assert settings.mirror_url is not None
+    Mirror(settings.mirror_url).push("d", attempt, settings.trial_dir("d"), last)
+
+
+def pulled(settings: Settings) -> dict[str, bytes]:
     fetch(settings, "d")
-    sink = MirrorSink(Mirror(settings.mirror_url), settings)
-    sink.start(RUN)
-    return sink
+    return read(settings.trial_dir("d"))
 
 
 def test_a_host_pulls_what_another_has_pushed(host: Callable[[str], Settings]) -> None:
     a, b = host("a"), host("b")
-    sink = started(a)
+    fetch(a, "d")
     write(a, FIRST | {"checkpoints/step-10.123.tmp": b"half"})
-    sink.checkpoint(10, "")
-    fetch(b, "d")
-    assert read(b.trial_dir("d")) == FIRST
+    push(a, 1)
+    assert pulled(b) == FIRST
     assert a.path_of(a.uri_of(a.trial_dir("d") / "x.pt")) == a.trial_dir("d") / "x.pt"
     assert b.path_of(a.uri_of(a.trial_dir("d") / "x.pt")) == b.trial_dir("d") / "x.pt"
 
@@ -100,107 +109,67 @@ def test_the_state_that_another_host_continued_replaces_the_local_one(
     host: Callable[[str], Settings],
 ) -> None:
     a, b = host("a"), host("b")
-    sink = started(a)
     write(a, FIRST)
-    sink.checkpoint(10, "")
-    write(a, {"expert_load/part-11-14.parquet": b"never pushed", "logs/attempt-1.log": b"hm"})
-    other = started(b)
-    second = {"checkpoints/step-20.pt": b"20", "expert_load/part-11-20.parquet": b"11-20"}
-    write(b, second)
-    (b.trial_dir("d") / "checkpoints/step-10.pt").unlink()
-    other.checkpoint(20, "")
-    fetch(a, "d")
-    kept = {"expert_load/part-1-10.parquet": b"1-10", "logs/attempt-1.log": b"hm"}
-    assert read(a.trial_dir("d")) == kept | second
+    push(a, 1)
+    write(
+        a,
+        {
+            "expert_load/part-00000011-00000014.parquet": b"never pushed",
+            "logs/attempt-1.log": b"hm",
+        },
+    )
+    fetch(b, "d")
+    write(b, SECOND)
+    remove(b, "checkpoints/step-00000010.pt")
+    push(b, 2)
+    kept = {"expert_load/part-00000001-00000010.parquet": b"1-10", "logs/attempt-1.log": b"hm"}
+    assert pulled(a) == kept | SECOND
 
 
-def test_closing_keeps_files_that_others_have_mirrored(host: Callable[[str], Settings]) -> None:
+def test_attempts_that_overlap_keep_each_others_files(host: Callable[[str], Settings]) -> None:
+    """An evaluation begins while the training writes the end of its log."""
     train, evaluation, reader = host("train"), host("evaluation"), host("reader")
-    sink = started(train)
-    write(train, FIRST)
-    sink.checkpoint(10, "")
-    scoring = started(evaluation)
-    write(evaluation, {"expert_load/eval-10.parquet": b"scores"})
-    scoring.close(TrialState.COMPLETED, {})
-    write(train, {"logs/attempt-1.log": b"bye"})
-    sink.close(TrialState.TRAINED, {})
-    fetch(reader, "d")
-    both = {"expert_load/eval-10.parquet": b"scores", "logs/attempt-1.log": b"bye"}
-    assert read(reader.trial_dir("d")) == FIRST | both
-
-
-def test_an_evaluation_that_begins_while_training_ends_removes_none_of_its_files(
-    host: Callable[[str], Settings], url: str
-) -> None:
-    train, evaluation, reader = host("train"), host("evaluation"), host("reader")
-    sink = started(train)
     write(train, FIRST | {"logs/train.log": b"step 10"})
-    sink.checkpoint(10, "")
+    push(train, 1)
     fetch(evaluation, "d")
-    (train.trial_dir("d") / "checkpoints/step-10.pt").unlink()
-    last = {"checkpoints/step-20.pt": b"20", "logs/train.log": b"step 10, step 20"}
-    write(train, last)
-    sink.close(TrialState.TRAINED, {})
-    write(evaluation, {"logs/eval.log": b"hm"})
-    scoring = MirrorSink(Mirror(url), evaluation)
-    scoring.start(RUN)
-    write(evaluation, {"expert_load/eval-20.parquet": b"scores"})
-    scoring.close(TrialState.COMPLETED, {})
-    fetch(reader, "d")
-    scored = {"logs/eval.log": b"hm", "expert_load/eval-20.parquet": b"scores"}
-    part = "expert_load/part-1-10.parquet"
-    assert read(reader.trial_dir("d")) == last | scored | {part: FIRST[part]}
+    write(evaluation, {"expert_load/eval-10.parquet": b"scores", "logs/eval.log": b"hm"})
+    push(evaluation, 2)
+    write(
+        train,
+        {
+            "logs/train.log": b"step 10, the end",
+            "expert_load/part-00000001-00000010.parquet": b"late",
+        },
+    )
+    push(train, 1)
+    logs = {"logs/train.log": b"step 10, the end", "logs/eval.log": b"hm"}
+    assert pulled(reader) == FIRST | logs | {"expert_load/eval-10.parquet": b"scores"}
 
 
-def test_changes_that_an_attempt_makes_before_its_sink_starts_are_mirrored(
-    host: Callable[[str], Settings], url: str
+def test_a_lost_attempt_that_still_writes_changes_nothing_for_its_successor(
+    host: Callable[[str], Settings],
 ) -> None:
-    a, b, reader = host("a"), host("b"), host("reader")
-    sink = started(a)
-    write(a, FIRST | {"expert_load/part-11-14.parquet": b"dropped on resume from step 10"})
-    sink.close(TrialState.QUEUED, {})
-    fetch(b, "d")
-    (b.trial_dir("d") / "expert_load/part-11-14.parquet").unlink()
-    write(b, {"expert_load/part-1-10.parquet": b"rewritten"})
-    other = MirrorSink(Mirror(url), b)
-    other.start(RUN)
-    other.checkpoint(10, "")
-    fetch(reader, "d")
-    assert read(reader.trial_dir("d")) == FIRST | {"expert_load/part-1-10.parquet": b"rewritten"}
+    lost, successor, reader = host("lost"), host("successor"), host("reader")
+    write(lost, FIRST)
+    push(lost, 1)
+    fetch(successor, "d")
+    write(successor, SECOND)
+    remove(successor, "checkpoints/step-00000010.pt")
+    push(successor, 2)
+    write(lost, {"checkpoints/step-00000020.pt": b"of another training"})
+    push(lost, 1)
+    part = "expert_load/part-00000001-00000010.parquet"
+    assert pulled(reader) == SECOND | {part: FIRST[part]}
 
 
-def test_a_push_that_is_cut_off_leaves_the_state_before_it(
-    host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = host("a"), host("b")
-    sink = started(a)
-    write(a, FIRST)
-    sink.checkpoint(10, "")
-    write(a, {"checkpoints/step-20.pt": b"20", "expert_load/part-11-20.parquet": b"11-20"})
-    (a.trial_dir("d") / "checkpoints/step-10.pt").unlink()
-
-    def cut_off(content: object, **options: object) -> str:
-        raise OSError("the line is cut before the index is written")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(json, "dumps", cut_off)
-        sink.checkpoint(20, "")
-    assert sink.errors == 1
-    fetch(b, "d")
-    assert read(b.trial_dir("d")) == FIRST
-    sink.checkpoint(20, "")
-    fetch(b, "d")
-    assert "checkpoints/step-20.pt" in read(b.trial_dir("d"))
-    assert "checkpoints/step-10.pt" not in read(b.trial_dir("d"))
-
-
-class CutOff:
+class Cut:
     """An object store to which the line is cut after so many calls of these names."""
 
     def __init__(self, files: Any, calls: int, names: tuple[str, ...]) -> None:
         self._files = files
         self._left = calls
         self._names = names
+        self.called: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._names:
@@ -210,83 +179,112 @@ class CutOff:
             self._left -= 1
             if self._left < 0:
                 raise OSError("the line is cut")
+            self.called.append(name)
             return getattr(self._files, name)(*arguments, **options)
 
         return call
 
 
-SECOND = {"checkpoints/step-20.pt": b"20", "expert_load/part-11-20.parquet": b"11-20"}
+WRITES = ("put_file", "pipe_file", "rm_file")
+
+
+def cut(url: str, calls: int, names: tuple[str, ...]) -> tuple[Mirror, Cut]:
+    mirror = Mirror(url)
+    mirror._files = line = Cut(mirror._files, calls, names)
+    return mirror, line
 
 
 @pytest.mark.parametrize("writes", range(5))
 def test_after_every_write_of_a_push_another_host_finds_a_whole_state(
     tmp_path: Path, writes: int
 ) -> None:
-    """Two files, the index, a removal: until the index is written the old state is there."""
+    """Two files, LATEST, a removal: until LATEST is written the old state is there."""
     url = f"memory://{uuid4()}"
-    a, b = (
-        Settings(home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01)
-        for name in "ab"
-    )
-    sink = started(a)
+    a, b = (Settings(home=tmp_path / name, mirror_url=url) for name in "ab")
     write(a, FIRST)
-    sink.checkpoint(10, "")
+    push(a, 1)
     write(a, SECOND)
-    (a.trial_dir("d") / "checkpoints/step-10.pt").unlink()
-    mirror = sink._mirror
-    mirror._files = CutOff(mirror._files, writes, ("pipe_file", "rm_file"))
-    sink.checkpoint(20, "")
-    assert sink.errors == (0 if writes == 4 else 1)
-    fetch(b, "d")
-    part = "expert_load/part-1-10.parquet"
-    assert read(b.trial_dir("d")) == (FIRST if writes < 3 else SECOND | {part: FIRST[part]})
+    remove(a, "checkpoints/step-00000010.pt")
+    mirror, _ = cut(url, writes, WRITES)
+    with nullcontext() if writes == 4 else pytest.raises(MirrorUnavailable, match="is cut"):
+        mirror.push("d", 1, a.trial_dir("d"))
+    part = "expert_load/part-00000001-00000010.parquet"
+    whole = SECOND | {part: FIRST[part]}
+    assert pulled(b) == (FIRST if writes < 3 else whole)
+    push(a, 1)
+    assert pulled(b) == whole
 
 
-@pytest.mark.parametrize("reads", range(1, 5))
+@pytest.mark.parametrize("reads", range(4))
 def test_after_every_read_of_a_pull_a_checkpoint_has_its_records(
     tmp_path: Path, reads: int
 ) -> None:
-    """The first read is the index; a host that goes on from a checkpoint needs all before it."""
     url = f"memory://{uuid4()}"
-    a, b = (
-        Settings(home=tmp_path / name, mirror_url=url, tracking_patience_seconds=0.01)
-        for name in "ab"
-    )
-    sink = started(a)
+    a, b = (Settings(home=tmp_path / name, mirror_url=url) for name in "ab")
     write(a, FIRST | SECOND)
-    (a.trial_dir("d") / "checkpoints/step-10.pt").unlink()
-    sink.checkpoint(20, "")
-    mirror = Mirror(url)
-    mirror._files = CutOff(mirror._files, reads, ("cat_file",))
-    with nullcontext() if reads == 4 else pytest.raises(OSError, match="the line is cut"):
+    remove(a, "checkpoints/step-00000010.pt")
+    push(a, 1)
+    mirror, _ = cut(url, reads, ("get_file",))
+    with nullcontext() if reads == 3 else pytest.raises(MirrorUnavailable, match="is cut"):
         mirror.pull("d", b.trial_dir("d"))
-    pulled = read(b.trial_dir("d"))
-    assert len(pulled) == reads - 1
-    assert "checkpoints/step-20.pt" not in pulled or len(pulled) == 3
+    found = read(b.trial_dir("d"))
+    assert len(found) == reads
+    assert "checkpoints/step-00000020.pt" not in found or len(found) == 3
 
 
-def test_an_outage_is_retried_then_counted_and_the_next_push_uploads_all(
-    host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
+def test_a_push_uploads_what_has_changed_and_reads_nothing_else(tmp_path: Path) -> None:
+    url = f"memory://{uuid4()}"
+    a, b = (Settings(home=tmp_path / name, mirror_url=url) for name in "ab")
+    write(a, FIRST | SECOND | {"logs/attempt-1.log": b"hm"})
+    push(a, 1)
+    for settings, attempt, changed in (
+        (a, 1, {}),
+        (b, 2, {"steps/part-00000021-00000030.parquet": b"x"}),
+    ):
+        fetch(settings, "d")
+        write(settings, changed)
+        for path in FIRST | SECOND:
+            (settings.trial_dir("d") / path).chmod(0)
+        mirror, line = cut(url, 9, WRITES)
+        mirror.push("d", attempt, settings.trial_dir("d"))
+        logs = ["put_file"] if attempt == 2 else []  # its log has a place of its own
+        assert line.called == logs + ["put_file"] * len(changed) + ["pipe_file"]
+
+
+def test_a_large_file_goes_through_a_small_memory(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    a, b = (Settings(home=tmp_path / name, mirror_url=store.as_uri()) for name in "ab")
+    write(a, {"checkpoints/step-00000010.pt": b"\0" * 2**26})
+    tracemalloc.start()
+    push(a, 1)
+    fetch(b, "d")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23
+    assert (b.trial_dir("d") / "checkpoints/step-00000010.pt").stat().st_size == 2**26
+
+
+def test_records_that_an_attempt_still_writes_wait_for_the_next_checkpoint(
+    tmp_path: Path,
 ) -> None:
-    a = host("a").model_copy(update={"tracking_patience_seconds": 1.0})
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.3)
-    sink = started(a)
-    write(a, FIRST)
-    calls = []
+    a, b = (Settings(home=tmp_path / name, mirror_url=f"memory://{tmp_path.name}") for name in "ab")
+    write(a, FIRST | {"expert_load/part-00000011-00000014.parquet": b"grows"})
+    push(a, 1, last=10)
+    assert pulled(b) == FIRST
 
-    def away(self: Mirror, *arguments: object) -> None:
-        calls.append(arguments)
-        raise OSError("away")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Mirror, "push", away)
-        sink.checkpoint(10, "")
-    assert sink.errors == 1
-    assert len(calls) > 1
-    sink.checkpoint(10, "")
-    assert sink.errors == 1
-    fetch(host("b"), "d")
-    assert read(host("b").trial_dir("d")) == FIRST
+def test_a_mirror_without_folders_of_attempts_still_opens(tmp_path: Path) -> None:
+    """As versions before 0.1.0 wrote it."""
+    store = tmp_path / "store" / "trials" / "d"
+    write(Settings(home=tmp_path / "store"), FIRST)
+    (store / "index.json").write_text(json.dumps(dict.fromkeys(FIRST, "a digest")))
+    a, b = (
+        Settings(home=tmp_path / name, mirror_url=(tmp_path / "store").as_uri()) for name in "ab"
+    )
+    assert pulled(a) == FIRST
+    write(a, SECOND)
+    push(a, 3)
+    assert pulled(b) == FIRST | SECOND
 
 
 def refused(error: Exception) -> Callable[..., None]:
@@ -311,28 +309,56 @@ OUTAGES = (OSError("no route"), EndpointConnectionError("no route"))
 
 
 @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
-def test_an_outage_raises_tracking_unavailable(
+def test_an_attempt_waits_for_the_mirror_until_it_is_told_to_stop(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"memory://{uuid4()}"
-    a = Settings(home=tmp_path, mirror_url=url, tracking_patience_seconds=0.01)
-    sink = started(a)
-    monkeypatch.setattr(Mirror, "pull", refused(error))
-    monkeypatch.setattr(Mirror, "push", refused(error))
-    with pytest.raises(TrackingUnavailable, match="the mirror does not answer: no route"):
-        fetch(a, "d")
-    sink.checkpoint(10, "")
-    assert sink.errors == 1
+    a = Settings(home=tmp_path, mirror_url=f"memory://{uuid4()}")
+    monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(Mirror, "_pull", refused(error))
+    monkeypatch.setattr(Mirror, "_push", refused(error))
+    looks = iter([False, False, True])
+    with pytest.raises(MirrorUnavailable, match="the mirror does not answer: no route"):
+        fetch(a, "d", lambda: next(looks))
+    looks = iter([False, False, True])
+    with Mirrored(a, "d", 1) as mirrored:
+        mirrored.begin()
+        with pytest.raises(MirrorUnavailable, match="the mirror does not answer: no route"):
+            mirrored.deliver(lambda: next(looks))
+        mirrored.push_rest()
+    assert mirrored.errors > 2
     assert read(readable_dir(a, "d")) == {}
+
+
+def test_a_checkpoint_is_mirrored_while_training_goes_on_and_repeated_after_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (Settings(home=tmp_path / name, mirror_url=f"memory://{tmp_path.name}") for name in "ab")
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    whole, calls = Mirror._push, []
+
+    def away_at_first(self: Mirror, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError("no route")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(Mirror, "_push", away_at_first)
+    with Mirrored(a, "d", 1) as mirrored:
+        mirrored.begin()
+        write(a, FIRST)
+        deadline = time.monotonic() + 20
+        while pulled(b) != FIRST and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert pulled(b) == FIRST
+    assert mirrored.errors == 1
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault of ours"), PermissionError("no access")])
 def test_errors_other_than_outages_are_raised(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"memory://{uuid4()}"
-    settings = Settings(home=tmp_path, mirror_url=url, tracking_patience_seconds=0.01)
-    monkeypatch.setattr(Mirror, "pull", refused(error))
+    settings = Settings(home=tmp_path, mirror_url=f"memory://{uuid4()}")
+    monkeypatch.setattr(Mirror, "_pull", refused(error))
     with pytest.raises(type(error)):
         fetch(settings, "d")
 
@@ -345,22 +371,19 @@ def test_errors_of_the_real_botocore_are_outages(name: str) -> None:
     assert not module._is_outage_of_s3(errors.NoCredentialsError())
 
 
-def test_a_reader_has_a_copy_and_keeps_it_during_an_outage(
+def test_a_reader_has_a_copy_without_checkpoints_and_keeps_it_during_an_outage(
     host: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = host("a")
-    sink = started(a)
     write(a, FIRST)
-    sink.checkpoint(10, "")
-    write(a, {"expert_load/part-11-14.parquet": b"not yet pushed"})
+    push(a, 1)
+    write(a, {"expert_load/part-00000011-00000014.parquet": b"not yet pushed"})
     monkeypatch.setattr(module, "READERS_REFRESH_SECONDS", 0.0)
-    assert read(readable_dir(a, "d")) == FIRST
-    assert (a.trial_dir("d") / "expert_load/part-11-14.parquet").exists()
-
-    def away(self: Mirror, *arguments: object) -> None:
-        raise OSError("away")
-
-    monkeypatch.setattr(Mirror, "pull", away)
+    part = "expert_load/part-00000001-00000010.parquet"
+    assert read(readable_dir(a, "d")) == {part: FIRST[part]}
+    assert (a.trial_dir("d") / "expert_load/part-00000011-00000014.parquet").exists()
+    assert read(readable_dir(a, "d", with_checkpoints=True)) == FIRST
+    monkeypatch.setattr(Mirror, "_pull", refused(OSError("away")))
     assert read(readable_dir(a, "d")) == FIRST
 
 
@@ -373,12 +396,11 @@ def test_without_a_mirror_nothing_is_copied(tmp_path: Path) -> None:
 
 
 def test_delete_removes_the_mirrored_trial(host: Callable[[str], Settings], url: str) -> None:
-    sink = started(host("a"))
     write(host("a"), FIRST)
-    sink.checkpoint(10, "")
-    Mirror(url).delete("d")
-    Mirror(url).delete("d")
-    assert Mirror(url).index("d") == {}
+    push(host("a"), 1)
+    for _ in range(2):
+        Mirror(url).delete("d")
+    assert pulled(host("b")) == {}
 
 
 def test_a_url_of_an_unknown_file_system_is_refused_with_its_name() -> None:

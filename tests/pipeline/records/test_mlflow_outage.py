@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from evenload.pipeline.errors import TrackingUnavailable
-from evenload.pipeline.records.mlflow_sink import MlflowSink, prepare, probe
+from evenload.pipeline.records.mlflow_runs import FAILURES, is_outage, probe
 from evenload.pipeline.records.run import RunIdentity, StepRecord
-from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
-from tests.pipeline.records.mlflow_runs import logged_steps, run_of, start
+from tests.pipeline.records.mlflow_runs import Projected, logged_steps
 
 Identity = Callable[..., RunIdentity]
 Record = Callable[..., StepRecord]
@@ -80,60 +78,83 @@ def _free_port() -> int:
         return int(probe_socket.getsockname()[1])
 
 
-def test_start_without_a_server_fails_after_its_patience(
-    settings: Settings, identity: Identity
-) -> None:
+def test_probe_tells_why_a_server_does_not_answer(settings: Settings) -> None:
     away = Settings(home=settings.home, tracking_uri=f"http://127.0.0.1:{_free_port()}")
-    with pytest.raises(TrackingUnavailable, match=r"Max retries exceeded"):
-        MlflowSink(away, patience_seconds=0.0).start(identity())
     assert "Max retries exceeded" in str(probe(away))
 
 
-def test_metrics_of_an_outage_arrive_after_it_and_none_twice(
+def test_points_of_an_outage_arrive_after_it_and_none_twice(
     server: Server, tmp_path: Path, identity: Identity, record: Record
 ) -> None:
     settings = Settings(home=tmp_path / "home", tracking_uri=server.uri)
-    prepare(settings)
-    log = LoadLogSink(settings.trial_dir(identity().digest))
-    log.start(identity())
-    sink = start(settings, identity())
+    projected, failures = Projected(settings, identity()), []
     for step in range(1, 101):
         if step == 35:
             server.kill()
-        for one in (log, sink):
-            one.log_steps([record(step)])
         if step == 75:
             server.start()
-    assert sink.errors > 0
-    for one in (log, sink):
-        one.close(TrialState.COMPLETED, {"max_vio": 0.5})
+        projected.record([record(step)], checkpoint=step)
+        if step % 15 == 0:
+            try:
+                projected.project()
+            except FAILURES as error:
+                failures.append(is_outage(error))
+    assert failures == [True, True]
+    projected.sink.close()
+    projected.project(TrialState.COMPLETED, result={"max_vio": 0.5})
     client = MlflowClient(tracking_uri=server.uri)
-    assert logged_steps(client, sink) == list(range(10, 101, 10))
-    assert logged_steps(client, sink, "bias_spread") == list(range(10, 101, 10))
-    run = run_of(client, sink)
+    assert logged_steps(client, projected.run_id) == list(range(10, 101, 10))
+    assert logged_steps(client, projected.run_id, "bias_spread") == list(range(10, 101, 10))
+    run = client.get_run(projected.run_id)
     assert (run.info.status, run.data.metrics["final/max_vio"]) == ("FINISHED", 0.5)
-    assert run.data.tags["tracking_errors"] == str(sink.errors)
-    assert len(client.list_artifacts(str(sink.run_id), "expert_load")) == 3
+    assert len(client.list_artifacts(projected.run_id, "expert_load")) > 3
 
 
-def test_delivery_whose_answer_was_lost_is_repeated_without_a_second_point(
+CALLS = ("log_batch", "log_text", "log_dict", "log_artifact", "list_artifacts", "set_terminated")
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_an_outage_at_any_call_loses_no_point_and_doubles_none(
+    is_delivered: bool,
     client: MlflowClient,
-    started: MlflowSink,
+    projected: Projected,
     record: Record,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log_batch = started._client.log_batch
-    calls: list[str] = []
+    """Call 1 fails, then call 2 and so on, each time followed by another process's attempt."""
+    projected.record([record(step) for step in range(1, 101)])
+    projected.project()
+    ended = {"state": TrialState.COMPLETED, "result": {"max_vio": 0.4}, "error": "e"}
+    failing = 0
+    while True:
+        failing += 1
+        left = [failing]
 
-    def delivered_but_unanswered(*args: Any, **fields: Any) -> None:
-        log_batch(*args, **fields)
-        calls.append("once")
-        if len(calls) == 1:
-            raise ConnectionResetError
+        def cut(name: str, left: list[int] = left) -> Any:
+            whole = getattr(MlflowClient, name)
 
-    monkeypatch.setattr(started._client, "log_batch", delivered_but_unanswered)
-    started.log_steps([record(10)])
-    time.sleep(0.01)  # so that a timestamp of the repetition would differ
-    started.close(TrialState.TRAINED, {})
-    assert len(calls) == 2
-    assert logged_steps(client, started) == [10]
+            def call(*arguments: Any, **fields: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    if is_delivered:
+                        whole(*arguments, **fields)
+                    raise ConnectionResetError
+                return whole(*arguments, **fields)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in CALLS:
+                patched.setattr(MlflowClient, name, cut(name))
+            try:
+                projected.project(afresh=True, **ended)
+            except ConnectionResetError:
+                pass
+            else:
+                break
+        steps = logged_steps(client, projected.run_id)
+        assert steps == sorted(set(steps)), failing
+    assert failing > 8
+    assert logged_steps(client, projected.run_id) == list(range(10, 101, 10))
+    assert logged_steps(client, projected.run_id, "final/max_vio") == [100]
+    assert client.get_run(projected.run_id).info.status == "FINISHED"

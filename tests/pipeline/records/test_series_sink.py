@@ -12,7 +12,6 @@ from evenload.pipeline.records.run import RunIdentity, StepRecord
 from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import TrialState
 
 Record = Callable[..., StepRecord]
 Identity = Callable[..., RunIdentity]
@@ -36,11 +35,11 @@ class Attempt:
             for sink in (self.shards, self.pooled):
                 sink.log_steps([record])
                 if record.step == checkpoint:
-                    sink.checkpoint(record.step, "file:///somewhere")
+                    sink.checkpoint()
 
     def close(self) -> None:
         for sink in (self.shards, self.pooled):
-            sink.close(TrialState.TRAINED, {})
+            sink.close()
 
 
 def _pooled_steps(folder: Path, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> int:

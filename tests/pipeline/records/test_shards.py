@@ -18,7 +18,6 @@ from evenload.pipeline.records.shards import (
     read_history,
     read_scalars,
 )
-from evenload.pipeline.states import TrialState
 
 Record = Callable[..., StepRecord]
 Identity = Callable[..., RunIdentity]
@@ -32,7 +31,7 @@ def _write(
     for step in steps:
         sink.log_steps([record(step)])
         if step == checkpoint:
-            sink.checkpoint(step, "file:///somewhere")
+            sink.checkpoint()
     return sink
 
 
@@ -103,7 +102,7 @@ def test_attempt_that_logs_no_step_removes_nothing(
     sink = LoadLogSink(tmp_path)
     sink.start(identity(attempt=2))
     sink.log_eval(evaluation)
-    sink.close(TrialState.COMPLETED, {})
+    sink.close()
     assert len(read_history(tmp_path).step_S) == 30
     np.testing.assert_array_equal(read_eval_counts(tmp_path), evaluation.count_LE)
 
@@ -170,10 +169,10 @@ def test_full_disk_is_counted_and_the_steps_are_written_later(
     with monkeypatch.context() as patch:
         patch.setattr(parquet_files, "replace", _no_space)
         sink.log_steps([record(step) for step in range(11, 61)])
-        sink.checkpoint(60, "file:///somewhere")
+        sink.checkpoint()
     assert sink.errors == 2
     assert read_history(tmp_path).step_S.tolist() == list(range(1, 11))
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     assert read_history(tmp_path).step_S.tolist() == list(range(1, 61))
 
 
@@ -186,7 +185,7 @@ def test_long_outage_drops_the_oldest_unwritten_steps_and_none_on_disk(
     with monkeypatch.context() as patch:
         patch.setattr(parquet_files, "replace", _no_space)
         sink.log_steps([record(step) for step in range(11, 61)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     assert read_history(tmp_path).step_S.tolist() == [*range(1, 11), *range(41, 61)]
 
 

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
-from evenload.pipeline.records.mlflow_sink import prepare
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import TrialState
 
 Identity = Callable[..., RunIdentity]
 Record = Callable[..., StepRecord]
@@ -20,9 +17,8 @@ Record = Callable[..., StepRecord]
 class Recorder:
     """Records its calls, and raises at those named in `fails`."""
 
-    def __init__(self, *fails: str, run_id: str | None = None) -> None:
+    def __init__(self, *fails: str) -> None:
         self.errors = 0
-        self.run_id = run_id
         self.calls: list[str] = []
         self._fails = fails
 
@@ -40,26 +36,26 @@ class Recorder:
     def log_eval(self, record: EvalRecord) -> None:
         self._note("log_eval")
 
-    def checkpoint(self, step: int, uri: str) -> None:
+    def checkpoint(self) -> None:
         self._note("checkpoint")
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
+    def close(self) -> None:
         self._note("close")
 
 
 def test_every_call_reaches_every_sink_in_order(
     identity: Identity, record: Record, evaluation: EvalRecord
 ) -> None:
-    sinks = [Recorder(), Recorder(run_id="abc")]
+    sinks = [Recorder(), Recorder()]
     group = SinkGroup(sinks)
     group.start(identity())
     group.log_steps([record(1)])
-    group.checkpoint(1, "file:///x")
+    group.checkpoint()
     group.log_eval(evaluation)
-    group.close(TrialState.COMPLETED, {})
+    group.close()
     expected = ["start", "log_steps", "checkpoint", "log_eval", "close"]
     assert [sink.calls for sink in sinks] == [expected, expected]
-    assert (group.errors, group.run_id) == (0, "abc")
+    assert group.errors == 0
 
 
 def test_sink_that_fails_later_is_counted_and_the_others_continue(
@@ -71,7 +67,7 @@ def test_sink_that_fails_later_is_counted_and_the_others_continue(
     with caplog.at_level(logging.ERROR):
         group.log_steps([record(1)])
         group.log_steps([record(2)])
-        group.close(TrialState.FAILED, {}, "boom")
+        group.close()
     assert sound.calls == ["start", "log_steps", "log_steps", "close"]
     assert group.errors == 3
     assert [entry.message for entry in caplog.records] == [
@@ -94,18 +90,14 @@ def test_sink_that_cannot_start_is_fatal_and_the_started_ones_are_closed(
     group = SinkGroup(sinks)
     with pytest.raises(RuntimeError, match="start is broken"):
         group.start(identity())
-    group.close(TrialState.FAILED, {}, "boom")
+    group.close()
     assert [sink.calls for sink in sinks] == [["start", "close"], ["start"], []]
 
 
-def test_default_sinks_write_shards_and_a_run(
-    settings: Settings, identity: Identity, record: Record
-) -> None:
-    prepare(settings)
+def test_default_sinks_write_shards(settings: Settings, identity: Identity, record: Record) -> None:
     group = default_sinks(settings, identity())
     group.start(identity())
     group.log_steps([record(step) for step in range(1, 11)])
-    group.close(TrialState.TRAINED, {"max_vio": 0.5})
+    group.close()
     assert group.errors == 0
-    assert group.run_id is not None
     assert len(read_history(settings.trial_dir(identity().digest)).step_S) == 10

@@ -11,7 +11,6 @@ import pytest
 
 from evenload.pipeline.records.run import RunIdentity, StepRecord
 from evenload.pipeline.records.system_sink import Sample, SystemSink, read_samples
-from evenload.pipeline.states import TrialState
 
 Record = Callable[..., StepRecord]
 Identity = Callable[..., RunIdentity]
@@ -33,7 +32,7 @@ def test_busy_process_shows_its_processor_and_memory(
     sink.log_steps([record(2), record(3)])
     time.sleep(0.1)
     sink.log_steps([record(4)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     samples = read_samples(tmp_path)
     assert samples["step"].tolist() == [1, 3, 4]
     _, busy, idle = samples["processor_percent"]
@@ -51,7 +50,7 @@ def test_samples_are_seconds_apart_and_the_first_comes_at_once(
     sink.start(identity())
     for step in range(1, 30):
         sink.log_steps([record(step)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     assert read_samples(tmp_path)["step"].tolist() == [1]
 
 
@@ -63,7 +62,7 @@ def test_attempts_follow_each_other_in_time(
         sink.start(identity(attempt=attempt))
         for step in steps:
             sink.log_steps([record(step)])
-        sink.close(TrialState.TRAINED, {})
+        sink.close()
     samples = read_samples(tmp_path)
     assert samples["step"].tolist() == [1, 2, 3, 2, 3]
     assert (np.diff(samples["unix_seconds"]) >= 0).all()
@@ -72,7 +71,7 @@ def test_attempts_follow_each_other_in_time(
 def test_nothing_sampled_reads_as_nothing(tmp_path: Path, identity: Identity) -> None:
     sink = SystemSink(tmp_path)
     sink.start(identity())
-    sink.close(TrialState.COMPLETED, {})
+    sink.close()
     assert not (tmp_path / "system").exists()
     assert {len(values) for values in read_samples(tmp_path).values()} == {0}
     assert read_samples(tmp_path).keys() == set(Sample._fields)
@@ -85,7 +84,7 @@ def test_full_disk_is_counted(
     sink = SystemSink(tmp_path)
     sink.start(identity())
     sink.log_steps([record(1)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     assert sink.errors == 2
 
 
@@ -97,7 +96,7 @@ def test_gpus_are_those_that_the_process_sees(
     sink = SystemSink(tmp_path)
     sink.start(identity())
     sink.log_steps([record(1)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     samples = read_samples(tmp_path)
     assert samples["gpu_percent"].tolist() == [20]
     assert samples["gpu_memory_gib"].tolist() == [4]
@@ -111,7 +110,7 @@ def test_hosts_without_gpu_have_no_such_figures(
     sink = SystemSink(tmp_path)
     sink.start(identity())
     sink.log_steps([record(1)])
-    sink.close(TrialState.TRAINED, {})
+    sink.close()
     assert np.isnan(read_samples(tmp_path)["gpu_watts"]).all()
 
 

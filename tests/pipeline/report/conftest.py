@@ -97,7 +97,7 @@ class Home:
         tags = {"commit": "abc123", "device": "a processor", "corpus": "c0ffee"}
         sink.start(RunIdentity(digest, "", None, 1, trial.model_dump(mode="json"), tags))
         sink.log_steps(_steps(trial, steps))
-        sink.close(TrialState.TRAINED, {})
+        sink.close()
 
     def evidence(self, sweep_id: str) -> Evidence:
         return gather(self.store, self.settings, CostSettings(), sweep_id)

@@ -9,17 +9,15 @@ def test_a_trial_lives_from_queued_to_completed(store: SweepStore, sweep_id: str
     claim = claimed(store)
     assert (claim.attempt, claim.sweep_id) == (1, sweep_id)
     assert store.trial("t000").state is TrialState.TRAINING
-    store.finish(
-        claim, TrialState.TRAINED, {"max_vio": 0.5, "x": 1.0}, checkpoint_uri="file:/c", run_id="r"
-    )
+    store.finish(claim, TrialState.TRAINED, {"max_vio": 0.5, "x": 1.0}, checkpoint_uri="file:///c")
     assert store.trial("t000").state is TrialState.TRAINED
     second = claimed(store, kind=EVAL)
-    assert (second.attempt, second.checkpoint_uri) == (2, "file:/c")
+    assert (second.attempt, second.checkpoint_uri) == (2, "file:///c")
     store.finish(second, TrialState.COMPLETED, {"val_loss": 2.0, "x": 3.0})
     done = store.trial("t000")
     assert done.state is TrialState.COMPLETED
     assert done.result == {"max_vio": 0.5, "x": 3.0, "val_loss": 2.0}
-    assert (done.run_id, done.checkpoint_uri, done.lease_until) == ("r", "file:/c", None)
+    assert (done.checkpoint_uri, done.lease_until) == ("file:///c", None)
     assert [attempt.state for attempt in store.attempts("t000")] == [AttemptState.DONE] * 2
     assert [attempt.kind for attempt in store.attempts("t000")] == [TRAIN, EVAL]
 
@@ -33,8 +31,11 @@ def test_a_sweep_is_finished_only_when_all_its_trials_are(store: SweepStore, swe
     assert store.sweep(sweep_id).state is SweepState.FINISHED
 
 
-def test_run_ids_are_remembered(store: SweepStore, sweep_id: str) -> None:
-    store.set_parent_run(sweep_id, "parent")
-    store.set_run_id("t000", "child")
+def test_the_first_run_id_of_several_writers_stays(store: SweepStore, sweep_id: str) -> None:
+    assert store.set_parent_run(sweep_id, "parent") == "parent"
+    assert store.set_parent_run(sweep_id, "late") == "parent"
+    assert store.set_run_id("t000", "lost") == "lost"
+    assert store.set_run_id("t000", "child", instead_of="lost") == "child"
+    assert store.set_run_id("t000", "late", instead_of="lost") == "child"
     assert store.sweep(sweep_id).parent_run_id == claimed(store).parent_run_id == "parent"
     assert store.trial("t000").run_id == "child"

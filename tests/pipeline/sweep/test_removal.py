@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.records import mlflow_removal
+from evenload.pipeline.records import mlflow_runs
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -41,7 +41,7 @@ def test_files_runs_and_rows_are_removed_except_those_of_shared_trials(
     def remove_runs(_: Settings, run_ids: list[str]) -> None:
         removed.extend(run_ids)
 
-    monkeypatch.setattr(mlflow_removal, "remove_runs", remove_runs)
+    monkeypatch.setattr(mlflow_runs, "remove_runs", remove_runs)
     spec = SweepSpec(name="first", base=BASE, axes={"train.seed": [0, 1]})
     shared, own = (("shared", spec.expand()[0]), ("own", spec.expand()[1]))
     sweep_id = store.add_sweep(spec, [shared, own])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from evenload.pipeline.errors import LeaseLost, SpecError, StoreUnavailable, TrackingUnavailable
+from evenload.pipeline.errors import LeaseLost, MirrorUnavailable, SpecError, StoreUnavailable
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
@@ -27,18 +27,17 @@ PROGRESS = Progress(step=1, steps=6, tokens=64, tokens_per_second=1.0, loss=2.0,
 
 
 class RecordingSink:
-    """Remembers how it was closed, and the state of the trial in the store at that time."""
+    """Remembers the state of the trial in the store when it was closed."""
 
     errors = 0
-    run_id = "run-1"
 
     def __init__(self, store: SweepStore, run: RunIdentity) -> None:
         self._store = store
         self.run = run
-        self.closed: list[tuple[Any, ...]] = []
+        self.closed: list[TrialState] = []
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        self.closed.append((state, result, error, self._store.trial(self.run.digest).state))
+    def close(self) -> None:
+        self.closed.append(self._store.trial(self.run.digest).state)
 
 
 class FakeTrainActor(TrainActor):
@@ -92,17 +91,16 @@ def test_a_real_trial_is_trained_and_scored(
     assert "the trial is completed" in log_of(settings, "attempt-002-eval.log")
 
 
-def test_the_verdict_is_in_the_store_before_the_sink_is_closed(
+def test_records_are_complete_before_the_verdict_is_in_the_store(
     store: SweepStore, add_sweep: Callable[..., str], make_actor: Callable[..., FakeTrainActor]
 ) -> None:
     add_sweep([0])
     actor = make_actor(lambda _: Verdict(TrialState.TRAINED, {"max_vio": 0.5}, "file:///c"))
     assert actor.work("t0") is TrialState.TRAINED
     (sink,) = actor.sinks
-    assert sink.closed == [(TrialState.TRAINED, {"max_vio": 0.5}, None, TrialState.TRAINED)]
+    assert sink.closed == [TrialState.TRAINING]
     trial = store.trial("t0")
     assert (trial.result, trial.checkpoint_uri) == ({"max_vio": 0.5}, "file:///c")
-    assert trial.run_id == "run-1"
 
 
 def test_a_trial_that_raises_is_failed_with_its_traceback(
@@ -123,8 +121,7 @@ def test_a_trial_that_raises_is_failed_with_its_traceback(
     assert error is not None
     assert "in explode" in error
     assert error.endswith("ZeroDivisionError: größer als \N{SNOWMAN}\n")
-    assert actor.sinks[0].closed == [(TrialState.QUEUED, {}, error, TrialState.QUEUED)]
-    assert actor.sinks[1].closed == [(TrialState.FAILED, {}, error, TrialState.FAILED)]
+    assert [sink.closed for sink in actor.sinks] == [[TrialState.TRAINING]] * 2
     assert "ZeroDivisionError: größer" in log_of(settings)
 
 
@@ -283,7 +280,7 @@ def test_a_trial_with_a_stop_request_is_released(
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.QUEUED
-    assert actor.sinks[0].closed[0][0] is TrialState.QUEUED
+    assert actor.sinks[0].closed == [TrialState.TRAINING]
     assert (store.trial("t0").failures, store.trial("t0").attempt) == (0, 1)
     assert actor.work("t0") is None
     assert store.trial("t0").attempt == 1
@@ -302,10 +299,10 @@ def test_a_cancelled_trial_is_stopped_by_its_heartbeat_and_its_sink_closed_as_ca
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.CANCELLED
-    assert actor.sinks[0].closed[0][0] is TrialState.CANCELLED
+    assert actor.sinks[0].closed == [TrialState.TRAINING]
 
 
-def test_a_step_longer_than_the_lease_keeps_the_trial_and_shows_progress_and_run(
+def test_a_step_longer_than_the_lease_keeps_the_trial_and_shows_progress(
     settings: Settings,
     store: SweepStore,
     add_sweep: Callable[..., str],
@@ -319,7 +316,6 @@ def test_a_step_longer_than_the_lease_keeps_the_trial_and_shows_progress_and_run
         assert before.lease is not None
         assert store.expire([before.lease]) == []
         assert store.trial("t0").progress == PROGRESS
-        assert store.trial("t0").run_id == "run-1"
         return Verdict(TrialState.TRAINED, {})
 
     brief = settings.model_copy(update={"lease_seconds": 0.3, "heartbeat_seconds": 0.05})
@@ -332,7 +328,7 @@ def run_until_lease_lost(assignment: Assignment) -> Verdict:
 
 
 def finish_all_the_same(_: Assignment) -> Verdict:
-    return Verdict(TrialState.TRAINED, {"max_vio": 9.0}, "file:/wrong")
+    return Verdict(TrialState.TRAINED, {"max_vio": 9.0}, "file:///wrong")
 
 
 @pytest.mark.parametrize("behave", [run_until_lease_lost, finish_all_the_same])
@@ -415,7 +411,7 @@ def test_a_trial_that_its_user_stops_ends_with_a_checkpoint_and_the_reason(
 
     actor = make_actor(train)
     assert actor.work("t0") is TrialState.STOPPED
-    assert actor.sinks[0].closed[0][0] is TrialState.STOPPED
+    assert actor.sinks[0].closed == [TrialState.TRAINING]
     trial = store.trial("t0")
     assert (trial.checkpoint_uri, trial.stop_reason) == ("file:///c", "stopped by its user")
 
@@ -482,7 +478,7 @@ def test_a_verdict_waits_until_the_store_answers(
     assert actor.work("t0") is TrialState.TRAINED
     trial = store.trial("t0")
     assert (trial.result, trial.failures, trial.attempt) == ({"max_vio": 0.5}, 0, 1)
-    assert actor.sinks[0].closed[0][0] is TrialState.TRAINED
+    assert actor.sinks[0].closed == [TrialState.TRAINING]
 
 
 def test_points_of_the_curve_are_in_the_store_before_the_verdict(
@@ -518,14 +514,14 @@ def test_a_worker_is_present_while_it_works(
     assert store.present() == []
 
 
-def test_an_outage_of_mlflow_releases_the_trial_without_a_failure(
+def test_an_outage_of_the_mirror_releases_the_trial_without_a_failure(
     store: SweepStore, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
     add_sweep([0])
     url = "http://user:correct-horse@mlflow"
 
     def train(_: Assignment) -> Verdict:
-        raise TrackingUnavailable(f"MLflow does not answer: {url}")
+        raise MirrorUnavailable(f"the mirror does not answer: {url}")
 
     tracked = settings.model_copy(update={"tracking_uri": url})
     assert FakeTrainActor(tracked, store, train).work("t0") is TrialState.QUEUED
@@ -533,4 +529,4 @@ def test_an_outage_of_mlflow_releases_the_trial_without_a_failure(
     assert (trial.failures, trial.preemptions, trial.error) == (0, 0, None)
     (attempt,) = store.attempts("t0")
     assert attempt.state is AttemptState.RELEASED
-    assert attempt.exit_reason == "MLflow does not answer: http://user:***@mlflow"
+    assert attempt.exit_reason == "the mirror does not answer: http://user:***@mlflow"

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from evenload.pipeline.records.mirror import Mirror, MirrorSink
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink
-from evenload.pipeline.records.sinks import SinkGroup
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -20,11 +18,8 @@ from evenload.workers.actors.train_actor import TrainActor
 TIMED = {"train_seconds", "tokens_per_second"}
 
 
-def sinks(settings: Settings, run: RunIdentity) -> SinkGroup:
-    shards = LoadLogSink(settings.trial_dir(run.digest))
-    if settings.mirror_url is None:
-        return SinkGroup([shards])
-    return SinkGroup([shards, MirrorSink(Mirror(settings.mirror_url), settings)])
+def sinks(settings: Settings, run: RunIdentity) -> LoadLogSink:
+    return LoadLogSink(settings.trial_dir(run.digest))
 
 
 def figures(store: SweepStore, digest: str) -> dict[str, float]:

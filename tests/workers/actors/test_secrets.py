@@ -15,6 +15,7 @@ from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.projection import projecting
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor
 
@@ -81,8 +82,9 @@ def test_mlflow_never_gets_a_secret(
     settings: Settings, store: SweepStore, add_sweep: Callable[..., str]
 ) -> None:
     sweep_id = add_sweep([0])
-    TrainActor("a", settings, default_sinks).work("t0")
-    EvalActor("a", settings, default_sinks).work("t0")
+    with projecting(store, settings):
+        TrainActor("a", settings, default_sinks).work("t0")
+        EvalActor("a", settings, default_sinks).work("t0")
     assert store.trials(sweep_id)[0].state is TrialState.COMPLETED
     assert (settings.root / "mlflow.db").exists()
     assert files_with_the_secret(settings.root) == []

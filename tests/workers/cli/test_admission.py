@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_STATE
 
 from evenload.pipeline.errors import StoreUnavailable
-from evenload.pipeline.records import mlflow_sink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import SweepState
@@ -35,57 +32,37 @@ def store(settings: Settings) -> Iterator[SweepStore]:
     store.close()
 
 
-@pytest.fixture
-def mlflow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls of MLflow in order. Other tests use the real MLflow."""
-    calls: list[str] = []
-    monkeypatch.setattr(mlflow_sink, "prepare", lambda settings: None)
-
-    def ensure_parent(settings: Settings, sweep: Any) -> str:
-        calls.append(f"parent of {sweep.name}")
-        return "run-of-the-sweep"
-
-    def settle(settings: Settings, sweep: Any, trials: Any) -> None:
-        calls.append(f"{sweep.name} is {sweep.state}")
-
-    monkeypatch.setattr(mlflow_sink, "ensure_parent", ensure_parent)
-    monkeypatch.setattr(mlflow_sink, "settle", settle)
-    return calls
-
-
 def listing(settings: Settings, has_cuda: bool = False) -> Listing:
     """Lists trials in this process."""
     return Listing(lambda _, call, *arguments: call(*arguments), settings, has_cuda)
 
 
-def test_a_submitted_sweep_gets_its_trials_and_its_run(
-    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
+def test_a_submitted_sweep_gets_its_trials(
+    store: SweepStore, settings: Settings, sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    Admission(store, settings, listing(settings)).process_sweeps()
+    Admission(store, listing(settings)).process_sweeps()
     assert store.sweep(sweep_id).is_expanded
-    assert store.sweep(sweep_id).parent_run_id == "run-of-the-sweep"
     assert [trial.label for trial in store.trials(sweep_id)] == ["none", "sign 0.01"]
-    assert mlflow == ["parent of small"]
 
 
 def test_auto_means_the_device_of_the_workers(
-    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
+    store: SweepStore, settings: Settings, sweep: Sweep
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep(runtime={"device": "auto"})))
-    Admission(store, settings, listing(settings, has_cuda=True)).process_sweeps()
+    Admission(store, listing(settings, has_cuda=True)).process_sweeps()
     devices = {trial.spec["runtime"]["device"] for trial in store.trials(sweep_id)}
     assert devices == {"cuda"}
 
 
 def test_a_sweep_that_cannot_run_is_paused_and_runs_after_a_repair_and_resume(
-    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep, tmp_path: Path
+    store: SweepStore, settings: Settings, sweep: Sweep, tmp_path: Path
 ) -> None:
     tree = sweep(model={"vocab_size": 256})
     texts = str(tmp_path / "texts" / "*.txt")
     tree["base"]["data"] = {"kind": "files", "glob": texts, "validation_share": 0.3}
     sweep_id = store.submit(SweepSpec.model_validate(tree))
-    service = Admission(store, settings, listing(settings))
+    service = Admission(store, listing(settings))
     service.process_sweeps()
     assert store.sweep(sweep_id).state is SweepState.PAUSED
     assert "matches no file" in str(store.sweep(sweep_id).note)
@@ -98,47 +75,20 @@ def test_a_sweep_that_cannot_run_is_paused_and_runs_after_a_repair_and_resume(
     assert len(store.trials(sweep_id)) == 2
 
 
-def test_without_mlflow_no_trials_are_stored_until_it_answers(
-    store: SweepStore,
-    settings: Settings,
-    mlflow: list[str],
-    sweep: Sweep,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_database_that_does_not_answer_is_tried_again(
+    store: SweepStore, settings: Settings, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    service = Admission(store, settings, listing(settings))
-    with monkeypatch.context() as away:
 
-        def refuse(settings: Settings) -> None:
-            raise ConnectionError("refused")
-
-        away.setattr(mlflow_sink, "prepare", refuse)
-        service.process_sweeps()
-    assert not store.sweep(sweep_id).is_expanded
-    service.process_sweeps()
-    assert store.sweep(sweep_id).is_expanded
-
-
-def test_a_database_that_does_not_answer_is_tried_again(
-    store: SweepStore, settings: Settings, mlflow: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     def away() -> None:
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr(store, "sweeps", away)
-    Admission(store, settings, listing(settings)).process_sweeps()
-    assert mlflow == []
-
-
-def test_a_sweep_that_is_over_is_closed_in_mlflow_once(
-    store: SweepStore, settings: Settings, mlflow: list[str], sweep: Sweep
-) -> None:
-    sweep_id = store.submit(SweepSpec.model_validate(sweep()))
-    store.cancel(sweep_id)
-    service = Admission(store, settings, listing(settings))
+    service = Admission(store, listing(settings))
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "sweeps", away)
+        service.process_sweeps()
     service.process_sweeps()
-    service.process_sweeps()
-    assert mlflow == ["small is cancelled"]
+    assert store.sweep(sweep_id).is_expanded
 
 
 @pytest.mark.parametrize("verb", ["cancel", "stop", "delete"])
@@ -146,7 +96,6 @@ def test_a_sweep_that_is_ended_while_its_corpus_is_read_stays_ended(
     verb: str,
     store: SweepStore,
     settings: Settings,
-    mlflow: list[str],
     sweep: Sweep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,7 +108,7 @@ def test_a_sweep_that_is_ended_while_its_corpus_is_read_stays_ended(
         return session.initial_trials(spec, *arguments)
 
     monkeypatch.setattr(listing_module, "initial_trials", read)
-    Admission(store, settings, listing(settings)).process_sweeps()
+    Admission(store, listing(settings)).process_sweeps()
     assert store.sweep(other).is_expanded
     left = {sweep.sweep_id: sweep for sweep in store.sweeps()}
     if verb == "delete":
@@ -179,29 +128,9 @@ def end(verb: str, store: SweepStore, sweep_id: str) -> None:
         store.delete(sweep_id)
 
 
-def test_a_sweep_that_mlflow_refuses_does_not_delay_others(
+def test_an_error_of_one_sweep_s_data_pauses_it_and_delays_no_other(
     store: SweepStore,
     settings: Settings,
-    mlflow: list[str],
-    sweep: Sweep,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    older = store.submit(SweepSpec.model_validate(sweep() | {"name": "older"}))
-    over = store.submit(SweepSpec.model_validate(sweep() | {"name": "over"}))
-    store.cancel(over)
-
-    def refuse(*_: Any) -> None:
-        raise MlflowException("no", error_code=INVALID_STATE)
-
-    monkeypatch.setattr(mlflow_sink, "settle", refuse)
-    Admission(store, settings, listing(settings)).process_sweeps()
-    assert store.sweep(older).is_expanded
-
-
-def test_an_error_of_one_sweep_s_data_pauses_it_and_is_no_outage_of_mlflow(
-    store: SweepStore,
-    settings: Settings,
-    mlflow: list[str],
     sweep: Sweep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -214,7 +143,7 @@ def test_an_error_of_one_sweep_s_data_pauses_it_and_is_no_outage_of_mlflow(
         return session.initial_trials(spec, *arguments)
 
     monkeypatch.setattr(listing_module, "initial_trials", read)
-    Admission(store, settings, listing(settings)).process_sweeps()
+    Admission(store, listing(settings)).process_sweeps()
     assert store.sweep(older).is_expanded
     assert store.sweep(broken).state is SweepState.PAUSED
     assert "PermissionError: [Errno 13] Permission denied" in str(store.sweep(broken).note)

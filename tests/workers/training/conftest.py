@@ -10,7 +10,7 @@ from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.pipeline.states import Command, Progress
 from evenload.workers.training.identity import resolve
 from evenload.workers.training.loop import TrainOutcome, resume_step, train
 
@@ -77,7 +77,7 @@ def run_trial(settings: Settings) -> Callable[..., TrainOutcome]:
         outcome = train(
             spec, settings=settings, digest=digest, sink=sink, report=report, run=identity
         )
-        sink.close(TrialState.TRAINED, outcome.result)
+        sink.close()
         return outcome
 
     return run

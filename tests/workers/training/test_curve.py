@@ -10,7 +10,7 @@ from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, CurvePoint, Progress, TrialState
+from evenload.pipeline.states import Command, CurvePoint, Progress
 from evenload.workers.training.evaluate import evaluate
 from evenload.workers.training.loop import TrainOutcome, resume_step, train
 
@@ -53,7 +53,7 @@ def train_with_curve(settings: Settings) -> TrainWithCurve:
             run=identity(spec, digest, settings),
             on_curve_point=points.append,
         )
-        sink.close(TrialState.TRAINED, outcome.result)
+        sink.close()
         return outcome, points
 
     return run
