@@ -62,19 +62,22 @@ def learning_plot(
     title = "held-out loss, nats per token, by step"
     if len(best) < len(lines):
         title += f"; the lowest {len(best)} of {len(lines)} settings"
-    return _plot(title, best, math.nan, (False, False)) if best else None
+    if not best:
+        return None
+    names = [f"  {marker} {line.name}" for line, marker in zip(best, MARKERS, strict=False)]
+    return Text("\n").join([_plot(title, best, math.nan, (False, False)), *map(Text, names)])
 
 
 def _notes(
     curves: Sequence[StepCurve], advised: Mapping[str, tuple[float, float]]
 ) -> Iterator[str]:
     """One line per place: what is marked, and what theory advises."""
-    for curve in curves:
+    for curve, marker in zip(curves, MARKERS, strict=False):
         marks = [f"{p.step:g} {p.role}" for p in curve.points if p.role in MARKS]
         if span := advised.get(curve.place):
             ends = " to ".join(dict.fromkeys(f"{end:.2g}" for end in span))
             marks.append(f"theory advises {ends}")
-        yield f"  {curve.place}: {', '.join(marks) or 'no step size is named'}"
+        yield f"  {marker} {': '.join(filter(None, (curve.place, ', '.join(marks))))}"
 
 
 def _plot(title: str, lines: Sequence[TextLine], floor: float, is_log: tuple[bool, bool]) -> Text:
@@ -89,7 +92,7 @@ def _plot(title: str, lines: Sequence[TextLine], floor: float, is_log: tuple[boo
         scale("log" if is_logarithmic else "linear")
     for line, marker in zip(lines, MARKERS, strict=False):
         chart.plot(list(line.x_P), list(line.y_P), marker="braille")
-        chart.scatter(list(line.x_P), list(line.y_P), label=line.name, marker=marker)
+        chart.scatter(list(line.x_P), list(line.y_P), marker=marker)
     if is_log[0]:
         steps = sorted({step for line in lines for step in line.x_P})
         chart.xticks(steps, [f"{step:g}" for step in steps])

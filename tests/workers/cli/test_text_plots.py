@@ -30,10 +30,9 @@ def test_every_figure_of_a_rule_is_drawn_over_its_step_sizes(trials: list[TrialR
     shown = [text.plain for text in step_plots(answer_of(trials), {"16 experts": (0.004, 0.02)})]
     loss, notes = shown[:2]
     assert "validation loss, bits per byte, by step size of sign" in loss
-    assert "oo 16 experts" in loss
     assert loss.splitlines()[-1].split() == ["0.001", "0.01", "0.1"]
     assert notes.strip() == (
-        "16 experts: 0.01 named, 0.1 tied in evenness, theory advises 0.004 to 0.02"
+        "o 16 experts: 0.01 named, 0.1 tied in evenness, theory advises 0.004 to 0.02"
     )
     assert "MaxVio over its floor" in shown[2]
     assert all(len(line) <= WIDTH and "\x1b" not in line for line in loss.splitlines())
@@ -51,7 +50,7 @@ def test_learning_curves_are_means_over_seeds(trials: list[TrialRecord]) -> None
     plot = learning_plot(answer_of(trials), trials, curves)
     assert plot is not None
     assert "held-out loss, nats per token, by step" in plot.plain
-    assert "oo none, 16 experts" in plot.plain
+    assert "o none, 16 experts" in plot.plain
     assert "5.90" in plot.plain  # the mean of seeds 0 to 4 at step 1
     assert "7.90" not in plot.plain
 
