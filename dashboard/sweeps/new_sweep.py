@@ -142,6 +142,8 @@ def what_follows(spec: SweepSpec) -> str:
     parts = []
     if spec.search.kind == "tpe":
         parts.append("the search proposes further settings from the results")
+    if spec.search.kind == "racing":
+        parts.append("settings that are not shown to be out get more seeds, round by round")
     if spec.stopping.kind != "none":
         parts.append(f"{spec.stopping.kind} stops weak trials early, which lowers the cost")
     if spec.confirm is not None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evenload.pipeline.sweep.racing import is_decided
 from evenload.pipeline.sweep.seed_fit import Values
 from evenload.pipeline.sweep.selection import (
     ALPHA,
@@ -40,6 +41,7 @@ TRUTHS = ("spread", "wide", "equal", "ladder", "worst")
 NOISES = ("equal noise", "unequal noise", "holes")
 TOP, FRESH = 6, 10  # of the two stages
 LOOK_SEEDS, LOOKS = 3, 4
+BLOCK, ROUNDS = 3, 4  # of a race
 WRONG, COVERED = 0.05, (0.93, 0.97)
 
 
@@ -61,6 +63,10 @@ class Outcome(NamedTuple):
     more_even_wrong: bool  # a setting that is called less even than the named one is not
     covered: bool | None  # all differences to the first setting are in their 95 % intervals
     price: float | None  # log of named over best true MaxVio among the settings within the margin
+    trials: int = 0  # of a race
+
+
+NOTHING_SAID = Outcome(False, False, False, False, False, None, None)
 
 
 class Cell(NamedTuple):
@@ -79,6 +85,7 @@ class Cell(NamedTuple):
     more_even_wrong: float
     covered: float | None
     price: float | None
+    trials: float  # mean
 
 
 def truth_of(kind: str, settings: int, is_unequal: bool, rng: np.random.Generator) -> Truth:
@@ -177,7 +184,43 @@ def several_looks(kind: str, noise: str, S: int, N: int, rng: np.random.Generato
     )
 
 
-DESIGNS = {"one stage": one_stage, "two stages": two_stages, "several looks": several_looks}
+def race(kind: str, noise: str, S: int, N: int, rng: np.random.Generator) -> Outcome:
+    """Blocks of seeds for settings that are not shown to be out, as `sweep.racing` decides."""
+    truth = truth_of(kind, S, noise == "unequal noise", rng)
+    loss_SN, log_SN = drawn(truth, N * ROUNDS, noise == "holes", rng)
+    left_S, alpha, trials = np.arange(S), alpha_of_look(1) / ROUNDS, 0
+    seen: list[Outcome] = []
+    for number in range(1, ROUNDS + 1):
+        trials += N * len(left_S)
+        among = Truth(*(part[left_S] for part in truth))
+        values = [table_SN[left_S, : N * number] for table_SN in (loss_SN, log_SN)]
+        has_value_S = np.isfinite(values[0]).any(axis=1)
+        if not has_value_S.all():  # of a setting that has only failed so far
+            left_S = left_S[has_value_S]
+            among = Truth(*(part[has_value_S] for part in among))
+            values = [value_SN[has_value_S] for value_SN in values]
+        if len(left_S) < 2:
+            break
+        seen.append(outcome(among, *values, alpha))
+        found = select_by_loss(values[0], MARGIN, alpha)
+        if is_decided(found.passes_S, found.is_out_S, values[1], alpha):
+            break
+        left_S = left_S[~found.is_out_S]
+    last = seen[-1] if seen else NOTHING_SAID
+    return last._replace(
+        any_wrong=any(found.any_wrong for found in seen),
+        out_wrong=any(found.out_wrong for found in seen),
+        covered=None,
+        trials=trials,
+    )
+
+
+DESIGNS = {
+    "one stage": one_stage,
+    "two stages": two_stages,
+    "several looks": several_looks,
+    "race": race,
+}
 
 
 def cell(design: str, kind: str, noise: str, S: int, N: int, sweeps: int) -> Cell:
@@ -199,6 +242,7 @@ def cell(design: str, kind: str, noise: str, S: int, N: int, sweeps: int) -> Cel
         *rates,
         fmean(covered) if covered else None,
         exp(fmean(prices)) if prices else None,
+        fmean(one.trials for one in found),
     )
 
 
@@ -209,6 +253,7 @@ def cells(sweeps: int, settings: Sequence[int], seeds: Sequence[int]) -> Iterabl
         yield cell("two stages", kind, noise, max(settings), FRESH, sweeps)
         for S in settings:
             yield cell("several looks", kind, noise, S, LOOK_SEEDS, sweeps)
+            yield cell("race", kind, noise, S, BLOCK, sweeps)
 
 
 def faults(found: Iterable[Cell]) -> list[str]:
@@ -278,7 +323,11 @@ def page(found: Sequence[Cell]) -> str:
             rows[one.design, one.settings, one.seeds][one.truth] = one
     for (design, S, N), by_truth in rows.items():
         texts = (_price(by_truth[kind]) for kind in TRUTHS)
-        seeds = {"two stages": f"1, then {TOP} x {N}", "several looks": f"{N} to {N * LOOKS}"}
+        seeds = {
+            "two stages": f"1, then {TOP} x {N}",
+            "several looks": f"{N} to {N * LOOKS}",
+            "race": f"{N} to {N * ROUNDS}",
+        }
         lines.append(f"| {design} | {S} | {seeds.get(design, N)} | {' | '.join(texts)} |")
     problems = faults(found)
     lines += ["", "Bounds: " + ("all hold." if not problems else "; ".join(problems)), ""]
@@ -286,7 +335,8 @@ def page(found: Sequence[Cell]) -> str:
 
 
 def _price(one: Cell) -> str:
-    return f"{one.claims:.2f}" + ("" if one.price is None else f", {one.price:.2f}x")
+    trials = f", {one.trials:.0f} trials" if one.trials else ""
+    return f"{one.claims:.2f}" + ("" if one.price is None else f", {one.price:.2f}x") + trials
 
 
 def main(arguments: list[str]) -> int:

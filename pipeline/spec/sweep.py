@@ -96,7 +96,22 @@ class TpeSearch(Frozen):
     """Axes that are not searched: each setting is trained at every value of them."""
 
 
-SearchSpec = Annotated[GridSearch | RandomSearch | TpeSearch, Field(discriminator="kind")]
+class RacingSearch(Frozen):
+    """Every combination of the axes, with more and more seeds for those that may still be named.
+
+    Source:   Birattari et al. 2002; see pipeline/sweep/racing.py
+    """
+
+    kind: Literal["racing"] = "racing"
+    block: PositiveInt = 3
+    """Number of fresh seeds of each round, from `base.train.seed` on."""
+    rounds: Annotated[PositiveInt, Field(ge=2)] = 4
+    """Most rounds; every one has an equal share of the probability of a wrong statement."""
+
+
+SearchSpec = Annotated[
+    GridSearch | RandomSearch | TpeSearch | RacingSearch, Field(discriminator="kind")
+]
 
 
 class NoStopping(Frozen):
@@ -293,10 +308,13 @@ class SweepSpec(Frozen):
     def _search_can_draw(self) -> None:
         search = self.search
         drawn = [key for key, axis in self.axes.items() if has_ranges(axis)]
-        if isinstance(search, GridSearch):
+        if isinstance(search, RacingSearch) and SEED in self.axes:
+            raise ValueError(f"axes.{SEED}: a race adds seeds by itself; remove the axis")
+        if isinstance(search, GridSearch | RacingSearch):
             if drawn:
+                what = "a grid" if isinstance(search, GridSearch) else "a race"
                 raise ValueError(
-                    f"axes.{drawn[0]} holds a range, but a grid takes values; list them, or choose "
+                    f"axes.{drawn[0]} holds a range, but {what} takes values; list them, or choose "
                     "search.kind random or tpe"
                 )
             return
@@ -307,9 +325,8 @@ class SweepSpec(Frozen):
         if isinstance(search, TpeSearch) and not self.searched_axes():
             raise ValueError("every axis is crossed, so tpe has no axis to search; add one")
 
-    @staticmethod
-    def _confirm_is_fresh(confirm: ConfirmSpec, trials: list[TrialSpec]) -> None:
-        tuned = {trial.train.seed for trial in trials}
+    def _confirm_is_fresh(self, confirm: ConfirmSpec, trials: list[TrialSpec]) -> None:
+        tuned = self.tune_seeds(trials)
         if stale := sorted(tuned & set(confirm.seeds)):
             raise ValueError(
                 f"confirm.seeds holds {stale[0]}, a seed of the tune stage, whose luck has chosen "
@@ -321,9 +338,22 @@ class SweepSpec(Frozen):
             for trial in trials:
                 with_data(trial, confirm.data)
 
+    def tune_seeds(self, trials: Iterable[TrialSpec]) -> set[int]:
+        """The seeds that the search may use, given its first trials."""
+        seeds = {trial.train.seed for trial in trials}
+        rounds = self.search.rounds if isinstance(self.search, RacingSearch) else 0
+        return seeds.union(*(self.racing_seeds(number) for number in range(1, rounds + 1)))
+
+    def racing_seeds(self, number: int) -> range:
+        """The seeds of one round of a race, counted from 1."""
+        assert isinstance(self.search, RacingSearch)
+        first = int(self.base.get("train", {}).get("seed", 0)) + (number - 1) * self.search.block
+        return range(first, first + self.search.block)
+
     def searched_axes(self) -> dict[str, Range | list[Any]]:
-        """The axes on which settings differ; for a grid all axes."""
-        crossed = () if isinstance(self.search, GridSearch) else self.search.cross
+        """The axes on which settings differ; for a grid and a race all axes."""
+        search = self.search
+        crossed = () if isinstance(search, GridSearch | RacingSearch) else search.cross
         return {key: axis for key, axis in self.axes.items() if key not in crossed}
 
     def crossed_axes(self) -> dict[str, list[Any]]:
@@ -373,6 +403,12 @@ def unique(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
     for trial in trials:
         found.setdefault(trial.model_dump_json(), trial)
     return list(found.values())
+
+
+def with_seed(trial: TrialSpec, seed: int) -> TrialSpec:
+    """The trial with another seed, from its beginning."""
+    train = trial.train.model_copy(update={"seed": seed})
+    return trial.model_copy(update={"train": train, "extends": None})
 
 
 def with_data(trial: TrialSpec, data: DataSpec) -> TrialSpec:

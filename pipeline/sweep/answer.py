@@ -26,6 +26,7 @@ from evenload.pipeline.sweep.places import (
     place_answer,
     with_front,
 )
+from evenload.pipeline.sweep.racing import races, rounds_of
 from evenload.pipeline.sweep.selection import alpha_of_look
 from evenload.pipeline.sweep.setting import (
     Setting,
@@ -59,6 +60,7 @@ class Answer(NamedTuple):
     asks_for_all: bool
     stage: Stage  # the stage whose figures count
     awaits_confirm: bool
+    is_race_on: bool  # whether settings still race for more seeds
     completed: int  # trials of the stage
     trials: int
     terms: Terms
@@ -123,16 +125,26 @@ def answer_of(
     awaits_confirm = _is_to_be_confirmed(spec) and not is_confirm
     objective = spec.objective if spec is not None else Objective()
     look = 1 + (len(spec.extended) if spec is not None else 0)
+    race = races(spec, trials, axes) if spec is not None and not is_confirm else {}
+    is_race_on = any(not one.is_over for one in race.values())
+    rounds = rounds_of(spec) if look == 1 and not is_confirm else 1
     terms = Terms(
         objective=objective,
         look=look,
-        alpha=alpha_of_look(look),
-        is_provisional=completed < count or awaits_confirm,
+        alpha=alpha_of_look(look) / rounds,
+        is_provisional=completed < count or awaits_confirm or is_race_on,
+        rounds=rounds,
     )
     is_same_text = spec is None or spec.confirm is None or spec.confirm.data is None
     searched = tuned if is_confirm and is_same_text else {}
     places = tuple(
-        place_answer(terms, place, groups, searched.get(place, {}))
+        place_answer(
+            terms,
+            place,
+            groups,
+            searched.get(place, {}),
+            race[place].dropped if place in race else None,
+        )
         for place, groups in (confirmed if is_confirm else tuned).items()
     )
     asks_for_all = spec is not None and spec.answer.one_for_all
@@ -144,6 +156,7 @@ def answer_of(
         asks_for_all=asks_for_all,
         stage=stage,
         awaits_confirm=awaits_confirm,
+        is_race_on=is_race_on,
         completed=completed,
         trials=count,
         terms=terms,

@@ -63,14 +63,16 @@ def chip(answer: Answer, place: PlaceAnswer) -> tuple[str, str]:
 def method(answer: Answer) -> str:
     """How claims are made, for the notes of tables."""
     terms = answer.terms
+    rounds = f", whose alpha {terms.rounds} rounds share" if terms.rounds > 1 else ""
     return (
         f"Above the best: bound on the loss minus the least loss of the others at this place; a "
         f"setting passes if it is within the margin, {100 * terms.objective.loss_tolerance:g} % "
         f"of the least loss. The claims at a place are all true with a probability of at least "
         f"{100 * (1 - terms.alpha):g} % (multiple comparisons with the best, Hsu 1984; seeds are "
-        f"blocks; look {terms.look}). Against none: difference in loss with a simultaneous 95 % "
-        "interval (Dunnett 1955). Over floor: geometric mean of MaxVio over its floor, compared "
-        "by Tukey's simultaneous intervals. ± of a mean: 95 % interval over seeds (Student's t)."
+        f"blocks; look {terms.look}{rounds}). Against none: difference in loss with a simultaneous "
+        "95 % interval (Dunnett 1955). Over floor: geometric mean of MaxVio over its floor, "
+        "compared by Tukey's simultaneous intervals. ± of a mean: 95 % interval over seeds "
+        "(Student's t)."
     )
 
 
@@ -85,14 +87,17 @@ def place_note(place: PlaceAnswer) -> str:
         f"{place.place}: margin {place.margin:.3f} bits per byte; noise of a run {noise}; "
         f"{counted(place.compared, 'setting')} compared, {counted(place.seeds, 'seed')}."
     )
-    left = "; ".join(f"{label}: {why}" for label, why in place.left_out.items())
-    return f"{text} Left out: {left}." if left else text
+    left = {**place.left_out, **place.dropped}
+    listed_ = "; ".join(f"{label}: {why}" for label, why in left.items())
+    return f"{text} Left out: {listed_}." if left else text
 
 
 def _provisional(answer: Answer) -> str:
     text = f"Provisional: {answer.completed} of {answer.trials} trials are over"
     if answer.awaits_confirm:
         text += ", and the confirm stage with fresh seeds is still to come"
+    if answer.is_race_on:
+        text += ", and the race goes on"
     return f"{text}, so nothing is claimed yet."
 
 
@@ -127,6 +132,9 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
     among = f"the {place.compared} settings"
     if answer.is_confirmed:
         among = f"the {place.compared} confirmed settings, control included"
+    elif place.dropped:
+        raced = place.compared + len(place.dropped)
+        among = f"the {place.compared} settings that remain of {raced} in the race"
     text = (
         f"{where}, take {named.label}: its loss of {_bits(named)} bits per byte is within the "
         f"margin of {_margin(answer, place)} of the best of {among} (above it by at most "

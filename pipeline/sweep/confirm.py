@@ -10,10 +10,18 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from evenload.pipeline.spec.sweep import ConfirmSpec, Objective, SweepSpec, unique, with_data
+from evenload.pipeline.spec.sweep import (
+    ConfirmSpec,
+    Objective,
+    SweepSpec,
+    unique,
+    with_data,
+    with_seed,
+)
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
 from evenload.pipeline.sweep.axes import axes_of
+from evenload.pipeline.sweep.racing import remaining_rows
 from evenload.pipeline.sweep.setting import Setting, grouped, is_comparable, setting_of
 
 
@@ -29,7 +37,7 @@ def confirm_trials(
     axes = axes_of(rows, spec)
     constraints = {str(name): bound for name, bound in spec.objective.constraints.items()}
     found: list[TrialSpec] = []
-    for place, groups in grouped(rows, Stage.TUNE, axes).items():
+    for place, groups in grouped(remaining_rows(spec, rows), Stage.TUNE, axes).items():
         settings = [
             setting_of(label, place, group, constraints)
             for label, group in groups.items()
@@ -90,5 +98,5 @@ def _best(ranked: Sequence[Setting], confirm: ConfirmSpec) -> list[Setting]:
 
 
 def _again(trial: TrialSpec, seed: int, confirm: ConfirmSpec) -> TrialSpec:
-    fresh = trial.model_copy(update={"train": trial.train.model_copy(update={"seed": seed})})
+    fresh = with_seed(trial, seed)
     return fresh if confirm.data is None else with_data(fresh, confirm.data)

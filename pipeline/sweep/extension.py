@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.sweep import ConfirmSpec, Extension, SweepSpec, unique
+from evenload.pipeline.spec.sweep import ConfirmSpec, Extension, SweepSpec, unique, with_seed
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import stage_of
 from evenload.pipeline.sweep.confirm import confirm_trials
+from evenload.pipeline.sweep.racing import remaining_rows
 from evenload.pipeline.sweep.search import propose
 
 
@@ -18,7 +19,7 @@ def extensions(spec: SweepSpec) -> list[tuple[Extension, range]]:
     """The extensions by seeds with their seeds, which follow the planned ones."""
     if not spec.extended:
         return []
-    planned = {trial.train.seed for trial in propose(spec)}
+    planned = spec.tune_seeds(propose(spec))
     start = 1 + max(planned | set(spec.confirm.seeds if spec.confirm is not None else ()))
     ends = list(accumulate((one.seeds for one in spec.extended), initial=start))
     return [(one, range(*ends[at : at + 2])) for at, one in enumerate(spec.extended)]
@@ -39,15 +40,11 @@ def seed_trials(
         return Stage.CONFIRM, confirm_trials(spec, rows, confirm)
     stage = Stage.CONFIRM if any(stage_of(row) is Stage.CONFIRM for row in rows) else Stage.TUNE
     done = [
-        TrialSpec.model_validate(row.spec).model_copy(update={"extends": None})
-        for row in rows
+        TrialSpec.model_validate(row.spec)
+        for row in remaining_rows(spec, rows)
         if stage_of(row) is stage and row.state is TrialState.COMPLETED
     ]
-    return stage, unique(
-        trial.model_copy(update={"train": trial.train.model_copy(update={"seed": seed})})
-        for seed in seeds
-        for trial in done
-    )
+    return stage, unique(with_seed(trial, seed) for seed in seeds for trial in done)
 
 
 def extension(

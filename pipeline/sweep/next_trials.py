@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from evenload.pipeline.spec.spec_file import sha256
-from evenload.pipeline.spec.sweep import NoStopping, SweepSpec, TpeSearch
+from evenload.pipeline.spec.sweep import NoStopping, RacingSearch, SweepSpec, TpeSearch
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
 from evenload.pipeline.sweep.axes import seed_of, stage_of
@@ -67,6 +67,8 @@ def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
     if isinstance(spec.search, TpeSearch):
         places = math.prod(len(axis) for axis in spec.crossed_axes().values())
         found[Stage.TUNE] = max(0, spec.search.settings * places - len(begun))
+    if isinstance(spec.search, RacingSearch):
+        found[Stage.TUNE] = (spec.search.rounds - 1) * len(begun)
     if spec.confirm is not None:
         found[Stage.CONFIRM] = most_confirm_trials(spec.confirm, begun)
     return found
@@ -74,7 +76,8 @@ def most_to_come(spec: SweepSpec) -> dict[Stage, int]:
 
 def grows(spec: SweepSpec) -> bool:
     """Whether trials may be added to the sweep."""
-    return isinstance(spec.search, TpeSearch) or spec.confirm is not None or bool(spec.extended)
+    is_open = isinstance(spec.search, TpeSearch | RacingSearch)
+    return is_open or spec.confirm is not None or bool(spec.extended)
 
 
 def stops_trials(spec: SweepSpec) -> bool:

@@ -48,6 +48,7 @@ class Terms(NamedTuple):
     look: int  # 1 at the planned seeds, one more for every extension
     alpha: float  # the probability of any wrong claim at a place at this look
     is_provisional: bool  # whether trials are still to come, so that nothing is claimed yet
+    rounds: int = 1  # of a race, which share the look's alpha
 
 
 class PlaceAnswer(NamedTuple):
@@ -65,6 +66,7 @@ class PlaceAnswer(NamedTuple):
     is_noise_assumed: bool  # whether the noise of MaxVio is not measured, for lack of seeds
     more_seeds: int | None  # that would allow a claim if all were equal; None: over 200, or claimed
     seeds_for_top: int | None  # fresh seeds that would, with only the best TOP and the control
+    dropped: Mapping[str, str]  # setting -> round and reason for which it left the race
     better_set_aside: int | None  # settings that were not confirmed and may be better by the margin
 
     def having(self, *verdicts: Verdict) -> list[Setting]:
@@ -96,11 +98,19 @@ class PlaceAnswer(NamedTuple):
 MAY_BE_NAMED = (Verdict.NAMED, Verdict.TIED, Verdict.PASSES, Verdict.POSSIBLE, Verdict.OUT)
 
 
-def place_answer(terms: Terms, place: str, groups: Groups, tuned: Groups) -> PlaceAnswer:
+def place_answer(
+    terms: Terms,
+    place: str,
+    groups: Groups,
+    tuned: Groups,
+    dropped: Mapping[str, str] | None = None,
+) -> PlaceAnswer:
     """Compares the settings of one place.
 
     Args:     tuned: the settings of the search there, if they can be compared with confirmed ones
+              dropped: the settings that left the race, and why; they are shown, not compared
     """
+    dropped = dropped or {}
     left_out = {label: why for label, group in groups.items() if (why := why_left_out(group))}
     constraints = bounds_of(terms.objective)
     found = {
@@ -108,6 +118,9 @@ def place_answer(terms: Terms, place: str, groups: Groups, tuned: Groups) -> Pla
         for label, group in groups.items()
         if label not in left_out
     }
+    gone = [
+        found.pop(label)._replace(verdict=Verdict.DROPPED) for label in dropped if label in found
+    ]
     found = {label: one._replace(verdict=_first_verdict(one)) for label, one in found.items()}
     found = with_front(found)
     # A rule that sees later tokens has a loss that no other can reach.
@@ -117,7 +130,20 @@ def place_answer(terms: Terms, place: str, groups: Groups, tuned: Groups) -> Pla
     )
     seeds = min((setting.seeds for setting in family), default=0)
     result = PlaceAnswer(
-        place, (), left_out, seeds, len(family), margin, math.nan, True, (), False, None, None, None
+        place,
+        (),
+        left_out,
+        seeds,
+        len(family),
+        margin,
+        math.nan,
+        True,
+        (),
+        False,
+        None,
+        None,
+        dropped,
+        None,
     )
     if len(family) > 1:
         labels = [setting.label for setting in family]
@@ -126,7 +152,9 @@ def place_answer(terms: Terms, place: str, groups: Groups, tuned: Groups) -> Pla
         result = result._replace(noise=losses.fit.deviation, is_pooled=losses.fit.is_pooled)
         found, ties, is_assumed = _evenness(found, groups, terms)
         result = result._replace(even_ties=ties, is_noise_assumed=is_assumed)
-    result = result._replace(settings=tuple(sorted(found.values(), key=lambda s: s.max_vio)))
+    result = result._replace(
+        settings=tuple(sorted([*found.values(), *gone], key=lambda s: s.max_vio))
+    )
     if result.named is not None:
         return result._replace(better_set_aside=_better_set_aside(terms, result, groups, tuned))
     return _with_seeds_needed(result, terms)

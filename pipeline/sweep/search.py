@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+<<<<<<< HEAD
 from evenload.pipeline.spec.search_space import (
     Coordinates,
     Range,
@@ -27,9 +28,20 @@ from evenload.pipeline.spec.sweep import (
     TpeSearch,
     num_settings,
     unique,
+=======
+from evenload.pipeline.spec.search_space import Coordinates, Range, choose, corners, has_ranges
+from evenload.pipeline.spec.sweep import (
+    RacingSearch,
+    RandomSearch,
+    SweepSpec,
+    TpeSearch,
+    unique,
+    with_seed,
+>>>>>>> 1daf594 (search: racing drops settings that are shown to be out and gives the others more seeds)
 )
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep.racing import further_trials
 from evenload.pipeline.sweep.search_history import KnownSetting, search_history
 
 Point = dict[str, Any]  # axis -> value
@@ -45,7 +57,10 @@ class Search(NamedTuple):
 
 def propose(spec: SweepSpec) -> list[TrialSpec]:
     """The first trials of a sweep, in their order. The same spec always gives the same list."""
-    return unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
+    trials = unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
+    if not isinstance(spec.search, RacingSearch):
+        return trials
+    return [with_seed(trial, seed) for seed in spec.racing_seeds(1) for trial in trials]
 
 
 def shortfall(spec: SweepSpec, trials: Sequence[TrialSpec]) -> str | None:
@@ -67,6 +82,8 @@ def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> 
 
     Args:     rows: all trials of the sweep, in its order
     """
+    if isinstance(spec.search, RacingSearch):
+        return further_trials(spec, rows)
     found: list[TrialSpec] = []
     for point in SEARCHES[spec.search.kind].further(spec, rows):
         if len(found) >= room:
@@ -191,6 +208,7 @@ def _shares(seed: str, count: int) -> list[float]:
 
 SEARCHES = {
     "grid": Search(first=_grid, further=_nothing),
+    "racing": Search(first=_grid, further=_nothing),  # further trials have other seeds
     "random": Search(first=_random, further=_nothing),
     "tpe": Search(first=lambda spec: [point for _, point in _spread(spec)], further=_tpe),
 }

@@ -12,6 +12,7 @@ Source:   Hsu 1984, Constrained simultaneous confidence intervals for multiple c
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from math import ceil, isfinite, nan
 from typing import NamedTuple
 
@@ -119,11 +120,13 @@ def seeds_to_settle(settings: int, deviation: float, margin: float, alpha: float
     """
     if not (isfinite(deviation) and margin > 0):
         return None
-    for seeds in range(2, MOST_SEEDS + 1):
+
+    def is_enough(seeds: int) -> bool:
         critical = dunnett(settings - 1, (settings - 1) * (seeds - 1), round(alpha, 6))
-        if seeds >= ceil(2 * (critical * deviation / margin) ** 2):
-            return seeds
-    return None
+        return seeds >= ceil(2 * (critical * deviation / margin) ** 2)
+
+    enough = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=is_enough)
+    return enough if enough <= MOST_SEEDS else None
 
 
 def _without_self(value_SS: Values, filler: float) -> Values:

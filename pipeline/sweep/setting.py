@@ -33,6 +33,7 @@ class Verdict(StrEnum):
     CONTROL = "control"
     LEAKS = "sees later tokens"
     VIOLATES = "breaks a constraint"
+    DROPPED = "dropped from the race"
     UNKNOWN = "not compared"
 
 

@@ -184,3 +184,20 @@ def test_reading_takes_a_small_share_of_the_time(
     assert len(store.trials(sweep_id)) == 3
     complete_all(store, sweep_id)
     assert policies.apply(sweep_id, room=1)  # not read, so it may still grow
+
+
+def test_a_race_grows_round_by_round_and_ends(store: SweepStore) -> None:
+    """The losses are too noisy for a claim. Every round has another coordinator."""
+    race = {"kind": "racing", "block": 2, "rounds": 3}
+    rules = {"balancer": [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}]}
+    sweep_id = add(store, sweep(axes=rules, search=race))
+    sizes, went_on = [], []
+    for _ in range(4):
+        for number, trial in enumerate(store.trials(sweep_id)):
+            if not trial.state.is_final:
+                complete(store, trial.digest, 3.0 + 0.1 * (number % 4 in (0, 3)))
+        went_on.append(SweepPolicies(store, identify).apply(sweep_id, room=1))
+        sizes.append(len(store.trials(sweep_id)))
+    assert (sizes, went_on) == ([8, 12, 12, 12], [True, True, False, False])
+    seeds = [trial.spec["train"]["seed"] for trial in store.trials(sweep_id)]
+    assert seeds == [seed for seed in range(6) for _ in range(2)]
