@@ -108,10 +108,14 @@ class RacingSearch(Frozen):
     rounds: Annotated[PositiveInt, Field(ge=2)] = 4
     """Most rounds; every one has an equal share of the probability of a wrong statement."""
 
+    @property
+    def seeds(self) -> int:
+        """The most seeds of a setting."""
+        return self.block * self.rounds
 
-SearchSpec = Annotated[
-    GridSearch | RandomSearch | TpeSearch | RacingSearch, Field(discriminator="kind")
-]
+
+Combinations = GridSearch | RacingSearch  # of the values of all axes
+SearchSpec = Annotated[Combinations | RandomSearch | TpeSearch, Field(discriminator="kind")]
 
 
 class NoStopping(Frozen):
@@ -254,7 +258,7 @@ class SweepSpec(Frozen):
             return self
         self._search_can_draw()
         self._can_be_listed()
-        at_most = None if isinstance(self.search, GridSearch) else PROBED
+        at_most = None if isinstance(self.search, Combinations) else PROBED
         trials = unique(map(self.trial_at, probes(self.axes, at_most or MAX_TRIALS)))
         self._settle_axes()
         self._results_can_be_found(trials)
@@ -272,6 +276,8 @@ class SweepSpec(Frozen):
     def _can_be_listed(self) -> None:
         """Counts before anything is built."""
         asked = num_settings(self) * num_corners(self.crossed_axes())
+        if isinstance(self.search, RacingSearch):
+            asked *= self.search.seeds
         if asked > MAX_TRIALS:
             raise ValueError(
                 f"axes and search ask for {asked:,} trials, and a sweep lists at most "
@@ -310,7 +316,7 @@ class SweepSpec(Frozen):
         drawn = [key for key, axis in self.axes.items() if has_ranges(axis)]
         if isinstance(search, RacingSearch) and SEED in self.axes:
             raise ValueError(f"axes.{SEED}: a race adds seeds by itself; remove the axis")
-        if isinstance(search, GridSearch | RacingSearch):
+        if isinstance(search, Combinations):
             if drawn:
                 what = "a grid" if isinstance(search, GridSearch) else "a race"
                 raise ValueError(
@@ -341,19 +347,20 @@ class SweepSpec(Frozen):
     def tune_seeds(self, trials: Iterable[TrialSpec]) -> set[int]:
         """The seeds that the search may use, given its first trials."""
         seeds = {trial.train.seed for trial in trials}
-        rounds = self.search.rounds if isinstance(self.search, RacingSearch) else 0
-        return seeds.union(*(self.racing_seeds(number) for number in range(1, rounds + 1)))
+        if isinstance(self.search, RacingSearch):
+            seeds.update(self.racing_seeds(1, self.search.rounds))
+        return seeds
 
-    def racing_seeds(self, number: int) -> range:
-        """The seeds of one round of a race, counted from 1."""
+    def racing_seeds(self, first: int, last: int) -> range:
+        """The seeds of these rounds of a race, counted from 1."""
         assert isinstance(self.search, RacingSearch)
-        first = int(self.base.get("train", {}).get("seed", 0)) + (number - 1) * self.search.block
-        return range(first, first + self.search.block)
+        start, block = int(self.base.get("train", {}).get("seed", 0)), self.search.block
+        return range(start + (first - 1) * block, start + last * block)
 
     def searched_axes(self) -> dict[str, Range | list[Any]]:
         """The axes on which settings differ; for a grid and a race all axes."""
         search = self.search
-        crossed = () if isinstance(search, GridSearch | RacingSearch) else search.cross
+        crossed = () if isinstance(search, Combinations) else search.cross
         return {key: axis for key, axis in self.axes.items() if key not in crossed}
 
     def crossed_axes(self) -> dict[str, list[Any]]:
@@ -390,7 +397,7 @@ class SweepSpec(Frozen):
 def num_settings(spec: SweepSpec) -> int:
     """The number of settings that the search asks for; for a grid that of its points."""
     search, axes = spec.search, spec.searched_axes()
-    if isinstance(search, GridSearch) or search.settings is None:
+    if isinstance(search, Combinations) or search.settings is None:
         return num_corners(axes)
     if any(map(has_ranges, axes.values())):
         return search.settings

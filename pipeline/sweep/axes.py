@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from evenload.pipeline.spec.spec_file import sha256
-from evenload.pipeline.spec.sweep import SEED, GridSearch, RacingSearch, SweepSpec
+from evenload.pipeline.spec.sweep import SEED, Combinations, SweepSpec
 from evenload.pipeline.states import Stage
 
 EXPERTS = "model.num_experts"
@@ -124,7 +124,7 @@ def _per(spec: SweepSpec | None) -> tuple[str, ...]:
         return PER_OF_A_GRID
     if spec.answer.per is not None:
         return spec.answer.per
-    if isinstance(spec.search, GridSearch | RacingSearch):
+    if isinstance(spec.search, Combinations):
         return PER_OF_A_GRID
     return "data", *spec.search.cross
 

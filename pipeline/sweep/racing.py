@@ -56,7 +56,7 @@ def races(spec: SweepSpec, rows: Sequence[TrialRecord], axes: Axes) -> dict[str,
     search = spec.search
     if not isinstance(search, RacingSearch):
         return {}
-    blocks = [spec.racing_seeds(number) for number in range(1, search.rounds + 1)]
+    blocks = [spec.racing_seeds(number, number) for number in range(1, search.rounds + 1)]
     terms = Terms(spec.objective, 1, alpha_of_look(1) / search.rounds, is_provisional=False)
     return {
         place: _race(place, groups, blocks, terms)
@@ -89,10 +89,9 @@ def further_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
     for race in races(spec, rows, axes_of(rows, spec)).values():
         if race.is_over:
             continue
-        for number in range(1, race.round + 1):
-            for seed in spec.racing_seeds(number):
-                firsts = (group[0].spec for group in race.remaining.values())
-                found += [with_seed(TrialSpec.model_validate(spec), seed) for spec in firsts]
+        firsts = [TrialSpec.model_validate(group[0].spec) for group in race.remaining.values()]
+        for seed in spec.racing_seeds(1, race.round):
+            found += [with_seed(first, seed) for first in firsts]
     return [trial for trial in found if sha256(trial.model_dump(mode="json")) not in listed]
 
 
@@ -120,7 +119,7 @@ def _race(place: str, groups: Groups, blocks: Sequence[range], terms: Terms) -> 
     """Repeats the rounds of one place, as far as their trials are over."""
     remaining, dropped = dict(groups), dict[str, str]()
     for number, block in enumerate(blocks, 1):
-        so_far = {seed for past in blocks[:number] for seed in past}
+        so_far = range(blocks[0].start, block.stop)
         seen = {
             label: [trial for trial in group if seed_of(trial) in so_far]
             for label, group in remaining.items()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-<<<<<<< HEAD
 from evenload.pipeline.spec.search_space import (
     Coordinates,
     Range,
@@ -23,21 +22,13 @@ from evenload.pipeline.spec.search_space import (
 )
 from evenload.pipeline.spec.sweep import (
     MAX_TRIALS,
+    RacingSearch,
     RandomSearch,
     SweepSpec,
     TpeSearch,
     num_settings,
     unique,
-=======
-from evenload.pipeline.spec.search_space import Coordinates, Range, choose, corners, has_ranges
-from evenload.pipeline.spec.sweep import (
-    RacingSearch,
-    RandomSearch,
-    SweepSpec,
-    TpeSearch,
-    unique,
     with_seed,
->>>>>>> 1daf594 (search: racing drops settings that are shown to be out and gives the others more seeds)
 )
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
@@ -60,7 +51,7 @@ def propose(spec: SweepSpec) -> list[TrialSpec]:
     trials = unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
     if not isinstance(spec.search, RacingSearch):
         return trials
-    return [with_seed(trial, seed) for seed in spec.racing_seeds(1) for trial in trials]
+    return [with_seed(trial, seed) for seed in spec.racing_seeds(1, 1) for trial in trials]
 
 
 def shortfall(spec: SweepSpec, trials: Sequence[TrialSpec]) -> str | None:

@@ -224,6 +224,7 @@ def test_confirming_and_extending_leave_out_what_was_dropped(row: Row) -> None:
         ),
         ({"confirm": {"seeds": [11]}}, "confirm.seeds holds 11, a seed of the tune stage"),
         ({"search": {"kind": "racing", "rounds": 1}}, "greater than or equal to 2"),
+        ({"search": {"kind": "racing", "block": 10**9}}, "a sweep lists at most"),
     ],
 )
 def test_specs_that_cannot_race_are_refused(change: dict[str, Any], words: str) -> None:
