@@ -33,7 +33,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Charge, Claim, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.worker_id import worker_id
-from evenload.workers.actors.attempt_log import attempt_log, log_path
+from evenload.workers.actors.attempt_log import attempt_log, log_of
 from evenload.workers.actors.heartbeat import Heartbeat
 from evenload.workers.actors.outage import retry_until_store_answers
 from evenload.workers.actors.run_identity import run_identity
@@ -131,7 +131,7 @@ class Actor(ABC):
         return None if claim is None else self._work_logged(claim)
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
-        with attempt_log(log_path(self._settings, claim), self._settings):
+        with attempt_log(log_of(self._settings, claim), self._settings):
             logger.info("attempt %d by %s: %s", claim.attempt, claim.worker, claim.label)
             try:
                 return self._work_on(claim)

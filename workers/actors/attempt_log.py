@@ -9,12 +9,15 @@ from pathlib import Path
 
 from evenload.pipeline.redaction import RedactedFile, secrets
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import Claim
+from evenload.pipeline.states import Claim, WorkKind
 
 
-def log_path(settings: Settings, claim: Claim) -> Path:
-    name = f"attempt-{claim.attempt:03}-{claim.kind}.log"
-    return settings.trial_dir(claim.digest) / "logs" / name
+def log_path(settings: Settings, digest: str, attempt: int, kind: WorkKind) -> Path:
+    return settings.trial_dir(digest) / "logs" / f"attempt-{attempt:03}-{kind}.log"
+
+
+def log_of(settings: Settings, claim: Claim) -> Path:
+    return log_path(settings, claim.digest, claim.attempt, claim.kind)
 
 
 @contextmanager

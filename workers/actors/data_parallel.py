@@ -14,6 +14,8 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,15 +129,12 @@ class GroupActor:
         return trial.state.is_held and name_of(trial.worker or "") == self._name
 
 
-def train_in_group(settings: Settings, digest: str, sink_factory: SinkFactory) -> None:
-    """Trains from a process that is not an actor, on the cluster at RAY_ADDRESS or a private one.
-
-    Raises:   PeerLost: as in GroupActor.work
-    """
+@contextmanager
+def cluster_here() -> Iterator[None]:
+    """Connects a process that is not an actor to the cluster at RAY_ADDRESS or a private one."""
     is_ours = connect(os.environ.get("RAY_ADDRESS"))
     try:
-        shared = settings.model_copy(update={"home": settings.root})
-        GroupActor(f"here-{os.getpid()}", shared, sink_factory, resources={}).work(digest)
+        yield
     finally:
         if is_ours:
             ray.shutdown()

@@ -21,7 +21,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, TrialState
 from evenload.pipeline.sweep.stacking import can_stack, shape_of, stack_size
 from evenload.workers.actors.actor import Assignment, SinkFactory, Verdict
-from evenload.workers.actors.attempt_log import attempt_log, log_path
+from evenload.workers.actors.attempt_log import attempt_log, log_of
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.energy import EnergyMeter
 from evenload.workers.actors.train_actor import TrainActor
@@ -86,7 +86,7 @@ class StackedActor(TrainActor):
             return super()._work_logged(claim)
         with ExitStack() as logs:
             for one in reversed(claims):
-                logs.enter_context(attempt_log(log_path(self._settings, one), self._settings))
+                logs.enter_context(attempt_log(log_of(self._settings, one), self._settings))
             labels = ", ".join(claim.label for claim in claims)
             logger.info("trains %d trials as one program: %s", len(claims), labels)
             return self._work_together(claims)

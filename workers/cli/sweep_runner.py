@@ -10,15 +10,52 @@ from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import AttemptState, SweepState
+from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
 from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.projection import Projection, projecting
+from evenload.workers.actors.attempt_log import log_path
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
 from evenload.workers.training.identity import identify
+
+
+def check_goes_on(store: SweepStore, settings: Settings, sweep_id: str) -> None:
+    """Raises: typer.Exit(1): the sweep is paused or cancelled; a message says why"""
+    sweep = store.sweep(sweep_id)
+    if sweep.state is SweepState.CANCELLED:
+        log.print(f"{sweep_id} was cancelled; what it has stays")
+    elif sweep.state is SweepState.PAUSED:
+        reason = (sweep.note or "by its user").removeprefix("paused: ")
+        log.print(f"{sweep_id} is paused: {reason}", soft_wrap=True, markup=False)
+        if failure := _last_failure(store, settings, sweep_id):
+            log.print(failure, soft_wrap=True, markup=False)
+        log.print(
+            f"`evenload sweep resume {sweep_id}`, then the same command goes on", soft_wrap=True
+        )
+    else:
+        return
+    raise typer.Exit(1)
+
+
+def _last_failure(store: SweepStore, settings: Settings, sweep_id: str) -> str:
+    """The newest error of an attempt and where its log is; empty if none failed."""
+    tried = [trial for trial in store.trials(sweep_id) if trial.failures or trial.error]
+    attempts = [
+        attempt
+        for trial in sorted(tried, key=lambda trial: str(trial.heartbeat_at))[-1:]
+        for attempt in store.attempts(trial.digest)
+        if attempt.state in (AttemptState.FAILED, AttemptState.LOST)
+    ]
+    if not attempts:
+        return ""
+    last = attempts[-1]
+    path = log_path(settings, last.digest, last.number, last.kind)
+    return f"last error: {last.exit_reason}\nits log: {path}"
 
 
 def run_sweep(
@@ -27,7 +64,7 @@ def run_sweep(
     """Submits the sweep if it is new, and runs it until every trial is final.
 
     Raises:   SpecError: a trial cannot run here; nothing was started
-              typer.Exit(1): the run was stopped before the end
+              typer.Exit(1): the run was stopped, paused or cancelled before the end
     """
     with log.status("reading the corpus"):
         trials = initial_trials(spec, settings)
@@ -35,6 +72,7 @@ def run_sweep(
         slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings)
     sweep_id = store.add_sweep(spec, trials)
+    check_goes_on(store, settings, sweep_id)
     spec = SweepSpec.trusted(store.sweep(sweep_id).spec)  # with the seeds of extensions
     rows = store.trials(sweep_id)
     with projecting(store, settings) as projection:
@@ -49,6 +87,7 @@ def run_sweep(
             if not is_over:
                 log.print("stopped; the same command resumes from the checkpoints")
                 raise typer.Exit(1)
+            check_goes_on(store, settings, sweep_id)
         store.finish_sweep(sweep_id)
     say_what_is_missing(projection)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import typer
+from rich.console import Console
 
-from evenload.pipeline.errors import PeerLost
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
 from evenload.pipeline.records.scores import write_recording
@@ -17,24 +20,33 @@ from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, TrialState
+from evenload.pipeline.states import Command, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import coordinator
+from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.projection import projecting
-from evenload.workers.actors.data_parallel import train_in_group
+from evenload.pipeline.sweep.worker_id import name_of
+from evenload.workers.actors.data_parallel import GroupActor, cluster_here
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.eval_actor import EvalActor
+from evenload.workers.actors.this_process import ThisProcess, Worker
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.progress import StepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
-from evenload.workers.cli.sweep_runner import say_what_is_missing
+from evenload.workers.cli.sweep_runner import check_goes_on, say_what_is_missing
 from evenload.workers.simulation.recording import ScoreRecorder
+from evenload.workers.training.loop import resume_step
 from evenload.workers.training.loop import train as run_training
 
 
 def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Path | None) -> str:
     """Trains the trial, scores it on held-out text and returns the id of its sweep.
 
+    A coordinator runs it as in a sweep, so a signal, a lost worker or another process that has the
+    trial is treated alike.
+
     Raises:   SpecError: the trial cannot run here
-              typer.Exit(1): a worker was lost
+              typer.Exit(1): the trial was not ended; a message says why
     """
     spec = as_sweep(asked, name)
     with log.status("reading the corpus"):
@@ -42,29 +54,103 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
     check_memory(trials[0][1])
     store = open_store(settings)
     sweep_id = store.add_sweep(spec, trials)
+    check_goes_on(store, settings, sweep_id)
     ((digest, trial),) = trials
     recorder = ScoreRecorder(trial.model.top_k)
+    console = Console(file=sys.stderr)  # while the worker's thread writes its output to its log
     with (
         projecting(store, settings) as projection,
-        StepProgress(log, trial.train.steps) as progress,
+        StepProgress(console, trial.train.steps) as progress,
     ):
 
         def sinks(settings: Settings, run: RunIdentity) -> Sink:
             return SinkGroup([default_sinks(settings, run), ProgressSink(progress)])
 
-        if trial.runtime.workers > 1:
-            _train_in_group(settings, digest)
-        else:
+        def worker(kind: WorkKind, name: str) -> Worker:
+            shared = settings.model_copy(update={"home": settings.root})
+            if kind is WorkKind.EVAL:
+                return EvalActor(name, shared, sinks)
+            if trial.runtime.workers > 1:  # the bar does not move until they end
+                return GroupActor(name, shared, default_sinks, resources={})
             watch = recorder if record_scores else None
-            TrainActor("here", settings, sinks, watch=watch).work(digest)
-        EvalActor("here", settings, sinks).work(digest)
-        store.finish_sweep(sweep_id)
+            return TrainActor(name, shared, sinks, watch=watch)
+
+        executor = ThisProcess(worker)
+        watcher = TrialWatcher(console, progress, executor.busy)
+        with (
+            cluster_here() if trial.runtime.workers > 1 else nullcontext(),
+            messages_of(logging.getLogger(coordinator.__name__), console),
+        ):
+            is_over = Coordinator(store, executor, observer=watcher.show).run(sweep_id)
+    if not is_over:
+        console.print(f"{_where(store, settings, digest)}; the same command goes on from there")
+        raise typer.Exit(1)
+    check_goes_on(store, settings, sweep_id)
     say_what_is_missing(projection)
-    if record_scores is not None and store.trial(digest).state is TrialState.COMPLETED:
+    state = store.trial(digest).state
+    if state in (TrialState.STOPPED, TrialState.CANCELLED):
+        remedy = f"evenload sweep resume {sweep_id} --trial {digest}"
+        console.print(f"{digest} is {state}; `{remedy}`, then the same command goes on")
+        raise typer.Exit(1)
+    if record_scores is not None and state is TrialState.COMPLETED:
         if recorder.num_steps < trial.train.steps:
             recorder = _record_again(settings, digest, trial)
         _write_scores(recorder, record_scores)
     return sweep_id
+
+
+def _where(store: SweepStore, settings: Settings, digest: str) -> str:
+    """Where a stopped trial stands."""
+    trial = store.trial(digest)
+    if trial.state.is_held:
+        return f"{digest} is still held by {trial.worker}"
+    return (
+        f"stopped: {digest} is released with a checkpoint of step {resume_step(settings, digest)}"
+    )
+
+
+class TrialWatcher:
+    """Shows a trial that another process works on, and one that needs no more work.
+
+    Args:     busy: the workers of this process
+    """
+
+    def __init__(
+        self, console: Console, progress: StepProgress, busy: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._console = console
+        self._progress = progress
+        self._busy = busy
+        self._told = ""
+
+    def show(self, trials: Sequence[TrialRecord]) -> None:
+        (trial,) = trials
+        if trial.state is TrialState.COMPLETED:
+            self._progress.show(trial.spec["train"]["steps"], "completed")
+        holder = trial.worker if trial.state.is_held and trial.worker else ""
+        if not holder or name_of(holder) in self._busy():
+            return
+        if holder != self._told:
+            self._told = holder
+            self._console.print(
+                f"waiting: {trial.digest} is {trial.state} by {holder}. If that process has "
+                "ended, the trial is taken over once its lease is over.",
+                soft_wrap=True,
+            )
+        if trial.progress is not None:
+            self._progress.show(trial.progress.step, "in another process")
+
+
+@contextmanager
+def messages_of(logger: logging.Logger, console: Console) -> Iterator[None]:
+    """Shows the warnings of this logger on the console."""
+    handler = logging.StreamHandler(console.file)
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _record_again(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRecorder:
@@ -92,15 +178,6 @@ def _record_again(settings: Settings, digest: str, trial: TrialSpec) -> ScoreRec
             watch=recorder,
         )
     return recorder
-
-
-def _train_in_group(settings: Settings, digest: str) -> None:
-    """Trains in separate processes; the progress bar does not move until they end."""
-    try:
-        train_in_group(settings, digest, default_sinks)
-    except PeerLost as lost:
-        log.print(f"worker lost: {lost}; the same command resumes from the checkpoint")
-        raise typer.Exit(1) from None
 
 
 def _write_scores(recorder: ScoreRecorder, path: Path) -> None:

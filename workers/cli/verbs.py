@@ -21,28 +21,28 @@ Home = Annotated[Path | None, typer.Option(help="folder with store, shards and c
 
 def pause(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
     """Start no new trials; running ones write a checkpoint and wait."""
-    open_store(load_settings(home)).pause(sweep_id, trial)
+    _tell(open_store(load_settings(home)).pause(sweep_id, trial), sweep_id, trial, "paused")
 
 
 def resume(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
     """Continue after a pause; a single trial also after stop or cancel."""
-    open_store(load_settings(home)).resume(sweep_id, trial)
+    _tell(open_store(load_settings(home)).resume(sweep_id, trial), sweep_id, trial, "resumed")
 
 
 def stop(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
     """End training: running trials write a checkpoint and end; trained ones are evaluated."""
-    open_store(load_settings(home)).stop(sweep_id, trial)
+    _tell(open_store(load_settings(home)).stop(sweep_id, trial), sweep_id, trial, "stopped")
 
 
 def cancel(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
     """End a sweep for good; finished trials keep their figures."""
-    open_store(load_settings(home)).cancel(sweep_id, trial)
+    _tell(open_store(load_settings(home)).cancel(sweep_id, trial), sweep_id, trial, "cancelled")
 
 
 def retry(sweep_id: SweepId, trial: Trial = None, home: Home = None) -> None:
     """Queue the failed trials of a sweep again; the next `evenload sweep run` trains them."""
     count = open_store(load_settings(home)).retry_failed(sweep_id, trial)
-    log.print(f"{count} trials queued again")
+    _tell(count, sweep_id, trial, "queued again" if count else "no trial has failed")
 
 
 def priority(
@@ -51,7 +51,18 @@ def priority(
     home: Home = None,
 ) -> None:
     """Set the priority of a sweep: its trials start before those of sweeps with a lower one."""
-    open_store(load_settings(home)).set_priority(sweep_id, value)
+    count = open_store(load_settings(home)).set_priority(sweep_id, value)
+    _tell(count, sweep_id, None, f"priority {value}")
+
+
+def _tell(touched: int, sweep_id: str, trial: str | None, done: str) -> None:
+    """Says what a verb did. A verb that the state does not allow has raised SpecError instead."""
+    name = f"trial {trial} of {sweep_id}" if trial else sweep_id
+    log.print(f"{name}: {done}; {_trials(touched) if touched else 'no trial'} touched")
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def delete(
