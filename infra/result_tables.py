@@ -12,7 +12,7 @@ from evenload.pipeline.figures.metrics import METRICS, columns
 from evenload.pipeline.figures.wording import number
 from evenload.pipeline.states import TrialRecord, TrialState
 from evenload.pipeline.sweep.answer import Answer, answer_of
-from evenload.pipeline.sweep.answer_text import sentences
+from evenload.pipeline.sweep.answer_text import place_note, sentences
 from evenload.pipeline.sweep.setting import Setting
 from evenload.pipeline.sweep.statistics import interval
 
@@ -64,7 +64,8 @@ def seeds() -> str:
     rows = [_seed_row(settings[label], found) for label, found in by_label.items()]
     loss, *others = (METRICS[name].head for name in SEEDS)
     titles = ("rule", loss, "above the best, at most", "against none", *others, "verdict")
-    return "\n\n".join([table(titles, rows), _quoted(answer), measured_on(header)])
+    notes = " ".join(map(place_note, answer.places))
+    return "\n\n".join([table(titles, rows), notes, _quoted(answer), measured_on(header)])
 
 
 def _seed_row(setting: Setting, trials: list[Row]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from evenload.pipeline.spec.yaml_text import mapping_of_yaml
 from evenload.pipeline.states import SweepRecord, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import readable_spec
-from evenload.pipeline.sweep.answer_text import method, sentences
+from evenload.pipeline.sweep.answer_text import method, place_note, sentences
 from evenload.pipeline.sweep.axes import axes_of, seed_of, stage_of
 
 INSTRUCTIONS = (
@@ -99,8 +99,9 @@ class Tools(NamedTuple):
 
         Place by place, the most even setting first.
         """
-        found = self.client.answer(sweep_id).settings
-        return page_of(found, limit, offset, results.SettingRow.model_validate)
+        found = self.client.answer(sweep_id)
+        note = " ".join(map(place_note, found.places))
+        return page_of(found.settings, limit, offset, results.SettingRow.model_validate, note)
 
     def answer(
         self, sweep_id: SweepId, limit: Limit = 20, offset: Offset = 0

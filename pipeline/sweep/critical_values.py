@@ -33,6 +33,22 @@ def dunnett(others: int, freedom: int, alpha: float, sides: int = 1) -> float:
 
 
 @lru_cache(4096)
+def dunnett_moderated(others: int, freedom: int, alpha: float, sides: int = 1) -> float:
+    """Dunnett's value for settings that have variances of their own, as moderated ones are.
+
+    Dunnett's differences share one estimate of the variance. With one for each setting the furthest
+    of many differences is further off, so every single one is widened as Student's t widens it.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if freedom < 1:
+        return inf
+    inside = 1 - alpha / (sides * others)
+    known = dunnett(others, MOST_FREEDOM + 1, alpha, sides)
+    return float(known * stdtrit(freedom, inside) / ndtri(inside))
+
+
+@lru_cache(4096)
 def tukey(settings: int, freedom: int, alpha: float) -> float:
     """All pairs of `settings`: the studentised range's quantile over the square root of two.
 

@@ -20,7 +20,9 @@ from evenload.pipeline.sweep.selection import (
     LossSelection,
     alpha_of_look,
     compare_evenness,
+    detectable,
     differences,
+    seeds_to_detect,
     seeds_to_settle,
     select_by_loss,
 )
@@ -38,6 +40,7 @@ from evenload.pipeline.sweep.statistics import Interval
 
 Groups = Mapping[str, Group]  # setting -> its trials at one place
 FIRST_EXTENSION = 4  # seeds that are proposed where the noise is unknown
+SMALL = 0.01  # bits per byte; a difference in loss whose price in seeds is told
 TOP = 3  # settings that are proposed to be confirmed
 
 
@@ -67,6 +70,8 @@ class PlaceAnswer(NamedTuple):
     more_seeds: int | None  # that would allow a claim if all were equal; None: over 200, or claimed
     seeds_for_top: int | None  # fresh seeds that would, with only the best TOP and the control
     dropped: Mapping[str, str]  # setting -> round and reason for which it left the race
+    detectable: float  # difference in loss to the control that 80 % of such sweeps would show
+    seeds_for_small: int | None  # with which they would show SMALL; None: over 200, or not known
     better_set_aside: int | None  # settings that were not confirmed and may be better by the margin
 
     def having(self, *verdicts: Verdict) -> list[Setting]:
@@ -130,26 +135,33 @@ def place_answer(
     )
     seeds = min((setting.seeds for setting in family), default=0)
     result = PlaceAnswer(
-        place,
-        (),
-        left_out,
-        seeds,
-        len(family),
-        margin,
-        math.nan,
-        True,
-        (),
-        False,
-        None,
-        None,
-        dropped,
-        None,
+        place=place,
+        settings=(),
+        left_out=left_out,
+        seeds=seeds,
+        compared=len(family),
+        margin=margin,
+        noise=math.nan,
+        is_pooled=True,
+        even_ties=(),
+        is_noise_assumed=False,
+        more_seeds=None,
+        seeds_for_top=None,
+        detectable=math.inf,
+        seeds_for_small=None,
+        dropped=dropped,
+        better_set_aside=None,
     )
     if len(family) > 1:
         labels = [setting.label for setting in family]
         losses = select_by_loss(table(groups, labels, _loss), margin, terms.alpha)
         found |= _compared(found, labels, losses)
-        result = result._replace(noise=losses.fit.deviation, is_pooled=losses.fit.is_pooled)
+        result = result._replace(
+            noise=losses.fit.deviation,
+            is_pooled=losses.fit.is_pooled,
+            detectable=detectable(losses.fit, seeds),
+            seeds_for_small=seeds_to_detect(losses.fit, SMALL),
+        )
         found, ties, is_assumed = _evenness(found, groups, terms)
         result = result._replace(even_ties=ties, is_noise_assumed=is_assumed)
     result = result._replace(

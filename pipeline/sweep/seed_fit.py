@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
-UNEQUAL = 0.1  # noise counts as unequal if Bartlett's test of equal variances has a p-value below
 
 
 class SeedFit(NamedTuple):
@@ -38,8 +37,8 @@ def fit_seeds(value_SN: Values, is_blocked: bool) -> SeedFit:
     """Fits the settings' means, with a level per seed if `is_blocked`.
 
     Every setting needs a value. A level per seed removes what all settings at one seed share, such
-    as the order of the data. Variances are pooled if a test does not find them unequal; otherwise
-    they are moderated.
+    as the order of the data. Variances are moderated as far as they differ beyond chance, and
+    pooled if they do not; a test of equal variances misses most differences with few seeds.
 
     Source:   Searle 1971, Linear models, two-way classification with missing cells
     """
@@ -82,10 +81,11 @@ def _fit(mean_S: Values, factor_SS: Values, rest_SN: Values, free_SN: Values) ->
     pooled = float(square_S.sum() / freedom)
     is_usable_S = free_S > 0.3
     variance_S = np.where(is_usable_S, square_S / np.maximum(free_S, 1e-9), pooled)
-    if len(mean_S) > 2 and is_usable_S.all() and _is_unequal(variance_S, free_S):
+    if len(mean_S) > 2 and is_usable_S.all() and pooled > 0:
         moderated_S, prior = _moderated(variance_S, free_S)
-        few = int(min(prior + free_S.min(), freedom))
-        return SeedFit(mean_S, factor_SS, moderated_S, max(few, 1), is_pooled=False)
+        if np.isfinite(prior):
+            few = int(min(prior + free_S.min(), freedom))
+            return SeedFit(mean_S, factor_SS, moderated_S, max(few, 1), is_pooled=False)
     return SeedFit(mean_S, factor_SS, np.full_like(mean_S, pooled), freedom, is_pooled=True)
 
 
@@ -97,24 +97,10 @@ def _is_linked(known_SN: Values) -> NDArray[np.bool_]:
     return linked_SS
 
 
-def _is_unequal(variance_S: Values, free_S: Values) -> bool:
-    """Whether Bartlett's test rejects equal variances.  Source: Bartlett 1937"""
-    from scipy.special import chdtrc
-
-    pooled, freedom = float(variance_S @ free_S / free_S.sum()), float(free_S.sum())
-    if pooled == 0:
-        return False
-    safe_S = np.maximum(variance_S, 1e-12 * pooled)
-    statistic = freedom * np.log(pooled) - float(free_S @ np.log(safe_S))
-    others = len(free_S) - 1
-    scale = 1 + (float((1 / free_S).sum()) - 1 / freedom) / (3 * others)
-    return bool(chdtrc(others, max(0.0, statistic / scale)) < UNEQUAL)
-
-
 def _moderated(variance_S: Values, free_S: Values) -> tuple[Values, float]:
     """Variances drawn towards a common one, and the degrees of freedom of that prior.
 
-    The more the variances differ beyond chance, the weaker is the prior.
+    The more the variances differ beyond chance, the weaker is the prior; infinite if they do not.
 
     Source:   Smyth 2004, Linear models and empirical Bayes methods, section 6.2
     """
@@ -125,7 +111,7 @@ def _moderated(variance_S: Values, free_S: Values) -> tuple[Values, float]:
     log_S = log_S - digamma(free_S / 2) + np.log(free_S / 2)
     beyond = float(log_S.var(ddof=1) - polygamma(1, free_S / 2).mean())
     if beyond <= polygamma(1, 500.0):
-        return np.full_like(variance_S, float(variance_S @ free_S / free_S.sum())), 1000.0
+        return variance_S, np.inf
     half = brentq(lambda half: float(polygamma(1, half)) - beyond, 1e-3, 500.0)
     prior = 2 * float(half)
     level = float(np.exp(log_S.mean() + digamma(half) - np.log(half)))

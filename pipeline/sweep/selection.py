@@ -13,18 +13,19 @@ Source:   Hsu 1984, Constrained simultaneous confidence intervals for multiple c
 from __future__ import annotations
 
 from bisect import bisect_left
-from math import ceil, isfinite, nan
+from math import ceil, inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.pipeline.sweep.critical_values import dunnett, tukey
+from evenload.pipeline.sweep.critical_values import dunnett, dunnett_moderated, tukey
 from evenload.pipeline.sweep.seed_fit import SeedFit, Values, fit_seeds
 
 ALPHA = 0.05  # probability of any wrong statement in all looks at one comparison together
 ASSUMED_DEVIATION = 0.33  # of log MaxVio over seeds, for one seed: the largest of eight measured
 MOST_SEEDS = 200
+POWER = 0.8
 
 Flags = NDArray[np.bool_]
 
@@ -73,8 +74,8 @@ def select_by_loss(loss_SN: Values, margin: float, alpha: float) -> LossSelectio
     if fit.freedom < 1:
         unknown_S, no_S = np.full(settings, nan), np.zeros(settings, bool)
         return LossSelection(fit, unknown_S, unknown_S, no_S, no_S, margin, nan)
-    one_sided = dunnett(settings - 1, fit.freedom, round(alpha, 6))
-    two_sided = dunnett(settings - 1, fit.freedom, round(alpha, 6), sides=2)
+    one_sided = dunnett_moderated(settings - 1, fit.freedom, round(alpha, 6))
+    two_sided = dunnett_moderated(settings - 1, fit.freedom, round(alpha, 6), sides=2)
     above_SS = fit.mean_S[:, None] - fit.mean_S
     error_SS = fit.error_SS
     high_S = _without_self(above_SS + one_sided * error_SS, -np.inf).max(axis=1)
@@ -93,7 +94,7 @@ def differences(fit: SeedFit, control: int) -> tuple[Values, Values]:
     above_S = fit.mean_S - fit.mean_S[control]
     if fit.freedom < 1 or len(above_S) < 2:
         return above_S, np.full_like(above_S, nan)
-    critical = dunnett(len(above_S) - 1, fit.freedom, ALPHA, sides=2)
+    critical = dunnett_moderated(len(above_S) - 1, fit.freedom, ALPHA, sides=2)
     return above_S, critical * fit.error_SS[control]
 
 
@@ -126,6 +127,33 @@ def seeds_to_settle(settings: int, deviation: float, margin: float, alpha: float
         return seeds >= ceil(2 * (critical * deviation / margin) ** 2)
 
     enough = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=is_enough)
+    return enough if enough <= MOST_SEEDS else None
+
+
+def detectable(fit: SeedFit, seeds: int) -> float:
+    """The difference to the control that would be shown in a share of POWER of such sweeps.
+
+    The unit is that of the loss; infinite with one seed.
+
+    Args:     fit: of as many settings, with this noise; `seeds` may be other ones than it has
+    Source:   Student's noncentral t with the critical value of `differences`
+    """
+    from scipy.special import nctdtrinc
+
+    settings, most = len(fit.mean_S), (len(fit.mean_S) - 1) * (seeds - 1)
+    freedom = most if fit.is_pooled else min(most, fit.freedom)
+    if freedom < 1 or fit.freedom < 1:
+        return inf
+    critical = dunnett_moderated(settings - 1, freedom, ALPHA, sides=2)
+    away = nctdtrinc(freedom, 1 - POWER, critical)  # in standard errors of a difference
+    return float(away * fit.deviation * sqrt(2 / seeds))
+
+
+def seeds_to_detect(fit: SeedFit, difference: float) -> int | None:
+    """Seeds with which such a difference would be shown in a share of POWER; None above 200."""
+    enough = bisect_left(
+        range(MOST_SEEDS + 1), True, lo=2, key=lambda seeds: detectable(fit, seeds) <= difference
+    )
     return enough if enough <= MOST_SEEDS else None
 
 

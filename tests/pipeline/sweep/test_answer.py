@@ -218,6 +218,14 @@ def test_a_nan_loss_leaves_its_setting_out_and_only_that(make: Make) -> None:
     assert "Left out: sign 0.01: no finite loss" in place_note(place)
 
 
+def test_the_note_says_what_the_seeds_can_show(make: Make) -> None:
+    place = only(answer_of(make([3.0, 3.0, 3.0], [4.0, 0.5, 0.2]), sweep()))
+    assert f"A difference of {place.detectable:.3f} in loss would be found" in place_note(place)
+    noisy = place._replace(detectable=0.05, seeds_for_small=None)
+    assert "one of 0.01 would need more than 200 seeds" in place_note(noisy)
+    assert "found" not in place_note(place._replace(detectable=math.inf))
+
+
 def test_a_failed_trial_is_a_hole(make: Make) -> None:
     trials = make([3.0, 3.0, 3.0], [4.0, 0.5, 0.2])
     trials[1] = replace(trials[1], state=TrialState.FAILED, result={})

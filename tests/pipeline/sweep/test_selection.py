@@ -8,7 +8,9 @@ from evenload.pipeline.sweep.seed_fit import fit_seeds
 from evenload.pipeline.sweep.selection import (
     alpha_of_look,
     compare_evenness,
+    detectable,
     differences,
+    seeds_to_detect,
     seeds_to_settle,
     select_by_loss,
 )
@@ -56,7 +58,8 @@ def test_settings_without_a_common_seed_cannot_be_compared() -> None:
 
 
 def test_unequal_noise_is_moderated_and_equal_noise_is_pooled() -> None:
-    value_SN = np.random.default_rng(1).normal(size=(8, 10))
+    rng = np.random.default_rng(1)
+    value_SN = rng.permuted(np.tile(rng.normal(size=10), (8, 1)), axis=1)
     assert fit_seeds(value_SN, is_blocked=False).is_pooled
     unequal = fit_seeds(value_SN * np.geomspace(0.05, 5, 8)[:, None], is_blocked=False)
     assert not unequal.is_pooled
@@ -103,13 +106,16 @@ def test_one_seed_tells_evenness_apart_only_by_more_than_the_assumed_noise() -> 
     assert not found.is_tied(0, 2)
 
 
-def test_differences_have_dunnetts_interval() -> None:
+def test_differences_have_dunnetts_interval_widened_as_students_t() -> None:
     loss_SN = np.random.default_rng(4).normal(size=(5, 5))
     fit = fit_seeds(loss_SN, is_blocked=True)
     above_S, half_S = differences(fit, 0)
     assert above_S[1] == pytest.approx(loss_SN[1].mean() - loss_SN[0].mean())
-    # Dunnett's two-sided value for four comparisons with 16 degrees of freedom
-    assert half_S[1] == pytest.approx(2.71 * fit.deviation * np.sqrt(2 / 5), rel=0.005)
+    # Dunnett's two-sided value for four comparisons at a known noise is 2.442; t with 16 degrees
+    # of freedom at a quarter of 5 % over the normal distribution's value is 2.813 / 2.498.
+    assert fit.freedom == 16
+    widened = 2.442 * 2.813 / 2.498
+    assert half_S[1] == pytest.approx(widened * fit.deviation * np.sqrt(2 / 5), rel=0.002)
 
 
 def test_the_looks_together_spend_at_most_five_percent() -> None:
@@ -123,3 +129,25 @@ def test_the_number_of_seeds_that_settle_is_the_published_one() -> None:
     assert seeds_to_settle(7, 0.65, 1.0, 0.05) == 5
     assert seeds_to_settle(30, 0.65, 1.0, 0.05) == 7
     assert seeds_to_settle(7, 65.0, 1.0, 0.05) is None
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_sweeps() -> None:
+    rng = np.random.default_rng(5)
+    fit = fit_seeds(rng.normal(size=(4, 6)), is_blocked=True)
+    away = detectable(fit, 6)
+    loss_SN = fit.deviation * rng.normal(size=(300, 4, 6))
+    loss_SN[:, 1] += away
+    found = [differences(fit_seeds(one_SN, is_blocked=True), 0) for one_SN in loss_SN]
+    shown = np.mean([above_S[1] > half_S[1] for above_S, half_S in found])
+    assert shown == pytest.approx(0.8, abs=0.08)
+
+
+def test_the_seeds_that_a_difference_needs_detect_it_and_one_less_does_not() -> None:
+    fit = fit_seeds(0.02 * np.random.default_rng(6).normal(size=(8, 5)), is_blocked=True)
+    seeds = seeds_to_detect(fit, 0.01)
+    assert seeds is not None
+    assert detectable(fit, seeds) <= 0.01 < detectable(fit, seeds - 1)
+    assert seeds_to_detect(fit, 1e-4) is None
+    one_seed = fit_seeds(np.array([[1.0], [2.0]]), is_blocked=True)
+    assert detectable(one_seed, 1) == np.inf
+    assert seeds_to_detect(one_seed, 1.0) is None
