@@ -60,7 +60,6 @@ class Settings(BaseSettings):
     sweeps."""
     mcp_token: SecretStr | None = None
     """What clients of `evenload mcp --http` must know: at least 16 characters."""
-    """Whether everyone who reaches the dashboard may start and steer sweeps."""
     allowed_hosts: str = ""
     """Names, separated by commas, by which browsers reach dashboard and MLflow beside localhost."""
     tiles_file: Path | None = None
