@@ -19,6 +19,7 @@ APP = Path(__file__).parent / "app.py"
 OPTIONS: dict[str, str] = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
+    "server.maxUploadSize": "1",  # MB
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",  # viewers must not see paths and source code
     "client.showErrorLinks": "false",  # to search engines

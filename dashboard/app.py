@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from evenload.dashboard import controls
 from evenload.dashboard.page_parts import ICON, STYLE, logo, readable_errors
 
 # Folder, which is also the address: title, icon. The address / leads to the first.
@@ -26,6 +27,7 @@ def main() -> None:
     st.set_page_config(page_title="evenload", page_icon=ICON, layout="wide")
     st.logo(logo(), size="large")
     st.html(STYLE)
+    controls.require_login()
     pages = [
         st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name)
         for name, (title, icon) in PAGES.items()

@@ -10,6 +10,7 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import Order, SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.store.deeds import WHO
 from evenload.pipeline.store.sweep_store import SweepStore
 
 REMEDY = "Set EVENLOAD_DASHBOARD_CONTROLS=true for the dashboard to allow it."
@@ -98,7 +99,26 @@ VERBS: dict[str, Verb] = {
 
 
 def are_enabled() -> bool:
-    return Settings().dashboard_controls
+    """Whether the viewer may start and steer sweeps: the settings allow it, and a login if any."""
+    settings = Settings()
+    operators = [name.strip().lower() for name in settings.operators.split(",") if name.strip()]
+    is_named = not settings.dashboard_login or not operators or viewer() in operators
+    return settings.dashboard_controls and is_named
+
+
+def viewer() -> str:
+    """The verified mail address of the viewer who logged in; empty without one."""
+    told = st.user.to_dict()
+    return str(told.get("email", "")).lower() if told.get("email_verified") else ""
+
+
+def require_login() -> None:
+    """Ends the page with a button to log in, if the settings ask for a login and there is none."""
+    if Settings().dashboard_login and not st.user.to_dict().get("is_logged_in"):
+        st.title("evenload", anchor=False)
+        st.button("Log in", icon=":material/login:", on_click=st.login)
+        st.stop()
+    WHO.set(viewer() or "dashboard")
 
 
 def applicable(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:

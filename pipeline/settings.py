@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     sweeps."""
     mcp_token: SecretStr | None = None
     """What clients of `evenload mcp --http` must know: at least 16 characters."""
+    dashboard_login: bool = False
+    """Whether viewers must log in with OpenID Connect, as `[auth]` of streamlit's secrets says."""
+    operators: str = ""
+    """Mail addresses, separated by commas, that may use the controls after a login; empty: all."""
     allowed_hosts: str = ""
     """Names, separated by commas, by which browsers reach dashboard and MLflow beside localhost."""
     tiles_file: Path | None = None

@@ -139,6 +139,17 @@ class PresenceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DeedRecord:
+    """What somebody asked of a sweep, or of one of its trials."""
+
+    at: datetime
+    who: str
+    verb: str
+    sweep_id: str
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SweepRecord:
     sweep_id: str
     name: str

@@ -12,6 +12,7 @@ from evenload.dashboard.cluster import queries as cluster_queries
 from evenload.dashboard.cluster.health import Check, Level
 from evenload.dashboard.cluster.tables import (
     actor_table,
+    deed_table,
     lease_table,
     node_table,
     queue_table,
@@ -61,6 +62,8 @@ def _body() -> None:
         url = run_queries.ray_dashboard_url()
         if url:
             st.page_link(url, label="Ray dashboard", icon=":material/open_in_new:")
+    with card("What was asked", "The newest 100 verbs: who used them on which sweep or trial."):
+        _table(deed_table(cluster_queries.deeds()), "Nothing yet.")
 
 
 def _health(checks: list[Check]) -> None:

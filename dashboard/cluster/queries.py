@@ -22,7 +22,7 @@ from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import PresenceRecord, Snapshot
+from evenload.pipeline.states import DeedRecord, PresenceRecord, Snapshot
 
 
 class Cluster(NamedTuple):
@@ -36,6 +36,10 @@ class Cluster(NamedTuple):
 def cluster() -> Cluster:
     """The state of the cluster.  Raises: SpecError: there is no store, or it does not answer"""
     return _cluster(Settings().shown_store_url)
+
+
+def deeds() -> list[DeedRecord]:
+    return _deeds(Settings().shown_store_url)
 
 
 def checks() -> list[Check]:
@@ -73,3 +77,8 @@ def _cluster(url: str) -> Cluster:
     start = time.monotonic()
     present, snapshot = store.present(), store.snapshot()
     return Cluster(present, snapshot, time.monotonic() - start)
+
+
+@st.cache_data(ttl=queries.FRESH_SECONDS, max_entries=4, show_spinner=False)
+def _deeds(url: str) -> list[DeedRecord]:
+    return queries.store().deeds()

@@ -12,7 +12,13 @@ import pandas as pd
 from evenload.dashboard.cluster.health import COORDINATOR, GONE_SECONDS, age, is_going
 from evenload.dashboard.wording import ago
 from evenload.pipeline.figures.wording import duration
-from evenload.pipeline.states import PresenceRecord, SweepRecord, TrialRecord, TrialState
+from evenload.pipeline.states import (
+    DeedRecord,
+    PresenceRecord,
+    SweepRecord,
+    TrialRecord,
+    TrialState,
+)
 
 GIB = 2**30
 
@@ -44,6 +50,20 @@ def totals(
         free=sum(int(one.facts.get("free", {}).get("train", 0)) for one in coordinators),
         waiting_train=waiting[TrialState.QUEUED],
         waiting_eval=waiting[TrialState.TRAINED],
+    )
+
+
+def deed_table(deeds: Iterable[DeedRecord]) -> pd.DataFrame:
+    """One row per verb that somebody used."""
+    return pd.DataFrame(
+        {
+            "When (UTC)": f"{deed.at:%Y-%m-%d %H:%M:%S}",
+            "Who": deed.who,
+            "Verb": deed.verb,
+            "Sweep": deed.sweep_id,
+            "Trial": deed.digest or "all",
+        }
+        for deed in deeds
     )
 
 

@@ -197,6 +197,9 @@ def _start() -> None:
 
 
 def _uploaded() -> Tree | None:
+    if not controls.are_enabled():
+        st.info(f"This dashboard takes no files. {controls.REMEDY}", icon=":material/lock:")
+        return None
     file = st.file_uploader("A sweep's YAML file", type=["yaml", "yml"], max_upload_size=1)
     if file is None:
         st.info("The file is like that for `evenload sweep run`. It is only checked at first.")

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
+from evenload.dashboard import controls
 from evenload.dashboard.page_parts import card, chosen, live, metrics, number_field, plot
 from evenload.dashboard.theory import queries as simulation_queries
 from evenload.dashboard.theory.simulation_processes import (
@@ -60,12 +61,16 @@ def main() -> None:
         "their regret against the best fixed bias, and whether the theory of the dual holds."
     )
     known = simulation_queries.simulations().known()
-    _form(is_open=not known)
-    if not known:
+    if controls.are_enabled():
+        _form(is_open=not known)
+    else:
         st.info(
-            "No simulation yet. The form above starts one, which takes about 15 seconds.",
-            icon=":material/science:",
+            f"This dashboard may not start simulations. {controls.REMEDY} Or run "
+            "`evenload simulate FILE` yourself.",
+            icon=":material/lock:",
         )
+    if not known:
+        st.info("No simulation yet; one takes about 15 seconds.", icon=":material/science:")
         return
     digest = chosen("Simulation", known, "simulation", _named)
     live(partial(_body, digest), partial(_is_over, digest))
@@ -175,13 +180,13 @@ def _body(digest: str) -> None:
     status = simulations.status(digest)
     if status.state is SimulationState.RUNNING:
         st.progress(status.share, text=f"Simulating: {for_markdown(status.note)}")
-        if st.button("Cancel", icon=":material/cancel:"):
+        if controls.are_enabled() and st.button("Cancel", icon=":material/cancel:"):
             simulations.cancel(digest)
             st.rerun()
     elif status.state is SimulationState.FAILED:
         st.error("The simulation ended without a result.", icon=":material/error:")
         st.code(status.note, language=None)
-        if st.button("Run it again", icon=":material/replay:"):
+        if controls.are_enabled() and st.button("Run it again", icon=":material/replay:"):
             simulations.start(simulations.spec(digest))
             st.rerun()
     else:

@@ -140,3 +140,16 @@ class PresenceRow(Base):
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     facts: Mapped[dict[str, Any]]
+
+
+class Deed(Base):
+    """One row per verb that somebody used. It stays when its sweep is deleted."""
+
+    __tablename__ = "deed"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    who: Mapped[str]
+    verb: Mapped[str] = mapped_column(String(16))
+    sweep_id: Mapped[str]
+    digest: Mapped[str | None]

@@ -22,6 +22,7 @@ from evenload.pipeline.states import (
     Claim,
     Command,
     CurvePoint,
+    DeedRecord,
     Lease,
     Order,
     PresenceRecord,
@@ -34,6 +35,7 @@ from evenload.pipeline.states import (
     WorkKind,
 )
 from evenload.pipeline.store import (
+    deeds,
     leases,
     presence,
     reading,
@@ -89,12 +91,12 @@ class SweepStore:
 
         Raises:   SpecError: the sweep was cancelled
         """
-        with self._writing() as connection:
+        with self._noting("run", spec.sweep_id()) as connection:
             return submission.add_sweep(connection, spec, trials)
 
     def submit(self, spec: SweepSpec) -> str:
         """Stores a sweep without trials; `evenload serve` lists them later (`admit`)."""
-        with self._writing() as connection:
+        with self._noting("submit", spec.sweep_id()) as connection:
             return submission.submit(connection, spec)
 
     def admit(self, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
@@ -127,14 +129,14 @@ class SweepStore:
         Returns:  the number of trials it concerns, 0 if the sweep or the trial was so before
         Raises:   SpecError: the sweep or trial is unknown or can no longer be paused
         """
-        with self._writing() as connection:
+        with self._noting("pause", sweep_id, digest) as connection:
             if digest is None:
                 return verbs.pause(connection, sweep_id, note)
             return verbs.order_trial_in(connection, sweep_id, digest, Order.PAUSE)
 
     def resume(self, sweep_id: str, digest: str | None = None) -> int:
         """Resumes a paused or stopping sweep, or a paused, stopped or cancelled trial."""
-        with self._writing() as connection:
+        with self._noting("resume", sweep_id, digest) as connection:
             if digest is None:
                 return verbs.resume(connection, sweep_id)
             return verbs.order_trial_in(connection, sweep_id, digest, None)
@@ -145,7 +147,7 @@ class SweepStore:
         Trained trials are still evaluated, and then the sweep is finished. Trials that another
         sweep also wants continue.
         """
-        with self._writing() as connection:
+        with self._noting("stop", sweep_id, digest) as connection:
             if digest is None:
                 return verbs.stop(connection, sweep_id)
             return verbs.order_trial_in(
@@ -157,7 +159,7 @@ class SweepStore:
 
         A trial that is cancelled alone stays so until it is resumed, whichever sweep lists it.
         """
-        with self._writing() as connection:
+        with self._noting("cancel", sweep_id, digest) as connection:
             if digest is None:
                 return verbs.cancel(connection, sweep_id)
             return verbs.order_trial_in(connection, sweep_id, digest, Order.CANCEL)
@@ -167,7 +169,7 @@ class SweepStore:
 
         They get their full budgets of retries and preemptions.
         """
-        with self._writing() as connection:
+        with self._noting("retry", sweep_id, digest) as connection:
             return verbs.retry_failed(connection, sweep_id, digest)
 
     def add_seeds(self, sweep_id: str, seeds: int, top: int | None = None) -> None:
@@ -177,12 +179,12 @@ class SweepStore:
         Raises:   SpecError: the sweep is unknown or not finished, it has a confirm stage and `top`
                   is given, or another version stored it
         """
-        with self._writing() as connection:
+        with self._noting("extend", sweep_id) as connection:
             verbs.extend(connection, sweep_id, Extension(seeds=seeds, top=top))
 
     def set_priority(self, sweep_id: str, priority: int) -> int:
         """Sets the priority; sweeps of higher priority start first. Running trials continue."""
-        with self._writing() as connection:
+        with self._noting("priority", sweep_id) as connection:
             return verbs.set_priority(connection, sweep_id, priority)
 
     def order(
@@ -216,7 +218,7 @@ class SweepStore:
         Raises:   SpecError: the sweep is neither over nor paused, a worker holds one of the
                       trials, or a trial of another sweep extends one of them
         """
-        with self._writing() as connection:
+        with self._noting("delete", sweep_id) as connection:
             return removal.delete_sweep(connection, sweep_id)
 
     def deletable(self, sweep_id: str) -> list[str]:
@@ -268,6 +270,11 @@ class SweepStore:
         """All announced coordinators and workers by role and name; `seen_at` tells who is alive."""
         with self._reading() as connection:
             return reading.present(connection)
+
+    def deeds(self, limit: int = 100) -> list[DeedRecord]:
+        """Who asked what of which sweep, newest first."""
+        with self._reading() as connection:
+            return deeds.read(connection, limit)
 
     def snapshot(
         self, sweep_ids: Sequence[str] | None = None, max_unstarted: int | None = None
@@ -443,6 +450,13 @@ class SweepStore:
 
     def _writing(self) -> AbstractContextManager[Connection]:
         return self._transaction(self._engine.execution_options(**{WRITES: True}))
+
+    @contextmanager
+    def _noting(self, verb: str, sweep_id: str, digest: str | None = None) -> Iterator[Connection]:
+        """As `_writing`, and notes who did it."""
+        with self._writing() as connection:
+            yield connection
+            deeds.note(connection, verb, sweep_id, digest)
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from evenload.dashboard import controls
 from evenload.dashboard.controls import VERBS, applicable
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import Order, SweepState, TrialRecord, TrialState
@@ -131,3 +133,34 @@ def test_verbs_without_effect_are_not_offered(demo: Any) -> None:
     assert offered["running"] == ["pause", "stop", "cancel", "retry"]
     assert offered["finished"] == ["retry"]
     assert offered["searched"] == offered["cancelled"] == []
+
+
+def test_a_login_is_asked_for_before_anything_is_shown(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_LOGIN", "true")
+    page = open_page("sweeps")
+    assert not page.exception
+    assert [button.label for button in page.button] == ["Log in"]
+    assert not page.dataframe
+
+
+@pytest.mark.parametrize(
+    ("told", "operators", "enabled"),
+    [
+        ({"email": "Anna@x.org", "email_verified": True}, "", True),
+        ({"email": "Anna@x.org", "email_verified": True}, "bob@x.org, anna@x.org", True),
+        ({"email": "anna@x.org", "email_verified": False}, "anna@x.org", False),
+        ({"email": "eve@x.org", "email_verified": True}, "anna@x.org", False),
+        ({}, "anna@x.org", False),
+    ],
+)
+def test_operators_steer_and_viewers_only_look(
+    told: dict[str, Any], operators: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_LOGIN", "true")
+    monkeypatch.setenv("EVENLOAD_OPERATORS", operators)
+    monkeypatch.setattr(controls.st, "user", SimpleNamespace(to_dict=lambda: told))
+    assert not controls.are_enabled()
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_CONTROLS", "true")
+    assert controls.are_enabled() is enabled

@@ -47,13 +47,15 @@ def test_page_shows_processes_leases_and_queue(open_page: Open, demo: Any) -> No
         "Wait for training": "3",
         "Wait for evaluation": "0",
     }
-    queue, leases, actors, nodes = (table.value for table in page.dataframe)
+    queue, leases, actors, nodes, deeds = (table.value for table in page.dataframe)
     assert queue.Sweep.tolist() == [demo.ids["submitted"], demo.ids["running"]]
     assert queue.Train.tolist() == [0, 2]
     assert leases.Worker.tolist() == ["worker-b:gpu1", "worker-b:gpu0"]
     assert leases.Lease.str.endswith("left").all()
     assert sorted(actors.Role) == ["coordinator", "train", "train"]
     assert nodes.State.tolist() == ["alive", "alive", "dead"]
+    assert demo.ids["running"] in set(deeds.Sweep)
+    assert deeds.Who.str.contains("@").all()
 
 
 def test_unreachable_mlflow_is_red_and_the_rest_is_shown(
@@ -65,7 +67,7 @@ def test_unreachable_mlflow_is_red_and_the_rest_is_shown(
     assert not page.exception
     assert _cards(page)["MLflow"] == "down"
     assert any("trials continue" in block.value for block in page.markdown)
-    assert len(page.dataframe) == 4
+    assert len(page.dataframe) == 5
 
 
 def test_unreachable_store_is_red_without_a_traceback(render_in: Open) -> None:
@@ -84,9 +86,10 @@ def test_empty_store_is_no_problem(render_in: Open, settings: Settings) -> None:
     page = render_in("cluster")
     assert not page.exception
     assert set(_cards(page).values()) <= {"ok", "warning"}  # the disk of a test machine may be low
-    assert [caption.value for caption in page.caption][-4:] == [
+    assert [caption.value for caption in page.caption][-5:] == [
         "Nothing waits.",
         "No trial is running.",
         "There are none.",
         "No running coordinator has reported its nodes.",
+        "Nothing yet.",
     ]

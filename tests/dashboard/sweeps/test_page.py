@@ -106,7 +106,14 @@ def test_too_little_disk_is_said_before_the_start(
     assert not open_page("sweeps", view="Start a sweep").error
 
 
-def test_sweep_file_can_be_uploaded(open_page: Open) -> None:
+def test_without_controls_no_file_is_taken(open_page: Open) -> None:
+    page = open_page("sweeps", view="Start a sweep", **{"from": "YAML file"})
+    assert "takes no files" in page.info[0].value
+    assert not page.file_uploader
+
+
+def test_sweep_file_can_be_uploaded(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_CONTROLS", "true")
     page = open_page("sweeps", view="Start a sweep", **{"from": "YAML file"})
     page.file_uploader[0].upload(
         "mine.yaml",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
@@ -19,6 +20,20 @@ from tests.dashboard.page_figures import figures
 Open = Callable[..., AppTest]
 
 
+@pytest.fixture
+def controlled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLOAD_DASHBOARD_CONTROLS", "true")
+
+
+def test_without_controls_the_page_starts_nothing(render_in: Open) -> None:
+    page = render_in("theory")
+    assert not page.exception
+    assert "may not start simulations" in page.info[0].value
+    assert not page.button
+    assert not page.select_slider
+
+
+@pytest.mark.usefixtures("controlled")
 def test_form_starts_a_simulation_that_can_be_cancelled(render_in: Open) -> None:
     page = render_in("theory")
     assert not page.exception
@@ -58,6 +73,7 @@ def _simulate_into(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(result.to_dict()))
 
 
+@pytest.mark.usefixtures("controlled")
 def test_failed_simulation_is_explained_and_can_be_repeated(
     render_in: Open, settings: Settings
 ) -> None:
@@ -72,6 +88,7 @@ def test_failed_simulation_is_explained_and_can_be_repeated(
     assert [button.label for button in page.button][-1] == "Run it again"
 
 
+@pytest.mark.usefixtures("controlled")
 def test_bad_sizes_are_explained(render_in: Open) -> None:
     page = render_in("theory")
     page.select_slider[0].set_value(8)
@@ -90,6 +107,7 @@ def test_rules_with_a_step_size_get_all_step_sizes() -> None:
     ]
 
 
+@pytest.mark.usefixtures("controlled")
 def test_recorded_run_has_its_own_size(render_in: Open, settings: Settings) -> None:
     scores = np.zeros((40, 2, 64, 8), np.float32)
     run = settings.root / "runs" / "theirs"

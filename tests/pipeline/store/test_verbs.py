@@ -4,6 +4,7 @@ import pytest
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import Command, SweepState, TrialState
+from evenload.pipeline.store.deeds import WHO
 from evenload.pipeline.store.sweep_store import SweepStore
 from tests.pipeline.store.claims import (
     LEASE,
@@ -95,3 +96,30 @@ def test_a_retried_trial_has_its_whole_budgets_again(store: SweepStore, sweep_id
     retried = store.trial("t000")
     assert (retried.failures, retried.preemptions, retried.finished_at) == (0, 0, None)
     assert (retried.attempt, retried.ordered) == (3, None)
+
+
+def test_every_verb_is_noted_with_who_when_and_what(store: SweepStore, sweep_id: str) -> None:
+    digest = store.trials(sweep_id)[0].digest
+    WHO.set("anna@example.com")
+    store.pause(sweep_id)
+    store.cancel(sweep_id, digest)
+    with pytest.raises(SpecError):
+        store.retry_failed("unknown")
+    WHO.set(None)
+    store.set_priority(sweep_id, 3)
+    store.cancel(sweep_id)
+    store.delete(sweep_id)
+    deeds = store.deeds()
+    assert [deed.verb for deed in deeds] == [
+        "delete",
+        "cancel",
+        "priority",
+        "cancel",
+        "pause",
+        "run",
+    ]
+    assert [deed.digest for deed in deeds] == [None, None, None, digest, None, None]
+    assert {deed.who for deed in deeds[3:5]} == {"anna@example.com"}
+    assert "@" in deeds[0].who
+    assert deeds == sorted(deeds, key=lambda deed: deed.at, reverse=True)
+    assert {deed.sweep_id for deed in deeds} == {sweep_id}

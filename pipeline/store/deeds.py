@@ -1,0 +1,33 @@
+"""Notes who asked what of which sweep, in the transaction that does it."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from contextvars import ContextVar
+
+from sqlalchemy import Connection, insert, select
+
+from evenload.pipeline.states import DeedRecord
+from evenload.pipeline.store.columns import db_time
+from evenload.pipeline.store.models import Deed
+
+# Who asks: a server sets it for each request; by default the user of this process.
+WHO: ContextVar[str | None] = ContextVar("who", default=None)
+
+
+def note(connection: Connection, verb: str, sweep_id: str, digest: str | None) -> None:
+    row = {"who": WHO.get() or _this_user(), "verb": verb, "sweep_id": sweep_id, "digest": digest}
+    connection.execute(insert(Deed).values(at=db_time(), **row))
+
+
+def read(connection: Connection, limit: int) -> list[DeedRecord]:
+    rows = connection.execute(select(Deed).order_by(Deed.number.desc()).limit(limit))
+    return [DeedRecord(row.at, row.who, row.verb, row.sweep_id, row.digest) for row in rows]
+
+
+def _this_user() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a container may have no name for its user
+        return f"somebody@{socket.gethostname()}"
