@@ -7,6 +7,25 @@ from itertools import islice
 
 from pydantic import ValidationError
 
+# What pydantic calls by the names of Python's types.
+WORDS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of keys",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_type": "must be an integer",
+    "list_type": "must be a list",
+    "model_attributes_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of keys",
+    "string_type": "must be a text; write it in quotes",
+    "tuple_type": "must be a list",
+    "union_tag_not_found": "needs a `kind`; `evenload spec example` shows which there are",
+}
+VARIANTS = ("data", "tokenizer", "search", "stopping")  # keys whose value has a `kind`
+
 
 class SpecError(ValueError):
     """Input that cannot be run. Commands print its message and exit with code 2."""
@@ -38,8 +57,9 @@ class PeerLost(Exception):
 def first_message(error: ValidationError) -> str:
     """The first problem, as `key=value: what is wrong`."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    key = ".".join(_keys(first["loc"]))
+    message = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("String should", "must")
     if first["type"] == "missing":
         return f"{key}: required; give it a value"
     if first["type"] == "value_error":
@@ -47,6 +67,15 @@ def first_message(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         message = "unknown key; check its spelling or remove it"
     return f"{key}={shown(first['input'])}: {message}"
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """The keys on the way to a value, without the kinds by which pydantic tells variants apart."""
+    return [
+        str(part)
+        for at, part in enumerate(place)
+        if not ((at and place[at - 1] in VARIANTS) or (at > 1 and place[at - 2] == "streams"))
+    ]
 
 
 def reason_of(error: Exception) -> str:

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Trials evaluated at once."""
     data_root: Path | None = None
     """The only folder below which specs may read files; null: anywhere."""
+    check_identity: bool = True
+    """Whether workers refuse trials that were listed with other data or other code than theirs."""
     prepare_seconds: PositiveFloat = 3600.0
     """How long `evenload serve` lets one sweep read its data and list its trials."""
     prepare_gib: PositiveFloat | None = None
@@ -110,16 +112,31 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.root / 'evenload.db'}"
+        return self.database_url or self._in_home("evenload.db")
 
     @property
     def shown_store_url(self) -> str:
         """The store as the dashboard opens it: without controls for a role that only reads."""
         return (not self.dashboard_controls and self.reader_url) or self.store_url
 
+    def _in_home(self, name: str) -> str:
+        """The address of an SQLite file. Signs that mean something in an address are encoded."""
+        path = str(self.root / name).replace("%", "%25").replace("?", "%3F")
+        return f"sqlite:///{path}"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the store in the home exists.  Raises: SpecError: the home is no folder"""
+        try:
+            return (self.root / "evenload.db").stat().st_size > 0
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unusable(error.errno) from None
+
     @property
     def mlflow_uri(self) -> str:
-        return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.tracking_uri or self._in_home("mlflow.db")
 
     @property
     def mlflow_artifacts(self) -> str | None:

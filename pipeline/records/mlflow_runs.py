@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 from mlflow.entities import (
     Dataset,
@@ -333,7 +334,7 @@ def probe(settings: Settings) -> str | None:
     A missing SQLite file counts as an answer, because MLflow creates it. `probe` does not.
     """
     file = settings.mlflow_uri.removeprefix("sqlite:///")
-    if file != settings.mlflow_uri and not Path(file).exists():
+    if file != settings.mlflow_uri and not Path(unquote(file)).exists():
         return None
     try:
         MlflowClient(tracking_uri=settings.mlflow_uri).search_experiments(max_results=1)

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
+
+
+def _pattern(value: str) -> str:
+    """A pattern with `~` or `$HOME` at its start replaced by the home of its user."""
+    if "\0" in value:
+        raise ValueError("has a zero byte, which no path has; remove it")
+    return os.path.expanduser(re.sub(r"^\$(HOME|\{HOME\})(?=/)", "~", value))
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_pattern)]
+
+
+def matches(pattern: str) -> Iterator[str]:
+    """The paths that match. A path that exists is no pattern, whatever brackets it has."""
+    if os.path.exists(pattern):
+        return iter((pattern,))
+    return glob.iglob(pattern, recursive=True)
+
+
+def matching_files(key: str, pattern: str) -> list[Path]:
+    """The files that match, sorted by name.  Raises: SpecError: there is none"""
+    found = [Path(name) for name in matches(pattern)]
+    if files := sorted(path for path in found if path.is_file()):
+        return files
+    if found:
+        raise SpecError(
+            f"data.{key}={pattern!r} matches folders alone; add the files in them, as in "
+            f"{pattern.rstrip('/')}/**/*.txt"
+        )
+    base = "" if os.path.isabs(pattern) else f" below {os.getcwd()}, where evenload runs"
+    hint = "; [ begins a set of characters, so write [[] for a bracket" if "[" in pattern else ""
+    raise SpecError(f"data.{key}={pattern!r} matches no file{base}; check the path{hint}")
 
 
 class BytesTokenizer(Frozen):
@@ -30,6 +67,8 @@ class FileTokenizer(Frozen):
     kind: Literal["file"] = "file"
     path: Path
     """Path of the file."""
+    end: str | None = None
+    """Token that ends a document; null: the first of the usual ones that the file has."""
 
 
 Tokenizer = Annotated[BytesTokenizer | BpeTokenizer | FileTokenizer, Field(discriminator="kind")]
@@ -54,8 +93,8 @@ class Files(TextData):
     """Files that match a glob: .txt, .md and .py whole, .jsonl and .parquet by `column`."""
 
     kind: Literal["files"] = "files"
-    glob: str
-    """Pattern of paths; ** matches any number of folders."""
+    glob: Pattern
+    """Pattern of paths, relative to where evenload runs; ** matches any number of folders."""
     column: str = "text"
     """Column of .jsonl and .parquet files that holds the text."""
     group_column: str | None = None
@@ -84,9 +123,9 @@ class Shards(Frozen):
     """Pre-tokenised files of little-endian uint16 or uint32, memory-mapped."""
 
     kind: Literal["shards"] = "shards"
-    train_glob: str
+    train_glob: Pattern
     """Pattern of the paths of training files."""
-    validation_glob: str
+    validation_glob: Pattern
     """Pattern of the paths of validation files."""
     dtype: Literal["uint16", "uint32"] = "uint16"
     """Type of a token in the files."""

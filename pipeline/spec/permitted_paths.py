@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from evenload.pipeline.errors import SpecError
@@ -14,6 +15,7 @@ from evenload.pipeline.spec.data import (
     HuggingFace,
     Shards,
     TextData,
+    matches,
 )
 from evenload.pipeline.spec.other_models import HuggingFaceModel, PythonModel
 from evenload.pipeline.spec.trial import Model
@@ -37,12 +39,17 @@ def check_paths(data: DataSpec, root: Path | None, model: Model | None = None) -
     if isinstance(model, HuggingFaceModel):
         patterns.append(("model.path", glob.escape(str(model.path))))
     for key, pattern in patterns:
-        for path in (_fixed_part(pattern), *map(Path, glob.glob(pattern, recursive=True))):
-            if not path.resolve().is_relative_to(root):
-                raise SpecError(
-                    f"{key}={pattern!r} leads out of {root}, the only folder that specs may read; "
-                    "put the files there, or change EVENLOAD_DATA_ROOT"
-                )
+        fixed = _fixed_part(pattern)
+        # The fixed part and the pattern itself are judged before anything is searched.
+        stays = ".." not in Path(pattern).parts[len(fixed.parts) :]
+        if not stays or not all(
+            path.resolve().is_relative_to(root)
+            for path in chain((fixed, Path(pattern)), map(Path, matches(pattern)))
+        ):
+            raise SpecError(
+                f"{key}={pattern!r} leads out of {root}, the only folder that specs may read; "
+                "put the files there, or change EVENLOAD_DATA_ROOT"
+            )
 
 
 def _patterns(data: DataSpec) -> Iterator[tuple[str, str]]:

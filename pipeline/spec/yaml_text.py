@@ -15,7 +15,8 @@ from ruamel.yaml.events import AliasEvent
 from evenload.pipeline.errors import SpecError, shown
 
 MAX_BYTES = 2**20
-MAX_NODES = 20_000  # keys and values; a reader takes about a second for them
+MAX_NODES = 10_000  # keys and values; a reader takes about a second for them
+MAX_DEPTH = 100
 PLAIN = (str, int, float, bool, type(None))
 NAMES = {list: "a list", str: "a text", type(None): "nothing"}
 
@@ -38,8 +39,6 @@ def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
         tree = reader.load(content.decode())
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-    except RecursionError:
-        raise SpecError(f"{where}: not readable as YAML: nested too deeply; flatten it") from None
     except UNREADABLE as error:
         raise SpecError(f"{where}: not readable as YAML: {_reason(error)}") from None
     if not isinstance(tree, dict):
@@ -63,7 +62,7 @@ def yaml_of(value: Any, one_line: bool = False) -> str:
 class _Bounded(Composer):
     """Counts nodes, and refuses what makes a short document long."""
 
-    num_nodes = 0
+    num_nodes = depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.parser.peek_event()
@@ -75,7 +74,12 @@ class _Bounded(Composer):
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise SpecError(f"line {line}: more than {MAX_NODES:,} keys and values; use fewer")
-        return super().compose_node(parent, index)
+        if self.depth > MAX_DEPTH:
+            raise SpecError(f"line {line}: nested too deeply; flatten it")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Plain(SafeConstructor):

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from json import JSONDecodeError
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, select, update
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DatabaseError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from evenload.pipeline.addresses import shown_address
@@ -485,4 +492,9 @@ class SweepStore:
             raise SpecError(
                 f"{shown_address(self._url)}: {reason}; check the options of the URL and what its "
                 "role may do"
+            ) from None
+        except (DatabaseError, JSONDecodeError) as error:
+            raise SpecError(
+                f"{shown_address(self._url)} is damaged: {getattr(error, 'orig', error)}; restore "
+                "it from a backup, or move it away to begin a new one"
             ) from None

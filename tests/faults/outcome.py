@@ -76,7 +76,7 @@ def _name(trial: TrialRecord) -> str:
 def undisturbed(spec: SweepSpec, home: Path) -> tuple[Outcome, Settings]:
     """Runs the sweep in this process, without a cluster, one trial after the other."""
     settings = Settings(home=home)
-    store = open_store(settings)
+    store = open_store(settings, create=True)
     trials = initial_trials(spec, settings)
     sweep_id = store.add_sweep(spec, trials)
 

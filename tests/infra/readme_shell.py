@@ -190,7 +190,7 @@ def train_without_ray(sweep_id: str, path: Path) -> None:
     Args:     path: of the sweep's file; if there is none, the sweep is in the store
     """
     settings = Settings(home=Path(".evenload"))
-    store = open_store(settings)
+    store = open_store(settings, create=True)
     if path.exists():
         spec = load_sweep(path)
         sweep_id = store.add_sweep(spec, initial_trials(spec, settings))

@@ -8,12 +8,20 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, WorkKind
 from evenload.workers.training.hardware import device_name
-from evenload.workers.training.identity import core_version, corpus_digest, source_commit
+from evenload.workers.training.identity import (
+    check_identity,
+    core_version_of,
+    corpus_digest,
+    source_commit,
+)
 from evenload.workers.training.loop import resume_step
 
 
 def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
+    """Raises: SpecError: the data or code of this worker is not that of the trial"""
     training = claim.kind is WorkKind.TRAIN
+    corpus = corpus_digest(spec.data, settings.corpus_dir)
+    check_identity(spec, claim.digest, settings, corpus)
     return RunIdentity(
         digest=claim.digest,
         name=f"{claim.label}, {spec.model.num_experts} experts, seed {spec.train.seed}",
@@ -24,8 +32,8 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence
             "worker": claim.worker,
             "device": device_name(spec.runtime.device),
             "commit": source_commit(),
-            "core": core_version(spec.balancer.kind),
-            "corpus": corpus_digest(spec.data, settings.corpus_dir),
+            "core": core_version_of(spec, settings),
+            "corpus": corpus,
             **({"extends": spec.extends} if spec.extends else {}),
         },
         resumed_from_step=resume_step(settings, claim.digest) if training else 0,

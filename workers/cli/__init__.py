@@ -10,7 +10,6 @@ for torch, Ray and MLflow.
 from __future__ import annotations
 
 import sys
-import traceback
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -18,8 +17,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from evenload import __version__
-from evenload.pipeline.errors import SpecError
-from evenload.pipeline.extras import explanation
 
 Context = Any  # click's: typer depends on click or brings its own, by its version
 
@@ -154,26 +151,31 @@ def evenload(
     """Finds the balancing rule and step size that keep every expert of an MoE model busy."""
 
 
+# The base of click's errors, whichever click typer uses.
+UsageProblem: Any = typer.BadParameter.__mro__[2]
+
+
 def main() -> None:
+    """Runs the command. Every error is one message, and with --json one JSON document."""
     try:
-        app()
-    except SpecError as error:
-        _end(f"error: {error}", 2)
-    except ModuleNotFoundError as error:
-        if (missing := explanation(error)) is None:
-            _end(traceback.format_exc(), 1)
-        _end(f"error: {missing}", 2)
-    except Exception:  # noqa: BLE001 - a traceback may repeat a password
-        _end(traceback.format_exc(), 1)
+        code = app(standalone_mode=False) or 0
+    except UsageProblem as error:
+        if "--json" not in sys.argv:
+            error.show()
+            sys.exit(error.exit_code)
+        _end(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted", 1)
+    except Exception as error:  # noqa: BLE001  a traceback tells a user nothing
+        from evenload.workers.cli.problems import problem_of
+
+        _end(*problem_of(error))
+    if code:
+        _end("", int(code))
+    sys.exit(0)
 
 
 def _end(problem: str, code: int) -> NoReturn:
-    """Prints the problem without secrets, and ends the process."""
-    from evenload.pipeline.escaping import for_terminal
-    from evenload.pipeline.redaction import redacted, secrets
-    from evenload.pipeline.settings import Settings
+    from evenload.workers.cli.problems import end  # with pydantic, which --help need not wait for
 
-    # Without reading the settings, which may be the problem.
-    hidden = secrets(Settings.model_construct())
-    print(for_terminal(redacted(problem, hidden)), file=sys.stderr)
-    sys.exit(code)
+    end(problem, code)

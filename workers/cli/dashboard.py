@@ -27,7 +27,7 @@ def dashboard(
     """Serve the dashboard until Ctrl-C."""
     require(*DASHBOARD)
     settings = load_settings(home)
-    open_store(settings)
+    open_store(settings, create=True)
     command = _command(free_port(port, address), address)
     log.print(f"dashboard: http://{address}:{port}  (Ctrl-C ends it)")
     # In place of this process, so that every signal reaches the server.

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenload.pipeline.addresses import shown_address
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError, reason_of
 from evenload.pipeline.extras import remedy
 from evenload.pipeline.redaction import redacted, secrets
 from evenload.pipeline.settings import Settings
@@ -25,6 +26,7 @@ from evenload.workers.cuda import has_cuda
 from evenload.workers.kernels.backends import resolve_backend
 
 GIB = 2**30
+LONGEST_TMPDIR = 40  # a socket has at most 107 characters, of which Ray takes about 65
 
 
 class Check(NamedTuple):
@@ -42,13 +44,22 @@ def doctor(
     """Check what works on this machine; exit with 1 if a required part does not."""
     settings = load_settings(home)
     with log.status("checking"):
-        checks = [probe(settings) for probe in PROBES]
+        checks = [_survived(part, probe, settings) for part, probe in PROBES.items()]
     if as_json:
         print_json({"checks": [check._asdict() for check in checks]})
     else:
         out.print(_table(checks))
     if any(check.required and not check.usable for check in checks):
         raise typer.Exit(1)
+
+
+def _survived(part: str, probe: Callable[[Settings], Check], settings: Settings) -> Check:
+    """The result of a probe. A part that is broken in a way nobody foresaw is named as well."""
+    try:
+        return probe(settings)
+    except Exception as error:  # noqa: BLE001
+        reason = redacted(reason_of(error), secrets(settings))
+        return Check(part, False, reason, "repair, replace or remove it")
 
 
 def _table(checks: list[Check]) -> Table:
@@ -69,8 +80,20 @@ def _python(_: Settings) -> Check:
 
 def _disk(settings: Settings) -> Check:
     nearest = next(place for place in (settings.root, *settings.root.parents) if place.exists())
+    if not os.access(nearest, os.W_OK):
+        return Check("disk", False, f"{nearest} cannot be written", "set EVENLOAD_HOME")
     free = shutil.disk_usage(nearest).free / GIB
     return Check("disk", free > 1, f"{free:.0f} GiB free at {settings.root}", "free some space")
+
+
+def _temporary(_: Settings) -> Check:
+    folder = tempfile.gettempdir()
+    remedy = "set TMPDIR to a shorter path that can be written"
+    if len(folder) > LONGEST_TMPDIR:
+        detail = f"{folder} is longer than {LONGEST_TMPDIR} characters, too long for Ray's sockets"
+        return Check("temporary files", False, detail, remedy)
+    with tempfile.NamedTemporaryFile():
+        return Check("temporary files", True, folder)
 
 
 def _torch(_: Settings) -> Check:
@@ -113,6 +136,8 @@ def _ray(_: Settings) -> Check:
 
 def _store(settings: Settings) -> Check:
     try:
+        if settings.database_url is None and not settings.has_store:
+            return Check("store", True, f"none yet in {settings.root}; the first sweep makes it")
         sweeps = len(open_store(settings).sweeps())
     except SpecError as error:
         return Check("store", False, str(error), "check EVENLOAD_HOME and EVENLOAD_DATABASE_URL")
@@ -143,14 +168,15 @@ def _can_use_cuda() -> bool:
     return _installed("torch").usable and has_cuda()
 
 
-PROBES: tuple[Callable[[Settings], Check], ...] = (
-    _python,
-    _disk,
-    _torch,
-    _gpu,
-    _backend("torch"),
-    _backend("triton"),
-    _ray,
-    _store,
-    _mlflow,
-)
+PROBES: dict[str, Callable[[Settings], Check]] = {
+    "machine": _python,
+    "disk": _disk,
+    "temporary files": _temporary,
+    "torch": _torch,
+    "GPU": _gpu,
+    "backend torch": _backend("torch"),
+    "backend triton": _backend("triton"),
+    "ray": _ray,
+    "store": _store,
+    "mlflow": _mlflow,
+}

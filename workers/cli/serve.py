@@ -98,7 +98,7 @@ def _awaited_store(settings: Settings, stop: StopSignal) -> SweepStore | None:
     """The store, as soon as the database answers, or None if the signal came first."""
     while True:
         try:
-            return open_store(settings)
+            return open_store(settings, create=True)
         except StoreUnavailable as error:
             logger.warning("%s; trying again", error)
             if stop.wait(POLL_SECONDS):

@@ -50,6 +50,7 @@ class PlainConsole(Console):
 
 out = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 log = PlainConsole(stderr=True)
+documents: list[str] = []  # what `print_json` has printed
 
 
 def load_settings(home: Path | None = None) -> Settings:
@@ -65,14 +66,21 @@ def load_settings(home: Path | None = None) -> Settings:
         raise SpecError(f"environment: EVENLOAD_{key.upper()}{rest}") from None
 
 
-def open_store(settings: Settings) -> SweepStore:
-    """Opens the store and creates or upgrades it if necessary.
+def open_store(settings: Settings, create: bool = False) -> SweepStore:
+    """Opens the store and upgrades it if necessary.
 
-    Raises:   SpecError: the home or the database cannot be used
+    Args:     create: make one if there is none, for commands that store something
+    Raises:   SpecError: there is none, or the home or the database cannot be used
     """
     from evenload.pipeline.store.sweep_store import SweepStore
 
-    settings.make_home()
+    if create:
+        settings.make_home(to_write=True)
+    elif settings.database_url is None and not settings.has_store:
+        raise SpecError(
+            f"home={str(settings.home)!r}: no store here; --home or EVENLOAD_HOME names another "
+            "folder, and `evenload sweep run` makes a store"
+        )
     store = SweepStore(settings.store_url)
     store.migrate()
     return store
@@ -124,6 +132,7 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
 def print_json(document: Any) -> None:
     """Prints exactly one document on standard output. NaN becomes null, because JSON lacks it."""
     text = json.dumps(_plain(document), indent=2)
+    documents.append(text)
     sys.stdout.write(redacted(text, secrets(Settings.model_construct())) + "\n")
 
 

@@ -125,7 +125,7 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
 def submit(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> None:
     """Store a sweep for `evenload serve`, which runs it. A second call changes nothing."""
     settings = load_settings(home)
-    sweep_id = open_store(settings).submit(load_sweep(sweep_file))
+    sweep_id = open_store(settings, create=True).submit(load_sweep(sweep_file))
     if as_json:
         print_json({"sweep_id": sweep_id})
     else:

@@ -70,7 +70,7 @@ def run_sweep(
         trials = initial_trials(spec, settings)
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
-    store = open_store(settings)
+    store = open_store(settings, create=True)
     sweep_id = store.add_sweep(spec, trials)
     check_goes_on(store, settings, sweep_id)
     spec = SweepSpec.trusted(store.sweep(sweep_id).spec)  # with the seeds of extensions

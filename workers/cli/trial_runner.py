@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -52,7 +53,7 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
     with log.status("reading the corpus"):
         trials = initial_trials(spec, settings)
     check_memory(trials[0][1])
-    store = open_store(settings)
+    store = open_store(settings, create=True)
     sweep_id = store.add_sweep(spec, trials)
     check_goes_on(store, settings, sweep_id)
     ((digest, trial),) = trials
@@ -189,7 +190,7 @@ def _write_scores(recorder: ScoreRecorder, path: Path) -> None:
 
 def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
     """A sweep with only this trial, named after its file."""
-    name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
     return SweepSpec(
         name=f"train-{name}"[:64],
         base=trial.model_dump(mode="json"),

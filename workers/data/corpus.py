@@ -5,7 +5,6 @@ The digest covers the tokens themselves, so equal digests mean equal training an
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.data import DataSpec, FileTokenizer, Shards, Synthetic
+from evenload.pipeline.spec.data import DataSpec, FileTokenizer, Shards, Synthetic, matching_files
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.documents import Document, TextSource, read_documents, source_files
 from evenload.workers.data.duplicates import Origin, split
@@ -259,10 +258,7 @@ def _shard_facts(path: Path, tokens: TokenArray, root: Path) -> tuple[str, int]:
 
 
 def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:
-    paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    if not paths:
-        raise SpecError(f"data.{key}={pattern!r} matches no file; check the path")
-    return [(path, open_tokens(path, dtype)) for path in paths]
+    return [(path, open_tokens(path, dtype)) for path in matching_files(key, pattern)]
 
 
 def _joined(parts: list[TokenArray]) -> TokenArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sysconfig
@@ -15,7 +14,13 @@ import pyarrow.parquet as pq
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import require
-from evenload.pipeline.spec.data import Files, FileTokenizer, HuggingFace, PythonStdlib
+from evenload.pipeline.spec.data import (
+    Files,
+    FileTokenizer,
+    HuggingFace,
+    PythonStdlib,
+    matching_files,
+)
 
 
 class Document(NamedTuple):
@@ -43,7 +48,7 @@ def source_files(source: TextSource) -> list[Path] | None:
         case PythonStdlib():
             files = list(_stdlib_files())
         case Files():
-            files = _matching_files(source)
+            files = matching_files("glob", source.glob)
         case HuggingFace():
             return None
         case _:
@@ -85,19 +90,16 @@ def _python_stdlib() -> Iterator[Document]:
         yield Document(_text(path), _top_directory(path, _stdlib_root()))
 
 
-def _matching_files(source: Files) -> list[Path]:
-    paths = sorted(Path(name) for name in glob.glob(source.glob, recursive=True))
-    files = [path for path in paths if path.is_file()]
-    if not files:
-        raise SpecError(f"data.glob={source.glob!r} matches no file; check the path")
-    return files
-
-
 def _files(source: Files) -> Iterator[Document]:
-    files = _matching_files(source)
+    files = matching_files("glob", source.glob)
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
-        yield from _file_documents(path, root, source)
+        try:
+            yield from _file_documents(path, root, source)
+        except OSError as error:
+            raise SpecError(
+                f"{path}: {error.strerror}; make it readable, or leave it out of data.glob"
+            ) from None
 
 
 def _file_documents(path: Path, root: Path, source: Files) -> Iterator[Document]:
@@ -149,7 +151,7 @@ def _jsonl(path: Path, source: Files) -> Iterator[Document]:
 def _json_object(line: bytes, place: str, source: Files) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deeply
         raise SpecError(f"{place}: not a JSON object ({error}); mend or remove the line") from None
     for key, column in _columns(source).items():
         if not isinstance(row, dict) or column not in row:
@@ -183,14 +185,21 @@ def _row(row: dict[str, Any], place: str, source: Files | HuggingFace) -> Docume
     Raises:   SpecError: the text is neither text nor null
     """
     text = row[source.column]
+    if isinstance(text, str):  # JSON may hold half of a surrogate pair
+        text = text.encode(errors="replace")
     if isinstance(text, bytes):
-        text = text.decode("utf-8", errors="replace")
+        text = text.decode(errors="replace")
     if text is not None and not isinstance(text, str):
         raise SpecError(
             f"{place}: {source.column!r} holds {type(text).__name__}, not text; "
             "set data.column to a key with text"
         )
     group = None if source.group_column is None else row[source.group_column]
+    if isinstance(group, bytes | list | dict):
+        raise SpecError(
+            f"{place}: {source.group_column!r} holds {type(group).__name__}, which is no name of "
+            "a group; set data.group_column to a key with text or numbers"
+        )
     return Document(text or "", "" if group is None else str(group))
 
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 END_OF_DOCUMENT = "<|end|>"  # under bpe
 END_OF_BYTES = "\0"
 # Tokens that end a text in the tokenizers of well-known models; the first that there is.
-ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
+ENDS = (
+    "<|endoftext|>",
+    "</s>",
+    "<eos>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    END_OF_DOCUMENT,
+    END_OF_BYTES,
+)
 
 
 class Encoder(Protocol):
@@ -95,7 +103,7 @@ def make_encoder(spec: Tokenizer, training_texts: Iterable[str]) -> Encoder:
         case BpeTokenizer():
             return _trained_bpe(spec.vocab_size, training_texts)
         case FileTokenizer():
-            return read_encoder(spec.path)
+            return read_encoder(spec.path, spec.end)
         case _:
             assert_never(spec)
 
@@ -116,10 +124,11 @@ def _trained_bpe(vocab_size: int, texts: Iterable[str]) -> LibraryEncoder:
     return LibraryEncoder(tokenizer, end_id=0)
 
 
-def read_encoder(path: Path) -> LibraryEncoder:
-    """The encoder of a `tokenizer.json`.
+def read_encoder(path: Path, end: str | None = None) -> LibraryEncoder:
+    """The encoder of a `tokenizer.json`, without the file's own truncation, padding and dropout.
 
-    Raises:   SpecError: missing or unreadable
+    Args:     end: the token that ends a document; None: the first of `ENDS` that there is
+    Raises:   SpecError: missing or unreadable, or no such token
     """
     import tokenizers
 
@@ -129,6 +138,15 @@ def read_encoder(path: Path) -> LibraryEncoder:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a bad file
         raise SpecError(f"data.tokenizer.path={str(path)!r}: not a tokenizer: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
     vocabulary = tokenizer.get_vocab()
-    ends = [vocabulary[name] for name in ENDS if name in vocabulary]
-    return LibraryEncoder(tokenizer, end_id=ends[0] if ends else 0)
+    ends = [name for name in ([end] if end else ENDS) if name in vocabulary]
+    if not ends:
+        raise SpecError(
+            f"data.tokenizer.path={str(path)!r} has no token {end or ' or '.join(ENDS)!r} to end a "
+            "document with; set data.tokenizer.end to one that it has"
+        )
+    return LibraryEncoder(tokenizer, end_id=vocabulary[ends[0]])

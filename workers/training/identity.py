@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,8 +77,34 @@ def trial_digest(spec: TrialSpec, settings: Settings) -> str:
     """The identity of a resolved trial. Tokenises its corpus on first use."""
     return spec.digest(
         corpus_digest(spec.data, settings.corpus_dir),
-        core_version(spec.balancer.kind, spec.model.kind),
+        core_version_of(spec, settings),
     )
+
+
+def check_identity(spec: TrialSpec, digest: str, settings: Settings, corpus: str) -> None:
+    """Checks that this worker would compute the trial that was listed, and not another one.
+
+    Args:     corpus: digest of the data as this worker has just read it
+    Raises:   SpecError: its data or its code differ, or the data is not where specs may read
+    """
+    check_paths(spec.data, settings.data_root, spec.model)
+    core = core_version_of(spec, settings)
+    if settings.check_identity and spec.digest(corpus, core) != digest:
+        raise SpecError(
+            f"trial {digest} was listed with other data or other code than this worker has (data "
+            f"{corpus}, code {core}); run the same version everywhere, and if the data changed on "
+            "purpose, submit the sweep again"
+        )
+
+
+def core_version_of(spec: TrialSpec, settings: Settings) -> str:
+    """The version of all code and tables that compute this trial."""
+    version_ = core_version(spec.balancer.kind, spec.model.kind)
+    if not spec.runtime.backend.startswith("triton"):
+        return version_
+    own = settings.tiles_file.read_bytes() if settings.tiles_file else b""
+    tiles = (WORKERS / "kernels" / "tiles.json").read_bytes() + own
+    return hashlib.sha256(version_.encode() + tiles).hexdigest()[:12]
 
 
 def identify(
@@ -102,8 +129,9 @@ def checked(
     for trial in asked:
         check_paths(trial.data, settings.data_root, trial.model)
     trials = [resolve(trial, has_cuda) for trial in asked]
+    corpora = {data: prepare(data, settings.corpus_dir) for data in {t.data for t in trials}}
     for trial in trials:
-        check_fits(trial, prepare(trial.data, settings.corpus_dir))
+        check_fits(trial, corpora[trial.data])
     return trials
 
 
@@ -122,15 +150,16 @@ def _with_parent_spec(trial: TrialSpec, settings: Settings) -> TrialSpec:
     return TrialSpec.model_validate(parent.spec | longer)
 
 
-@lru_cache(maxsize=32)
 def corpus_digest(data: DataSpec, root: Path) -> str:
     return prepare(data, root).digest
 
 
 @cache
 def core_version(balancer_kind: str, model_kind: str = "own") -> str:
-    """12 hex digits over torch's version and the sources of the numerical core and of one rule.
+    """12 hex digits over torch's version and what the numerical core and one rule compute.
 
+    Comments, docstrings and the layout of the sources do not count, and neither does for which
+    device torch was built.
     Other rules are left out, so adding a rule does not change the identity of finished trials. What
     only other models than evenload's own need belongs to the identity of their trials alone.
     """
@@ -140,15 +169,28 @@ def core_version(balancer_kind: str, model_kind: str = "own") -> str:
     paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
     paths += [WORKERS / "selection.py"]
     paths += _rule_sources(balancer_kind)
-    digest = hashlib.sha256(torch.__version__.encode())
+    digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
     if model_kind != "own":
         paths += [path for room in OTHERS for path in (WORKERS / room).glob("*.py")]
         digest.update(model_kind.encode())
     if model_kind == "huggingface":
         digest.update(version("transformers").encode())
     for path in sorted(paths):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode() + computed_by(path.read_text()).encode())
     return digest.hexdigest()[:12]
+
+
+def computed_by(source: str) -> str:
+    """The source of a module without comments, docstrings and layout."""
+    return ast.unparse(_WithoutTexts().visit(ast.parse(source)))
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Leaves out texts that stand alone."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 def _rule_sources(kind: str) -> list[Path]:

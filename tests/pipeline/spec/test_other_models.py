@@ -68,7 +68,7 @@ def test_other_kinds_survive_their_own_json(kind: str) -> None:
         ),
         (OTHERS["python"], {"train": {"recompute": True}}, "train.recompute=true: the model of a "),
         (OTHERS["python"] | {"num_experts": 4}, {}, "model: num_experts=4 is found by building"),
-        (OTHERS["python"] | {"factory": "function"}, {}, 'model.factory="function": String should'),
+        (OTHERS["python"] | {"factory": "function"}, {}, 'model.factory="function": must'),
         (OTHERS["python"] | {"vocab_size": 9}, {}, "model.vocab_size=9 is smaller than the 256"),
     ],
 )

@@ -35,7 +35,7 @@ BASE: dict[str, Any] = {
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, lease_seconds=30, heartbeat_seconds=0.2)
+    return Settings(home=tmp_path, lease_seconds=30, heartbeat_seconds=0.2, check_identity=False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from evenload.workers.cli import main
+from evenload.workers.cli import main, session
 from tests.small_model import SMALL_MODEL
 
 SWEEP: dict[str, Any] = {
@@ -86,6 +86,7 @@ def here(
 
     def run(*arguments: str) -> Ended:
         monkeypatch.chdir(tmp_path)
+        session.documents.clear()
         monkeypatch.setattr(sys, "argv", ["evenload", *arguments])
         with pytest.raises(SystemExit) as exit_:
             main()

@@ -41,7 +41,8 @@ def test_a_bad_sweep_is_refused_before_anything_starts(
     assert [word for word in words if word not in ended.err] == [], ended.err
     assert ended.err.strip().count("\n") == 0, "one message, no traceback"
     listed = here("sweep", "list", "--json")
-    assert (listed.code, listed.document) == (0, [])
+    assert listed.code == 2
+    assert "no store here" in listed.document["error"]
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,8 @@ def test_a_bad_sweep_is_refused_before_anything_starts(
     [
         (["sweep", "run", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["train", "absent.yaml"], ["absent.yaml", "No such file"]),
-        (["sweep", "status", "no-such-sweep"], ["no-such-sweep"]),
-        (["sweep", "cancel", "no-such-sweep"], ["no-such-sweep"]),
+        (["sweep", "status", "no-such-sweep"], ["no store here"]),
+        (["sweep", "cancel", "no-such-sweep"], ["no store here"]),
         (["sweep", "run", "x.yaml", "--slots", "0"], ["--slots"]),
         (["frobnicate"], ["frobnicate"]),
     ],
@@ -81,7 +82,6 @@ def test_a_read_only_home_is_refused_for_a_corpus(
     here: Any, sweep: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
-    assert here("sweep", "list", "--json").document == []
     ended = here("sweep", "plan", here.write("good.yaml", sweep()))
     assert (ended.code, ended.err[:42]) == (2, "error: home='.evenload': Permission denied")
 
@@ -101,7 +101,7 @@ def test_a_bad_environment_variable_is_named_with_its_value(
     monkeypatch.setenv("EVENLOAD_LEASE_SECONDS", "soon")
     ended = here("sweep", "list")
     assert ended.code == 2
-    assert 'EVENLOAD_LEASE_SECONDS="soon": Input should be a valid number' in ended.err
+    assert 'EVENLOAD_LEASE_SECONDS="soon": must be a number' in ended.err
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ def test_commands_that_train_nothing_do_not_wait_for_torch(tmp_path: Path) -> No
     (tmp_path / "planned.yaml").write_text(PLAN)
     calls = [[name, "--help"] for name in COMMANDS]
     calls += [["sweep", "plan", "planned.yaml"], ["sweep", "list"], ["doctor"]]
-    assert imported_by(calls, tmp_path, SLOW) == {" ".join(call): [0, []] for call in calls}
+    ends = {"sweep list": 2}  # no store yet
+    assert imported_by(calls, tmp_path, SLOW) == {
+        (name := " ".join(call)): [ends.get(name, 0), []] for call in calls
+    }
 
 
 def test_the_overview_imports_next_to_nothing(tmp_path: Path) -> None:

@@ -31,5 +31,15 @@ def test_the_core_version_covers_what_computes_a_trial(
     monkeypatch.setattr(identity, "WORKERS", workers)
     before = identity.core_version.__wrapped__("sign")
     with (workers / file).open("a") as source:
-        source.write("# another line\n")
+        source.write('# a comment\n"""A text."""\n')
+    assert identity.core_version.__wrapped__("sign") == before
+    with (workers / file).open("a") as source:
+        source.write("another = 1\n")
     assert (identity.core_version.__wrapped__("sign") != before) == is_core
+
+
+def test_docstrings_comments_and_layout_compute_nothing() -> None:
+    plain = "def f(x):\n    return x + 1\n"
+    told = 'def f(x):  # why\n    """Adds."""\n    return (\n        x + 1\n    )\n'
+    assert identity.computed_by(plain) == identity.computed_by(told)
+    assert identity.computed_by(plain) != identity.computed_by(plain.replace("1", "2"))
