@@ -9,7 +9,7 @@ Letters: A assignments of an expert, L its fair share, E experts, K top-k, T tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
@@ -23,6 +23,7 @@ Array = NDArray[np.floating[Any]]
 Target = NDArray[np.floating[Any]] | Sequence[float] | None
 FLOOR_DRAWS = 2000
 DEAD_WINDOW = 100  # number of last steps over which dead experts are determined
+BLOCK_COUNTS = 2**18  # counts that are looked at together
 
 
 class History(NamedTuple):
@@ -75,7 +76,7 @@ class Loads:
     @cached_property
     def max_vio_S(self) -> Array:
         """MaxVio of every step, mean over layers."""
-        return max_vio(self.count_SLE, self.target_E).mean(axis=-1)
+        return by_blocks(max_vio, self.count_SLE, self.target_E).mean(axis=-1)
 
     @property
     def max_vio_floor(self) -> float:
@@ -86,6 +87,13 @@ class Loads:
     def idle_expected(self) -> float:
         """The share of experts that random routing leaves idle in one step."""
         return idle_expected(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
+
+
+def by_blocks(figure: Callable[..., Array], count_SLE: NDArray[Any], *others: Any) -> Array:
+    """`figure(count_SLE, *others)`, (S, L), for a long run that does not fit into memory."""
+    size = max(1, BLOCK_COUNTS // max(1, count_SLE[:1].size))
+    starts = range(0, max(1, len(count_SLE)), size)
+    return np.concatenate([figure(count_SLE[start : start + size], *others) for start in starts])
 
 
 def utilisation(count_E: NDArray[Any], target_E: Target = None) -> Array:
@@ -161,6 +169,15 @@ def idle_streak(count_SE: NDArray[Any]) -> NDArray[np.int64]:
         running = np.where(busy, 0, running + 1)
         streak[step] = running
     return streak
+
+
+def idle_streak_max(count_SE: NDArray[Any]) -> int:
+    """The largest value of `idle_streak`."""
+    longest, running = 0, np.zeros(count_SE.shape[1:], dtype=np.int64)
+    for count_E in count_SE:
+        running = np.where(count_E > 0, 0, running + 1)
+        longest = max(longest, int(running.max()))
+    return longest
 
 
 def max_vio_floor(tokens: int, num_experts: int, top_k: int, target_E: Target = None) -> float:

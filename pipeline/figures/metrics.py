@@ -22,11 +22,12 @@ from evenload.pipeline.figures.loads import (
     Loads,
     Target,
     avg_vio,
+    by_blocks,
     dead_tenth,
     diversity,
     effective_util,
     idle_frac,
-    idle_streak,
+    idle_streak_max,
     load_cv,
     max_vio,
     min_vio,
@@ -100,12 +101,14 @@ class Metric:
 
 def steady(figure: Callable[[NDArray[Any], Target], Array]) -> Compute:
     """The figure's mean over layers and the last quarter of the steps."""
-    return lambda loads: float(figure(loads.steady_SLE, loads.target_E).mean())
+    return lambda loads: float(by_blocks(figure, loads.steady_SLE, loads.target_E).mean())
 
 
 def worst_layer(figure: Callable[[NDArray[Any], Target], Array]) -> Compute:
     """The figure's mean over the last quarter of the steps, in the layer where it is largest."""
-    return lambda loads: float(figure(loads.steady_SLE, loads.target_E).mean(axis=0).max())
+    return lambda loads: float(
+        by_blocks(figure, loads.steady_SLE, loads.target_E).mean(axis=0).max()
+    )
 
 
 def max_vio_ratio(loads: Loads) -> float:
@@ -246,7 +249,7 @@ _TABLE = (
     Metric("idle_streak_max", "Longest idle streak",
         "longest run of optimizer steps in which one expert got no token",
         r"\max_{e,s}\ \mathrm{streak}_{e,s}", "steps", ",.0f", "lower", RUN, EVENLOAD,
-        lambda loads: float(idle_streak(loads.count_SLE).max()), of=("run",)),
+        lambda loads: float(idle_streak_max(loads.count_SLE)), of=("run",)),
     Metric("dead_zero", "Dead experts, none", "share of experts without a token in the dead window",
         r"\frac{1}{E}\,\#\Big\{e : \sum_{s \in W} A_{e,s} = 0\Big\}", *LOST,
         "the last 100 steps summed", "as NeMo Automodel's dead_expert_frac",

@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -233,6 +235,18 @@ def torn_files(trial_dir: Path) -> list[Part]:
     """The files of steps whose end is missing, in order."""
     folders = (trial_dir / "expert_load", trial_dir / "steps")
     return [part for folder in folders for part in parts(folder) if is_torn(part.path)]
+
+
+@contextmanager
+def counts_on_disk(trial_dir: Path) -> Iterator[NDArray[np.int32]]:
+    """All counts (S, L, E) in a temporary file that is mapped into memory."""
+    shape: tuple[int, ...] = (0, 0, 0)
+    with TemporaryFile(dir=trial_dir) as file:
+        for chunk in iter_history(trial_dir, columns=["load"]):
+            file.write(np.ascontiguousarray(chunk.count_SLE, np.int32).data)
+            shape = (shape[0] + len(chunk.step_S), *chunk.count_SLE.shape[1:])
+        file.flush()
+        yield np.memmap(file, np.int32, "r", shape=shape) if shape[0] else np.zeros(shape, np.int32)
 
 
 def read_scalars(trial_dir: Path) -> dict[str, NDArray[np.float64]]:

@@ -22,7 +22,13 @@ from evenload.workers.data.documents import Document, TextSource, read_documents
 from evenload.workers.data.duplicates import Origin, split
 from evenload.workers.data.file_digests import KnownFiles, file_digest
 from evenload.workers.data.groups import Groups, group_documents, read_groups, write_groups
-from evenload.workers.data.shards import TokenArray, open_tokens, token_type
+from evenload.workers.data.shards import (
+    JoinedTokens,
+    TokenArray,
+    Tokens,
+    open_tokens,
+    token_type,
+)
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 
@@ -31,8 +37,8 @@ TOKENIZER = "tokenizer.json"
 
 
 class Corpus(NamedTuple):
-    train: TokenArray
-    validation: TokenArray
+    train: Tokens
+    validation: Tokens
     vocab_size: int  # all token ids are smaller
     groups: Groups  # groups of the validation part
     digest: str  # 16 hex digits
@@ -261,6 +267,5 @@ def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:
     return [(path, open_tokens(path, dtype)) for path in matching_files(key, pattern)]
 
 
-def _joined(parts: list[TokenArray]) -> TokenArray:
-    """All parts in one array. A single file stays memory-mapped."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: list[TokenArray]) -> Tokens:
+    return parts[0] if len(parts) == 1 else JoinedTokens(parts)

@@ -15,8 +15,6 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from evenload.workers.data.documents import Document
 
@@ -113,6 +111,10 @@ def _runs(word_W: Hashes) -> Hashes:
 
 def _families(runs: Sequence[Hashes]) -> list[int]:
     """A number for each document, the same for near duplicates."""
+    # Here, because reading what was split before need not wait for it.
+    from scipy.sparse import coo_array, csr_array
+    from scipy.sparse.csgraph import connected_components
+
     size, owner = len(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     different, place = np.unique(np.concatenate(runs), return_inverse=True)
     has = csr_array((np.ones(len(place), bool), (owner, place)), (size, len(different)))

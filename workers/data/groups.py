@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.workers.data.shards import TokenArray
+from evenload.workers.data.shards import Tokens
 
 
 class Groups(NamedTuple):
@@ -40,7 +40,7 @@ class Groups(NamedTuple):
         ]
 
     def windows(
-        self, stream: TokenArray, group: Group, seq_len: int, max_tokens: int
+        self, stream: Tokens, group: Group, seq_len: int, max_tokens: int
     ) -> NDArray[np.int64]:
         """Whole windows at even distances over the joined documents of a group.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,31 @@ def open_tokens(path: Path, dtype: str) -> TokenArray:
     return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
 
 
+class JoinedTokens:
+    """Several streams as one, of which only what is asked for is read."""
+
+    def __init__(self, parts: Sequence[TokenArray]) -> None:
+        self._parts = parts
+        self._start_P = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __len__(self) -> int:
+        return int(self._start_P[-1])
+
+    def __getitem__(self, places: slice | NDArray[np.integer[Any]]) -> TokenArray:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        part_N = np.searchsorted(self._start_P, places, side="right") - 1
+        found_N = np.empty(places.shape, self._parts[0].dtype)
+        for part in np.unique(part_N):
+            found_N[part_N == part] = self._parts[part][
+                places[part_N == part] - self._start_P[part]
+            ]
+        return found_N
+
+
+Tokens = TokenArray | JoinedTokens
+
+
 class Batches(NamedTuple):
     """Training sequences in an order that depends only on seed and position.
 
@@ -41,7 +67,7 @@ class Batches(NamedTuple):
     overlap by one), starting at a random offset, and visits them in a random order.
     """
 
-    tokens: TokenArray
+    tokens: Tokens
     seq_len: int
     seed: int
 
@@ -67,7 +93,7 @@ def _epoch_order(seed: int, epoch: int, windows: int, seq_len: int) -> tuple[int
     return int(rng.integers(seq_len)), rng.permutation(windows)
 
 
-def even_windows(tokens: TokenArray, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
+def even_windows(tokens: Tokens, seq_len: int, max_tokens: int) -> NDArray[np.int64]:
     """Whole windows at even distances over the stream, so that every document has its share.
 
     Returns:  (N, seq_len + 1), up to `max_tokens` targets; all windows of a shorter stream

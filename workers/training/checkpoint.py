@@ -100,6 +100,11 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     return Checkpoint(**torch.load(path, map_location=device, weights_only=True))
 
 
+def mapped(path: Path) -> Checkpoint:
+    """A checkpoint on the CPU of which only what is used is read."""
+    return Checkpoint(**torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+
+
 def newest(directory: Path) -> Path | None:
     """The last complete checkpoint, or None."""
     return max(directory.glob("step-*.pt"), default=None)

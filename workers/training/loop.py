@@ -16,7 +16,7 @@ from evenload.pipeline.figures.loads import Loads, max_vio
 from evenload.pipeline.figures.metrics import figures
 from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity, Sink, StepRecord
-from evenload.pipeline.records.shards import read_history, read_scalars
+from evenload.pipeline.records.shards import counts_on_disk, read_scalars
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, CurvePoint, Progress, TrialState
@@ -263,17 +263,19 @@ class Trainer:
         if not self._ranks.is_first:
             return {}
         train = self._spec.train
-        history = read_history(self._trial_dir, columns=["load"])
-        if len(history.step_S) != train.steps:
+        scalars = read_scalars(self._trial_dir)
+        if len(scalars["step"]) != train.steps:
             raise RuntimeError(
-                f"{self._trial_dir} has records of {len(history.step_S)} of {train.steps} steps; "
+                f"{self._trial_dir} has records of {len(scalars['step'])} of {train.steps} steps; "
                 "its files were removed or written by another run: delete the folder and retry"
             )
-        seconds_S = history.scalars["seconds"]
+        with counts_on_disk(self._trial_dir) as count_SLE:
+            of_loads = figures("run", Loads.of(self._spec, count_SLE))
+        seconds_S = scalars["seconds"]
         tail = max(1, train.steps // 10)
         return {
-            **figures("run", Loads.of(self._spec, history.count_SLE)),
-            "train_loss": float(history.scalars["loss"][-tail:].mean()),
+            **of_loads,
+            "train_loss": float(scalars["loss"][-tail:].mean()),
             "tokens": float(train.steps * train.tokens_per_step),
             "steps": float(train.steps),
             "train_seconds": float(seconds_S.sum()),

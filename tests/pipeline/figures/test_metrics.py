@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import get_args
 
 import numpy as np
 import pytest
 
+from evenload.pipeline.figures import loads
 from evenload.pipeline.figures.loads import Loads, max_vio_floor
 from evenload.pipeline.figures.metrics import (
     METRICS,
@@ -117,3 +119,18 @@ def test_colours_end_at_the_worst_value_or_at_a_difference_that_matters() -> Non
     assert vio.badness(1.0, [1.0, 7.0]) == pytest.approx(1 / 3)  # logarithmic: log 2 of log 8
     assert busy.colour_range([0.9, 0.2]) == (1.0, 0.2)
     assert busy.badness(0.9, [0.9]) == pytest.approx(0.2)
+
+
+def test_figures_of_a_long_run_need_little_memory_beside_its_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count_SLE = np.random.default_rng(0).integers(0, 4, (20_000, 4, 16), dtype=np.int32)
+    long = Loads(count_SLE, tokens=32, top_k=1)
+    figures("run", Loads(count_SLE[:8], tokens=32, top_k=1))  # draws the floor
+    tracemalloc.start()
+    found = figures("run", long)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * count_SLE.nbytes, "8.5 times before figures were computed by blocks"
+    monkeypatch.setattr(loads, "BLOCK_COUNTS", 10**9)
+    assert figures("run", long) == found

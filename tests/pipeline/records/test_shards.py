@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from evenload.pipeline.records import parquet_files
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.shards import (
     LoadLogSink,
+    counts_on_disk,
     iter_history,
     parts,
     read_eval_counts,
@@ -52,6 +55,25 @@ def test_every_value_is_read_as_it_was_written(
     assert history.bias_SLE.dtype == np.float32
     assert history.scalars["loss"].tolist() == [r.loss for r in records]
     assert history.scalars["max_vio_micro"].tolist() == [0.75] * 120
+
+
+def test_all_counts_of_a_run_are_mapped_and_not_held(
+    tmp_path: Path, identity: Identity, record: Record
+) -> None:
+    sink, wide = LoadLogSink(tmp_path), np.ones((8, 4096), np.int32)
+    sink.start(identity())
+    one = dataclasses.replace(record(1), count_LE=wide, bias_LE=wide.astype(np.float32))
+    for first in range(1, 251, 50):
+        steps = range(first, first + 50)
+        sink.log_steps([dataclasses.replace(one, step=step) for step in steps])
+    tracemalloc.start()
+    with counts_on_disk(tmp_path) as count_SLE:
+        assert count_SLE.shape == (250, 8, 4096)
+        assert count_SLE[-1].sum() == wide.sum()
+        _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < count_SLE.nbytes / 4
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
 def test_parts_are_named_by_their_steps_and_end_at_fifty_and_at_checkpoints(

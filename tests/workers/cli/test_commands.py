@@ -15,7 +15,7 @@ import pytest
 from evenload import __version__
 from evenload.workers.cli import COMMANDS, load
 
-SLOW = ("torch", "ray", "mlflow", "optuna", "pandas", "transformers")
+SLOW = ("torch", "ray", "mlflow", "optuna", "pandas", "transformers", "scipy", "s3fs", "streamlit")
 REPORT = """
 import json, sys
 from evenload.workers.cli import main
@@ -57,7 +57,8 @@ def test_commands_that_train_nothing_do_not_wait_for_torch(tmp_path: Path) -> No
     (tmp_path / "planned.yaml").write_text(PLAN)
     calls = [[name, "--help"] for name in COMMANDS]
     calls += [["sweep", "plan", "planned.yaml"], ["sweep", "list"], ["doctor"]]
-    ends = {"sweep list": 2}  # no store yet
+    calls += [["sweep", "status", "unknown"]]
+    ends = {"sweep list": 2, "sweep status unknown": 2}  # no store yet
     assert imported_by(calls, tmp_path, SLOW) == {
         (name := " ".join(call)): [ends.get(name, 0), []] for call in calls
     }

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.data.shards import Batches, even_windows, open_tokens
+from evenload.workers.data.shards import Batches, JoinedTokens, even_windows, open_tokens
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -43,3 +44,21 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.bin").write_bytes(b"123")
     with pytest.raises(SpecError, match="3 bytes"):
         open_tokens(tmp_path / "t.bin", "uint16")
+
+
+def test_several_files_are_one_stream_of_which_only_what_is_asked_for_is_read(
+    tmp_path: Path,
+) -> None:
+    parts = [TOKENS[:7], TOKENS[7:500], TOKENS[500:]]
+    joined = JoinedTokens(parts)
+    assert len(joined) == 1000
+    assert (Batches(joined, 8, 3).take(0, 150) == Batches(TOKENS, 8, 3).take(0, 150)).all()
+    assert (even_windows(joined, 10, 10**9) == even_windows(TOKENS, 10, 10**9)).all()
+    for name in ("a", "b"):
+        np.zeros(2**24, np.uint16).tofile(tmp_path / name)
+    tracemalloc.start()
+    large = JoinedTokens([open_tokens(tmp_path / name, "uint16") for name in ("a", "b")])
+    Batches(large, 2**16, 0).take(0, 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24, "less than half of one file"

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -134,3 +135,20 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"step": Evil()}, tmp_path / "step-00000001.pt")
     with pytest.raises(pickle.UnpicklingError):
         checkpoint.load(tmp_path / "step-00000001.pt", torch.device("cpu"))
+
+
+def test_an_evaluation_reads_no_moments_of_the_optimizer(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.pt"
+    moments = {"state": {0: {"exp_avg": torch.ones(2**25)}}}
+    saved = checkpoint.Checkpoint(1, {"w": torch.ones(2**18)}, moments, {}, torch.zeros(1), [])
+    torch.save(saved._asdict(), path)
+    del saved, moments
+
+    def grown(read: Callable[[], checkpoint.Checkpoint]) -> int:
+        before = psutil.Process().memory_info().rss
+        found = read()
+        assert found.model["w"].clone().sum() == 2**18
+        return psutil.Process().memory_info().rss - before
+
+    assert grown(lambda: checkpoint.mapped(path)) < 2**25
+    assert grown(lambda: checkpoint.load(path, torch.device("cpu"))) > 2**26
