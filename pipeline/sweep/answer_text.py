@@ -68,7 +68,7 @@ def method(answer: Answer) -> str:
         f"Above the best: bound on the loss minus the least loss of the others at this place; a "
         f"setting passes if it is within the margin, {100 * terms.objective.loss_tolerance:g} % "
         f"of the least loss. The claims at a place are all true with a probability of at least "
-        f"{100 * (1 - terms.alpha):g} % (multiple comparisons with the best, Hsu 1984; seeds are "
+        f"{100 * (1 - terms.alpha):.4g} % (multiple comparisons with the best, Hsu 1984; seeds are "
         f"blocks; look {terms.look}{rounds}). Against none: difference in loss with a simultaneous "
         "95 % interval (Dunnett 1955). Over floor: geometric mean of MaxVio over its floor, "
         "compared by Tukey's simultaneous intervals. ± of a mean: 95 % interval over seeds "
@@ -80,12 +80,13 @@ def place_note(place: PlaceAnswer) -> str:
     """The figures behind the claims of one place."""
     if place.compared < 2:
         return f"{place.place}: {counted(place.compared, 'setting')} to compare."
-    noise = "unknown, one seed" if math.isnan(place.noise) else f"{place.noise:.4f}"
+    unknown = f"unknown, because {_no_noise(place)} it"
+    noise = unknown if math.isnan(place.noise) else f"{place.noise:.4f}"
     if not place.is_pooled:
         noise += ", unequal between settings and therefore moderated"
     text = (
         f"{place.place}: margin {place.margin:.3f} bits per byte; noise of a run {noise}; "
-        f"{counted(place.compared, 'setting')} compared, {counted(place.seeds, 'seed')}."
+        f"{counted(place.compared, 'setting')} compared, {_seeds(place)}."
     )
     if math.isfinite(place.detectable):
         text += f" {_power(place)}"
@@ -121,13 +122,13 @@ def _place(answer: Answer, place: PlaceAnswer) -> str:
         return _claim(where, answer, place, place.named)
     least = place.least
     assert least is not None
-    seeds = counted(place.seeds, "seed")
+    seeds = counted(least.seeds, "seed")
     so_far = f"least loss so far: {least.label} with {_bits(least)} bits per byte ({seeds})"
     if answer.is_provisional:
         return f"{where}, {so_far}."
     if math.isnan(place.noise):
         return (
-            f"{where}, no claim about loss: one seed does not show how far losses are chance. "
+            f"{where}, no claim about loss: {_no_noise(place)} how far losses are chance. "
             f"L{so_far[1:]}. {_evenest(place, rivals)}{_unbalanced(place)} "
             f"{place.more_seeds} more seeds would measure the noise: {_command(answer, place)}."
         )
@@ -149,7 +150,7 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
     text = (
         f"{where}, take {named.label}: its loss of {_bits(named)} bits per byte is within the "
         f"margin of {_margin(answer, place)} of the best of {among} (above it by at most "
-        f"{named.above_best:.3f}; {counted(place.seeds, 'seed')}), and "
+        f"{named.above_best:.3f}; {counted(named.seeds, 'seed')}), and "
         f"{_most_even(place)} {_vio(named)}."
     )
     if place.even_ties:
@@ -161,6 +162,19 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
             "a loss that is lower by more than the margin."
         )
     return text
+
+
+def _no_noise(place: PlaceAnswer) -> str:
+    if place.seeds > 1:
+        return "settings share too few seeds to show"
+    return "one seed does not show"
+
+
+def _seeds(place: PlaceAnswer) -> str:
+    """`5 seeds`, or `4 to 5 seeds` if some settings have more."""
+    most = max(one.seeds for one in place.having(*MAY_BE_NAMED, Verdict.CONTROL))
+    more = counted(most, "seed")
+    return more if most == place.seeds else f"{place.seeds} to {more}"
 
 
 def _unbalanced(place: PlaceAnswer) -> str:

@@ -343,3 +343,26 @@ def test_every_figure_of_a_claim_is_in_the_table(make: Make) -> None:
         f"MaxVio is {control.max_vio:.2f} at {control.bits_per_byte:.3f} bits",
     ):
         assert figure in text
+
+
+def test_seeds_in_sentences_are_those_of_the_row(make: Make) -> None:
+    """Another setting lacks a seed, for failure or because it still runs."""
+    rows = make([3.0, 3.0, 3.05], [4.0, 0.3, 0.1])
+    rows[-1] = replace(rows[-1], state=TrialState.FAILED, result={})
+    claimed = answer_of(rows, sweep())
+    assert only(claimed).named is not None
+    assert "; 6 seeds)" in sentence(claimed)
+    assert "5 to 6 seeds." in place_note(only(claimed))
+    rows[-1] = replace(rows[-1], state=TrialState.TRAINING)
+    assert "bits per byte (6 seeds)." in sentence(answer_of(rows, sweep()))
+
+
+def test_settings_without_common_seeds_are_not_said_to_have_one_seed(make: Make) -> None:
+    rows = [
+        trial
+        for trial in make([3.0, 3.0, 3.0], [4.0, 0.3, 0.1], seeds=range(4))
+        if (trial.label == "none") == (trial.spec["train"]["seed"] < 2)
+        and trial.label != "quantile"
+    ]
+    text = sentence(answer_of(rows, sweep()))
+    assert "settings share too few seeds to show how far losses are chance" in text
