@@ -87,14 +87,18 @@ def comparison(
     chosen = dict.fromkeys((*first.axes.chosen, *second.axes.chosen))
     per = dict.fromkeys((*first.axes.per, *second.axes.per))
     axes = Axes(tuple(key for key in chosen if key not in per), tuple(per))
-    trials = [trial for trial in trials if stage_of(trial) is first.stage]
-    others = [trial for trial in others if stage_of(trial) is second.stage]
+    trials, others = _that_count(first, trials), _that_count(second, others)
     differing = _differing(axes, trials, others)
     _check(first.sweep_id, second.sweep_id, differing)
     left, right = grouped(trials, first.stage, axes), grouped(others, second.stage, axes)
     common: list[Difference] = []
     repeated: list[str] = []
-    left_out: dict[str, str] = {}
+    left_out = {
+        f"{label}, {place.place} in {one.sweep_id}": why
+        for one in (first, second)
+        for place in one.places
+        for label, why in place.dropped.items()
+    }
     for place in [place for place in left if place in right]:
         shared = [label for label in left[place] if label in right[place]]
         for label in shared:
@@ -211,6 +215,17 @@ def _differences(
         )
         found.append(Difference(label, place, one, other, loss, uneven, is_paired))
     return found
+
+
+def _that_count(answer: Answer, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials of the stage whose figures count, without settings that dropped out of a race."""
+    dropped = {(place.place, label) for place in answer.places for label in place.dropped}
+    return [
+        trial
+        for trial in trials
+        if stage_of(trial) is answer.stage
+        and (answer.axes.place(trial), answer.axes.setting(trial)) not in dropped
+    ]
 
 
 def _differing(

@@ -14,7 +14,6 @@ import numpy as np
 
 from evenload.pipeline.spec.sweep import Objective
 from evenload.pipeline.states import TrialRecord
-from evenload.pipeline.sweep.pareto import on_front
 from evenload.pipeline.sweep.seed_fit import Values
 from evenload.pipeline.sweep.selection import (
     LossSelection,
@@ -197,7 +196,16 @@ def _first_verdict(setting: Setting) -> Verdict:
     return Verdict.VIOLATES if setting.violates else Verdict.UNKNOWN
 
 
+def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """For every point, whether no other one is as low in both figures and lower in one."""
+    one_N, two_N = np.array(points, float).reshape(-1, 2).T
+    is_as_low_NN = (one_N <= one_N[:, None]) & (two_N <= two_N[:, None])
+    is_lower_NN = (one_N < one_N[:, None]) | (two_N < two_N[:, None])
+    return [not is_beaten_N.any() for is_beaten_N in is_as_low_NN & is_lower_NN]
+
+
 def with_front(found: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The settings with those marked that no other one beats in loss or balance."""
     flags = on_front([(setting.bits_per_byte, setting.max_vio) for setting in found.values()])
     return {
         label: setting._replace(on_front=flag)

@@ -11,6 +11,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import answer_of
+from evenload.pipeline.sweep.axes import seed_of
 from evenload.pipeline.sweep.compare import Comparison, comparison, half_of_differences
 
 Row = Callable[..., TrialRecord]
@@ -97,6 +98,17 @@ def test_an_axis_of_one_sweep_names_the_settings_of_both(row: Row) -> None:
     }
     assert len(found.only_first) == 3
     assert found.differing == {"train.weight_decay": ("0.1", "0.2")}
+
+
+def test_settings_that_dropped_out_of_a_race_do_not_take_seeds_from_the_others(row: Row) -> None:
+    trials = [t for t in sweep(row) if t.label != "quantile" or seed_of(t) < 2]
+    raced = answer_of(trials, sweep_id="a")
+    place = raced.places[0]._replace(dropped={"quantile": "dropped in round 1: loss"})
+    raced = raced._replace(places=(place,))
+    others = sweep(row, 0.02, learning_rate=0.006)
+    found = comparison(raced, answer_of(others, sweep_id="b"), trials, others)
+    assert {one.loss.seeds for one in found.common} == {6}
+    assert found.left_out == {"quantile, 16 experts in a": "dropped in round 1: loss"}
 
 
 def test_a_setting_that_diverged_in_one_sweep_is_left_out_with_the_reason(row: Row) -> None:

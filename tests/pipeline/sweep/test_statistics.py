@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evenload.pipeline.sweep.pareto import on_front
+from evenload.pipeline.sweep.places import on_front
 from evenload.pipeline.sweep.statistics import interval
 
 
