@@ -3,8 +3,6 @@
 Ages are in seconds by the database's clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """The cluster: the health of its parts, coordinators and workers, running and waiting trials."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Reads the data of the cluster page: presence, snapshot and health checks. Cached."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Tables of nodes, workers, running trials and waiting sweeps."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -115,9 +113,7 @@ def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns)
 
 
-def queue_table(
-    sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]],
-) -> pd.DataFrame:
+def queue_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
     """One row per sweep that is not over, in the order in which their trials start."""
     rows = [
         {

@@ -1,7 +1,5 @@
 """The cost of imbalance: how much time, money and energy ranks waste by waiting for the fullest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads the data of the cost page: the newest recorded loads of each trial. Cached."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,9 +20,7 @@ MAX_KNOWN = 20_000  # largest number of trials whose loads are cached
 Key = tuple[str, int, int]  # digest, attempt, step; the step because a trial goes on training
 
 
-def what_waits(
-    trials: Iterable[TrialRecord],
-) -> Iterator[tuple[TrialRecord, tuple[Waiting, ...]]]:
+def what_waits(trials: Iterable[TrialRecord]) -> Iterator[tuple[TrialRecord, tuple[Waiting, ...]]]:
     """Each trial with its waiting by ranks, which is empty if its loads are not recorded here."""
     settings = Settings()  # once: it reads the environment
     known = _known(settings.root)

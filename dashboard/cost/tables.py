@@ -3,8 +3,6 @@
 Letters: R expert-parallel ranks.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The glossary: meaning, formula, window and source of every metric."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.pipeline.escaping import for_markdown

@@ -1,7 +1,5 @@
 """Simulations of rules on streams of scores, compared with the theory of the dual problem."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

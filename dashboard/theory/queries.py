@@ -1,7 +1,5 @@
 """Reads the data of the theory page: simulations, their results, recorded scores. Cached."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -5,8 +5,6 @@ command. The folder of a simulation below `<home>/simulations` is named by the d
 so equal simulations run only once.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -3,8 +3,6 @@
 Shape suffixes: P points in time, E experts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Charts with one bar per name, optionally with whiskers and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import altair as alt

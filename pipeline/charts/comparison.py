@@ -3,8 +3,6 @@
 Shape suffixes: B bins of time, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 Letters: R expert-parallel ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

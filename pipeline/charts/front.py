@@ -3,8 +3,6 @@
 Shape suffixes: N points.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

@@ -3,8 +3,6 @@
 Shape suffixes: R settings, C places.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import altair as alt

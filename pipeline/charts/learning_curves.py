@@ -3,8 +3,6 @@
 Shape suffixes: P points of a curve, T trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 

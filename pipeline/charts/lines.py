@@ -6,8 +6,6 @@ and the smallest. A click in the legend highlights a line, a double click shows 
 Shape suffixes: B bins of time, L expert layers, P points of a line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Shape suffixes: B bins of time, L expert layers, E experts, Q shares of the expe
 D shares of the depth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shape suffixes: Y rows, X columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -56,10 +54,7 @@ def heat_map(
         alt.Chart(cells)
         .mark_rect(width=band, height=band)
         .encode(
-            x=_side(alt.X, columns),
-            y=_side(alt.Y, rows),
-            color=_colour(scale),
-            tooltip=tips(shown),
+            x=_side(alt.X, columns), y=_side(alt.Y, rows), color=_colour(scale), tooltip=tips(shown)
         )
     )
     resolve = alt.Resolve(scale=alt.ScaleResolveMap(color="independent"))

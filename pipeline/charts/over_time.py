@@ -3,8 +3,6 @@
 Shape suffixes: B bins of time, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@
 Letters: T trials.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

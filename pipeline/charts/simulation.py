@@ -3,8 +3,6 @@
 Shape suffixes: N steps, P points in time, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Shape suffixes: G groups of text, L expert layers, E experts, N values of k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Renders charts as SVG without scripts, fonts and network access."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from html import escape

@@ -6,8 +6,6 @@ from a stated model.
 Letters: S steps, L expert layers, E experts, K top-k, R expert-parallel ranks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -137,10 +135,7 @@ def waits(chunks: Iterable[History], num_experts: int, steady_from: int = 1) -> 
         steady_steps += int(is_steady_S.sum())
         seconds += float(chunk.scalars["seconds"].sum())
     return Recorded(
-        steps,
-        seconds,
-        _means(sizes, total_R, steps),
-        _means(sizes, steady_R, steady_steps),
+        steps, seconds, _means(sizes, total_R, steps), _means(sizes, steady_R, steady_steps)
     )
 
 

@@ -3,8 +3,6 @@
 Letters: G groups, N values of k, L expert layers, E experts, K top-k, T tokens.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -7,8 +7,6 @@ sums to 1; None means the uniform share.
 Letters: A assignments of an expert, L its fair share, E experts, K top-k, T tokens, S steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -1,7 +1,5 @@
 """Tells whether a trial fits into a worker's memory, and which change would make it fit."""
 
-from __future__ import annotations
-
 from evenload.pipeline.figures.model_size import model_size
 from evenload.pipeline.spec.trial import TrialSpec
 

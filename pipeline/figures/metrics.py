@@ -7,8 +7,6 @@ Letters in formulas: A assignments of an expert, L its fair share, r = A / L, E 
 T tokens of an optimizer step, S steps, b selection biases.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

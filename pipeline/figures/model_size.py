@@ -6,8 +6,6 @@ counted when the model was built, and are stored in its spec.
 Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from evenload.pipeline.spec.other_models import OtherModel

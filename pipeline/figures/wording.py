@@ -1,7 +1,5 @@
 """Writes numbers and lists for tables, tiles and sentences of terminal, report and dashboard."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from textwrap import fill

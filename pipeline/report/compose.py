@@ -1,7 +1,5 @@
 """Composes the page of a report from the evidence."""
 
-from __future__ import annotations
-
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Page

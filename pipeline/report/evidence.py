@@ -3,8 +3,6 @@
 Letters: B bins of time, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain

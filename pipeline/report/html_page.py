@@ -1,7 +1,5 @@
 """Renders a page as one self-contained HTML file without scripts and fonts."""
 
-from __future__ import annotations
-
 import re
 
 import jinja2

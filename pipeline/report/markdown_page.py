@@ -1,7 +1,5 @@
 """Renders a page as markdown, with descriptions in place of the charts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any

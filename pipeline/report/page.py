@@ -1,7 +1,5 @@
 """The parts of a report: sections of blocks that can be rendered as HTML and as markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The page of a recorded run: how evenly it is loaded. It claims nothing about losses."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import numpy as np

@@ -6,8 +6,6 @@ simulate --check theory` and `evenload advise` test the others.
 Letters: S steps, L expert layers, E experts, K top-k, T tokens of a step; A load, L its fair share.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import NamedTuple

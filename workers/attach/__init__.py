@@ -19,8 +19,6 @@ It imports torch and the rules, neither ray nor mlflow nor sqlalchemy, and trans
 `trainer_callback` and `export`: it lives in other people's training processes.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Collection, Mapping

@@ -1,19 +1,12 @@
 """What attach puts into a model, and takes out again: interceptors, biases, hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from evenload.workers.attach.bias import Home, Housed, Kind, Stopped, house, stop_others
-from evenload.workers.attach.interception import (
-    Forward,
-    Interceptor,
-    intercept,
-    release,
-)
+from evenload.workers.attach.interception import Forward, Interceptor, intercept, release
 from evenload.workers.attach.passes import Passes
 from evenload.workers.attach.proof import Trial, Verdict
 from evenload.workers.attach.routers import Probe, Router, find_routers

@@ -1,7 +1,5 @@
 """A thread that takes work off a training, and never makes it wait or fail."""
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading

@@ -7,8 +7,6 @@ held as a buffer meanwhile: FSDP2 would shard it, and an optimizer could be give
 Letters: E experts.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

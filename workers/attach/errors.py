@@ -1,7 +1,5 @@
 """What attach cannot do, said to the user."""
 
-from __future__ import annotations
-
 from evenload.pipeline.errors import SpecError
 
 

@@ -7,8 +7,6 @@ dimensions only, so the rows of the query and key weights are reordered.
 Letters: E experts, H rows of a head, D width.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the user asked of attach, checked once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple

@@ -7,8 +7,6 @@
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ loads over a fair share can only be compared within such a group.
 Letters: L layers of a session, E experts.
 """
 
-from __future__ import annotations
-
 import atexit
 import math
 import time

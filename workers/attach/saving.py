@@ -6,8 +6,6 @@ Everything is stored layer by layer, so that layers may lie on other devices whe
 Letters: L layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -287,12 +287,7 @@ class Balance:
 
     @torch.no_grad()
     def _count(
-        self,
-        layer: int,
-        router: Router,
-        output: Any,
-        selection: Selection,
-        padding: Tensor | None,
+        self, layer: int, router: Router, output: Any, selection: Selection, padding: Tensor | None
     ) -> None:
         place, row = self._places[layer]
         stack = self._stacks[place]

@@ -6,8 +6,6 @@ counts is staged first and joins the step only when the forward has ended well.
 Letters: L layers, T tokens, E experts, R real experts (those that compute), K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

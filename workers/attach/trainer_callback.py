@@ -1,7 +1,5 @@
 """Balancing as a callback of the Hugging Face Trainer. The one file that needs transformers."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The table `pipeline.spec.balancers.BALANCERS` lists the kinds with their paramet
 that a spec can be checked on a machine without torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer

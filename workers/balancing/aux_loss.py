@@ -8,8 +8,6 @@ Source: Fedus et al. 2021, arXiv:2101.03961, eq. (4); DeepSeek-AI 2024, arXiv:24
 Letters: T tokens, E experts, K top-k, N parts of a micro-batch with a separate loss each.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from evenload.workers.balancing.base import Balancer, BiasState, RoutedBatch, keep_bias

@@ -11,8 +11,6 @@ Source: Sun 2025, arXiv:2502.15451, algorithm 1.
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Each function takes a balancer and returns one with the same state. They compose
 outermost wrapper acts last.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from evenload.workers.balancing.base import Balancer, Observation, centre

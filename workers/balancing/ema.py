@@ -6,8 +6,6 @@ Source: axolotl (axolotl-ai-cloud/axolotl, pull request 3533: rate 0.01, m 0.9, 
 axolotl's rate multiplies 1/E - share, so its 0.01 is u = 0.01/E here; here the bias acts on scores.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

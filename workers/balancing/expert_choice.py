@@ -5,8 +5,6 @@ and layer leak, R = K/E, so the loss is not comparable to that of other rules an
 Source: Zhou et al. 2022, arXiv:2202.09368; the leak: Wang et al. 2024, arXiv:2408.15664, section 5.
 """
 
-from __future__ import annotations
-
 from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 

@@ -4,8 +4,6 @@ With a step size above 0 the bias follows the proportional rule. The scores then
 the layers below the router change.
 """
 
-from __future__ import annotations
-
 from evenload.workers.balancing import proportional
 from evenload.workers.balancing.base import Balancer
 

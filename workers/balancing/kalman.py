@@ -13,8 +13,6 @@ The rule is ours. It is weak on correlated tokens, whose innovations always exce
 Letters: L layers, E experts.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -8,8 +8,6 @@ of b_k alone by delta. Bins with a constant ratio fit every gate without a width
 Letters: T tokens, E experts, L layers, K top-k, B bins by distance from the boundary, outward.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

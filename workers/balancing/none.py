@@ -1,7 +1,5 @@
 """No balancing: plain top-k on the raw scores. The control to compare every rule with."""
 
-from __future__ import annotations
-
 from evenload.workers.balancing.base import Balancer, BiasState, keep_bias
 
 

@@ -8,8 +8,6 @@ Source: Wang et al. 2024, arXiv:2408.15664, table 3 (the paper does not state it
 u = 1e-2 is stable with a relative error); Su 2025, kexue.fm/archives/10757 (RMS).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

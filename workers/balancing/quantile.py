@@ -11,8 +11,6 @@ Source: Su 2026, kexue.fm/archives/11619 (exact); Moonshot AI 2026, arXiv:2607.2
 Letters: T tokens, E experts, L layers, B bins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

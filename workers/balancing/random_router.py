@@ -6,8 +6,6 @@ with the same draws. The gate weights are the scores of the drawn experts.
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -22,8 +22,6 @@ gain by the innovations it leaves goes back to Mehra 1970.
 Letters: L layers, E experts, J gains.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

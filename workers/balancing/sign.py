@@ -4,8 +4,6 @@ b += u * sign(L - A), then centred.  Source: Wang et al. 2024, arXiv:2408.15664,
 DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2.
 """
 
-from __future__ import annotations
-
 from evenload.workers.balancing.base import Balancer, BiasState, Observation, load_error, scheduled
 from evenload.workers.balancing.combinators import centred as centred_rule
 from evenload.workers.balancing.combinators import warmed_up_then_frozen

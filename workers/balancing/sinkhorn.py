@@ -11,8 +11,6 @@ the odds s / (1 - s) of the gate score: exp(logit) for a sigmoid gate, close to 
 Letters: T tokens, E experts.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@
 Source: Arcee AI 2026, arXiv:2602.17004 (Trinity Large: u 5e-4, kappa 2, beta 0.5).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """`evenload bench`: runs the benchmarks of a clone, which compare evenload with rivals."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`evenload export`: writes a trained trial as a folder for transformers, lm-eval and vLLM."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Writes a trained trial as a folder that transformers, lm-eval and vLLM load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`evenload import`: what other programs recorded of their experts, as a run of this home."""
 
-from __future__ import annotations
-
 import pickle
 from itertools import islice
 from pathlib import Path

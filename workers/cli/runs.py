@@ -1,7 +1,5 @@
 """`evenload runs`: lists runs whose loads evenload recorded, but which it did not train."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

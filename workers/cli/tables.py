@@ -1,7 +1,5 @@
 """Shows trials and sweeps as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

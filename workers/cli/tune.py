@@ -1,7 +1,5 @@
 """`evenload tune`: finds tile sizes for the Triton kernels on this GPU."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

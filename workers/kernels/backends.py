@@ -3,8 +3,6 @@
 This module does not import torch, because `evenload sweep plan` resolves back ends with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

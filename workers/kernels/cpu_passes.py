@@ -6,8 +6,6 @@ those of the composition up to rounding.
 Letters: T tokens, D width, F hidden width, S positions, H heads, P width of a head.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ function is called, which has less overhead.
 Letters: R rows, E experts, D width in, O width out.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

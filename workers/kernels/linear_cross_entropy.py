@@ -5,8 +5,6 @@ products of the backward pass while a block of logits is still in cache.
 Letters: N stacked trials, T tokens, D width, V vocabulary, C tokens of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

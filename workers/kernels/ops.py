@@ -4,8 +4,6 @@ A back end is a module with `run_experts(x_TD, gate_up_EGD, down_EDF, rows) -> y
 with the one in `reference`. It may also have a router kernel for rules that select by score + bias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol

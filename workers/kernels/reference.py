@@ -3,8 +3,6 @@
 Letters: T tokens, E experts, D width, F expert width, G = 2F gate and up, R rows.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

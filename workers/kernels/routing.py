@@ -3,8 +3,6 @@
 Letters: T tokens, E experts, K top-k, B bins of the margins.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

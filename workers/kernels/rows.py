@@ -4,8 +4,6 @@ Token choice and expert choice give the same kind of rows, so every back end sup
 Letters: T tokens, E experts, K top-k, R rows (assignments), C rows of one expert.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

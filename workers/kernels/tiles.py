@@ -4,8 +4,6 @@ Tiles change only the speed and the order of sums. The shipped table is `tiles.j
 `EVENLOAD_TILES_FILE` names a table that `evenload tune --save` wrote; its devices take precedence.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

@@ -5,8 +5,6 @@ code here waits for the device, and no control flow depends on values.
 Letters: T tokens, E experts, K top-k, D width, F expert width, G = 2F gate and up, R rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Tells which widths the torch back end can compute, without importing torch."""
 
-from __future__ import annotations
-
 from evenload.pipeline.errors import SpecError
 
 ALIGNMENT_BYTES = 16  # grouped_mm needs matrices whose strides are multiples of this

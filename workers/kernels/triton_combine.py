@@ -3,8 +3,6 @@
 Letters: T tokens, K top-k, D width, R rows.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

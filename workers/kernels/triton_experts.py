@@ -13,8 +13,6 @@ for the device, so a CUDA graph can capture them.
 Letters: T tokens, E experts, K top-k, R rows, D width, F expert width, G = 2F gate and up.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -177,11 +175,7 @@ class Products:
         self._lists: dict[int, Tensor] = {}
 
     def up(
-        self,
-        x_TD: Tensor,
-        gate_up_EGD: Tensor,
-        gate_up_RG: Tensor | None,
-        act_RF: Tensor | None,
+        self, x_TD: Tensor, gate_up_EGD: Tensor, gate_up_RG: Tensor | None, act_RF: Tensor | None
     ) -> None:
         tile = self.tiles.up
         tile_3M = self._list(tile)

@@ -6,8 +6,6 @@ Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and u
 Kernel letters: rows BLOCK_M, columns BLOCK_N, summed BLOCK_K.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 
@@ -126,18 +124,7 @@ def rows_kernel(
     left_M = left_RK + _rows_of_tile(first, end, BLOCK_M).to(tl.int64) * K
     n0 = n * BLOCK_N
     out = _product(
-        left_M,
-        matrix_E,
-        expert,
-        n0,
-        N,
-        K,
-        TRANSPOSED,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-        TMA,
-        EVEN_K,
+        left_M, matrix_E, expert, n0, N, K, TRANSPOSED, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
     )
     row, column = tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
     stored = (first + row < end)[:, None] & (column < N)[None, :]

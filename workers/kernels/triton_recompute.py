@@ -5,8 +5,6 @@ It saves 4 R F bytes in bf16 and repeats the up product, two ninths of the layer
 Letters: T tokens, E experts, R rows, D width, F expert width, G = 2F gate and up.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from evenload.workers.kernels import triton_experts

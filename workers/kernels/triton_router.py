@@ -7,8 +7,6 @@ if there are too few numbers.
 Letters: T tokens, E experts, K top-k, R rows (assignments), B bins of the margins.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

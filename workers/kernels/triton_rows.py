@@ -7,8 +7,6 @@ position comes from an atomic, so the order within an expert is always that of
 Letters: T tokens, E experts, K top-k, B blocks of tokens, R rows (assignments), M tiles of rows.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

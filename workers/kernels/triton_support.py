@@ -1,7 +1,5 @@
 """Tells where the Triton kernels can run, without importing Triton or, on a CPU, torch."""
 
-from __future__ import annotations
-
 import os
 from importlib.util import find_spec
 

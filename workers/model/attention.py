@@ -3,8 +3,6 @@
 Letters: B sequences, S positions, D width, H heads, P width of a head.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -8,8 +8,6 @@ Letters: B sequences, S positions, V vocabulary, L expert layers, T tokens, E ex
 B bins of the margins.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, Protocol, Self

@@ -1,7 +1,5 @@
 """The kinds of models: one entry of `MODELS` each."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from types import ModuleType
 

@@ -6,8 +6,6 @@ weights.
 Letters: N stacked trials, D width in, O width out, F hidden width, G = 2F gate and up.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -3,8 +3,6 @@
 Letters: N stacked trials, T tokens, E experts, D width, F expert width, G = 2F gate and up.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -33,12 +31,7 @@ class MoE(nn.Module):
         self._run_experts = experts_of(backend)
 
     def forward(
-        self,
-        x_TD: Tensor,
-        bias_E: Tensor,
-        adjust: Adjust,
-        selects: Selects,
-        bins: Bins = NO_BINS,
+        self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects, bins: Bins = NO_BINS
     ) -> tuple[Tensor, Routed]:
         routed, rows = self.router(x_TD, bias_E, adjust, selects, bins)
         # The experts of stacked trials are flattened into one dimension, like their rows.

@@ -6,8 +6,6 @@ Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
 (assignments), C rows of one expert, B bins of the margins.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -39,12 +37,7 @@ class Router(nn.Module):
         self._route_scale = spec.route_scale
 
     def forward(
-        self,
-        x_TD: Tensor,
-        bias_E: Tensor,
-        adjust: Adjust,
-        selects: Selects,
-        bins: Bins = NO_BINS,
+        self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects, bins: Bins = NO_BINS
     ) -> tuple[Routed, Rows]:
         """Args:
         adjust: (score_TE, bias_E) -> the score that selects; called without gradient

@@ -7,8 +7,6 @@ balances lag against noise, whether it is stable, and whether biases can move as
 Letters: N steps, L expert layers, T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

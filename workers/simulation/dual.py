@@ -6,8 +6,6 @@
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,6 @@ tokens of every step. The estimate stays unbiased.
 Letters: N steps, T tokens, E experts.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ replay cannot show how another rule would have changed the router.
 Letters: N steps, L expert layers, T tokens, E experts.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -13,8 +13,6 @@ strongly convex case Han & Zhong 2025, arXiv:2512.03915.
 Letters: N steps, T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

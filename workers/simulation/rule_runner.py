@@ -6,8 +6,6 @@ computes all of them.
 Letters: S seeds, T tokens, E experts, K top-k, N steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 Letters: S seeds, N steps.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Letters: S seeds (stacked where training stacks layers), T tokens, E experts, N steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Measures a trial's learning curve: the validation loss during training, with frozen biases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

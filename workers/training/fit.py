@@ -1,7 +1,5 @@
 """Whether a balancing rule can act on a model of another's code."""
 
-from __future__ import annotations
-
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.other_models import OtherModel
 from evenload.pipeline.spec.trial import TrialSpec

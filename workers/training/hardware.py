@@ -1,7 +1,5 @@
 """Names the device that computes."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

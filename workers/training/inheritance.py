@@ -6,8 +6,6 @@ the length (`schedule: constant` and a constant step size), it equals a trial th
 from the beginning, bit for bit on CPU.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores the same text with other values of top-k, to show how many experts a token needs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

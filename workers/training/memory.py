@@ -1,7 +1,5 @@
 """Makes the C library keep memory that torch has freed."""
 
-from __future__ import annotations
-
 import ctypes
 from functools import cache
 

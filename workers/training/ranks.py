@@ -5,8 +5,6 @@ are summed over ranks before anything is computed from them. So weights, biases 
 stay bit-equal on all ranks without being sent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar

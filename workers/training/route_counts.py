@@ -3,8 +3,6 @@
 Letters: T tokens, K top-k, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The learning rate of each step: warm-up, then cosine, warmup-stable-decay or constant."""
 
-from __future__ import annotations
-
 import math
 
 from evenload.pipeline.spec.trial import TrainSpec

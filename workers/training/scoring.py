@@ -3,8 +3,6 @@
 Letters: N windows, S tokens of a window, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Builds the objects that train from a trial spec: model, optimizer, balancer and target."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -6,8 +6,6 @@ batched products.
 Letters: N trials, L expert layers, B sequences, S tokens of a sequence, E experts, P parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

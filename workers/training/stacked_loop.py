@@ -4,8 +4,6 @@ A trial leaves the stack if it is stopped, fails or loses its lease. The other t
 unchanged numbers.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future

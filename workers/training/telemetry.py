@@ -1,7 +1,5 @@
 """Collects step outputs on the device and copies many of them to the host at once."""
 
-from __future__ import annotations
-
 import math
 import time
 

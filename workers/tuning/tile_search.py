@@ -5,8 +5,6 @@ skipped and counted.
 Letters: T tokens, E experts, D width, F expert width, R rows.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from importlib import import_module

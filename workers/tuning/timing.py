@@ -3,8 +3,6 @@
 Arms take turns because clock and caches change during a run, which would favour one arm.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

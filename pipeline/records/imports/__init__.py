@@ -3,8 +3,6 @@
 To add a format: write a file with a function that returns a `Recorded`, and name it here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -6,8 +6,6 @@ torchtitan calls its buffer. Further arrays are optional: `step_S`, `top_k`, `la
 Letters: S steps, L layers, E experts.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

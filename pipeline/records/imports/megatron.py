@@ -10,8 +10,6 @@ Source: megatron/core/transformer/moe/router_trace.py of Megatron-LM, commit 4ad
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

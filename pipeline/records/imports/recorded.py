@@ -3,8 +3,6 @@
 Letters: S steps, L layers with experts, E experts, N assignments.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path

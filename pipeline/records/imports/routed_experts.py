@@ -7,8 +7,6 @@ Source: CompletionOutput.routed_experts of vLLM; --enable-return-routed-experts 
 Letters: T tokens, L layers, K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

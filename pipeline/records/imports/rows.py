@@ -3,8 +3,6 @@
 Columns: `step` (whole number), `layer` (number or name), `load` (list of one count per expert).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ Source: python/sglang/srt/eplb/expert_distribution.py of SGLang, commit 02295fe.
 Letters: S steps, L layers, P physical experts, E experts, T tokens, K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 To add a section, add a file and an entry here. A section without content returns None.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from evenload.pipeline.report.evidence import Evidence

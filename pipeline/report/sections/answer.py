@@ -1,7 +1,5 @@
 """The answer: what can be claimed at each place, its figures, and how far to trust them."""
 
-from __future__ import annotations
-
 from evenload.pipeline.figures.metrics import Metric, in_grids
 from evenload.pipeline.figures.wording import NONE, counted, number
 from evenload.pipeline.report.evidence import Evidence

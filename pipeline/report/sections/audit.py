@@ -1,7 +1,5 @@
 """Reasons to distrust the answer, each with its evidence and a remedy."""
 
-from __future__ import annotations
-
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Section, Table, Text
 

@@ -1,7 +1,5 @@
 """Compares figures of the search with those of fresh seeds; targets."""
 
-from __future__ import annotations
-
 from evenload.pipeline.figures.wording import NONE, duration, number
 from evenload.pipeline.report.evidence import Evidence
 from evenload.pipeline.report.page import Block, Section, Table, Text

@@ -1,7 +1,5 @@
 """The section with the cost of the sweep and of imbalance at expert-parallel sizes."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping

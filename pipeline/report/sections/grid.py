@@ -1,7 +1,5 @@
 """Grids of loss, imbalance and idle experts: one row per setting, one column per place."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The section with the loads of all experts in the best and in the worst run."""
 
-from __future__ import annotations
-
 from evenload.pipeline.charts.loads import load_by_layer, load_over_time
 from evenload.pipeline.report.evidence import Evidence, LoadMap
 from evenload.pipeline.report.page import Columns, Figure, Section, Text

@@ -1,7 +1,5 @@
 """How to reproduce the figures: commands, the sweep, code and devices, and digests of trials."""
 
-from __future__ import annotations
-
 import yaml
 
 from evenload.pipeline.figures.metrics import METRICS

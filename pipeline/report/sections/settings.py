@@ -1,7 +1,5 @@
 """The section with the figures of every setting, and with loss against imbalance, per place."""
 
-from __future__ import annotations
-
 import math
 
 from evenload.pipeline.charts.front import Point, Role, pareto_front

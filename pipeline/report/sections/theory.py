@@ -1,7 +1,5 @@
 """Statements of the theory, and in how many runs they hold."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 from evenload.pipeline.figures.wording import counted

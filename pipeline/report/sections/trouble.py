@@ -1,7 +1,5 @@
 """Trials that failed or were stopped, and attempts that were lost, with the reasons."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 from evenload.pipeline.figures.wording import counted, listed
@@ -36,12 +34,7 @@ def _failures(evidence: Evidence) -> Table | None:
         if trial.state is TrialState.FAILED:
             groups[_last_line(trial.error)].append(trial)
     rows = [
-        (
-            str(len(trials)),
-            error,
-            _name(trials[0], evidence),
-            trials[0].digest,
-        )
+        (str(len(trials)), error, _name(trials[0], evidence), trials[0].digest)
         for error, trials in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     return (

@@ -1,7 +1,5 @@
 """Writes the folder of an export, which is never incomplete."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Describes an exported folder: writes README.md for people and evenload.json for programs."""
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 from typing import Any, NamedTuple

@@ -10,8 +10,6 @@ experts. They differ in the gate, which decides:
 Letters: L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from torch import Tensor

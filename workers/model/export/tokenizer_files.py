@@ -1,7 +1,5 @@
 """Writes the tokenizer of a trial for transformers' `AutoTokenizer`, with the same ids."""
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Letters: E experts, D width, F expert width, G = 2F gate and up, H heads, P width of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
@@ -83,11 +81,7 @@ def _ffn(ffn: Weights) -> dict[str, Tensor]:
 
 def _gated(gate_up_GD: Tensor, down_DF: Tensor) -> dict[str, Tensor]:
     gate_FD, up_FD = gate_up_GD.chunk(2)
-    return {
-        "gate_proj.weight": gate_FD,
-        "up_proj.weight": up_FD,
-        "down_proj.weight": down_DF,
-    }
+    return {"gate_proj.weight": gate_FD, "up_proj.weight": up_FD, "down_proj.weight": down_DF}
 
 
 def _experts(kind: ModelType, ffn: Weights, bias_E: Tensor) -> dict[str, Tensor]:

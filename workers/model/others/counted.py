@@ -6,8 +6,6 @@ no memory. Where its code needs values (a `nonzero`, a look at a token), it is b
 Letters: S tokens of a sequence, E experts.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal

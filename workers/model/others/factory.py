@@ -1,7 +1,5 @@
 """Models that a function of the user builds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache

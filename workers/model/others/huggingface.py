@@ -1,7 +1,5 @@
 """Causal language models of the transformers library, from a folder on this machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import lru_cache
