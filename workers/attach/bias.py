@@ -169,8 +169,7 @@ def unswap(module: nn.Module) -> None:
 
 def _restored(cls: type) -> type:
     if "_evenload_base" in cls.__dict__:
-        base: type = cls.__dict__["_evenload_base"]
-        return base
+        return cls.__dict__["_evenload_base"]
     bases = tuple(_restored(base) for base in cls.__bases__)
     if bases == cls.__bases__:
         return cls

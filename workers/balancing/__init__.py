@@ -22,10 +22,7 @@ def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
         )
     context = {"top_k": top_k, "target": spec.target}
     needed = {name: context[name] for name in spec.rule.context}
-    rule: Balancer = import_module(f"evenload.workers.balancing.{spec.kind}").make(
-        **spec.params, **needed
-    )
-    return rule
+    return import_module(f"evenload.workers.balancing.{spec.kind}").make(**spec.params, **needed)
 
 
 def balancer(kind: str, top_k: int, **params: object) -> Balancer:

@@ -44,13 +44,9 @@ def make() -> Balancer:
 
 def _zeros(num_layers: int, num_experts: int, device: torch.device) -> KalmanState:
     zero_LE = torch.zeros(num_layers, num_experts, device=device)
-    return KalmanState(
-        zero_LE,
-        zero_LE.clone(),
-        zero_LE.clone(),
-        torch.zeros(num_layers, 1, device=device),
-        torch.zeros((), dtype=torch.int64, device=device),
-    )
+    zero_L1 = torch.zeros(num_layers, 1, device=device)
+    updates = torch.zeros((), dtype=torch.int64, device=device)
+    return KalmanState(zero_LE, zero_LE.clone(), zero_LE.clone(), zero_L1, updates)
 
 
 def _update(observation: Observation, state: KalmanState) -> KalmanState:

@@ -52,16 +52,15 @@ def margin_counts(
     bin_TE = (octave_TE.floor() + 1).clamp(0, NUM_BINS - 1).long()
     expert_E = torch.arange(num_experts, device=margin_TE.device)
     cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
-    cell_N = cell_TE.flatten(-2)
-    count_N = cell_N.new_zeros(*cell_N.shape[:-1], num_experts * 2 * NUM_BINS)
-    count_N.scatter_add_(-1, cell_N, ones(cell_TE, valid_T).flatten(-2))
-    return count_N.unflatten(-1, (num_experts, 2, NUM_BINS))
+    return tokens_by_cell(cell_TE, valid_T, num_experts, 2, NUM_BINS)
 
 
-def ones(like_TE: Tensor, valid_T: Tensor | None) -> Tensor:
-    """The weight of each token in a count: 1, or 0 for padding; int64 (..., T, E)."""
-    one = like_TE.new_ones((), dtype=torch.int64)
-    return (one if valid_T is None else valid_T.long().unsqueeze(-1)).expand_as(like_TE)
+def tokens_by_cell(cell_TE: Tensor, valid_T: Tensor | None, *shape: int) -> Tensor:
+    """Number of tokens in each cell of a table, without padding: int64 (..., *shape)."""
+    one = cell_TE.new_ones(()) if valid_T is None else valid_T.long().unsqueeze(-1)
+    cell_N, weight_N = cell_TE.flatten(-2), one.expand_as(cell_TE).flatten(-2)
+    count_N = cell_N.new_zeros(*cell_N.shape[:-1], math.prod(shape))
+    return count_N.scatter_add_(-1, cell_N, weight_N).unflatten(-1, shape)
 
 
 MARGIN_COUNTS = Measure(margin_counts, "sum", Bins(NUM_BINS, SMALLEST, BINS_PER_OCTAVE))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evenload.workers.balancing.base import Balancer, BiasState, Measure, Observation, centre
-from evenload.workers.balancing.margins import ones
+from evenload.workers.balancing.margins import tokens_by_cell
 
 
 def make(*, method: str, bins: int, memory: float) -> Balancer:
@@ -90,11 +90,7 @@ def _histogram(
     bin_TE = ((r_TE - lowest) / width * bins).nan_to_num(bins).clamp_(0, bins - 1).long()
     num_experts = r_TE.shape[-1]
     expert_E = torch.arange(num_experts, device=r_TE.device)
-    cell_TE = expert_E * bins + bin_TE
-    cell_N = cell_TE.flatten(-2)
-    count_N = cell_N.new_zeros(*cell_N.shape[:-1], num_experts * bins)
-    count_N.scatter_add_(-1, cell_N, ones(cell_TE, valid_T).flatten(-2))
-    return count_N.unflatten(-1, (num_experts, bins))
+    return tokens_by_cell(expert_E * bins + bin_TE, valid_T, num_experts, bins)
 
 
 def _histogram_quantile(observation: Observation, bias_LE: Tensor) -> Tensor:

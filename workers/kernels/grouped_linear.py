@@ -18,8 +18,7 @@ def grouped_linear(x_RD: Tensor, weight_EOD: Tensor, offset_E: Tensor) -> Tensor
     Args:     offset_E: int32, the end of the rows of each expert
     """
     if torch.compiler.is_compiling():
-        y_RO: Tensor = _grouped_linear(x_RD, weight_EOD, offset_E)
-        return y_RO
+        return _grouped_linear(x_RD, weight_EOD, offset_E)
     return functional.grouped_mm(x_RD, weight_EOD.mT, offs=offset_E)
 
 

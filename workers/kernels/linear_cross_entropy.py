@@ -22,8 +22,7 @@ def linear_cross_entropy(hidden_NTD: Tensor, head_NVD: Tensor, target_NT: Tensor
 
     Products are taken in the dtype of `hidden_NTD`, the softmax in float32.
     """
-    loss_N: Tensor = _LinearCrossEntropy.apply(hidden_NTD, head_NVD, target_NT)
-    return loss_N
+    return _LinearCrossEntropy.apply(hidden_NTD, head_NVD, target_NT)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -29,8 +29,7 @@ def experts_of(name: str) -> RunExperts:
 
     Raises:   SpecError: the back end does not exist
     """
-    run_experts: RunExperts = import_module(backend(name).module).run_experts
-    return run_experts
+    return import_module(backend(name).module).run_experts
 
 
 def router_of(name: str) -> RouteTokens | None:
@@ -38,5 +37,4 @@ def router_of(name: str) -> RouteTokens | None:
     module = backend(name).router
     if module is None:
         return None
-    route: RouteTokens = import_module(module).route
-    return route
+    return import_module(module).route

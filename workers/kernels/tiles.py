@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.spec_file import Frozen
 
 SHIPPED = Path(__file__).with_name("tiles.json")
 ALWAYS = {"enable_fp_fusion": True}  # option of every launch; Triton 3.9 warns without it
 
 
-class Tile(BaseModel):
+class Tile(Frozen):
     """How a kernel splits its product: (block_m, block_k) @ (block_k, block_n) at a time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     block_m: PositiveInt
     block_n: PositiveInt
@@ -37,10 +36,8 @@ class Tile(BaseModel):
         return sizes | ALWAYS
 
 
-class Tiles(BaseModel):
+class Tiles(Frozen):
     """The tiles of every kernel, for a mean of up to `rows_per_expert` rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows_per_expert: PositiveInt | None  # None: no limit
     up: Tile

@@ -39,8 +39,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
 def _weighted_swiglu(gate_up_RG: Tensor, weight_R: Tensor) -> Tensor:
     """Computed in float32 and rounded once, because multiplying in bf16 loses two digits."""
     if cpu_passes.applies_to(gate_up_RG):
-        act_RF: Tensor = cpu_passes.SwiGlu.apply(gate_up_RG, weight_R)
-        return act_RF
+        return cpu_passes.SwiGlu.apply(gate_up_RG, weight_R)
     gate_RF, up_RF = gate_up_RG.float().chunk(2, dim=-1)
     return (functional.silu(gate_RF) * up_RF * weight_R[:, None]).to(gate_up_RG.dtype)
 

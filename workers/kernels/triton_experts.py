@@ -140,18 +140,8 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad_TD: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_TD is None:
         return (None,) * 9
-    x_TD, gate_up, down, token_R, weight_R, count_E, row_R, start_T, gate_up_RG = ctx.saved_tensors
     grad_x, grad_gate_up, grad_down, grad_weight = torch.ops.evenload.experts_backward(
-        grad_TD.contiguous(),
-        x_TD,
-        gate_up,
-        down,
-        token_R,
-        weight_R,
-        count_E,
-        row_R,
-        start_T,
-        gate_up_RG,
+        grad_TD.contiguous(), *ctx.saved_tensors
     )
     return grad_x, grad_gate_up, grad_down, None, grad_weight, None, None, None, None
 
@@ -165,8 +155,7 @@ class Products:
     def __init__(
         self, x_TD: Tensor, down_EDF: Tensor, token_R: Tensor, weight_R: Tensor, count_E: Tensor
     ) -> None:
-        assert x_TD.is_contiguous(), "kernels do not read strides"
-        assert down_EDF.is_contiguous(), "kernels do not read strides"
+        assert x_TD.is_contiguous() and down_EDF.is_contiguous(), "kernels do not read strides"
         self.T, self.D = x_TD.shape
         self.E, _, self.F = down_EDF.shape
         self.R = len(token_R)

@@ -59,7 +59,6 @@ def _rotated(qkv_BS3HP: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tenso
     """Rotated queries, rotated keys and unchanged values, (B, S, H, P) each."""
     if cpu_passes.applies_to(qkv_BS3HP):
         turn = torch.view_as_complex(rotation)
-        turned: tuple[Tensor, Tensor, Tensor] = cpu_passes.RotatedQkv.apply(qkv_BS3HP, turn)
-        return turned
+        return cpu_passes.RotatedQkv.apply(qkv_BS3HP, turn)
     q, k, v = qkv_BS3HP.unbind(dim=-3)
     return rotate(q, rotation), rotate(k, rotation), v

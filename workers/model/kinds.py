@@ -17,8 +17,7 @@ def build_model(spec: TrialSpec) -> RoutedModel:
 
     Raises:   SpecError: it cannot be built here
     """
-    model: RoutedModel = _file(spec.model).build(spec)
-    return model
+    return _file(spec.model).build(spec)
 
 
 def resolved_model(model: Model) -> Model:

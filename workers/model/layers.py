@@ -24,8 +24,7 @@ def product(x_D: Tensor, weight_OD: Tensor) -> Tensor:
 def swiglu(gate_up_G: Tensor) -> Tensor:
     """silu(gate) * up.  Source: Shazeer 2020, arXiv:2002.05202, eq. (6)."""
     if cpu_passes.applies_to(gate_up_G):
-        out: Tensor = cpu_passes.SwiGlu.apply(gate_up_G, None)
-        return out
+        return cpu_passes.SwiGlu.apply(gate_up_G, None)
     gate_F, up_F = gate_up_G.chunk(2, dim=-1)
     return functional.silu(gate_F) * up_F
 
@@ -41,8 +40,7 @@ class RMSNorm(nn.Module):
     def forward(self, x_D: Tensor) -> Tensor:
         weight = self.weight
         if cpu_passes.applies_to(x_D):
-            out: Tensor = cpu_passes.RmsNorm.apply(x_D, weight, self._eps)
-            return out
+            return cpu_passes.RmsNorm.apply(x_D, weight, self._eps)
         if weight.ndim == 1:
             return functional.rms_norm(x_D, weight.shape, weight, self._eps)
         plain_D = functional.rms_norm(x_D, weight.shape[1:], None, self._eps)

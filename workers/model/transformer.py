@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
+from evenload.workers.kernels.torch_experts import compute_dtype
 from evenload.workers.model.attention import Attention, rotation
 from evenload.workers.model.contract import Adjust, Routed, RoutedModel, Selects
 from evenload.workers.model.layers import RMSNorm, SwiGLU, product
@@ -51,8 +52,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Tensor) -> Tensor:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
-        out_BSD: Tensor = x_BSD + self.ffn(self.ffn_norm(x_BSD))
-        return out_BSD
+        return x_BSD + self.ffn(self.ffn_norm(x_BSD))
 
 
 class ExpertBlock(nn.Module):
@@ -121,7 +121,7 @@ class MoELanguageModel(RoutedModel):
         for block, bias_E in zip(self.expert_blocks, bias_LE.unbind(), strict=True):
             x_BSD, decision = self._run(block, x_BSD, turn, bias_E, adjust, selects, bins)
             routed.append(decision)
-        hidden_BSD = self.norm(x_BSD).to(_compute_dtype(x_BSD))
+        hidden_BSD = self.norm(x_BSD).to(compute_dtype(x_BSD))
         return ModelOutput(hidden_BSD, self.head.weight, tuple(routed))
 
     def routers(self) -> Iterator[Router]:
@@ -150,9 +150,3 @@ class MoELanguageModel(RoutedModel):
 
 def build(spec: TrialSpec) -> MoELanguageModel:
     return MoELanguageModel(spec.own_model, spec.runtime.backend, recompute=spec.train.recompute)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a matrix product uses: autocast's dtype if autocast is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -87,8 +87,7 @@ def _tune_bucket(
             f"up to {most or 'any number of'} rows per expert, {kernel}: "
             f"{1e6 * timings[best].median:.0f} us, {best}; {len(found)} tried, {unfit} do not fit"
         )
-    chosen: Tiles = products.tiles.model_copy(update={"rows_per_expert": most})
-    return chosen
+    return products.tiles.model_copy(update={"rows_per_expert": most})
 
 
 def _fitting(

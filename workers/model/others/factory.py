@@ -37,8 +37,7 @@ def call(module: nn.Module, token_BS: Tensor) -> Tensor:
     """The logits, which models return bare, as an attribute or as the first of several values."""
     output = module(token_BS)
     output = getattr(output, "logits", output)
-    logits_BSV: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-    return logits_BSV
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 @lru_cache(maxsize=64)

@@ -52,8 +52,7 @@ def found(model: HuggingFaceModel) -> Built:
 
 
 def call(module: nn.Module, token_BS: Tensor) -> Tensor:
-    logits_BSV: Tensor = module(input_ids=token_BS, use_cache=False).logits
-    return logits_BSV
+    return module(input_ids=token_BS, use_cache=False).logits
 
 
 @lru_cache(maxsize=64)
