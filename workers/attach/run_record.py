@@ -128,17 +128,15 @@ class RunRecord:
         )
 
     def _release(self) -> None:
-        if self._held is not None:
-            if self._mlflow is not None:
-                self._find_active_run()
-            self._disk.put(self._held)
-            self._held = None
-
-    def _find_active_run(self) -> None:
+        if self._held is None:
+            return
         try:
-            self._mlflow.find()
+            if self._mlflow is not None:
+                self._mlflow.find()
         except Exception as error:  # noqa: BLE001 - MLflow must not end the training
             self._server.complain(repr(error))
+        self._disk.put(self._held)
+        self._held = None
 
     def _write(self, steps: Sequence[_Step]) -> None:
         """In the thread of the disk."""

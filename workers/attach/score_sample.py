@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
@@ -154,8 +155,7 @@ class ScoreSampler:
     def end_step(self, count_LE: Tensor, bias_LE: Tensor) -> None:
         """Args: count_LE, bias_LE: of the step, over all ranks, and the bias that routed it"""
         if self._wants and all(self._step):
-            score_L = [torch.cat(parts).cpu().numpy() for parts in self._step]
-            self._sample_NL.append(score_L)
+            self._sample_NL.append([torch.cat(parts).cpu().numpy() for parts in self._step])
             self._bias_NLE.append(bias_LE.float().cpu().numpy())
             self._all_tokens += int(count_LE[0].sum()) // self._layers[0].router.top_k
             self._unwritten = True
@@ -192,7 +192,7 @@ class ScoreSampler:
             )
         router = self._layers[0].router
         score_NLTE, kept = stacked(self._sample_NL)
-        bias_NLE = torch.stack([torch.from_numpy(self._bias_NLE[step]) for step in kept]).numpy()
+        bias_NLE = np.stack([self._bias_NLE[step] for step in kept])
         step_tokens = self._all_tokens // len(self._sample_NL)
         every = self.sampling.every
         return Recording(score_NLTE, bias_NLE, router.top_k, every, step_tokens, router.unit)

@@ -170,7 +170,7 @@ class Balance:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on as if it had never stopped. To be taken between steps."""
-        rows = [saving.rows_of(stack.state, len(stack.step_LE)) for stack in self._stacks]
+        rows = [saving.rows_of(stack.state, stack.num_layers) for stack in self._stacks]
         places = zip(self.layers, self._places, strict=True)
         return {
             "format": saving.FORMAT,
@@ -326,7 +326,7 @@ class Balance:
     @torch.no_grad()
     def _move(self, skipped: bool) -> None:
         self._passes.reset()
-        own = [stack.parts() for stack in self._stacks]
+        own = [stack.parts for stack in self._stacks]
         flags = (self._seen, skipped)
         # Whether the step is empty is decided after the sum: this rank may be the only one without.
         seen, skipped, flat = self._ranks.sum(flags, [part for parts in own for part in parts])

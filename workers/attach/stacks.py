@@ -41,61 +41,55 @@ class Stack:
         device: torch.device,
         target: Sequence[float] | None,
     ) -> None:
-        self.size, self.rule, self.homes = size, rule, homes
-        self.staged_LE = torch.zeros(num_layers, size.num_experts, dtype=torch.int64, device=device)
-        self.step_LE = torch.zeros_like(self.staged_LE)
+        self.size, self.rule, self.homes, self.num_layers = size, rule, homes, num_layers
         share = target or [1 / size.real_experts] * size.real_experts
         self._share_R = torch.tensor(share, device=device)
         self.state: Any = rule.init(num_layers, size.real_experts, device)
         self._measure = None if size.kind == "recorded" else rule.measure
-        self._staged: Tensor | None = None  # the rule's statistic, (L, ...)
-        self._step: Tensor | None = None
+        # What ranks sum: counts (L, E) and, if the rule has one, its statistic (L, ...).
+        probe_TE = torch.zeros(1, size.num_experts, device=device)
+        self.parts = [torch.zeros(num_layers, size.num_experts, dtype=torch.int64, device=device)]
         if self._measure is not None:
-            probe_TE = torch.zeros(1, size.num_experts, device=device)
             part = self._measure.of(probe_TE, probe_TE[0], size.top_k)
-            self._staged = part.new_zeros(num_layers, *part.shape)
-            self._step = torch.zeros_like(self._staged)
+            self.parts.append(part.new_zeros(num_layers, *part.shape))
+        self._staged = [torch.zeros_like(part) for part in self.parts]
 
     def to(self, device: torch.device) -> None:
         """Follows a model that has moved."""
-        self.staged_LE, self.step_LE = self.staged_LE.to(device), self.step_LE.to(device)
         self._share_R = self._share_R.to(device)
         self.state = type(self.state)(*(value.to(device) for value in self.state))
-        if self._staged is not None and self._step is not None:
-            self._staged, self._step = self._staged.to(device), self._step.to(device)
+        self.parts = [part.to(device) for part in self.parts]
+        self._staged = [part.to(device) for part in self._staged]
 
     def begin(self) -> None:
         """Forgets what a forward staged that did not end."""
-        self.staged_LE.zero_()
-        if self._staged is not None:
-            self._staged.zero_()
+        for part in self._staged:
+            part.zero_()
 
     def commit(self) -> None:
-        self.step_LE += self.staged_LE
-        if self._step is not None and self._staged is not None:
-            self._step += self._staged
+        for part, staged in zip(self.parts, self._staged, strict=True):
+            part += staged
 
     def clear(self) -> None:
-        self.step_LE.zero_()
-        if self._step is not None:
-            self._step.zero_()
+        for part in self.parts:
+            part.zero_()
 
     def count(self, row: int, expert_TK: Tensor, valid_T: Tensor | None) -> None:
-        if expert_TK.device != self.step_LE.device:
+        if expert_TK.device != self.parts[0].device:
             self.to(expert_TK.device)
         one = expert_TK.new_ones(()) if valid_T is None else valid_T.long().unsqueeze(1)
         weight_TK = one.expand_as(expert_TK).flatten()
-        self.staged_LE[row].scatter_add_(0, expert_TK.flatten(), weight_TK)
+        self._staged[0][row].scatter_add_(0, expert_TK.flatten(), weight_TK)
 
     def measure(self, row: int, score_TE: Tensor, valid_T: Tensor | None) -> None:
         """Adds a layer's statistic.  Args: score_TE: as the router's top-k got it"""
-        if self._measure is None or self._staged is None:
+        if self._measure is None:
             return
         home = self.homes[row]
         bias_E = self._rule_bias(home.bias_E)
         # Where the bias is the model's own, its top-k gets scores that hold it already.
         score_TE = score_TE if home.is_added else score_TE - bias_E
-        self._staged[row] += self._measure.of(score_TE, bias_E, self.size.top_k, valid_T)
+        self._staged[1][row] += self._measure.of(score_TE, bias_E, self.size.top_k, valid_T)
 
     def _rule_bias(self, bias_E: Tensor) -> Tensor:
         """The bias with classes that compute nothing at the mean of the others: no rule moves them,
@@ -105,17 +99,13 @@ class Stack:
             return bias_E
         return torch.cat([bias_E[:real], bias_E[:real].mean().expand(len(bias_E) - real)])
 
-    def parts(self) -> list[Tensor]:
-        """What ranks sum."""
-        return [self.step_LE] if self._step is None else [self.step_LE, self._step]
-
     def bias_LE(self) -> Tensor:
         """All biases of now, (L, E) float32; zeros where there are none.
 
         Raises:   AttachError: one is float32 no more
         """
         if not self.homes:
-            return torch.zeros_like(self.step_LE, dtype=torch.float32)
+            return torch.zeros_like(self.parts[0], dtype=torch.float32)
         for home in self.homes:
             if home.tensor.dtype != torch.float32:
                 raise AttachError(
@@ -126,7 +116,7 @@ class Stack:
         return torch.stack([home.bias_E for home in self.homes])
 
     def update(self, parts: Sequence[Tensor], progress: float) -> None:
-        """One step of the rule.  Args: parts: as `parts` gave them, summed over ranks"""
+        """One step of the rule.  Args: parts: `parts`, summed over ranks"""
         real = self.size.real_experts
         before_LE = self.bias_LE()
         count_LR = parts[0][:, :real]

@@ -155,7 +155,8 @@ class Products:
     def __init__(
         self, x_TD: Tensor, down_EDF: Tensor, token_R: Tensor, weight_R: Tensor, count_E: Tensor
     ) -> None:
-        assert x_TD.is_contiguous() and down_EDF.is_contiguous(), "kernels do not read strides"
+        assert x_TD.is_contiguous(), "kernels do not read strides"
+        assert down_EDF.is_contiguous(), "kernels do not read strides"
         self.T, self.D = x_TD.shape
         self.E, _, self.F = down_EDF.shape
         self.R = len(token_R)

@@ -6,8 +6,7 @@ no memory. Where its code needs values (a `nonzero`, a look at a token), it is b
 Letters: S tokens of a sequence, E experts.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -16,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.other_models import Built, OtherModel
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.proof import own_homes
 from evenload.workers.attach.routers import PROBE_SHAPE, Probe, Router, find_routers
-from evenload.workers.model.others.attached import Call
+from evenload.workers.attach.run_record import short_names
+from evenload.workers.model.others.attached import AttachedModel, Call
 
 LARGEST_REAL = 2 * 10**9  # weights of a model that is built for real to be counted
 
@@ -106,7 +107,7 @@ def _counted(module: nn.Module, vocab_size: int, call: Call, content: str) -> Bu
     low, high = (_flops_per_token(module, vocab_size, call, length) for length in (short, long))
     by_length = (high - low) / (long - short)
     return Built(
-        layers=_layer_names([router.name for router in routers]),
+        layers=short_names([router.name for router in routers]),
         num_experts=num_experts,
         top_k=top_k,
         vocab_size=vocab_size,
@@ -158,11 +159,12 @@ def _flops_per_token(module: nn.Module, vocab_size: int, call: Call, length: int
     return float(counter.get_total_flops()) / (PROBE_SHAPE[0] * length)
 
 
-def _layer_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The number of each layer where the names of its router has one; else the router's name."""
-    numbers = [re.findall(r"(?<![^.])\d+(?![^.])", name) for name in names]
-    short = [found[0] for found in numbers if len(found) == 1]
-    return tuple(short if len(set(short)) == len(names) else names)
+def behind_contract(module: nn.Module, spec: TrialSpec, call: Call) -> AttachedModel:
+    """The module that a trial trains.  Raises: SpecError: a router passes no proof"""
+    assert isinstance(spec.model, OtherModel)
+    module.train().to(spec.runtime.device)
+    probe = probe_of(module, spec.model.vocab_size, call)
+    return AttachedModel(module, probe, call, takes_bias=spec.model.found.bias != "none")
 
 
 def check_content(model: OtherModel, content: str, what: str) -> None:

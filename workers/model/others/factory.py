@@ -15,7 +15,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.spec.other_models import Built, PythonModel
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.model.others.attached import AttachedModel
-from evenload.workers.model.others.counted import check_content, counted, probe_of
+from evenload.workers.model.others.counted import behind_contract, check_content, counted
 
 
 def build(spec: TrialSpec) -> AttachedModel:
@@ -23,9 +23,7 @@ def build(spec: TrialSpec) -> AttachedModel:
     model = spec.model
     assert isinstance(model, PythonModel)
     check_content(model, _content(model), _what(model))
-    module = _made(model).train().to(spec.runtime.device)
-    probe = probe_of(module, model.vocab_size, call)
-    return AttachedModel(module, probe, call, model.found.bias != "none")
+    return behind_contract(_made(model), spec, call)
 
 
 def found(model: PythonModel) -> Built:

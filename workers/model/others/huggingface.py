@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +15,7 @@ from evenload.pipeline.extras import require
 from evenload.pipeline.spec.other_models import Built, HuggingFaceModel
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.model.others.attached import AttachedModel
-from evenload.workers.model.others.counted import check_content, counted, probe_of
+from evenload.workers.model.others.counted import behind_contract, check_content, counted
 
 # What model types call the two numbers that every one of them has.
 NUM_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -32,9 +34,7 @@ def build(spec: TrialSpec) -> AttachedModel:
         name = "activation_checkpointing_enable"  # before transformers 5.23: gradient_...
         enable = getattr(module, name, None) or module.gradient_checkpointing_enable
         enable(**{f"{enable.__name__.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
-    module.train().to(spec.runtime.device)
-    probe = probe_of(module, model.vocab_size, call)
-    return AttachedModel(module, probe, call, model.found.bias != "none")
+    return behind_contract(module, spec, call)
 
 
 def found(model: HuggingFaceModel) -> Built:
@@ -104,9 +104,16 @@ def _read(model: HuggingFaceModel, **changes: Any) -> Any:
     """The folder's configuration with these changes.  Raises: SpecError: it does not allow them"""
     from transformers import AutoConfig
 
-    try:
+    with _told(model):
         return AutoConfig.from_pretrained(model.path, local_files_only=True, **changes)
-    except Exception as error:  # noqa: BLE001 - of many kinds, by what is wrong
+
+
+@contextmanager
+def _told(model: HuggingFaceModel) -> Iterator[None]:
+    """What transformers raises, of many kinds, becomes a SpecError on one line."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - by what is wrong with configuration or files
         raise SpecError(f"{_what(model)}: {' '.join(str(error).split())}") from None
 
 
@@ -147,10 +154,8 @@ def _fresh(model: HuggingFaceModel, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     config, dtype = _config(model), getattr(torch, model.dtype)
-    try:
+    with _told(model):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-    except Exception as error:  # noqa: BLE001 - of many kinds, by what the configuration holds
-        raise SpecError(f"{_what(model)}: {' '.join(str(error).split())}") from None
 
 
 def _loaded(model: HuggingFaceModel) -> Any:
@@ -158,13 +163,10 @@ def _loaded(model: HuggingFaceModel) -> Any:
     from transformers import AutoModelForCausalLM
 
     options = {"config": _config(model), "dtype": getattr(torch, model.dtype)}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    with _told(model):
+        module, loading = AutoModelForCausalLM.from_pretrained(
             model.path, local_files_only=True, output_loading_info=True, **options
         )
-    except Exception as error:  # noqa: BLE001 - of many kinds, by what is wrong with the files
-        raise SpecError(f"{_what(model)}: {' '.join(str(error).split())}") from None
-    module, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise SpecError(
             f"{_what(model)}: the weights lack {missing[0]} and {len(missing) - 1} more; set "
