@@ -52,8 +52,6 @@ class LoadMap(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """The data of a sweep in its present state."""
-
     sweep: SweepRecord
     spec: SweepSpec | None  # None: of another version, and not readable by this one
     trials: tuple[TrialRecord, ...]  # in sweep order
@@ -149,7 +147,7 @@ def _map(trial: TrialRecord, folder: Path, name: str) -> LoadMap:
     for chunk in iter_history(folder, columns=["load"]):
         np.add.at(count_BLE, (chunk.step_S - 1) * bins // steps, chunk.count_SLE)
         late_LE += chunk.count_SLE[chunk.step_S > steps - max(1, steps // 4)].sum(axis=0)
-    layer = _least_even(late_LE, spec.balancer.target)
+    layer = int(np.nan_to_num(max_vio(late_LE, spec.balancer.target), nan=-1.0).argmax())
     return LoadMap(
         name=name,
         percent_LE=percent_of_fair(utilisation(late_LE, spec.balancer.target)),
@@ -158,10 +156,6 @@ def _map(trial: TrialRecord, folder: Path, name: str) -> LoadMap:
         layer_names=list(names),
         layer=names[layer],
     )
-
-
-def _least_even(late_LE: NDArray[np.int64], target: tuple[float, ...] | None) -> int:
-    return int(np.nan_to_num(max_vio(late_LE, target), nan=-1.0).argmax())
 
 
 def _origins(attempts: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -1,81 +1,56 @@
 """Renders a page as markdown, with descriptions in place of the charts."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from evenload.pipeline.charts.style import description
 from evenload.pipeline.escaping import for_markdown, for_terminal
-from evenload.pipeline.report.page import (
-    Answer,
-    Block,
-    Cell,
-    Columns,
-    Figure,
-    Heat,
-    Listing,
-    Page,
-    Points,
-    Section,
-    Table,
-    Text,
-    Tiles,
-)
+from evenload.pipeline.report import page as parts
+from evenload.pipeline.report.page import Block, Cell
 
 
-def markdown_page(page: Page) -> str:
+def markdown_page(page: parts.Page) -> str:
     sections = "\n\n".join(map(_section, page.sections))
     return (
         f"# {_plain(page.title)}\n\n{_plain(page.subtitle)}\n\n{sections}\n\n---\n\n{page.footer}\n"
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: parts.Section) -> str:
     return "\n\n".join([f"## {_plain(section.title)}", *map(_block, section.blocks)])
 
 
 def _block(block: Block) -> str:
-    return RENDERERS[type(block)](block)
+    match block:
+        case parts.Text(text):
+            return _plain(text)
+        case parts.Points(title, items):
+            points = "\n".join(f"- {_plain(item)}" for item in items)
+            return _joined(_title(title), points)
+        case parts.Answer(text):
+            return f"> **{_plain(text)}**"
+        case parts.Tiles(tiles):
+            rows = [(tile.name, tile.value, tile.note) for tile in tiles]
+            return _grid(("<figure", "value", "<"), rows)
+        case parts.Table():
+            return _table(block)
+        case parts.Figure(chart, title):
+            return _joined(_title(title), f"*{_plain(description(chart))}*")
+        case parts.Columns(blocks):
+            return "\n\n".join(map(_block, blocks))
+        case parts.Listing(text, title):
+            longest = max((len(run) for run in re.findall("`+", text)), default=0)
+            fence = "`" * max(3, longest + 1)
+            return _joined(_title(title), f"{fence}\n{for_terminal(text)}\n{fence}")
 
 
-def _text(block: Text) -> str:
-    return _plain(block.text)
-
-
-def _points(block: Points) -> str:
-    items = "\n".join(f"- {_plain(item)}" for item in block.items)
-    return f"{_title(block.title)}\n\n{items}".strip()
-
-
-def _answer(block: Answer) -> str:
-    return f"> **{_plain(block.text)}**"
-
-
-def _tiles(block: Tiles) -> str:
-    rows = [(tile.name, tile.value, tile.note) for tile in block.tiles]
-    return _grid(("<figure", "value", "<"), rows)
-
-
-def _table(block: Table) -> str:
+def _table(block: parts.Table) -> str:
     table = _grid(block.columns, block.rows, block.marked)
-    parts = [_title(block.title), table, _plain(block.note)]
-    return "\n\n".join(part for part in parts if part)
+    return _joined(_title(block.title), table, _plain(block.note))
 
 
-def _figure(block: Figure) -> str:
-    return "\n\n".join(
-        part for part in (_title(block.title), f"*{_plain(description(block.chart))}*") if part
-    )
-
-
-def _columns(block: Columns) -> str:
-    return "\n\n".join(map(_block, block.blocks))
-
-
-def _listing(block: Listing) -> str:
-    longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{_title(block.title)}\n\n{fence}\n{for_terminal(block.text)}\n{fence}".strip()
+def _joined(*paragraphs: str) -> str:
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _grid(
@@ -93,7 +68,7 @@ def _grid(
 
 
 def _cell(cell: Cell) -> str:
-    return cell.text if isinstance(cell, Heat) else cell
+    return cell.text if isinstance(cell, parts.Heat) else cell
 
 
 def _escaped(text: str) -> str:
@@ -107,15 +82,3 @@ def _plain(text: str) -> str:
 
 def _title(title: str) -> str:
     return f"### {_plain(title)}" if title else ""
-
-
-RENDERERS: dict[type[Any], Callable[[Any], str]] = {
-    Text: _text,
-    Points: _points,
-    Answer: _answer,
-    Tiles: _tiles,
-    Table: _table,
-    Figure: _figure,
-    Columns: _columns,
-    Listing: _listing,
-}

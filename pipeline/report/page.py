@@ -9,14 +9,10 @@ Tone = Literal["plain", "good", "warning", "bad"]
 
 
 class Text(NamedTuple):
-    """A paragraph."""
-
     text: str
 
 
 class Points(NamedTuple):
-    """A bulleted list with a title."""
-
     title: str
     items: Sequence[str]
 
@@ -29,8 +25,6 @@ class Answer(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One highlighted figure with its name and a note."""
-
     value: str
     name: str
     note: str = ""
@@ -75,8 +69,6 @@ class Columns(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Preformatted text."""
-
     text: str
     title: str = ""
 
@@ -94,3 +86,13 @@ class Page(NamedTuple):
     subtitle: str
     sections: Sequence[Section]
     footer: str
+
+
+def filled(table: Table) -> Table | None:
+    """The table; None if it has no rows."""
+    return table if table.rows else None
+
+
+def present(*blocks: Block | None) -> list[Block]:
+    """Those blocks that are not None."""
+    return [block for block in blocks if block is not None]

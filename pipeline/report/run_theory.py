@@ -32,8 +32,6 @@ TURNS_IN_A_CYCLE = 0.25  # share of moves; a bias that still drifts turns back i
 
 
 class Verdict(NamedTuple):
-    """The result of one statement for one run."""
-
     statement: str  # a key of STATEMENTS
     predicted: str
     observed: str
@@ -42,8 +40,6 @@ class Verdict(NamedTuple):
 
 
 class Conduct(NamedTuple):
-    """The figures of a run that the statements need."""
-
     steps: int
     miscounts: int  # number of layers and steps whose loads do not sum to T K
     steady_max_vio: float  # mean over layers and the last quarter of the steps; NaN before it
@@ -54,10 +50,32 @@ class Conduct(NamedTuple):
 
 def conduct(chunks: Iterable[History], spec: TrialSpec) -> Conduct:
     """Sums up a trial's history, whose chunks need loads and biases."""
-    watch = _Watch(spec)
+    assignments = spec.train.tokens_per_step * spec.model.load_shape.top_k
+    steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
+    steps = miscounts = turns = moves = steady_steps = 0
+    steady_vio = off_centre = spread = 0.0
+    last_SLE: NDArray[np.float32] | None = None  # biases of the last two steps
     for chunk in chunks:
-        watch.add(chunk)
-    return watch.conduct()
+        is_steady_S = chunk.step_S >= steady_from
+        steps += len(chunk.step_S)
+        miscounts += int((chunk.count_SLE.sum(axis=-1, dtype=np.int64) != assignments).sum())
+        steady_steps += int(is_steady_S.sum())
+        vio_SL = max_vio(chunk.count_SLE[is_steady_S], spec.balancer.target)
+        steady_vio += float(vio_SL.mean(axis=-1).sum())
+        if not chunk.bias_SLE.size:
+            continue
+        off_centre = max(off_centre, float(np.abs(chunk.bias_SLE.mean(axis=-1)).max()))
+        spread = max(spread, float(np.ptp(chunk.bias_SLE, axis=-1).max()))
+        before = [] if last_SLE is None else [last_SLE]
+        bias_SLE = np.concatenate([*before, chunk.bias_SLE])
+        move_SLE = np.diff(bias_SLE, axis=0)
+        turn_SLE = move_SLE[1:] * move_SLE[:-1]  # below 0 where a move reverses the previous one
+        turn_SLE = turn_SLE[is_steady_S[len(is_steady_S) - len(turn_SLE) :]]
+        turns += int((turn_SLE < 0).sum())
+        moves += int((turn_SLE != 0).sum())
+        last_SLE = bias_SLE[-2:]
+    steady_max_vio, turn_share = _ratio(steady_vio, steady_steps), _ratio(turns, moves)
+    return Conduct(steps, miscounts, steady_max_vio, off_centre, spread, turn_share)
 
 
 def verdicts(trial: TrialRecord, found: Conduct) -> list[Verdict]:
@@ -82,54 +100,6 @@ def travel(balancer: BalancerSpec, updates: int) -> float | None:
     size, schedule = balancer.params["step_size"], balancer.params["schedule"]
     power = {"constant": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}[schedule]
     return float(size * (np.arange(1, updates + 1) ** -power).sum())
-
-
-class _Watch:
-    """Accumulates the figures of a `Conduct` in one pass, keeping only the last step."""
-
-    def __init__(self, spec: TrialSpec) -> None:
-        self._assignments = spec.train.tokens_per_step * spec.model.load_shape.top_k
-        self._target = spec.balancer.target
-        self._steady_from = spec.train.steps - max(1, spec.train.steps // 4) + 1
-        self._steps = self._miscounts = self._turns = self._moves = self._steady_steps = 0
-        self._steady_vio = self._off_centre = self._spread = 0.0
-        self._bias_LE: NDArray[np.float32] | None = None
-        self._move_LE: NDArray[np.float32] | None = None
-
-    def add(self, chunk: History) -> None:
-        is_steady_S = chunk.step_S >= self._steady_from
-        assigned_SL = chunk.count_SLE.sum(axis=-1, dtype=np.int64)
-        self._steps += len(chunk.step_S)
-        self._miscounts += int((assigned_SL != self._assignments).sum())
-        self._steady_steps += int(is_steady_S.sum())
-        if is_steady_S.any():
-            vio_SL = max_vio(chunk.count_SLE[is_steady_S], self._target)
-            self._steady_vio += float(vio_SL.mean(axis=-1).sum())
-        if chunk.bias_SLE.size:
-            self._off_centre = max(
-                self._off_centre, float(np.abs(chunk.bias_SLE.mean(axis=-1)).max())
-            )
-            self._spread = max(self._spread, float(np.ptp(chunk.bias_SLE, axis=-1).max()))
-            for bias_LE, is_steady in zip(chunk.bias_SLE, is_steady_S, strict=True):
-                self._follow(bias_LE, bool(is_steady))
-
-    def _follow(self, bias_LE: NDArray[np.float32], is_steady: bool) -> None:
-        move_LE = None if self._bias_LE is None else bias_LE - self._bias_LE
-        if is_steady and move_LE is not None and self._move_LE is not None:
-            both_LE = move_LE * self._move_LE
-            self._turns += int((both_LE < 0).sum())
-            self._moves += int((both_LE != 0).sum())
-        self._bias_LE, self._move_LE = bias_LE, move_LE
-
-    def conduct(self) -> Conduct:
-        return Conduct(
-            steps=self._steps,
-            miscounts=self._miscounts,
-            steady_max_vio=_ratio(self._steady_vio, self._steady_steps),
-            off_centre=self._off_centre,
-            spread=self._spread,
-            turn_share=_ratio(self._turns, self._moves),
-        )
 
 
 def _counts(found: Conduct) -> Verdict:

@@ -2,16 +2,12 @@
 
 from evenload.pipeline.figures.wording import NONE, duration, number
 from evenload.pipeline.report.evidence import Evidence
-from evenload.pipeline.report.page import Block, Section, Table, Text
+from evenload.pipeline.report.page import Block, Section, Table, Text, filled, present
 from evenload.pipeline.states import Stage
 
 
 def confirmation(evidence: Evidence) -> Section | None:
-    blocks: list[Block] = [
-        block
-        for block in (_tune_against_confirm(evidence), _targets(evidence))
-        if block is not None
-    ]
+    blocks = present(_tune_against_confirm(evidence), _targets(evidence))
     return Section("Does it hold?", blocks) if blocks else None
 
 
@@ -31,18 +27,13 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
         )
         for setting in found.settings
     ]
+    columns = ("<setting", "bits per byte\ntune", "bits per byte\nconfirm")
     return Table(
-        (
-            "<setting",
-            "bits per byte\ntune",
-            "bits per byte\nconfirm",
-            "MaxVio\ntune",
-            "MaxVio\nconfirm",
-        ),
+        (*columns, "MaxVio\ntune", "MaxVio\nconfirm"),
         rows,
         "The settings were chosen by their tune figures, so the best of those are partly luck. "
         "Confirm figures have fresh seeds"
-        + (" and another corpus." if evidence.spec and _other_data(evidence) else "."),
+        + (" and another corpus." if _other_data(evidence) else "."),
         title="Tune against confirm",
     )
 
@@ -61,17 +52,14 @@ def _targets(evidence: Evidence) -> Table | None:
         for row in evidence.answer.targets
     ]
     columns = ("<setting", "<place", "target\nloss", "reached", "tokens\nto target")
-    return (
-        Table(
-            (*columns, "time\nto target", "loss at\nthe budget"),
-            rows,
-            "Losses are those of learning curves on held-out text, in nats per token. Tokens and "
-            "time are medians over trials.",
-            title="Time to a target loss",
-        )
-        if rows
-        else None
+    table = Table(
+        (*columns, "time\nto target", "loss at\nthe budget"),
+        rows,
+        "Losses are those of learning curves on held-out text, in nats per token. Tokens and "
+        "time are medians over trials.",
+        title="Time to a target loss",
     )
+    return filled(table)
 
 
 def _other_data(evidence: Evidence) -> bool:

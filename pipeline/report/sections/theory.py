@@ -24,9 +24,8 @@ def theory(evidence: Evidence) -> Section | None:
             f"{sum(verdict.holds for _, verdict in held)} of {len(held)}",
             _words(held),
         )
-        for statement, held in sorted(
-            found.items(), key=lambda item: list(STATEMENTS).index(item[0])
-        )
+        for statement in STATEMENTS
+        if (held := found[statement])
     ]
     return Section(
         "Theory",

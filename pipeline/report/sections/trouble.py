@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 from evenload.pipeline.figures.wording import counted, listed
 from evenload.pipeline.report.evidence import Evidence
-from evenload.pipeline.report.page import Block, Section, Table, Text
+from evenload.pipeline.report.page import Section, Table, Text, filled, present
 from evenload.pipeline.states import AttemptState, TrialRecord, TrialState
 
 OVER_EARLY = (TrialState.CANCELLED, TrialState.STOPPED)
@@ -12,11 +12,7 @@ SHOWN = 50
 
 
 def trouble(evidence: Evidence) -> Section:
-    blocks: list[Block] = [
-        block
-        for block in (_failures(evidence), _stops(evidence), _interruptions(evidence))
-        if block is not None
-    ]
+    blocks = present(_failures(evidence), _stops(evidence), _interruptions(evidence))
     if evidence.sweep.note:
         blocks.insert(0, Text(f"The sweep: {evidence.sweep.note}"))
     unfinished = sum(not trial.state.is_final for trial in evidence.trials)
@@ -34,21 +30,17 @@ def _failures(evidence: Evidence) -> Table | None:
         if trial.state is TrialState.FAILED:
             groups[_last_line(trial.error)].append(trial)
     rows = [
-        (str(len(trials)), error, _name(trials[0], evidence), trials[0].digest)
+        (str(len(trials)), error, evidence.answer.axes.name(trials[0]), trials[0].digest)
         for error, trials in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-    return (
-        Table(("trials", "<error", "<for example", "<digest"), rows, title="Failed")
-        if rows
-        else None
-    )
+    return filled(Table(("trials", "<error", "<for example", "<digest"), rows, title="Failed"))
 
 
 def _stops(evidence: Evidence) -> Table | None:
     ended = [trial for trial in evidence.trials if trial.state in OVER_EARLY]
     rows = [
         (
-            _name(trial, evidence),
+            evidence.answer.axes.name(trial),
             str(trial.state),
             f"{trial.progress.step if trial.progress else 0} of {trial.spec['train']['steps']}",
             trial.stop_reason or "by a user",
@@ -58,7 +50,7 @@ def _stops(evidence: Evidence) -> Table | None:
     more = len(ended) - SHOWN
     note = f"and {counted(more, 'other trial')}" if more > 0 else ""
     columns = ("<trial", "<state", "step", "<why")
-    return Table(columns, rows, note, title="Ended early on purpose") if rows else None
+    return filled(Table(columns, rows, note, title="Ended early on purpose"))
 
 
 def _interruptions(evidence: Evidence) -> Text | None:
@@ -82,10 +74,6 @@ def _interruptions(evidence: Evidence) -> Text | None:
         f"{counted(len(lost), 'attempt')} ended without a verdict: {listed(named)}. "
         f"Trials of these that were completed later, from checkpoints: {finished:,}."
     )
-
-
-def _name(trial: TrialRecord, evidence: Evidence) -> str:
-    return evidence.answer.axes.name(trial)
 
 
 def _last_line(error: str | None) -> str:
