@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from evenload.dashboard.cluster.health import COORDINATOR, GONE_SECONDS, age, is_going
+from evenload.dashboard.record_tables import label_of
 from evenload.dashboard.wording import ago
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import (
@@ -39,9 +40,7 @@ def totals(
     waiting = Counter(
         trial.state for sweep, trials in sweeps if is_going(sweep.state) for trial in trials
     )
-    coordinators = [
-        one for one in present if one.role == COORDINATOR and age(one, now) < GONE_SECONDS
-    ]
+    coordinators = _coordinators(present, now)
     return Totals(
         nodes=len(node_table(present, now).query("State == 'alive'")),
         slots=sum(int(one.facts.get("slots", {}).get("train", 0)) for one in coordinators),
@@ -76,8 +75,7 @@ def node_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame
             "Memory": node["resources"].get("memory", 0.0) / GIB,
             "Node": node["node_id"][:12],
         }
-        for one in present
-        if one.role == COORDINATOR and age(one, now) < GONE_SECONDS
+        for one in _coordinators(present, now)
         for node in one.facts.get("nodes", [])
     }
     return pd.DataFrame(rows.values(), columns=["Host", "State", "Cores", "GPUs", "Memory", "Node"])
@@ -85,58 +83,41 @@ def node_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame
 
 def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame:
     """One row per coordinator or worker, the newest announcement first."""
-    rows = [
+    shown = sorted(present, key=lambda one: age(one, now))
+    return pd.DataFrame(
         {
-            "digest": one.facts.get("digest", ""),
-            "Name": one.name,
-            "Role": one.role,
-            "Works on": one.facts.get("label", ""),
-            "Sweep": one.facts.get("sweep_id") or "",
-            "Attempt": one.facts.get("attempt"),
-            "Memory": one.facts.get("rss_bytes", 0) / GIB or None,
-            "Here for": duration((now - one.started_at).total_seconds()),
-            "Seen": ago(one.seen_at, max(now, one.seen_at)),
+            "digest": [one.facts.get("digest", "") for one in shown],
+            "Name": [one.name for one in shown],
+            "Role": [one.role for one in shown],
+            "Works on": [one.facts.get("label", "") for one in shown],
+            "Sweep": [one.facts.get("sweep_id") or "" for one in shown],
+            "Attempt": [one.facts.get("attempt") for one in shown],
+            "Memory": [one.facts.get("rss_bytes", 0) / GIB or None for one in shown],
+            "Here for": [duration((now - one.started_at).total_seconds()) for one in shown],
+            "Seen": [ago(one.seen_at, max(now, one.seen_at)) for one in shown],
         }
-        for one in sorted(present, key=lambda one: age(one, now))
-    ]
-    columns = [
-        "digest",
-        "Name",
-        "Role",
-        "Works on",
-        "Sweep",
-        "Attempt",
-        "Memory",
-        "Here for",
-        "Seen",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    )
 
 
 def queue_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
     """One row per sweep that is not over, in the order in which their trials start."""
-    rows = [
-        {
-            "Sweep": sweep.sweep_id,
-            "State": str(sweep.state),
-            "Priority": sweep.priority,
-            "Wait for training": count[TrialState.QUEUED],
-            "Train": count[TrialState.TRAINING],
-            "Wait for evaluation": count[TrialState.TRAINED],
-            "Are evaluated": count[TrialState.EVALUATING],
-            "created_at": sweep.created_at,
-        }
+    shown = [
+        (sweep, Counter(trial.state for trial in trials))
         for sweep, trials in sweeps
         if sweep.finished_at is None
-        for count in [Counter(trial.state for trial in trials)]
     ]
-    columns = [
-        "Sweep", "State", "Priority", "Wait for training", "Train", "Wait for evaluation",
-        "Are evaluated", "created_at",
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=columns)
-    ordered = table.sort_values(["Priority", "created_at"], ascending=[False, True])
-    return ordered.drop(columns="created_at").reset_index(drop=True)
+    shown.sort(key=lambda entry: (-entry[0].priority, entry[0].created_at))
+    return pd.DataFrame(
+        {
+            "Sweep": [sweep.sweep_id for sweep, _ in shown],
+            "State": [str(sweep.state) for sweep, _ in shown],
+            "Priority": [sweep.priority for sweep, _ in shown],
+            "Wait for training": [count[TrialState.QUEUED] for _, count in shown],
+            "Train": [count[TrialState.TRAINING] for _, count in shown],
+            "Wait for evaluation": [count[TrialState.TRAINED] for _, count in shown],
+            "Are evaluated": [count[TrialState.EVALUATING] for _, count in shown],
+        }
+    )
 
 
 def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
@@ -146,9 +127,7 @@ def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "digest": [trial.digest for trial in held],
-            "Trial": [
-                f"{trial.label}, {trial.spec['model']['num_experts']} experts" for trial in held
-            ],
+            "Trial": [label_of(trial) for trial in held],
             "Worker": [trial.worker or "" for trial in held],
             "Step": [trial.progress.step if trial.progress else 0 for trial in held],
             "Tokens/s": [
@@ -158,6 +137,10 @@ def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
             "Lease": [_lease(trial, now) for trial in held],
         }
     )
+
+
+def _coordinators(present: Sequence[PresenceRecord], now: datetime) -> list[PresenceRecord]:
+    return [one for one in present if one.role == COORDINATOR and age(one, now) < GONE_SECONDS]
 
 
 def _lease(trial: TrialRecord, now: datetime) -> str:

@@ -79,20 +79,9 @@ def _recorded_body() -> None:
         f"known. Last quarter of each run, at most {cost_queries.LAST_STEPS:,} steps. Hours are "
         "those that experts take, of a run that does nothing else."
     )
-    left, right = st.columns(2)
-    with left, card("Expert time lost by waiting", EXPLANATION, "waiting"):
-        plot(waits_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
-    with right, card("By expert-parallel size", EXPLANATION, "waiting"):
-        plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks")
-    with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
-        config = st.column_config
-        columns = _columns() | {
-            "setting": config.TextColumn("Run", pinned=True),
-            "share": config.NumberColumn("Expert time lost", format="%.1f %%"),
-        }
-        st.dataframe(
-            bill_table(found, plan).drop(columns="trials"), hide_index=True, column_config=columns
-        )
+    columns = _columns("Run", "Expert time lost")
+    del columns["trials"]
+    _lost("Expert time", found, available, plan, columns)
 
 
 def _is_over(sweep_id: str) -> bool:
@@ -115,22 +104,34 @@ def _body(sweep_id: str) -> None:
     plan = _planned(available, settings)
     audit_note(queries.findings(sweep_id))
     _bills(queries.answer(sweep_id), found, plan)
+    note = (
+        "From the loads of the last quarter of each trial, but at most its last "
+        f"{cost_queries.LAST_STEPS:,} recorded steps, and the share of FLOPs that this model "
+        "spends in experts. A larger model has another share."
+    )
+    _lost("Step time", found, available, plan, _columns("Setting", "Step time lost"), note)
+    _own(trials)
+
+
+def _lost(
+    what: str,
+    found: Sequence[SettingWaits],
+    available: Sequence[int],
+    plan: Plan,
+    columns: dict[str, Any],
+    note: str = "",
+) -> None:
+    """Charts and a table of what the planned run loses by waiting."""
     left, right = st.columns(2)
-    with left, card("Step time lost by waiting", EXPLANATION, "waiting"):
+    with left, card(f"{what} lost by waiting", EXPLANATION, "waiting"):
         plot(waits_by_setting(found, plan.ranks), "lost-by-setting", f"At {plan.ranks} ranks.")
     with right, card("By expert-parallel size", EXPLANATION, "waiting"):
         caption = "Sizes that do not divide the experts are left out."
         plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
-        st.dataframe(
-            bill_table(found, plan), hide_index=True, column_config=_columns(), height="content"
-        )
-        st.caption(
-            "From the loads of the last quarter of each trial, but at most its last "
-            f"{cost_queries.LAST_STEPS:,} recorded steps, and the share of FLOPs that this model "
-            "spends in experts. A larger model has another share."
-        )
-    _own(trials)
+        table = bill_table(found, plan)[[*columns]]
+        st.dataframe(table, hide_index=True, column_config=columns, height="content")
+        st.caption(note)
 
 
 def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
@@ -168,6 +169,7 @@ def _bills(answer: Answer, found: Sequence[SettingWaits], plan: Plan) -> None:
     own, control = mean_share(found, [label], plan.ranks), mean_share(found, plain, plan.ranks)
     bills = bill(own, plan)
     saved = bill(control - own, plan)
+    hours = f"{saved.gpu_hours:,.1f} GPU hours"
     metrics(
         ("Setting", label, "named by the answer" if label in named else "smallest lost time"),
         ("Step time lost", number(own, ".1%"), f"by waiting for the fullest of {plan.ranks} ranks"),
@@ -196,12 +198,12 @@ def _own(trials: Sequence[TrialRecord]) -> None:
         st.caption(basis(cost, settings))
 
 
-def _columns() -> dict[str, Any]:
+def _columns(setting: str, lost: str) -> dict[str, Any]:
     config = st.column_config
     return {
-        "setting": config.TextColumn("Setting", pinned=True),
+        "setting": config.TextColumn(setting, pinned=True),
         "experts": config.NumberColumn("Experts"),
-        "share": config.NumberColumn("Step time lost", format="%.1f %%"),
+        "share": config.NumberColumn(lost, format="%.1f %%"),
         "gpu_hours": config.NumberColumn("GPU hours lost", format="%.1f h"),
         "money": config.NumberColumn("Money lost", format="dollar", step=1),
         "kwh": config.NumberColumn("Energy lost", format="%.1f kWh"),

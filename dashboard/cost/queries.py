@@ -7,6 +7,7 @@ import streamlit as st
 
 from evenload.dashboard.record_tables import spec_of
 from evenload.pipeline.figures.cost import Recorded, Waiting, recorded, waiting, waits
+from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.records.shards import iter_history, parts
@@ -41,17 +42,19 @@ def expert_waits(run: RecordedRun) -> dict[int, float]:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _expert_waits(folder: Path, last: int, num_experts: int) -> dict[int, float]:
-    first = max(1, last - min(LAST_STEPS, max(1, last // 4)) + 1)
-    found = waits(iter_history(folder, first=first, columns=["load"]), num_experts)
+    found = waits(_latest(folder, last), num_experts)
     return {ranks: 1 - 1 / stretch for ranks, stretch in found.stretch.items()}
 
 
 def recorded_loads(folder: Path, spec: TrialSpec) -> Recorded:
     """The loads of the last quarter of the recorded steps, at most LAST_STEPS of them."""
     found = parts(folder / "expert_load")
-    last = found[-1].last if found else 0
+    return recorded(_latest(folder, found[-1].last if found else 0), spec)
+
+
+def _latest(folder: Path, last: int) -> Iterator[History]:
     first = max(1, last - min(LAST_STEPS, max(1, last // 4)) + 1)
-    return recorded(iter_history(folder, first=first, columns=["load"]), spec)
+    return iter_history(folder, first=first, columns=["load"])
 
 
 @st.cache_resource(max_entries=4)

@@ -20,8 +20,6 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class Plan(NamedTuple):
-    """The planned run."""
-
     ranks: int
     gpu_hours: float
     price: float  # dollars per GPU hour
@@ -30,8 +28,6 @@ class Plan(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """The losses of a planned run."""
-
     share: float
     gpu_hours: float
     money: float  # dollars

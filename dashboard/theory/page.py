@@ -13,6 +13,7 @@ from evenload.dashboard.page_parts import card, chosen, live, metrics, number_fi
 from evenload.dashboard.theory import queries as simulation_queries
 from evenload.dashboard.theory.simulation_processes import (
     SimulationState,
+    Size,
     check_size,
     recording_size,
 )
@@ -123,13 +124,7 @@ def _form(is_open: bool) -> None:
     if is_asked and problems:
         raise SpecError("; ".join(problems))
     if is_asked:
-        size = {
-            "num_experts": experts,
-            "top_k": top_k,
-            "tokens": tokens,
-            "steps": length,
-            "seeds": seeds,
-        }
+        size = Size(length, seeds, tokens, experts, top_k)
         _start(stream, recorded.get(stream), _rules(kinds, steps, schedule), size)
 
 
@@ -148,22 +143,14 @@ def _rules(kinds: list[str], steps: list[Any], schedule: str) -> list[dict[str, 
     return rules
 
 
-def _start(
-    name: str, recording: Path | None, rules: list[dict[str, Any]], size: dict[str, int]
-) -> None:
+def _start(name: str, recording: Path | None, rules: list[dict[str, Any]], size: Size) -> None:
     stream = STREAMS.get(name, {})
     if recording is not None:
-        found = recording_size(recording)
+        size = recording_size(recording)
         stream = {"kind": "recorded", "path": str(recording)}
-        size = {
-            "num_experts": found.experts,
-            "top_k": found.top_k,
-            "tokens": found.tokens,
-            "steps": found.steps,
-            "seeds": found.layers,  # layers act as seeds
-        }
     try:
-        spec = SimulationSpec.model_validate({"streams": {name: stream}, "rules": rules, **size})
+        content = {"streams": {name: stream}, "rules": rules, **size._asdict()}
+        spec = SimulationSpec.model_validate(content)
     except ValidationError as error:
         raise SpecError(first_message(error)) from None
     if len(spec.rules) > MAX_RULES:

@@ -40,18 +40,18 @@ class SimulationState(StrEnum):
 
 
 class SimulationStatus(NamedTuple):
-    """How far a simulation is."""
-
     state: SimulationState
     share: float  # share of the simulated steps, 0 to 1
     note: str  # what the simulation does now, or the end of its log
 
 
-class RecordingSize(NamedTuple):
+class Size(NamedTuple):
+    """The size of a simulation, by the keys of its spec."""
+
     steps: int
-    layers: int
+    seeds: int  # the layers of a recording act as seeds
     tokens: int
-    experts: int
+    num_experts: int
     top_k: int
 
 
@@ -160,15 +160,14 @@ def recordings_below(home: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def recording_size(path: Path) -> RecordingSize:
+def recording_size(path: Path) -> Size:
     """The size of a recording, from its headers.  Raises: SpecError: it is not a recording"""
     try:
         with zipfile.ZipFile(path) as arrays, arrays.open("score_NLTE.npy") as file:
             np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
             shape, _, _ = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-            steps, layers, tokens, experts = shape
         with np.load(path) as content:
-            return RecordingSize(steps, layers, tokens, experts, int(content["top_k"]))
+            return Size(*shape, top_k=int(content["top_k"]))
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise SpecError(f"{path.name} is not a recording of router scores ({error})") from None
 
