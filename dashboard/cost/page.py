@@ -176,11 +176,7 @@ def _bills(answer: Answer, found: Sequence[SettingWaits], plan: Plan) -> None:
         ("GPU hours lost", number(bills.gpu_hours, ",.1f", " h"), f"of {plan.gpu_hours:,.0f}"),
         ("Money lost", f"${number(bills.money, ',.0f')}", f"at ${plan.price:g} per GPU hour"),
         ("Energy lost", number(bills.kwh, ",.1f", " kWh"), f"{bills.kilograms:,.1f} kg CO₂e"),
-        (
-            "Saved against none",
-            f"${number(saved.money, ',.0f')}",
-            f"{saved.gpu_hours:,.1f} GPU hours",
-        ),
+        ("Saved against none", f"${number(saved.money, ',.0f')}", hours),
     )
 
 

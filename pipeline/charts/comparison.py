@@ -14,8 +14,6 @@ from evenload.pipeline.charts.style import CATEGORIES, DASHED, DOTTED, SOLID, Ch
 
 
 class RunCurve(NamedTuple):
-    """One run over time."""
-
     x_B: NDArray[np.float64]
     y_B: NDArray[np.float32]
     level: float = float("nan")  # for comparison, e.g. the floor

@@ -21,8 +21,6 @@ MAX_POINTS = 12_000  # of all curves together
 
 
 class TrialCurve(NamedTuple):
-    """The curve of one trial."""
-
     name: str  # setting, experts, seed
     setting: str  # determines the colour
     x_P: NDArray[np.float64]

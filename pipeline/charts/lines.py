@@ -120,7 +120,6 @@ def _axis(
     from_zero: bool = False,
     **axis: Any,
 ) -> Any:
-    """The encoding of x or y."""
     if is_log:
         more = style.log_axis(float(value) for part in values for value in part)
     else:

@@ -9,30 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.pipeline.charts import style
 from evenload.pipeline.charts.maps import Scale, Side, heat_map, per_cell, pooled, sharing
-from evenload.pipeline.charts.style import (
-    BAD,
-    BEYOND,
-    FAIR,
-    GOOD,
-    HIGH,
-    HIGHEST,
-    IDLE,
-    LOW,
-    LOWEST,
-    MIDDLING,
-    Chart,
-)
+from evenload.pipeline.charts.style import Chart
 
 Percent = NDArray[np.int16]  # of the fair share; -1: not counted
 
-COLOURS = (LOWEST, LOW, FAIR, HIGH, HIGHEST)
+COLOURS = (style.LOWEST, style.LOW, style.FAIR, style.HIGH, style.HIGHEST)
 LOAD = Scale(
     "load, % of the fair share",
     (1, 60, 100, 140, 200),
     COLOURS,
     (1, 50, 100, 150, 200),
-    {"idle": ("value == 0", IDLE), "more than 200 %": ("value > 200", BEYOND)},
+    {"idle": ("value == 0", style.IDLE), "more than 200 %": ("value > 200", style.BEYOND)},
     "datum.value == 1 ? '>0' : datum.label",
 )
 DIFFERENCE = Scale(
@@ -40,7 +29,7 @@ DIFFERENCE = Scale(
     (-100, -50, 0, 50, 100),
     COLOURS,
     (-100, -50, 0, 50, 100),
-    {"beyond ±100": ("abs(value) > 100", BEYOND)},
+    {"beyond ±100": ("abs(value) > 100", style.BEYOND)},
     "format(datum.value, '+d')",
     "+d",
     is_signed=True,
@@ -115,7 +104,7 @@ def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) ->
         np.where(shown_LE > 0, shown_LE, -1),
         Side("layer", layers),
         Side("expert" + sharing(size), range(0, E, size)),
-        Scale("steps", (0, top / 2, top), (GOOD, MIDDLING, BAD), (0, top)),
+        Scale("steps", (0, top / 2, top), (style.GOOD, style.MIDDLING, style.BAD), (0, top)),
         f"Longest idle streaks of {E} experts in {L} layers: at most {most:,} "
         f"steps, of expert {expert} in layer {layers[layer]}.",
         340,

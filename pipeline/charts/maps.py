@@ -27,8 +27,6 @@ class Side(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The colours of a map."""
-
     title: str  # of the values, with their unit
     stops: Sequence[float]
     colours: Sequence[str]
@@ -50,12 +48,9 @@ def heat_map(
     cells = pa.table(columns_of | {scale.title: value_YX[counted_YX]})
     band = alt.RelativeBandSize(band=0.94 if value_YX.size <= MAX_APART else OVERLAP)
     shown = {side.title: "" for side in (rows, columns)} | {scale.title: scale.form}
-    drawn = (
-        alt.Chart(cells)
-        .mark_rect(width=band, height=band)
-        .encode(
-            x=_side(alt.X, columns), y=_side(alt.Y, rows), color=_colour(scale), tooltip=tips(shown)
-        )
+    drawn = alt.Chart(cells).mark_rect(width=band, height=band)
+    drawn = drawn.encode(
+        x=_side(alt.X, columns), y=_side(alt.Y, rows), color=_colour(scale), tooltip=tips(shown)
     )
     resolve = alt.Resolve(scale=alt.ScaleResolveMap(color="independent"))
     layers = [drawn, _apart(scale)] if scale.apart else [drawn]
@@ -131,8 +126,7 @@ def _apart(scale: Scale) -> alt.Chart:
     legend = alt.Legend(
         title=None, orient="bottom", symbolType="square", symbolOpacity=1, symbolSize=140
     )
-    return (
-        alt.Chart(alt.InlineData(values=[{"apart": name} for name in colours]))
-        .mark_square(opacity=0, size=0)
-        .encode(color=scaled(alt.Color, "apart", colours, legend))
+    names = alt.Chart(alt.InlineData(values=[{"apart": name} for name in colours]))
+    return names.mark_square(opacity=0, size=0).encode(
+        color=scaled(alt.Color, "apart", colours, legend)
     )

@@ -21,8 +21,6 @@ SHARE = "share of the variance explained, %"
 
 
 class ParallelAxis(NamedTuple):
-    """One of the parallel axes."""
-
     title: str
     value_T: Sequence[float | str | None]  # None: the trial has no value
     levels: Sequence[str] | None = None  # names in order; None: an axis of numbers

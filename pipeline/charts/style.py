@@ -71,8 +71,6 @@ DASHES = (SOLID, DASHED, DOTTED, (8, 3, 2, 3))
 
 
 class Look(NamedTuple):
-    """The colour and dash of a line."""
-
     colour: str
     dash: Sequence[int] = SOLID
 
