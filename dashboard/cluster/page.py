@@ -49,7 +49,8 @@ def _body() -> None:
         ("Wait for training", f"{found.waiting_train}", "queued trials of active sweeps"),
         ("Wait for evaluation", f"{found.waiting_eval}", "trained trials of active sweeps"),
     )
-    _queue(queue_table(sweeps))
+    with card("Queue", "Sweeps of higher priority come first, then older ones."):
+        _table(queue_table(sweeps), "Nothing waits.")
     trials = {trial.digest: trial for _, listed in sweeps for trial in listed}
     with card("Running trials", "A worker renews the lease on its trial with every heartbeat."):
         _runs(lease_table(trials.values(), now), "leases", "No trial is running.")
@@ -73,11 +74,6 @@ def _health(checks: list[Check]) -> None:
             st.caption(for_markdown(check.detail))
             if check.remedy:
                 st.markdown(f":small[:material/build: {for_markdown(check.remedy)}]")
-
-
-def _queue(table: pd.DataFrame) -> None:
-    with card("Queue", "Sweeps of higher priority come first, then older ones."):
-        _table(table, "Nothing waits.")
 
 
 def _runs(table: pd.DataFrame, key: str, nothing: str) -> None:

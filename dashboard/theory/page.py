@@ -218,15 +218,10 @@ def _result(digest: str, document: Document) -> None:
     values_E = spectrum_E(document, stream)
     with right, card("Tie-density spectrum", metric="tie_spectrum"):
         if values_E is not None:
-            plot(charts.tie_spectrum(values_E), "tie-spectrum", _limit(values_E))
+            limit = f"Gradient steps are stable below {2 / float(values_E[-1]):.2g}."
+            caption = f"Orange: the strong convexity μ. {limit}"
+            plot(charts.tie_spectrum(values_E), "tie-spectrum", caption)
     _tables(document, stream, table)
-
-
-def _limit(values_E: Any) -> str:
-    return (
-        f"Orange: the strong convexity μ. Gradient steps are stable below "
-        f"{2 / float(values_E[-1]):.2g}."
-    )
 
 
 def _pooled(document: Document) -> str:

@@ -79,7 +79,8 @@ class Simulations:
         digest = sha256(spec.model_dump(mode="json"))[:12]
         with self._lock:
             if self.status(digest).state is SimulationState.FAILED:
-                self._refuse_second()
+                if any(process.poll() is None for process in self._running.values()):
+                    raise SpecError("another simulation runs; wait until it ends, or cancel it")
                 self._running[digest] = _spawn(spec, self._paths(digest))
         return digest
 
@@ -98,7 +99,8 @@ class Simulations:
             return SimulationStatus(SimulationState.DONE, 1.0, "")
         if process is not None and process.returncode < 0:
             return SimulationStatus(SimulationState.FAILED, 0.0, "cancelled")
-        return SimulationStatus(SimulationState.FAILED, 0.0, _tail(paths.log))
+        tail = "\n".join(_lines(paths.log)[-LOG_LINES:]) or "the simulation never started"
+        return SimulationStatus(SimulationState.FAILED, 0.0, tail)
 
     def spec(self, digest: str) -> SimulationSpec:
         """The spec of a simulation.  Raises: SpecError: it is unknown"""
@@ -135,11 +137,6 @@ class Simulations:
         folder = self.folder / digest
         names = ("spec.yaml", "result.json", "log", "history.parquet")
         return Paths(*(folder / name for name in names))
-
-    def _refuse_second(self) -> None:
-        for process in self._running.values():
-            if process.poll() is None:
-                raise SpecError("another simulation runs; wait until it ends, or cancel it")
 
 
 def check_size(spec: SimulationSpec) -> None:
@@ -203,10 +200,6 @@ def _document(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(_lines(log)[-LOG_LINES:]) or "the simulation never started"
 
 
 def _lines(log: Path) -> list[str]:

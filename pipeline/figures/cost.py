@@ -7,6 +7,7 @@ Letters: S steps, L expert layers, E experts, K top-k, R expert-parallel ranks.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Self
@@ -134,9 +135,10 @@ def waits(chunks: Iterable[History], num_experts: int, steady_from: int = 1) -> 
         steps += len(chunk.step_S)
         steady_steps += int(is_steady_S.sum())
         seconds += float(chunk.scalars["seconds"].sum())
-    return Recorded(
-        steps, seconds, _means(sizes, total_R, steps), _means(sizes, steady_R, steady_steps)
-    )
+    stretch = dict(zip(sizes, (total_R / steps).tolist(), strict=True)) if steps else {}
+    steady_R /= max(1, steady_steps)
+    steady = dict(zip(sizes, steady_R.tolist(), strict=True)) if steady_steps else {}
+    return Recorded(steps, seconds, stretch, steady)
 
 
 def waiting(found: Recorded, model: Model, seq_len: int) -> tuple[Waiting, ...]:
@@ -148,9 +150,7 @@ def waiting(found: Recorded, model: Model, seq_len: int) -> tuple[Waiting, ...]:
             ranks,
             expert_share=1 - 1 / stretch,
             step_share=_share_lost(expert_flops, stretch),
-            steady_step_share=_share_lost(
-                expert_flops, found.steady_stretch.get(ranks, float("nan"))
-            ),
+            steady_step_share=_share_lost(expert_flops, found.steady_stretch.get(ranks, math.nan)),
         )
         for ranks, stretch in found.stretch.items()
     )
@@ -205,37 +205,26 @@ def held_seconds(attempts: Iterable[AttemptRecord]) -> float:
     The time of a worker that trained several trials at once counts once. An attempt without an end
     counts up to its last heartbeat.
     """
-    spans: dict[str, list[tuple[datetime, datetime]]] = {}
+    spans: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
     for attempt in attempts:
         end = attempt.ended_at or attempt.heartbeat_at
-        spans.setdefault(attempt.worker, []).append((attempt.started_at, end))
+        spans[attempt.worker].append((attempt.started_at, end))
     return math.fsum(_covered_seconds(sorted(found)) for found in spans.values())
 
 
 def basis(cost: SweepCost, settings: CostSettings) -> str:
     """A text that explains how energy and carbon were determined, with all factors and sources."""
-    watts = [
-        f"{watts:g} W per {what}"
-        for what, watts, seconds in (
-            ("GPU", settings.gpu_watts, cost.gpu_seconds),
-            ("CPU core", settings.core_watts, cost.core_seconds),
-        )
-        if seconds
-    ]
+    watts = [f"{settings.gpu_watts:g} W per GPU"] if cost.gpu_seconds else []
+    watts += [f"{settings.core_watts:g} W per CPU core"] if cost.core_seconds else []
     modelled = f"modelled as {' and '.join(watts) or 'nothing'} over the seconds of training"
     counted = "measured by the GPUs' own counters (NVML)"
     share = cost.measured_share
-    if share == 1:
-        energy = counted
-    elif share > 0:
-        energy = f"{share:.0%} {counted}, the rest {modelled}"
-    else:
-        energy = modelled
-    housed = (
-        f"times {settings.overhead:g} for the building"
-        if settings.overhead > 1
-        else ("devices alone, without the building")
-    )
+    energy = modelled
+    if share > 0:
+        energy = counted if share == 1 else f"{share:.0%} {counted}, the rest {modelled}"
+    housed = "devices alone, without the building"
+    if settings.overhead > 1:
+        housed = f"times {settings.overhead:g} for the building"
     return (
         f"Energy: {energy}; {housed}. "
         f"Carbon: {settings.grams_per_kwh:g} g CO2e per kWh ({settings.carbon_source})."
@@ -248,12 +237,6 @@ def _stretch(
     """Load of the fullest rank over that of the mean rank, mean over layers; (S, len(sizes))."""
     columns = [(1 / ep_effective_util(chunk.count_SLE, size)).mean(axis=-1) for size in sizes]
     return np.stack(columns, axis=-1) if columns else np.zeros((len(chunk.step_S), 0))
-
-
-def _means(
-    sizes: Sequence[int], total_R: np.ndarray[tuple[int], np.dtype[np.float64]], steps: int
-) -> dict[int, float]:
-    return dict(zip(sizes, (total_R / steps).tolist(), strict=True)) if steps else {}
 
 
 def _share_lost(expert_flops: float, stretch: float) -> float:
@@ -274,22 +257,14 @@ def _covered_seconds(spans: Sequence[tuple[datetime, datetime]]) -> float:
 
 
 def _mean_waiting(costs: Sequence[TrialCost]) -> tuple[Waiting, ...]:
-    by_size: dict[int, list[tuple[float, Waiting]]] = {}
+    """The means at every size, weighted by the seconds of the trials. NaN does not count."""
+    by_size: dict[int, list[tuple[float, Waiting]]] = defaultdict(list)
     for cost in costs:
         for found in cost.waiting:
-            by_size.setdefault(found.ranks, []).append((cost.seconds, found))
-    return tuple(_weighted(ranks, by_size[ranks]) for ranks in sorted(by_size))
-
-
-def _weighted(ranks: int, entries: Sequence[tuple[float, Waiting]]) -> Waiting:
-    weights = [seconds for seconds, _ in entries]
-    return Waiting(
-        ranks, *(_mean([found[field] for _, found in entries], weights) for field in range(1, 4))
-    )
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The weighted mean of the values that are not NaN; NaN if there are none."""
-    kept = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
-    total = math.fsum(weight for _, weight in kept)
-    return math.fsum(v * w for v, w in kept) / total if total else float("nan")
+            by_size[found.ranks].append((cost.seconds, found))
+    means = []
+    for ranks, entries in sorted(by_size.items()):
+        share_N3 = np.ma.masked_invalid([found[1:] for _, found in entries])
+        mean_3 = np.ma.average(share_N3, axis=0, weights=[seconds for seconds, _ in entries])
+        means.append(Waiting(ranks, *mean_3.filled(np.nan).tolist()))
+    return tuple(means)

@@ -93,7 +93,8 @@ class OwnSize:
     def _activation_bytes(self, low: int, recompute: bool) -> int:
         """Bytes per token.  Args: low: size in bytes of a value in a matrix product"""
         model = self.model
-        block = self._block_bytes(low)
+        # Two norms (input; output) and attention (q, k, v, buffer, output).
+        block = (2 * FLOAT + 8 * low) * model.d_model
         dense = block + self._swiglu_values(low) * low * model.d_dense
         expert = block + self._expert_layer_bytes(low)
         last = (FLOAT + 2 * low) * model.d_model  # the last norm, and the head with its gradient
@@ -101,10 +102,6 @@ class OwnSize:
             # The inputs of all blocks are kept, and all activations of one block at a time.
             return last + FLOAT * model.d_model * model.num_layers + max(dense, expert)
         return last + dense * model.num_dense_layers + expert * model.num_moe_layers
-
-    def _block_bytes(self, low: int) -> int:
-        """Bytes per token of two norms (input; output) and attention (q, k, v, buffer, output)."""
-        return (2 * FLOAT + 8 * low) * self.model.d_model
 
     def _swiglu_values(self, low: int) -> int:
         """Values kept per hidden unit: gate, up and product; in bf16 also silu."""

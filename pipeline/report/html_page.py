@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 
 from evenload.pipeline.charts.static import to_svg
 from evenload.pipeline.charts.style import description
-from evenload.pipeline.report.page import Block, Figure, Page
+from evenload.pipeline.report.page import Page
 
 GOOD, MIDDLING, BAD = (230, 242, 238), (242, 217, 166), (226, 138, 84)
 
@@ -25,8 +25,8 @@ def html_page(page: Page) -> str:
         "description": description,
         "heat": _heat,
         "inline": _inline,
-        "kind": _kind,
-        "svg": _svg,
+        "kind": lambda block: type(block).__name__,
+        "svg": lambda figure: Markup(to_svg(figure.chart, figure.width)),
     }
     return environment.get_template("page.html.jinja").render(page=page)
 
@@ -46,11 +46,3 @@ def _heat(badness: float) -> str:
 def _inline(text: str) -> Markup:
     """Text in backticks becomes code, like in markdown."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _kind(block: Block) -> str:
-    return type(block).__name__
-
-
-def _svg(figure: Figure) -> Markup:
-    return Markup(to_svg(figure.chart, figure.width))

@@ -82,7 +82,7 @@ class Passes:
             self._watched[module] = Watched.of(module)
             self._handles += [
                 module.register_forward_pre_hook(Hook(self.enter), with_kwargs=True, prepend=True),
-                module.register_forward_hook(Hook(self._left), with_kwargs=True),
+                module.register_forward_hook(Hook(self.leave), with_kwargs=True),
             ]
         for router in routers:
             self._watched.setdefault(router, Watched(frozenset(router.modules()) - {router}, {}))
@@ -116,16 +116,13 @@ class Passes:
                 self._begin()
         self._frames.append(self._frame(module, args, kwargs))
 
-    def leave(self, module: nn.Module) -> None:
+    def leave(self, module: nn.Module, *_: Any) -> None:
         if backward_is_running() or all(frame.module is not module for frame in self._frames):
             return
         while self._frames.pop().module is not module:
             pass
         if not self._frames and self._counted:
             self._commit()
-
-    def _left(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.leave(module)
 
     def _frame(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Frame:
         outer = self._frames[-1] if self._frames else _Frame(module, None, None)

@@ -139,8 +139,8 @@ class Trial(NamedTuple):
 
     def _run(self, home: Home, bias_E: Tensor) -> _Run | None:
         """The router under a bias; None if it did not select."""
-        device = next(iter(self._inputs())).device
-        bias_E = bias_E.to(device)
+        inputs = (*self.args, *self.kwargs.values())
+        bias_E = bias_E.to(next(value.device for value in inputs if isinstance(value, Tensor)))
         width, top_k = self.router.num_experts, self.router.top_k
         selection = Selection(width, top_k, bias_E if home.is_added else None)
         lent = nullcontext() if home.is_added else borrowed(home, bias_E)
@@ -149,9 +149,6 @@ class Trial(NamedTuple):
         if selection.expert_TK is None or selection.score_TE is None:
             return None
         return _Run(output, selection.expert_TK.sort(dim=-1).values, selection.score_TE)
-
-    def _inputs(self) -> Iterator[Tensor]:
-        return (v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))
 
     def _call(self) -> Any:
         """On a copy of the input, which some routers change in place; not of a bias passed in."""

@@ -72,7 +72,8 @@ class RunRecord:
         most = pending_steps(len(layers), max(layer.router.num_experts for layer in layers))
         self._disk = Background[_Step](f"recording {name!r}", self._write, most)
         self._mlflow: Any = _mlflow_log() if asked.mlflow else None
-        self._server = Background[Any](f"logging {name!r} to MLflow", self._log, most)
+        what = f"logging {name!r} to MLflow"
+        self._server = Background[Any](what, lambda items: self._mlflow.log(items), most)
         atexit.register(self.close)
 
     def end_step(
@@ -177,10 +178,6 @@ class RunRecord:
             )
             for group in self._groups
         ]
-
-    def _log(self, items: Sequence[Any]) -> None:
-        """In the thread of the server."""
-        self._mlflow.log(items)
 
 
 def _groups(name: str, layers: Sequence[Layer]) -> list[_Group]:

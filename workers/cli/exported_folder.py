@@ -43,8 +43,9 @@ def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any
     _check_rule(spec)
     path = _checkpoint(settings, trial)
     saved = checkpoint.load(path, torch.device("cpu"))
-    trained = Trained(digest, spec, saved.step, trial.result, _attempts(settings, digest))
-    tokenizer = _tokenizer(spec, settings, trained.attempts)
+    attempts = provenance.read(readable_dir(settings, digest))
+    trained = Trained(digest, spec, saved.step, trial.result, attempts)
+    tokenizer = _tokenizer(spec, settings, attempts)
     kind = write_folder(folder, trained, saved.model, saved.balancer["bias_LE"], tokenizer)
     if tokenizer is None:
         log.print(f"data.kind={spec.data.kind!r} has only token ids: the folder has no tokenizer")
@@ -80,10 +81,6 @@ def _checkpoint(settings: Settings, trial: TrialRecord) -> Path:
             "on the machine that trained it, or set EVENLOAD_HOME"
         )
     return path
-
-
-def _attempts(settings: Settings, digest: str) -> list[dict[str, str]]:
-    return provenance.read(readable_dir(settings, digest))
 
 
 def _tokenizer(

@@ -45,13 +45,11 @@ def _(grad_RO: Tensor, x_RD: Tensor, weight_EOD: Tensor, offset_E: Tensor) -> tu
     return x_RD.new_empty(x_RD.shape), weight_EOD.new_empty(weight_EOD.shape)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _backward(ctx: Any, grad_RO: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.evenload.grouped_linear_backward(grad_RO.contiguous(), *ctx.saved_tensors)
     return *grads, None
 
 
-_grouped_linear.register_autograd(_backward, setup_context=_keep_for_backward)
+_grouped_linear.register_autograd(
+    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+)

@@ -25,10 +25,7 @@ class RouteTokens(Protocol):
 
 
 def experts_of(name: str) -> RunExperts:
-    """The expert layer of a resolved back end.
-
-    Raises:   SpecError: the back end does not exist
-    """
+    """The expert layer of a resolved back end.  Raises: SpecError: the back end does not exist"""
     return import_module(backend(name).module).run_experts
 
 

@@ -47,7 +47,8 @@ class Router(nn.Module):
             # The kernel can only add a bias, so it needs `add_bias` itself.
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
                 return self._route_by_kernel(self._route, x_TD, bias_E, bins)
-            score_TE = self._score(x_TD)
+            logit_TE = self._logits(x_TD)
+            score_TE = logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
@@ -62,10 +63,6 @@ class Router(nn.Module):
 
     def _logits(self, x_TD: Tensor) -> Tensor:
         return product(x_TD.float(), self.weight_ED.float())
-
-    def _score(self, x_TD: Tensor) -> Tensor:
-        logit_TE = self._logits(x_TD)
-        return logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
         expert_TK = adjusted_TE.topk(self._top_k, dim=-1).indices

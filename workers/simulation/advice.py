@@ -39,6 +39,10 @@ class Estimate(NamedTuple):
     unit: str = "probability"  # of a bias
 
     @property
+    def share(self) -> float:
+        return self.top_k / self.num_experts
+
+    @property
     def gain(self) -> float:
         """The share of a full step that balances lag and noise, as in a scalar Kalman filter."""
         ratio = self.drift / self.noise if self.noise > 0 else 0.0
@@ -125,30 +129,18 @@ def _noise_and_drift(best_NE: Tensor) -> tuple[float, float]:
     return max(float(offset) / 2, 1e-12), max(float(slope), 0.0)
 
 
-def _share(seen: Estimate) -> float:
-    return seen.top_k / seen.num_experts
-
-
-def _limit(seen: Estimate) -> float:
-    """The largest stable step of the proportional rule: u < 2 (K/E) / lambda_max."""
-    return 2 * _share(seen) / seen.largest
-
-
-def _newton(seen: Estimate) -> float:
-    """The proportional step that is a full Newton step for the mean expert: L / h."""
-    return seen.tokens * _share(seen) / seen.density
-
-
 def _proportional(seen: Estimate, steps: int) -> Advice:
-    gain = _usable_gain(seen, steps)
+    """A full Newton step for the mean expert is u = L / h; stable is u < 2 (K/E) / lambda_max."""
+    gain, full = _usable_gain(seen, steps), seen.tokens * seen.share / seen.density
+    limit = 2 * seen.share / seen.largest
     # The limit is valid for the mean bias; that of a single expert can be half of it.
-    step = min(gain * _newton(seen), _limit(seen) / 2)
-    reason = f"gain {gain:.3f} of a full step; stable below {_limit(seen):.3g}"
+    step = min(gain * full, limit / 2)
+    reason = f"gain {gain:.3f} of a full step; stable below {limit:.3g}"
     return Advice({"kind": "proportional", "step_size": _rounded(step)}, reason)
 
 
 def _proportional_inverse(seen: Estimate, steps: int) -> Advice:
-    step = _share(seen) / seen.modulus if seen.modulus > 0 else math.inf
+    step = seen.share / seen.modulus if seen.modulus > 0 else math.inf
     rule = {"kind": "proportional", "step_size": _rounded(step), "schedule": "inverse"}
     if not math.isfinite(step):
         return Advice(rule, "the modulus is 0: groups of experts never compete", refused=True)

@@ -36,7 +36,8 @@ def assemble(spec: TrialSpec) -> Assembly:
     torch.manual_seed(spec.train.seed)
     model = build_model(spec).to(device)
     balancer = make_balancer(spec.balancer, spec.model.top_k)
-    if not balancer.trains_router or _freezes_router(spec):
+    is_fixed = isinstance(spec.model, OtherModel) and spec.model.freeze == "router"
+    if is_fixed or not balancer.trains_router:
         model.freeze_routers()
     trainee = Trainee(
         model=model,
@@ -53,10 +54,6 @@ def assemble(spec: TrialSpec) -> Assembly:
     if (bias_LE := model.initial_bias()) is not None:
         state = state._replace(bias_LE=bias_LE.to(device))
     return Assembly(trainee, state, device)
-
-
-def _freezes_router(spec: TrialSpec) -> bool:
-    return isinstance(spec.model, OtherModel) and spec.model.freeze == "router"
 
 
 def target_share(spec: TrialSpec, device: torch.device) -> torch.Tensor:

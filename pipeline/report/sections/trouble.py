@@ -28,7 +28,8 @@ def _failures(evidence: Evidence) -> Table | None:
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in evidence.trials:
         if trial.state is TrialState.FAILED:
-            groups[_last_line(trial.error)].append(trial)
+            lines = (trial.error or "").strip().splitlines() or ["no reason given"]
+            groups[lines[-1]].append(trial)
     rows = [
         (str(len(trials)), error, evidence.answer.axes.name(trials[0]), trials[0].digest)
         for error, trials in sorted(groups.items(), key=lambda item: -len(item[1]))
@@ -74,7 +75,3 @@ def _interruptions(evidence: Evidence) -> Text | None:
         f"{counted(len(lost), 'attempt')} ended without a verdict: {listed(named)}. "
         f"Trials of these that were completed later, from checkpoints: {finished:,}."
     )
-
-
-def _last_line(error: str | None) -> str:
-    return ((error or "").strip().splitlines() or ["no reason given"])[-1]

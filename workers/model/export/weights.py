@@ -31,7 +31,9 @@ def named_weights(
     for place in range(spec.num_dense_layers):
         block, layer = _below(weights, f"dense_blocks.{place}."), f"model.layers.{place}."
         named |= _prefixed(layer, _attention(spec, kind, block))
-        named |= _prefixed(layer + "mlp.", _ffn(_below(block, "ffn.")))
+        named |= _prefixed(
+            layer + "mlp.", _gated(block["ffn.gate_up.weight"], block["ffn.down.weight"])
+        )
     for place, bias_E in enumerate(bias_LE.unbind()):
         block = _below(weights, f"expert_blocks.{place}.")
         layer = f"model.layers.{spec.num_dense_layers + place}."
@@ -73,10 +75,6 @@ def _split_pairs(weight_DD: Tensor, num_heads: int) -> Tensor:
     """
     pair_HP2D = weight_DD.unflatten(0, (num_heads, -1, 2))
     return pair_HP2D.transpose(1, 2).flatten(0, 2)
-
-
-def _ffn(ffn: Weights) -> dict[str, Tensor]:
-    return _gated(ffn["gate_up.weight"], ffn["down.weight"])
 
 
 def _gated(gate_up_GD: Tensor, down_DF: Tensor) -> dict[str, Tensor]:
