@@ -9,6 +9,7 @@ import typer
 
 import evenload
 from evenload.pipeline.errors import SpecError
+from evenload.workers.cli.session import AsJson
 
 CHECKOUT = Path(str(evenload.__file__)).resolve().parents[3]
 
@@ -16,9 +17,7 @@ CHECKOUT = Path(str(evenload.__file__)).resolve().parents[3]
 def bench(
     name: Annotated[str, typer.Argument(help="moe-layer, routing, training, coordinator")],
     quick: Annotated[bool, typer.Option(help="small sizes, only to see whether it runs")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a benchmark in a clone, which times evenload and its rivals in turn."""
     if not (CHECKOUT / "infra" / "benchmarks").is_dir():

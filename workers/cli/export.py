@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from evenload.pipeline.extras import require
-from evenload.workers.cli.session import load_settings, log, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, print_json
 
 
 def export(
@@ -14,9 +14,7 @@ def export(
         str, typer.Argument(help="digest of a trial (`evenload sweep status --json`)")
     ],
     folder: Annotated[Path, typer.Argument(help="folder to create; it may exist if it is empty")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and checkpoints")] = None,
 ) -> None:
     """Write a trained trial as a Hugging Face model: weights, learned biases, tokenizer, card.

@@ -16,7 +16,7 @@ from evenload.pipeline.records.run_writer import RunWriter, recorded_step
 from evenload.pipeline.records.scores import FILE, write_recording
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.load_shape import LoadShape
-from evenload.workers.cli.session import load_settings, log, out, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, out, print_json
 
 CHUNK = 50  # steps that are written at once
 FORMAT_HELP = "; ".join(f"{name}: {each.content}" for name, each in FORMATS.items())
@@ -42,9 +42,7 @@ def import_command(
     tokens_per_step: Annotated[
         int | None, typer.Option(min=1, help="tokens of a step; left out, a request is a step")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and records")] = None,
 ) -> None:
     """Take over what Megatron, SGLang, vLLM, torchtitan or a table recorded of their experts.

@@ -9,16 +9,14 @@ from rich.table import Table
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import NONE
 from evenload.pipeline.records.recorded_runs import recorded_runs
-from evenload.workers.cli.session import load_settings, log, out, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, out, print_json
 
 FIGURES = ("max_vio", "max_vio_ratio", "idle_frac")
 TITLES = ("run", "source", "rule", "layers x experts", "steps", "MaxVio", "over floor", "idle")
 
 
 def runs(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
     home: Annotated[Path | None, typer.Option(help="folder with the records")] = None,
 ) -> None:
     """List recorded runs: attached models and imported records, newest first.

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from evenload.pipeline.sweep.answer import Answer
 
 REMOVED = {"EVENLOAD_TRACKING_PATIENCE_SECONDS": "no trial waits for MLflow"}
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 
 

@@ -17,7 +17,7 @@ from evenload.pipeline.records.recorded_runs import recorded_run
 from evenload.pipeline.spec.simulation import Recorded, SimulationSpec, load_simulation
 from evenload.workers.actors.device_memory import available_bytes
 from evenload.workers.cli.progress import progress_bars
-from evenload.workers.cli.session import load_settings, log, out, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, out, print_json
 
 if TYPE_CHECKING:
     from evenload.workers.simulation.advice import Advice, Estimate
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="folder with recorded runs")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
 
 def simulate(

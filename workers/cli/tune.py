@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.cli.session import log, out, print_json
+from evenload.workers.cli.session import AsJson, log, out, print_json
 from evenload.workers.kernels.backends import resolve_backend
 
 
@@ -18,9 +18,7 @@ def tune(
     save_to: Annotated[
         Path | None, typer.Option("--save", help="file to write, for EVENLOAD_TILES_FILE")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the fastest tile sizes of the Triton kernels for a layer on this GPU."""
     import torch
