@@ -38,8 +38,6 @@ LONGEST = 2**31  # steps; a larger plan means that nobody knows
 
 
 class _Group(NamedTuple):
-    """Layers of one kind."""
-
     name: str  # of the run
     rows: list[int]
     shape: LoadShape
@@ -162,8 +160,10 @@ class RunRecord:
             if writer.run.errors > errors:
                 self._disk.complain(f"{writer.run.folder} cannot be written")
             if self._mlflow is not None:
+                shape = writer.run.shape
+                kind = f"/top{shape.top_k}of{shape.num_experts}" if len(self._groups) > 1 else ""
                 for record in records:
-                    self._server.put((_prefix(writer.run, len(self._groups)), writer.run, record))
+                    self._server.put((f"evenload{kind}", writer.run, record))
             records.clear()
         self._note_runs()
 
@@ -203,11 +203,6 @@ def _record(step: _Step, group: _Group) -> StepRecord:
     told = {name: float(value) for name, value in step.told.items()}
     bias_LE = bias_LE.copy().view(np.float32)
     return recorded_step(step.step, count_LE, bias_LE, seconds=step.seconds, **told)
-
-
-def _prefix(run: RecordedRun, groups: int) -> str:
-    kind = f"/top{run.shape.top_k}of{run.shape.num_experts}" if groups > 1 else ""
-    return f"evenload{kind}"
 
 
 def _mlflow_log() -> Any:

@@ -11,10 +11,11 @@ from evenload.workers.kernels import torch_support, triton_support
 
 
 class Backend(NamedTuple):
-    module: str  # has `run_experts`; imported on first use, because Triton is not always installed
+    module: str  # of the expert layer; imported on first use: Triton is not always installed
     why_not: Callable[[str], str | None] = lambda device: None  # why it cannot run on a device
     check_widths: Callable[[int, int, int], None] = lambda d_model, d_expert, number_bytes: None
     router: str | None = None  # module that has `route`, a RouteTokens
+    layer: str = "run_experts"  # function of the module
 
 
 _TRITON = Backend(
@@ -29,7 +30,7 @@ BACKENDS: dict[str, Backend] = {
         "evenload.workers.kernels.torch_experts", check_widths=torch_support.check_widths
     ),
     "triton": _TRITON,
-    "triton_recompute": _TRITON._replace(module="evenload.workers.kernels.triton_recompute"),
+    "triton_recompute": _TRITON._replace(layer="run_experts_recomputing"),
 }
 
 

@@ -26,7 +26,7 @@ class RouteTokens(Protocol):
 
 def experts_of(name: str) -> RunExperts:
     """The expert layer of a resolved back end.  Raises: SpecError: the back end does not exist"""
-    return import_module(backend(name).module).run_experts
+    return getattr(import_module(backend(name).module), backend(name).layer)
 
 
 def router_of(name: str) -> RouteTokens | None:

@@ -13,6 +13,7 @@ for the device, so a CUDA graph can capture them.
 Letters: T tokens, E experts, K top-k, R rows, D width, F expert width, G = 2F gate and up.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,6 +67,10 @@ def run_experts(
         torch.is_grad_enabled() and not recompute,
     )
     return y_TD.to(x_TD.dtype)
+
+
+# Saves 4 R F bytes in bf16 and repeats the up product, two ninths of the layer's FLOPs.
+run_experts_recomputing = partial(run_experts, recompute=True)
 
 
 @torch.library.custom_op("evenload::experts", mutates_args=())

@@ -31,10 +31,8 @@ class Router(nn.Module):
         super().__init__()
         self._route = router_of(backend)
         self.weight_ED = nn.Parameter(torch.empty(spec.num_experts, spec.d_model))
-        self._softmax = spec.gate == "softmax"
-        self._top_k = spec.top_k
-        self._renormalise = spec.renormalise
-        self._route_scale = spec.route_scale
+        softmax = spec.gate == "softmax"
+        self._gate = Gate(spec.top_k, softmax, spec.renormalise, spec.route_scale)
 
     def forward(
         self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects, bins: Bins = NO_BINS
@@ -48,7 +46,7 @@ class Router(nn.Module):
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
                 return self._route_by_kernel(self._route, x_TD, bias_E, bins)
             logit_TE = self._logits(x_TD)
-            score_TE = logit_TE.softmax(dim=-1) if self._softmax else logit_TE.sigmoid()
+            score_TE = logit_TE.softmax(dim=-1) if self._gate.softmax else logit_TE.sigmoid()
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
@@ -57,19 +55,18 @@ class Router(nn.Module):
     def _route_by_kernel(
         self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor, bins: Bins
     ) -> tuple[Routed, Rows]:
-        gate = Gate(self._top_k, self._softmax, self._renormalise, self._route_scale)
-        routed = route(self._logits(x_TD), bias_E, gate, bins)
+        routed = route(self._logits(x_TD), bias_E, self._gate, bins)
         return Routed(*routed[:4], routed.margin_E2B), routed.rows
 
     def _logits(self, x_TD: Tensor) -> Tensor:
         return product(x_TD.float(), self.weight_ED.float())
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
-        expert_TK = adjusted_TE.topk(self._top_k, dim=-1).indices
+        expert_TK = adjusted_TE.topk(self._gate.top_k, dim=-1).indices
         weight_TK = score_TE.gather(-1, expert_TK)
-        if self._renormalise:
+        if self._gate.renormalise:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + TINY)
-        weight_TK = weight_TK * self._route_scale
+        weight_TK = weight_TK * self._gate.route_scale
         flat_TK = _flatten_trials(expert_TK, score_TE.shape[-1])
         count_E = count_experts(flat_TK, score_TE.shape[:-2].numel() * score_TE.shape[-1])
         rows = rows_of_tokens(flat_TK, weight_TK.flatten(0, -2), count_E)
@@ -78,7 +75,7 @@ class Router(nn.Module):
 
     def _experts_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
         num_tokens, num_experts = score_TE.shape
-        room = rows_per_expert(num_tokens * self._top_k, num_experts)
+        room = rows_per_expert(num_tokens * self._gate.top_k, num_experts)
         choice_EC = adjusted_TE.mT.topk(room[0], dim=-1).indices
         token_R = torch.cat([choice_EC[expert, :rows] for expert, rows in enumerate(room)])
         count_E = torch.tensor(room, device=score_TE.device)
@@ -86,11 +83,11 @@ class Router(nn.Module):
             count_E, output_size=len(token_R)
         )
         weight_R = score_TE[token_R, expert_R]
-        if self._renormalise:
+        if self._gate.renormalise:
             sum_T = weight_R.new_zeros(num_tokens).index_add(0, token_R, weight_R)
             weight_R = weight_R / (sum_T[token_R] + TINY)
-        weight_R = weight_R * self._route_scale
-        shape = (num_tokens, self._top_k)
+        weight_R = weight_R * self._gate.route_scale
+        shape = (num_tokens, self._gate.top_k)
         routed = Routed(score_TE, expert_R.view(shape), weight_R.view(shape), count_E)
         return routed, Rows(token_R, weight_R, count_E, row_TK=None)
 

@@ -88,7 +88,7 @@ class MoELanguageModel(RoutedModel):
 
     def __init__(self, spec: ModelSpec, backend: str, recompute: bool = False) -> None:
         super().__init__()
-        self._spec, self._backend = spec, backend
+        self._spec, self._backend, self._recompute = spec, backend, recompute
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.dense_blocks = nn.ModuleList(DenseBlock(spec) for _ in range(spec.num_dense_layers))
         self.expert_blocks = nn.ModuleList(
@@ -98,9 +98,6 @@ class MoELanguageModel(RoutedModel):
         self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
         if spec.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self._head_width = spec.d_model // spec.num_heads
-        self._rope_theta = spec.rope_theta
-        self._recompute = recompute
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=spec.init_std)
@@ -113,7 +110,8 @@ class MoELanguageModel(RoutedModel):
         selects: Selects = "tokens",
         bins: Bins = NO_BINS,
     ) -> ModelOutput:
-        turn = rotation(token_BS.shape[-1], self._head_width, self._rope_theta, token_BS.device)
+        width, theta = self._spec.d_model // self._spec.num_heads, self._spec.rope_theta
+        turn = rotation(token_BS.shape[-1], width, theta, token_BS.device)
         x_BSD = self._embed(token_BS)
         routed = []
         for block in self.dense_blocks:

@@ -22,11 +22,9 @@ class ScoreRecorder:
     """
 
     def __init__(self, top_k: int, tokens: int = 1024) -> None:
-        self._top_k = top_k
-        self._tokens = tokens
+        self._top_k, self._tokens, self._tokens_seen = top_k, tokens, 0
         self._score_NLTE: list[NDArray[np.float32]] = []
         self._bias_NLE: list[NDArray[np.float32]] = []
-        self._tokens_seen = 0
 
     def __call__(self, place: int, output: Output, bias_LE: Tensor) -> None:
         self._tokens_seen += len(output.routed[0].score_TE)

@@ -36,8 +36,6 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One rule on one stream."""
-
     stream: str
     rule: BalancerSpec
     load_NS3: NDArray[np.float32]  # max A/L, min A/L, share of empty experts
@@ -52,7 +50,8 @@ class Run:
         """The figures of COLUMNS except the comparison; None for an event that never happened."""
         steady_NS = self.max_vio_NS[-steady_steps:]
         by_seed_S = steady_NS.mean(axis=0)
-        mean = float(by_seed_S.mean())
+        mean, limit, jump = float(by_seed_S.mean()), BALANCED * self.floor, self.jump
+        recovery = None if jump is None else steps_until(self.max_vio_NS[jump:], limit)
         return {
             "stream": self.stream,
             "rule": self.rule.label,
@@ -63,18 +62,12 @@ class Run:
             "ratio": mean / self.floor,
             "worst_step": float(steady_NS.max()),
             "idle_frac": float(self.load_NS3[-steady_steps:, :, 2].mean()),
-            "steps_to_balance": steps_until(self.max_vio_NS[: self.jump], BALANCED * self.floor),
-            "recovery_steps": (
-                None
-                if self.jump is None
-                else steps_until(self.max_vio_NS[self.jump :], BALANCED * self.floor)
-            ),
+            "steps_to_balance": steps_until(self.max_vio_NS[:jump], limit),
+            "recovery_steps": recovery,
         }
 
 
 class Finding(NamedTuple):
-    """Results of the theory checks of one rule on one stream."""
-
     stream: str
     rule: str
     verdicts: tuple[Verdict, ...]

@@ -24,8 +24,6 @@ ProgressCallback = Callable[[int, int, str], None]  # done, total, stream
 
 
 class Frame(NamedTuple):
-    """One step of one rule."""
-
     score_STE: Tensor
     observation: Observation
     bias_SE: Tensor  # the bias that routed this step

@@ -34,9 +34,7 @@ class CurveMeter:
         on_point: Callable[[CurvePoint], None],
         seconds: float,
     ) -> None:
-        self._spec = spec
-        self._assembly = assembly
-        self._on_point = on_point
+        self._spec, self._assembly, self._on_point = spec, assembly, on_point
         self._window_NS = even_windows(
             corpus.validation, spec.train.seq_len, spec.eval.curve_tokens
         )
@@ -56,14 +54,9 @@ class CurveMeter:
     def measure(self, step: int, bias_LE: Tensor) -> None:
         """Scores the model with this bias and passes on a point with the steps since the last."""
         vio_S, self._vio_S = self._vio_S, []
-        point = CurvePoint(
-            step=step,
-            tokens=step * self._spec.train.tokens_per_step,
-            seconds=self._seconds,
-            val_loss=self._score(bias_LE),
-            max_vio=float(np.mean(vio_S)) if vio_S else float("nan"),
-        )
-        self._on_point(point)
+        tokens, loss = step * self._spec.train.tokens_per_step, self._score(bias_LE)
+        vio = float(np.mean(vio_S)) if vio_S else float("nan")
+        self._on_point(CurvePoint(step, tokens, self._seconds, loss, vio))
 
     def _score(self, bias_LE: Tensor) -> float:
         model, device = self._assembly.trainee.model, self._assembly.device

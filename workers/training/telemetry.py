@@ -10,8 +10,6 @@ from evenload.workers.training.step import StepOutput
 
 
 class Telemetry:
-    """Collects step outputs and turns them into records."""
-
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step
         self._pending: list[tuple[int, float, StepOutput]] = []

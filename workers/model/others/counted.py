@@ -81,16 +81,10 @@ def _blaming(what: str, error: SpecError) -> SpecError:
 def _counted(module: nn.Module, vocab_size: int, call: Call, content: str) -> Built:
     routers = find_routers(module, probe_of(module, vocab_size, call))
     parents = {child: each for each in module.modules() for child in each.children()}
-    kinds = {_bias_of(router, parents.get(router.module)) for router in routers}
-    num_experts, top_k, scores, bias = (
-        _same(name, values)
-        for name, values in (
-            ("number of experts", {router.num_experts for router in routers}),
-            ("top-k", {router.top_k for router in routers}),
-            ("scores", {router.unit for router in routers}),
-            ("bias", kinds),
-        )
-    )
+    bias = _same("bias", {_bias_of(router, parents.get(router.module)) for router in routers})
+    num_experts = _same("number of experts", {router.num_experts for router in routers})
+    top_k = _same("top-k", {router.top_k for router in routers})
+    scores = _same("scores", {router.unit for router in routers})
     for router in routers:
         if router.real_experts < router.num_experts:
             raise AttachError(
