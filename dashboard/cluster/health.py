@@ -34,7 +34,6 @@ class Check(NamedTuple):
 
 
 def store_check(where: str, seconds: float) -> Check:
-    """The check of a store that has answered after so many seconds."""
     if seconds > SLOW_STORE_SECONDS:
         remedy = "check the load and the disk of the database; pages read it every few seconds"
         return Check("SQL store", Level.WARNING, f"answers after {seconds:.1f} s", remedy)

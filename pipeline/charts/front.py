@@ -135,7 +135,6 @@ def tune_against_confirm(pairs: Sequence[Pair], title: str) -> Chart:
 
 
 def _columns(points: Sequence[Point], loss: str) -> dict[str, Any]:
-    """One row per point."""
     part = {key: [getattr(p, key) for p in points] for key in Point._fields}
     vio_N, bits_N = np.array(part["max_vio"]), np.array(part["bits"])
     half_N, bits_half_N = (np.nan_to_num(part[key]) for key in ("vio_half", "bits_half"))
@@ -223,7 +222,6 @@ def _floor(floor: float, x: alt.X) -> list[alt.Chart]:
 
 
 def _around(values: Sequence[float], is_log: bool) -> tuple[float, float]:
-    """The range of the values with a margin."""
     if not values:
         return 0.0, 1.0
     low, high = (math.log10(v) if is_log else v for v in (min(values), max(values)))

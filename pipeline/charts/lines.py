@@ -106,7 +106,6 @@ def level(x_P: NDArray[Any], value: float, name: str) -> list[Line]:
 
 
 def _table(lines: Sequence[Line], x: str, y: str) -> pa.Table:
-    """One row per point."""
     names, times = [line.name for line in lines], [len(line.x_P) for line in lines]
     x_N, y_N = (np.concatenate([line[part] for line in lines]) for part in (1, 2))
     return style.table({SERIES: style.repeated(names, times), x: x_N, y: y_N})

@@ -20,8 +20,6 @@ OVERLAP = 1.04  # cells overlap, because otherwise the ground is visible between
 
 
 class Side(NamedTuple):
-    """One axis of a map: its rows or its columns."""
-
     title: str  # with the unit
     at: Sequence[Any]  # label of each row or column
 

@@ -19,8 +19,6 @@ HEIGHT = 380
 
 
 class RegretCurve(NamedTuple):
-    """Regret of one rule against the best fixed bias."""
-
     step_P: NDArray[np.int32]
     regret_P: NDArray[np.float64]
     gap_P: NDArray[np.float64]  # dual minus that of the best fixed bias, mean since the last point

@@ -141,7 +141,6 @@ def exchanged(part: Any, theme: Theme) -> Any:
 
 
 def description(chart: Chart) -> str:
-    """The text alternative of the chart."""
     return str(chart.description)
 
 

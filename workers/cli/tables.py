@@ -38,7 +38,6 @@ def trial_table(trials: Sequence[TrialRecord], axes: Axes) -> Group:
 
 
 def _about_a_trial(axes: Axes) -> list[Column]:
-    """Rule, every axis, seed, stage and state."""
     keys = [EXPERTS, *(key for key in (*axes.per, *axes.chosen) if key != EXPERTS)]
     return [
         Column(RULE, lambda trial: trial.label),

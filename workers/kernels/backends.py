@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from evenload.pipeline.errors import SpecError
-from evenload.workers.kernels import torch_support, triton_support
+from evenload.workers.kernels import triton_support
+
+ALIGNMENT_BYTES = 16  # grouped_mm needs matrices whose strides are multiples of this
+NAMES = {2: "bfloat16", 4: "float32", 8: "float64"}
 
 
 class Backend(NamedTuple):
@@ -18,6 +21,17 @@ class Backend(NamedTuple):
     layer: str = "run_experts"  # function of the module
 
 
+def check_torch_widths(d_model: int, d_expert: int, number_bytes: int) -> None:
+    """Raises: SpecError: grouped_mm cannot compute a width in numbers of this size"""
+    step = ALIGNMENT_BYTES // number_bytes
+    for name, width in (("d_model", d_model), ("d_expert", d_expert)):
+        if width % step:
+            raise SpecError(
+                f"model.{name}={width}: the torch back end needs a multiple of {step} in "
+                f"{NAMES[number_bytes]}; use {width + -width % step} or runtime.backend: reference"
+            )
+
+
 _TRITON = Backend(
     "evenload.workers.kernels.triton_experts",
     triton_support.why_not,
@@ -26,9 +40,7 @@ _TRITON = Backend(
 )
 BACKENDS: dict[str, Backend] = {
     "reference": Backend("evenload.workers.kernels.reference"),
-    "torch": Backend(
-        "evenload.workers.kernels.torch_experts", check_widths=torch_support.check_widths
-    ),
+    "torch": Backend("evenload.workers.kernels.torch_experts", check_widths=check_torch_widths),
     "triton": _TRITON,
     "triton_recompute": _TRITON._replace(layer="run_experts_recomputing"),
 }

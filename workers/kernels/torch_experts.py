@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from evenload.workers.kernels import cpu_passes
+from evenload.workers.kernels.backends import check_torch_widths
 from evenload.workers.kernels.grouped_linear import grouped_linear
 from evenload.workers.kernels.rows import Rows
-from evenload.workers.kernels.torch_support import check_widths
 
 
 def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
@@ -26,7 +26,7 @@ def run_experts(x_TD: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor, rows: Rows)
     Raises:   SpecError: grouped_mm cannot compute this d_model or d_expert
     """
     dtype = compute_dtype(x_TD)
-    check_widths(down_EDF.shape[1], down_EDF.shape[2], dtype.itemsize)
+    check_torch_widths(down_EDF.shape[1], down_EDF.shape[2], dtype.itemsize)
     offset_E = rows.count_E.cumsum(0, dtype=torch.int32)
     x_RD = _Spread.apply(x_TD.to(dtype), rows.token_R, rows.row_TK)
     gate_up_RG = grouped_linear(x_RD, gate_up_EGD.to(dtype), offset_E)

@@ -17,7 +17,7 @@ from torch import Tensor
 from evenload.pipeline.records.scores import Recording
 from evenload.workers.balancing.base import centre
 from evenload.workers.balancing.margins import bias_change, boundary, margin_counts
-from evenload.workers.simulation.dual import narrow_width, spectrum, tie_density
+from evenload.workers.simulation.dual import spectrum, tie_density
 
 BAND = 0.3
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -77,7 +77,7 @@ def estimate(recording: Recording, layer: int) -> Estimate:
     noise, drift = noise * recording.sampled, drift / recording.every
     last_E = best_NE[-LAGS[-1] :].mean(dim=0).double()
     pooled = torch.from_numpy(score_NTE[-LAGS[-1] :]).double().flatten(0, 1)
-    eigen = spectrum(tie_density(pooled, last_E, top_k, narrow_width(pooled, last_E, top_k)))
+    eigen = spectrum(tie_density(pooled, last_E, top_k))
     travel = float(best_NE[LAGS[-1] :].abs().max())
     eigenvalues = eigen.modulus, eigen.largest
     sizes = tokens, num_experts, top_k

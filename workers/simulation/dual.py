@@ -47,12 +47,13 @@ def change(
     return Change(after - before, float(linear), benefit_T)
 
 
-def tie_density(score_TE: Tensor, bias_E: Tensor, top_k: int, width: float) -> Tensor:
+def tie_density(score_TE: Tensor, bias_E: Tensor, top_k: int, width: float | None = None) -> Tensor:
     """The Hessian of E[D]/T as a graph Laplacian, (E, E), per unit of bias.
 
     The weight w_kl is the density at 0 of the gap between experts k and l over tokens where they
-    have the ranks K and K+1. `width` must be well below the mean gap; see `narrow_width`.
+    have the ranks K and K+1. `width` must be well below the mean gap; None is `narrow_width`.
     """
+    width = narrow_width(score_TE, bias_E, top_k) if width is None else width
     num_tokens, num_experts = score_TE.shape
     top = (score_TE + bias_E).topk(top_k + 1, dim=-1)
     gap_T = top.values[:, -2] - top.values[:, -1]
@@ -104,8 +105,7 @@ def minimiser(score_TE: Tensor, load_E: Tensor, top_k: int, iterations: int = 60
     bias_E = torch.zeros_like(load_E)
     best = dual_value(score_TE, bias_E, load_E, top_k)
     for _ in range(iterations):
-        width = narrow_width(score_TE, bias_E, top_k)
-        hessian_EE = len(score_TE) * tie_density(score_TE, bias_E, top_k, width)
+        hessian_EE = len(score_TE) * tie_density(score_TE, bias_E, top_k)
         ridge = 1e-3 * hessian_EE.diagonal().mean() + 1e-12
         eye_EE = torch.eye(len(load_E), dtype=load_E.dtype)
         error_E = load_E - loads(score_TE, bias_E, top_k)

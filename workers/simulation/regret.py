@@ -25,7 +25,6 @@ from evenload.workers.simulation.dual import (
     dual_value,
     loads,
     minimiser,
-    narrow_width,
     spectrum,
     tie_density,
 )
@@ -40,8 +39,6 @@ CURVE_POINTS = 200  # points of a regret curve in JSON
 
 
 class LayerRun(NamedTuple):
-    """The scores of every step of one layer, and the biases that routed them."""
-
     score_NTE: Tensor
     bias_NE: Tensor
     load_E: Tensor  # wanted assignments per step
@@ -127,23 +124,16 @@ def regret(run: LayerRun, rule: BalancerSpec, best_E: Tensor) -> Regret:
     """
     score_NTE, bias_NE = run.score_NTE.double().cpu(), run.bias_NE.double().cpu()
     load_E = run.load_E.double().cpu()
-    num_steps = len(score_NTE)
-    pooled = score_NTE.flatten(0, 1)
     excess_N, gradient_N = _costs(score_NTE, bias_NE, load_E, run.top_k, best_E)
-    width = narrow_width(pooled, best_E, run.top_k)
-    found = spectrum(tie_density(pooled, best_E, run.top_k, width))
+    found = spectrum(tie_density(score_NTE.flatten(0, 1), best_E, run.top_k))
     regret_N = np.cumsum(excess_N)
     diameter = float((bias_NE - best_E).norm(dim=-1).max())
     share = run.top_k / len(load_E)
-    bound, name = _bound(rule, num_steps, share, gradient_N.max(), found.modulus, diameter, best_E)
-    return Regret(
-        regret_N,
-        float(gradient_N.max()),
-        found.value_E.numpy(),
-        fitted_growth(regret_N),
-        bound,
-        name,
+    bound, name = _bound(
+        rule, len(score_NTE), share, gradient_N.max(), found.modulus, diameter, best_E
     )
+    growth, eigenvalue_E = fitted_growth(regret_N), found.value_E.numpy()
+    return Regret(regret_N, float(gradient_N.max()), eigenvalue_E, growth, bound, name)
 
 
 def fitted_growth(regret_N: NDArray[np.float64]) -> Growth:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from evenload.workers.simulation.dual import (
+    Spectrum,
     change,
     loads,
     minimiser,
-    narrow_width,
     spectrum,
     tie_density,
 )
@@ -29,7 +29,7 @@ OPTIMA = 5  # number of steps whose optimum is computed; it depends only on the 
 
 
 class Transition(NamedTuple):
-    """One update of one layer: the scores of the step, and the bias before and after it."""
+    """One update of one layer, as `dual.change` takes it."""
 
     score_TE: Tensor
     bias_E: Tensor
@@ -37,14 +37,8 @@ class Transition(NamedTuple):
     load_E: Tensor  # wanted load
     top_k: int
 
-    def in_float64(self) -> Transition:
-        score_TE, bias_E, next_bias_E, load_E = (value.double().cpu() for value in self[:4])
-        return Transition(score_TE, bias_E, next_bias_E, load_E, self.top_k)
-
 
 class Verdict(NamedTuple):
-    """How often a statement held."""
-
     statement: str
     held: int
     cases: int
@@ -70,7 +64,7 @@ def check(transitions: Iterable[Transition], *, optimum_tokens: int = 512) -> li
 
     Args:     optimum_tokens: number of tokens in the statements about optima
     """
-    cases = [transition.in_float64() for transition in transitions]
+    cases = [Transition(*(v.double().cpu() for v in case[:4]), case.top_k) for case in transitions]
     return [
         identity(cases),
         monotone(cases),
@@ -86,7 +80,7 @@ def identity(cases: list[Transition]) -> Verdict:
     """D(p') - D(p) = sum_k d_k (A_k - L_k) + sum_i b_i with every b_i >= 0."""
     worst, smallest, held = 0.0, 0.0, 0
     for case in cases:
-        moved = _change(case)
+        moved = change(*case)
         error = abs(moved.total - moved.linear - float(moved.benefit_T.sum())) / len(case.score_TE)
         least = float(moved.benefit_T.min())
         held += error <= 1e-9 and least >= -1e-12
@@ -99,7 +93,7 @@ def monotone(cases: list[Transition]) -> Verdict:
     """D does not rise iff the benefits of switching do not exceed d . (L - A)."""
     fell, agreed, balance = 0, 0, []
     for case in cases:
-        moved = _change(case)
+        moved = change(*case)
         benefit = float(moved.benefit_T.sum())
         predicted = benefit <= -moved.linear + 1e-9 * len(case.score_TE)
         observed = moved.total <= 1e-9 * len(case.score_TE)
@@ -115,7 +109,7 @@ def sufficient(cases: list[Transition]) -> Verdict:
     """If the largest difference of moves times the swaps is below d . (L - A), the dual falls."""
     held, judged, margin = 0, 0, []
     for case in cases:
-        moved = _change(case)
+        moved = change(*case)
         step_E = case.next_bias_E - case.bias_E
         swaps = _swaps(case)[0].numel()
         # A token that switches from k to k' gains at most d_k' - d_k.
@@ -193,13 +187,8 @@ def stability(cases: list[Transition]) -> Verdict:
     return Verdict("step below the stability limit", held, judged, figure)
 
 
-def _change(case: Transition) -> Any:
-    return change(case.score_TE, case.bias_E, case.next_bias_E, case.load_E, case.top_k)
-
-
-def _spectrum(case: Transition) -> Any:
-    width = narrow_width(case.score_TE, case.bias_E, case.top_k)
-    return spectrum(tie_density(case.score_TE, case.bias_E, case.top_k, width))
+def _spectrum(case: Transition) -> Spectrum:
+    return spectrum(tie_density(case.score_TE, case.bias_E, case.top_k))
 
 
 def _swaps(case: Transition) -> tuple[Tensor, Tensor, Tensor]:

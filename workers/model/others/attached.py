@@ -60,7 +60,6 @@ class Seam(Interceptor):
             self.own.bias_E.copy_(bias_E)
 
     def take(self) -> Routed:
-        """What the last pass chose."""
         routed, self._routed = self._routed, None
         if routed is None:
             raise AttachError(f"{self.name} made no top-{self.top_k} call in this pass")

@@ -150,7 +150,6 @@ def _key_of(model: HuggingFaceModel, name: str, names: tuple[str, ...], keys: se
 
 
 def _fresh(model: HuggingFaceModel, **options: Any) -> Any:
-    """The model with random weights."""
     from transformers import AutoModelForCausalLM
 
     config, dtype = _config(model), getattr(torch, model.dtype)
