@@ -164,7 +164,7 @@ def recording_size(path: Path) -> Size:
             np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
             shape, _, _ = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
         with np.load(path) as content:
-            return Size(*shape, top_k=int(content["top_k"]))
+            return Size._make([*shape, int(content["top_k"])])
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise SpecError(f"{path.name} is not a recording of router scores ({error})") from None
 

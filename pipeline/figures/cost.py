@@ -264,7 +264,9 @@ def _mean_waiting(costs: Sequence[TrialCost]) -> tuple[Waiting, ...]:
             by_size[found.ranks].append((cost.seconds, found))
     means = []
     for ranks, entries in sorted(by_size.items()):
-        share_N3 = np.ma.masked_invalid([found[1:] for _, found in entries])
-        mean_3 = np.ma.average(share_N3, axis=0, weights=[seconds for seconds, _ in entries])
-        means.append(Waiting(ranks, *mean_3.filled(np.nan).tolist()))
+        share_N3 = np.array([found[1:] for _, found in entries])
+        weight_N3 = np.where(np.isnan(share_N3), 0.0, [[seconds] for seconds, _ in entries])
+        with np.errstate(invalid="ignore"):
+            mean_3 = np.nansum(weight_N3 * share_N3, axis=0) / weight_N3.sum(axis=0)
+        means.append(Waiting(ranks, *mean_3.tolist()))
     return tuple(means)

@@ -64,7 +64,10 @@ def check(transitions: Iterable[Transition], *, optimum_tokens: int = 512) -> li
 
     Args:     optimum_tokens: number of tokens in the statements about optima
     """
-    cases = [Transition(*(v.double().cpu() for v in case[:4]), case.top_k) for case in transitions]
+    cases = [
+        Transition._make([*(value.double().cpu() for value in case[:4]), case.top_k])
+        for case in transitions
+    ]
     return [
         identity(cases),
         monotone(cases),
