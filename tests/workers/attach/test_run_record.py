@@ -18,6 +18,7 @@ from torch import Tensor
 import evenload
 from evenload.pipeline.records import parquet_files
 from evenload.pipeline.records.recorded_runs import RunState, recorded_run, recorded_runs
+from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.records.shards import read_history
 from evenload.workers.attach import AttachError, Balance, background
 from evenload.workers.attach.run_record import RunRecord, short_names
@@ -210,14 +211,18 @@ def test_nothing_of_the_record_is_imported_without_a_name() -> None:
     assert found.stdout.splitlines() == ["[]", "['pyarrow']"]
 
 
-def test_process_that_ends_without_detach_leaves_a_whole_record(tmp_path: Path) -> None:
+def test_process_that_ends_without_detach_leaves_a_whole_record_and_its_scores(
+    tmp_path: Path,
+) -> None:
+    home, scores = tmp_path / "home", tmp_path / "scores"
     code = (
         "from pathlib import Path; from tests.workers.attach.test_run_record import Training;"
-        f"Training(Path({str(tmp_path)!r})).run(5)"
+        f"Training(Path({str(home)!r}), record_scores={str(scores)!r}).run(5)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    run = recorded_run(tmp_path, "my run")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    run = recorded_run(home, "my run")
     assert (run.last_step, run.state()) == (5, RunState.ENDED)
+    assert read_recording(scores).score_NLTE.shape == (5, 2, 64, 8)
 
 
 def test_bad_names_and_figures_are_refused_and_leave_the_model(tmp_path: Path) -> None:

@@ -177,19 +177,6 @@ def test_what_is_recorded_is_written_on_request_and_when_the_session_ends(tmp_pa
         attach(trained, None).write_scores()
 
 
-def test_a_script_that_just_ends_leaves_its_scores(tmp_path: Path) -> None:
-    lines = [
-        "import evenload, torch",
-        "from tests.workers.attach.models import PROBE, model, tokens",
-        "trained = model()",
-        f"balance = evenload.attach(trained, probe=PROBE, record_scores={str(tmp_path)!r})",
-        "trained.loss(tokens()).backward()",
-        "balance.step()",
-    ]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], check=True)
-    assert read_recording(tmp_path).score_NLTE.shape == (1, 2, 64, 8)
-
-
 def test_an_exception_half_way_and_evaluation_leave_no_scores(tmp_path: Path) -> None:
     trained = model()
     listener = Listener(trained)
