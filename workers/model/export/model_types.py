@@ -56,7 +56,8 @@ def model_type_of(spec: ModelSpec, bias_LE: Tensor, max_positions: int) -> Model
             "with two or more"
         )
     found = make(spec)
-    return found._replace(config=_shared_config(spec, max_positions) | found.config)
+    config = {"model_type": found.name} | _shared_config(spec, max_positions) | found.config
+    return found._replace(config=config)
 
 
 def _shared_config(spec: ModelSpec, max_positions: int) -> dict[str, Any]:
@@ -90,24 +91,22 @@ def _shared_config(spec: ModelSpec, max_positions: int) -> dict[str, Any]:
 def _glm4_moe(spec: ModelSpec) -> ModelType:
     # The type always has a shared expert. If our model has none, its weights are zero.
     shared = max(1, spec.num_shared)
-    config = {
-        "model_type": "glm4_moe",
-        "architectures": ["Glm4MoeForCausalLM"],
-        "n_routed_experts": spec.num_experts,
-        "num_experts_per_tok": spec.top_k,
-        "n_shared_experts": shared,
-        "first_k_dense_replace": spec.num_dense_layers,
-        "norm_topk_prob": spec.renormalise,
-        "routed_scaling_factor": spec.route_scale,
-        "n_group": 1,
-        "topk_group": 1,
-        "attention_bias": False,
-        "use_qk_norm": False,
-        "num_nextn_predict_layers": 0,
-    }
     return ModelType(
         name="glm4_moe",
-        config=config,
+        config={
+            "architectures": ["Glm4MoeForCausalLM"],
+            "n_routed_experts": spec.num_experts,
+            "num_experts_per_tok": spec.top_k,
+            "n_shared_experts": shared,
+            "first_k_dense_replace": spec.num_dense_layers,
+            "norm_topk_prob": spec.renormalise,
+            "routed_scaling_factor": spec.route_scale,
+            "n_group": 1,
+            "topk_group": 1,
+            "attention_bias": False,
+            "use_qk_norm": False,
+            "num_nextn_predict_layers": 0,
+        },
         bias="gate.e_score_correction_bias",
         shared="shared_experts",
         splits_pairs=True,
@@ -116,21 +115,19 @@ def _glm4_moe(spec: ModelSpec) -> ModelType:
 
 
 def _ernie4_5_moe(spec: ModelSpec) -> ModelType:
-    config = {
-        "model_type": "ernie4_5_moe",
-        "architectures": ["Ernie4_5_MoeForCausalLM"],
-        "moe_num_experts": spec.num_experts,
-        "moe_k": spec.top_k,
-        "moe_num_shared_experts": spec.num_shared,
-        "moe_layer_start_index": spec.num_dense_layers,
-        "moe_layer_end_index": spec.num_layers - 1,
-        "moe_layer_interval": 1,
-        "moe_norm_min": TINY,
-        "use_bias": False,
-    }
     return ModelType(
         name="ernie4_5_moe",
-        config=config,
+        config={
+            "architectures": ["Ernie4_5_MoeForCausalLM"],
+            "moe_num_experts": spec.num_experts,
+            "moe_k": spec.top_k,
+            "moe_num_shared_experts": spec.num_shared,
+            "moe_layer_start_index": spec.num_dense_layers,
+            "moe_layer_end_index": spec.num_layers - 1,
+            "moe_layer_interval": 1,
+            "moe_norm_min": TINY,
+            "use_bias": False,
+        },
         bias="moe_statics.e_score_correction_bias",
         shared="shared_experts",
         splits_pairs=False,
@@ -141,21 +138,19 @@ def _ernie4_5_moe(spec: ModelSpec) -> ModelType:
 
 def _qwen2_moe(spec: ModelSpec) -> ModelType:
     shared_width = max(1, spec.num_shared) * spec.d_expert
-    config = {
-        "model_type": "qwen2_moe",
-        "architectures": ["Qwen2MoeForCausalLM"],
-        "num_experts": spec.num_experts,
-        "num_experts_per_tok": spec.top_k,
-        "shared_expert_intermediate_size": shared_width,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": list(range(spec.num_dense_layers)),
-        "norm_topk_prob": False,
-        "qkv_bias": False,
-        "use_sliding_window": False,
-    }
     return ModelType(
         name="qwen2_moe",
-        config=config,
+        config={
+            "architectures": ["Qwen2MoeForCausalLM"],
+            "num_experts": spec.num_experts,
+            "num_experts_per_tok": spec.top_k,
+            "shared_expert_intermediate_size": shared_width,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": list(range(spec.num_dense_layers)),
+            "norm_topk_prob": False,
+            "qkv_bias": False,
+            "use_sliding_window": False,
+        },
         bias=None,
         shared="shared_expert",
         splits_pairs=True,
