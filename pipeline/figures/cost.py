@@ -157,7 +157,6 @@ def waiting(found: Recorded, model: Model, seq_len: int) -> tuple[Waiting, ...]:
 
 
 def trial_cost(trial: TrialRecord, found: Recorded, settings: CostSettings) -> TrialCost:
-    """The cost of one trial so far, in any state."""
     spec = TrialSpec.model_validate(trial.spec)
     on_gpu = spec.runtime.device == "cuda"
     worker_seconds = found.seconds * spec.runtime.workers

@@ -52,8 +52,6 @@ class Routes(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """The optional parts of an evaluation."""
-
     groups: GroupScores | None = None
     by_k: LossByK | None = None
     routes: Routes | None = None

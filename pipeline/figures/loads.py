@@ -78,12 +78,10 @@ class Loads:
 
     @property
     def max_vio_floor(self) -> float:
-        """The MaxVio that a fair router shows by chance in one step."""
         return max_vio_floor(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
 
     @property
     def idle_expected(self) -> float:
-        """The share of experts that random routing leaves idle in one step."""
         return idle_expected(self.tokens, self.count_SLE.shape[-1], self.top_k, self.target_E)
 
 

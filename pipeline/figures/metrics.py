@@ -409,7 +409,6 @@ def columns() -> list[Metric]:
 
 
 def legend(shown: Sequence[Metric]) -> str:
-    """The meaning of these columns."""
     return " ".join(f"{metric.head}: {metric.meaning}." for metric in shown)
 
 

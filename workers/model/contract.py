@@ -37,8 +37,6 @@ class Routed(NamedTuple):
 
 
 class Output(Protocol):
-    """What one forward pass gives."""
-
     @property
     def routed(self) -> tuple[Routed, ...]:
         """One per expert layer, in the order of the rows of the bias."""

@@ -13,11 +13,9 @@ FIGURES = ("val_loss", "val_bits_per_byte", "max_vio_global", "max_vio_global_fl
 
 
 class Trained(NamedTuple):
-    """A trial and the step of its exported checkpoint."""
-
     digest: str
     spec: TrialSpec
-    step: int
+    step: int  # of the exported checkpoint
     result: dict[str, float]
     attempts: list[dict[str, str]]  # versions and devices of each attempt
 
