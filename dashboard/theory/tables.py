@@ -3,7 +3,6 @@
 Shape suffixes: P points in time, E experts.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,17 +30,13 @@ def streams_of(document: Document) -> list[str]:
 
 def row_table(document: Document, stream: str) -> pd.DataFrame:
     """One row per rule: steady MaxVio with its error, the floor, idle share, steps to balance."""
-    rows = [row for row in document["rows"] if row["stream"] == stream]
-    return pd.DataFrame(
-        {
-            "rule": [row["rule"] for row in rows],
-            "max_vio": [_number(row["max_vio"]) for row in rows],
-            "max_vio_error": [_number(row["max_vio_error"]) for row in rows],
-            "ratio": [_number(row["ratio"]) for row in rows],
-            "idle": [100 * _number(row["idle_frac"]) for row in rows],
-            "to_balance": [_steps(row["steps_to_balance"]) for row in rows],
-            "recovery": [_steps(row["recovery_steps"]) for row in rows],
-        }
+    table = pd.DataFrame([row for row in document["rows"] if row["stream"] == stream])
+    figures = ["max_vio", "max_vio_error", "ratio", "idle_frac"]
+    table[figures] = table[figures].astype(float)  # None becomes NaN
+    return table.assign(
+        idle=100 * table.idle_frac,
+        to_balance=table.steps_to_balance.map(_steps),
+        recovery=table.recovery_steps.map(_steps),
     )
 
 
@@ -93,9 +88,5 @@ def _curve(regret: dict[str, Any]) -> RegretCurve:
     )
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _steps(value: int | None) -> str:
-    return NEVER if value is None else f"{value:,}"
+def _steps(value: float | None) -> str:
+    return NEVER if pd.isna(value) else f"{value:,.0f}"
