@@ -20,14 +20,8 @@ from pydantic import BaseModel, ValidationError
 from scipy.special import expit, softmax
 
 from evenload.pipeline.errors import SpecError, first_message
-from evenload.pipeline.records.imports.recorded import (
-    Asked,
-    Counts,
-    Recorded,
-    Tally,
-    differing,
-    required,
-)
+from evenload.pipeline.records.imports import recorded
+from evenload.pipeline.records.imports.recorded import Asked, Counts, Recorded, Tally
 from evenload.pipeline.records.scores import Recording, Scores, room_for, stacked
 from evenload.pipeline.spec.spec_file import NonNegativeInt, PositiveInt
 
@@ -91,12 +85,12 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
             found = _logits(where, path, record)
             num_experts = num_experts or found.experts
             if found.experts != num_experts:
-                raise differing(where, "experts", found.experts, num_experts)
+                raise recorded.differing(where, "experts", found.experts, num_experts)
             logits[record.rank][record.step][record.place].append(found)
         if top_k not in (0, record.topk):
-            raise differing(where, "topk", record.topk, top_k)
+            raise recorded.differing(where, "topk", record.topk, top_k)
         top_k = record.topk
-        tally = tally or Tally(required(num_experts, "--num-experts", why))
+        tally = tally or Tally(recorded.required(num_experts, "--num-experts", why))
         tally.add(record.step, record.place, _indices(where, record), f"{where}: top_indices")
         places.add(record.place)
     if tally is None:
@@ -105,10 +99,10 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
         (mtp, layer): f"mtp {mtp - 1}, layer {layer}" if mtp else f"layer {layer}"
         for mtp, layer in sorted(places)
     }
-    recorded = tally.recorded(names, top_k, str(paths[0]))
+    counted = tally.recorded(names, top_k, str(paths[0]))
     if not logits:
-        return recorded
-    return recorded._replace(scores=_recording(logits[min(logits)], list(names), recorded, asked))
+        return counted
+    return counted._replace(scores=_recording(logits[min(logits)], list(names), counted, asked))
 
 
 def _records(paths: Sequence[Path]) -> Iterator[tuple[str, Path, _Record]]:
@@ -145,7 +139,7 @@ def _logits(where: str, path: Path, record: _Record) -> _Logits:
 
 
 def _recording(
-    logits: _ByStep, layers: Sequence[tuple[int, int]], recorded: Recorded, asked: Asked
+    logits: _ByStep, layers: Sequence[tuple[int, int]], counted: Recorded, asked: Asked
 ) -> Recording:
     """The scores of the first tokens of every step, on one rank."""
     if asked.score not in SCORES:
@@ -156,14 +150,14 @@ def _recording(
     whole = [calls for _, calls in sorted(logits.items()) if all(calls[each] for each in layers)]
     if not whole:
         raise SpecError("no step has the logits of all layers; trace again with all of them")
-    steps, num_layers, num_experts = recorded.count_SLE.shape
+    steps, num_layers, num_experts = counted.count_SLE.shape
     tokens = room_for(asked.score_tokens, steps, num_layers, num_experts)
     logit_NLTE, _ = stacked([[_first(calls[each], tokens) for each in layers] for calls in whole])
     score_NLTE = SCORES[asked.score](logit_NLTE)
-    step_tokens = recorded.count_SLE.sum() // (steps * num_layers * recorded.top_k)
+    step_tokens = counted.count_SLE.sum() // (steps * num_layers * counted.top_k)
     unit = "probability" if asked.score in ("softmax", "sigmoid") else asked.score
     no_bias_NLE = np.zeros_like(score_NLTE[:, :, 0])
-    return Recording(score_NLTE, no_bias_NLE, recorded.top_k, 1, int(step_tokens), unit)
+    return Recording(score_NLTE, no_bias_NLE, counted.top_k, 1, int(step_tokens), unit)
 
 
 def _first(calls: Sequence[_Logits], tokens: int) -> Scores:

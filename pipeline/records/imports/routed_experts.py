@@ -15,27 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.records.imports.recorded import (
-    Asked,
-    Recorded,
-    Tally,
-    differing,
-    integers,
-    required,
-)
+from evenload.pipeline.records.imports import recorded
+from evenload.pipeline.records.imports.recorded import Asked, Recorded, Tally
 from evenload.pipeline.records.scores import UNREADABLE
 
 
 def read(paths: Sequence[Path], asked: Asked) -> Recorded:
     """Raises: SpecError: a file is no such array, or its layers differ from the others'"""
     why = f"{paths[0]}: routed experts do not tell how many experts there are"
-    tally = Tally(required(asked.num_experts, "--num-experts", why))
+    tally = Tally(recorded.required(asked.num_experts, "--num-experts", why))
     requests = [(path, _array(path)) for path in paths]
     shape = requests[0][1].shape[1:]
     is_routed_L = np.full(shape[0], shape[1] == 1)  # with K = 1, all 0 can be a true choice
     for path, expert_TLK in requests:
         if expert_TLK.shape[1:] != shape:
-            raise differing(str(path), "(layers, K)", expert_TLK.shape[1:], shape)
+            raise recorded.differing(str(path), "(layers, K)", expert_TLK.shape[1:], shape)
         is_routed_L = is_routed_L | (expert_TLK > 0).any(axis=(0, 2))
     routed = np.flatnonzero(is_routed_L).tolist()
     for step, (where, expert_TLK) in enumerate(_steps(requests, asked.tokens_per_step), start=1):
@@ -58,7 +52,7 @@ def _array(path: Path) -> NDArray[np.int64]:
             f"{path}: the shape is {found.shape} instead of (tokens, layers, K), none of them 0; "
             "decoded base64 needs reshape(-1, layers, K)"
         )
-    return integers(found, str(path))
+    return recorded.integers(found, str(path))
 
 
 def _steps(

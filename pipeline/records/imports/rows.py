@@ -11,21 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.records.imports.recorded import (
-    Asked,
-    Recorded,
-    Tally,
-    differing,
-    integers,
-    required,
-)
+from evenload.pipeline.records.imports import recorded
+from evenload.pipeline.records.imports.recorded import Asked, Recorded, Tally
 
 COLUMNS = ("step", "layer", "load")
 
 
 def read(paths: Sequence[Path], asked: Asked) -> Recorded:
     """Raises: SpecError: a file is no parquet, or has other columns"""
-    top_k = required(asked.top_k, "--top-k", f"{paths[0]}: rows of loads do not tell top-k")
+    why = f"{paths[0]}: rows of loads do not tell top-k"
+    top_k = recorded.required(asked.top_k, "--top-k", why)
     tally: Tally | None = None
     layers: dict[Any, None] = {}  # in the order of their first rows
     for path in paths:
@@ -34,10 +29,10 @@ def read(paths: Sequence[Path], asked: Asked) -> Recorded:
             where = f"{path}: load of step {step}, layer {layer}"
             if load is None or None in load:
                 raise SpecError(f"{where} is null; give every expert a count")
-            count_E = integers(load, where, dims=1, least=0)
+            count_E = recorded.integers(load, where, dims=1, least=0)
             tally = tally or Tally(asked.num_experts or len(count_E))
             if len(count_E) != tally.num_experts:
-                raise differing(where, "experts", len(count_E), tally.num_experts)
+                raise recorded.differing(where, "experts", len(count_E), tally.num_experts)
             tally.add_counts(step, layer, count_E)
             layers.setdefault(layer)
     if tally is None:

@@ -17,15 +17,8 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.records.imports.recorded import (
-    Asked,
-    Counts,
-    Recorded,
-    Tally,
-    cleaned,
-    integers,
-    required,
-)
+from evenload.pipeline.records.imports import recorded
+from evenload.pipeline.records.imports.recorded import Asked, Counts, Recorded, Tally
 
 MAP = "last_physical_to_logical_map"
 
@@ -55,10 +48,10 @@ def _kind(path: Path, dump: Any) -> str:
 
 
 def _of_stat(path: Path, dump: dict[str, Any], asked: Asked) -> Recorded:
-    count_SLE = integers(dump["logical_count"], f"{path}: logical_count", dims=3, least=0)
-    top_k = required(asked.top_k, "--top-k", f"{path}: mode stat does not record top-k")
+    count_SLE = recorded.integers(dump["logical_count"], f"{path}: logical_count", dims=3, least=0)
+    top_k = recorded.required(asked.top_k, "--top-k", f"{path}: mode stat does not record top-k")
     names = tuple(f"layer {layer}" for layer in range(count_SLE.shape[1]))
-    found = cleaned(np.arange(1, len(count_SLE) + 1), names, count_SLE, top_k, str(path))
+    found = recorded.cleaned(np.arange(1, len(count_SLE) + 1), names, count_SLE, top_k, str(path))
     if not count_SLE.any(axis=(1, 2)).all():
         return found
     note = "the recorder's ring is full, so the steps may begin in its middle"
@@ -77,7 +70,7 @@ def _of_records(dumps: Sequence[tuple[Path, dict[str, Any]]], asked: Asked) -> R
                 raise SpecError(f"{where}: has no whole number 'forward_pass_id'; dump again")
             top_k = max(top_k, _add(tally, where, record, logical_LP))
     why = f"{dumps[0][0]}: mode per_pass does not record top-k"
-    top_k = required(asked.top_k or top_k or None, "--top-k", why)
+    top_k = recorded.required(asked.top_k or top_k or None, "--top-k", why)
     names = {layer: f"layer {layer}" for layer in range(len(logical_LP))}
     return tally.recorded(names, top_k, str(dumps[0][0]))
 
@@ -85,7 +78,7 @@ def _of_records(dumps: Sequence[tuple[Path, dict[str, Any]]], asked: Asked) -> R
 def _logical(path: Path, dump: dict[str, Any]) -> Counts:
     if MAP not in dump:
         raise SpecError(f"{path}: has no {MAP!r}, so physical experts cannot be named; dump again")
-    logical_LP = integers(dump[MAP], f"{path}: {MAP}", dims=2, least=0)
+    logical_LP = recorded.integers(dump[MAP], f"{path}: {MAP}", dims=2, least=0)
     if not logical_LP.size:
         raise SpecError(f"{path}: {MAP} is empty; dump again")
     return logical_LP
@@ -98,7 +91,7 @@ def _add(tally: Tally, where: str, record: dict[str, Any], logical_LP: Counts) -
     where = f"{where}: {key}"
     if key not in record:
         raise SpecError(f"{where} is missing, and topk_ids_of_layer too; dump again")
-    found = integers(record[key], where, dims, least=-1 if by_token else 0)
+    found = recorded.integers(record[key], where, dims, least=-1 if by_token else 0)
     layers, physical = logical_LP.shape
     if len(found) != layers or (not by_token and found.shape[1] != physical):
         raise SpecError(f"{where}: has the shape {found.shape}, the map {logical_LP.shape}")
