@@ -7,15 +7,8 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.cluster import queries as cluster_queries
+from evenload.dashboard.cluster import tables
 from evenload.dashboard.cluster.health import Check, Level
-from evenload.dashboard.cluster.tables import (
-    actor_table,
-    deed_table,
-    lease_table,
-    node_table,
-    queue_table,
-    totals,
-)
 from evenload.dashboard.page_parts import card, clicked_row, live, metrics, table_height
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.wording import Colour
@@ -42,7 +35,7 @@ def _body() -> None:
         return
     here, sweeps = cluster_queries.cluster(), queries.sweeps()
     now = here.snapshot.taken_at
-    found = totals(here.present, sweeps, now)
+    found = tables.totals(here.present, sweeps, now)
     metrics(
         ("Nodes", f"{found.nodes}", "alive in the Ray clusters of the coordinators"),
         ("Training slots", f"{found.free} of {found.slots} free", "trials trained at once"),
@@ -50,19 +43,20 @@ def _body() -> None:
         ("Wait for evaluation", f"{found.waiting_eval}", "trained trials of active sweeps"),
     )
     with card("Queue", "Sweeps of higher priority come first, then older ones."):
-        _table(queue_table(sweeps), "Nothing waits.")
+        _table(tables.queue_table(sweeps), "Nothing waits.")
     trials = {trial.digest: trial for _, listed in sweeps for trial in listed}
     with card("Running trials", "A worker renews the lease on its trial with every heartbeat."):
-        _runs(lease_table(trials.values(), now), "leases", "No trial is running.")
+        _runs(tables.lease_table(trials.values(), now), "leases", "No trial is running.")
     with card("Coordinators and workers", "Those that announced themselves within a day."):
-        _runs(actor_table(here.present, now), "actors", "There are none.")
+        _runs(tables.actor_table(here.present, now), "actors", "There are none.")
     with card("Nodes", "The nodes of the Ray cluster at the coordinator's last announcement."):
-        _table(node_table(here.present, now), "No running coordinator has reported its nodes.")
+        nothing = "No running coordinator has reported its nodes."
+        _table(tables.node_table(here.present, now), nothing)
         url = run_queries.ray_dashboard_url()
         if url:
             st.page_link(url, label="Ray dashboard", icon=":material/open_in_new:")
     with card("What was asked", "The newest 100 verbs: who used them on which sweep or trial."):
-        _table(deed_table(cluster_queries.deeds()), "Nothing yet.")
+        _table(tables.deed_table(cluster_queries.deeds()), "Nothing yet.")
 
 
 def _health(checks: list[Check]) -> None:

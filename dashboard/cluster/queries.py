@@ -7,15 +7,8 @@ from typing import NamedTuple
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.cluster.health import (
-    Check,
-    coordinator_check,
-    disk_check,
-    mlflow_check,
-    store_check,
-    store_down,
-    workers_check,
-)
+from evenload.dashboard.cluster import health
+from evenload.dashboard.cluster.health import Check
 from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
@@ -47,16 +40,16 @@ def checks() -> list[Check]:
     try:
         here = cluster()
     except SpecError as error:
-        found.append(store_down(str(error)))
+        found.append(health.store_down(str(error)))
     else:
         found += [
-            store_check(shown_address(settings.shown_store_url), here.seconds),
-            coordinator_check(here.present, here.snapshot),
-            workers_check(here.present, here.snapshot),
+            health.store_check(shown_address(settings.shown_store_url), here.seconds),
+            health.coordinator_check(here.present, here.snapshot),
+            health.workers_check(here.present, here.snapshot),
         ]
     found.append(_mlflow(settings, is_store_here=len(found) > 1))
     root = next(path for path in (settings.root, *settings.root.parents) if path.exists())
-    found.append(disk_check(str(root), shutil.disk_usage(root).free))
+    found.append(health.disk_check(str(root), shutil.disk_usage(root).free))
     return found
 
 
@@ -66,7 +59,7 @@ def _mlflow(settings: Settings, is_store_here: bool) -> Check:
     if is_store_here:
         failed = sum(one.facts.get("tracking_errors", 0) for one in cluster().present)
     where = shown_address(settings.mlflow_uri)
-    return mlflow_check(where, run_queries.mlflow_problem(), int(failed))
+    return health.mlflow_check(where, run_queries.mlflow_problem(), int(failed))
 
 
 @st.cache_data(ttl=queries.FRESH_SECONDS, max_entries=4, show_spinner=False)

@@ -8,15 +8,7 @@ import streamlit as st
 
 from evenload.dashboard import queries, shown_runs
 from evenload.dashboard.cost import queries as cost_queries
-from evenload.dashboard.cost.tables import (
-    Plan,
-    bill,
-    bill_table,
-    losses,
-    mean_share,
-    plan_of,
-    sizes,
-)
+from evenload.dashboard.cost import tables
 from evenload.dashboard.page_parts import (
     audit_note,
     card,
@@ -69,7 +61,7 @@ def _recorded_body() -> None:
         for run, share_R in shares
         if share_R
     ]
-    available = sizes(found)
+    available = tables.sizes(found)
     if not available:
         st.info("No steps are recorded yet, or no expert-parallel size divides the experts.")
         return
@@ -91,8 +83,8 @@ def _is_over(sweep_id: str) -> bool:
 def _body(sweep_id: str) -> None:
     _, trials = queries.sweep(sweep_id)
     with st.spinner("Reading the recorded loads", show_time=True):
-        found = losses(cost_queries.what_waits(trials), queries.answer(sweep_id).axes)
-    available = sizes(found)
+        found = tables.losses(cost_queries.what_waits(trials), queries.answer(sweep_id).axes)
+    available = tables.sizes(found)
     if not available:
         st.info(
             "No loads are recorded here. A trial has costs as soon as it trains. Loads on another "
@@ -117,7 +109,7 @@ def _lost(
     what: str,
     found: Sequence[SettingWaits],
     available: Sequence[int],
-    plan: Plan,
+    plan: tables.Plan,
     columns: dict[str, Any],
     note: str = "",
 ) -> None:
@@ -129,12 +121,12 @@ def _lost(
         caption = "Sizes that do not divide the experts are left out."
         plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
-        table = bill_table(found, plan)[[*columns]]
+        table = tables.bill_table(found, plan)[[*columns]]
         st.dataframe(table, hide_index=True, column_config=columns, height="content")
         st.caption(note)
 
 
-def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
+def _planned(available: Sequence[int], settings: CostSettings) -> tables.Plan:
     """The run that the user plans; every choice is part of the address."""
     with card("Planned run", "The run whose lost hours, money and energy are shown below."):
         columns = st.columns(4)
@@ -154,10 +146,10 @@ def _planned(available: Sequence[int], settings: CostSettings) -> Plan:
         )
     if problems:
         raise SpecError("; ".join(problems))
-    return plan_of(ranks, hours, price, watts, settings)
+    return tables.plan_of(ranks, hours, price, watts, settings)
 
 
-def _bills(answer: Answer, found: Sequence[SettingWaits], plan: Plan) -> None:
+def _bills(answer: Answer, found: Sequence[SettingWaits], plan: tables.Plan) -> None:
     """The losses of a rule that the answer names, and what it saves against no balancing."""
     waits = [loss for loss in found if plan.ranks in loss.share_R] or found
     named = {setting.label for setting in answer.named}
@@ -166,9 +158,10 @@ def _bills(answer: Answer, found: Sequence[SettingWaits], plan: Plan) -> None:
         key=lambda loss: loss.share_R.get(plan.ranks, 1.0),
     ).label
     plain = [loss.label for loss in found if loss.label.split()[0] == "none"]
-    own, control = mean_share(found, [label], plan.ranks), mean_share(found, plain, plan.ranks)
-    bills = bill(own, plan)
-    saved = bill(control - own, plan)
+    own = tables.mean_share(found, [label], plan.ranks)
+    control = tables.mean_share(found, plain, plan.ranks)
+    bills = tables.bill(own, plan)
+    saved = tables.bill(control - own, plan)
     hours = f"{saved.gpu_hours:,.1f} GPU hours"
     metrics(
         ("Setting", label, "named by the answer" if label in named else "smallest lost time"),

@@ -11,22 +11,12 @@ from pydantic import ValidationError
 from evenload.dashboard import controls
 from evenload.dashboard.page_parts import card, chosen, live, metrics, number_field, plot
 from evenload.dashboard.theory import queries as simulation_queries
+from evenload.dashboard.theory import tables
 from evenload.dashboard.theory.simulation_processes import (
     SimulationState,
     Size,
     check_size,
     recording_size,
-)
-from evenload.dashboard.theory.tables import (
-    NEVER,
-    Document,
-    floor_of,
-    has_jump,
-    regret_curves,
-    row_table,
-    spectrum_E,
-    streams_of,
-    verdict_table,
 )
 from evenload.pipeline.charts import simulation as charts
 from evenload.pipeline.errors import SpecError, first_message
@@ -178,14 +168,14 @@ def _body(digest: str) -> None:
         _result(digest, simulation_queries.simulation_result(digest))
 
 
-def _result(digest: str, document: Document) -> None:
-    streams = streams_of(document)
+def _result(digest: str, document: tables.Document) -> None:
+    streams = tables.streams_of(document)
     stream = streams[0]
     if len(streams) > 1:
         picked = st.segmented_control("Scores", streams, default=stream, required=True)
         stream = picked or stream
-    table = row_table(document, stream)
-    floor = floor_of(document, stream)
+    table = tables.row_table(document, stream)
+    floor = tables.floor_of(document, stream)
     best = table.iloc[int(table.max_vio.argmin())]
     metrics(
         ("Most even rule", str(best.rule), "smallest MaxVio in the steady state"),
@@ -193,7 +183,7 @@ def _result(digest: str, document: Document) -> None:
         ("Sampling floor", number(floor), "MaxVio of a fair router by chance"),
         ("Over the floor", number(best.ratio, ".2f", " ×"), "1 is as even as chance allows"),
     )
-    curves = regret_curves(document, stream)
+    curves = tables.regret_curves(document, stream)
     left, right = st.columns(2)
     with left, card("MaxVio", metric="max_vio"):
         vio_N = {
@@ -215,7 +205,7 @@ def _result(digest: str, document: Document) -> None:
             "dual-descent",
             f"Running mean over {charts.GAP_POINTS} points; values at or below zero are not drawn.",
         )
-    values_E = spectrum_E(document, stream)
+    values_E = tables.spectrum_E(document, stream)
     with right, card("Tie-density spectrum", metric="tie_spectrum"):
         if values_E is not None:
             limit = f"Gradient steps are stable below {2 / float(values_E[-1]):.2g}."
@@ -224,23 +214,23 @@ def _result(digest: str, document: Document) -> None:
     _tables(document, stream, table)
 
 
-def _pooled(document: Document) -> str:
+def _pooled(document: tables.Document) -> str:
     steps, seeds = int(document["spec"]["steps"]), int(document["spec"]["seeds"])
     size = -(-steps // charts.MAX_POINTS)
     mean = f"Mean over {seeds} seeds." if seeds > 1 else "One seed."
     return mean if size == 1 else f"{mean} Bins of {size} steps, the largest value of each."
 
 
-def _tables(document: Document, stream: str, table: pd.DataFrame) -> None:
+def _tables(document: tables.Document, stream: str, table: pd.DataFrame) -> None:
     with card("Rules", "Steady state is the last 40 % of the steps; ± is a standard error."):
         columns = [*_columns()]
-        if not has_jump(document, stream):
+        if not tables.has_jump(document, stream):
             columns.remove("recovery")
         st.dataframe(table[columns], hide_index=True, column_config=_columns(), height="content")
     with card("Statements of the theory", "Tested on 20 sampled steps of the first seed."):
         rule = st.selectbox("Rule", list(table.rule), index=len(table) - 1, width=280)
         st.dataframe(
-            verdict_table(document, stream, rule),
+            tables.verdict_table(document, stream, rule),
             hide_index=True,
             height="content",
             column_config={"Number that decides": st.column_config.TextColumn(width="large")},
@@ -256,7 +246,7 @@ def _columns() -> dict[str, Any]:
         "ratio": config.NumberColumn("Of the floor", format="%.2f ×"),
         "idle": config.NumberColumn("Idle", format="%.1f %%", help="experts without a token"),
         "to_balance": config.TextColumn(
-            "Steps to balance", help=f"until MaxVio is below twice the floor, or {NEVER}"
+            "Steps to balance", help=f"until MaxVio is below twice the floor, or {tables.NEVER}"
         ),
         "recovery": config.TextColumn("Steps after the jump", help="steps to balance after it"),
     }

@@ -22,14 +22,8 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from evenload.pipeline.errors import first_message
-from evenload.pipeline.records.scores import (
-    FILE,
-    Recording,
-    Scores,
-    room_for,
-    stacked,
-    write_recording,
-)
+from evenload.pipeline.records import scores
+from evenload.pipeline.records.scores import FILE, Recording, Scores
 from evenload.pipeline.spec.spec_file import Frozen, PositiveInt
 from evenload.workers.attach.attachment import Layer
 from evenload.workers.attach.errors import AttachError
@@ -99,7 +93,7 @@ class ScoreSampler:
         router = layers[0].router
         _check(layers)
         size = sampling.steps, len(layers), router.num_experts
-        self.tokens = room_for(sampling.tokens, *size)
+        self.tokens = scores.room_for(sampling.tokens, *size)
         self._sample_NL: list[list[Scores]] = []
         self._bias_NLE: list[Scores] = []
         self._all_tokens, self._steps, self._unwritten = 0, 0, False
@@ -175,7 +169,7 @@ class ScoreSampler:
         recording, path = self.recording(), self._path
         if path is None:
             raise AttachError("the run that is to hold the scores is not written yet: train on")
-        write_recording(path, recording)
+        scores.write_recording(path, recording)
         shape = recording.score_NLTE.shape
         log.info("%s: scores of %s steps, %s layers, %s tokens", path, *shape[:3])
         self._unwritten = False
@@ -191,7 +185,7 @@ class ScoreSampler:
                 "no scores are recorded yet: train first, and call this on the first rank"
             )
         router = self._layers[0].router
-        score_NLTE, kept = stacked(self._sample_NL)
+        score_NLTE, kept = scores.stacked(self._sample_NL)
         bias_NLE = np.stack([self._bias_NLE[step] for step in kept])
         step_tokens = self._all_tokens // len(self._sample_NL)
         every = self.sampling.every

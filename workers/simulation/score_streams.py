@@ -10,17 +10,12 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.records.scores import read_recording
-from evenload.pipeline.spec.simulation import (
-    Adversarial,
-    Correlated,
-    Gaussian,
-    HeavyTailed,
-    Recorded,
-    StreamSpec,
-    Zipf,
-)
+from evenload.pipeline.spec import simulation as streams
+from evenload.pipeline.spec.simulation import Recorded, StreamSpec
 
-Artificial = Gaussian | HeavyTailed | Correlated | Zipf | Adversarial
+Artificial = (
+    streams.Gaussian | streams.HeavyTailed | streams.Correlated | streams.Zipf | streams.Adversarial
+)
 Noise = Callable[[], Tensor]  # draws the tokens' own part of the logits of a step, (S, T, E)
 
 
@@ -69,7 +64,7 @@ def _artificial_scores(
 
 
 def _sign(stream: Artificial, step: int) -> int:
-    flips = isinstance(stream, Adversarial) and (step // stream.period) % 2
+    flips = isinstance(stream, streams.Adversarial) and (step // stream.period) % 2
     return -1 if flips else 1
 
 
@@ -79,11 +74,11 @@ def _noise(stream: Artificial, size: Size, generator: torch.Generator) -> Noise:
     def normal(shape: tuple[int, ...] = shape) -> Tensor:
         return torch.randn(shape, generator=generator, device=generator.device)
 
-    if isinstance(stream, HeavyTailed):
+    if isinstance(stream, streams.HeavyTailed):
         return lambda: _student(normal(), stream.degrees, generator)
-    if isinstance(stream, Correlated):
+    if isinstance(stream, streams.Correlated):
         return lambda: _by_sequence(stream, size, normal)
-    if isinstance(stream, Zipf):
+    if isinstance(stream, streams.Zipf):
         return _by_type(stream, size, normal, generator)
     return normal
 
@@ -100,7 +95,7 @@ def _student(normal_STE: Tensor, degrees: float, generator: torch.Generator) -> 
 
 
 def _by_sequence(
-    stream: Correlated, size: Size, normal: Callable[[tuple[int, ...]], Tensor]
+    stream: streams.Correlated, size: Size, normal: Callable[[tuple[int, ...]], Tensor]
 ) -> Tensor:
     sequences = -(-size.tokens // stream.seq_len)
     shared_SNE = normal((size.seeds, sequences, size.experts))
@@ -110,7 +105,7 @@ def _by_sequence(
 
 
 def _by_type(
-    stream: Zipf,
+    stream: streams.Zipf,
     size: Size,
     normal: Callable[[tuple[int, ...]], Tensor],
     generator: torch.Generator,

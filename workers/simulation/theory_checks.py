@@ -16,14 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from evenload.workers.simulation.dual import (
-    Spectrum,
-    change,
-    loads,
-    minimiser,
-    spectrum,
-    tie_density,
-)
+from evenload.workers.simulation import dual
 
 OPTIMA = 5  # number of steps whose optimum is computed; it depends only on the scores
 
@@ -83,7 +76,7 @@ def identity(cases: list[Transition]) -> Verdict:
     """D(p') - D(p) = sum_k d_k (A_k - L_k) + sum_i b_i with every b_i >= 0."""
     worst, smallest, held = 0.0, 0.0, 0
     for case in cases:
-        moved = change(*case)
+        moved = dual.change(*case)
         error = abs(moved.total - moved.linear - float(moved.benefit_T.sum())) / len(case.score_TE)
         least = float(moved.benefit_T.min())
         held += error <= 1e-9 and least >= -1e-12
@@ -96,7 +89,7 @@ def monotone(cases: list[Transition]) -> Verdict:
     """D does not rise iff the benefits of switching do not exceed d . (L - A)."""
     fell, agreed, balance = 0, 0, []
     for case in cases:
-        moved = change(*case)
+        moved = dual.change(*case)
         benefit = float(moved.benefit_T.sum())
         predicted = benefit <= -moved.linear + 1e-9 * len(case.score_TE)
         observed = moved.total <= 1e-9 * len(case.score_TE)
@@ -112,7 +105,7 @@ def sufficient(cases: list[Transition]) -> Verdict:
     """If the largest difference of moves times the swaps is below d . (L - A), the dual falls."""
     held, judged, margin = 0, 0, []
     for case in cases:
-        moved = change(*case)
+        moved = dual.change(*case)
         step_E = case.next_bias_E - case.bias_E
         swaps = _swaps(case)[0].numel()
         # A token that switches from k to k' gains at most d_k' - d_k.
@@ -140,7 +133,7 @@ def preference(cases: list[Transition]) -> Verdict:
         rise = step_E[taken] - step_E[dropped]
         biased_TE = case.score_TE + case.bias_E
         margin = biased_TE[token, dropped] - biased_TE[token, taken]
-        excess_E = loads(case.score_TE, case.bias_E, case.top_k) - case.load_E
+        excess_E = dual.loads(case.score_TE, case.bias_E, case.top_k) - case.load_E
         obeyed += int(((rise > 0) & (margin <= rise + 1e-12)).sum())
         downhill += int((excess_E[dropped] > excess_E[taken]).sum())
         swaps += token.numel()
@@ -156,8 +149,8 @@ def approximate_balance(cases: list[Transition], tokens: int) -> Verdict:
     for case in cases:
         score_TE = case.score_TE[:tokens]
         load_E = case.load_E * len(score_TE) / len(case.score_TE)
-        best_E = minimiser(score_TE, load_E, case.top_k)
-        error = float((loads(score_TE, best_E, case.top_k) - load_E).abs().max())
+        best_E = dual.minimiser(score_TE, load_E, case.top_k)
+        error = float((dual.loads(score_TE, best_E, case.top_k) - load_E).abs().max())
         held += error <= num_experts - 1
         worst = max(worst, error)
     figure = f"largest load error at the optimum {worst:.1f} (bound E - 1 = {num_experts - 1})"
@@ -176,7 +169,8 @@ def stability(cases: list[Transition]) -> Verdict:
     """The step is below the stability limit of a gradient step, 2 / lambda_max."""
     held, judged, shares = 0, 0, []
     for case in cases:
-        error_E = (case.load_E - loads(case.score_TE, case.bias_E, case.top_k)) / len(case.score_TE)
+        load_E = dual.loads(case.score_TE, case.bias_E, case.top_k)
+        error_E = (case.load_E - load_E) / len(case.score_TE)
         power = float(error_E @ error_E)
         if power == 0:
             continue
@@ -190,8 +184,8 @@ def stability(cases: list[Transition]) -> Verdict:
     return Verdict("step below the stability limit", held, judged, figure)
 
 
-def _spectrum(case: Transition) -> Spectrum:
-    return spectrum(tie_density(case.score_TE, case.bias_E, case.top_k))
+def _spectrum(case: Transition) -> dual.Spectrum:
+    return dual.spectrum(dual.tie_density(case.score_TE, case.bias_E, case.top_k))
 
 
 def _swaps(case: Transition) -> tuple[Tensor, Tensor, Tensor]:
