@@ -11,24 +11,18 @@ u = 1e-2 is stable with a relative error); Su 2025, kexue.fm/archives/10757 (RMS
 import torch
 from torch import Tensor
 
-from evenload.workers.balancing.base import (
-    Balancer,
-    BiasState,
-    Observation,
-    load_error,
-    relative_error,
-    scheduled,
-)
+from evenload.workers.balancing import base
+from evenload.workers.balancing.base import Balancer, BiasState, Observation
 from evenload.workers.balancing.combinators import centred, warmed_up_then_frozen
 
 
 def make(
     *, step_size: float, normalise: str, schedule: str, warm_until: float, freeze_from: float
 ) -> Balancer:
-    error_of = {"target": relative_error, "rms": _unit_error}[normalise]
+    error_of = {"target": base.relative_error, "rms": _unit_error}[normalise]
 
     def update(observation: Observation, state: BiasState) -> BiasState:
-        step = scheduled(step_size, schedule, state.updates)
+        step = base.scheduled(step_size, schedule, state.updates)
         bias_LE = state.bias_LE + step * error_of(observation)
         return BiasState(bias_LE, state.updates + 1)
 
@@ -38,6 +32,6 @@ def make(
 
 def _unit_error(observation: Observation) -> Tensor:
     """The load error divided by its root mean square; zero at exact balance."""
-    error_LE = load_error(observation)
+    error_LE = base.load_error(observation)
     rms_L1 = error_LE.square().mean(dim=-1, keepdim=True).sqrt()
     return torch.where(rms_L1 > 0, error_LE / rms_L1, 0.0)
