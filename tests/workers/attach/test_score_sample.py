@@ -210,7 +210,7 @@ def test_no_failure_of_the_disk_stops_training(
 
     trained = model()
     balance = attach(trained, {"path": tmp_path, "steps": STEPS})
-    monkeypatch.setattr("evenload.workers.attach.score_sample.write_recording", full)
+    monkeypatch.setattr("evenload.pipeline.records.scores.write_recording", full)
     train(trained, STEPS + 3, balance)
     assert balance.steps == STEPS + 3
     assert "router scores are no longer recorded, training goes on" in caplog.text
