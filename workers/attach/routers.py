@@ -192,6 +192,12 @@ def _idle_classes(module: nn.Module, parent: nn.Module | None, width: int) -> in
     return 0
 
 
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The number of each layer where it tells the layers apart, else the whole names."""
+    numbers = [next((part for part in name.split(".") if part.isdigit()), name) for name in names]
+    return tuple(numbers) if len(set(numbers)) == len(names) else tuple(names)
+
+
 class Probe(NamedTuple):
     """A small batch, and how to run it so that nothing of it stays behind."""
 

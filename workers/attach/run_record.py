@@ -32,6 +32,7 @@ from evenload.workers.attach.attachment import Layer
 from evenload.workers.attach.background import Background
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.options import Asked
+from evenload.workers.attach.routers import short_names
 
 TOLD = ("loss", "learning_rate", "grad_norm")  # what `Balance.log` takes
 LONGEST = 2**31  # steps; a larger plan means that nobody knows
@@ -212,9 +213,3 @@ def _mlflow_log() -> Any:
     except SpecError as error:
         raise AttachError(f"mlflow=True: {error}") from None
     return import_module("evenload.pipeline.records.active_mlflow_run").ActiveRun()
-
-
-def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The number of each layer where it tells the layers apart, else the whole names."""
-    numbers = [next((part for part in name.split(".") if part.isdigit()), name) for name in names]
-    return tuple(numbers) if len(set(numbers)) == len(names) else tuple(names)

@@ -21,7 +21,8 @@ from evenload.pipeline.records.recorded_runs import RunState, recorded_run, reco
 from evenload.pipeline.records.scores import read_recording
 from evenload.pipeline.records.shards import read_history
 from evenload.workers.attach import AttachError, Balance, background
-from evenload.workers.attach.run_record import RunRecord, short_names
+from evenload.workers.attach.routers import short_names
+from evenload.workers.attach.run_record import RunRecord
 from tests.workers.attach import models
 from tests.workers.attach.models import PROBE, dense_layer, model, moe_layer, tokens
 

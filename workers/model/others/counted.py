@@ -18,8 +18,7 @@ from evenload.pipeline.spec.other_models import Built, OtherModel
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.attach.errors import AttachError
 from evenload.workers.attach.proof import own_homes
-from evenload.workers.attach.routers import PROBE_SHAPE, Probe, Router, find_routers
-from evenload.workers.attach.run_record import short_names
+from evenload.workers.attach.routers import PROBE_SHAPE, Probe, Router, find_routers, short_names
 from evenload.workers.model.others.attached import AttachedModel, Call
 
 LARGEST_REAL = 2 * 10**9  # weights of a model that is built for real to be counted
