@@ -255,6 +255,7 @@ def cells(sweeps: int, settings: Sequence[int], seeds: Sequence[int]) -> Iterabl
         yield cell("two stages", kind, noise, max(settings), FRESH, sweeps)
         for S in settings:
             yield cell("several looks", kind, noise, S, LOOK_SEEDS, sweeps)
+        for S in settings[::-2]:  # races take longest
             yield cell("race", kind, noise, S, BLOCK, sweeps)
 
 
