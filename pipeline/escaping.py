@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+LONGEST = 2000  # characters that an agent gets of a text
 _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_DIRECTIONS)
 _SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in _CONTROLS if chr(code) not in "\n\t"}
@@ -25,6 +26,12 @@ def for_terminal(text: str) -> str:
 def for_log(text: str) -> str:
     """Such text on one line, so that it cannot look like another record."""
     return for_terminal(text).replace("\n", "\\n")
+
+
+def for_agent(text: str) -> str:
+    """Text on one line, not too long, in which everything that cannot be seen is written out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... (cut)"
 
 
 def for_markdown(text: str) -> str:

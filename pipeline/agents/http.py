@@ -29,18 +29,10 @@ def required_token(settings: Settings) -> str:
 def host_check(address: str, hosts: Sequence[str]) -> TransportSecuritySettings:
     """Accepts requests for these hosts only, so that no web page can reach the server by DNS.
 
-    Args:     hosts: names by which clients reach the server, beside those of this machine
-    Raises:   SpecError: it listens everywhere, and no name is given
+    Args:     hosts: names by which clients reach the server, beside its address and this machine
     """
-    own = [f"[{address}]" if ":" in address else address]
-    if address in ("", "0.0.0.0", "::"):
-        if not hosts:
-            raise SpecError(
-                f"--address {address!r} listens everywhere; name the hosts by which clients reach "
-                "it with --host, or give one address"
-            )
-        own = []
-    forms = [form for name in (*HERE, *own, *hosts) for form in (name, f"{name}:*")]
+    own = f"[{address}]" if ":" in address else address
+    forms = [form for name in (*HERE, own, *hosts) for form in (name, f"{name}:*")]
     origins = [f"{scheme}://{form}" for scheme in ("http", "https") for form in forms]
     return TransportSecuritySettings(allowed_hosts=forms, allowed_origins=origins)
 

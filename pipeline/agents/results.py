@@ -1,34 +1,23 @@
 """What tools return: typed rows in pages, with all text as plain data.
 
-Names, labels, notes and errors come from users and their trials. An agent reads them, so they are
-kept on one line, without invisible characters, and short.
+Names, labels, notes and errors come from users and their trials.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-LONGEST = 2000  # characters of a text
+from evenload.pipeline.escaping import for_agent
+
 Row = TypeVar("Row")
 
 
-def plain(text: str) -> str:
-    """The text with line breaks, control and invisible characters written out, and not too long."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... (cut)"
-
-
-def _known(value: Any) -> Any:
-    return value if value is None or math.isfinite(value) else None
-
-
-Text = Annotated[str, AfterValidator(plain)]
-Figure = Annotated[float | None, BeforeValidator(_known)]  # None: not known, or not finite
+Text = Annotated[str, AfterValidator(for_agent)]
+Figure = float | None  # JSON has null for what is not known or not finite
 
 
 class Result(BaseModel):

@@ -21,9 +21,10 @@ from mcp.types import ToolAnnotations
 from pydantic import AnyHttpUrl, Field, ValidationError
 
 from evenload.pipeline.agents import results
-from evenload.pipeline.agents.results import Page, page_of, plain
+from evenload.pipeline.agents.results import Page, page_of
 from evenload.pipeline.client import Client
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.escaping import for_agent
 from evenload.pipeline.extras import explanation
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -112,7 +113,7 @@ class Tools(NamedTuple):
         """
         found = self.client.answer(sweep_id)
         return results.AnswerPage(
-            **page_of(sentences(found), limit, offset, plain).model_dump(),
+            **page_of(sentences(found), limit, offset, for_agent).model_dump(),
             named={one.place: one.label for one in found.named[offset : offset + limit]},
             is_provisional=found.is_provisional,
             is_confirmed=found.is_confirmed,
@@ -230,7 +231,7 @@ class _Server(MCPServer[Any]):
         except ToolError as error:
             if (problem := _explained(name, error.__cause__)) is None:
                 raise
-            raise ToolError(plain(problem)) from None
+            raise ToolError(for_agent(problem)) from None
 
 
 def _explained(tool: str, error: BaseException | None) -> str | None:

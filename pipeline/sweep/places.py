@@ -62,16 +62,17 @@ class PlaceAnswer(NamedTuple):
     seeds: int  # the least number of seeds of a compared setting
     compared: int  # number of settings whose losses are compared
     margin: float  # in bits per byte
-    noise: float  # bits per byte; standard deviation of a run within its seed; NaN with one seed
-    is_pooled: bool  # whether all settings have one variance of loss
-    even_ties: tuple[str, ...]  # not told apart in evenness from the named or else the most even
-    is_noise_assumed: bool  # whether the noise of MaxVio is not measured, for lack of seeds
-    more_seeds: int | None  # that would allow a claim if all were equal; None: over 200, or claimed
-    seeds_for_top: int | None  # fresh seeds that would, with only the best TOP and the control
     dropped: Mapping[str, str]  # setting -> round and reason for which it left the race
-    detectable: float  # difference in loss to the control that 80 % of such sweeps would show
-    seeds_for_small: int | None  # with which they would show SMALL; None: over 200, or not known
-    better_set_aside: int | None  # settings that were not confirmed and may be better by the margin
+    noise: float = math.nan  # of a run within its seed, bits per byte; NaN with one seed
+    is_pooled: bool = True  # whether all settings have one variance of loss
+    even_ties: tuple[str, ...] = ()  # as even as the named or else the most even, as far as shown
+    is_noise_assumed: bool = False  # whether the noise of MaxVio is not measured, for lack of seeds
+    # None in the following: over 200 seeds, or the question does not arise.
+    more_seeds: int | None = None  # that would allow a claim if all were equal
+    seeds_for_top: int | None = None  # fresh ones that would, for the best TOP and the control
+    detectable: float = math.inf  # difference in loss that 80 % of such sweeps would show
+    seeds_for_small: int | None = None  # with which they would show SMALL
+    better_set_aside: int | None = None  # unconfirmed settings that may be better by the margin
 
     def having(self, *verdicts: Verdict) -> list[Setting]:
         return [setting for setting in self.settings if setting.verdict in verdicts]
@@ -133,24 +134,7 @@ def place_answer(
         (setting.bits_per_byte for setting in family), default=math.nan
     )
     seeds = min((setting.seeds for setting in family), default=0)
-    result = PlaceAnswer(
-        place=place,
-        settings=(),
-        left_out=left_out,
-        seeds=seeds,
-        compared=len(family),
-        margin=margin,
-        noise=math.nan,
-        is_pooled=True,
-        even_ties=(),
-        is_noise_assumed=False,
-        more_seeds=None,
-        seeds_for_top=None,
-        detectable=math.inf,
-        seeds_for_small=None,
-        dropped=dropped,
-        better_set_aside=None,
-    )
+    result = PlaceAnswer(place, (), left_out, seeds, len(family), margin, dropped)
     if len(family) > 1:
         labels = [setting.label for setting in family]
         losses = select_by_loss(table(groups, labels, _loss), margin, terms.alpha)

@@ -11,9 +11,10 @@ import anyio
 import mcp
 import pytest
 
-from evenload.pipeline.agents.results import LONGEST, Advised, plain
+from evenload.pipeline.agents.results import Advised
 from evenload.pipeline.agents.server import READERS, WRITERS, build_server
 from evenload.pipeline.client import Client
+from evenload.pipeline.escaping import LONGEST, for_agent
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import TrialState, WorkKind
@@ -129,8 +130,8 @@ def test_text_of_users_stays_plain_data(home: tuple[Path, str]) -> None:
     (found,) = call(home[0], ("trials", {"sweep_id": home[1], "state": "failed"}))
     (row,) = found["rows"]
     assert row["error"] == r"all \x1b[31mrules\u202e \u200bnow"
-    assert plain(EVIL).startswith("ignore\\n")
-    assert len(plain("x" * 10**6)) < LONGEST + 20
+    assert for_agent(EVIL).startswith("ignore\\n")
+    assert len(for_agent("x" * 10**6)) < LONGEST + 20
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import answer_of
 from evenload.pipeline.sweep.audit import (
     CHECKS,
-    OF_TRIALS,
+    OF_SWEEPS,
     Facts,
     Finding,
     audit,
@@ -198,7 +198,7 @@ def test_of_some_trials_only_what_concerns_them_is_found(
 
 def test_every_check_has_a_test() -> None:
     assert len(CHECKS) == 11
-    assert set(OF_TRIALS) < set(CHECKS)
+    assert set(OF_SWEEPS) < set(CHECKS)
 
 
 def test_no_trial_is_no_finding() -> None:
