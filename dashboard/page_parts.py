@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,17 @@ import streamlit as st
 from evenload.dashboard.exports import FORMATS, chart_table
 from evenload.dashboard.loss_unit import LossUnit
 from evenload.dashboard.wording import Wording
-from evenload.pipeline.charts.style import INK, OPEN, Chart, Theme, exchanged, themed
+from evenload.pipeline.charts.style import (
+    INK,
+    OPEN,
+    OPEN_LINE,
+    ZOOM,
+    Chart,
+    Theme,
+    exchanged,
+    themed,
+    zoomed,
+)
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, Metric
@@ -22,6 +33,9 @@ from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.audit import Finding
 from evenload.pipeline.sweep.setting import LOSS
 
+KEPT_SWEEP = "kept-sweep"  # in the session: the sweep that was looked at last
+KEPT_RUNS = "kept-runs"  # and the runs that were selected in it
+BRUSHES = ("along", "region")  # of linked views
 Number = TypeVar("Number", int, float)
 REFRESH_SECONDS = 5.0
 IDLE_SECONDS = 15.0  # between looks at something that is over, but may go on
@@ -55,10 +69,12 @@ def readable_errors() -> Iterator[None]:
 def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
     """A select box whose choice is also part of the address: `?parameter=choice`.
 
-    The page ends with a message if the address names something else than these options.
+    Without one in the address the last choice is taken, so that it stays from page to page. The
+    page ends with a message if the address names something else than these options.
     """
-    named = st.query_params.get(parameter)
-    index = options.index(named) if named in options else 0 if named is None else None
+    kept, named = f"kept-{parameter}", st.query_params.get(parameter)
+    start = st.session_state.get(kept) if named is None else named
+    index = options.index(start) if start in options else 0 if named is None else None
     choice = st.selectbox(
         label, options, index=index, format_func=shown, label_visibility="collapsed"
     )
@@ -69,6 +85,7 @@ def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[
         st.stop()
     if choice != named:
         st.query_params[parameter] = choice
+    st.session_state[kept] = choice
     return choice
 
 
@@ -182,28 +199,63 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
         yield
 
 
-def plot(chart: Chart, key: str, caption: str = "") -> None:
+def plot(chart: Chart, key: str, caption: str = "") -> dict[str, Any]:
     """A chart at full width in the page's theme, with a caption and an export menu below it.
 
     A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture. A click
-    on a mark that names a run opens it.
+    on a mark that names a run opens it. A chosen range of x is part of the address, so that it
+    outlives new numbers.
+
+    Returns:  what is selected in it, by the names of the selections
     """
-    named = {"embedOptions": {"downloadFileName": key}}
-    drawn = themed(chart, theme(), usermeta=named)
+    hoisted: Any = () if chart.params is alt.Undefined else chart.params
+    parameters = [one.name for one in hoisted]
+    selections = sorted({OPEN, OPEN_LINE, ZOOM, *BRUSHES} & {*parameters})
+    span = _zoomed_span(key) if ZOOM in selections else None
+    drawn = themed(chart, theme(), usermeta={"embedOptions": {"downloadFileName": key}})
+    if span is not None:
+        drawn = zoomed(drawn, *span)
     # Its description is its text alternative.
-    if OPEN in {parameter.name for layer in chart.layer for parameter in _parameters(layer)}:
-        chosen = st.altair_chart(
-            drawn, key=key, theme=None, on_select="rerun", selection_mode=[OPEN]
+    options: dict[str, Any] = {"theme": None, "width": "stretch"}
+    if selections:
+        options |= {"on_select": "rerun", "selection_mode": selections}
+    chosen = st.altair_chart(drawn, key=_zoom_key(key, span), **options)
+    found = dict(chosen.selection) if selections else {}
+    if picked := found.get(OPEN) or found.get(OPEN_LINE):
+        st.switch_page("run/page.py", query_params={"run": picked[0]["digest"]})
+    if span is not None:
+        shown = f"{span[0]:,.6g} to {span[1]:,.6g}"
+        name = f"Show all, not only {shown}"
+        st.button(
+            name, icon=":material/zoom_out:", key=f"all-{key}", on_click=_show_all, args=[key]
         )
-        if picked := chosen.selection[OPEN]:
-            st.switch_page("run/page.py", query_params={"run": picked[0]["digest"]})
-    else:
-        st.altair_chart(drawn, key=key, theme=None)
     below(caption, partial(chart_table, chart), key)
+    return found
 
 
-def _parameters(layer: Any) -> Sequence[Any]:
-    return [] if layer.params is alt.Undefined else layer.params
+def _zoom_key(key: str, span: tuple[float, float] | None) -> str:
+    ends = "" if span is None else f"-{span[0]:.6g}-{span[1]:.6g}"
+    return f"chart-{key}{ends}"
+
+
+def _zoomed_span(key: str) -> tuple[float, float] | None:
+    """The range of x in the address, after the one that was just dragged has been put there."""
+    span = None
+    try:
+        low, high = (float(end) for end in st.query_params.get(f"zoom-{key}", "").split(":"))
+        span = (low, high) if -math.inf < low < high < math.inf else None
+    except ValueError:
+        pass  # none, or not two numbers
+    dragged = st.session_state.get(_zoom_key(key, span), {}).get("selection", {}).get(ZOOM)
+    if dragged:
+        low, high = next(iter(dragged.values()))
+        st.query_params[f"zoom-{key}"] = f"{low:.6g}:{high:.6g}"
+        return float(f"{low:.6g}"), float(f"{high:.6g}")
+    return span
+
+
+def _show_all(key: str) -> None:
+    del st.query_params[f"zoom-{key}"]
 
 
 def below(caption: str, table: Callable[[], pd.DataFrame], key: str) -> None:

@@ -22,6 +22,8 @@ from evenload.dashboard.compare.tables import (
 from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
 from evenload.dashboard.page_parts import (
     audit_note,
+    KEPT_RUNS,
+    KEPT_SWEEP,
     card,
     export,
     live,
@@ -70,10 +72,12 @@ def main() -> None:
 
 
 def _options() -> dict[str, str]:
-    """Key -> name of every trial that has started, the newest sweep first, and recorded run."""
+    """Key -> name of every started trial, the sweep that was looked at first, and recorded run."""
     return {
         trial.digest: f"{axes.name(trial)} · {sweep.name}"
-        for sweep, trials in shown_runs.sweeps()
+        for sweep, trials in sorted(
+            shown_runs.sweeps(), key=lambda one: one[0].sweep_id != st.session_state.get(KEPT_SWEEP)
+        )
         for axes in [axes_of(trials)]
         for trial in trials
         if trial.state is not TrialState.QUEUED
@@ -85,7 +89,12 @@ def _options() -> dict[str, str]:
 
 def _chosen(options: dict[str, str]) -> list[str]:
     """The chosen runs, which are also part of the address: `?runs=digest,digest`."""
-    named = [digest for digest in st.query_params.get("runs", "").split(",") if digest in options]
+    asked = st.query_params.get("runs")
+    kept = st.session_state.get(KEPT_RUNS, ())
+    named = [digest for digest in (kept if asked is None else asked.split(",")) if digest]
+    if unknown := [digest for digest in named if digest not in options]:
+        st.error(for_markdown(f"Not known here, or not started: {', '.join(unknown)}."))
+    named = [digest for digest in named if digest in options]
     digests = st.multiselect(
         "Runs",
         list(options),
@@ -94,7 +103,7 @@ def _chosen(options: dict[str, str]) -> list[str]:
         max_selections=MOST_RUNS,
         placeholder="Choose runs: type a rule, a number of experts, or a sweep",
     )
-    if digests != named:
+    if digests != named or asked is None:
         st.query_params["runs"] = ",".join(digests)
     return digests
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,15 @@ import streamlit as st
 
 from evenload.dashboard import queries, shown_runs
 from evenload.dashboard.controls import trial_buttons
-from evenload.dashboard.page_parts import audit_note, chosen, chosen_view, heading, live, metrics
+from evenload.dashboard.page_parts import (
+    KEPT_SWEEP,
+    audit_note,
+    chosen,
+    chosen_view,
+    heading,
+    live,
+    metrics,
+)
 from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
@@ -48,7 +56,9 @@ def main() -> None:
     if named not in shown_runs.recorded():
         shown_runs.forget()
     holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
-    sweep_id = next(iter(holders or [name for name, trials in sweeps.items() if trials]), None)
+    listed_first = sorted(sweeps, key=lambda name: name != st.session_state.get(KEPT_SWEEP))
+    holders = holders or [name for name in listed_first if sweeps[name]]
+    sweep_id = next(iter(sorted(holders, key=listed_first.index)), None)
     labels = {} if sweep_id is None else trial_labels(sweeps[sweep_id])
     labels |= {key: f"{run.name} ({run.source})" for key, run in shown_runs.recorded().items()}
     if not labels:
@@ -71,12 +81,13 @@ def main() -> None:
         about = f"{run.run_id}, {run.source}, rule {run.label}; last step {ago(run.updated)}"
         st.caption(for_markdown(about))
     elif sweep_id is not None:
-        _about_trial(run, sweep_id)
+        st.session_state[KEPT_SWEEP] = sweep_id
+        _about_trial(run, sweep_id, [trial.digest for trial in sweeps[sweep_id]])
     live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
 
 
-def _about_trial(trial: TrialRecord, sweep_id: str) -> None:
-    _links(trial, sweep_id)
+def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
+    _links(trial, sweep_id, digests)
     trial_buttons(sweep_id, trial)
     audit_note(queries.findings(sweep_id, trial.digest))
     if trial.error and trial.state is TrialState.FAILED:
@@ -85,7 +96,8 @@ def _about_trial(trial: TrialRecord, sweep_id: str) -> None:
             st.code(trial.error, language="python")
 
 
-def _links(trial: TrialRecord, sweep_id: str) -> None:
+def _links(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
+    at, view = digests.index(trial.digest), st.query_params.get("view")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(
             "sweep/page.py",
@@ -93,6 +105,13 @@ def _links(trial: TrialRecord, sweep_id: str) -> None:
             icon=":material/grid_view:",
             query_params={"sweep": sweep_id},
         )
+        for label, icon, other in (
+            ("Previous run", ":material/chevron_left:", at - 1),
+            ("Next run", ":material/chevron_right:", at + 1),
+        ):
+            if 0 <= other < len(digests):
+                address = {"run": digests[other]} | ({"view": view} if view else {})
+                st.page_link("run/page.py", label=label, icon=icon, query_params=address)
         for label, url in (
             ("MLflow run", run_queries.mlflow_run_url(trial)),
             ("Ray dashboard", run_queries.ray_dashboard_url()),

@@ -9,32 +9,26 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
-from evenload.dashboard.page_parts import below, card, metric_columns, plot, theme
+from evenload.dashboard.page_parts import card, metric_columns, plot
 from evenload.dashboard.record_tables import grid
-from evenload.dashboard.sweep.importance import METHOD, importance, varying
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.sweep.tables import (
-    ENDED,
     Shown,
-    axes,
     confirmations,
     ended_table,
     front_points,
-    outcomes,
     setting_table,
 )
 from evenload.dashboard.sweep.tables import learning_curves as curves_of
-from evenload.pipeline.charts import parameters as parameter_charts
 from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
 from evenload.pipeline.charts.grid import sweep_grid
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
-from evenload.pipeline.charts.parameters import ParallelAxis
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, columns, in_grids
 from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.answer_text import method, place_note
-from evenload.pipeline.sweep.axes import Axes, stage_of
+from evenload.pipeline.sweep.axes import stage_of
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 INTERVALS = "95 % intervals over seeds."
@@ -137,41 +131,6 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
                 column_config={"Why": st.column_config.TextColumn(width="large")},
                 height="content" if len(ended) < 20 else 600,
             )
-
-
-def parameters_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """The importance of parameters, and parallel coordinates of all trials."""
-    parameters = varying(trials)
-    done = [trial for trial in trials if trial.result]
-    if len(done) < 2 or not parameters:
-        st.info("Parameters can be compared as soon as two trials have figures.")
-        return
-    share = {
-        name: importance(trials, parameters, name)
-        for name in outcomes()
-        if sum(name in trial.result for trial in trials) > 1
-    }
-    with card("Importance of parameters", METHOD, "importance"):
-        chart = parameter_charts.importance_bars(share, outcomes())
-        plot(chart, "importance", "Over all trials with the figure.")
-    with card("Parallel coordinates", "One line per trial: its parameters, then its figures."):
-        _parallel(trials, axes(trials, parameters), queries.answer(sweep.sweep_id).axes)
-
-
-def _parallel(trials: Sequence[TrialRecord], found: Sequence[ParallelAxis], named: Axes) -> None:
-    """Every trial over all axes, by ECharts: Vega has no brush on parallel axes."""
-    rules = [trial.spec["balancer"]["kind"] for trial in trials]
-    names = [named.name(trial) for trial in trials]
-    is_faded = [trial.state in ENDED for trial in trials]
-    st.echarts_chart(
-        parameter_charts.parallel_coordinates(found, rules, names, is_faded, theme()),
-        key="parallel",
-        height=parameter_charts.PARALLEL_PIXELS,
-        alt=parameter_charts.parallel_description(found, len(trials)),
-    )
-    caption = "Drag along an axis to pick trials; a click on a rule in the legend hides it."
-    table = parameter_charts.parallel_table(found, rules, names)
-    below(caption, table.to_pandas, "parallel")
 
 
 def _confirmed(answer: Answer, unit: LossUnit) -> None:

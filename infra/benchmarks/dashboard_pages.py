@@ -33,8 +33,7 @@ PAGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("sweep", {"view": "Grid"}),
     ("sweep", {"view": "Front"}),
     ("sweep", {"view": "Curves"}),
-    ("sweep", {"view": "Trials"}),
-    ("sweep", {"view": "Parameters"}),
+    ("sweep", {"view": "Runs"}),
     ("sweeps", {}),
 )
 LIMITS = {"cold_seconds": 2.0, "warm_seconds": 0.3, "largest_chart_bytes": 300_000}

@@ -187,7 +187,7 @@ def _dots(base: alt.Chart, points: Sequence[Point], loss: str) -> alt.Chart:
         shape=style.scaled(alt.Shape, "role", shapes, style.legend(roles)),
         tooltip=style.tips(shown),
     )
-    return dots.add_params(style.zoom("x", "y"))
+    return dots.add_params(style.pan())
 
 
 def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str], loss: str) -> list[alt.Chart]:

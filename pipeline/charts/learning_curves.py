@@ -55,7 +55,7 @@ def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
         opacity=alt.OpacityValue(0.06, condition=opacity),
         tooltip=style.tips({"trial": ""}),
     )
-    layers = [lines.add_params(picked, style.zoom("x", "y"))]
+    layers = [lines.add_params(picked, style.zoom())]
     ends = [c._replace(x_P=c.x_P[-1:], y_P=c.y_P[-1:]) for c in curves if c.ended]
     if ends:
         cross = alt.Chart(_table(ends, AXES[x], y)).mark_point(

@@ -75,7 +75,7 @@ def line_chart(
     )
     pointer = _pointer(base, lines, x, y, number, x_number)
     return style.layered(
-        drawn.add_params(picked, style.zoom("x")), pointer, description=description, height=height
+        drawn.add_params(picked, style.zoom()), pointer, description=description, height=height
     )
 
 

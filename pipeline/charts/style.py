@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 Theme = Literal["light", "dark"]
-Chart = alt.LayerChart
+Chart = alt.LayerChart | alt.VConcatChart
 Legend = alt.Legend | None
 Channel = TypeVar("Channel")
 FONT = '"Source Sans", "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif'
 LABEL_PIXELS = 210  # longer labels of axes and legends are cut off
 FACTORS = (1, 2, 5)
-OPEN = "open"  # the name of the selection whose marks open a run
+ZOOM = "zoom"  # the name of the selection of a range of x
+OPEN, OPEN_LINE = "open", "open_line"  # names of selections whose marks open a run
 MAX_DECADES = 3.5  # axes over more decades have ticks only at powers of ten
 
 
@@ -144,9 +145,14 @@ def description(chart: Chart) -> str:
     return str(chart.description)
 
 
+def views(chart: Chart) -> list[Any]:
+    """The layers of a chart, or the charts below each other."""
+    return list(chart.layer if isinstance(chart, alt.LayerChart) else chart.vconcat)
+
+
 def tables(chart: Chart) -> list[pa.Table]:
     """The distinct tables of the chart."""
-    datas = (part.data for part in (chart, *chart.layer))
+    datas = (part.data for part in (chart, *views(chart)))
     return list({id(data): data for data in datas if isinstance(data, pa.Table)}.values())
 
 
@@ -226,18 +232,38 @@ def picker(column: str, key: Legend) -> alt.Parameter:
     return alt.selection_point(fields=[column], bind="legend" if key else alt.Undefined)
 
 
-def opener() -> alt.Parameter:
+def opener(name: str = OPEN) -> alt.Parameter:
     """A click on a mark opens the run whose digest is in its column `digest`."""
-    return alt.selection_point(name=OPEN, fields=["digest"], on="click")
+    return alt.selection_point(name=name, fields=["digest"], on="click")
 
 
-def zoom(*encodings: Literal["x", "y"]) -> alt.Parameter:
+def zoom() -> alt.Parameter:
+    """A range of x by dragging with a mouse or a pen; a finger scrolls the page."""
+    drag = "[pointerdown[event.pointerType !== 'touch'], window:pointerup] > window:pointermove!"
+    return alt.selection_interval(name=ZOOM, encodings=["x"], on=drag)
+
+
+def zoomed(chart: Chart, low: float, high: float) -> Chart:
+    """A copy of the chart whose x axes show this range."""
+    copy = exchanged(chart, "light")
+    for part in views(copy):
+        x = part.encoding.x
+        if x is not alt.Undefined and not isinstance(x, dict):
+            scale = getattr(x, "scale", alt.Undefined)
+            old = scale.to_dict() if isinstance(scale, alt.Scale) else {}
+            x._kwds["scale"] = alt.Scale(**(old | {"domain": [low, high], "nice": False}))
+            here = f"inrange(datum['{x.field}'], [{low}, {high}])"  # so that y fits what is shown
+            before = [] if part.transform is alt.Undefined else part.transform
+            part._kwds["transform"] = [alt.FilterTransform(here), *before]
+    return copy
+
+
+def pan() -> alt.Parameter:
     """Zoom with shift and the wheel, move with shift and dragging, reset by a double click.
 
     Without shift the page scrolls as usual, also on touch screens.
     """
     return alt.selection_interval(
-        encodings=list(encodings),
         bind="scales",
         zoom="wheel![event.shiftKey]",
         translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",

@@ -178,19 +178,87 @@ def test_navigation_opens_every_page(page: Page, address: str) -> None:
 def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
     _settled(page, "search")
-    for view, charts in [
-        *(("Answer", 2), ("Grid", 4), ("Front", 3), ("Curves", 1), ("Parameters", 2))
-    ]:
+    for view, charts in [*(("Answer", 4), ("Runs", 2), ("Grid", 4), ("Front", 3), ("Curves", 1))]:
         _choose(page, view)
         _settled(page, "search")
         _charts(page, charts)
-    _choose(page, "Trials")
+    _choose(page, "Runs")
     _settled(page, "search")
     _click_row(page, 55)
     page.wait_for_url("**/run?run=*")
-    page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Trials")
+    page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Runs")
     page.get_by_text("sign 0.1, 32 experts, seed 0: failed after step 140").click()
     expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible()
+
+
+def test_sweep_that_was_chosen_stays_from_page_to_page(page: Page, address: str, demo: Any) -> None:
+    page.goto(f"{address}/sweeps")
+    _settled(page, "Sweeps")
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+    page.goto(f"{address}/sweep?sweep={demo.ids['finished']}")
+    _settled(page, "step-size-by-experts")
+    page.locator(f"{DRAWN} path[aria-roledescription='point']").first.click()
+    page.wait_for_url("**/run?run=*", timeout=WAIT_MS)
+    opened = page.url.partition("run=")[2]
+    assert opened in {trial.digest for trial in demo.trials("finished")}
+    header = page.get_by_test_id("stHeader")
+    header.get_by_role("link", name="Cost", exact=True).click()
+    _settled(page, "Cost of imbalance")
+    expect(page.get_by_role("combobox").first).to_have_value(demo.ids["finished"])
+    header.get_by_role("link", name="Run", exact=True).click()
+    page.wait_for_url(f"**/run?run={opened}", timeout=WAIT_MS)
+    page.get_by_role("link", name="Next run").click()
+    page.wait_for_url(lambda url: opened not in url and "/run?run=" in url, timeout=WAIT_MS)
+
+
+@pytest.mark.slow
+def test_brush_and_selection_choose_runs_and_outlive_a_reload(
+    page: Page, address: str, demo: Any
+) -> None:
+    page.goto(f"{address}/sweep?sweep={demo.ids['searched']}&view=Runs")
+    _settled(page, "search")
+    _charts(page, 2)
+    expect(page.get_by_text("36 runs, 0 selected")).to_be_visible(timeout=WAIT_MS)
+    box = page.locator(DRAWN).first.bounding_box()
+    assert box is not None
+    bottom = box["y"] + box["height"]
+    page.mouse.move(box["x"] + 80, bottom - 250)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 500, bottom - 60, steps=6)
+    page.mouse.up()
+    expect(page.get_by_text("36 runs, 0 selected")).to_have_count(0, timeout=WAIT_MS)
+    for y in (55, 90):
+        page.get_by_test_id("stDataFrame").first.click(position={"x": 15, "y": y})
+    expect(page.get_by_text(", 2 selected")).to_be_visible(timeout=WAIT_MS)
+    page.reload()
+    expect(page.get_by_text("36 runs, 2 selected")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_role("link", name="Compare 2 runs").click()
+    page.wait_for_url("**/compare?runs=*", timeout=WAIT_MS)
+
+
+@pytest.mark.slow
+def test_zoom_is_in_the_address_and_outlives_new_steps(
+    page: Page, address: str, demo: Any, home: Path
+) -> None:
+    trial = demo.trial("running", "sign 0.002", 32)
+    page.goto(f"{address}/run?run={trial.digest}&view=Training")
+    _settled(page, "sign 0.002, 32 experts")
+    _charts(page, 4)
+    box = page.locator(DRAWN).first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 150, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 250, box["y"] + 120, steps=6)
+    page.mouse.up()
+    page.wait_for_url("**zoom-loss=*", timeout=WAIT_MS)
+    expect(page.get_by_role("button", name="Show all, not only")).to_be_visible(timeout=WAIT_MS)
+    zoomed = page.url
+    _add_steps(Settings(home=home).trial_dir(trial.digest), first=221, last=230)
+    expect(page.get_by_text("230 / 300")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("button", name="Show all, not only")).to_be_visible()
+    assert page.url == zoomed
+    page.get_by_role("button", name="Show all, not only").click()
+    page.wait_for_url(lambda url: "zoom-loss" not in url, timeout=WAIT_MS)
 
 
 def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo: Any) -> None:
@@ -204,6 +272,12 @@ def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo
     _settled(page, "Sweeps")
     _choose(page, "Start a sweep")
     expect(page.get_by_text("Dry run")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_label("Steps", exact=True).fill("-5")
+    page.get_by_label("Steps", exact=True).press("Enter")
+    expect(page.get_by_text("Steps: -5 is not between 10 and 1,000,000")).to_be_visible()
+    expect(page.get_by_role("button", name="Submit")).to_have_count(0)
+    page.get_by_label("Steps", exact=True).fill("200")
+    page.get_by_label("Steps", exact=True).press("Enter")
     page.get_by_label("Name", exact=True).fill("from-the-browser")
     page.get_by_label("Name", exact=True).press("Enter")
     page.get_by_text("As a file").click()
@@ -252,7 +326,7 @@ def test_cluster_shows_all_checks(page: Page, address: str) -> None:
     expect(page.get_by_test_id("stDataFrame")).not_to_have_count(0)
 
 
-@pytest.mark.parametrize("view", ["", "theory", "cost", "cluster", "sweep?view=Parameters"])
+@pytest.mark.parametrize("view", ["", "theory", "cost", "cluster", "sweep?view=Runs"])
 def test_every_control_has_a_name(page: Page, address: str, view: str) -> None:
     page.goto(f"{address}/{view}")
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=WAIT_MS)
@@ -283,7 +357,7 @@ def test_every_page_shows_a_really_trained_sweep(page: Page, tmp_path: Path) -> 
         _settled(page, "Sweeps")
         _click_row(page, 55)
         page.wait_for_url("**/sweep?sweep=small-*")
-        for view, charts in [("Grid", 4), ("Front", 1), ("Curves", 1), ("Parameters", 2)]:
+        for view, charts in [("Runs", 1), ("Grid", 4), ("Front", 1), ("Curves", 1)]:
             _choose(page, view)
             _settled(page, "small")
             _charts(page, charts)

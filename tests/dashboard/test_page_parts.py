@@ -22,11 +22,11 @@ def refreshes(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     return asked
 
 
-def test_only_unfinished_pages_are_refreshed(refreshes: list[float | None]) -> None:
+def test_pages_that_are_over_are_refreshed_less_often(refreshes: list[float | None]) -> None:
     drawn: list[str] = []
     page_parts.live(lambda: drawn.append("over"), is_over=lambda: True)
     page_parts.live(lambda: drawn.append("running"), is_over=lambda: False)
-    assert refreshes == [None, page_parts.REFRESH_SECONDS]
+    assert refreshes == [page_parts.IDLE_SECONDS, page_parts.REFRESH_SECONDS]
     assert drawn == ["over", "running"]
 
 

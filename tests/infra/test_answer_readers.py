@@ -133,7 +133,7 @@ def test_the_page_of_the_sweep_shows_them_too(
     st.cache_data.clear()
     st.cache_resource.clear()
     wanted = sentences(Client(home=folder).answer(sweep_id))
-    for view in ("Answer", "Front", "Trials"):
+    for view in ("Answer", "Front", "Runs"):
         page = AppTest.from_file(str(APP), default_timeout=60)
         page._page_hash = calc_hash("sweep")
         page.query_params["sweep"], page.query_params["view"] = sweep_id, view
@@ -145,7 +145,7 @@ def test_the_page_of_the_sweep_shows_them_too(
             table = page.dataframe[0].value
             assert len(table[["place", "setting"]].drop_duplicates()) == len(table) == 8
             assert np.isfinite(table.above_best).all()
-        if view == "Trials":
+        if view == "Runs":
             table = page.dataframe[0].value
             keys = ["rule", "model.top_k", "train.learning_rate", "seed"]
             assert len(table[keys].drop_duplicates()) == 24

@@ -39,7 +39,7 @@ from evenload.workers.cli.tables import trial_table
 
 APP = Path(str(evenload.dashboard.__file__)).parent / "app.py"
 PAGES = (
-    *(f"sweep {view}" for view in ("Grid", "Front", "Parameters", "Trials")),
+    *(f"sweep {view}" for view in ("Grid", "Front", "Runs")),
     *(f"run {view}" for view in ("Load", "Record")),
     *("compare", "cost", "sweeps", "glossary"),
 )
@@ -211,7 +211,7 @@ def test_a_new_metric_is_one_function_and_one_entry(
     frame = Client(home=tmp_path).trials_frame(home.sweep_id)
     assert frame["emptiest"].dropna().tolist() == [0.25] * 5
     assert frame.attrs["emptiest"]["better"] == "higher"
-    for name in ("sweep Trials", "sweep Front"):
+    for name in ("sweep Runs", "sweep Front"):
         table = _opened(home, name, monkeypatch).dataframe[0].value
         assert table["emptiest"][0] == 0.25
     record = _opened(home, "run Record", monkeypatch).dataframe[0].value.set_index("Name")

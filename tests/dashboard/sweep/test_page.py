@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ def test_finished_sweep_shows_four_grids_of_settings_by_experts(
 
 
 def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, demo: Any) -> None:
-    table = open_page("sweep", sweep=demo.ids["finished"], view="Trials").dataframe[0].value
+    table = open_page("sweep", sweep=demo.ids["finished"], view="Runs").dataframe[0].value
     trials = demo.trials("finished")
     assert table.rule.tolist() == [trial.label for trial in trials]
     assert table.max_vio[0] == trials[0].result["max_vio"]
@@ -37,7 +36,7 @@ def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, de
 
 
 def test_failed_trial_shows_its_traceback_and_links_to_its_run(open_page: Open, demo: Any) -> None:
-    page = open_page("sweep", sweep=demo.ids["finished"], view="Trials")
+    page = open_page("sweep", sweep=demo.ids["finished"], view="Runs")
     (failure,) = page.expander
     assert failure.label == "sign 0.1, 32 experts, seed 0: failed after step 140"
     assert "FloatingPointError: step 141" in failure.code[0].value
@@ -91,14 +90,14 @@ def test_running_sweep_shows_the_states_of_its_trials(
     assert not page.exception
     shown = drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()
     assert shown[4:] == ["failed", "queued", "training", "queued"]
-    page = open_page("sweep", sweep=demo.ids["running"], view="Trials")
+    page = open_page("sweep", sweep=demo.ids["running"], view="Runs")
     states = [state for (state,) in page.dataframe[0].value.state]
     assert states.count("training") == 2
     assert states.count("queued") == 3
 
 
 def test_sweeps_without_results_render(open_page: Open, demo: Any) -> None:
-    cancelled = open_page("sweep", sweep=demo.ids["cancelled"], view="Trials")
+    cancelled = open_page("sweep", sweep=demo.ids["cancelled"], view="Runs")
     assert not cancelled.exception
     assert {state for (state,) in cancelled.dataframe[0].value.state} == {"cancelled"}
     submitted = open_page("sweep", sweep=demo.ids["submitted"])
@@ -109,12 +108,12 @@ def test_sweeps_without_results_render(open_page: Open, demo: Any) -> None:
 @pytest.mark.parametrize(
     ("sweep", "view"),
     [
-        ("searched", "Parameters"),
-        ("finished", "Parameters"),
+        ("searched", "Runs"),
+        ("finished", "Runs"),
         ("running", "Front"),
         ("running", "Curves"),
         ("cancelled", "Front"),
-        ("cancelled", "Parameters"),
+        ("cancelled", "Runs"),
     ],
 )
 def test_every_view_renders_in_every_state_of_the_sweep(
@@ -147,12 +146,49 @@ def test_grid_shows_only_the_search(open_page: Open, drawn: Any, demo: Any) -> N
     assert drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()[4:6] == ["2.321", "stopped"]
 
 
-def test_parallel_coordinates_have_a_line_per_trial(open_page: Open, demo: Any) -> None:
-    page = open_page("sweep", sweep=demo.ids["searched"], view="Parameters")
-    (chart,) = page.get("echarts_chart")
-    series = json.loads(chart.proto.spec)["baseOption"]["series"]
-    assert sum(len(one["data"]) for one in series) == 36
-    assert sum(len(one["data"]) for one in series if one["lineStyle"]["type"] == "dotted") == 2
+def test_linked_charts_have_every_run_and_all_are_in_one_table(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Runs")
+    assert drawn(page)["runs"].table.digest.nunique() == 36
+    assert len(page.dataframe[0].value) == 36
+
+
+def test_filter_group_and_selection_in_the_address_drive_table_and_charts(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
+    chosen = demo.trials("searched")[2:4]
+    digests = [trial.digest for trial in chosen]
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Runs", filter="SIGN 32 experts",
+                     picked=",".join(digests))  # fmt: skip
+    table = page.dataframe[0].value
+    assert set(table.rule.str.split().str[0]) == {"sign"}
+    assert set(table.experts) == {32}
+    chart = drawn(page)["runs"].table
+    assert chart.digest.nunique() == len(table)
+    assert set(chart.digest[chart.picked]) <= set(digests)
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Runs", group="rule")
+    groups = page.dataframe[0].value
+    assert groups.rule.tolist() == ["none", "aux_loss", "sign", "proportional", "self_tuned"]
+    assert groups.runs.sum() == 36
+    page = open_page("sweep", sweep=demo.ids["searched"], view="Runs", filter="no such run")
+    assert "No run has “no such run”" in page.info[0].value
+
+
+def test_range_of_x_in_the_address_is_drawn_and_can_be_left(
+    open_page: Open, drawn: Any, demo: Any
+) -> None:
+    address = {"sweep": demo.ids["searched"], "view": "Curves", "zoom-learning-curves": "100:200"}
+    page = open_page("sweep", **address)
+    x = drawn(page)["learning-curves"].spec["layer"][0]["encoding"]["x"]
+    assert x["scale"]["domain"] == [100, 200]
+    (button,) = (one for one in page.button if one.label.startswith("Show all"))
+    page = button.click().run()
+    assert "domain" not in drawn(page)["learning-curves"].spec["layer"][0]["encoding"]["x"]["scale"]
+    assert "zoom-learning-curves" not in page.query_params
+    for damaged in ("200:100", "a:b", "1", "nan:3"):
+        page = open_page("sweep", **address | {"zoom-learning-curves": damaged})
+        assert not page.exception
 
 
 def test_unknown_address_is_said_and_another_sweep_can_be_chosen(

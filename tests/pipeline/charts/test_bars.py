@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 
 from evenload.pipeline.charts import cost, parameters, simulation, specialisation
 from evenload.pipeline.charts.style import BLUE, ORANGE, Chart, description, document, tables
@@ -101,23 +102,25 @@ AXES = [
 ]
 
 
-def test_every_trial_is_one_line_and_stopped_trials_are_faded() -> None:
-    option = parameters.parallel_coordinates(
-        AXES, ["none", "sign", "sign"], ["one", "two", "three"], [False, False, True]
-    )["baseOption"]
-    series = [(s["name"], s["lineStyle"]["type"], s["data"]) for s in option["series"]]
-    assert series == [
-        ("none", "solid", [{"name": "one", "value": ["none", "-", 2.0]}]),
-        ("sign", "solid", [{"name": "two", "value": ["sign", 0.001, 2.5]}]),
-        ("sign", "dotted", [{"name": "three", "value": ["sign", 0.1, 3.0]}]),
-    ]
-    assert option["series"][1]["lineStyle"]["opacity"] > option["series"][2]["lineStyle"]["opacity"]
+def test_every_run_has_a_place_on_each_of_its_axes() -> None:
+    names = {"d1": "one", "d2": "two", "d3": "three"}
+    chart = parameters.linked_runs(AXES, names, ("step size", "loss", "rule"), picked=["d3"])
+    columns = _columns(chart)
+    places = list(zip(columns["digest"], columns["axis"], columns["at"], strict=True))
+    assert places == [
+        ("d1", "rule", 0), ("d1", "loss", 0),  # it has no step size
+        ("d2", "rule", 1), ("d2", "step size", 0), ("d2", "loss", 0.5),
+        ("d3", "rule", 1), ("d3", "step size", 1), ("d3", "loss", 1),
+    ]  # fmt: skip
+    assert columns["picked"] == [False] * 5 + [True] * 3
+    assert columns["y"][:2] == [2.0, 2.0]
+    assert [axis.is_log for axis in AXES] == [False, True, False]
+    assert [axis.ends for axis in AXES] == [("none", "sign"), ("0.001", "0.1"), ("2", "3")]
+    assert "3 trials over rule, step size, loss. Below: loss against step size" in (
+        description(chart)
+    )
 
 
-def test_parallel_axes_are_categories_linear_or_logarithmic() -> None:
-    option = parameters.parallel_coordinates(AXES, ["a"] * 3, ["t"] * 3, [False] * 3)
-    option = option["baseOption"]
-    assert [axis["type"] for axis in option["parallelAxis"]] == ["category", "log", "value"]
-    assert option["parallelAxis"][0]["data"] == ["none", "sign"]
-    table = parameters.parallel_table(AXES, ["none", "sign", "sign"], ["one", "two", "three"])
-    assert table["step size"].to_pylist() == [None, 0.001, 0.1]
+@pytest.mark.parametrize("values", [[None, None], [5.0, 5.0], []])
+def test_axis_without_a_range_has_places_all_the_same(values: list[float | None]) -> None:
+    assert parameters.ParallelAxis("x", values).places == [None if v is None else 0 for v in values]
