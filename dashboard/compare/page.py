@@ -21,9 +21,9 @@ from evenload.dashboard.compare.tables import (
 )
 from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
 from evenload.dashboard.page_parts import (
-    audit_note,
     KEPT_RUNS,
     KEPT_SWEEP,
+    audit_note,
     card,
     export,
     live,
