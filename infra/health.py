@@ -21,7 +21,7 @@ def answers(url: str, body: str | None = None) -> bool:
 
 
 def fresh(path: str, seconds: str) -> bool:
-    return time.time() - os.path.getmtime(path) < float(seconds)
+    return time.time() - os.lstat(path).st_mtime < float(seconds)
 
 
 CHECKS: dict[str, Callable[..., bool]] = {"answers": answers, "fresh": fresh}

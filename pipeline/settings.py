@@ -88,9 +88,14 @@ class Settings(BaseSettings):
         return self.home.expanduser().resolve()
 
     def make_home(self, to_write: bool = False) -> None:
-        """Creates the home if needed.  Args: to_write: require write access.  Raises: SpecError"""
+        """Creates the home if needed, for its user alone. New files get the rights of the home.
+
+        Args:     to_write: require write access
+        Raises:   SpecError
+        """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.umask(0o077 & ~self.root.stat().st_mode)
         except FileExistsError:  # a file has that name
             raise self._unusable(errno.ENOTDIR) from None
         except OSError as error:

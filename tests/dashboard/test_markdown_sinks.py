@@ -21,6 +21,7 @@ SINKS = {
 SAFE_CALLS = {
     "for_markdown",
     "_chips",
+    "scaled",
     "len",
     "counted",
     "duration",
@@ -34,7 +35,7 @@ SAFE_NAMES = {
     "sweep_id", "digest", "spec.name", "state.text", "check.part", "check.level", "trial.attempt",
     "trial.digest", "attempt", "verb.label", "verb.question", "cost_queries.LAST_STEPS", "label",
     "controls.REMEDY", "when", "status.share", "nothing", "plan.ranks", "MOST_RUNS",
-    "MAX_FAILURES", "better", "names", "shown",
+    "MAX_FAILURES", "better", "names", "rows", "name", "shown",
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class AutoscalerOptions(Fields):
     resources: dict[str, Any] | None = None
     image: str | None = None
     imagePullPolicy: str | None = None
+    securityContext: dict[str, Any] | None = None
     env: Annotated[list[dict[str, Any]], AfterValidator(_is_environment)] = []
     idleTimeoutSeconds: PositiveInt | None = None
     upscalingMode: Literal["Default", "Aggressive", "Conservative"] | None = None

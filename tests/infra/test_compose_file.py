@@ -167,3 +167,23 @@ def test_an_env_file_with_another_mode_and_no_newline_is_mended(tmp_path: Path) 
     subprocess.run(["bash", str(script)], check=True, capture_output=True)
     assert env.stat().st_mode & 0o777 == 0o600
     assert env.read_text().splitlines()[0] == "MLFLOW_PORT=5001"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_have_no_privileges_and_write_only_to_volumes_and_memory(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    assert service["read_only"] is True
+    assert not {"privileged", "cap_add", "network_mode", "pid"} & service.keys()
+    assert not [volume for volume in service.get("volumes", []) if "docker.sock" in volume]
+
+
+def test_the_database_is_on_a_network_without_a_way_out() -> None:
+    networks = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["networks"]
+    assert networks["database"] == {"internal": True}
+    assert SERVICES["postgres"]["networks"] == ["database"]
+    for name, service in SERVICES.items():
+        needs = "@postgres/" in str(service.get("environment")) or name == "postgres"
+        assert ("database" in service["networks"]) is needs, name

@@ -139,8 +139,15 @@ def test_an_unknown_field_is_found_at_every_depth() -> None:
 def test_pods_run_without_privileges_and_within_limits(owner: str) -> None:
     pod = PODS[owner]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert owner == "evenload head" or pod["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert not list(leaves(pod, "hostPath"))
+    writable = {mount["mountPath"] for one in pod["containers"] for mount in one["volumeMounts"]}
+    assert "/tmp" in writable
     for container in pod["containers"]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
         assert "memory" in container["resources"]["limits"]
@@ -209,3 +216,15 @@ def test_mlflow_runs_with_the_flags_of_compose() -> None:
     args = PODS["mlflow"]["spec"]["containers"][0]["args"]
     flags = COMPOSE["services"]["mlflow"]["command"]
     assert args == [re.sub(r"\$\{\w+:-(.+)\}", r"\1", flag) for flag in flags]
+
+
+def test_no_pod_sends_to_the_outside_but_the_head_to_kubernetes() -> None:
+    policies = named("NetworkPolicy")
+    assert policies["deny-all"]["spec"] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+    }
+    for name, policy in policies.items():
+        for rule in policy["spec"].get("egress", []):
+            to_pods = [target for target in rule.get("to", []) if "podSelector" in target]
+            assert to_pods or name == "ray-head-to-kubernetes"

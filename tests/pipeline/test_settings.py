@@ -1,10 +1,28 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from evenload.pipeline.settings import Settings
+
+
+def test_a_new_home_and_its_files_are_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        private, shared = Settings(home=tmp_path / "new"), Settings(home=tmp_path / "lab")
+        private.make_home()
+        (private.root / "file").touch()
+        assert private.root.stat().st_mode & 0o777 == 0o700
+        assert (private.root / "file").stat().st_mode & 0o777 == 0o600
+        os.umask(0o022)
+        shared.root.mkdir(mode=0o750)
+        shared.make_home()
+        (shared.root / "file").touch()
+        assert (shared.root / "file").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
 
 
 def test_servers_answer_to_local_names_their_address_and_those_of_a_proxy() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +38,29 @@ def connect(address: str | None) -> bool:
     if address is not None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         return True
-    ray.init("local", object_store_memory=OBJECT_STORE_BYTES, **QUIET)
+    _start_private()
     return True
+
+
+def _start_private() -> None:
+    """Starts a cluster that no other user and no other host reaches.
+
+    Ray makes its folder and sockets accessible to everybody, so they lie in a folder that is not.
+    Its name is short, because the path of a socket has at most 107 bytes.
+    """
+    folder = tempfile.mkdtemp(prefix="evl-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
+    atexit.register(_remove, folder)
+    everywhere = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # its servers listen on 127.0.0.1 only
+    try:
+        ray.init("local", object_store_memory=OBJECT_STORE_BYTES, _temp_dir=f"{folder}/r", **QUIET)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = everywhere
+
+
+def _remove(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
 from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.over_time import bias_paths, by_layer
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.records.load_series import LoadSeries
 
 DRIFT, SPREAD = "bias drift, score units per step", "bias spread, score units"
@@ -15,7 +16,9 @@ DRIFT, SPREAD = "bias drift, score units per step", "bias spread, score units"
 
 def draw(run: Run, series: LoadSeries) -> None:
     if not series.bias_spread_BL.any():
-        st.info(f"`{run.label}` has no biases, or none has moved: there is nothing to draw.")
+        st.info(
+            f"{for_markdown(run.label)} has no biases, or none has moved: there is nothing to draw."
+        )
         return
     names = layer_names(run)
     with card("Bias of each expert", metric="bias"):

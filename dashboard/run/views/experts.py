@@ -17,6 +17,7 @@ from evenload.pipeline.charts.specialisation import (
     loss_by_k,
     specialisation_by_layer,
 )
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.evaluation import GroupScores, Routes, lift, specialisation
 from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records.load_series import LoadSeries, percent_of_fair
@@ -26,7 +27,7 @@ from evenload.pipeline.states import TrialRecord
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
     detail, problems = run_queries.eval_detail(trial)
     for problem in problems:
-        st.warning(problem, icon=":material/broken_image:")
+        st.warning(for_markdown(problem), icon=":material/broken_image:")
     if detail.groups is None and detail.routes is None and detail.by_k is None:
         if problems:
             return
