@@ -213,7 +213,6 @@ class Claim:
     spec: dict[str, Any]
     checkpoint_uri: str | None
     sweep_id: str | None
-    parent_run_id: str | None
 
 
 class Lease(NamedTuple):

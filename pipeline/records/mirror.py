@@ -16,15 +16,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import MirrorUnavailable, SpecError
+from evenload.pipeline.outage import retry_while_away
 from evenload.pipeline.records.fence import OWNER
 from evenload.pipeline.records.shards import newest_checkpoint, parts
 from evenload.pipeline.redaction import without_secrets_of
@@ -35,12 +36,10 @@ logger = logging.getLogger(__name__)
 LATEST = "LATEST"
 OLD_INDEX = "index.json"  # of mirrors that were written before attempts had folders
 STATE = ("checkpoints/", "expert_load/", "steps/")  # the folders that a run resumes from
-CHECKPOINTS, LOGS = "checkpoints/", "logs/"
+CHECKPOINTS = "checkpoints/"
 LOOK_SECONDS = 1.0
-FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0
+MAX_WAIT_SECONDS = 60.0
 READERS_REFRESH_SECONDS = 5.0
-
-Result = TypeVar("Result")
 
 
 class Entry(NamedTuple):
@@ -52,10 +51,6 @@ class Entry(NamedTuple):
 
 
 Files = dict[str, Entry]  # by path below the trial folder
-
-
-class _Replaced(Exception):
-    """A local file is no longer there."""
 
 
 class Mirror:
@@ -82,11 +77,29 @@ class Mirror:
             self._files.auto_mkdir = True
 
     def push(self, digest: str, attempt: int, trial_dir: Path, last: int | None = None) -> None:
-        """Uploads what the mirror lacks, but only the log if a later attempt has begun.
+        """Uploads what the mirror lacks, unless a later attempt has mirrored something.
 
         Args:     last: leave out records of later steps, which the attempt still writes
         """
-        self._answered(lambda: self._push(digest, _number(attempt), trial_dir, last))
+        own = f"{attempt:06}"  # so that names are ordered as numbers
+        with self._answering():
+            found = self._find(digest)
+            newest, mirrored = self._newest(digest, found)
+            if newest > own:
+                return
+            now: Files = {}
+            for path in _in_order(_local(trial_dir, last)):
+                entry = self._put(digest, own, path, trial_dir / path, mirrored.get(path))
+                now |= {} if entry is None else {path: entry}
+            if last and not any(path.startswith(CHECKPOINTS) for path in now):
+                raise OSError("checkpoints are written faster than they are uploaded")
+            latest = json.dumps(now, indent=1).encode()
+            self._files.pipe_file(self._path(digest, own, LATEST), latest)
+            needed = {f"{entry.folder}/{path}" for path, entry in now.items()}
+            for name in found.keys() - needed:
+                folder, _, path = name.partition("/")
+                if path.startswith(STATE) and folder <= own:
+                    self._files.rm_file(self._path(digest, name))
 
     def pull(self, digest: str, trial_dir: Path, with_checkpoints: bool = True) -> None:
         """Makes the local trial equal to the mirrored one, if there is one.
@@ -94,67 +107,36 @@ class Mirror:
         Local checkpoints and records that are not mirrored are deleted, because another worker
         has continued from the mirrored ones.
         """
-        self._answered(lambda: self._pull(digest, trial_dir, with_checkpoints))
+        with self._answering():
+            _, mirrored = self._newest(digest, self._find(digest))
+            for path in _in_order(mirrored):
+                if with_checkpoints or not path.startswith(CHECKPOINTS):
+                    self._get(digest, path, mirrored[path], _inside(trial_dir, path))
+            for path in set(_local(trial_dir, None)) - mirrored.keys() if mirrored else ():
+                if path.startswith(STATE):
+                    (trial_dir / path).unlink(missing_ok=True)
 
     def delete(self, digest: str) -> None:
         """Removes the mirrored trial."""
-        folder = self._path(digest)
-
-        def remove() -> None:
-            if self._files.exists(folder):
+        with self._answering():
+            if self._files.exists(folder := self._path(digest)):
                 self._files.rm(folder, recursive=True)
 
-        self._answered(remove)
-
-    def _push(self, digest: str, own: str, trial_dir: Path, last: int | None) -> None:
-        found = self._find(digest)
-        newest, mirrored = self._newest(digest, found)
-        for log in (trial_dir / LOGS).glob("*.log"):
-            if found.get(f"{own}/{LOGS}{log.name}") != log.stat().st_size:
-                self._files.put_file(str(log), self._path(digest, own, LOGS + log.name))
-        if newest > own:
-            return
-        now: Files = {}
-        for path in _in_order(_local(trial_dir, last)):
-            with suppress(_Replaced):  # by a newer one, while this one was about to be uploaded
-                now[path] = self._put(digest, own, path, trial_dir / path, mirrored.get(path))
-        if last and not any(path.startswith(CHECKPOINTS) for path in now):
-            raise OSError("checkpoints are written faster than they are uploaded")
-        self._files.pipe_file(self._path(digest, own, LATEST), json.dumps(now, indent=1).encode())
-        needed = {f"{entry.folder}/{path}".lstrip("/") for path, entry in now.items()}
-        for name in found.keys() - needed:
-            folder, _, path = name.partition("/")
-            if path.startswith(STATE) and folder <= own:
-                self._files.rm_file(self._path(digest, name))
-
-    def _put(self, digest: str, own: str, path: str, local: Path, known: Entry | None) -> Entry:
-        """Uploads a file that is not as it is known.  Raises: _Replaced"""
+    def _put(
+        self, digest: str, own: str, path: str, local: Path, known: Entry | None
+    ) -> Entry | None:
+        """Uploads a file that is not as it is known; None if it has been replaced meanwhile."""
         while (entry := _entry(own, local)) is not None:
             if known is not None and known[1:] == entry[1:]:
                 return known
-            with suppress(FileNotFoundError):
+            try:
                 self._files.put_file(str(local), self._path(digest, own, path))
+            except FileNotFoundError:
+                if local.exists():
+                    raise
             if _entry(own, local) == entry:
                 return entry
-        raise _Replaced
-
-    def _pull(self, digest: str, trial_dir: Path, with_checkpoints: bool) -> None:
-        found = self._find(digest)
-        _, mirrored = self._newest(digest, found)
-        logs = {  # that of its attempt is longer than copies which others have fetched
-            path: Entry(folder, size)
-            for name, size in sorted(found.items(), key=lambda file: file[1])
-            for folder, _, path in [name.partition("/")]
-            if path.startswith(LOGS)
-        }
-        if not mirrored:
-            return
-        for path in _in_order(mirrored | logs):
-            if with_checkpoints or not path.startswith(CHECKPOINTS):
-                self._get(digest, path, (mirrored | logs)[path], _inside(trial_dir, path))
-        for path in set(_local(trial_dir, None)) - mirrored.keys():
-            if path.startswith(STATE):
-                (trial_dir / path).unlink(missing_ok=True)
+        return None
 
     def _get(self, digest: str, path: str, entry: Entry, local: Path) -> None:
         if local.is_file():
@@ -193,10 +175,11 @@ class Mirror:
         old = Entry("")
         return newest, {path: Entry(*entry) if newest else old for path, entry in content.items()}
 
-    def _answered(self, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
         """Raises: MirrorUnavailable: for every kind of outage"""
         try:
-            call()
+            yield
         except PermissionError:  # waiting does not help, so the trial fails with this error
             raise
         except Exception as error:
@@ -246,15 +229,12 @@ class Mirrored:
         Raises:   MirrorUnavailable: it is not, and `stops` says not to wait any longer
         """
         self._ended.set()
-        if self._mirror:
-            retry_while_away(self._push, stops, self._count)
+        retry_while_away(self._push, MirrorUnavailable, stops)
 
     def push_rest(self) -> None:
         """Mirrors the end of the log, and records of a failure, unless the object store is away."""
-        try:
+        with suppress(MirrorUnavailable):
             self._push()
-        except MirrorUnavailable as away:
-            self._count(away)
 
     def _follow(self, pushed: int) -> None:
         wait_seconds = LOOK_SECONDS
@@ -264,20 +244,21 @@ class Mirrored:
                 continue
             try:
                 self._push(step)
-            except MirrorUnavailable as error:
+            except MirrorUnavailable as away:
                 wait_seconds = min(2 * wait_seconds, MAX_WAIT_SECONDS)
-                self._count(error)
+                logger.warning("%s; training goes on", away)
             else:
                 pushed, wait_seconds = step, LOOK_SECONDS
 
     def _push(self, last: int | None = None) -> None:
-        if self._mirror:
+        if self._mirror is None:
+            return
+        try:
             with self._pushing:
                 self._mirror.push(*self._trial, self._folder, last)
-
-    def _count(self, error: Exception) -> None:
-        self.errors += 1
-        logger.warning("not mirrored yet: %s", error)
+        except MirrorUnavailable:
+            self.errors += 1
+            raise
 
 
 def fetch(settings: Settings, digest: str, stops: Callable[[], bool] = lambda: False) -> None:
@@ -287,7 +268,7 @@ def fetch(settings: Settings, digest: str, stops: Callable[[], bool] = lambda: F
     """
     if settings.mirror_url is not None:
         mirror, folder = Mirror(settings.mirror_url), settings.trial_dir(digest)
-        retry_while_away(lambda: mirror.pull(digest, folder), stops, lambda error: None)
+        retry_while_away(lambda: mirror.pull(digest, folder), MirrorUnavailable, stops)
 
 
 def readable_dir(settings: Settings, digest: str, with_checkpoints: bool = False) -> Path:
@@ -310,27 +291,6 @@ def readable_dir(settings: Settings, digest: str, with_checkpoints: bool = False
     return copy
 
 
-def retry_while_away(
-    call: Callable[[], Result], stops: Callable[[], bool], count: Callable[[Exception], None]
-) -> Result:
-    """The call's result, after an outage of any length.
-
-    Raises:   MirrorUnavailable: it is away, and `stops` says not to wait any longer
-    """
-    wait_seconds = FIRST_WAIT_SECONDS
-    while True:
-        try:
-            return call()
-        except MirrorUnavailable as away:
-            count(away)
-            until = time.monotonic() + wait_seconds
-            while time.monotonic() < until:
-                if stops():
-                    raise
-                time.sleep(min(0.2, wait_seconds))
-            wait_seconds = min(2 * wait_seconds, MAX_WAIT_SECONDS)
-
-
 def _is_outage_of_s3(error: Exception) -> bool:
     """Whether this is a connection error of botocore, which need not be installed.
 
@@ -344,7 +304,7 @@ def _is_outage_of_s3(error: Exception) -> bool:
 
 
 def _local(trial_dir: Path, last: int | None) -> Iterator[str]:
-    """The paths of a local trial, except logs, and except records after step `last` if given."""
+    """The paths of a local trial, except records after step `last` if given."""
     open_parts = {
         part.path
         for folder in ("expert_load", "steps")
@@ -354,7 +314,7 @@ def _local(trial_dir: Path, last: int | None) -> Iterator[str]:
     for path in trial_dir.rglob("*"):
         name = path.relative_to(trial_dir).as_posix()
         is_whole = path.suffix not in (".tmp", ".damaged") and path not in open_parts
-        if is_whole and path.is_file() and not name.startswith(LOGS) and name != OWNER:
+        if is_whole and path.is_file() and name != OWNER:
             yield name
 
 
@@ -378,11 +338,6 @@ def _inside(trial_dir: Path, path: str) -> Path:
 def _in_order(paths: Iterator[str] | Files) -> list[str]:
     """The paths, checkpoints last, so that no checkpoint is mirrored before its records."""
     return sorted(paths, key=lambda path: (path.startswith(CHECKPOINTS), path))
-
-
-def _number(attempt: int) -> str:
-    """The folder of an attempt. The order of names is that of numbers."""
-    return f"{attempt:06}"
 
 
 def _is_latest(name: str) -> bool:

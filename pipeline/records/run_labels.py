@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,6 +33,7 @@ def attempt_tags(run: RunIdentity) -> dict[str, str]:
     return attempt | _versions() | run.tags
 
 
+@cache
 def _versions() -> dict[str, str]:
     """Versions of the installed packages, without importing them."""
     versions = {}

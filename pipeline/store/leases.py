@@ -77,7 +77,6 @@ def claim(
             lease_until=db_time(lease_seconds),
         )
     )
-    sweep = _first_sweep(connection, digest, kind)
     return Claim(
         digest=digest,
         kind=kind,
@@ -86,8 +85,7 @@ def claim(
         label=won.label,
         spec=won.spec,
         checkpoint_uri=won.checkpoint_uri and shown_address(won.checkpoint_uri),
-        sweep_id=sweep.sweep_id if sweep else None,
-        parent_run_id=sweep.parent_run_id if sweep else None,
+        sweep_id=_first_sweep(connection, digest, kind),
     )
 
 
@@ -301,20 +299,18 @@ def _is_running(digest: str, number: int) -> ColumnElement[bool]:
     )
 
 
-def _first_sweep(
-    connection: Connection, digest: str, kind: WorkKind
-) -> Row[str, str | None] | None:
+def _first_sweep(connection: Connection, digest: str, kind: WorkKind) -> str | None:
     """The first sweep that wants this work; None if it was paused or cancelled in the meantime.
 
     The answer to the first heartbeat is STOP then.
     """
     return connection.execute(
-        select(Sweep.sweep_id, Sweep.parent_run_id)
+        select(Sweep.sweep_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
         .where(SweepTrial.digest == digest, Sweep.state.in_(ACTIVE_FOR[kind]))
         .order_by(*FIRST_SWEEP_FIRST)
         .limit(1)
-    ).one_or_none()
+    ).scalar_one_or_none()
 
 
 def _lost(held: Claim) -> LeaseLost:

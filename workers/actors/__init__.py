@@ -17,6 +17,8 @@ def _set_ray_environment() -> None:
     # Without this, Ray prints advice about a default that `ray_executor` does not use.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's default of 15 lets every other process of the machine go first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Ranks of Ray Train keep the working directory, because paths in a spec may be relative.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     token_file = Path.home() / ".ray" / "auth_token"

@@ -24,6 +24,7 @@ from evenload.pipeline.errors import (
     SpecError,
     StoreUnavailable,
 )
+from evenload.pipeline.outage import retry_while_away
 from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.mirror import Mirrored, fetch
 from evenload.pipeline.records.run import RunIdentity, Sink
@@ -35,7 +36,6 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.worker_id import worker_id
 from evenload.workers.actors.attempt_log import attempt_log, log_of
 from evenload.workers.actors.heartbeat import Heartbeat
-from evenload.workers.actors.outage import retry_until_store_answers
 from evenload.workers.actors.run_identity import run_identity
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Actor(ABC):
             self._is_working = False
 
     def _claim_and_work(self, digest: str) -> TrialState | None:
-        claim = retry_until_store_answers(lambda: self._claim(digest))
+        claim = retry_while_away(lambda: self._claim(digest), StoreUnavailable)
         return None if claim is None else self._work_logged(claim)
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
@@ -179,7 +179,7 @@ class Actor(ABC):
                 may_pass = not isinstance(reason, LASTING) or isinstance(reason, StoreUnavailable)
                 verdict = Verdict(TrialState.FAILED, {}, error=error, may_pass=may_pass)
                 logger.error("failed\n%s", error)
-            state = retry_until_store_answers(lambda: self._write(claim, verdict))
+            state = retry_while_away(lambda: self._write(claim, verdict), StoreUnavailable)
         logger.info("the trial is %s", state)
         mirrored.push_rest()
         return state
@@ -213,7 +213,7 @@ class Actor(ABC):
     def _close(self, sink: Sink, claim: Claim) -> None:
         """Raises: LeaseLost: nothing is written, because another attempt may write by now"""
         seconds = self._settings.lease_seconds
-        retry_until_store_answers(lambda: self._store.heartbeat(claim, None, seconds))
+        retry_while_away(lambda: self._store.heartbeat(claim, None, seconds), StoreUnavailable)
         sink.close()
 
     def _fetch(self, digest: str) -> None:

@@ -23,7 +23,8 @@ import ray
 import torch.distributed as dist
 from ray.exceptions import RayError
 
-from evenload.pipeline.errors import PeerLost
+from evenload.pipeline.errors import PeerLost, StoreUnavailable
+from evenload.pipeline.outage import retry_while_away
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.sinks import SinkGroup
 from evenload.pipeline.settings import Settings
@@ -34,7 +35,6 @@ from evenload.pipeline.sweep.worker_id import name_of
 from evenload.workers.actors.actor import SinkFactory
 from evenload.workers.actors.attempt_log import attempt_log
 from evenload.workers.actors.group_signals import GroupSignals
-from evenload.workers.actors.outage import retry_until_store_answers
 from evenload.workers.actors.ray_cluster import connect
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.training.loop import train
@@ -123,7 +123,7 @@ class GroupActor:
         threading.Thread(target=self.request_stop, kwargs={"preempted": True}).start()
 
     def _trial(self, digest: str) -> TrialRecord:
-        return retry_until_store_answers(lambda: self._store.trial(digest))
+        return retry_while_away(lambda: self._store.trial(digest), StoreUnavailable)
 
     def _holds(self, trial: TrialRecord) -> bool:
         return trial.state.is_held and name_of(trial.worker or "") == self._name

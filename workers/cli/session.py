@@ -92,10 +92,9 @@ def initial_trials(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
     """The first trials of a sweep with their digests; see `identity.identify`."""
-    from evenload.workers.training.identity import trial_digest
+    from evenload.workers.training.identity import with_digests
 
-    trials = checked_trials(spec, settings, has_cuda)
-    return [(trial_digest(trial, settings), trial) for trial in trials]
+    return with_digests(checked_trials(spec, settings, has_cuda), settings)
 
 
 def checked_trials(

@@ -51,9 +51,21 @@ class Corpus(NamedTuple):
         return self.groups.bytes_per_token
 
 
+def prepare_unchanged(spec: DataSpec, root: Path, digest: str | None) -> Corpus:
+    """As `prepare`.  Raises: SpecError: also if the corpus has changed since it had this digest"""
+    corpus = prepare(spec, root)
+    if digest not in (None, corpus.digest):
+        raise SpecError(
+            f"data: it changed while it was in use (digest {digest}, now {corpus.digest}); put the "
+            "sources back, or submit the sweep again to train on the new data"
+        )
+    return corpus
+
+
 def prepare(spec: DataSpec, root: Path) -> Corpus:
     """The corpus of a spec, tokenised below `root` on first use.
 
+    Sources are read again only if the size, time of change or inode of a file is another one.
     Two processes may prepare the same corpus at the same time: both write, and one rename wins.
 
     Raises:   SpecError: a source is missing or empty
@@ -255,10 +267,10 @@ def _open_shards(spec: Shards, root: Path) -> Corpus:
 def _shard_facts(path: Path, tokens: TokenArray, root: Path) -> tuple[str, int]:
     """The digest of a file and its largest token. They are kept until the file changes."""
     known = KnownFiles(root / "sources", f"{tokens.dtype}\0{path}")
-    found = known.recall([path])
+    found = known.recall([str(path)])
     if found is None:
         found = f"{file_digest(path)} {tokens.max()}"
-        known.remember([path], found)
+        known.remember([str(path)], found)
     digest, largest = found.split()
     return digest, int(largest)
 

@@ -42,19 +42,19 @@ def read_documents(source: TextSource) -> list[Document]:
     return documents
 
 
-def source_files(source: TextSource) -> list[Path] | None:
+def source_files(source: TextSource) -> list[str] | None:
     """The files that determine the documents and their tokens; None if a hub has them."""
     match source:
         case PythonStdlib():
-            files = list(_stdlib_files())
+            files = _stdlib_files()
         case Files():
-            files = matching_files("glob", source.glob)
+            files = [str(path) for path in matching_files("glob", source.glob)]
         case HuggingFace():
             return None
         case _:
             assert_never(source)
     tokenizer = source.tokenizer
-    return [*files, *([tokenizer.path] if isinstance(tokenizer, FileTokenizer) else [])]
+    return [*files, *([str(tokenizer.path)] if isinstance(tokenizer, FileTokenizer) else [])]
 
 
 def _documents(source: TextSource) -> Iterator[Document]:
@@ -77,17 +77,17 @@ def _stdlib_root() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def _stdlib_files() -> Iterator[Path]:
-    found: list[Path] = []
+def _stdlib_files() -> list[str]:
+    found: list[str] = []  # objects of paths would take most of the time
     for folder, folders, names in os.walk(_stdlib_root()):
         # Not entered, because they may hold ten times as many files.
         folders[:] = [name for name in folders if name not in ("site-packages", "dist-packages")]
-        found += [Path(folder, name) for name in names if name.endswith(".py")]
-    yield from sorted(found)
+        found += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def _python_stdlib() -> Iterator[Document]:
-    for path in _stdlib_files():
+    for path in map(Path, _stdlib_files()):
         yield Document(_text(path), _top_directory(path, _stdlib_root()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ class KnownFiles(NamedTuple):
     folder: Path
     question: str  # everything except the files that determines the answer
 
-    def recall(self, paths: Sequence[Path]) -> str | None:
+    def recall(self, paths: Sequence[str]) -> str | None:
         """The answer for exactly these files; None if it has to be found."""
         try:
             kept = json.loads(self._file().read_text())
@@ -29,7 +30,7 @@ class KnownFiles(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError):  # nothing kept, or not as we keep it
             return None
 
-    def remember(self, paths: Sequence[Path], answer: str) -> None:
+    def remember(self, paths: Sequence[str], answer: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"answer": answer, "files": _states(paths)})
         replace(self._file(), content.encode())
@@ -40,7 +41,7 @@ class KnownFiles(NamedTuple):
 
 def file_digest(path: Path) -> str | None:
     """SHA-256 of a file in hex; None if there is no such file. Read once unless it changes."""
-    return _digest_of(path, *_state(path)) if path.is_file() else None
+    return _digest_of(path, *_state(str(path))) if path.is_file() else None
 
 
 @lru_cache(maxsize=64)
@@ -49,10 +50,10 @@ def _digest_of(path: Path, *state: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _states(paths: Sequence[Path]) -> list[list[object]]:
-    return [[str(path), *_state(path)] for path in paths]
+def _states(paths: Sequence[str]) -> list[list[object]]:
+    return [[path, *_state(path)] for path in paths]
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
+def _state(path: str) -> tuple[int, int, int]:
+    found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ino

@@ -12,7 +12,7 @@ from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink
 from evenload.pipeline.records.scalars import evaluation_figures
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.corpus import Corpus, check_fits, prepare_unchanged
 from evenload.workers.data.shards import even_windows
 from evenload.workers.training import checkpoint
 from evenload.workers.training.loss_by_k import loss_by_k
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:     sink: this function starts it with `run`; the caller closes it
     """
-    corpus = prepare(spec.data, settings.corpus_dir)
+    corpus = prepare_unchanged(spec.data, settings.corpus_dir, run.tags.get("corpus"))
     check_fits(spec, corpus)
     assembly = assemble(spec)
     saved = checkpoint.mapped(settings.path_of(checkpoint_uri))

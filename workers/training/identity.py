@@ -73,12 +73,14 @@ def _with_other_model(spec: TrialSpec) -> TrialSpec:
     return spec
 
 
-def trial_digest(spec: TrialSpec, settings: Settings) -> str:
-    """The identity of a resolved trial. Tokenises its corpus on first use."""
-    return spec.digest(
-        corpus_digest(spec.data, settings.corpus_dir),
-        core_version_of(spec, settings),
-    )
+def with_digests(trials: Sequence[TrialSpec], settings: Settings) -> list[tuple[str, TrialSpec]]:
+    """Resolved trials, each with its identity. A corpus that several share is looked at once."""
+    root = settings.corpus_dir
+    corpora = {data: corpus_digest(data, root) for data in {trial.data for trial in trials}}
+    return [
+        (trial.digest(corpora[trial.data], core_version_of(trial, settings)), trial)
+        for trial in trials
+    ]
 
 
 def check_identity(spec: TrialSpec, digest: str, settings: Settings, corpus: str) -> None:
@@ -116,8 +118,7 @@ def identify(
     Raises:   SpecError: the home cannot be written, a device or back end cannot run, or a corpus
               does not fit
     """
-    trials = checked(proposed, settings, has_cuda)
-    return [(trial_digest(trial, settings), trial) for trial in trials]
+    return with_digests(checked(proposed, settings, has_cuda), settings)
 
 
 def checked(

@@ -20,7 +20,7 @@ from evenload.pipeline.records.shards import counts_on_disk, read_scalars
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, CurvePoint, Progress, TrialState
-from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.corpus import Corpus, check_fits, prepare_unchanged
 from evenload.workers.data.shards import Batches
 from evenload.workers.training import checkpoint
 from evenload.workers.training.checkpoint import Checkpoint
@@ -83,7 +83,7 @@ def train(
             f"runtime.workers={spec.runtime.workers}, but this run has {ranks.size}; "
             "use `evenload sweep run` or set runtime.workers to 1"
         )
-    corpus = prepare(spec.data, settings.corpus_dir)
+    corpus = prepare_unchanged(spec.data, settings.corpus_dir, run.tags.get("corpus"))
     check_fits(spec, corpus)
     trainer = Trainer(spec, settings, digest, sink, report, watch, ranks, run.fence)
     if on_curve_point is not None and ranks.is_first:

@@ -15,7 +15,7 @@ from evenload.pipeline.records.run import RunIdentity, Sink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, Progress, TrialState
-from evenload.workers.data.corpus import Corpus, check_fits, prepare
+from evenload.workers.data.corpus import Corpus, check_fits, prepare_unchanged
 from evenload.workers.data.shards import Batches
 from evenload.workers.training.checkpoint import Checkpoint
 from evenload.workers.training.loop import Trainer, TrainOutcome
@@ -46,7 +46,9 @@ def train_stacked(requests: Sequence[StackRequest], settings: Settings) -> None:
     ends all remaining trials.
     """
     try:
-        corpus = prepare(requests[0].spec.data, settings.corpus_dir)
+        first = requests[0]
+        listed = first.run.tags.get("corpus")
+        corpus = prepare_unchanged(first.spec.data, settings.corpus_dir, listed)
         trainers = [
             trainer
             for trainer in (_started(request, settings, corpus) for request in requests)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from evenload.pipeline import outage
 from evenload.pipeline.errors import LeaseLost, MirrorUnavailable, SpecError, StoreUnavailable
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import AttemptState, CurvePoint, Progress, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.workers.actors import outage
 from evenload.workers.actors.actor import Assignment, Verdict
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.train_actor import TrainActor

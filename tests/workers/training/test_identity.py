@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from evenload.pipeline.errors import SpecError
+from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.sinks import SinkGroup
+from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.trial import TrialSpec
+from evenload.pipeline.states import Command
+from evenload.workers.data import corpus
 from evenload.workers.training import identity
+from evenload.workers.training.loop import train
 
 
 @pytest.mark.parametrize(
@@ -43,3 +53,66 @@ def test_docstrings_comments_and_layout_compute_nothing() -> None:
     told = 'def f(x):  # why\n    """Adds."""\n    return (\n        x + 1\n    )\n'
     assert identity.computed_by(plain) == identity.computed_by(told)
     assert identity.computed_by(plain) != identity.computed_by(plain.replace("1", "2"))
+
+
+def spec_of(folder: Path, seed: int = 0) -> TrialSpec:
+    return TrialSpec.model_validate(
+        {
+            "model": {"preset": "tiny"},
+            "data": {"kind": "files", "glob": str(folder / "*.txt"), "validation_share": 0.3},
+            "balancer": {"kind": "none"},
+            "train": {"steps": 2, "batch_sequences": 2, "seq_len": 16, "seed": seed},
+            "runtime": {"device": "cpu", "backend": "torch"},
+        }
+    )
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"text {number} " * 200)
+    return folder
+
+
+def test_a_sweep_reads_its_corpus_once_and_a_worker_does_not_read_it_again(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, calls = Settings(home=tmp_path), Counter[str]()
+
+    def counted(name: str) -> None:
+        whole = getattr(corpus, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return whole(*arguments)
+
+        monkeypatch.setattr(corpus, name, call)
+
+    counted("read_documents")
+    counted("source_files")
+    listed = identity.identify([spec_of(texts, seed) for seed in range(50)], settings)
+    assert len({digest for digest, _ in listed}) == 50
+    assert calls == {"read_documents": 1, "source_files": 2}, "once to check, once to identify"
+    for _, trial in listed[:3]:  # as a worker does
+        corpus.prepare(trial.data, settings.corpus_dir)
+    assert calls == {"read_documents": 1, "source_files": 5}
+
+
+def test_a_corpus_that_changes_while_it_is_in_use_is_noticed(texts: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    ((digest, trial),) = identity.identify([spec_of(texts)], settings)
+    listed = identity.corpus_digest(trial.data, settings.corpus_dir)
+    identity.check_identity(trial, digest, settings, listed)
+    (texts / "0.txt").write_text("TEXT 0 " * 200)  # of the same size
+    run = RunIdentity(digest, "t", None, 1, {}, tags={"corpus": listed})
+    with pytest.raises(SpecError, match="it changed while it was in use"):
+        train(
+            trial,
+            settings=settings,
+            digest=digest,
+            sink=SinkGroup([]),
+            report=lambda _: Command.CONTINUE,
+            run=run,
+        )
