@@ -197,10 +197,11 @@ def race(kind: str, noise: str, S: int, N: int, rng: np.random.Generator) -> Out
         among = Truth(*(part[left_S] for part in truth))
         values = [table_SN[left_S, : N * number] for table_SN in (loss_SN, log_SN)]
         has_value_S = np.isfinite(values[0]).any(axis=1)
-        if not has_value_S.all():  # of a setting that has only failed so far
+        if not has_value_S.all():  # a setting that has only failed so far is not in the family
             left_S = left_S[has_value_S]
-            among = Truth(*(part[has_value_S] for part in among))
             values = [value_SN[has_value_S] for value_SN in values]
+            truth = truth._replace(excess_S=truth.excess_S - truth.excess_S[left_S].min())
+            among = Truth(*(part[left_S] for part in truth))
         if len(left_S) < 2:
             break
         seen.append(outcome(among, *values, alpha))

@@ -22,7 +22,6 @@ from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import Setting, is_comparable
-from evenload.pipeline.sweep.statistics import Interval
 
 ADVISED_RULE = "sign"  # with a constant step
 OWN_GAIN = ("self_tuned", "kalman")  # rules whose moves show the gain that theory advises
@@ -46,13 +45,10 @@ def step_curves(answer: Answer, figure: str) -> list[StepCurve]:
     places = {place.place: place for place in answer.places}
     found: dict[tuple[str, str], list[StepPoint]] = defaultdict(list)
     for setting in answer.tuned or answer.settings:
-        if setting.step is not None and setting.step > 0 and not setting.is_yardstick:
-            role = _role(setting, places.get(setting.place))
-            point = _point(setting.step, _interval(setting, figure), role)
+        if setting.step and not setting.is_yardstick:
+            point = _point(setting, figure, _role(setting, places.get(setting.place)))
             if not math.isnan(point.mean):
-                found[_rule(setting), setting.place].append(
-                    _exponential(point) if figure == "over_floor" else point
-                )
+                found[_rule(setting), setting.place].append(point)
     return [
         StepCurve(rule, place, tuple(sorted(points)))
         for (rule, place), points in found.items()
@@ -97,21 +93,11 @@ def _motions(settings: Settings, trials: Sequence[TrialRecord]) -> list[Motion]:
     return [one for one in found if one is not None]
 
 
-def _interval(setting: Setting, figure: str) -> Interval:
-    if figure == "idle":
-        return setting.idle_percent
-    return setting.loss if figure == "loss" else setting.log_over_floor
-
-
-def _point(step: float, found: Interval, role: Role) -> StepPoint:
-    low = math.nan if found.low is None else found.low
-    high = math.nan if found.high is None else found.high
-    return StepPoint(step, found.mean, low, high, found.seeds, role)
-
-
-def _exponential(point: StepPoint) -> StepPoint:
-    mean, low, high = map(math.exp, (point.mean, point.low, point.high))
-    return point._replace(mean=mean, low=low, high=high)
+def _point(setting: Setting, figure: str, role: Role) -> StepPoint:
+    found = {"loss": setting.loss, "idle": setting.idle_percent}.get(figure, setting.log_over_floor)
+    shown = math.exp if figure == "over_floor" else float
+    low, high = (math.nan if end is None else shown(end) for end in (found.low, found.high))
+    return StepPoint(setting.step or 0.0, shown(found.mean), low, high, found.seeds, role)
 
 
 def _role(setting: Setting, place: PlaceAnswer | None) -> Role:
