@@ -51,16 +51,12 @@ def _over_time(run: RecordedRun, series: LoadSeries) -> Section:
     by_layer = load_by_layer(percent_of_fair(utilisation(late_LE, target)), names)
     over_time = load_over_time(series.mean_percent_BE(layer), series.step_B, True, height=360)
     bias = bias_paths(series.bias_BE(layer), series.step_B)
-    return Section(
-        "Loads of the experts",
+    rows = [
+        [Figure(vio, "MaxVio by layer"), Figure(idle, "Idle experts by layer")],
         [
-            Columns([Figure(vio, "MaxVio by layer"), Figure(idle, "Idle experts by layer")]),
-            Columns(
-                [
-                    Figure(by_layer, "Layers and experts, end of the run"),
-                    Figure(over_time, f"Experts of layer {names[layer]} over time"),
-                ]
-            ),
-            Columns([Figure(bias, f"Biases of layer {names[layer]}")]),
+            Figure(by_layer, "Layers and experts, end of the run"),
+            Figure(over_time, f"Experts of layer {names[layer]} over time"),
         ],
-    )
+        [Figure(bias, f"Biases of layer {names[layer]}")],
+    ]
+    return Section("Loads of the experts", [Columns(row) for row in rows])

@@ -62,16 +62,14 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
     shares = {
         label: share_R for label, found in by_setting.items() if (share_R := steady_shares(found))
     }
-    blocks: list[Block] = [
-        Text(
-            "If these models were trained expert-parallel, every rank would wait in every layer "
-            "for the fullest one. The table uses the recorded loads of the last quarter of the "
-            "runs, with experts placed in order and step time proportional to model FLOPs. It is "
-            "a lower bound: communication and differences between micro-batches are left out."
-        )
-    ]
+    note = Text(
+        "If these models were trained expert-parallel, every rank would wait in every layer for "
+        "the fullest one. The table uses the recorded loads of the last quarter of the runs, with "
+        "experts placed in order and step time proportional to model FLOPs. It is a lower bound: "
+        "communication and differences between micro-batches are left out."
+    )
     if not shares:
-        return blocks
+        return [note]
     sizes = [size for size in EP_SIZES if any(size in share_R for share_R in shares.values())]
     rows = [
         (label, *(number(share_R.get(size), ".1%") for size in sizes))
@@ -83,7 +81,7 @@ def _waiting(evidence: Evidence, by_setting: Mapping[str, SweepCost]) -> list[Bl
     lines = waits_by_ranks(series, sizes, sizes[-1], height=320)
     columns = ("<setting", *(f"{size} ranks" for size in sizes))
     title = "Share of a step lost to imbalance"
-    return [*blocks, Figure(lines, title, 560), Table(columns, rows, marked=marked)]
+    return [note, Figure(lines, title, 560), Table(columns, rows, marked=marked)]
 
 
 def steady_shares(found: SweepCost) -> dict[int, float]:

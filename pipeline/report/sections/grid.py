@@ -31,16 +31,11 @@ def grid(evidence: Evidence) -> Section | None:
     labels = sorted(steps, key=lambda label: (kinds.index(steps[label][0]), steps[label][1], label))
     places = list(dict.fromkeys(place for _, place in groups))
     tables = [_table(metric, labels, places, groups) for metric in in_grids()]
-    return Section(
-        "Settings by place",
-        [
-            Text(
-                "Means over seeds of the completed trials of the tune stage. A cell without a "
-                "figure has the reason instead. Colours compare the settings at one place."
-            ),
-            Columns(tables),
-        ],
+    note = (
+        "Means over seeds of the completed trials of the tune stage. A cell without a figure has "
+        "the reason instead. Colours compare the settings at one place."
     )
+    return Section("Settings by place", [Text(note), Columns(tables)])
 
 
 def _table(metric: Metric, labels: Sequence[str], places: Sequence[str], groups: Groups) -> Table:

@@ -20,10 +20,8 @@ def loads(evidence: Evidence) -> Section | None:
 def _maps(found: LoadMap) -> list[Figure]:
     """Loads of all layers at the end of the run, and of its least even layer over time."""
     over_time = load_over_time(found.percent_BE, found.step_B, is_mean=True, height=360)
+    by_layer = load_by_layer(found.percent_LE, found.layer_names)
     return [
-        Figure(
-            load_by_layer(found.percent_LE, found.layer_names),
-            f"{found.name}: layers and experts, last quarter",
-        ),
+        Figure(by_layer, f"{found.name}: layers and experts, last quarter"),
         Figure(over_time, f"{found.name}: experts of layer {found.layer} over time"),
     ]

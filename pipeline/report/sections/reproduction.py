@@ -76,17 +76,9 @@ def _trials(evidence: Evidence) -> Table:
         )
         for trial in evidence.trials[:SHOWN]
     ]
-    columns = (
-        "<digest",
-        "<setting",
-        "<place",
-        "seed",
-        "<stage",
-        "<state",
-        *(METRICS[name].title for name in (LOSS, IMBALANCE)),
-    )
+    columns = ("<digest", "<setting", "<place", "seed", "<stage", "<state")
     return Table(
-        columns,
+        (*columns, *(METRICS[name].title for name in (LOSS, IMBALANCE))),
         rows,
         "A digest identifies everything that can change a trial's numbers: spec, corpus, code of "
         "the numerical core and version of torch. On a CPU, equal digests give the same "

@@ -19,28 +19,17 @@ def theory(evidence: Evidence) -> Section | None:
     if not found:
         return None
     rows = [
-        (
-            STATEMENTS[statement],
-            f"{sum(verdict.holds for _, verdict in held)} of {len(held)}",
-            _words(held),
-        )
-        for statement in STATEMENTS
+        (words, f"{sum(verdict.holds for _, verdict in held)} of {len(held)}", _words(held))
+        for statement, words in STATEMENTS.items()
         if (held := found[statement])
     ]
-    return Section(
-        "Theory",
-        [
-            Text(
-                "Predictions of the theory of the dual update about counts and biases, compared "
-                "with every recorded run. A statement that does not hold points to a bug, or to a "
-                "run that is too short for its step size."
-            ),
-            Table(
-                ("<statement", "holds\nin", "<exceptions, or the run that comes nearest to one"),
-                rows,
-            ),
-        ],
+    note = (
+        "Predictions of the theory of the dual update about counts and biases, compared with every "
+        "recorded run. A statement that does not hold points to a bug, or to a run that is too "
+        "short for its step size."
     )
+    columns = ("<statement", "holds\nin", "<exceptions, or the run that comes nearest to one")
+    return Section("Theory", [Text(note), Table(columns, rows)])
 
 
 def _words(held: list[tuple[str, Verdict]]) -> str:
