@@ -186,25 +186,16 @@ def _result(digest: str, document: tables.Document) -> None:
     curves = tables.regret_curves(document, stream)
     left, right = st.columns(2)
     with left, card("MaxVio", metric="max_vio"):
-        vio_N = {
-            rule: values
-            for (name, rule), values in simulation_queries.simulated_max_vio(digest).items()
-            if name == stream
-        }
-        ordered = {rule: vio_N[rule] for rule in table.rule}
+        vio_N = simulation_queries.simulated_max_vio(digest)
+        ordered = {rule: vio_N[stream, rule] for rule in table.rule}
         plot(charts.simulated_max_vio(ordered, floor), "simulated-max-vio", _pooled(document))
     with right, card("Regret", metric="regret"):
-        plot(
-            charts.regret_growth(curves),
-            "regret",
-            "Dotted: the growth law with the best fit. First seed, 256 tokens of every step.",
-        )
+        caption = "Dotted: the growth law with the best fit. First seed, 256 tokens of every step."
+        plot(charts.regret_growth(curves), "regret", caption)
     with left, card("Descent of the dual", metric="dual_gap"):
-        plot(
-            charts.dual_descent(curves),
-            "dual-descent",
-            f"Running mean over {charts.GAP_POINTS} points; values at or below zero are not drawn.",
-        )
+        mean = f"Running mean over {charts.GAP_POINTS} points"
+        caption = f"{mean}; values at or below zero are not drawn."
+        plot(charts.dual_descent(curves), "dual-descent", caption)
     values_E = tables.spectrum_E(document, stream)
     with right, card("Tie-density spectrum", metric="tie_spectrum"):
         if values_E is not None:

@@ -83,14 +83,9 @@ def gather(
     }
     specs = {trial.digest: TrialSpec.model_validate(trial.spec) for trial in trials}
     folders = {trial.digest: readable_dir(settings, trial.digest) for trial in trials}
-    costs = [
-        trial_cost(
-            trial,
-            recorded(iter_history(folders[trial.digest], columns=["load"]), specs[trial.digest]),
-            cost_settings,
-        )
-        for trial in trials
-    ]
+    loads = {digest: iter_history(folder, columns=["load"]) for digest, folder in folders.items()}
+    found = {digest: recorded(loads[digest], spec) for digest, spec in specs.items()}
+    costs = [trial_cost(trial, found[trial.digest], cost_settings) for trial in trials]
     spec = readable_spec(store, sweep_id)
     answer = answer_of(trials, spec, store.curves(sweep_id), sweep_id)
     return Evidence(
@@ -111,9 +106,7 @@ def gather(
             _map(trial, folders[trial.digest], answer.axes.both(trial))
             for trial in best_and_worst(trials, answer)
         ),
-        origins=_origins(
-            origin for folder in folders.values() for origin in provenance.read(folder)
-        ),
+        origins=_origins(chain.from_iterable(map(provenance.read, folders.values()))),
         written_at=now or datetime.now(UTC),
     )
 
