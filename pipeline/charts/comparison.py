@@ -42,16 +42,11 @@ def load_by_rank(sorted_percent: Mapping[str, NDArray[np.int16]]) -> Chart:
         lines.append(_line(place, name, share_E, np.append(percent_E, percent_E[-1:]) / 100))
     lines += level(np.array([0.0, 100.0]), 1.0, "fair share")
     peaks = (f"{n} {percent_E.max() / 100:.2f}" for n, percent_E in sorted_percent.items())
+    busiest = f"Busiest expert, times its fair share: {'; '.join(peaks)}."
+    x, y = "share of the layer's experts, busiest first, %", "load / fair share"
+    text = f"Load of experts by rank. {busiest}"
     return line_chart(
-        lines,
-        "share of the layer's experts, busiest first, %",
-        "load / fair share",
-        f"Load of experts by rank. Busiest expert, times its fair share: {'; '.join(peaks)}.",
-        380,
-        number=".2f",
-        x_number=".3~g",
-        from_zero=True,
-        holds=True,
+        lines, x, y, text, 380, number=".2f", x_number=".3~g", from_zero=True, holds=True
     )
 
 

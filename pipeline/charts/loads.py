@@ -44,14 +44,10 @@ def load_by_layer(
     size = per_cell(L, E)
     shown_LE = -np.sort(-percent_LE, axis=-1) if is_sorted else percent_LE
     rank = "rank of the expert, busiest first" if is_sorted else "expert"
-    return heat_map(
-        pooled(shown_LE, 1, size),
-        Side("layer", layer_names),
-        Side(rank + sharing(size), range(0, E, size)),
-        LOAD,
-        f"Load of {E} experts in {L} layers. {extremes(percent_LE, layer_names)}",
-        max(240, 130 + 26 * L),
-    )
+    layers, experts = Side("layer", layer_names), Side(rank + sharing(size), range(0, E, size))
+    description = f"Load of {E} experts in {L} layers. {extremes(percent_LE, layer_names)}"
+    shown_LX, height = pooled(shown_LE, 1, size), max(240, 130 + 26 * L)
+    return heat_map(shown_LX, layers, experts, LOAD, description, height)
 
 
 def load_over_time(
@@ -63,14 +59,10 @@ def load_over_time(
     """
     B, E = percent_BE.shape
     size = per_cell(E, B)
-    return heat_map(
-        pooled(percent_BE.T, 1, size, is_mean),
-        Side("expert", range(E)),
-        Side("optimizer step" + sharing(size, "bins"), step_B[::size].tolist()),
-        LOAD,
-        f"Load of {E} experts over time. {extremes(percent_BE.T)}",
-        height,
-    )
+    steps = Side("optimizer step" + sharing(size, "bins"), step_B[::size].tolist())
+    description = f"Load of {E} experts over time. {extremes(percent_BE.T)}"
+    shown_EX = pooled(percent_BE.T, 1, size, is_mean)
+    return heat_map(shown_EX, Side("expert", range(E)), steps, LOAD, description, height)
 
 
 def load_by_rank_and_depth(percent_LQ: Percent, name: str) -> Chart:
@@ -100,15 +92,14 @@ def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) ->
     size, most = per_cell(L, E), int(streak_LE.max())
     layer, expert = divmod(int(streak_LE.argmax()), E)
     shown_LE, top = pooled(streak_LE, 1, size), max(1, most)
-    return heat_map(
-        np.where(shown_LE > 0, shown_LE, -1),
-        Side("layer", layers),
-        Side("expert" + sharing(size), range(0, E, size)),
-        Scale("steps", (0, top / 2, top), (style.GOOD, style.MIDDLING, style.BAD), (0, top)),
+    colours = (style.GOOD, style.MIDDLING, style.BAD)
+    scale = Scale("steps", (0, top / 2, top), colours, (0, top))
+    sides = Side("layer", layers), Side("expert" + sharing(size), range(0, E, size))
+    description = (
         f"Longest idle streaks of {E} experts in {L} layers: at most {most:,} "
-        f"steps, of expert {expert} in layer {layers[layer]}.",
-        340,
+        f"steps, of expert {expert} in layer {layers[layer]}."
     )
+    return heat_map(np.where(shown_LE > 0, shown_LE, -1), *sides, scale, description, 340)
 
 
 def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str:

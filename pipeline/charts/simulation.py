@@ -88,16 +88,11 @@ def tie_spectrum(value_E: NDArray[np.float64]) -> Chart:
         f"{len(shown)} eigenvalues of the tie-density Laplacian, from {modulus:.3g}, the "
         f"strong convexity, to {largest:.3g}, which limits the step to {2 / largest:.2g}."
     )
+    names = [str(place) for place in range(1, len(shown) + 1)]
+    colours, note = [ORANGE, *[BLUE] * (len(shown) - 1)], f"μ = {modulus:.3g}"
+    x, y = "eigenvalue, ascending", "tokens that tie, share per unit of bias"
     return column_chart(
-        [str(place) for place in range(1, len(shown) + 1)],
-        shown,
-        "eigenvalue, ascending",
-        "tokens that tie, share per unit of bias",
-        description,
-        form=".3g",
-        height=HEIGHT,
-        colours=[ORANGE, *[BLUE] * (len(shown) - 1)],
-        note=f"μ = {modulus:.3g}",
+        names, shown, x, y, description, form=".3g", height=HEIGHT, colours=colours, note=note
     )
 
 

@@ -28,15 +28,10 @@ def load_by_group(percent_GE: NDArray[np.int16], groups: Sequence[str]) -> Chart
     """The loads of one layer's experts (columns) by group of text (rows)."""
     (G, E), most = percent_GE.shape, int(percent_GE.max())
     group = groups[int(percent_GE.argmax()) // E]
-    return heat_map(
-        percent_GE,
-        Side("group of text", [*map(_shortened, groups)]),
-        Side("expert", range(E)),
-        LOAD,
-        f"Load of {E} experts on {G} groups of text. "
-        f"The largest is {most} % of the fair share, on {group}.",
-        max(240, 130 + 24 * G),
-    )
+    sides = Side("group of text", [*map(_shortened, groups)]), Side("expert", range(E))
+    largest = f"The largest is {most} % of the fair share, on {group}."
+    description = f"Load of {E} experts on {G} groups of text. {largest}"
+    return heat_map(percent_GE, *sides, LOAD, description, max(240, 130 + 24 * G))
 
 
 def specialisation_by_layer(value_L: NDArray[np.float32], layers: Sequence[str]) -> Chart:
@@ -56,14 +51,11 @@ def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
     while per_cell(-(-E // size), -(-E // size)) > 1:
         size += 1
     at = range(0, E, size)
-    return heat_map(
-        pooled(pooled(percent_EE, 0, size), 1, size),
-        Side(f"{of}{sharing(size)} ", at),  # the blank makes the two names of columns different
-        Side(f"{across}{sharing(size)}", at),
-        LIFT,
-        f"{of} with {across}: at most {most:.1f} times as often as by chance.",
-        460,
-    )
+    rows = Side(f"{of}{sharing(size)} ", at)  # the blank makes the two names of columns different
+    columns = Side(f"{across}{sharing(size)}", at)
+    description = f"{of} with {across}: at most {most:.1f} times as often as by chance."
+    shown_XX = pooled(pooled(percent_EE, 0, size), 1, size)
+    return heat_map(shown_XX, rows, columns, LIFT, description, 460)
 
 
 def loss_by_group(bits_G: NDArray[np.float64], groups: Sequence[str]) -> Chart:

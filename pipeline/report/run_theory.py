@@ -112,13 +112,10 @@ def _floor(spec: TrialSpec, found: Conduct) -> Verdict | None:
     if spec.balancer.rule.leaks_future or math.isnan(found.steady_max_vio):
         return None
     floor = Loads.of(spec).max_vio_floor
-    return Verdict(
-        "floor",
-        f"MaxVio at least {floor:.3f}",
-        f"{found.steady_max_vio:.3f}",
-        found.steady_max_vio >= FLOOR_SLACK * floor,
-        floor / found.steady_max_vio if found.steady_max_vio > 0 else 1.0,
-    )
+    vio = found.steady_max_vio
+    strain = floor / vio if vio > 0 else 1.0
+    predicted, holds = f"MaxVio at least {floor:.3f}", vio >= FLOOR_SLACK * floor
+    return Verdict("floor", predicted, f"{vio:.3f}", holds, strain)
 
 
 def _centred(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
@@ -135,13 +132,9 @@ def _travel(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
     bound = 2 * sum_of_steps
     share = found.spread / bound
     limited = ": the step is too small for so short a run" if share > STEP_LIMITED else ""
-    return Verdict(
-        "travel",
-        f"spread at most {bound:.3g}",
-        f"{found.spread:.3g}, {share:.0%} of it{limited}",
-        share <= 1 + CENTRED_WITHIN,
-        share,
-    )
+    observed = f"{found.spread:.3g}, {share:.0%} of it{limited}"
+    holds = share <= 1 + CENTRED_WITHIN
+    return Verdict("travel", f"spread at most {bound:.3g}", observed, holds, share)
 
 
 def _cycle(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
@@ -149,13 +142,10 @@ def _cycle(balancer: BalancerSpec, found: Conduct) -> Verdict | None:
     if not is_constant or math.isnan(found.turn_share):
         return None
     arrived = found.turn_share >= TURNS_IN_A_CYCLE
-    return Verdict(
-        "cycle",
-        f"biases turn back in {TURNS_IN_A_CYCLE:.0%} of their moves or more",
-        f"{found.turn_share:.0%}" + ("" if arrived else ", still drifting"),
-        arrived,
-        TURNS_IN_A_CYCLE / found.turn_share if found.turn_share else math.inf,
-    )
+    predicted = f"biases turn back in {TURNS_IN_A_CYCLE:.0%} of their moves or more"
+    observed = f"{found.turn_share:.0%}" + ("" if arrived else ", still drifting")
+    strain = TURNS_IN_A_CYCLE / found.turn_share if found.turn_share else math.inf
+    return Verdict("cycle", predicted, observed, arrived, strain)
 
 
 def _ratio(total: float, count: int) -> float:

@@ -50,15 +50,9 @@ def _rms_norm_backward(
     grad_D: Tensor, x_D: Tensor, weight_D: Tensor, rstd_1: Tensor
 ) -> tuple[Tensor, Tensor]:
     # With mean 0, a layer norm's derivative is the same minus the mean of the scaled gradient.
+    no_mean_1, wanted = torch.zeros_like(rstd_1), [True, True, False]
     dx_D, dweight_D, _ = torch.ops.aten.native_layer_norm_backward(
-        grad_D,
-        x_D,
-        weight_D.shape,
-        torch.zeros_like(rstd_1),
-        rstd_1,
-        weight_D,
-        None,
-        [True, True, False],
+        grad_D, x_D, weight_D.shape, no_mean_1, rstd_1, weight_D, None, wanted
     )
     mean_1 = torch.matmul(grad_D, weight_D).div_(len(weight_D)).unsqueeze(-1)
     return dx_D.add_(mean_1.mul_(rstd_1)), dweight_D

@@ -86,17 +86,9 @@ def estimate(recording: Recording, layer: int) -> Estimate:
 
 def advise(seen: Estimate, steps: int) -> list[Advice]:
     """A setting of every family of rules for a run of `steps` optimizer steps."""
-    return [
-        _proportional(seen, steps),
-        _proportional_inverse(seen, steps),
-        _sign(seen, steps),
-        _sign_inverse(seen, steps),
-        _quantile(seen, steps),
-        Advice(
-            {"kind": "self_tuned"},
-            f"sets its own step; the gain should settle near {seen.gain:.3f}",
-        ),
-    ]
+    families = (_proportional, _proportional_inverse, _sign, _sign_inverse, _quantile)
+    own = f"sets its own step; the gain should settle near {seen.gain:.3f}"
+    return [family(seen, steps) for family in families] + [Advice({"kind": "self_tuned"}, own)]
 
 
 def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:

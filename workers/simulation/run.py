@@ -44,16 +44,11 @@ def _runs(spec: SimulationSpec, index: int, progress: ProgressCallback | None) -
         if progress is not None and (step % 10 == 0 or step == size.steps):
             progress(index * spec.steps + step, len(spec.streams) * spec.steps, name)
     jump = _jump(stream, size)
-    return [
-        Run(
-            name,
-            rule,
-            torch.stack(loads[rule.label]).cpu().numpy(),
-            max_vio_floor(size.tokens, size.experts, spec.top_k, rule.target),
-            jump,
-        )
-        for rule in spec.rules
-    ]
+    runs = []
+    for rule in spec.rules:
+        floor = max_vio_floor(size.tokens, size.experts, spec.top_k, rule.target)
+        runs.append(Run(name, rule, torch.stack(loads[rule.label]).cpu().numpy(), floor, jump))
+    return runs
 
 
 def _load_figures(observation: Observation) -> Tensor:

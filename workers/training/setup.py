@@ -71,13 +71,8 @@ def adamw(train: TrainSpec, named: Mapping[str, nn.Parameter], stacked: int = 0)
     decayed = [weight for weight in named.values() if weight.ndim - stacked > NO_DECAY_NDIM]
     plain = [weight for weight in named.values() if weight.ndim - stacked <= NO_DECAY_NDIM]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return AdamW(
-        groups,
-        lr=train.learning_rate,
-        betas=(train.beta1, train.beta2),
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
+    betas, decay = (train.beta1, train.beta2), train.weight_decay
+    return AdamW(groups, lr=train.learning_rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
