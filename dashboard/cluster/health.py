@@ -68,22 +68,15 @@ def workers_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Chec
     late = [t for t in snapshot.trials if t.lease_until and t.state.is_held and t.lease_until < now]
     held = sum(trial.state.is_held for trial in snapshot.trials)
     if late:
-        return Check(
-            "Workers",
-            Level.DOWN,
-            f"{len(late)} of {held} running trials have lost their lease",
-            "a coordinator gives them to other workers in its next round; see Coordinator",
-        )
+        lost = f"{len(late)} of {held} running trials have lost their lease"
+        remedy = "a coordinator gives them to other workers in its next round; see Coordinator"
+        return Check("Workers", Level.DOWN, lost, remedy)
     workers = [one for one in present if one.role in (WorkKind.TRAIN, WorkKind.EVAL)]
     quiet = [one for one in workers if QUIET_SECONDS < age(one, now) <= GONE_SECONDS]
     if quiet:
         names = ", ".join(one.name for one in quiet[:3])
-        return Check(
-            "Workers",
-            Level.WARNING,
-            f"{len(quiet)} quiet: {names}",
-            "read their logs on the page of the run, and check the memory of the host",
-        )
+        remedy = "read their logs on the page of the run, and check the memory of the host"
+        return Check("Workers", Level.WARNING, f"{len(quiet)} quiet: {names}", remedy)
     seen = sum(age(one, now) <= QUIET_SECONDS for one in workers)
     return Check("Workers", Level.OK, f"{seen} alive, {held} trials running")
 
@@ -94,12 +87,9 @@ def mlflow_check(where: str, problem: str | None, failed_deliveries: int) -> Che
         remedy = "start its server; trials continue, and their logs are delivered later"
         return Check("MLflow", Level.DOWN, f"{where}: {problem}", remedy)
     if failed_deliveries:
-        return Check(
-            "MLflow",
-            Level.WARNING,
-            f"{failed_deliveries:,} deliveries failed at first",
-            "they are repeated; the log of `evenload serve` has the errors",
-        )
+        failed = f"{failed_deliveries:,} deliveries failed at first"
+        remedy = "they are repeated; the log of `evenload serve` has the errors"
+        return Check("MLflow", Level.WARNING, failed, remedy)
     return Check("MLflow", Level.OK, where)
 
 
