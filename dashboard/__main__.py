@@ -1,7 +1,5 @@
 """`python -m evenload.dashboard`: serves the app."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """The entry file: navigation and frame. A new page is a folder with page.py, and an entry here."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Buttons for the verbs of a sweep or of one trial, if the settings allow them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

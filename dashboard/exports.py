@@ -1,7 +1,5 @@
 """Saves the numbers of a chart as one table, in CSV or parquet."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import NamedTuple

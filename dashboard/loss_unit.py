@@ -1,7 +1,5 @@
 """The unit of losses on all pages: the viewer chooses it once, and it stays in the address."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Records are not copied for every reader, because copying 500 trials takes longer
 So pages must not change them.
 """
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.pipeline.settings import Settings

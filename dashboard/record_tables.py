@@ -1,7 +1,5 @@
 """Turns records of the store into tables, and into the grid of a sweep."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """What pages show the loads of: trials of sweeps, and recorded runs, in the same charts."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Words for states, times and counts on all pages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple

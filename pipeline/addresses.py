@@ -4,8 +4,6 @@ Users write passwords with characters that belong into percent codes, so that li
 about where a password ends. Wherever that is possible, only the scheme is shown.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

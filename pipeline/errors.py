@@ -1,7 +1,5 @@
 """Messages that name the key, the value and the remedy."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 

@@ -6,8 +6,6 @@ per layer for the fullest, the median and the emptiest expert, so that there are
 Shape suffixes: S steps, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import threading

@@ -1,7 +1,5 @@
 """The extras of evenload and the libraries that they install."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from evenload.pipeline.errors import SpecError

@@ -1,7 +1,5 @@
 """Names processes such that this machine can tell whether a named one still runs."""
 
-from __future__ import annotations
-
 import os
 import socket
 from functools import cache

@@ -1,7 +1,5 @@
 """Keeps secrets out of logs, stored errors, MLflow and reports."""
 
-from __future__ import annotations
-
 import html
 import io
 import json

@@ -1,7 +1,5 @@
 """The states of sweeps, trials and attempts, and the frozen records that the store returns."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Tells whether this process can use a GPU, without importing torch if there is no driver."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,16 +1,11 @@
 """The memory of this machine, or of the container that evenload runs in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil
 
 # Memory limits of a container, from control groups version 2 and 1.
-LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def host_bytes() -> int:

@@ -5,8 +5,6 @@ count the margins in the same pass. The model knows neither the rule that comput
 the rule that reads the counts.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

@@ -7,8 +7,6 @@ depth.
 Shape suffixes: L expert layers, E experts, Q shares of the experts, D shares of the depth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

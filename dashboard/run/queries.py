@@ -3,8 +3,6 @@
 All numbers come from shards. MLflow is only queried for its health.
 """
 
-from __future__ import annotations
-
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException

@@ -1,7 +1,5 @@
 """The first view of a sweep: its answer on one screen."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

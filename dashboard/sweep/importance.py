@@ -10,8 +10,6 @@ Source: Lindeman, Merenda & Gold 1980, Introduction to bivariate and multivariat
 over orders); Kelley 1935, An unbiased correlation ratio measure (epsilon squared).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The view of a sweep's step sizes: every figure of a rule against its step size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Tables, curves and axes for the views of a sweep's page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

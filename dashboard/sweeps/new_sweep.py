@@ -1,7 +1,5 @@
 """Builds a sweep from a form or a file, validates it and estimates its cost. It starts nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """All sweeps with their progress and cost, and a form to start another one."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 It is computed from the store alone, because reading shards would delay the list of all sweeps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from evenload.pipeline.figures.cost import CostSettings, Recorded, SweepCost, sweep_cost, trial_cost

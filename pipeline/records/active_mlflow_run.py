@@ -3,8 +3,6 @@
 MLflow is that of the training: its environment and its tracking server are not ours to choose.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

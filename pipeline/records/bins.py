@@ -3,8 +3,6 @@
 Shape suffixes: B bins of time, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +60,7 @@ def empty(L: int, B: int, E: int) -> Bins:
         idle_steps=np.zeros((L, B, E), np.int32),
     )
     layer = PerLayer(
-        max_vio=np.full((L, B), -np.inf, np.float32),
-        idle_frac=np.full((L, B), -np.inf, np.float32),
+        max_vio=np.full((L, B), -np.inf, np.float32), idle_frac=np.full((L, B), -np.inf, np.float32)
     )
     bins = PerBin(
         steps=np.zeros(B, np.int64),

@@ -15,8 +15,6 @@ Reading raises `DamagedFile` if a file cannot be read.
 Letters: G groups, N values of k, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -12,8 +12,6 @@ got everything. The sum is kept as well, for the mean load of the bin.
 Shape suffixes: S steps, B bins of time, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ It is a file of its own, because other files of this folder are imported into ot
 training, whose MLflow is theirs to configure.
 """
 
-from __future__ import annotations
-
 import os
 
 # mlflow reads these when it is imported. It then stays quiet, sends no telemetry, looks for no git

@@ -8,8 +8,6 @@ Every call names its run, because MLflow's active run belongs to a thread and mi
 children.
 """
 
-from __future__ import annotations
-
 import evenload.pipeline.records.mlflow_environment  # noqa: F401 - before mlflow
 
 # isort: split

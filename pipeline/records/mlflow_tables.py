@@ -4,8 +4,6 @@ The URL of the database is in MLFLOW_BACKEND_STORE_URI. `mlflow db upgrade` want
 which every user of the machine can read.
 """
 
-from __future__ import annotations
-
 import evenload.pipeline.records.mlflow_environment  # noqa: F401 - before mlflow
 
 # isort: split

@@ -1,7 +1,5 @@
 """Reads and writes arrays in parquet files, which appear whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 <trial_dir>/provenance/attempt-001.json   commit, core, corpus, device, versions
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -10,8 +10,6 @@ layers have different numbers of experts or another top-k gives one run for each
 Letters: S steps, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime

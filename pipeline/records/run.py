@@ -3,8 +3,6 @@
 Shape suffixes: L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol

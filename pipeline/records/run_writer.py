@@ -1,7 +1,5 @@
 """Writes recorded runs. What attaches to a model and what imports a record both use it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -13,12 +11,7 @@ import numpy as np
 
 from evenload.pipeline.processes import is_running, process_id
 from evenload.pipeline.records.parquet_files import replace
-from evenload.pipeline.records.recorded_runs import (
-    FILE,
-    FOLDER,
-    RecordedRun,
-    recorded_runs,
-)
+from evenload.pipeline.records.recorded_runs import FILE, FOLDER, RecordedRun, recorded_runs
 from evenload.pipeline.records.run import Biases, Counts, StepRecord
 from evenload.pipeline.records.series_sink import PooledLoadSink
 from evenload.pipeline.records.shards import LoadLogSink

@@ -5,8 +5,6 @@ of a shard.
 Shape suffixes: L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from evenload.pipeline.figures.evaluation import GroupScores, specialisation

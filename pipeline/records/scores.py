@@ -6,8 +6,6 @@
 Letters: N recorded steps, L expert layers, T tokens, E experts.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Sequence

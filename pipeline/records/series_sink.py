@@ -1,7 +1,5 @@
 """Keeps the pooled history of a run beside its shards, so that readers open long runs quickly."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -13,8 +13,6 @@ part is written under another name and then renamed, so readers see whole parts 
 Shape suffixes: S steps, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Passes everything that a run records to several sinks; a failing one does not stop the others."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 

@@ -3,8 +3,6 @@
 <trial_dir>/system/attempt-<n>.parquet   one row per sample: the fields of `Sample`
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

@@ -1,7 +1,5 @@
 """Writes a commented example of every kind of spec from its model. The examples can be loaded."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from typing import Any

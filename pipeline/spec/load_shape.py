@@ -1,7 +1,5 @@
 """What readers of recorded loads need to know of a model and of its run, whatever the model is."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from evenload.pipeline.spec.spec_file import Frozen, PositiveInt

@@ -4,8 +4,6 @@ How many experts such a model has is known when it has been built. evenload buil
 memory for its weights, when trials are planned, and stores what it found with the trial.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Restricts what specs of other users may read to one folder, and lets them run no code."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Iterator
 from itertools import chain

@@ -4,8 +4,6 @@ Source of the deepseekmoe presets: Wang et al. 2024, arXiv:2408.15664, appendix 
 Dai et al. 2024, arXiv:2401.06066 (first FFN dense).
 """
 
-from __future__ import annotations
-
 PRESETS: dict[str, dict[str, int | float | str | bool]] = {
     # Trains in seconds on two CPU cores; bytes as tokens.
     "tiny": {

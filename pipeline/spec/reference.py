@@ -3,8 +3,6 @@
 Both come from the pydantic models, so they agree with what is accepted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

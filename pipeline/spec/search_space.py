@@ -4,8 +4,6 @@ A point has coordinates. The coordinate `key` is the number of a choice or a dra
 `key[2].step_size` is a number drawn within choice 2 of that axis.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,7 +1,5 @@
 """The spec of a sweep: a base trial, axes, a search, an objective and a confirm stage."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """YAML 1.2 in and out: what is read becomes plain JSON values, and never more than was written."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`python -m evenload.pipeline.store`: creates or upgrades the tables of the store."""
 
-from __future__ import annotations
-
 import sys
 
 from evenload.pipeline.addresses import shown_address

@@ -1,7 +1,5 @@
 """Column types and the clock that SQLite and PostgreSQL share."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Conditions over the states of trials and sweeps: which trials wait, may run or are unfinished."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from sqlalchemy import ColumnElement, Connection, Update, case, exists, func, or_, select, update

@@ -1,7 +1,5 @@
 """Notes who asked what of which sweep, in the transaction that does it."""
 
-from __future__ import annotations
-
 import getpass
 import socket
 from contextvars import ContextVar

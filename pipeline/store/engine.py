@@ -1,7 +1,5 @@
 """Opens SQLite or PostgreSQL such that both behave alike under concurrent writers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url

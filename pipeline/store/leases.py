@@ -4,8 +4,6 @@ Every change of a trial's holder is one UPDATE whose condition names the expecte
 count tells whether it won. Locks are taken in the order attempt, then trial.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -51,11 +49,7 @@ def claim(
 ) -> Claim | None:
     won = connection.execute(
         update(Trial)
-        .where(
-            Trial.digest == digest,
-            Trial.state == WAITING[kind],
-            may_run(kind),
-        )
+        .where(Trial.digest == digest, Trial.state == WAITING[kind], may_run(kind))
         .values(
             state=HELD[kind],
             attempt=Trial.attempt + 1,

@@ -4,8 +4,6 @@ The lease on a trial is the row of `attempt` in state RUNNING, and nothing else.
 is TRAINING or EVALUATING exactly as long as its newest attempt is RUNNING.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar

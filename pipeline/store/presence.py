@@ -1,7 +1,5 @@
 """Living coordinators and workers: each keeps one row up to date."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import Connection, delete, update

@@ -1,7 +1,5 @@
 """Reads rows and returns them as the frozen records of `pipeline.states`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -84,10 +82,7 @@ def counts(connection: Connection, sweep_id: str) -> dict[TrialState, int]:
 
 
 def trials(
-    connection: Connection,
-    sweep_id: str,
-    states: Collection[TrialState] | None,
-    limit: int | None,
+    connection: Connection, sweep_id: str, states: Collection[TrialState] | None, limit: int | None
 ) -> list[TrialRecord]:
     chosen = Trial.state.in_(states) if states is not None else Trial.state.is_not(None)
     listed = (

@@ -1,7 +1,5 @@
 """Removes sweeps and the trials that no other sweep lists."""
 
-from __future__ import annotations
-
 from sqlalchemy import Connection, delete, exists, select
 from sqlalchemy.orm import aliased
 

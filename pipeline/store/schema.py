@@ -1,7 +1,5 @@
 """The version of the database's schema: checked before use, upgraded on request."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Trials of the same sweep that may train together with a given one."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, or_, select

@@ -1,7 +1,5 @@
 """Adds sweeps and their trials to the store."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
@@ -11,12 +9,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
-from evenload.pipeline.store.conditions import (
-    cancelled,
-    end_unwanted,
-    is_unfinished,
-    locked_state,
-)
+from evenload.pipeline.store.conditions import cancelled, end_unwanted, is_unfinished, locked_state
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.upserts import insert_new
 
@@ -116,11 +109,7 @@ def _listed(connection: Connection, sweep_id: str) -> Sequence[str]:
 
 
 def _list(
-    connection: Connection,
-    sweep_id: str,
-    digests: list[str],
-    stage: Stage,
-    first_position: int = 0,
+    connection: Connection, sweep_id: str, digests: list[str], stage: Stage, first_position: int = 0
 ) -> None:
     rows = [
         {"sweep_id": sweep_id, "digest": digest, "position": position, "stage": stage}

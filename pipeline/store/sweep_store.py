@@ -1,7 +1,5 @@
 """The store of sweeps, trials and attempts in SQL. It holds the only authoritative state."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -250,10 +248,7 @@ class SweepStore:
             return reading.counts(connection, sweep_id)
 
     def trials(
-        self,
-        sweep_id: str,
-        states: Collection[TrialState] | None = None,
-        limit: int | None = None,
+        self, sweep_id: str, states: Collection[TrialState] | None = None, limit: int | None = None
     ) -> list[TrialRecord]:
         """The trials of a sweep in its order; only those in `states`, at most `limit`."""
         with self._reading() as connection:

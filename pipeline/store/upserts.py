@@ -1,7 +1,5 @@
 """Inserts rows that another process may be inserting at the same moment."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

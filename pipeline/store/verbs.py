@@ -5,8 +5,6 @@ verbs return how many trials they concern, 0 if all was so before, and raise Spe
 or the trial is in a state that does not allow them.
 """
 
-from __future__ import annotations
-
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, exists, func, select, update
 
@@ -145,9 +143,7 @@ def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
         select(Sweep.sweep_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
         .where(
-            SweepTrial.digest == digest,
-            Sweep.sweep_id != sweep_id,
-            Sweep.state.in_(WANT_TRAINING),
+            SweepTrial.digest == digest, Sweep.sweep_id != sweep_id, Sweep.state.in_(WANT_TRAINING)
         )
         .limit(1)
     )

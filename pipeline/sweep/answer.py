@@ -5,8 +5,6 @@ is the most even. Otherwise there is no claim. `selection` has the method and it
 has a confirm stage, only fresh seeds count, and the claim is among the confirmed settings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -28,13 +26,7 @@ from evenload.pipeline.sweep.places import (
 )
 from evenload.pipeline.sweep.racing import races, rounds_of
 from evenload.pipeline.sweep.selection import alpha_of_look
-from evenload.pipeline.sweep.setting import (
-    Setting,
-    Verdict,
-    grouped,
-    setting_of,
-    why_left_out,
-)
+from evenload.pipeline.sweep.setting import Setting, Verdict, grouped, setting_of, why_left_out
 from evenload.pipeline.sweep.targets import TargetRow, target_rows
 
 Curves = Mapping[str, Sequence[CurvePoint]]

@@ -1,7 +1,5 @@
 """Puts the answer of a sweep into sentences. All figures are in the tables of the answer, too."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

@@ -4,8 +4,6 @@ A setting is the rule with every other value that is chosen. A place is what an 
 such as an expert count. Trials with the same setting and place differ only in their seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 

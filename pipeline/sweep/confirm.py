@@ -4,8 +4,6 @@ A setting wins a search partly by luck, so its figures from the search are biase
 fresh seeds are not.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence

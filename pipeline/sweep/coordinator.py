@@ -3,8 +3,6 @@
 It may be killed at any line. The next coordinator continues from the store, which has all state.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import secrets

@@ -4,8 +4,6 @@ All are for differences of means in units of their standard error. They hold exa
 numbers of seeds, and are good approximations for unequal ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf, sqrt

@@ -1,7 +1,5 @@
 """Extends sweeps: by more seeds in the same sweep, or by more steps in a new one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import accumulate
 

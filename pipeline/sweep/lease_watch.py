@@ -1,7 +1,5 @@
 """Tells which leases have run out, without trusting any clock but this process's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from evenload.pipeline.states import Lease

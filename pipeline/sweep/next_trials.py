@@ -1,7 +1,5 @@
 """Decides which trials to add to a sweep: its search, its confirm stage, then its extensions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

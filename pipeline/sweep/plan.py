@@ -1,7 +1,5 @@
 """Decides from the status of sweeps and workers what to do next. A pure function."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Applies the policies of sweeps: adds trials that searches propose, and stops hopeless ones."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence

@@ -12,8 +12,6 @@ Source:   Kim & Nelson 2001, A fully sequential procedure for indifference-zone 
           statements are those of `selection`, with Bonferroni's alpha over rounds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Removes a sweep with its files, mirrored files, MLflow runs and rows."""
 
-from __future__ import annotations
-
 import shutil
 
 from evenload.pipeline.extras import require

@@ -4,8 +4,6 @@ A search proposes settings, and each is trained at every point of the crossed ax
 add a spec to `evenload.pipeline.spec.sweep` and an entry to `SEARCHES`.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence

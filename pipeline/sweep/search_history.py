@@ -1,7 +1,5 @@
 """The results of the settings that a search has proposed so far."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean

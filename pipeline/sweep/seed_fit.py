@@ -3,8 +3,6 @@
 Letters: S settings, N seeds. A hole is NaN.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

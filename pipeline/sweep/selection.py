@@ -10,8 +10,6 @@ Source:   Hsu 1984, Constrained simultaneous confidence intervals for multiple c
           is wrong is simulated by `infra/research/answer_characteristics.py`.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from math import ceil, inf, isfinite, nan, sqrt
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Settings: means of figures over the seeds of one rule, with all its parameters, at one place."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

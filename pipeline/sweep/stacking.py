@@ -4,8 +4,6 @@ A stack saves kernel launches and dispatch. How much that is depends on the size
 so the limits below come from measurements.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from evenload.pipeline.figures.model_size import model_size

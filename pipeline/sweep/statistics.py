@@ -1,7 +1,5 @@
 """A mean with its interval over a few seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import fsum, sqrt
 from statistics import fmean

@@ -1,7 +1,5 @@
 """What a sweep says about step sizes: curves of every rule that has several, and advised ranges."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Tokens and time to a target loss, beside the loss at the end of the budget."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,10 +27,7 @@ class TargetRow(NamedTuple):
 
 
 def target_rows(
-    trials: Sequence[TrialRecord],
-    curves: Curves,
-    target_loss: float | None,
-    axes: Axes,
+    trials: Sequence[TrialRecord], curves: Curves, target_loss: float | None, axes: Axes
 ) -> tuple[TargetRow, ...]:
     """One row per place and setting, in sweep order, over trials that trained to their end.
 

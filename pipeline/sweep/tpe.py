@@ -4,8 +4,6 @@ Every call builds a study from the search history and discards it. So the propos
 the search space, the history and the seed.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Estimates what trials will need: parameters, tokens, FLOPs, memory and disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The id of a worker in the store: its name and its process."""
 
-from __future__ import annotations
-
 from evenload.pipeline.processes import is_running, process_id
 
 

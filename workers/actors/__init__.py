@@ -4,8 +4,6 @@ Ray (2.60) reads environment variables when it is imported. This file sets them 
 of the package imports Ray.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from pathlib import Path

@@ -3,8 +3,6 @@
 An actor is a plain class without Ray; `ray_executor` makes it a Ray actor.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """One log file per attempt with everything that its trial logs, prints and warns."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout

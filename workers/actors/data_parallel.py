@@ -7,8 +7,6 @@ without a claim, so no lease runs out while the group waits for resources.
 Without a disk that all hosts share (`mirror_url`), a group stays on one host.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Compares the memory that trials need with the memory of this machine."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Measures the energy of an attempt with the GPU's own counter."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -1,7 +1,5 @@
 """The actor that scores the checkpoints of TRAINED trials, which then become COMPLETED."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from evenload.pipeline.states import TrialState, WorkKind

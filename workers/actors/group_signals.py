@@ -3,8 +3,6 @@
 This module imports little, because every actor is a process.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 

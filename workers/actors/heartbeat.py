@@ -1,7 +1,5 @@
 """Renews a claim while its trial computes, stores progress and receives commands."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """Runs train and eval actors on Ray. Ray only executes; all lasting state is in the store."""
 
-from __future__ import annotations
-
 import logging
 import secrets
 import time

@@ -1,7 +1,5 @@
 """Runs `evenload sweep run` as a job of a Ray cluster, through its Jobs API."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """Describes the run of a claim for the sinks that record it."""
 
-from __future__ import annotations
-
 from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.settings import Settings

@@ -1,7 +1,5 @@
 """An executor for a single trial, whose only worker is a thread of this process."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Mapping

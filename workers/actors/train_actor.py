@@ -1,7 +1,5 @@
 """The actor that trains QUEUED trials, which become TRAINED or resume later from a checkpoint."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -7,8 +7,6 @@ A command is imported when it is called, so that `sweep status` or `--help` need
 for torch, Ray and MLflow.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple, NoReturn

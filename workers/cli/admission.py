@@ -1,7 +1,5 @@
 """Prepares submitted sweeps for `evenload serve`."""
 
-from __future__ import annotations
-
 import logging
 
 from evenload.pipeline.errors import SpecError, StoreUnavailable, reason_of

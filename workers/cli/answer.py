@@ -1,7 +1,5 @@
 """Prints the answer of a sweep on the terminal: the sentences and the tables of its evidence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

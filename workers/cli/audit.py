@@ -1,7 +1,5 @@
 """`evenload audit`: looks for reasons to distrust the answer of a sweep."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from pydantic import ValidationError

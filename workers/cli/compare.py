@@ -1,7 +1,5 @@
 """`evenload sweep compare`: sets two sweeps side by side."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import groupby

@@ -1,7 +1,5 @@
 """`evenload dashboard`, and the servers that `evenload quickstart` starts at its end."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -1,7 +1,5 @@
 """`evenload doctor`: checks what is installed, reachable and usable, and names remedies."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -4,8 +4,6 @@ The data and the model of a sweep decide how long it takes to list its trials, h
 needs, and whether a library aborts the process. A service must outlive all of it.
 """
 
-from __future__ import annotations
-
 import logging
 import resource
 import signal

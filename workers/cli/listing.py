@@ -1,7 +1,5 @@
 """Lists the trials of sweeps for a service, which must outlive whatever a sweep brings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

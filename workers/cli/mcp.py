@@ -1,7 +1,5 @@
 """`evenload mcp`: serves sweeps and their answers to agents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +26,7 @@ def mcp_command(
         typer.Option(help="with --http: another name by which clients reach it; can be repeated"),
     ] = None,
     controls: Annotated[
-        bool,
-        typer.Option(help="also the verbs; needs EVENLOAD_DASHBOARD_CONTROLS=true as well"),
+        bool, typer.Option(help="also the verbs; needs EVENLOAD_DASHBOARD_CONTROLS=true as well")
     ] = False,
     home: Home = None,
 ) -> None:

@@ -1,7 +1,5 @@
 """What a user is told when a command ends with an error."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """Progress bars for trials, sweeps and simulations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """`evenload quickstart`: trains a small real sweep on this machine and serves the dashboard."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from importlib.resources import as_file, files

@@ -1,7 +1,5 @@
 """`evenload report`: writes the answer of a sweep as one HTML page, and as markdown."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`evenload serve`: runs the sweeps that were submitted to the store, as a service."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

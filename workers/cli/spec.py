@@ -1,7 +1,5 @@
 """`evenload spec`: shows what can be written into a sweep, a trial or a simulation."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`evenload sweep ...`: the commands plan, submit, run, status, list and those in `verbs`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple

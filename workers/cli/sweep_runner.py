@@ -1,7 +1,5 @@
 """Runs a sweep to its end with the store, MLflow, Ray and the coordinator."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import typer

@@ -1,7 +1,5 @@
 """Plots for the terminal: figures against the step size, and learning curves."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`evenload train`: trains one trial in this process with the same actors as in sweeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

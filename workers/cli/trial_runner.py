@@ -1,7 +1,5 @@
 """Runs one trial in this process with a progress bar, and stores it like a sweep."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -1,7 +1,5 @@
 """The commands of `evenload sweep` that change a stored sweep or one of its trials."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

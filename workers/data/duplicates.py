@@ -3,8 +3,6 @@
 Letters: N documents, W words.
 """
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Memory-mapped token streams, and batches of them that a seed and a position determine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A labelled mixture of domains, each with its own bigrams, for tests of specialisation."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

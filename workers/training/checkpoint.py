@@ -4,8 +4,6 @@ With a checkpoint a run continues as if it had never stopped. It contains the mo
 the balancer state, the random generators and the step, which gives the position in the data.
 """
 
-from __future__ import annotations
-
 import logging
 import zipfile
 from pathlib import Path
@@ -44,10 +42,7 @@ def capture(
 
 
 def restore(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    balancer_state: Any,
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, balancer_state: Any
 ) -> Any:
     """Restores model, optimizer and random generators, and returns the balancer state."""
     model.load_state_dict(checkpoint.model)

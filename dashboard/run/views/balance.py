@@ -1,7 +1,5 @@
 """Imbalance and idle experts per layer over time."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot

@@ -1,7 +1,5 @@
 """Parts that the views of a run share: names of layers, the choice of one, captions for bins."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.dashboard.shown_runs import Run, outline_of

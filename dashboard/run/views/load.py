@@ -1,7 +1,5 @@
 """The load of every expert: in all layers at one step, and in one layer over time."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot, readable_errors
@@ -51,9 +49,7 @@ def _by_layer(run: Run, series: LoadSeries) -> None:
                    "not recorded, or its file is damaged. Choose another step.")  # fmt: skip
         return
     plot(
-        load_by_layer(percent_LE, layer_names(run), is_sorted),
-        key="load-by-layer",
-        caption=covered,
+        load_by_layer(percent_LE, layer_names(run), is_sorted), key="load-by-layer", caption=covered
     )
 
 

@@ -1,7 +1,5 @@
 """The records of a run: figures, specification, attempts and logs."""
 
-from __future__ import annotations
-
 import pandas as pd
 import streamlit as st
 

@@ -1,7 +1,5 @@
 """How much of its machine the training used: processor, memory, accelerators."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

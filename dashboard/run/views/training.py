@@ -1,7 +1,5 @@
 """The training loss, gradient norm and learning rate, and the throughput."""
 
-from __future__ import annotations
-
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray

@@ -3,8 +3,6 @@
 To add a policy, add a file here, an entry to `STOPPING` and a spec to `pipeline.spec.sweep`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from evenload.pipeline.spec.sweep import SweepSpec

@@ -1,7 +1,5 @@
 """Asynchronous successive halving: one in eta of all trials continues after every rung."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Iterator, Sequence

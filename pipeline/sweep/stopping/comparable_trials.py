@@ -1,7 +1,5 @@
 """Groups trials whose learning curves are comparable."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,9 +30,7 @@ class TrialCurve(NamedTuple):
 
 
 def comparable_groups(
-    policy: StoppingSpec,
-    curves: Mapping[str, Sequence[CurvePoint]],
-    rows: Sequence[TrialRecord],
+    policy: StoppingSpec, curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[TrialRecord]
 ) -> list[list[TrialCurve]]:
     """The trials of the tune stage, grouped by the keys in `policy.per` and the number of steps.
 

@@ -3,8 +3,6 @@
 Letters: P points of a curve, X exponents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
