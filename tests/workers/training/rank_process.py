@@ -23,7 +23,7 @@ from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.records.shards import LoadLogSink
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import Command, Progress, TrialState
+from evenload.pipeline.states import Command, Progress
 from evenload.workers.training import loop
 from evenload.workers.training.loop import resume_step, train
 from evenload.workers.training.ranks import Ranks
@@ -39,11 +39,10 @@ class NoSink:
 
     def log_eval(self, record: EvalRecord) -> None: ...
 
-    def checkpoint(self, step: int, uri: str) -> None:
+    def checkpoint(self) -> None:
         raise AssertionError("only the first rank writes checkpoints")
 
-    def close(self, state: TrialState, result: dict[str, Any], error: str | None = None) -> None:
-        pass
+    def close(self) -> None: ...
 
 
 def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop_at: int) -> None:
@@ -79,7 +78,7 @@ def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop
             run=identity,
             ranks=ranks,
         )
-    sink.close(outcome.state, outcome.result)
+    sink.close()
     np.savez(
         settings.root / f"{digest}-rank{ranks.rank}.npz",
         bias_SLE=np.stack(biases),

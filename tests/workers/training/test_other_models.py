@@ -119,7 +119,7 @@ def test_the_evaluation_has_what_the_own_model_has(
         sink=sink,
         run=RunIdentity(DIGEST, "evaluation", None, 1, spec.model_dump(mode="json")),
     )
-    sink.close(TrialState.COMPLETED, figures)
+    sink.close()
     assert math.isfinite(figures["val_bits_per_byte"])
     assert 2 < figures["val_loss"] < math.log(48) + 1
     routes, by_k = (read(settings.trial_dir(DIGEST)) for read in (read_routes, read_by_k))
