@@ -24,11 +24,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from evenload.pipeline.errors import first_message
+from evenload.pipeline.spec.spec_file import LARGEST
 
-Step = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Step = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 Iterations = Annotated[int, Field(ge=1, le=1000)]
 Schedule = Literal["constant", "inverse_sqrt", "inverse"]
 

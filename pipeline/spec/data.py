@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, Field
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt
+from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 def _pattern(value: str) -> str:

@@ -9,10 +9,17 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from evenload.pipeline.spec.balancers import Balancer, BalancerSpec, parse_balancer
-from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load
+from evenload.pipeline.spec.spec_file import (
+    Frozen,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    load,
+)
 
 ACTS_IN_TRAINING = {
     "aux_loss": "it acts on the router through training",
@@ -112,6 +119,9 @@ def _combinations(entry: object) -> list[BalancerSpec]:
     return [parse_balancer(dict(zip(axes, point, strict=True))) for point in points]
 
 
+FIGURES_BYTES = 500  # of one rule, seed and step
+
+
 class SimulationSpec(Frozen):
     """Every rule runs on every stream. All rules see the same scores."""
 
@@ -161,9 +171,16 @@ class SimulationSpec(Frozen):
         return self
 
     @property
-    def bytes_per_step(self) -> int:
-        """Size of the scores of one step with all seeds; a simulation needs more memory."""
-        return 4 * self.tokens * self.num_experts * self.seeds
+    def memory_bytes(self) -> int:
+        """About the most memory that it takes, without recordings, which have sizes of their own.
+
+        A step has about ten arrays of the size of its scores: noise, biased scores, ranks. A
+        histogram has a bin per expert; and figures of every step are kept to the end.
+        """
+        scores = 4 * self.tokens * self.num_experts * self.seeds
+        bins = max(int(rule.params.get("bins", 0)) for rule in self.rules)
+        history = FIGURES_BYTES * self.steps * self.seeds * len(self.rules)
+        return 10 * scores + 12 * bins * self.num_experts * self.seeds + history
 
     @property
     def steady_steps(self) -> int:

@@ -17,6 +17,10 @@ Spec = TypeVar("Spec", bound=BaseModel)
 # The bounds are those of the store's columns and of torch's and NumPy's seeds and sizes.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
+# Numbers of training are float32, which ends at 3.4e38; products of two need room.
+LARGEST = 1e18
+PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=LARGEST)]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 

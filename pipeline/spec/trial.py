@@ -9,8 +9,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     model_validator,
 )
 
@@ -27,7 +25,15 @@ from evenload.pipeline.spec.data import (
 from evenload.pipeline.spec.load_shape import LoadShape, RunOutline
 from evenload.pipeline.spec.other_models import HuggingFaceModel, OtherModel, PythonModel
 from evenload.pipeline.spec.presets import PRESETS
-from evenload.pipeline.spec.spec_file import Frozen, NonNegativeInt, PositiveInt, load, sha256
+from evenload.pipeline.spec.spec_file import (
+    Frozen,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    load,
+    sha256,
+)
 
 
 def _with_preset(schema: dict[str, Any]) -> None:

@@ -129,11 +129,11 @@ def _check_memory(spec: SimulationSpec) -> None:
     if all(isinstance(stream, Recorded) for stream in spec.streams.values()):
         return
     room = available_bytes("cpu")
-    if spec.bytes_per_step > room:
+    if spec.memory_bytes > room / 2:
         raise SpecError(
-            f"tokens={spec.tokens}: the scores of one step, {spec.num_experts} experts and "
-            f"{spec.seeds} seeds, take {spec.bytes_per_step / GIB:,.0f} GiB; the host has "
-            f"{room / GIB:,.0f} GiB; lower tokens, num_experts or seeds"
+            f"tokens={spec.tokens} with {spec.num_experts} experts, {spec.seeds} seeds and "
+            f"{spec.steps} steps takes about {spec.memory_bytes / GIB:,.0f} GiB; the host has "
+            f"{room / GIB:,.0f} GiB; lower tokens, num_experts, seeds or steps"
         )
 
 

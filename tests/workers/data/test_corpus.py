@@ -21,10 +21,12 @@ from evenload.pipeline.spec.data import (
     PythonStdlib,
     Shards,
     Synthetic,
+    matching_files,
 )
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.data.corpus import check_fits, prepare
 from evenload.workers.data.synthetic import synthetic_documents
+from evenload.workers.data.tokenizer import BytesEncoder, read_encoder
 
 TEXT = "The quick brown fox jumps over the lazy dog. Zwölf Boxkämpfer.\n"  # under 50 words
 
@@ -269,3 +271,34 @@ def test_more_than_65536_tokens_are_stored_whole(folder: Path, tmp_path: Path) -
     assert np.array_equal(again.validation, corpus.validation)
     drawn = prepare(Synthetic(num_tokens=200_000, vocab_size=100_000), tmp_path / "corpora")
     assert drawn.train.max() > 90_000
+
+
+def test_the_settings_of_a_tokenizer_file_do_not_cut_or_fill_texts(tmp_path: Path) -> None:
+    encoder = BytesEncoder()
+    tokenizer = tokenizers.Tokenizer.from_str(encoder.to_json())
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=4000)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tokens,) = read_encoder(tmp_path / "tokenizer.json").encode(["x" * 100])
+    assert len(tokens) == 101
+
+
+def test_a_tokenizer_without_an_end_needs_to_be_told_one(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    words = tokenizers.models.WordLevel({"stop": 7, "x": 3}, unk_token="x")
+    tokenizers.Tokenizer(words).save(str(path))
+    with pytest.raises(SpecError, match=r"no token .*endoftext.* set data.tokenizer.end"):
+        read_encoder(path)
+    assert read_encoder(path, "stop").end_id == 7
+
+
+def test_a_path_with_brackets_is_no_pattern_and_folders_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a[1]").mkdir()
+    (tmp_path / "a[1]" / "b.txt").write_text("x")
+    found = matching_files("glob", str(tmp_path / "a[1]" / "b.txt"))
+    assert found == [tmp_path / "a[1]" / "b.txt"]
+    with pytest.raises(SpecError, match=r"matches folders alone; .*/\*\*/\*.txt"):
+        matching_files("glob", str(tmp_path / "a[1]"))
+    with pytest.raises(SpecError, match=r"matches no file below .*, where evenload runs"):
+        matching_files("glob", "absent/*.txt")
+    assert Files(glob="$HOME/x").glob == Files(glob="~/x").glob == str(Path.home() / "x")
