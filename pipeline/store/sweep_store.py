@@ -1,5 +1,6 @@
 """The store of sweeps, trials and attempts in SQL. It holds the only authoritative state."""
 
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -58,6 +59,9 @@ from evenload.pipeline.store.stackable_trials import StackableTrial
 
 # SQLSTATE of psycopg's errors: an unknown option, a role without the right, read-only.
 NOT_ALLOWED = (None, "42501", "25006")
+
+
+DAMAGE = (DatabaseError, sqlite3.DatabaseError, JSONDecodeError)
 
 
 class SweepStore:
@@ -472,8 +476,8 @@ class SweepStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            reason = without_secrets_of(self._url, error.orig)
+        except (OperationalError, InterfaceError, sqlite3.OperationalError) as error:
+            reason = without_secrets_of(self._url, getattr(error, "orig", error))
             remedy = "check the database and its URL"
             if self._url.startswith("sqlite"):
                 remedy = "set EVENLOAD_HOME or EVENLOAD_DATABASE_URL to where the sweeps are"
@@ -488,7 +492,9 @@ class SweepStore:
                 f"{shown_address(self._url)}: {reason}; check the options of the URL and what its "
                 "role may do"
             ) from None
-        except (DatabaseError, JSONDecodeError) as error:
+        except (DatabaseError, sqlite3.DatabaseError, JSONDecodeError) as error:
+            if type(error) not in DAMAGE:  # another subclass has another cause
+                raise
             raise SpecError(
                 f"{shown_address(self._url)} is damaged: {getattr(error, 'orig', error)}; restore "
                 "it from a backup, or move it away to begin a new one"
