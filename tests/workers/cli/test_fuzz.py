@@ -132,7 +132,7 @@ changes = st.sampled_from(sorted(SPECS)).flatmap(
 @fuzz
 @example(("simulation", ("steps",), 1, False))
 @example(("simulation", ("rules", 0, "step_size"), 1e308, False))
-@example(("simulation", ("num_experts",), 10**6, False))
+@example(("simulation", ("num_experts",), 10**9, False))
 @example(("sweep", ("axes",), {"x": [{"low": 1, "high": 2}]}, False))
 @example(("sweep", ("base", "data", "num_tokens"), 10**12, False))
 @given(changes)
