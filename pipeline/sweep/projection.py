@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FIRST_LOOK_SECONDS = 15.0  # Ray starts in the same process, and importing mlflow delays it
 LOOK_SECONDS = 5.0
 MAX_WAIT_SECONDS = 120.0
 OVERLAP = timedelta(seconds=60)  # for transactions that end after they took their time
@@ -114,7 +115,7 @@ def projecting(store: SweepStore, settings: Settings) -> Iterator[Projection]:
     projection, ended = Projection(store, settings), threading.Event()
 
     def repeat() -> None:
-        wait_seconds = LOOK_SECONDS
+        wait_seconds = FIRST_LOOK_SECONDS
         while not ended.wait(wait_seconds):
             is_fine = projection.look()
             wait_seconds = LOOK_SECONDS if is_fine else min(2 * wait_seconds, MAX_WAIT_SECONDS)

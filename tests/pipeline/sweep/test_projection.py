@@ -206,6 +206,7 @@ def test_it_looks_again_and_again_and_once_more_at_the_end(
     settings: Settings, store: SweepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
+    monkeypatch.setattr(module, "FIRST_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(Projection, "look", lambda self: bool(looks.append(self) or True))
     with projecting(store, settings) as projection:
