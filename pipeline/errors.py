@@ -29,6 +29,10 @@ class SpecError(ValueError):
     """Input that cannot be run. Commands print its message and exit with code 2."""
 
 
+class CannotRun(SpecError):
+    """A trial that the cluster could not run even if nothing else ran. Its sweep is paused."""
+
+
 class StoreUnavailable(SpecError):
     """The database does not answer. Callers that can wait try again."""
 

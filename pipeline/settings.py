@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     """Time between two heartbeats of a worker; at most half of a lease."""
     train_slots: PositiveInt | None = None
     """Trials trained at once; null: one per core or GPU."""
+    cluster_cores: PositiveInt | None = None
+    """Cores that an autoscaled Ray cluster can grow to; null: those of the nodes seen so far."""
+    cluster_gpus: PositiveInt | None = None
+    """GPUs that an autoscaled Ray cluster can grow to; null: those of the nodes seen so far."""
+    max_priority: int = 100
+    """`evenload serve` lowers the priority of sweeps that ask for more."""
     eval_slots: PositiveInt = 1
     """Trials evaluated at once."""
     data_root: Path | None = None

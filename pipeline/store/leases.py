@@ -9,7 +9,18 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import LeaseLost
@@ -44,12 +55,20 @@ VERDICTS = (TrialState.TRAINED, TrialState.COMPLETED, TrialState.STOPPED, TrialS
 FIRST_SWEEP_FIRST = (Sweep.priority.desc(), Sweep.created_at, Sweep.sweep_id)
 
 
+def is_claimable(connection: Connection, digest: str, kind: WorkKind) -> bool:
+    return bool(connection.execute(select(exists().where(_claimable(digest, kind)))).scalar_one())
+
+
+def _claimable(digest: str, kind: WorkKind) -> ColumnElement[bool]:
+    return and_(Trial.digest == digest, Trial.state == WAITING[kind], may_run(kind))
+
+
 def claim(
     connection: Connection, digest: str, kind: WorkKind, worker: str, lease_seconds: float
 ) -> Claim | None:
     won = connection.execute(
         update(Trial)
-        .where(Trial.digest == digest, Trial.state == WAITING[kind], may_run(kind))
+        .where(_claimable(digest, kind))
         .values(
             state=HELD[kind],
             attempt=Trial.attempt + 1,

@@ -303,6 +303,11 @@ class SweepStore:
         with self._writing() as connection:
             return leases.claim(connection, digest, kind, worker, lease_seconds)
 
+    def is_claimable(self, digest: str, kind: WorkKind) -> bool:
+        """Whether a worker may claim the trial now."""
+        with self._reading() as connection:
+            return leases.is_claimable(connection, digest, kind)
+
     def stackable_trials(self, digest: str) -> list[StackableTrial]:
         """Other trials, training or waiting for it, of the trial's sweeps with `stacking: auto`.
 

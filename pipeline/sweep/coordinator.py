@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
-from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
 from evenload.pipeline.states import Snapshot, SweepState, TrialRecord, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.lease_watch import LeaseWatch
@@ -49,6 +49,7 @@ class Executor(Protocol):
         """Lets a free worker claim this trial and work on it. Returns at once.
 
         Returns:  False if the trial needs more memory or devices than are free now
+        Raises:   CannotRun: it needs more than the cluster can ever give
         """
 
     def free(self) -> Mapping[WorkKind, int]:
@@ -261,8 +262,11 @@ class Coordinator:
             case PauseSweep(sweep_id, note):
                 logger.error("sweep %s is %s", sweep_id, note)
                 self._store.pause(sweep_id, note=note)
-            case Launch(kind, digest):
-                return self._executor.launch(kind, digest)
+            case Launch(kind, digest, sweep_id):
+                try:
+                    return self._executor.launch(kind, digest)
+                except CannotRun as error:
+                    return self._apply(PauseSweep(sweep_id, f"paused: {error}"))
             case FinishSweep(sweep_id):
                 self._store.finish_sweep(sweep_id)
         return True

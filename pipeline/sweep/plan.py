@@ -78,6 +78,7 @@ class Launch:
 
     kind: WorkKind
     digest: str
+    sweep_id: str = field(default="", compare=False)  # one that wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
     broken = {sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep)}
     for kind in (WorkKind.EVAL, WorkKind.TRAIN):
         runnable = (
-            trial.digest
+            trial
             for trial in snapshot.trials
             if KIND_OF_WAITING.get(trial.state) is kind
             and trial.may_run
@@ -180,8 +181,8 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
             and trial.digest not in launched
             and trial.sweep_id not in broken
         )
-        for _, digest in zip(range(crew.free.get(kind, 0)), runnable, strict=False):
-            yield Launch(kind, digest)
+        for _, trial in zip(range(crew.free.get(kind, 0)), runnable, strict=False):
+            yield Launch(kind, trial.digest, trial.sweep_id)
 
 
 def _finished_sweeps(snapshot: Snapshot) -> Iterator[FinishSweep]:

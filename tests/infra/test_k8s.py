@@ -209,6 +209,8 @@ def test_workers_and_coordinator_get_the_environment_of_compose() -> None:
         found = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert expected.keys() <= found.keys(), owner
         for key, value in found.items():
+            if key.startswith("EVENLOAD_CLUSTER_"):
+                continue
             assert value in (None, "cpu", expected.get(key)), (owner, key)
 
 
@@ -228,3 +230,18 @@ def test_no_pod_sends_to_the_outside_but_the_head_to_kubernetes() -> None:
         for rule in policy["spec"].get("egress", []):
             to_pods = [target for target in rule.get("to", []) if "podSelector" in target]
             assert to_pods or name == "ray-head-to-kubernetes"
+
+
+def test_the_coordinator_knows_what_the_worker_groups_can_grow_to() -> None:
+    env = PODS["coordinator"]["spec"]["containers"][0]["env"]
+    told = {entry["name"]: entry.get("value") for entry in env}
+    groups = named("RayCluster")["evenload"]["spec"]["workerGroupSpecs"]
+    limits = [
+        (group["maxReplicas"], container["resources"]["limits"])
+        for group in groups
+        for container in group["template"]["spec"]["containers"]
+    ]
+    cores = sum(count * int(limit["cpu"]) for count, limit in limits)
+    gpus = sum(count * int(limit.get("nvidia.com/gpu", 0)) for count, limit in limits)
+    assert told["EVENLOAD_CLUSTER_CORES"] == str(cores)
+    assert told["EVENLOAD_CLUSTER_GPUS"] == str(gpus)

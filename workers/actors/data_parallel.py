@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.sinks import SinkGroup
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import RuntimeSpec, TrialSpec
-from evenload.pipeline.states import Command, TrialRecord, TrialState
+from evenload.pipeline.states import Command, TrialRecord, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.worker_id import name_of
 from evenload.workers.actors.actor import SinkFactory
@@ -41,6 +42,7 @@ from evenload.workers.training.ranks import Ranks
 logger = logging.getLogger(__name__)
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+ROOM_POLL_SECONDS = 2.0
 COLLECTIVE_SECONDS = 600  # long enough for the first rank to write a checkpoint
 INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ENDS_WELL = (TrialState.TRAINED, TrialState.QUEUED, TrialState.STOPPED, TrialState.CANCELLED)
@@ -95,9 +97,9 @@ class GroupActor:
         from ray.train import TrainingFailedError
 
         trial = self._trial(digest)
-        if self._stopping or trial.state is not TrialState.QUEUED:
-            return None  # avoids starting a group without work
         spec = TrialSpec.model_validate(trial.spec)
+        if not self._awaited_room(digest, spec.runtime.workers):
+            return None  # avoids starting a group without work
         task = Task(self._name, self._settings, self._sink_factory, digest, spec, self._signals)
         try:
             _trainer(task, self._resources).fit()
@@ -110,6 +112,20 @@ class GroupActor:
         finally:
             shutil.rmtree(_ray_folder(self._settings) / digest, ignore_errors=True)
         return self._trial(digest).state
+
+    def _awaited_room(self, digest: str, workers: int) -> bool:
+        """Waits for the resources of all ranks; False if the trial must not start any more.
+
+        Without it Ray Train would wait for them, where it hears no cancel, pause or stop.
+        """
+        while not self._stopping and retry_while_away(
+            lambda: self._store.is_claimable(digest, WorkKind.TRAIN), StoreUnavailable
+        ):
+            free = ray.available_resources()
+            if all(free.get(name, 0.0) >= workers * n for name, n in self._resources.items()):
+                return True
+            time.sleep(ROOM_POLL_SECONDS)
+        return False
 
     def request_stop(self, preempted: bool = False) -> None:
         """As in a train actor."""

@@ -20,8 +20,10 @@ def available_bytes(device: str) -> int:
 
 def misfit_here(spec: TrialSpec) -> str | None:
     """The reason with remedy why the resolved trial cannot run here, or None if it can."""
-    if problem := misfit(spec, available_bytes(spec.runtime.device)):
-        return f"{spec.balancer.label} with {spec.model.num_experts} experts {problem}"
+    ranks = spec.runtime.workers if spec.runtime.device == "cpu" else 1  # on one host
+    if problem := misfit(spec, available_bytes(spec.runtime.device) // ranks):
+        each = f" for each of its {ranks} workers" if ranks > 1 else ""
+        return f"{spec.balancer.label} with {spec.model.num_experts} experts {problem}{each}"
     return None
 
 

@@ -12,6 +12,7 @@ import ray
 from pydantic import ValidationError
 from ray.exceptions import RayError
 
+from evenload.pipeline.errors import CannotRun
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState, WorkKind
@@ -85,6 +86,7 @@ class RayExecutor:
         self._store = SweepStore(settings.store_url)
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count(1))
         self._workers: dict[str, _Worker] = {}
+        self._most: dict[str, float] = {}  # resource -> the most that the cluster has had
         self._early_deaths = 0  # number of successive workers that died before they had a trial
         self._owns_cluster = connect(address)
         self._is_local = address is None
@@ -99,6 +101,7 @@ class RayExecutor:
 
     def launch(self, kind: WorkKind, digest: str) -> bool:
         need = self._need(kind, digest)
+        self._check_possible(need)
         taken = self._taken(kind)
         if taken and taken + self._size(need) > self._slots(kind):
             return False  # a trial may exceed the slots only if no other trial runs
@@ -154,6 +157,23 @@ class RayExecutor:
             if self._owns_cluster:
                 self._owns_cluster = False
                 ray.shutdown()
+
+    def _check_possible(self, need: Need) -> None:
+        """Raises: CannotRun: it needs more cores or GPUs than all nodes have together"""
+        if self._is_local:
+            return  # nothing is reserved there
+        settings, seen = self._settings, ray.cluster_resources()
+        asked = {"CPU": need.threads, "GPU": need.device == "cuda"}
+        limits = {"CPU": settings.cluster_cores, "GPU": settings.cluster_gpus}
+        for name, each in asked.items():
+            self._most[name] = max(self._most.get(name, 0.0), seen.get(name, 0.0))
+            most, wanted = limits[name] or self._most[name], need.workers * each
+            if self._most["CPU"] and SHARE[need.kind] * wanted > most:
+                raise CannotRun(
+                    f"runtime.workers={need.workers}, runtime.threads={need.threads}: needs "
+                    f"{wanted} {name}s, and the cluster has {most:g}; ask for less, or add nodes "
+                    "and resume the sweep"
+                )
 
     def _slots(self, kind: WorkKind) -> int:
         if kind is WorkKind.EVAL:

@@ -10,6 +10,19 @@ from evenload.workers.cli.listing import Listing
 logger = logging.getLogger(__name__)
 
 
+def cap_priorities(store: SweepStore, most: int) -> None:
+    """Lowers priorities above `most`, so that nobody's sweeps rule for ever."""
+    try:
+        for sweep in store.sweeps():
+            if sweep.priority > most and sweep.state is SweepState.ACTIVE:
+                logger.warning(
+                    "sweep %s: priority %d lowered to %d", sweep.sweep_id, sweep.priority, most
+                )
+                store.set_priority(sweep.sweep_id, most)
+    except SpecError as error:  # the store is away, or a sweep is gone
+        logger.warning("%s", error)
+
+
 class Admission:
     """Stores the trials of submitted sweeps.
 

@@ -51,7 +51,7 @@ def serve(
     require(*WORKERS)
     # With torch, Ray and MLflow, which --help need not wait for.
     from evenload.pipeline.sweep.projection import projecting
-    from evenload.workers.cli.admission import Admission
+    from evenload.workers.cli.admission import Admission, cap_priorities
     from evenload.workers.cli.coordinator_process import Cluster, CoordinatorProcess
     from evenload.workers.cli.limited_calls import LimitedCalls
     from evenload.workers.cli.listing import Listing
@@ -73,6 +73,7 @@ def serve(
     ):
         while not stop.wait(POLL_SECONDS):
             coordinator.ensure_running()
+            cap_priorities(store, settings.max_priority)
             admission.process_sweeps()
 
 

@@ -12,6 +12,7 @@ from evenload.pipeline.states import (
     AttemptState,
     Charge,
     Command,
+    Order,
     Progress,
     TrialState,
 )
@@ -175,3 +176,20 @@ def test_a_waiting_trial_is_given_up_only_at_the_attempt_that_was_seen(
     failed = store.trial("t000")
     assert (failed.state, failed.error) == (TrialState.FAILED, "given up")
     assert failed.finished_at is not None
+
+
+def test_a_trial_is_claimable_as_long_as_somebody_wants_it_and_nobody_has_it(
+    store: SweepStore, sweep_id: str
+) -> None:
+    assert store.is_claimable("t000", TRAIN)
+    store.pause(sweep_id)
+    assert not store.is_claimable("t000", TRAIN)
+    store.resume(sweep_id)
+    store.order("t000", Order.PAUSE)
+    assert not store.is_claimable("t000", TRAIN)
+    store.order("t000", None)
+    assert store.claim("t000", TRAIN, "w", LEASE)
+    assert not store.is_claimable("t000", TRAIN)
+    assert store.is_claimable("t001", TRAIN)
+    store.cancel(sweep_id)
+    assert not store.is_claimable("t001", TRAIN)

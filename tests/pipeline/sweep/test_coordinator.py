@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evenload.pipeline.errors import SpecError, StoreUnavailable
+from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepState, TrialRecord, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -346,3 +346,22 @@ def test_a_worker_that_is_too_late_for_its_trial_is_ended(
     assert not coordinator.round((sweep_id,)), "this round only marks the sweep as finished"
     assert coordinator.round((sweep_id,))
     assert executor.killed == ["w1"]
+
+
+def test_a_sweep_that_the_cluster_can_never_run_is_paused_with_the_reason(
+    store: SweepStore, add_sweep: Callable[[int], str]
+) -> None:
+    class Small(FakeExecutor):
+        def launch(self, kind: WorkKind, digest: str) -> bool:
+            raise CannotRun(
+                "runtime.workers=64: needs 64 CPUs, and the cluster has 2; ask for less"
+            )
+
+    sweep_id = add_sweep(2)
+    executor = Small(store)
+    run(store, executor, sweep_id)
+    paused = store.sweep(sweep_id)
+    assert paused.state is SweepState.PAUSED
+    assert "needs 64 CPUs, and the cluster has 2" in str(paused.note)
+    store.cancel(sweep_id)
+    assert states(store, sweep_id) == {TrialState.CANCELLED: 2}

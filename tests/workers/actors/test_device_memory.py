@@ -9,7 +9,12 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.memory import memory_bytes
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers import host_memory
-from evenload.workers.actors.device_memory import available_bytes, check_memory, slots_in_memory
+from evenload.workers.actors.device_memory import (
+    available_bytes,
+    check_memory,
+    misfit_here,
+    slots_in_memory,
+)
 
 SPEC = TrialSpec.model_validate(
     {
@@ -56,3 +61,16 @@ def test_fewer_trials_than_cores_train_at_once_if_memory_is_short(
     assert slots_in_memory([SPEC]) is None
     limit.write_text(str(memory_bytes(SPEC) // 2))
     assert slots_in_memory([SPEC]) == 1
+
+
+def test_every_worker_of_a_group_needs_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(host_memory, "LIMITS", (limit,))
+    limit.write_text(str(3 * memory_bytes(SPEC)))
+    assert misfit_here(SPEC) is None
+    runtime = SPEC.runtime.model_copy(update={"workers": 4})
+    problem = misfit_here(SPEC.model_copy(update={"runtime": runtime}))
+    assert problem is not None
+    assert "for each of its 4 workers" in problem

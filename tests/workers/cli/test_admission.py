@@ -13,7 +13,7 @@ from evenload.pipeline.states import SweepState
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cli import listing as listing_module
 from evenload.workers.cli import session
-from evenload.workers.cli.admission import Admission
+from evenload.workers.cli.admission import Admission, cap_priorities
 from evenload.workers.cli.listing import Listing
 
 Sweep = Callable[..., dict[str, Any]]
@@ -147,3 +147,10 @@ def test_an_error_of_one_sweep_s_data_pauses_it_and_delays_no_other(
     assert store.sweep(older).is_expanded
     assert store.sweep(broken).state is SweepState.PAUSED
     assert "PermissionError: [Errno 13] Permission denied" in str(store.sweep(broken).note)
+
+
+def test_a_priority_above_the_operators_maximum_is_lowered(store: SweepStore, sweep: Sweep) -> None:
+    first = store.submit(SweepSpec.model_validate(sweep() | {"priority": 2147483647}))
+    second = store.submit(SweepSpec.model_validate(sweep() | {"name": "low", "priority": -5}))
+    cap_priorities(store, 100)
+    assert [store.sweep(sweep_id).priority for sweep_id in (first, second)] == [100, -5]
