@@ -92,9 +92,13 @@ def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[
 def chosen_view(names: Iterable[str]) -> str:
     """A row of buttons that choose a view of the page; the first one by default."""
     names, asked = list(names), st.query_params.get("view")
-    if asked is not None and asked not in names:
+    seen = st.session_state.setdefault(
+        "views-seen", set()
+    )  # the last page's view may still be there
+    if asked is not None and asked not in {*names, *seen}:
         problem = f"View {asked!r} is not known here. Choose one of {', '.join(names)}."
         st.error(for_markdown(problem))
+    seen.update(names)
     chosen_name = st.segmented_control(
         "View",
         names,

@@ -97,7 +97,7 @@ def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> N
 
 
 def _links(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
-    at, view = digests.index(trial.digest), st.query_params.get("view")
+    at = digests.index(trial.digest)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(
             "sweep/page.py",
@@ -110,8 +110,7 @@ def _links(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
             ("Next run", ":material/chevron_right:", at + 1),
         ):
             if 0 <= other < len(digests):
-                address = {"run": digests[other]} | ({"view": view} if view else {})
-                st.page_link("run/page.py", label=label, icon=icon, query_params=address)
+                st.button(label, icon=icon, type="tertiary", on_click=_open, args=[digests[other]])
         for label, url in (
             ("MLflow run", run_queries.mlflow_run_url(trial)),
             ("Ray dashboard", run_queries.ray_dashboard_url()),
@@ -126,6 +125,10 @@ def _links(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
             "MLflow has missed is delivered when it is back.",
             icon=":material/cloud_off:",
         )
+
+
+def _open(digest: str) -> None:
+    st.query_params["run"] = digest
 
 
 def _body(key: str) -> None:

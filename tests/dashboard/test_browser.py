@@ -187,8 +187,10 @@ def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: 
     _click_row(page, 55)
     page.wait_for_url("**/run?run=*")
     page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Runs")
+    _settled(page, "step-size-by-experts")
+    expect(page.get_by_text("15 runs, 0 selected")).to_be_visible(timeout=WAIT_MS)
     page.get_by_text("sign 0.1, 32 experts, seed 0: failed after step 140").click()
-    expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible()
+    expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible(timeout=WAIT_MS)
 
 
 def test_sweep_that_was_chosen_stays_from_page_to_page(page: Page, address: str, demo: Any) -> None:
@@ -206,8 +208,9 @@ def test_sweep_that_was_chosen_stays_from_page_to_page(page: Page, address: str,
     _settled(page, "Cost of imbalance")
     expect(page.get_by_role("combobox").first).to_have_value(demo.ids["finished"])
     header.get_by_role("link", name="Run", exact=True).click()
-    page.wait_for_url(f"**/run?run={opened}", timeout=WAIT_MS)
-    page.get_by_role("link", name="Next run").click()
+    page.wait_for_url(f"**/run?run={opened}*", timeout=WAIT_MS)
+    expect(page.get_by_text("is not known here")).to_have_count(0)
+    page.get_by_role("button", name="Next run").click()
     page.wait_for_url(lambda url: opened not in url and "/run?run=" in url, timeout=WAIT_MS)
 
 
@@ -307,12 +310,11 @@ def test_cost_follows_the_plan_in_the_address(page: Page, address: str, demo: An
     page.goto(f"{address}/cost?sweep={demo.ids['finished']}&ranks=4&hours=2000")
     _settled(page, "Cost of imbalance")
     _charts(page, 2)
-    before = page.locator("[data-testid=stMarkdown] strong").nth(3).inner_text()
+    saved = page.get_by_test_id("stMarkdown").filter(has_text="Saved against none").first
+    before = saved.inner_text()
     page.get_by_label("Price of a GPU hour, $").fill("5")
     page.get_by_label("Price of a GPU hour, $").press("Enter")
-    expect(page.locator("[data-testid=stMarkdown] strong").nth(3)).not_to_have_text(
-        before, timeout=WAIT_MS
-    )
+    expect(saved).not_to_have_text(before, timeout=WAIT_MS)
     assert {"ranks=4", "hours=2000", "price=5"} <= {
         part.removesuffix(".0") for part in page.url.partition("?")[2].split("&")
     }
