@@ -1,7 +1,5 @@
 """Parts that pages share: choices in the address, refreshing, cards, tables and errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Names of files, values of specs, notes and errors may hold anything: escape sequ
 markup, formulas of a spreadsheet. HTML is escaped by the templates, Prometheus by its library.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

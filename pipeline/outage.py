@@ -1,7 +1,5 @@
 """Waits for a database or an object store that does not answer, so that no result is lost."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

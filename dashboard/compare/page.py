@@ -1,7 +1,5 @@
 """Compares two to eight runs, which may have different numbers of experts."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One run: the load of every expert at every step, losses, resources and records."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """One sweep: answer, grid, front, learning curves, parameters and trials."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """All runs of a sweep in one table, which drives linked charts of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

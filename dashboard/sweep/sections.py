@@ -1,7 +1,5 @@
 """The views of a sweep's page: grid, front, curves, parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

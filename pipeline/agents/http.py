@@ -1,7 +1,5 @@
 """Serves the MCP server over streamable HTTP. Every request needs the token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

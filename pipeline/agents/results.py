@@ -3,8 +3,6 @@
 Names, labels, notes and errors come from users and their trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar

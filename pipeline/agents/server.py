@@ -5,8 +5,6 @@ To add a tool that reads, add a method to Tools and its name to READERS; it retu
 agent is told only that it happened.
 """
 
-from __future__ import annotations
-
 import hmac
 import inspect
 from collections.abc import Callable

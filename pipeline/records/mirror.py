@@ -8,8 +8,6 @@ writes. The newest attempt with a LATEST counts. LATEST names, for every path, t
 wrote it, its size and its time of change. Files whose size and time are equal are taken for equal.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

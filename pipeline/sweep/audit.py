@@ -3,8 +3,6 @@
 To add a check, add a function and an entry in CHECKS. Letters: S steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

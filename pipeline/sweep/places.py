@@ -4,8 +4,6 @@ Losses are compared among all settings of the place that keep the constraints, w
 without rules that see later tokens. `selection` has the method and its source.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

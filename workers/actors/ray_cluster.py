@@ -1,7 +1,5 @@
 """Connects to a Ray cluster: a private one on this machine, or a running one."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

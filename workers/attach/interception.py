@@ -7,8 +7,6 @@ bias, and neither the router's code nor its outputs need to be known.
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +90,7 @@ class Interceptor:
         self.judge: Judge | None = None  # takes over during the proof
         self._padding: int | None = None  # where that argument stands, once it is known
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Interceptor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Interceptor":
         return Interceptor(self.num_experts, self.top_k, None)
 
     def route(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:

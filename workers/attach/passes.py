@@ -8,8 +8,6 @@ trains count.
 Letters: B sequences, S tokens of a sequence, T tokens.
 """
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
@@ -43,7 +41,7 @@ class Watched(NamedTuple):
     places: dict[str, int]  # where arguments stand that are given by position
 
     @staticmethod
-    def of(module: nn.Module) -> Watched:
+    def of(module: nn.Module) -> "Watched":
         below = frozenset(module.modules()) - {module}
         names = list(inspect.signature(module.forward).parameters)
         wanted = ("attention_mask", *_INPUTS)
@@ -165,5 +163,5 @@ class Hook:
         if self.call is not None:
             self.call(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
         return Hook(None)

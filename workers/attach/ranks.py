@@ -1,7 +1,5 @@
 """The ranks that train together, and what passes between them: one sum per optimizer step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ class Ranks(NamedTuple):
     size: int
 
     @staticmethod
-    def of(group: dist.ProcessGroup | None) -> Ranks:
+    def of(group: dist.ProcessGroup | None) -> "Ranks":
         """The given group, else the default one where there is one."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks(None, 1)

@@ -6,8 +6,6 @@ width: the experts. Modules that choose otherwise but return their choice can be
 Letters: B sequences, S tokens of a sequence, T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -120,7 +118,7 @@ def _returned_choice(output: Any) -> tuple[int, _TopK] | None:
 
 
 def find_routers(
-    model: nn.Module, probe: Probe, only: Collection[nn.Module] | None = None
+    model: nn.Module, probe: "Probe", only: Collection[nn.Module] | None = None
 ) -> list[Router]:
     """The routers that the probe batch reaches, in the order of their forwards.
 

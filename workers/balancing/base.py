@@ -9,8 +9,6 @@ are float32 with zero mean over the experts of a layer (except in rules with `ce
 weights always come from the unadjusted score; no gradient passes through a bias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -93,7 +91,7 @@ class BiasState(NamedTuple):
     updates: Tensor  # int64 scalar, for schedules in the number of updates
 
     @staticmethod
-    def zeros(num_layers: int, num_experts: int, device: torch.device) -> BiasState:
+    def zeros(num_layers: int, num_experts: int, device: torch.device) -> "BiasState":
         return BiasState(
             torch.zeros(num_layers, num_experts, device=device),
             torch.zeros((), dtype=torch.int64, device=device),

@@ -1,7 +1,5 @@
 """Runs the coordinator in a separate process, because Ray ends a process that loses its cluster."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -5,8 +5,6 @@ their tokens have the shape (N, B, S) and their biases (L, N, E).
 Letters: B sequences, S positions, V vocabulary, D width, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -125,7 +123,7 @@ class MoELanguageModel(RoutedModel):
     def routers(self) -> Iterator[Router]:
         return (module for module in self.modules() if isinstance(module, Router))
 
-    def with_top_k(self, top_k: int) -> MoELanguageModel:
+    def with_top_k(self, top_k: int) -> "MoELanguageModel":
         with torch.device("meta"):
             spec = self._spec.model_copy(update={"top_k": top_k})
             model = MoELanguageModel(spec, self._backend)

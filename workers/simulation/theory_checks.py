@@ -8,8 +8,6 @@ constants are ours and may differ from theirs.
 Letters: T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

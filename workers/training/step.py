@@ -3,8 +3,6 @@
 Letters: B sequences, S tokens of a sequence, V vocabulary, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -97,7 +95,7 @@ def _forward(trainee: Trainee, state: Any, token_BS: Tensor) -> Output:
         return trainee.model(token_BS[:, :-1], state.bias_LE, rule.adjust, rule.selects, bins)
 
 
-def balance_loss(trainee: Trainee, output: Output, sums: StepSums, num_sequences: int) -> Tensor:
+def balance_loss(trainee: Trainee, output: Output, sums: "StepSums", num_sequences: int) -> Tensor:
     loss = sums.count_LE.new_zeros((), dtype=torch.float32)
     if trainee.balancer.loss is None:
         return loss

@@ -1,7 +1,5 @@
 """The selection biases over time, their spread, and their drift."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from evenload.dashboard.page_parts import card, plot

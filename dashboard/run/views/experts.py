@@ -1,7 +1,5 @@
 """Which text experts process, and which experts tokens choose together and in succession."""
 
-from __future__ import annotations
-
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray

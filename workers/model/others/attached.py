@@ -6,8 +6,6 @@ an argument of every forward pass, and what was selected is its result.
 Letters: B sequences, S positions, V vocabulary, L expert layers, T tokens, E experts, K top-k.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +127,7 @@ class AttachedModel(RoutedModel):
             return None
         return torch.stack([seam.own.bias_E.clone() for seam in self._seams if seam.own])
 
-    def with_top_k(self, top_k: int) -> AttachedModel | None:
+    def with_top_k(self, top_k: int) -> "AttachedModel | None":
         for seam in self._seams:
             if seam.has_stages or getattr(seam.module, "top_k", None) != seam.top_k:
                 return None
