@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
-from scipy.special import expit, softmax
 
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.records.imports import recorded
@@ -168,10 +167,15 @@ def _first(calls: Sequence[_Logits], tokens: int) -> Scores:
     return np.concatenate(found)
 
 
+def _softmax(logit: Scores) -> Scores:
+    power = np.exp(logit - logit.max(axis=-1, keepdims=True))
+    return power / power.sum(axis=-1, keepdims=True)
+
+
 # By the value of --moe-router-score-function, and "logit" for a top-k of the logits themselves.
 SCORES: dict[str, Callable[[Scores], Scores]] = {
-    "softmax": lambda logit: softmax(logit, axis=-1),
-    "sigmoid": expit,
+    "softmax": _softmax,
+    "sigmoid": lambda logit: np.exp(-np.logaddexp(-logit, np.float32(0))),
     "sqrtsoftplus": lambda logit: np.sqrt(np.logaddexp(logit, np.float32(0))),
     "logit": lambda logit: logit,
 }
