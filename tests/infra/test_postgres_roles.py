@@ -29,7 +29,7 @@ SPEC = {
     },
     "axes": {"train.seed": [0]},
 }
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]  # a server of its own
 
 
 @pytest.fixture(scope="module")
