@@ -35,4 +35,4 @@ def test_findings_of_a_trained_sweep(evenload: Any, sweep: Any, tmp_path: Path) 
 def test_an_unknown_sweep_is_named(evenload: Any) -> None:
     unknown = evenload("audit", "nope")
     assert unknown.code == 2
-    assert "nope" in unknown.err
+    assert "no store here" in unknown.err
