@@ -169,18 +169,10 @@ class MlflowRuns:
             self._client.log_batch(run.run_id, params=missing, tags=_run_tags(tags))
             run.params, run.attempts = run.params | flat.keys(), len(facts)
         if facts and "corpus" in facts[-1] and not run.has_dataset:
-            self._log_dataset(run.run_id, _dataset(trial, facts[-1]["corpus"]))
+            # PostgreSQL refuses one of two homes that insert the same dataset at once; the next
+            # look finds it.
+            self._client.log_inputs(run.run_id, [_dataset(trial, facts[-1]["corpus"])])
             run.has_dataset = True
-
-    def _log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
-        try:
-            self._client.log_inputs(run_id, [dataset])
-        except MlflowException as error:
-            if is_outage(error):
-                raise
-            # If runs begin at once, each inserts the dataset that they share, and PostgreSQL
-            # refuses all but one. A second call finds the dataset.
-            self._client.log_inputs(run_id, [dataset])
 
     def _last_certain(self, trial: TrialRecord, folder: Path) -> int:
         """The last step that no attempt can train again."""

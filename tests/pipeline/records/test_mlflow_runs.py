@@ -101,6 +101,8 @@ def test_corpus_is_the_runs_dataset_also_if_another_run_inserts_it_at_the_same_m
 
     monkeypatch.setattr(MlflowClient, "log_inputs", beaten)
     projected = Projected(settings, identity(tags={"corpus": "c0ffee"}))
+    with pytest.raises(RestException, match="duplicate"):
+        projected.project()
     for _ in range(2):
         projected.project(afresh=True)
     assert refused == [projected.run_id]
