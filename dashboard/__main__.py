@@ -25,8 +25,6 @@ OPTIONS: dict[str, str] = {
     "theme.baseRadius": "8px",
     "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.2rem"]',
     "theme.headingFontWeights": "[650, 600, 600]",
-    "theme.metricValueFontSize": "1.45rem",
-    "theme.metricValueFontWeight": "600",
     "theme.light.primaryColor": "#2b6cb0",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f4f6f9",

@@ -1,4 +1,4 @@
-"""Turns records of the store into tables, and into the grid of a sweep."""
+"""Turns records of the store into tables."""
 
 import math
 from collections import Counter
@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from evenload.pipeline.charts.grid import Grid
 from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
@@ -92,23 +91,6 @@ def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grid(trials: Sequence[TrialRecord], name: str, axes: Axes) -> Grid:
-    """The figure `name` of each setting at each place, a mean over the seeds that have it."""
-    kinds = list(dict.fromkeys(trial.spec["balancer"]["kind"] for trial in trials))
-    settings = sorted({_setting_key(trial, kinds, axes) for trial in trials})
-    cells: dict[tuple[str, str], list[TrialRecord]] = {}
-    for trial in trials:
-        cells.setdefault((axes.setting(trial), axes.place(trial)), []).append(trial)
-    labels = [label for *_, label in settings]
-    places = list(dict.fromkeys(place for _, place in cells))
-    value_RC = np.array(
-        [[_mean(cells.get((label, place), ()), name) for place in places] for label in labels],
-        dtype=np.float32,
-    ).reshape(len(labels), len(places))
-    note_RC = [[_note(cells.get((label, place), ())) for place in places] for label in labels]
-    return Grid(labels, places, value_RC, note_RC)
-
-
 def figure(trial: TrialRecord, name: str) -> float:
     """A final figure, with shares in percent; NaN if it is missing."""
     value = trial.figure(name)
@@ -180,30 +162,3 @@ def label_of(trial: TrialRecord) -> str:
 
 def spec_of(trial: TrialRecord) -> TrialSpec:
     return TrialSpec.model_validate(trial.spec)
-
-
-def _setting_key(trial: TrialRecord, kinds: Sequence[str], axes: Axes) -> tuple[int, float, str]:
-    """A key that sorts by rule, in the order of the sweep, and then by step size."""
-    size = step_size(trial)
-    rank = kinds.index(trial.spec["balancer"]["kind"])
-    return rank, -1.0 if math.isnan(size) else size, axes.setting(trial)
-
-
-def _mean(trials: Sequence[TrialRecord], name: str) -> float:
-    values = [value for trial in trials if not math.isnan(value := figure(trial, name))]
-    return float(np.mean(values)) if values else math.nan
-
-
-def _note(trials: Sequence[TrialRecord]) -> str:
-    """The most alarming state among the trials of a cell."""
-    states = {trial.state for trial in trials}
-    order = (
-        TrialState.FAILED,
-        TrialState.STOPPED,
-        TrialState.CANCELLED,
-        TrialState.TRAINING,
-        TrialState.TRAINED,
-        TrialState.EVALUATING,
-        TrialState.QUEUED,
-    )
-    return next((str(state) for state in order if state in states), "")

@@ -26,7 +26,6 @@ from evenload.dashboard.sweep.runs import runs_section
 from evenload.dashboard.sweep.sections import (
     curves_section,
     front_section,
-    grid_section,
 )
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.wording import sweep_wording
@@ -96,7 +95,6 @@ def _summary(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 VIEWS: dict[str, Callable[[SweepRecord, Sequence[TrialRecord]], None]] = {
     "Answer": board,
     "Runs": runs_section,
-    "Grid": grid_section,
     "Front": front_section,
     "Step sizes": step_sizes_section,
     "Curves": curves_section,

@@ -1,4 +1,4 @@
-"""The views of a sweep's page: grid, front, curves, parameters."""
+"""The views of a sweep's page: front and curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,6 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
 from evenload.dashboard.page_parts import card, metric_columns, plot
-from evenload.dashboard.record_tables import grid
-from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.sweep.tables import (
     Shown,
     confirmations,
@@ -19,51 +17,19 @@ from evenload.dashboard.sweep.tables import (
 )
 from evenload.dashboard.sweep.tables import learning_curves as curves_of
 from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
-from evenload.pipeline.charts.grid import sweep_grid
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.pipeline.escaping import for_markdown
-from evenload.pipeline.figures.metrics import METRICS, columns, in_grids
-from evenload.pipeline.states import Stage, SweepRecord, TrialRecord
+from evenload.pipeline.figures.metrics import METRICS, columns
+from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.answer_text import method, place_note
-from evenload.pipeline.sweep.axes import stage_of
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 INTERVALS = "95 % intervals over seeds."
-MAX_GRID_ROWS = 40
-MARGINS = 4  # the range of colours of the loss
 CURVES: dict[str, tuple[Shown, str]] = {
     "Held-out loss": ("val_loss", ""),
     "MaxVio": ("max_vio", "MaxVio (max load / fair share − 1)"),
 }
-
-
-def grid_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Grids of figures by setting and place; of many settings curves over their step size."""
-    answer = queries.answer(sweep.sweep_id)
-    tuned = [trial for trial in trials if stage_of(trial) is Stage.TUNE]
-    unit = loss_unit(trials)
-    rows = len({answer.axes.setting(trial) for trial in tuned})
-    if rows > MAX_GRID_ROWS:
-        st.caption(f"{rows} settings are too many for a grid; Runs has a table of all trials.")
-        return step_sizes_section(sweep, trials)
-    caption = "Means over the finished seeds of a setting." + (
-        " Confirming trials are in Front." if len(tuned) < len(trials) else ""
-    )
-    margins = [place.margin for place in answer.places if place.margin > 0]
-    left, right = st.columns(2)
-    for position, metric in enumerate(in_grids()):
-        column = left if position % 2 == 0 else right
-        with column, card(metric.title, metric=metric.name):
-            found, name = grid(tuned, metric.name, answer.axes), f"grid-{metric.name}"
-            if metric.name != LOSS:
-                plot(sweep_grid(found, metric), name, caption)
-                continue
-            found = found._replace(value_RC=unit.factor * found.value_RC)
-            span = MARGINS * unit.factor * max(margins, default=0.0)
-            chart = sweep_grid(found, metric, unit.name, span)
-            plot(chart, name, f"{caption} Full colour: {MARGINS} margins above the least loss.")
-    return None
 
 
 def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:

@@ -30,7 +30,7 @@ PAGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("run", {"view": "Training"}),
     ("run", {"view": "Record"}),
     ("compare", {}),
-    ("sweep", {"view": "Grid"}),
+    ("sweep", {"view": "Answer"}),
     ("sweep", {"view": "Front"}),
     ("sweep", {"view": "Curves"}),
     ("sweep", {"view": "Runs"}),

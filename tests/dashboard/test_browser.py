@@ -178,7 +178,7 @@ def test_navigation_opens_every_page(page: Page, address: str) -> None:
 def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
     _settled(page, "search")
-    for view, charts in [*(("Answer", 4), ("Runs", 2), ("Grid", 4), ("Front", 3), ("Curves", 1))]:
+    for view, charts in [*(("Answer", 4), ("Runs", 2), ("Front", 3), ("Curves", 1))]:
         _choose(page, view)
         _settled(page, "search")
         _charts(page, charts)
@@ -359,7 +359,7 @@ def test_every_page_shows_a_really_trained_sweep(page: Page, tmp_path: Path) -> 
         _settled(page, "Sweeps")
         _click_row(page, 55)
         page.wait_for_url("**/sweep?sweep=small-*")
-        for view, charts in [("Runs", 1), ("Grid", 4), ("Front", 1), ("Curves", 1)]:
+        for view, charts in [("Runs", 1), ("Front", 1), ("Curves", 1)]:
             _choose(page, view)
             _settled(page, "small")
             _charts(page, charts)

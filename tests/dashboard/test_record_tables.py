@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 
 from evenload.dashboard import record_tables
@@ -65,37 +64,6 @@ def _done(**result: float) -> dict[str, Any]:
 def _sweep(state: SweepState = SweepState.ACTIVE, hours_ago: int = 0) -> SweepRecord:
     created = NOON - timedelta(hours=hours_ago)
     return SweepRecord(f"demo-{hours_ago}", "demo", {}, state, None, created, None)
-
-
-def test_grid_has_one_row_per_setting_and_one_column_per_expert_count(trial: Trial) -> None:
-    trials = [
-        trial({"kind": "none"}, 8, **_done(max_vio=2.0)),
-        trial(_sign(0.1), 8, **_done(max_vio=0.3)),
-        trial(_sign(0.01), 8, **_done(max_vio=0.2)),
-        trial({"kind": "none"}, 32, **_done(max_vio=3.0)),
-        trial(_sign(0.1), 32, state=TrialState.FAILED),
-        trial(_sign(0.01), 32, state=TrialState.TRAINING),
-    ]
-    grid = record_tables.grid(trials, "max_vio", axes_of(trials))
-    assert grid.setting_R == ["none", "sign 0.01", "sign 0.1"]
-    assert grid.place_C == ["8 experts", "32 experts"]
-    expected = np.array([[2.0, 3.0], [0.2, np.nan], [0.3, np.nan]], np.float32)
-    np.testing.assert_array_equal(grid.value_RC, expected)
-    assert [row[1] for row in grid.note_RC[1:]] == ["training", "failed"]
-
-
-def test_seeds_of_one_cell_are_averaged(trial: Trial) -> None:
-    trials = [trial(_sign(0.1), seed=s, **_done(max_vio=0.2 + 0.2 * s)) for s in range(3)]
-    assert record_tables.grid(trials, "max_vio", axes_of(trials)).value_RC.tolist() == [
-        [pytest.approx(0.4)]
-    ]
-
-
-def test_cells_without_trials_are_empty(trial: Trial) -> None:
-    trials = [trial(_sign(0.1), 8, **_done(max_vio=0.1)), trial(_sign(0.2), 64)]
-    grid = record_tables.grid(trials, "max_vio", axes_of(trials))
-    assert np.isfinite(grid.value_RC).tolist() == [[True, False], [False, False]]
-    assert grid.note_RC == [["", ""], ["", "queued"]]
 
 
 def test_shares_are_shown_as_percent(trial: Trial) -> None:
@@ -180,9 +148,6 @@ def test_every_axis_has_a_column_and_is_in_the_labels(trial: Trial) -> None:
     assert list(record_tables.trial_labels(trials).values())[1] == (
         "sign 0.1 learning_rate=0.001, 16 experts, top_k=2"
     )
-    grid = record_tables.grid(trials, "max_vio", axes)
-    assert grid.setting_R == ["sign 0.1 learning_rate=0.001", "sign 0.1 learning_rate=0.01"]
-    assert grid.place_C == ["16 experts, top_k=1", "16 experts, top_k=2"]
 
 
 def test_final_figures_have_their_meaning(trial: Trial) -> None:

@@ -39,7 +39,7 @@ from evenload.workers.cli.tables import trial_table
 
 APP = Path(str(evenload.dashboard.__file__)).parent / "app.py"
 PAGES = (
-    *(f"sweep {view}" for view in ("Grid", "Front", "Runs")),
+    *(f"sweep {view}" for view in ("Answer", "Front", "Runs")),
     *(f"run {view}" for view in ("Load", "Record")),
     *("compare", "cost", "sweeps", "glossary"),
 )

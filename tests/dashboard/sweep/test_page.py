@@ -10,21 +10,6 @@ from streamlit.testing.v1 import AppTest
 Open = Callable[..., AppTest]
 
 
-def test_finished_sweep_shows_four_grids_of_settings_by_experts(
-    open_page: Open, drawn: Any, demo: Any
-) -> None:
-    page = open_page("sweep", sweep=demo.ids["finished"], view="Grid")
-    assert not page.exception
-    assert page.title[0].value == "step-size-by-experts"
-    grids = [chart.table for chart in drawn(page).values()]
-    assert len(grids) == 4
-    settings = ["none", "aux_loss 0.01", "sign 0.001", "sign 0.01", "sign 0.1"]
-    for grid in grids:
-        assert grid["experts per layer"].tolist() == ["8", "16", "32"] * 5
-        assert grid.setting.unique().tolist() == settings
-        assert grid.shown.tolist()[-1] == "failed"
-
-
 def test_table_has_every_trial_with_max_vio_beside_its_floor(open_page: Open, demo: Any) -> None:
     table = open_page("sweep", sweep=demo.ids["finished"], view="Runs").dataframe[0].value
     trials = demo.trials("finished")
@@ -86,10 +71,6 @@ def test_sweep_with_failures_is_not_green(open_page: Open, demo: Any) -> None:
 def test_running_sweep_shows_the_states_of_its_trials(
     open_page: Open, drawn: Any, demo: Any
 ) -> None:
-    page = open_page("sweep", sweep=demo.ids["running"], view="Grid")
-    assert not page.exception
-    shown = drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()
-    assert shown[4:] == ["failed", "queued", "training", "queued"]
     page = open_page("sweep", sweep=demo.ids["running"], view="Runs")
     states = [state for (state,) in page.dataframe[0].value.state]
     assert states.count("training") == 2
@@ -139,11 +120,6 @@ def test_x_axis_of_curves_is_in_the_address(open_page: Open, drawn: Any, demo: A
     page = open_page("sweep", sweep=demo.ids["searched"], view="Curves", over="tokens")
     assert "tokens trained" in drawn(page)["learning-curves"].table
     assert page.dataframe[0].value.Why.tolist() == ["stopped: ASHA: 8th of 9 at step 100"] * 2
-
-
-def test_grid_shows_only_the_search(open_page: Open, drawn: Any, demo: Any) -> None:
-    page = open_page("sweep", sweep=demo.ids["searched"], view="Grid")
-    assert drawn(page)["grid-val_bits_per_byte"].table.shown.tolist()[4:6] == ["2.321", "stopped"]
 
 
 def test_linked_charts_have_every_run_and_all_are_in_one_table(
@@ -219,7 +195,6 @@ def test_losses_have_the_chosen_unit_in_every_view(open_page: Open, drawn: Any, 
     for view, key in [
         ("Answer", "board-loss"),
         ("Answer", "board-steps-loss"),
-        ("Grid", "grid-val_bits_per_byte"),
         ("Front", "front"),
         ("Curves", "learning-curves"),
     ]:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenload.pipeline.charts import grid, loads, over_time, specialisation, style
+from evenload.pipeline.charts import loads, over_time, specialisation, style
 from evenload.pipeline.charts.style import CATEGORIES, FIRST_TO_LAST, LOW_TO_HIGH, Chart, Colour
-from evenload.pipeline.figures.metrics import METRICS
 
 LIMIT_BYTES = 300_000
 PAGE: dict[style.Theme, str] = {"light": "#ffffff", "dark": "#10151d"}
@@ -29,13 +28,6 @@ def _loads(*shape: int) -> Any:
     return np.random.default_rng(0).integers(0, 32_000, shape, dtype=np.int16)
 
 
-def _grid() -> grid.Grid:
-    settings = [f"sign {10.0**-row:g}" for row in range(60)]
-    return grid.Grid(
-        settings, [f"{2**c} experts" for c in range(8)], _random(60, 8), [[""] * 8] * 60
-    )
-
-
 # One of each kind, at the size of a large run.
 LARGE: dict[str, Callable[[], Chart]] = {
     "load over time": lambda: loads.load_over_time(_loads(400, 64), STEPS),
@@ -45,7 +37,6 @@ LARGE: dict[str, Callable[[], Chart]] = {
     "bias paths": lambda: over_time.bias_paths(_random(400, 256), STEPS),
     "MaxVio": lambda: over_time.max_vio_over_time(_random(400, 58), STEPS, NAMES, 0.1),
     "loss": lambda: over_time.loss_curve(_random(400), _random(400) + 1, STEPS),
-    "sweep grid": lambda: grid.sweep_grid(_grid(), METRICS["val_bits_per_byte"]),
 }
 
 
@@ -87,10 +78,9 @@ def test_every_chart_uses_only_known_colours(large: str) -> None:
     ramps = {
         c for stops in (FIRST_TO_LAST, LOW_TO_HIGH) for n in (58, 64) for c in style.ramp(stops, n)
     }
-    inks = {grid.ON_BRIGHT, grid.ON_DARK}
     for place, value in _leaves(_spec(large)):
         if isinstance(value, str) and value.startswith("#"):
-            assert value in {*map(str, COLOURS.values()), *CATEGORIES, *ramps, *inks}, place
+            assert value in {*map(str, COLOURS.values()), *CATEGORIES, *ramps}, place
 
 
 def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
@@ -113,9 +103,6 @@ def test_text_and_lines_stand_out_from_the_page(theme: style.Theme) -> None:
         *((c, 2.5) for c in (*CATEGORIES, *FIRST_TO_LAST, *LOW_TO_HIGH)),
     ):
         assert _contrast(style.exchanged(colour, theme), PAGE[theme]) >= least, colour
-    for cell in style.exchanged((style.GOOD, style.MIDDLING, style.BAD), theme):
-        ink = grid.ON_BRIGHT if _luminance(cell) > 0.2 else grid.ON_DARK
-        assert _contrast(ink, cell) >= 4
 
 
 @pytest.mark.parametrize("theme", PAGE)
