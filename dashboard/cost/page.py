@@ -21,6 +21,7 @@ from evenload.dashboard.page_parts import (
 from evenload.dashboard.sweeps.spending import spent
 from evenload.pipeline.charts.cost import SettingWaits, waits_by_ranks, waits_by_setting
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.cost import CostSettings, basis
 from evenload.pipeline.figures.wording import duration, number, scaled
 from evenload.pipeline.states import SweepState, TrialRecord
@@ -123,7 +124,7 @@ def _lost(
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
         table = tables.bill_table(found, plan)[[*columns]]
         st.dataframe(table, hide_index=True, column_config=columns, height="content")
-        st.caption(note)
+        st.caption(for_markdown(note))
 
 
 def _planned(available: Sequence[int], settings: CostSettings) -> tables.Plan:
