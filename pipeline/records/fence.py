@@ -62,6 +62,7 @@ class Fence:
         staging = path.with_name(f"{path.name}.{self._attempt:03}-{secrets.token_hex(3)}.tmp")
         try:
             yield staging
+            self.check()  # a later attempt removes what this one has begun
             with staging.open("rb") as file:
                 os.fsync(file.fileno())
             self.check()

@@ -161,7 +161,7 @@ def order_trial_in(
 
     Raises:   SpecError: the sweep does not list the trial, or its state does not allow the order
     """
-    locked_state(connection, sweep_id)
+    of_sweep = locked_state(connection, sweep_id)
     _check_listed(connection, sweep_id, digest)
     state, ordered = connection.execute(
         select(Trial.state, Trial.ordered).where(Trial.digest == digest).with_for_update()
@@ -174,7 +174,8 @@ def order_trial_in(
         return 0
     if state.is_final and (order is not None or state is TrialState.COMPLETED):
         raise SpecError(f"trial {digest} is {state} and cannot be {done}")
-    order_trial(connection, digest, order, reason)
+    if order_trial(connection, digest, order, reason).is_final and order is None:
+        raise SpecError(f"sweep {sweep_id} is {of_sweep}, and no other sweep wants trial {digest}")
     return 1
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import make_url, text
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import AttemptState, CurvePoint, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
 from tests.pipeline.store.claims import (
@@ -130,3 +131,13 @@ def test_a_server_that_vanishes_is_noticed_within_a_lease(
     own = open_store(stated.render_as_string(hide_password=False))
     with own._engine.connect() as connection:
         assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "7s"
+
+
+def test_a_trial_that_no_sweep_takes_up_again_is_not_resumed(
+    store: SweepStore, sweep_id: str
+) -> None:
+    store.cancel(sweep_id)
+    before = store.trial("t000")
+    with pytest.raises(SpecError, match="is cancelled, and no other sweep wants trial t000"):
+        store.resume(sweep_id, "t000")
+    assert store.trial("t000") == before

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -129,22 +128,26 @@ def test_a_signal_hands_the_trial_back_with_a_checkpoint_and_exits_with_1(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_train_goes_on_where_a_killed_one_ended(
-    evenload: Any, sweep: Callable[..., dict[str, Any]], tmp_path: Path, number: signal.Signals
+    evenload: Any,
+    sweep: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
-    trial = Trial(evenload, sweep(train={"steps": 1500})["base"], tmp_path)
+    """A lease would last an hour, so the second call must have seen that the process is dead."""
+    monkeypatch.setenv("EVENLOAD_HEARTBEAT_SECONDS", "0.2")
+    monkeypatch.setenv("EVENLOAD_LEASE_SECONDS", "3600")
+    trial = Trial(evenload, sweep(train={"steps": 500})["base"], tmp_path)
     process = evenload.start("train", trial.file)
     trial.when(TrialState.TRAINING, lambda: process.send_signal(number)).join()
     process.wait(60)
     assert process.returncode != 0
-    began = time.monotonic()
     ended = evenload("train", trial.file)
     assert ended.code == 0, ended.err
-    first, *later = trial.store.attempts(trial.row.digest)
-    assert later[0].started_at - first.heartbeat_at < timedelta(seconds=60)
+    first, *_ = trial.store.attempts(trial.row.digest)
     if number is signal.SIGKILL:
         assert (first.state, first.exit_reason) == (AttemptState.LOST, "its coordinator ended")
-    assert trial.row.failures == 0
-    assert time.monotonic() - began < 120
+    assert (trial.row.state, trial.row.failures) == (TrialState.COMPLETED, 0)
 
 
 @pytest.mark.slow
