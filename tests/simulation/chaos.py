@@ -13,7 +13,7 @@ from tests.simulation.invariants import Watcher
 from tests.simulation.processes import CoordinatorProcess
 from tests.simulation.world import LEASE, Violation, World
 
-ROUGH_SECONDS, CALM_SECONDS = 100.0, 1500.0
+ROUGH_SECONDS, CALM_SECONDS = 200.0, 2000.0
 
 
 class Chaos:
@@ -25,7 +25,7 @@ class Chaos:
         self._next()
 
     def _next(self) -> None:
-        self._world.at(self._world.random.expovariate(1 / 2), self._act)
+        self._world.at(self._world.random.expovariate(1 / 4), self._act)
 
     def _act(self) -> None:
         if not self._world.is_rough:

@@ -67,7 +67,7 @@ class Worker:
         except (StopIteration, LeaseLost):
             self.has_returned, self.beats = True, None
             return
-        self.world.at(self.world.random.uniform(0.2, 2.0), self._step)
+        self.world.at(self.world.random.uniform(0.5, 7.0), self._step)
 
     def _beat(self) -> None:
         """The thread of the heartbeat."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,18 @@ def add(store: SweepStore, spec: SweepSpec) -> str:
     return store.add_sweep(spec, identify("", propose(spec)))
 
 
-def complete(store: SweepStore, digest: str, loss: float = 3.0) -> None:
+def complete(
+    store: SweepStore, digest: str, loss: float = 3.0, figures: dict[str, float] | None = None
+) -> None:
+    """Args: figures: instead of the usual ones"""
+    found = RESULT | {"val_bits_per_byte": loss} if figures is None else figures
     for kind, state in (
         (WorkKind.TRAIN, TrialState.TRAINED),
         (WorkKind.EVAL, TrialState.COMPLETED),
     ):
         claim = store.claim(digest, kind, "w@host:1", 60)
         assert claim is not None
-        store.finish(claim, state, RESULT | {"val_bits_per_byte": loss})
+        store.finish(claim, state, found)
 
 
 def complete_all(store: SweepStore, sweep_id: str) -> None:
@@ -201,3 +206,34 @@ def test_a_race_grows_round_by_round_and_ends(store: SweepStore) -> None:
     assert (sizes, went_on) == ([8, 12, 12, 12], [True, True, False, False])
     seeds = [trial.spec["train"]["seed"] for trial in store.trials(sweep_id)]
     assert seeds == [seed for seed in range(6) for _ in range(2)]
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf, None], ids=["NaN", "infinite", "missing"])
+@pytest.mark.parametrize("objectives", [("loss",), ("loss", "imbalance")])
+def test_a_search_goes_on_past_a_trial_without_a_figure(
+    store: SweepStore, figure: float | None, objectives: tuple[str, ...]
+) -> None:
+    spec = sweep(search=TPE | {"objectives": objectives})
+    sweep_id = add(store, spec)
+    first, *others = store.trials(sweep_id)
+    odd = {} if figure is None else dict.fromkeys(RESULT, figure)
+    complete(store, first.digest, figures=odd)
+    for trial in others:
+        complete(store, trial.digest)
+    assert SweepPolicies(store, identify).apply(sweep_id, room=1)
+    assert store.sweep(sweep_id).note is None
+    assert len(store.trials(sweep_id)) == 2 + len(others)
+
+
+def test_policies_that_fail_pause_their_sweep_and_not_the_coordinator(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("val_loss")
+
+    monkeypatch.setattr(policies_module, "next_trials", broken)
+    sweep_id = add(store, sweep())
+    assert SweepPolicies(store, identify).apply(sweep_id, room=1)
+    assert store.sweep(sweep_id).state is SweepState.PAUSED
+    assert store.sweep(sweep_id).note == "KeyError: 'val_loss'"
+    assert "Traceback" in caplog.text
