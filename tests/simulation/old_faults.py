@@ -110,16 +110,19 @@ def forgets_a_claim_whose_answer_was_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Actor, "_claim", claim)
 
 
-# Each with a seed that fails. Other seeds do too; this is one of the first.
+# Each with a seed that fails; one of the first.
 FAILS_AT: dict[Plant, int] = {
-    revives_what_its_user_cancelled: 0,
-    leaves_other_sweeps_finished: 0,
-    moves_the_end_of_a_cancelled_sweep: 0,
-    compares_leases_with_the_clock: 0,
-    counts_the_time_when_it_does_not_look: 0,
-    goes_on_without_an_answer_or_an_owner: 0,
-    does_not_ask_for_the_owner: 0,
-    sweeps_what_others_write: 0,
-    takes_verdicts_of_any_attempt: 0,
-    forgets_a_claim_whose_answer_was_lost: 0,
+    revives_what_its_user_cancelled: 3,
+    leaves_other_sweeps_finished: 3,
+    moves_the_end_of_a_cancelled_sweep: 8,
 }
+# No failing seed is known for these yet; `python -m tests.simulation --plant NAME` seeks one.
+SOUGHT: tuple[Plant, ...] = (
+    compares_leases_with_the_clock,
+    counts_the_time_when_it_does_not_look,
+    goes_on_without_an_answer_or_an_owner,
+    does_not_ask_for_the_owner,
+    sweeps_what_others_write,
+    takes_verdicts_of_any_attempt,
+    forgets_a_claim_whose_answer_was_lost,
+)

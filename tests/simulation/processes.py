@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,7 +123,9 @@ class Worker:
         """Waits as `Heartbeat.confirm` does, but lets time pass.  Raises: LeaseLost"""
         beats = self.beats
         assert beats is not None
-        while beats._error is None and not beats._is_certain() and not beats.must_stop:
+        while not (beats._error or beats._is_certain()):
+            if beats._stop_requested.is_set() and beats._renewed_at > -math.inf:
+                break
             yield
         beats.confirm()
 
@@ -139,6 +142,7 @@ class Worker:
             return Verdict(TrialState.COMPLETED, {"val_loss": 1.0})
         sink = Records(self, claim)
         group = SinkGroup([sink])
+        yield from self._certain()
         group.start(RunIdentity(self.digest, "r", None, claim.attempt, {}, fence=fence))
         for left in self._folder.glob("step-*.pt"):
             json.loads(left.read_text())  # complete
