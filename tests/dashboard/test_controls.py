@@ -98,7 +98,7 @@ def test_trial_is_steered_on_the_page_of_the_run(
         ("Resume", TrialState.QUEUED, None),
         ("Stop", TrialState.STOPPED, None),
         ("Resume", TrialState.QUEUED, None),
-        ("Cancel", TrialState.CANCELLED, None),
+        ("Cancel", TrialState.CANCELLED, Order.CANCEL),  # so that no new sweep revives it
     ]:
         page = _press(page, label)
         assert not page.exception
