@@ -115,12 +115,12 @@ FAILS_AT: dict[Plant, int] = {
     revives_what_its_user_cancelled: 3,
     leaves_other_sweeps_finished: 3,
     moves_the_end_of_a_cancelled_sweep: 8,
+    goes_on_without_an_answer_or_an_owner: 5,
 }
 # No failing seed is known for these yet; `python -m tests.simulation --plant NAME` seeks one.
 SOUGHT: tuple[Plant, ...] = (
     compares_leases_with_the_clock,
     counts_the_time_when_it_does_not_look,
-    goes_on_without_an_answer_or_an_owner,
     does_not_ask_for_the_owner,
     sweeps_what_others_write,
     takes_verdicts_of_any_attempt,
