@@ -38,7 +38,6 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     assert submitted.code == 0, submitted.err
     sweep_id = submitted.document["sweep_id"]
     assert evenload("sweep", "list", "--json").document[0]["trials"] == {}, "not listed yet"
-    harmful = {name: submit(evenload, sweep(), name, data) for name, data in HARMFUL.items()}
 
     service = evenload.start("serve", "--slots", "2", "--health-file", str(healthy))
     until_runs_are(evenload.folder, ["FINISHED"] * 3)  # one parent and one child a trial
@@ -50,10 +49,6 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     served = evenload("sweep", "status", sweep_id, "--json").document
     assert served["state"] == "finished"
     assert_figures_make_sense(served["trials"])
-    for name, its_id in harmful.items():
-        paused = evenload("sweep", "status", its_id, "--json").document
-        assert (name, paused["state"]) == (name, "paused")
-        assert PAUSED_FOR[name] in paused["note"]
     again = evenload("sweep", "run", path, "--json")
     assert again.code == 0, again.err
     assert again.document["sweep_id"] == sweep_id
@@ -63,6 +58,28 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     until_runs_are(evenload.folder, ["FINISHED"] * 3)
     assert_status_and_list_show(evenload, sweep_id)
     assert_readme_finds_the_answer(evenload.folder, again.document["answer"][0])
+
+
+@pytest.mark.slow
+def test_harmful_sweeps_are_paused_and_the_one_beside_them_completes(
+    evenload: Any, sweep: Sweep, tmp_path: Path
+) -> None:
+    harmful = {name: submit(evenload, sweep(), name, data) for name, data in HARMFUL.items()}
+    path = evenload.write("sweep.yaml", sweep())
+    evenload("sweep", "submit", path)
+    service = evenload.start("serve", "--slots", "2", "--health-file", str(tmp_path / "healthy"))
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        rows = {row["sweep_id"]: row for row in evenload("sweep", "list", "--json").document}
+        if {row["state"] for row in rows.values()} == {"paused", "finished"}:
+            break
+        time.sleep(1)
+    notes = {name: rows[its_id]["note"] for name, its_id in harmful.items()}
+    assert [name for name, words in PAUSED_FOR.items() if words not in str(notes[name])] == []
+    assert service.poll() is None
+    service.terminate()
+    _, log = service.communicate(timeout=60)
+    assert service.returncode == 0, log
 
 
 def submit(evenload: Any, tree: dict[str, Any], name: str, data: dict[str, Any]) -> str:
