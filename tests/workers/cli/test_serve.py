@@ -95,7 +95,9 @@ def until_runs_are(folder: Path, wanted: list[str]) -> None:
     while time.monotonic() < deadline:
         with sqlite3.connect(folder / ".evenload" / "mlflow.db") as runs:
             known = runs.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall()
-            rows = runs.execute("SELECT status FROM runs").fetchall() if known else []
+            # Sweeps that are paused have runs, too, which are not over.
+            query = "SELECT status FROM runs WHERE status != 'RUNNING'"
+            rows = runs.execute(query).fetchall() if known else []
         if [status for (status,) in rows] == wanted:
             return
         time.sleep(0.2)
