@@ -71,7 +71,8 @@ class Projection:
         sweeps = {sweep.sweep_id: sweep for sweep in self._store.sweeps()}
         parents = {sweep_id for _, sweep_id in lacking if sweep_id}
         for sweep_id, sweep in sweeps.items():
-            if sweep.state not in OVER or (sweep_id in parents and sweep.parent_run_id is None):
+            goes_on = sweep.is_expanded and sweep.state not in OVER
+            if goes_on or (sweep_id in parents and sweep.parent_run_id is None):
                 adopt = partial(self._store.set_parent_run, sweep_id)
                 sweeps[sweep_id] = replace(sweep, parent_run_id=runs.put_sweep(sweep, adopt))
         for trial, first_sweep in lacking:

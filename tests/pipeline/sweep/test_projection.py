@@ -149,6 +149,17 @@ def test_a_start_asks_mlflow_nothing_about_sweeps_that_are_over(
     assert started() == without < 10
 
 
+def test_a_sweep_without_trials_has_no_run(
+    settings: Settings, store: SweepStore, add: Callable[..., str]
+) -> None:
+    listed = store.sweep(add("one"))
+    spec = SweepSpec.model_validate(listed.spec | {"name": "refused"})
+    submitted = store.submit(spec)
+    assert Projection(store, settings).look()
+    assert store.sweep(listed.sweep_id).parent_run_id is not None
+    assert store.sweep(submitted).parent_run_id is None
+
+
 def test_an_outage_is_counted_shown_and_made_good(
     settings: Settings,
     store: SweepStore,
