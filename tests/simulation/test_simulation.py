@@ -13,7 +13,7 @@ from tests.simulation.chaos import simulate
 from tests.simulation.old_faults import FAILS_AT, Plant
 from tests.simulation.world import Violation
 
-QUICK, NIGHT = range(8), range(1000)
+QUICK, NIGHT = range(4), range(1000)
 
 
 @pytest.mark.parametrize("seed", QUICK)
