@@ -103,14 +103,14 @@ def _moderated(variance_S: Values, free_S: Values) -> tuple[Values, float]:
     Source:   Smyth 2004, Linear models and empirical Bayes methods, section 6.2
     """
     from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
+    from scipy.special import digamma, zeta  # zeta(2, x) is the trigamma function
 
     log_S = np.log(np.maximum(variance_S, 1e-12 * variance_S.max()))
     log_S = log_S - digamma(free_S / 2) + np.log(free_S / 2)
-    beyond = float(log_S.var(ddof=1) - polygamma(1, free_S / 2).mean())
-    if beyond <= polygamma(1, 500.0):
+    beyond = float(log_S.var(ddof=1) - zeta(2, free_S / 2).mean())
+    if beyond <= zeta(2, 500.0):
         return variance_S, np.inf
-    half = brentq(lambda half: float(polygamma(1, half)) - beyond, 1e-3, 500.0)
+    half = brentq(lambda half: float(zeta(2, half)) - beyond, 1e-3, 500.0)
     prior = 2 * float(half)
     level = float(np.exp(log_S.mean() + digamma(half) - np.log(half)))
     return (prior * level + free_S * variance_S) / (prior + free_S), prior
