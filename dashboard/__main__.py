@@ -51,16 +51,8 @@ PRELOADED = (
 
 def command(port: int, address: str) -> list[str]:
     """The command that serves the app in its own process."""
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "evenload.dashboard",
-        "--port",
-        str(port),
-        "--address",
-        address,
-    ]
+    where = ["--port", str(port), "--address", address]
+    return [sys.executable, "-P", "-m", "evenload.dashboard", *where]
 
 
 def streamlit_arguments(port: int, address: str, hosts: Sequence[str]) -> list[str]:

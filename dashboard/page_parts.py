@@ -13,17 +13,7 @@ import streamlit as st
 from evenload.dashboard.exports import FORMATS, chart_table
 from evenload.dashboard.loss_unit import LossUnit
 from evenload.dashboard.wording import Wording
-from evenload.pipeline.charts.style import (
-    INK,
-    OPEN,
-    OPEN_LINE,
-    ZOOM,
-    Chart,
-    Theme,
-    exchanged,
-    themed,
-    zoomed,
-)
+from evenload.pipeline.charts import style
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.metrics import METRICS, Metric
@@ -201,7 +191,7 @@ def card(title: str, explanation: str = "", metric: str | None = None) -> Iterat
         yield
 
 
-def plot(chart: Chart, key: str, caption: str = "") -> dict[str, Any]:
+def plot(chart: style.Chart, key: str, caption: str = "") -> dict[str, Any]:
     """A chart at full width in the page's theme, with a caption and an export menu below it.
 
     A chart is not redrawn if its numbers are the same. Its toolbar saves it as a picture. A click
@@ -212,18 +202,18 @@ def plot(chart: Chart, key: str, caption: str = "") -> dict[str, Any]:
     """
     hoisted: Any = () if chart.params is alt.Undefined else chart.params
     parameters = [one.name for one in hoisted]
-    selections = sorted({OPEN, OPEN_LINE, ZOOM, *BRUSHES} & {*parameters})
-    span = _zoomed_span(key) if ZOOM in selections else None
-    drawn = themed(chart, theme(), usermeta={"embedOptions": {"downloadFileName": key}})
+    selections = sorted({style.OPEN, style.OPEN_LINE, style.ZOOM, *BRUSHES} & {*parameters})
+    span = _zoomed_span(key) if style.ZOOM in selections else None
+    drawn = style.themed(chart, theme(), usermeta={"embedOptions": {"downloadFileName": key}})
     if span is not None:
-        drawn = zoomed(drawn, *span)
+        drawn = style.zoomed(drawn, *span)
     # Its description is its text alternative.
     options: dict[str, Any] = {"theme": None, "width": "stretch"}
     if selections:
         options |= {"on_select": "rerun", "selection_mode": selections}
     chosen = st.altair_chart(drawn, key=_zoom_key(key, span), **options)
     found = dict(chosen.selection) if selections else {}
-    if picked := found.get(OPEN) or found.get(OPEN_LINE):
+    if picked := found.get(style.OPEN) or found.get(style.OPEN_LINE):
         st.switch_page("run/page.py", query_params={"run": picked[0]["digest"]})
     if span is not None:
         shown = f"{span[0]:,.6g} to {span[1]:,.6g}"
@@ -248,7 +238,7 @@ def _zoomed_span(key: str) -> tuple[float, float] | None:
         span = (low, high) if -math.inf < low < high < math.inf else None
     except ValueError:
         pass  # none, or not two numbers
-    dragged = st.session_state.get(_zoom_key(key, span), {}).get("selection", {}).get(ZOOM)
+    dragged = st.session_state.get(_zoom_key(key, span), {}).get("selection", {}).get(style.ZOOM)
     if dragged:
         low, high = next(iter(dragged.values()))
         st.query_params[f"zoom-{key}"] = f"{low:.6g}:{high:.6g}"
@@ -285,10 +275,10 @@ def export(table: Callable[[], pd.DataFrame], name: str) -> None:
 
 def logo() -> str:
     """The logo with the name, in the text colour of the page."""
-    return _SVG.format(140, _BARS + _NAME.format(exchanged(INK, theme())))
+    return _SVG.format(140, _BARS + _NAME.format(style.exchanged(style.INK, theme())))
 
 
-def theme() -> Theme:
+def theme() -> style.Theme:
     """The theme in which the viewer sees the page."""
     return "dark" if st.context.theme.type == "dark" else "light"
 

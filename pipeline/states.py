@@ -109,6 +109,12 @@ class TrialRecord:
     extends: str | None = None  # digest of the trial whose training it continues
     stage: Stage | None = None  # None if the trial was read without naming a sweep
 
+    @property
+    def planned_tokens(self) -> int:
+        """Tokens of the whole training."""
+        train = self.spec["train"]
+        return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
+
     def figure(self, name: str) -> float:
         """A figure of its result; NaN before it is there, and where an older version had none."""
         return float(self.result.get(name, math.nan))

@@ -11,13 +11,8 @@ from pydantic import ValidationError
 from evenload.dashboard import controls
 from evenload.dashboard.page_parts import card, chosen, live, metrics, number_field, plot
 from evenload.dashboard.theory import queries as simulation_queries
+from evenload.dashboard.theory import simulation_processes as processes
 from evenload.dashboard.theory import tables
-from evenload.dashboard.theory.simulation_processes import (
-    SimulationState,
-    Size,
-    check_size,
-    recording_size,
-)
 from evenload.pipeline.charts import simulation as charts
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.escaping import for_markdown
@@ -66,7 +61,8 @@ def main() -> None:
 
 
 def _is_over(digest: str) -> bool:
-    return simulation_queries.simulations().status(digest).state is not SimulationState.RUNNING
+    state = simulation_queries.simulations().status(digest).state
+    return state is not processes.SimulationState.RUNNING
 
 
 def _named(digest: str) -> str:
@@ -114,7 +110,7 @@ def _form(is_open: bool) -> None:
     if is_asked and problems:
         raise SpecError("; ".join(problems))
     if is_asked:
-        size = Size(length, seeds, tokens, experts, top_k)
+        size = processes.Size(length, seeds, tokens, experts, top_k)
         _start(stream, recorded.get(stream), _rules(kinds, steps, schedule), size)
 
 
@@ -133,10 +129,12 @@ def _rules(kinds: list[str], steps: list[Any], schedule: str) -> list[dict[str, 
     return rules
 
 
-def _start(name: str, recording: Path | None, rules: list[dict[str, Any]], size: Size) -> None:
+def _start(
+    name: str, recording: Path | None, rules: list[dict[str, Any]], size: processes.Size
+) -> None:
     stream = STREAMS.get(name, {})
     if recording is not None:
-        size = recording_size(recording)
+        size = processes.recording_size(recording)
         stream = {"kind": "recorded", "path": str(recording)}
     try:
         content = {"streams": {name: stream}, "rules": rules, **size._asdict()}
@@ -145,7 +143,7 @@ def _start(name: str, recording: Path | None, rules: list[dict[str, Any]], size:
         raise SpecError(first_message(error)) from None
     if len(spec.rules) > MAX_RULES:
         raise SpecError(f"{len(spec.rules)} rules are too many; choose at most {MAX_RULES}")
-    check_size(spec)
+    processes.check_size(spec)
     st.query_params["simulation"] = simulation_queries.simulations().start(spec)
     st.rerun()
 
@@ -153,12 +151,12 @@ def _start(name: str, recording: Path | None, rules: list[dict[str, Any]], size:
 def _body(digest: str) -> None:
     simulations = simulation_queries.simulations()
     status = simulations.status(digest)
-    if status.state is SimulationState.RUNNING:
+    if status.state is processes.SimulationState.RUNNING:
         st.progress(status.share, text=f"Simulating: {for_markdown(status.note)}")
         if controls.are_enabled() and st.button("Cancel", icon=":material/cancel:"):
             simulations.cancel(digest)
             st.rerun()
-    elif status.state is SimulationState.FAILED:
+    elif status.state is processes.SimulationState.FAILED:
         st.error("The simulation ended without a result.", icon=":material/error:")
         st.code(status.note, language=None)
         if controls.are_enabled() and st.button("Run it again", icon=":material/replay:"):

@@ -21,13 +21,8 @@ def compose(evidence: Evidence) -> Page:
 def _subtitle(evidence: Evidence) -> str:
     sweep, trials = evidence.sweep, evidence.trials
     done = sum(trial.state is TrialState.COMPLETED for trial in trials)
-    budgets = {
-        trial.spec["train"]["steps"]
-        * trial.spec["train"]["batch_sequences"]
-        * trial.spec["train"]["seq_len"]
-        for trial in trials
-    }
-    tokens = " or ".join(f"{budget:,}" for budget in sorted(budgets)[:3])
+    budgets = sorted({trial.planned_tokens for trial in trials})
+    tokens = " or ".join(f"{budget:,}" for budget in budgets[:3])
     state = str(sweep.state)
     if sweep.finished_at is not None:
         state += f" on {sweep.finished_at:%Y-%m-%d %H:%M} UTC"

@@ -12,14 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.pipeline.figures.cost import (
-    CostSettings,
-    SweepCost,
-    held_seconds,
-    recorded,
-    sweep_cost,
-    trial_cost,
-)
+from evenload.pipeline.figures import cost as costs
 from evenload.pipeline.figures.loads import max_vio, utilisation
 from evenload.pipeline.records import provenance
 from evenload.pipeline.records.load_series import percent_of_fair
@@ -59,9 +52,9 @@ class Evidence(NamedTuple):
     answer: Answer
     findings: tuple[Finding, ...]
     advised: Mapping[str, tuple[float, float]]  # place -> step sizes of `sign` that theory advises
-    cost: SweepCost
+    cost: costs.SweepCost
     held_seconds: float  # time for which workers held trials
-    cost_settings: CostSettings
+    cost_settings: costs.CostSettings
     conducts: Mapping[str, Conduct]  # by digest
     maps: tuple[LoadMap, ...]  # of the best and of the worst trial
     origins: Mapping[str, tuple[str, ...]]  # commit, device, version.torch, ... -> distinct values
@@ -69,11 +62,7 @@ class Evidence(NamedTuple):
 
 
 def gather(
-    store: SweepStore,
-    settings: Settings,
-    cost_settings: CostSettings,
-    sweep_id: str,
-    now: datetime | None = None,
+    store: SweepStore, settings: Settings, cost_settings: costs.CostSettings, sweep_id: str
 ) -> Evidence:
     """Reads a sweep in any state.  Raises: SpecError: it is unknown"""
     sweep = store.sweep(sweep_id)
@@ -84,8 +73,8 @@ def gather(
     specs = {trial.digest: TrialSpec.model_validate(trial.spec) for trial in trials}
     folders = {trial.digest: readable_dir(settings, trial.digest) for trial in trials}
     loads = {digest: iter_history(folder, columns=["load"]) for digest, folder in folders.items()}
-    found = {digest: recorded(loads[digest], spec) for digest, spec in specs.items()}
-    costs = [trial_cost(trial, found[trial.digest], cost_settings) for trial in trials]
+    found = {digest: costs.recorded(loads[digest], spec) for digest, spec in specs.items()}
+    each = [costs.trial_cost(trial, found[trial.digest], cost_settings) for trial in trials]
     spec = readable_spec(store, sweep_id)
     answer = answer_of(trials, spec, store.curves(sweep_id), sweep_id)
     return Evidence(
@@ -96,8 +85,8 @@ def gather(
         answer=answer,
         findings=tuple(audit(read_facts(settings, answer, trials))),
         advised=advised_ranges(settings, answer, trials),
-        cost=sweep_cost(costs),
-        held_seconds=held_seconds(chain.from_iterable(attempts.values())),
+        cost=costs.sweep_cost(each),
+        held_seconds=costs.held_seconds(chain.from_iterable(attempts.values())),
         cost_settings=cost_settings,
         conducts={
             digest: conduct(iter_history(folders[digest]), spec) for digest, spec in specs.items()
@@ -107,7 +96,7 @@ def gather(
             for trial in best_and_worst(trials, answer)
         ),
         origins=_origins(chain.from_iterable(map(provenance.read, folders.values()))),
-        written_at=now or datetime.now(UTC),
+        written_at=datetime.now(UTC),
     )
 
 

@@ -14,7 +14,7 @@ from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.report.page import Columns, Figure, Page, Section, Table, Text, Tile, Tiles
 
 
-def compose_recorded(run: RecordedRun, now: datetime | None = None) -> Page:
+def compose_recorded(run: RecordedRun) -> Page:
     """The page of a run as far as it is recorded."""
     series = read_series(run.folder, run.outline)
     record = Section("What is known", [Table(("<", "<Value"), facts(run))])
@@ -23,7 +23,7 @@ def compose_recorded(run: RecordedRun, now: datetime | None = None) -> Page:
         title=f"Expert balance: {run.name}",
         subtitle=f"{run.source}, rule {run.label}, {run.last_step:,} steps, {run.state()}",
         sections=sections,
-        footer=f"Written by evenload on {now or datetime.now(UTC):%Y-%m-%d %H:%M} UTC from the "
+        footer=f"Written by evenload on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from the "
         f"recorded run {run.run_id}.",
     )
 

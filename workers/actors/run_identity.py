@@ -5,21 +5,16 @@ from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, WorkKind
+from evenload.workers.training import identity
 from evenload.workers.training.hardware import device_name
-from evenload.workers.training.identity import (
-    check_identity,
-    core_version_of,
-    corpus_digest,
-    source_commit,
-)
 from evenload.workers.training.loop import resume_step
 
 
 def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
     """Raises: SpecError: the data or code of this worker is not that of the trial"""
     training = claim.kind is WorkKind.TRAIN
-    corpus = corpus_digest(spec.data, settings.corpus_dir)
-    check_identity(spec, claim.digest, settings, corpus)
+    corpus = identity.corpus_digest(spec.data, settings.corpus_dir)
+    identity.check_identity(spec, claim.digest, settings, corpus)
     return RunIdentity(
         digest=claim.digest,
         name=f"{claim.label}, {spec.model.num_experts} experts, seed {spec.train.seed}",
@@ -29,8 +24,8 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence
         tags={
             "worker": claim.worker,
             "device": device_name(spec.runtime.device),
-            "commit": source_commit(),
-            "core": core_version_of(spec, settings),
+            "commit": identity.source_commit(),
+            "core": identity.core_version_of(spec, settings),
             "corpus": corpus,
             **({"extends": spec.extends} if spec.extends else {}),
         },

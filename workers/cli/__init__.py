@@ -7,9 +7,11 @@ A command is imported when it is called, so that `sweep status` or `--help` need
 for torch, Ray and MLflow.
 """
 
+import re
 import sys
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,90 +21,25 @@ from evenload import __version__
 Context = Any  # click's: typer depends on click or brings its own, by its version
 
 
-class Command(NamedTuple):
-    module: str
-    attribute: str  # a function, or a Typer with commands of its own
-    help: str  # the first line of its docstring
-
-
+# By name: the module of this folder and its attribute, a function or a Typer of several commands.
 COMMANDS = {
-    "quickstart": Command(
-        "evenload.workers.cli.quickstart",
-        "quickstart",
-        "Train a small real sweep on this machine and show which balancing keeps experts busy.",
-    ),
-    "train": Command(
-        "evenload.workers.cli.train",
-        "train",
-        "Train one trial in this process, score it on held-out text and print its figures.",
-    ),
-    "sweep": Command("evenload.workers.cli.sweep", "sweep_app", "Plan, run and manage sweeps."),
-    "spec": Command(
-        "evenload.workers.cli.spec",
-        "spec_app",
-        "Show what can be written into a sweep, a trial or a simulation.",
-    ),
-    "simulate": Command(
-        "evenload.workers.cli.simulate",
-        "simulate",
-        "Run balancing rules on streams of router scores, without a model.",
-    ),
-    "advise": Command(
-        "evenload.workers.cli.simulate",
-        "advise_command",
-        "Show which step sizes and schedules theory recommends for a recorded run.",
-    ),
-    "import": Command(
-        "evenload.workers.cli.import_records",
-        "import_command",
-        "Take over what Megatron, SGLang, vLLM, torchtitan or a table recorded of their experts.",
-    ),
-    "audit": Command(
-        "evenload.workers.cli.audit",
-        "audit_command",
-        "Look for reasons to distrust the answer of a sweep, each with evidence and a remedy.",
-    ),
-    "report": Command(
-        "evenload.workers.cli.report",
-        "report",
-        "Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.",
-    ),
-    "runs": Command(
-        "evenload.workers.cli.runs",
-        "runs",
-        "List recorded runs: attached models and imported records, newest first.",
-    ),
-    "export": Command(
-        "evenload.workers.cli.export",
-        "export",
-        "Write a trained trial as a Hugging Face model: weights, learned biases, tokenizer, card.",
-    ),
-    "serve": Command(
-        "evenload.workers.cli.serve", "serve", "Run submitted sweeps until Ctrl-C or SIGTERM."
-    ),
-    "dashboard": Command(
-        "evenload.workers.cli.dashboard", "dashboard", "Serve the dashboard until Ctrl-C."
-    ),
-    "mcp": Command(
-        "evenload.workers.cli.mcp",
-        "mcp_command",
-        "Serve sweeps, tables, answers, audits and advice to agents, over MCP.",
-    ),
-    "doctor": Command(
-        "evenload.workers.cli.doctor",
-        "doctor",
-        "Check what works on this machine; exit with 1 if a required part does not.",
-    ),
-    "bench": Command(
-        "evenload.workers.cli.bench",
-        "bench",
-        "Run a benchmark in a clone, which times evenload and its rivals in turn.",
-    ),
-    "tune": Command(
-        "evenload.workers.cli.tune",
-        "tune",
-        "Find the fastest tile sizes of the Triton kernels for a layer on this GPU.",
-    ),
+    "quickstart": "quickstart.quickstart",
+    "train": "train.train",
+    "sweep": "sweep.sweep_app",
+    "spec": "spec.spec_app",
+    "simulate": "simulate.simulate",
+    "advise": "simulate.advise_command",
+    "import": "import_records.import_command",
+    "audit": "audit.audit_command",
+    "report": "report.report",
+    "runs": "runs.runs",
+    "export": "export.export",
+    "serve": "serve.serve",
+    "dashboard": "dashboard.dashboard",
+    "mcp": "mcp.mcp_command",
+    "doctor": "doctor.doctor",
+    "bench": "bench.bench",
+    "tune": "tune.tune",
 }
 
 
@@ -113,16 +50,26 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Context, name: str) -> TyperCommand | None:
-        return TyperCommand(name, help=COMMANDS[name].help) if name in COMMANDS else None
+        return TyperCommand(name, help=summary(name)) if name in COMMANDS else None
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load(str(name)), rest
 
 
+def summary(name: str) -> str:
+    """The first line of a command's help, read from its source, because an import takes seconds."""
+    module, attribute = COMMANDS[name].split(".")
+    source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    pattern = rf'^(def {attribute}\(.*?"""|{attribute} = typer.Typer\(\s*help=")(.*?)["\n]'
+    found = re.search(pattern, source, re.DOTALL | re.MULTILINE)
+    return found[2] if found else ""
+
+
 def load(name: str) -> Any:
     """The command of this name, imported."""
-    found = getattr(import_module(COMMANDS[name].module), COMMANDS[name].attribute)
+    module, attribute = COMMANDS[name].split(".")
+    found = getattr(import_module(f"{__name__}.{module}"), attribute)
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False)

@@ -11,8 +11,8 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import answer
 from evenload.pipeline.sweep.audit import audit, read_facts
-from evenload.workers.cli.session import load_settings, open_store, out, print_json
-from evenload.workers.cli.verbs import AsJson, Home, SweepId
+from evenload.workers.cli.session import AsJson, load_settings, open_store, out, print_json
+from evenload.workers.cli.verbs import Home, SweepId
 
 
 def audit_command(sweep_id: SweepId, as_json: AsJson = False, home: Home = None) -> None:

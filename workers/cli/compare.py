@@ -18,8 +18,8 @@ from evenload.pipeline.sweep.compare import Comparison, Difference
 from evenload.pipeline.sweep.compare import compare as compare_sweeps
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 from evenload.pipeline.sweep.statistics import Interval
-from evenload.workers.cli.session import load_settings, open_store, out, print_json
-from evenload.workers.cli.verbs import AsJson, Home
+from evenload.workers.cli.session import AsJson, load_settings, open_store, out, print_json
+from evenload.workers.cli.verbs import Home
 
 
 def compare(

@@ -38,16 +38,8 @@ def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.P
 
 
 def _command(port: int, address: str) -> list[str]:
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "evenload.dashboard",
-        "--port",
-        str(port),
-        "--address",
-        address,
-    ]
+    where = ["--port", str(port), "--address", address]
+    return [sys.executable, "-P", "-m", "evenload.dashboard", *where]
 
 
 def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:

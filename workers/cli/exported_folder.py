@@ -23,12 +23,7 @@ from evenload.workers.model.export.tokenizer_files import TextTokenizer
 from evenload.workers.training import checkpoint
 from evenload.workers.training.scoring import inference_adjust
 
-HAS_CHECKPOINT = (
-    TrialState.TRAINED,
-    TrialState.EVALUATING,
-    TrialState.COMPLETED,
-    TrialState.STOPPED,
-)
+SAVED = (TrialState.TRAINED, TrialState.EVALUATING, TrialState.COMPLETED, TrialState.STOPPED)
 
 
 def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any]:
@@ -68,7 +63,7 @@ def _check_rule(spec: TrialSpec) -> None:
 
 
 def _checkpoint(settings: Settings, trial: TrialRecord) -> Path:
-    if trial.state not in HAS_CHECKPOINT:
+    if trial.state not in SAVED:
         raise SpecError(
             f"trial {trial.digest} is {trial.state}, not trained; `evenload sweep status` shows "
             "its sweep, `evenload sweep run` trains it"

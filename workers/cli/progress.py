@@ -3,43 +3,34 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from evenload.pipeline.states import TrialRecord, TrialState
 
 
-def progress_bars(console: Console, *columns: ProgressColumn, **options: Any) -> Progress:
+def progress_bars(
+    console: Console, *columns: progress.ProgressColumn, **options: Any
+) -> progress.Progress:
     """Bars with a description, a field `note`, and the time spent and left."""
-    return Progress(
-        TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(bar_width=30),
+    return progress.Progress(
+        progress.TextColumn("{task.description}", style="bold", markup=False),
+        progress.BarColumn(bar_width=30),
         *columns,
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", markup=False),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=console,
         **options,
     )
 
 
-class SweepProgress:
-    """Shows finished trials, tokens, tokens per second of all workers, and the time left."""
+class _Shown:
+    """Bars that are shown in a `with` block."""
 
-    def __init__(self, console: Console) -> None:
-        self._bars = progress_bars(console)
-        self._sweep = self._bars.add_task("sweep", total=None, note="starting workers")
-        self._running: dict[str, TaskID] = {}
+    def __init__(self, bars: progress.Progress) -> None:
+        self._bars = bars
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -47,6 +38,15 @@ class SweepProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+
+class SweepProgress(_Shown):
+    """Shows finished trials, tokens, tokens per second of all workers, and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(progress_bars(console))
+        self._sweep = self._bars.add_task("sweep", total=None, note="starting workers")
+        self._running: dict[str, progress.TaskID] = {}
 
     def show(self, trials: Sequence[TrialRecord]) -> None:
         """Draws the state of the sweep."""
@@ -84,17 +84,13 @@ class SweepProgress:
 def _tokens(trial: TrialRecord) -> int:
     trained = (TrialState.TRAINED, TrialState.EVALUATING, TrialState.COMPLETED)
     if trial.state in trained:
-        train = trial.spec["train"]
-        return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
+        return trial.planned_tokens
     return trial.progress.tokens if trial.progress else 0
 
 
 def _all_tokens(trial: TrialRecord) -> int:
     """Tokens that the trial will have at its end."""
-    if trial.state.is_final:
-        return _tokens(trial)
-    train = trial.spec["train"]
-    return int(train["steps"] * train["batch_sequences"] * train["seq_len"])
+    return _tokens(trial) if trial.state.is_final else trial.planned_tokens
 
 
 def _note(trial: TrialRecord) -> str:
@@ -105,19 +101,12 @@ def _note(trial: TrialRecord) -> str:
     return f"loss {trial.progress.loss:.3f}  MaxVio {trial.progress.max_vio:.2f}"
 
 
-class StepProgress:
+class StepProgress(_Shown):
     """Shows the steps of a trial that trains in this process."""
 
     def __init__(self, console: Console, steps: int) -> None:
-        self._bar = progress_bars(console, MofNCompleteColumn())
-        self._task = self._bar.add_task("train", total=steps, note="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        super().__init__(progress_bars(console, progress.MofNCompleteColumn()))
+        self._task = self._bars.add_task("train", total=steps, note="")
 
     def show(self, step: int, note: str) -> None:
-        self._bar.update(self._task, completed=step, note=note)
+        self._bars.update(self._task, completed=step, note=note)

@@ -15,7 +15,7 @@ from evenload.pipeline.report.html_page import html_page
 from evenload.pipeline.report.markdown_page import markdown_page
 from evenload.pipeline.report.recorded import compose_recorded
 from evenload.pipeline.sweep.answer_text import sentences
-from evenload.workers.cli.session import load_settings, log, open_store, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, open_store, print_json
 
 
 def report(
@@ -26,9 +26,7 @@ def report(
         Path | None, typer.Option(help="file to write; default: SWEEP_ID.html in this folder")
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="also write this markdown file")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsJson = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Write the answer of a sweep as one page: claims, evidence, cost, how to repeat.

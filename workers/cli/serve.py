@@ -4,7 +4,6 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -60,7 +59,9 @@ def serve(
     start_logging(settings)
     has_cuda = None if device == "auto" else device == "cuda"
     cluster = Cluster(address, join, slots, has_cuda)
-    stop = StopSignal()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     store = _awaited_store(settings, stop)
     if store is None:
         return
@@ -77,23 +78,7 @@ def serve(
             admission.process_sweeps()
 
 
-class StopSignal:
-    """Set by SIGTERM and SIGINT."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._set)
-
-    def wait(self, seconds: float) -> bool:
-        """Waits for the signal, at most this long. Returns True if it came."""
-        return self._event.wait(seconds)
-
-    def _set(self, number: int, frame: FrameType | None) -> None:
-        self._event.set()
-
-
-def _awaited_store(settings: Settings, stop: StopSignal) -> SweepStore | None:
+def _awaited_store(settings: Settings, stop: threading.Event) -> SweepStore | None:
     """The store, as soon as the database answers, or None if the signal came first."""
     while True:
         try:

@@ -3,8 +3,6 @@
 Store and plan are imported where they are used: a GPU machine without them runs benchmarks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -68,7 +66,7 @@ def load_settings(home: Path | None = None) -> Settings:
         raise SpecError(f"environment: EVENLOAD_{key.upper()}{rest}") from None
 
 
-def open_store(settings: Settings, create: bool = False) -> SweepStore:
+def open_store(settings: Settings, create: bool = False) -> "SweepStore":
     """Opens the store and upgrades it if necessary.
 
     Args:     create: make one if there is none, for commands that store something
@@ -112,7 +110,9 @@ def checked_trials(
     return trials
 
 
-def sweep_document(sweep_id: str, trials: Sequence[TrialRecord], answer: Answer) -> dict[str, Any]:
+def sweep_document(
+    sweep_id: str, trials: Sequence[TrialRecord], answer: "Answer"
+) -> dict[str, Any]:
     """The outcome of a sweep as one JSON value."""
     from evenload.pipeline.sweep.answer_text import sentences
 

@@ -1,7 +1,5 @@
 """`evenload simulate` and `evenload advise`: rules on score streams, and advice from theory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -79,7 +77,7 @@ def advise_command(
         _print_advice(seen, advice, steps)
 
 
-def advised(place: Path, steps: int, layer: int) -> tuple[Estimate, list[Advice]]:
+def advised(place: Path, steps: int, layer: int) -> tuple["Estimate", list["Advice"]]:
     """What theory sees in a recording and advises.  Raises: SpecError: there is too little in it"""
     from evenload.pipeline.records.scores import read_recording
     from evenload.workers.simulation.advice import advise, estimate
@@ -137,7 +135,7 @@ def _check_memory(spec: SimulationSpec) -> None:
         )
 
 
-def _shown_on(bar: Progress) -> ProgressCallback:
+def _shown_on(bar: Progress) -> "ProgressCallback":
     """Moves the bar; if standard error is not a terminal, prints a line at every 5 %."""
     task = bar.add_task("simulate", total=None, note="")
     printed = -1
@@ -152,7 +150,7 @@ def _shown_on(bar: Progress) -> ProgressCallback:
     return show
 
 
-def _print(result: SimulationResult) -> None:
+def _print(result: "SimulationResult") -> None:
     from evenload.workers.simulation.result import COLUMNS
 
     out.print(_table(COLUMNS, result.rows()))
@@ -183,7 +181,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _print_advice(seen: Estimate, advice: Sequence[Advice], steps: int) -> None:
+def _print_advice(seen: "Estimate", advice: Sequence["Advice"], steps: int) -> None:
     out.print(
         f"{seen.tokens} tokens per step, {seen.num_experts} experts, top-{seen.top_k}, scores and "
         f"biases in units of a {seen.unit}: {seen.density:.0f} tokens per unit of bias, "

@@ -23,9 +23,11 @@ from evenload.pipeline.sweep.next_trials import most_to_come
 from evenload.pipeline.sweep.search import shortfall
 from evenload.pipeline.sweep.step_curves import advised_ranges
 from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
+from evenload.workers.cli import verbs
 from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.compare import compare
 from evenload.workers.cli.session import (
+    AsJson,
     checked_trials,
     load_settings,
     log,
@@ -36,19 +38,7 @@ from evenload.workers.cli.session import (
 )
 from evenload.workers.cli.tables import sweep_table, trial_table
 from evenload.workers.cli.text_plots import learning_plot, step_plots
-from evenload.workers.cli.verbs import (
-    AsJson,
-    Home,
-    SweepId,
-    cancel,
-    delete,
-    extend,
-    pause,
-    priority,
-    resume,
-    retry,
-    stop,
-)
+from evenload.workers.cli.verbs import Home, SweepId
 
 sweep_app = typer.Typer(help="Plan, run and manage sweeps.", no_args_is_help=True)
 
@@ -281,7 +271,7 @@ def _listed(sweep: SweepRecord, counts: Mapping[TrialState, int]) -> dict[str, o
     }
 
 
-for verb in (compare, pause, resume, stop, cancel, retry, priority, extend, delete):
+for verb in (compare, *verbs.VERBS):
     sweep_app.command()(verb)
 
 
@@ -293,18 +283,8 @@ def _plan_table(sweep_id: str, plans: list[TrialPlan]) -> Table:
         "disk": f"{sum(plan.disk_bytes for plan in plans) / 1e6:,.0f} MB",
         "rule": "all",
     }
-    titles = (
-        "rule",
-        "experts",
-        "seed",
-        "parameters",
-        "active",
-        "tokens",
-        "TFLOP",
-        "memory",
-        "disk",
-    )
-    for title in titles:
+    heads = ("rule", "experts", "seed", "parameters", "active", "tokens", "TFLOP", "memory", "disk")
+    for title in heads:
         align: JustifyMethod = "left" if title == "rule" else "right"
         table.add_column(title, footer=sums.get(title, ""), justify=align)
     for plan in plans:

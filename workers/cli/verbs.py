@@ -7,13 +7,12 @@ import typer
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.sweep.extension import extension
-from evenload.workers.cli.session import load_settings, log, open_store, out, print_json
+from evenload.workers.cli.session import AsJson, load_settings, log, open_store, out, print_json
 
 SweepId = Annotated[str, typer.Argument(help="id from `evenload sweep list`")]
 Trial = Annotated[
     str | None, typer.Option("--trial", help="digest of one trial; default: the whole sweep")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Home = Annotated[Path | None, typer.Option(help="folder with store, shards and checkpoints")]
 
 
@@ -122,3 +121,6 @@ def extend(
         print_json(found)
     else:
         out.print(found["sweep_id"])
+
+
+VERBS = (pause, resume, stop, cancel, retry, priority, extend, delete)

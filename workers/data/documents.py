@@ -14,13 +14,7 @@ import pyarrow.parquet as pq
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import require
-from evenload.pipeline.spec.data import (
-    Files,
-    FileTokenizer,
-    HuggingFace,
-    PythonStdlib,
-    matching_files,
-)
+from evenload.pipeline.spec import data as specs
 
 
 class Document(NamedTuple):
@@ -28,7 +22,7 @@ class Document(NamedTuple):
     group: str  # top directory of a whole file; label of a row, or its file without a label
 
 
-TextSource = PythonStdlib | Files | HuggingFace
+TextSource = specs.PythonStdlib | specs.Files | specs.HuggingFace
 
 
 def read_documents(source: TextSource) -> list[Document]:
@@ -45,32 +39,32 @@ def read_documents(source: TextSource) -> list[Document]:
 def source_files(source: TextSource) -> list[str] | None:
     """The files that determine the documents and their tokens; None if a hub has them."""
     match source:
-        case PythonStdlib():
+        case specs.PythonStdlib():
             files = _stdlib_files()
-        case Files():
-            files = [str(path) for path in matching_files("glob", source.glob)]
-        case HuggingFace():
+        case specs.Files():
+            files = [str(path) for path in specs.matching_files("glob", source.glob)]
+        case specs.HuggingFace():
             return None
         case _:
             assert_never(source)
     tokenizer = source.tokenizer
-    return [*files, *([str(tokenizer.path)] if isinstance(tokenizer, FileTokenizer) else [])]
+    return [*files, *([str(tokenizer.path)] if isinstance(tokenizer, specs.FileTokenizer) else [])]
 
 
 def _documents(source: TextSource) -> Iterator[Document]:
     match source:
-        case PythonStdlib():
+        case specs.PythonStdlib():
             return _python_stdlib()
-        case Files():
+        case specs.Files():
             return _files(source)
-        case HuggingFace():
+        case specs.HuggingFace():
             return _hugging_face(source)
         case _:
             assert_never(source)
 
 
 def _described(source: TextSource) -> str:
-    return source.glob if isinstance(source, Files) else source.kind
+    return source.glob if isinstance(source, specs.Files) else source.kind
 
 
 def _stdlib_root() -> Path:
@@ -91,8 +85,8 @@ def _python_stdlib() -> Iterator[Document]:
         yield Document(_text(path), _top_directory(path, _stdlib_root()))
 
 
-def _files(source: Files) -> Iterator[Document]:
-    files = matching_files("glob", source.glob)
+def _files(source: specs.Files) -> Iterator[Document]:
+    files = specs.matching_files("glob", source.glob)
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
         try:
@@ -103,7 +97,7 @@ def _files(source: Files) -> Iterator[Document]:
             ) from None
 
 
-def _file_documents(path: Path, root: Path, source: Files) -> Iterator[Document]:
+def _file_documents(path: Path, root: Path, source: specs.Files) -> Iterator[Document]:
     match path.suffix:
         case ".txt" | ".md" | ".py":
             yield Document(_text(path), _top_directory(path, root))
@@ -135,13 +129,13 @@ def _rows(path: Path, root: Path, rows: Iterator[Document]) -> Iterator[Document
     return (Document(row.text, row.group or file) for row in rows)
 
 
-def _columns(source: Files | HuggingFace) -> dict[str, str]:
+def _columns(source: specs.Files | specs.HuggingFace) -> dict[str, str]:
     """The column that each key of the spec names."""
     named = {"column": source.column, "group_column": source.group_column}
     return {key: column for key, column in named.items() if column is not None}
 
 
-def _jsonl(path: Path, source: Files) -> Iterator[Document]:
+def _jsonl(path: Path, source: specs.Files) -> Iterator[Document]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -149,7 +143,7 @@ def _jsonl(path: Path, source: Files) -> Iterator[Document]:
                 yield _row(_json_object(line, place, source), place, source)
 
 
-def _json_object(line: bytes, place: str, source: Files) -> dict[str, Any]:
+def _json_object(line: bytes, place: str, source: specs.Files) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deeply
@@ -163,7 +157,7 @@ def _json_object(line: bytes, place: str, source: Files) -> dict[str, Any]:
     return cast("dict[str, Any]", row)
 
 
-def _parquet(path: Path, source: Files) -> Iterator[Document]:
+def _parquet(path: Path, source: specs.Files) -> Iterator[Document]:
     columns = _columns(source)
     try:
         file = pq.ParquetFile(path)
@@ -180,7 +174,7 @@ def _parquet(path: Path, source: Files) -> Iterator[Document]:
         raise SpecError(f"{path}: not a whole parquet file ({error}); write it again") from None
 
 
-def _row(row: dict[str, Any], place: str, source: Files | HuggingFace) -> Document:
+def _row(row: dict[str, Any], place: str, source: specs.Files | specs.HuggingFace) -> Document:
     """The document of a row; its group is empty where the row names none.
 
     Raises:   SpecError: the text is neither text nor null
@@ -204,7 +198,7 @@ def _row(row: dict[str, Any], place: str, source: Files | HuggingFace) -> Docume
     return Document(text or "", "" if group is None else str(group))
 
 
-def _hugging_face(source: HuggingFace) -> Iterator[Document]:
+def _hugging_face(source: specs.HuggingFace) -> Iterator[Document]:
     require("datasets")
     import datasets
 

@@ -8,13 +8,7 @@ from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views.layers import chosen_layer, layer_names
-from evenload.pipeline.charts.specialisation import (
-    lift_map,
-    load_by_group,
-    loss_by_group,
-    loss_by_k,
-    specialisation_by_layer,
-)
+from evenload.pipeline.charts import specialisation as charts
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.evaluation import GroupScores, Routes, lift, specialisation
 from evenload.pipeline.figures.loads import utilisation
@@ -44,7 +38,7 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     if detail.by_k is not None:
         with card("Loss by experts per token", metric="loss_by_k"):
             plot(
-                loss_by_k(detail.by_k.loss_N, detail.by_k.k_N, spec_of(trial).model.top_k),
+                charts.loss_by_k(detail.by_k.loss_N, detail.by_k.k_N, spec_of(trial).model.top_k),
                 key="loss-by-k",
                 caption=f"{detail.by_k.tokens:,} held-out tokens, the same for every k.",
             )
@@ -54,7 +48,7 @@ def _groups(trial: TrialRecord, groups: GroupScores, layer: int, names: list[str
     util_GE = utilisation(groups.count_GLE[:, layer], spec_of(trial).balancer.target)
     with card("Load by domain", metric="domain_load"):
         plot(
-            load_by_group(percent_of_fair(util_GE), groups.name_G),
+            charts.load_by_group(percent_of_fair(util_GE), groups.name_G),
             key="load-by-domain",
             caption=f"Layer {names[layer]}. About as many held-out tokens of each domain.",
         )
@@ -63,9 +57,9 @@ def _groups(trial: TrialRecord, groups: GroupScores, layer: int, names: list[str
         value_L = np.array(
             [specialisation(groups.count_GLE[:, index]) for index in range(len(names))], np.float32
         )
-        plot(specialisation_by_layer(value_L, names), key="specialisation")
+        plot(charts.specialisation_by_layer(value_L, names), key="specialisation")
     with right, card("Loss by domain", metric="val_bits_per_byte"):
-        plot(loss_by_group(groups.bits_per_byte_G, groups.name_G), key="loss-by-domain")
+        plot(charts.loss_by_group(groups.bits_per_byte_G, groups.name_G), key="loss-by-domain")
 
 
 def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) -> None:
@@ -78,7 +72,7 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
         np.fill_diagonal(pair_EE, np.nan)
         title = f"expert of layer {names[layer]}"
         plot(
-            lift_map(_percent(pair_EE), title, title),
+            charts.lift_map(_percent(pair_EE), title, title),
             key="co-activation",
             caption=f"{tokens:,} held-out tokens. The experts of a token are all different, so the "
             f"mean is {(top_k - 1) / top_k:.2f}× and not 1×.",
@@ -87,7 +81,7 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
         with right, card("Onward to the next layer", metric="transition"):
             onward_EE = routes.onward_LEE[layer]
             plot(
-                lift_map(
+                charts.lift_map(
                     _percent(_onward_lift(onward_EE)), title, f"expert of layer {names[layer + 1]}"
                 ),
                 key="onward",

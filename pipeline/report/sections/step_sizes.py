@@ -1,7 +1,5 @@
 """Loss, evenness and idle experts of every rule against its step size."""
 
-from __future__ import annotations
-
 from evenload.pipeline.charts.step_sizes import step_chart
 from evenload.pipeline.figures.step_curves import FIGURES
 from evenload.pipeline.report.evidence import Evidence
