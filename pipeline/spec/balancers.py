@@ -65,10 +65,7 @@ BALANCERS: dict[str, Rule] = {
     "none": Rule("no balancing", {}, control=True),
     "aux_loss": Rule(
         "auxiliary loss alpha * sum f_k P_k (Switch, GShard)",
-        {
-            "coefficient": (Step, 1e-2),
-            "scope": (Literal["local", "sequence", "global"], "local"),
-        },
+        {"coefficient": (Step, 1e-2), "scope": (Literal["local", "sequence", "global"], "local")},
         context=("target",),
     ),
     "sign": Rule(
@@ -115,10 +112,7 @@ BALANCERS: dict[str, Rule] = {
         {},
     ),
     "random_router": Rule(
-        "experts drawn at random for every token",
-        {},
-        context=("top_k", "target"),
-        control=True,
+        "experts drawn at random for every token", {}, context=("top_k", "target"), control=True
     ),
     "frozen_router": Rule(
         "router weights as initialised; `step_size` moves a proportional bias",

@@ -96,8 +96,7 @@ class Recorded(Frozen):
 
 
 StreamSpec = Annotated[
-    Gaussian | HeavyTailed | Correlated | Zipf | Adversarial | Recorded,
-    Field(discriminator="kind"),
+    Gaussian | HeavyTailed | Correlated | Zipf | Adversarial | Recorded, Field(discriminator="kind")
 ]
 
 
