@@ -7,8 +7,8 @@ A point has coordinates. The coordinate `key` is the number of a choice or a dra
 import itertools
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -53,12 +53,8 @@ class Range(Frozen):
 Axes = Mapping[str, Range | list[Any]]
 
 
-class Chooser(Protocol):
-    """Chooses coordinates, one after the other."""
-
-    def choice(self, name: str, count: int) -> int: ...
-
-    def number(self, name: str, span: Range) -> float: ...
+# Chooses the coordinate of this name: a number in the range, or one of so many choices.
+Chooser = Callable[[str, Range | int], float]
 
 
 def parse_axis(value: Any) -> Any:
@@ -91,21 +87,30 @@ def probes(axes: Axes, at_most: int) -> Iterator[dict[str, Any]]:
     """All corners, or so many random ones of them if there are more."""
     if num_corners(axes) <= at_most:
         return corners(axes)
-    prober = _Prober(random.Random(0))
-    return (choose(axes, prober)[1] for _ in range(at_most))
+    rng = random.Random(0)
+
+    def corner(name: str, span: Range | int) -> float:
+        return rng.choice(_probes(span)) if isinstance(span, Range) else rng.randrange(span)
+
+    return (choose(axes, corner)[1] for _ in range(at_most))
 
 
 def choose(axes: Axes, chooser: Chooser) -> tuple[Coordinates, dict[str, Any]]:
     """The point that `chooser` chooses: its coordinates and the value of every axis."""
-    recorder = _Recorder(chooser)
+    coordinates: Coordinates = {}
     values: dict[str, Any] = {}
+
+    def number(name: str, span: Range) -> float:
+        coordinates[name] = span.rounded(chooser(name, span))
+        return coordinates[name]
+
     for key, axis in axes.items():
         if isinstance(axis, Range):
-            values[key] = recorder.number(key, axis)
+            values[key] = number(key, axis)
         else:
-            chosen = recorder.choice(key, len(axis))
-            values[key] = _filled(axis[chosen], f"{key}[{chosen}]", recorder)
-    return recorder.coordinates, values
+            coordinates[key] = chosen = int(chooser(key, len(axis)))
+            values[key] = _filled(axis[chosen], f"{key}[{chosen}]", number)
+    return coordinates, values
 
 
 def dimensions(axes: Axes) -> dict[str, Range | int]:
@@ -179,24 +184,6 @@ def without(tree: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
     return kept
 
 
-class _Recorder:
-    """Passes choices on to a chooser and records the coordinates."""
-
-    def __init__(self, chooser: Chooser) -> None:
-        self._chooser = chooser
-        self.coordinates: Coordinates = {}
-
-    def choice(self, name: str, count: int) -> int:
-        chosen = self._chooser.choice(name, count)
-        self.coordinates[name] = chosen
-        return chosen
-
-    def number(self, name: str, span: Range) -> float:
-        number = span.rounded(self._chooser.number(name, span))
-        self.coordinates[name] = number
-        return number
-
-
 def _is_range(value: Any) -> bool:
     return isinstance(value, dict) and {"low", "high"} <= value.keys()
 
@@ -225,19 +212,6 @@ def _probes(span: Range) -> list[float]:
 
 def _num_ends(value: Any) -> int:
     return PROBES ** len(_ranges_in(value, ""))
-
-
-class _Prober:
-    """Chooses a random corner."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-
-    def choice(self, name: str, count: int) -> int:
-        return self._rng.randrange(count)
-
-    def number(self, name: str, span: Range) -> float:
-        return self._rng.choice(_probes(span))
 
 
 def settled(option: Any, found: Any, below: Collection[str] = (), path: str = "") -> Any:
@@ -269,11 +243,11 @@ def all_ends(values: list[Any]) -> list[Any]:
     return [end for value in values for end in _ends(value)]
 
 
-def _filled(value: Any, name: str, chooser: _Recorder) -> Any:
+def _filled(value: Any, name: str, number: Callable[[str, Range], float]) -> Any:
     if _is_range(value):
-        return chooser.number(name, _range(value))
+        return number(name, _range(value))
     if isinstance(value, dict):
-        return {key: _filled(item, f"{name}.{key}", chooser) for key, item in value.items()}
+        return {key: _filled(item, f"{name}.{key}", number) for key, item in value.items()}
     return value
 
 

@@ -58,7 +58,8 @@ def end_unwanted(connection: Connection, digest: str | None = None) -> None:
     """Cancels or stops waiting trials that no sweep needs or that an order ends.
 
     Trials that a worker holds are left alone. The worker learns from its next heartbeat that it
-    must release the trial, and the release calls this function.
+    must release the trial, and the release calls this function. On PostgreSQL a release at the same
+    moment as a verb may have read the sweep as it was before, so the coordinator calls it, too.
 
     Args:     digest: only this trial; None: all trials
     """

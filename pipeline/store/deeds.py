@@ -2,6 +2,8 @@
 
 import getpass
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from sqlalchemy import Connection, insert, select
@@ -14,12 +16,18 @@ from evenload.pipeline.store.models import Deed
 WHO: ContextVar[str | None] = ContextVar("who", default=None)
 
 
-def note(connection: Connection, verb: str, sweep_id: str, digest: str | None) -> None:
+@contextmanager
+def noted(
+    connection: Connection, verb: str, sweep_id: str, digest: str | None = None
+) -> Iterator[None]:
+    """Notes the deed after it, so that notes have the order of the deeds."""
+    yield
     row = {"who": WHO.get() or _this_user(), "verb": verb, "sweep_id": sweep_id, "digest": digest}
     connection.execute(insert(Deed).values(at=db_time(), **row))
 
 
-def read(connection: Connection, limit: int) -> list[DeedRecord]:
+def read(connection: Connection, limit: int = 100) -> list[DeedRecord]:
+    """Who asked what of which sweep, newest first."""
     rows = connection.execute(select(Deed).order_by(Deed.number.desc()).limit(limit))
     return [DeedRecord(row.at, row.who, row.verb, row.sweep_id, row.digest) for row in rows]
 

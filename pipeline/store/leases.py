@@ -5,7 +5,7 @@ count tells whether it won. Locks are taken in the order attempt, then trial.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -56,6 +56,7 @@ FIRST_SWEEP_FIRST = (Sweep.priority.desc(), Sweep.created_at, Sweep.sweep_id)
 
 
 def is_claimable(connection: Connection, digest: str, kind: WorkKind) -> bool:
+    """Whether a worker may claim the trial now."""
     return bool(connection.execute(select(exists().where(_claimable(digest, kind)))).scalar_one())
 
 
@@ -66,6 +67,10 @@ def _claimable(digest: str, kind: WorkKind) -> ColumnElement[bool]:
 def claim(
     connection: Connection, digest: str, kind: WorkKind, worker: str, lease_seconds: float
 ) -> Claim | None:
+    """Claims a waiting trial of an active sweep; None if another worker was faster.
+
+    At most one of several simultaneous claims succeeds. The claim has a new attempt number.
+    """
     won = connection.execute(
         update(Trial)
         .where(_claimable(digest, kind))
@@ -105,6 +110,10 @@ def claim(
 def claim_next(
     connection: Connection, kind: WorkKind, worker: str, lease_seconds: float
 ) -> Claim | None:
+    """Claims the first waiting trial; None if no trial waits.
+
+    Sweeps of higher priority come first, and among equals the older ones.
+    """
     digest = connection.execute(
         select(Trial.digest)
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
@@ -122,6 +131,7 @@ def claim_next(
 def heartbeat(
     connection: Connection, held: Claim, progress: Progress | None, lease_seconds: float
 ) -> Command:
+    """Renews the lease; returns whether to continue.  Raises: LeaseLost"""
     renewed = connection.execute(
         update(Attempt)
         .where(_is_running(held.digest, held.attempt))
@@ -156,6 +166,7 @@ def _command(connection: Connection, held: Claim) -> Command:
 
 
 def record_curve(connection: Connection, held: Claim, points: Sequence[CurvePoint]) -> None:
+    """Adds points to the trial's learning curve or replaces them.  Raises: LeaseLost"""
     if not points:
         return
     still = select(Attempt.number).where(_is_running(held.digest, held.attempt)).with_for_update()
@@ -175,11 +186,21 @@ def finish(
     connection: Connection,
     held: Claim,
     state: TrialState,
-    result: dict[str, float],
-    error: str | None,
-    checkpoint_uri: str | None,
-    may_pass: bool,
+    result: Mapping[str, float] | None = None,
+    *,
+    error: str | None = None,
+    checkpoint_uri: str | None = None,
+    may_pass: bool = False,
 ) -> TrialState:
+    """Ends the attempt with its verdict: TRAINED, COMPLETED, STOPPED or FAILED.
+
+    `result` is merged into the trial's figures. Returns the trial's new state, which is
+    CANCELLED if it was TRAINED but no sweep wants it any more.
+
+    Args:     may_pass: whether another attempt may succeed where this one failed; then the
+                  trial's first failure only costs a retry, and it waits for another attempt
+    Raises:   LeaseLost: nothing was written
+    """
     assert state in VERDICTS, state
     failed = state is TrialState.FAILED
     ending = AttemptState.FAILED if failed else AttemptState.DONE
@@ -195,7 +216,7 @@ def finish(
         return trial_state(connection, held.digest)
     values: dict[str, Any] = {
         "state": state,
-        "result": before.result | result,
+        "result": before.result | dict(result or {}),
         "error": error,
         "checkpoint_uri": func.coalesce(checkpoint_uri, Trial.checkpoint_uri),
     }
@@ -210,7 +231,15 @@ def finish(
     return trial_state(connection, held.digest)
 
 
-def release(connection: Connection, held: Claim, reason: str, preempted: bool) -> TrialState:
+def release(
+    connection: Connection, held: Claim, reason: str = "told to stop", *, preempted: bool = False
+) -> TrialState:
+    """Releases the trial, which will resume from its checkpoint. This costs no retry.
+
+    Args:     preempted: whether the host is being taken away; this costs one preemption
+    Returns:  the trial's new state, CANCELLED if no sweep wants it any more
+    Raises:   LeaseLost: nothing was written
+    """
     ending = AttemptState.PREEMPTED if preempted else AttemptState.RELEASED
     if not _end(connection, held, ending, reason):
         return trial_state(connection, held.digest)
@@ -221,17 +250,29 @@ def release(connection: Connection, held: Claim, reason: str, preempted: bool) -
 
 
 def expire(connection: Connection, overdue: Collection[Lease]) -> list[str]:
+    """Takes trials from workers that have not renewed these leases; each costs one retry.
+
+    Returns:  the digests of the trials, which are queued again
+    """
     found = _running(connection, Attempt.digest.in_([lease.digest for lease in overdue]))
     silent = {(lease.digest, lease.attempt, lease.renewed_at) for lease in overdue}
     unrenewed = [row for row in found if (row.digest, row.number, row.heartbeat_at) in silent]
     return _lose(connection, unrenewed, "lease expired", Charge.RETRY)
 
 
-def lose(connection: Connection, worker: str, reason: str, charge: Charge) -> list[str]:
+def lose(
+    connection: Connection, worker: str, reason: str, charge: Charge = Charge.RETRY
+) -> list[str]:
+    """Queues the trials of a dead worker again, without waiting for the lease to expire.
+
+    Args:     charge: the budget that each trial pays from
+    Returns:  the digests
+    """
     return _lose(connection, _running(connection, Attempt.worker == worker), reason, charge)
 
 
 def fail(connection: Connection, digest: str, attempt: int, reason: str) -> bool:
+    """Marks a waiting trial FAILED; False if it has another attempt by now or does not wait."""
     given_up = connection.execute(
         update(Trial)
         .where(

@@ -1,8 +1,9 @@
 """Reads rows and returns them as the frozen records of `pipeline.states`."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
 
@@ -34,6 +35,10 @@ from evenload.pipeline.store.conditions import (
 )
 from evenload.pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
 FAST_FAILURES_LOOKED_AT = 16
 
@@ -59,18 +64,20 @@ ATTEMPT_COLUMNS = (
 
 
 def sweeps(connection: Connection) -> list[SweepRecord]:
-    newest_first = (Sweep.created_at.desc(), Sweep.sweep_id)
-    return [_sweep(row) for row in connection.execute(select(Sweep).order_by(*newest_first))]
+    """All sweeps, newest first."""
+    rows = connection.execute(select(Sweep).order_by(Sweep.created_at.desc(), Sweep.sweep_id))
+    return [_record(SweepRecord, row) for row in rows]
 
 
 def sweep(connection: Connection, sweep_id: str) -> SweepRecord:
     row = connection.execute(select(Sweep).where(Sweep.sweep_id == sweep_id)).one_or_none()
     if row is None:
         raise unknown_sweep(sweep_id)
-    return _sweep(row)
+    return _record(SweepRecord, row)
 
 
 def counts(connection: Connection, sweep_id: str) -> dict[TrialState, int]:
+    """The number of trials of a sweep in each state; states without trials are left out."""
     rows = connection.execute(
         select(Trial.state, func.count())
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
@@ -82,8 +89,12 @@ def counts(connection: Connection, sweep_id: str) -> dict[TrialState, int]:
 
 
 def trials(
-    connection: Connection, sweep_id: str, states: Collection[TrialState] | None, limit: int | None
+    connection: Connection,
+    sweep_id: str,
+    states: Collection[TrialState] | None = None,
+    limit: int | None = None,
 ) -> list[TrialRecord]:
+    """The trials of a sweep in its order; only those in `states`, at most `limit`."""
     chosen = Trial.state.in_(states) if states is not None else Trial.state.is_not(None)
     listed = (
         _trials()
@@ -106,6 +117,11 @@ def trial(connection: Connection, digest: str) -> TrialRecord:
 def unprojected(
     connection: Connection, since: datetime | None, unended: Collection[str]
 ) -> list[tuple[TrialRecord, str | None]]:
+    """Started trials whose run in MLflow may lack something, with the first sweep of each.
+
+    Args:     since: leave out trials that were final by then; None: look at all trials
+              unended: ids of the runs that have not ended in MLflow
+    """
     first_sweep = (
         select(Sweep.sweep_id)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
@@ -127,13 +143,15 @@ def unprojected(
 
 
 def attempts(connection: Connection, digest: str) -> list[AttemptRecord]:
+    """All attempts at a trial, oldest first."""
     rows = connection.execute(
         select(Attempt).where(Attempt.digest == digest).order_by(Attempt.number)
     )
-    return [AttemptRecord(**row._mapping) for row in rows]
+    return [_record(AttemptRecord, row) for row in rows]
 
 
 def curves(connection: Connection, sweep_id: str) -> dict[str, list[CurvePoint]]:
+    """The learning curves of a sweep's trials by digest; trials without points are left out."""
     found: dict[str, list[CurvePoint]] = {}
     rows = connection.execute(
         select(CurveRow)
@@ -142,22 +160,34 @@ def curves(connection: Connection, sweep_id: str) -> dict[str, list[CurvePoint]]
         .order_by(SweepTrial.position, CurveRow.step)
     )
     for row in rows:
-        point = CurvePoint(row.step, row.tokens, row.seconds, row.val_loss, row.max_vio)
-        found.setdefault(row.digest, []).append(point)
+        found.setdefault(row.digest, []).append(_record(CurvePoint, row))
     return found
 
 
 def present(connection: Connection) -> list[PresenceRecord]:
+    """All announced coordinators and workers by role and name; `seen_at` tells who is alive."""
     rows = connection.execute(select(PresenceRow).order_by(PresenceRow.role, PresenceRow.name))
-    return [PresenceRecord(**row._mapping) for row in rows]
+    return [_record(PresenceRecord, row) for row in rows]
+
+
+def now(connection: Connection) -> datetime:
+    """The time of the database's clock."""
+    return connection.execute(select(db_time())).scalar_one()
 
 
 def snapshot(
-    connection: Connection, sweep_ids: Sequence[str] | None, max_unstarted: int | None
+    connection: Connection,
+    sweep_ids: Sequence[str] | None = None,
+    max_unstarted: int | None = None,
 ) -> Snapshot:
+    """The status of these sweeps, or of all, from which `plan` decides what to do.
+
+    Args:     max_unstarted: read only so many of the trials without an attempt, the first in
+                  starting order; a caller that can start ten need not read ten thousand
+    """
     chosen = Sweep.sweep_id.in_(sweep_ids) if sweep_ids is not None else Sweep.sweep_id.is_not(None)
     return Snapshot(
-        taken_at=connection.execute(select(db_time())).scalar_one(),
+        taken_at=now(connection),
         sweeps=_sweep_statuses(connection, chosen),
         trials=_trial_statuses(connection, chosen, max_unstarted),
     )
@@ -181,12 +211,12 @@ def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tupl
         .group_by(Sweep.sweep_id)
         .order_by(Sweep.created_at, Sweep.sweep_id)
     )
-    return tuple(
-        SweepStatus(**row._mapping, fast_failures=_fast_failures(connection, row.sweep_id))
-        if row.state is SweepState.ACTIVE
-        else SweepStatus(**row._mapping)
-        for row in rows.all()
-    )
+    found = []
+    for row in rows.all():
+        is_active = row.state is SweepState.ACTIVE
+        fast_failures = _fast_failures(connection, row.sweep_id) if is_active else 0
+        found.append(_record(SweepStatus, row, fast_failures=fast_failures))
+    return tuple(found)
 
 
 def _fast_failures(connection: Connection, sweep_id: str) -> int:
@@ -264,66 +294,26 @@ KIND_OF = {TrialState.TRAINED: WorkKind.EVAL, TrialState.EVALUATING: WorkKind.EV
 
 def _trial_status(row: Row[*tuple[Any, ...]]) -> TrialStatus:
     kind = KIND_OF.get(row.state, WorkKind.TRAIN)
-    return TrialStatus(
-        digest=row.digest,
-        state=row.state,
-        attempt=row.attempt,
-        failures=row.failures,
-        may_run=row.sweep_state in ACTIVE_FOR[kind] and row.ordered not in BLOCKING_ORDERS[kind],
-        max_retries=row.max_retries,
-        attempt_state=row.attempt_state,
-        worker=row.worker,
-        lease_until=row.lease_until,
-        exit_reason=row.exit_reason,
-        preemptions=row.preemptions,
-        max_preemptions=row.max_preemptions,
-        sweep_id=row.sweep_id,
-        heartbeat_at=row.heartbeat_at,
-    )
+    may_run = row.sweep_state in ACTIVE_FOR[kind] and row.ordered not in BLOCKING_ORDERS[kind]
+    return _record(TrialStatus, row, may_run=may_run)
 
 
 def _trials() -> Select[*tuple[Any, ...]]:
     return select(Trial, *ATTEMPT_COLUMNS).outerjoin(Attempt, NEWEST_ATTEMPT)
 
 
-def _sweep(row: Row[*tuple[Any, ...]]) -> SweepRecord:
-    return SweepRecord(
-        sweep_id=row.sweep_id,
-        name=row.name,
-        spec=row.spec,
-        state=row.state,
-        parent_run_id=row.parent_run_id,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        is_expanded=row.is_expanded,
-        priority=row.priority,
-        max_preemptions=row.max_preemptions,
-        note=row.note,
-    )
-
-
 def _trial(row: Row[*tuple[Any, ...]], stage: Stage | None = None) -> TrialRecord:
-    return TrialRecord(
-        digest=row.digest,
-        label=row.label,
-        spec=row.spec,
-        state=row.state,
-        attempt=row.attempt,
-        failures=row.failures,
+    return _record(
+        TrialRecord,
+        row,
         progress=Progress(**row.progress) if row.progress else None,
-        result=row.result,
-        error=row.error,
-        worker=row.worker,
-        run_id=row.run_id,
         checkpoint_uri=row.checkpoint_uri and shown_address(row.checkpoint_uri),
         lease_until=row.lease_until if row.attempt_state is AttemptState.RUNNING else None,
-        heartbeat_at=row.heartbeat_at,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        preemptions=row.preemptions,
-        ordered=row.ordered,
-        stop_reason=row.stop_reason,
-        extends=row.extends,
         stage=stage,
     )
+
+
+def _record(kind: type[Record], row: Row[*tuple[Any, ...]], **computed: Any) -> Record:
+    """The record with the row's columns of the same names, and with the computed fields."""
+    names = [field.name for field in fields(kind) if field.name not in computed]
+    return kind(**{name: row._mapping[name] for name in names}, **computed)

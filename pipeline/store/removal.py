@@ -6,12 +6,14 @@ from sqlalchemy.orm import aliased
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import SweepState
 from evenload.pipeline.store.conditions import HELD, locked_state
+from evenload.pipeline.store.deeds import noted
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
 
 AT_REST = (SweepState.PAUSED, SweepState.CANCELLED, SweepState.FINISHED)
 
 
 def deletable(connection: Connection, sweep_id: str) -> list[str]:
+    """The digests that `delete` would remove.  Raises: SpecError: as `delete`"""
     state = locked_state(connection, sweep_id)
     if state not in AT_REST:
         raise SpecError(f"sweep {sweep_id} is {state}; pause or cancel it before you delete it")
@@ -34,12 +36,18 @@ def deletable(connection: Connection, sweep_id: str) -> list[str]:
 
 
 def delete_sweep(connection: Connection, sweep_id: str) -> list[str]:
-    digests = deletable(connection, sweep_id)
-    connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
-    for table in (CurveRow, Attempt, Trial):
-        connection.execute(delete(table).where(table.digest.in_(digests)))
-    connection.execute(delete(Sweep).where(Sweep.sweep_id == sweep_id))
-    return digests
+    """Removes a sweep and the trials that no other sweep lists; returns their digests.
+
+    Raises:   SpecError: the sweep is neither over nor paused, a worker holds one of the trials, or
+              a trial of another sweep extends one of them
+    """
+    with noted(connection, "delete", sweep_id):
+        digests = deletable(connection, sweep_id)
+        connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
+        for table in (CurveRow, Attempt, Trial):
+            connection.execute(delete(table).where(table.digest.in_(digests)))
+        connection.execute(delete(Sweep).where(Sweep.sweep_id == sweep_id))
+        return digests
 
 
 def _refuse_parents(connection: Connection, digests: list[str]) -> None:

@@ -20,7 +20,10 @@ class StackableTrial(NamedTuple):
 
 
 def stackable_trials(connection: Connection, digest: str) -> list[StackableTrial]:
-    """Other trials, training or waiting for it, of the trial's sweeps with `stacking: auto`."""
+    """Other trials, training or waiting for it, of the trial's sweeps with `stacking: auto`.
+
+    They come in the order of their sweeps. This call claims none of them.
+    """
     sweeps = connection.execute(
         select(Sweep.sweep_id, Sweep.spec)
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)

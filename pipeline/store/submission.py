@@ -10,12 +10,18 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import cancelled, end_unwanted, is_unfinished, locked_state
+from evenload.pipeline.store.deeds import noted
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.upserts import insert_new
 
 
 def submit(connection: Connection, spec: SweepSpec) -> str:
-    """Stores a sweep whose trials are not listed yet."""
+    """Stores a sweep without trials; `evenload serve` lists them later (`admit`)."""
+    with noted(connection, "submit", spec.sweep_id()):
+        return _insert_sweep(connection, spec)
+
+
+def _insert_sweep(connection: Connection, spec: SweepSpec) -> str:
     sweep_id = spec.sweep_id()
     insert_new(
         connection,
@@ -36,19 +42,32 @@ def submit(connection: Connection, spec: SweepSpec) -> str:
 def add_sweep(
     connection: Connection, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
 ) -> str:
-    sweep_id = submit(connection, spec)
-    digests = _insert_trials(connection, trials)
-    listed = _listed(connection, sweep_id)
-    if not digests or not set(digests) <= set(listed):
-        # New data or a new numerical core gave the sweep other trials. Trials that were added
-        # later (`add_trials`) were derived from the old ones, so they are dropped as well.
-        connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
-        _list(connection, sweep_id, digests, Stage.TUNE)
-    _take_up(connection, sweep_id)
-    return sweep_id
+    """Stores a sweep and its (digest, trial) pairs; returns its id. Idempotent.
+
+    A trial whose digest is stored already is shared, so it is neither trained nor reported twice.
+    If the sweep was stored before with other digests, because its data or the numerical core
+    changed, it lists the new ones instead and runs those that are not finished.
+
+    Raises:   SpecError: the sweep was cancelled
+    """
+    with noted(connection, "run", spec.sweep_id()):
+        sweep_id = _insert_sweep(connection, spec)
+        digests = _insert_trials(connection, trials)
+        listed = _listed(connection, sweep_id)
+        if not digests or not set(digests) <= set(listed):
+            # New data or a new numerical core gave the sweep other trials. Trials that were added
+            # later (`add_trials`) were derived from the old ones, so they are dropped as well.
+            connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
+            _list(connection, sweep_id, digests, Stage.TUNE)
+        _take_up(connection, sweep_id)
+        return sweep_id
 
 
 def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
+    """Lists the trials of a submitted sweep; False if the sweep is no longer active.
+
+    Raises:   SpecError: an unknown sweep
+    """
     if locked_state(connection, sweep_id) is not SweepState.ACTIVE:
         return False
     if not _listed(connection, sweep_id):
@@ -58,8 +77,17 @@ def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, Tri
 
 
 def add_trials(
-    connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]], stage: Stage
+    connection: Connection,
+    sweep_id: str,
+    trials: Sequence[tuple[str, TrialSpec]],
+    stage: Stage = Stage.TUNE,
 ) -> int:
+    """Appends trials to the sweep's list; returns how many were new to it.
+
+    A finished sweep becomes active again.
+
+    Raises:   SpecError: the sweep was stopped or cancelled
+    """
     found = locked_state(connection, sweep_id)
     if found not in (SweepState.ACTIVE, SweepState.PAUSED, SweepState.FINISHED):
         raise SpecError(f"sweep {sweep_id} is {found} and takes no more trials")

@@ -6,7 +6,7 @@ or the trial is in a state that does not allow them.
 """
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, exists, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.spec.sweep import Extension, SweepSpec
@@ -19,8 +19,10 @@ from evenload.pipeline.store.conditions import (
     end_unwanted,
     is_unfinished,
     locked_state,
+    trial_state,
     unknown_trial,
 )
+from evenload.pipeline.store.deeds import noted
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.submission import requeue
 
@@ -39,28 +41,61 @@ EFFECTS: dict[Order | None, tuple[str, TrialState | None]] = {  # and the final 
 }
 
 
-def pause(connection: Connection, sweep_id: str, note: str | None) -> int:
-    return _turn(connection, sweep_id, SweepState.PAUSED, note=note)
+def pause(
+    connection: Connection, sweep_id: str, digest: str | None = None, *, note: str | None = None
+) -> int:
+    """Starts no further trials; running trials write a checkpoint and are released.
+
+    Like every verb it is idempotent, and it acts on the whole sweep or, with `digest`, on one of
+    its trials as described at `order`.
+
+    Args:     note: the reason, if the program pauses the sweep and not a user
+    Returns:  the number of trials it concerns, 0 if the sweep or the trial was so before
+    Raises:   SpecError: the sweep or trial is unknown or can no longer be paused
+    """
+    with noted(connection, "pause", sweep_id, digest):
+        if digest is not None:
+            return _order_in(connection, sweep_id, digest, Order.PAUSE)
+        return _turn(connection, sweep_id, SweepState.PAUSED, note=note)
 
 
-def resume(connection: Connection, sweep_id: str) -> int:
-    return _turn(connection, sweep_id, SweepState.ACTIVE, note=None, resumed_at=db_time())
+def resume(connection: Connection, sweep_id: str, digest: str | None = None) -> int:
+    """Resumes a paused or stopping sweep, or a paused, stopped or cancelled trial."""
+    with noted(connection, "resume", sweep_id, digest):
+        if digest is not None:
+            return _order_in(connection, sweep_id, digest, None)
+        return _turn(connection, sweep_id, SweepState.ACTIVE, note=None, resumed_at=db_time())
 
 
-def stop(connection: Connection, sweep_id: str) -> int:
-    concerned = _turn(connection, sweep_id, SweepState.STOPPING)
-    end_unwanted(connection)
-    return concerned
+def stop(connection: Connection, sweep_id: str, digest: str | None = None) -> int:
+    """Ends training: running trials write a checkpoint and end as STOPPED.
+
+    Trained trials are still evaluated, and then the sweep is finished. Trials that another sweep
+    also wants continue.
+    """
+    with noted(connection, "stop", sweep_id, digest):
+        if digest is not None:
+            return _order_in(connection, sweep_id, digest, Order.STOP, "stopped by its user")
+        concerned = _turn(connection, sweep_id, SweepState.STOPPING)
+        end_unwanted(connection)
+        return concerned
 
 
-def cancel(connection: Connection, sweep_id: str) -> int:
-    concerned = _turn(connection, sweep_id, SweepState.CANCELLED, finished_at=db_time())
-    end_unwanted(connection)
-    return concerned
+def cancel(connection: Connection, sweep_id: str, digest: str | None = None) -> int:
+    """Ends a sweep for good. Trials that another sweep also wants continue.
+
+    A trial that is cancelled alone stays so until it is resumed, whichever sweep lists it.
+    """
+    with noted(connection, "cancel", sweep_id, digest):
+        if digest is not None:
+            return _order_in(connection, sweep_id, digest, Order.CANCEL)
+        concerned = _turn(connection, sweep_id, SweepState.CANCELLED, finished_at=db_time())
+        end_unwanted(connection)
+        return concerned
 
 
 def finished(connection: Connection, sweep_id: str) -> bool:
-    """Marks the sweep as finished if all its trials are final, and returns whether it did."""
+    """Marks an active or stopping sweep FINISHED; False if one of its trials is not final."""
     # Locking first makes PostgreSQL judge by what it reads after the wait, not before it: just now
     # the sweep may get another trial, or one of its trials may be queued again.
     is_open = (Sweep.sweep_id == sweep_id) & Sweep.state.in_(ACTIVE_FOR[WorkKind.EVAL])
@@ -74,21 +109,34 @@ def finished(connection: Connection, sweep_id: str) -> bool:
     return connection.execute(ended.values(values)).rowcount == 1
 
 
-def retry_failed(connection: Connection, sweep_id: str, digest: str | None) -> int:
-    state = locked_state(connection, sweep_id)
-    if state is SweepState.CANCELLED:
-        raise cancelled(sweep_id)
-    listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
-    chosen: ColumnElement[bool] = Trial.digest.in_(listed)
-    if digest is not None:
-        _check_listed(connection, sweep_id, digest)
-        chosen = Trial.digest == digest
-    failed = chosen & (Trial.state == TrialState.FAILED)
-    return requeue(connection, failed, failures=0, preemptions=0, error=None)
+def retry_failed(connection: Connection, sweep_id: str, digest: str | None = None) -> int:
+    """Queues the failed trials again, to resume from their checkpoints; returns how many.
+
+    They get their full budgets of retries and preemptions.
+    """
+    with noted(connection, "retry", sweep_id, digest):
+        if locked_state(connection, sweep_id) is SweepState.CANCELLED:
+            raise cancelled(sweep_id)
+        listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+        failed = Trial.digest.in_(listed) & (Trial.state == TrialState.FAILED)
+        if digest is not None:
+            _check_listed(connection, sweep_id, digest)
+            failed &= Trial.digest == digest
+        return requeue(connection, failed, failures=0, preemptions=0, error=None)
 
 
-def extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
-    """Lets a finished sweep train its settings with more seeds."""
+def add_seeds(connection: Connection, sweep_id: str, seeds: int, top: int | None = None) -> None:
+    """Makes a finished sweep active again, to train its settings with so many more seeds.
+
+    Args:     top: confirms only so many of the best settings of each answer
+    Raises:   SpecError: the sweep is unknown or not finished, it has a confirm stage and `top`
+              is given, or another version stored it
+    """
+    with noted(connection, "extend", sweep_id):
+        _extend(connection, sweep_id, Extension(seeds=seeds, top=top))
+
+
+def _extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
     state = locked_state(connection, sweep_id)
     if state is not SweepState.FINISHED:
         raise SpecError(f"sweep {sweep_id} is {state}; seeds can be added once it is finished")
@@ -101,24 +149,40 @@ def extend(connection: Connection, sweep_id: str, extension: Extension) -> None:
     if extension.top is not None and is_confirmed:
         raise SpecError(f"--top: sweep {sweep_id} has a confirm stage; add seeds to it without")
     spec = spec.model_copy(update={"extended": (*spec.extended, extension)})
-    _set(
-        connection,
-        sweep_id,
-        spec=spec.model_dump(mode="json"),
-        state=SweepState.ACTIVE,
-        finished_at=None,
-    )
+    stored = spec.model_dump(mode="json")
+    _set(connection, sweep_id, spec=stored, state=SweepState.ACTIVE, finished_at=None)
 
 
 def set_priority(connection: Connection, sweep_id: str, priority: int) -> int:
-    locked_state(connection, sweep_id)
-    _set(connection, sweep_id, priority=priority)
-    return _unfinished(connection, sweep_id)
+    """Sets the priority; sweeps of higher priority start first. Running trials continue."""
+    with noted(connection, "priority", sweep_id):
+        locked_state(connection, sweep_id)
+        _set(connection, sweep_id, priority=priority)
+        return _unfinished(connection, sweep_id)
 
 
-def order_trial(
-    connection: Connection, digest: str, order: Order | None, reason: str | None
+def order(
+    connection: Connection,
+    digest: str,
+    order: Order | None,
+    reason: str | None = None,
+    *,
+    for_sweep: str | None = None,
 ) -> TrialState:
+    """Gives an order to one trial, for every sweep that lists it; returns the trial's state.
+
+    PAUSE: the trial writes a checkpoint and waits. STOP: it ends as STOPPED with `reason` and keeps
+    its checkpoint; if it is trained already, it is still evaluated. CANCEL: it ends as CANCELLED.
+    None lifts the order, and a stopped or cancelled trial resumes from its checkpoint. A worker
+    that holds the trial learns of the order at its next heartbeat.
+
+    Args:     for_sweep: the sweep that gives the order; it has no effect on a trial that another
+                         active or paused sweep also lists
+    Raises:   SpecError: the trial is unknown, or `order` is None and the trial has failed, which
+              needs `retry_failed`
+    """
+    if for_sweep is not None and _is_shared(connection, digest, for_sweep):
+        return trial_state(connection, digest)
     state = connection.execute(
         select(Trial.state).where(Trial.digest == digest).with_for_update()
     ).scalar_one_or_none()
@@ -133,11 +197,10 @@ def order_trial(
             .values(ordered=order, stop_reason=reason if order is Order.STOP else None)
         )
         end_unwanted(connection, digest)
-    found = connection.execute(select(Trial.state).where(Trial.digest == digest))
-    return found.scalar_one()
+    return trial_state(connection, digest)
 
 
-def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
+def _is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
     """Whether a sweep other than this one wants the trial trained."""
     others = (
         select(Sweep.sweep_id)
@@ -150,12 +213,8 @@ def is_shared(connection: Connection, digest: str, sweep_id: str) -> bool:
     return connection.execute(others).one_or_none() is not None
 
 
-def order_trial_in(
-    connection: Connection,
-    sweep_id: str,
-    digest: str,
-    order: Order | None,
-    reason: str | None = None,
+def _order_in(
+    connection: Connection, sweep_id: str, digest: str, given: Order | None, reason: str = ""
 ) -> int:
     """Orders a trial of this sweep; returns whether that changed something, as 0 or 1.
 
@@ -166,15 +225,15 @@ def order_trial_in(
     state, ordered = connection.execute(
         select(Trial.state, Trial.ordered).where(Trial.digest == digest).with_for_update()
     ).one()
-    if state is TrialState.CANCELLED and order is Order.CANCEL:
+    if state is TrialState.CANCELLED and given is Order.CANCEL:
         # It may have been cancelled with its sweep only, and then a new sweep would revive it.
-        connection.execute(update(Trial).where(Trial.digest == digest).values(ordered=order))
-    done, ends_as = EFFECTS[order]
-    if state is ends_as or (order is ordered and not state.is_final):
+        connection.execute(update(Trial).where(Trial.digest == digest).values(ordered=given))
+    done, ends_as = EFFECTS[given]
+    if state is ends_as or (given is ordered and not state.is_final):
         return 0
-    if state.is_final and (order is not None or state is TrialState.COMPLETED):
+    if state.is_final and (given is not None or state is TrialState.COMPLETED):
         raise SpecError(f"trial {digest} is {state} and cannot be {done}")
-    if order_trial(connection, digest, order, reason).is_final and order is None:
+    if order(connection, digest, given, reason).is_final and given is None:
         raise SpecError(f"sweep {sweep_id} is {of_sweep}, and no other sweep wants trial {digest}")
     return 1
 

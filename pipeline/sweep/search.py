@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from evenload.pipeline.spec.search_space import (
+    Chooser,
     Coordinates,
     Range,
     choose,
@@ -104,7 +105,7 @@ def _random(spec: SweepSpec) -> Iterable[Point]:
         points = list(corners(axes))
         rng.shuffle(points)
         return points[: search.settings]
-    drawn = itertools.islice(_distinct(lambda: choose(axes, _Drawn(rng)), []), search.settings)
+    drawn = itertools.islice(_distinct(lambda: choose(axes, _drawn(rng)), []), search.settings)
     return [point for _, point in drawn]
 
 
@@ -116,8 +117,8 @@ def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
     search = spec.search
     assert isinstance(search, TpeSearch)
     count = min(search.startup, search.settings)
-    strata = [_Stratum(search.seed, number, count) for number in range(count)]
-    return [choose(spec.searched_axes(), stratum) for stratum in strata]
+    axes = spec.searched_axes()
+    return [choose(axes, _stratum(search.seed, number, count)) for number in range(count)]
 
 
 def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
@@ -158,33 +159,19 @@ def _distinct(
         yield coordinates, point
 
 
-class _Drawn:
-    """Chooses coordinates at random."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-
-    def choice(self, name: str, count: int) -> int:
-        return self._rng.randrange(count)
-
-    def number(self, name: str, span: Range) -> float:
-        return span.at(self._rng.random())
+def _drawn(rng: random.Random) -> Chooser:
+    """Chooses at random."""
+    return lambda _, span: span.at(rng.random()) if isinstance(span, Range) else rng.randrange(span)
 
 
-class _Stratum:
-    """Chooses the coordinates of setting `number` of a Latin hypercube with `count` settings."""
+def _stratum(seed: int, number: int, count: int) -> Chooser:
+    """Chooses setting `number` of a Latin hypercube with `count` settings."""
 
-    def __init__(self, seed: int, number: int, count: int) -> None:
-        self._seed, self._number, self._count = seed, number, count
+    def chosen(name: str, span: Range | int) -> float:
+        share = _shares(f"{seed}/{name}", count)[number]
+        return span.at(share) if isinstance(span, Range) else int(share * span)
 
-    def choice(self, name: str, count: int) -> int:
-        return int(self._share(name) * count)
-
-    def number(self, name: str, span: Range) -> float:
-        return span.at(self._share(name))
-
-    def _share(self, name: str) -> float:
-        return _shares(f"{self._seed}/{name}", self._count)[self._number]
+    return chosen
 
 
 @lru_cache(maxsize=64)

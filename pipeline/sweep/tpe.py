@@ -24,20 +24,14 @@ def propose(
     study = optuna.create_study(directions=["minimize"] * num_objectives, sampler=_sampler(seed))
     spans = {name: _distribution(span) for name, span in dimensions(axes).items()}
     study.add_trials([_frozen(setting, spans) for setting in history])
-    return choose(axes, _Asked(study.ask()))
+    trial = study.ask()
 
+    def asked(name: str, span: Range | int) -> float:
+        if isinstance(span, Range):
+            return float(trial.suggest_float(name, span.low, span.high, log=span.log))
+        return int(trial.suggest_categorical(name, range(span)))
 
-class _Asked:
-    """Lets the estimator choose coordinates."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-
-    def choice(self, name: str, count: int) -> int:
-        return int(self._trial.suggest_categorical(name, range(count)))
-
-    def number(self, name: str, span: Range) -> float:
-        return float(self._trial.suggest_float(name, span.low, span.high, log=span.log))
+    return choose(axes, asked)
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

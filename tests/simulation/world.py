@@ -115,7 +115,7 @@ def _store_in_memory() -> SweepStore:
 def emptied_store() -> SweepStore:
     """The store in memory, whose clock jumps with that of the newest world."""
     store = _store_in_memory()
-    with store._writing() as connection:
+    with store._transaction(writes=True) as connection:
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(table.delete())
     return store

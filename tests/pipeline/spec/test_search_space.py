@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evenload.pipeline.spec.search_space import Range, choose, corners, dimensions, locate
+from evenload.pipeline.spec.search_space import Chooser, Range, choose, corners, dimensions, locate
 from evenload.pipeline.spec.trial import TrialSpec
 
 STEP = {"low": 0.001, "high": 0.1, "log": True}
@@ -21,17 +21,10 @@ AXES: dict[str, Any] = {
 }
 
 
-class Fixed:
+def fixed(**chosen: float) -> Chooser:
     """Chooses these coordinates."""
-
-    def __init__(self, **chosen: float) -> None:
-        self._chosen = {key.replace("__", "."): value for key, value in chosen.items()}
-
-    def choice(self, name: str, count: int) -> int:
-        return int(self._chosen.get(name, 0))
-
-    def number(self, name: str, span: Range) -> float:
-        return 0.00512345
+    values = {key.replace("__", "."): value for key, value in chosen.items()}
+    return lambda name, span: 0.00512345 if isinstance(span, Range) else values.get(name, 0)
 
 
 def trial(values: dict[str, Any]) -> dict[str, Any]:
@@ -66,10 +59,10 @@ def test_every_coordinate_has_its_range() -> None:
 
 
 def test_a_number_inside_a_choice_is_drawn_only_with_it() -> None:
-    coordinates, values = choose(AXES, Fixed(balancer=3))
+    coordinates, values = choose(AXES, fixed(balancer=3))
     assert coordinates["balancer[3].step_size"] == 0.00512
     assert values["balancer"] == {"kind": "sign", "step_size": 0.00512, "schedule": "inverse"}
-    coordinates, _ = choose(AXES, Fixed(balancer=1))
+    coordinates, _ = choose(AXES, fixed(balancer=1))
     assert "balancer[3].step_size" not in coordinates
 
 
@@ -77,13 +70,13 @@ def test_a_number_inside_a_choice_is_drawn_only_with_it() -> None:
 @pytest.mark.parametrize("model", range(2))
 def test_a_trial_is_located_by_its_spec(balancer: int, model: int) -> None:
     """This includes presets, defaults and axes below axes. The more exact of two choices wins."""
-    chooser = Fixed(balancer=balancer, model=model, model__num_experts=1)
+    chooser = fixed(balancer=balancer, model=model, model__num_experts=1)
     coordinates, values = choose(AXES, chooser)
     assert locate(AXES, trial(values)) == coordinates
 
 
 def test_a_trial_outside_the_space_is_not_located() -> None:
-    _, values = choose(AXES, Fixed())
+    _, values = choose(AXES, fixed())
     assert locate(AXES, trial(values | {"balancer": {"kind": "quantile"}})) is None
     assert locate(AXES, trial(values | {"train.learning_rate": 0.5})) is None
     assert locate({"no.such.key": [1]}, trial(values)) is None

@@ -48,7 +48,7 @@ def test_a_finished_sweep_gets_more_seeds_under_the_same_id(store: SweepStore) -
     sweep_id = store.add_sweep(spec, identified(spec.expand()))
     with pytest.raises(SpecError, match="is active; seeds can be added once it is finished"):
         store.add_seeds(sweep_id, 2)
-    policies = SweepPolicies(store, identified)
+    policies = SweepPolicies(store, lambda _, trials: identified(trials))
     assert not policies.apply(sweep_id, room=9)
     finish_all(store, sweep_id)
     store.add_seeds(sweep_id, 2)
@@ -56,7 +56,7 @@ def test_a_finished_sweep_gets_more_seeds_under_the_same_id(store: SweepStore) -
     assert store.sweep(sweep_id).spec["extended"] == [{"seeds": 2, "top": None}]
     assert SweepSpec.trusted(store.sweep(sweep_id).spec).sweep_id() == sweep_id
 
-    fresh = SweepPolicies(store, identified)
+    fresh = SweepPolicies(store, lambda _, trials: identified(trials))
     assert fresh.apply(sweep_id, room=9)
     trials = store.trials(sweep_id)
     assert [trial.spec["train"]["seed"] for trial in trials] == [0, 0, 1, 1, 2, 2]
@@ -71,7 +71,7 @@ def test_the_best_settings_of_a_finished_sweep_are_confirmed_once(store: SweepSt
     sweep_id = store.add_sweep(spec, identified(spec.expand()))
     finish_all(store, sweep_id)
     store.add_seeds(sweep_id, 2, top=1)
-    assert SweepPolicies(store, identified).apply(sweep_id, room=9)
+    assert SweepPolicies(store, lambda _, trials: identified(trials)).apply(sweep_id, room=9)
     confirming = [t for t in store.trials(sweep_id) if t.stage is Stage.CONFIRM]
     assert [trial.spec["train"]["seed"] for trial in confirming] == [1, 1, 2, 2]
     finish_all(store, sweep_id)
@@ -85,7 +85,7 @@ def test_a_running_coordinator_reads_the_spec_of_an_extended_sweep_again(
     monkeypatch.setattr("evenload.pipeline.sweep.policies.STALE_SECONDS", -1.0)
     spec = SweepSpec(name="s", base=BASE, axes={"balancer.kind": ["none", "sign"]})
     sweep_id = store.add_sweep(spec, identified(spec.expand()))
-    policies = SweepPolicies(store, identified)
+    policies = SweepPolicies(store, lambda _, trials: identified(trials))
     assert not policies.apply(sweep_id, room=9)
     finish_all(store, sweep_id)
     store.add_seeds(sweep_id, 1)

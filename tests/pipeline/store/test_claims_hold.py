@@ -88,7 +88,9 @@ def test_only_a_lease_whose_last_renewal_was_seen_expires(store: SweepStore, swe
     renewed, silent = claimed(store, "t000"), claimed(store, "t001")
     leases = [trial.lease for trial in store.snapshot().trials if trial.lease]
     assert [lease.seconds for lease in leases] == [LEASE, LEASE]
-    with store._writing() as connection:  # so that both renewals differ also within a millisecond
+    with store._transaction(
+        writes=True
+    ) as connection:  # so that both renewals differ also within a millisecond
         connection.execute(text("UPDATE attempt SET heartbeat_at = '2026-01-01 00:00:00.000'"))
     seen = [trial.lease for trial in store.snapshot().trials if trial.lease]
     assert store.expire(leases) == [], "these renewals are not the newest"

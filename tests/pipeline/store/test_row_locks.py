@@ -38,7 +38,7 @@ class Interleaved:
     @contextmanager
     def half_done(self) -> Iterator[Connection]:
         """Commits at the end of the block."""
-        with self.other._writing() as connection:
+        with self.other._transaction(writes=True) as connection:
             yield connection
 
     def wait_until_blocked(self, call: Future[Any]) -> None:
@@ -181,7 +181,7 @@ def test_an_attempt_that_just_ends_is_left_to_its_worker(
         "lose": lambda: store.lose("w", "its node is gone", Charge.RETRY),
     }
     with two.half_done() as connection:
-        leases.finish(connection, claim, TrialState.TRAINED, {}, None, None, None, False)
+        leases.finish(connection, claim, TrialState.TRAINED)
         assert at_once.submit(takes[taking]).result(10) == []
     assert store.trial("t000").state is TrialState.TRAINED
     assert store.trial("t000").failures == 0
@@ -210,7 +210,7 @@ def test_an_order_to_a_trial_that_just_completes_changes_nothing(
     store.finish(claimed(store), TrialState.TRAINED)
     claim = claimed(store, kind=EVAL)
     with two.half_done() as connection:
-        leases.finish(connection, claim, TrialState.COMPLETED, {"x": 1.0}, None, None, None, False)
+        leases.finish(connection, claim, TrialState.COMPLETED, {"x": 1.0})
         ordering = at_once.submit(store.order, "t000", Order.STOP, "too late")
         two.wait_until_blocked(ordering)
     assert ordering.result(10) is TrialState.COMPLETED
@@ -259,7 +259,7 @@ def test_a_sweep_is_not_finished_while_one_of_its_trials_is_queued_again_for_ano
     second = store.add_sweep(*make_sweep(1, name="second"))
     store.cancel(first, "t000")
     with two.half_done() as connection:
-        verbs.order_trial_in(connection, first, "t000", None)
+        verbs.resume(connection, first, "t000")
         finishing = at_once.submit(store.finish_sweep, second)
         two.wait_until_blocked(finishing)
     assert finishing.result(10) is False

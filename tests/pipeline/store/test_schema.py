@@ -104,5 +104,5 @@ def test_sqlite_writes_ahead_so_that_readers_never_wait(
 ) -> None:
     store, reader = (open_store(f"sqlite:///{tmp_path / 'store.db'}") for _ in range(2))
     store.migrate()
-    with store._writing():
+    with store._transaction(writes=True):
         assert reader.sweeps() == []

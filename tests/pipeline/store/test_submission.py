@@ -83,7 +83,10 @@ def test_a_failed_write_leaves_nothing_behind(store: SweepStore, make_sweep: Mak
 
 
 def test_foreign_keys_are_enforced(store: SweepStore) -> None:
-    with pytest.raises(Exception, match=r"(?i)foreign key"), store._writing() as connection:
+    with (
+        pytest.raises(Exception, match=r"(?i)foreign key"),
+        store._transaction(writes=True) as connection,
+    ):
         connection.execute(
             text("INSERT INTO sweep_trial (sweep_id, digest, position) VALUES ('no', 'such', 0)")
         )

@@ -156,7 +156,7 @@ def test_a_trial_that_another_process_has_is_waited_for_and_said_so(
 ) -> None:
     trial.file = here.write("trial.yaml", sweep()["base"])
     assert here("train", trial.file, "--json").code == 0
-    with trial.store._writing() as connection:
+    with trial.store._transaction(writes=True) as connection:
         connection.execute(text("UPDATE trial SET state = 'queued', finished_at = NULL"))
         connection.execute(text("UPDATE sweep SET state = 'active', finished_at = NULL"))
     other = trial.store.claim(trial.row.digest, WorkKind.TRAIN, "w@elsewhere:0:0:1", 1.0)
