@@ -9,8 +9,6 @@
 Shape suffixes: S steps, L expert layers, E experts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +140,7 @@ class Client:
         """Which experts tokens choose together and in succession; None before the evaluation."""
         return evaluation_arrays.read_routes(self._folder(digest))
 
-    def trials_frame(self, sweep_id: str) -> pd.DataFrame:
+    def trials_frame(self, sweep_id: str) -> "pd.DataFrame":
         """One row per trial: digest, rule, every axis of the sweep, figures.  Needs pandas."""
         import pandas as pd
 
@@ -155,7 +153,7 @@ class Client:
         }
         return frame
 
-    def steps_frame(self, digest: str) -> pd.DataFrame:
+    def steps_frame(self, digest: str) -> "pd.DataFrame":
         """One row per step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
         import pandas as pd
 

@@ -3,8 +3,6 @@
 The defaults need no server: SQLite, MLflow on SQLite, and files, all under `./.evenload/`.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import os

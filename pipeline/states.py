@@ -27,12 +27,7 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return self in (
-            TrialState.COMPLETED,
-            TrialState.FAILED,
-            TrialState.STOPPED,
-            TrialState.CANCELLED,
-        )
+        return self.value in ("completed", "failed", "stopped", "cancelled")
 
     @property
     def is_held(self) -> bool:

@@ -4,8 +4,6 @@ To add a rule, add an entry here and a file `workers/balancing/<kind>.py` whose 
 parameters by the same names. No other place has defaults.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, cast
 
 from pydantic import (

@@ -1,7 +1,5 @@
 """What a user may ask for as data: where text comes from and how it becomes tokens."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -3,8 +3,6 @@
 Every rule runs on every stream, and all rules get the same scores.
 """
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Annotated, Literal, Self

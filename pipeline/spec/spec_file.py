@@ -1,7 +1,5 @@
 """The base of all specs: frozen, without unknown keys, read from YAML, identified by content."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

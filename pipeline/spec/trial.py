@@ -1,7 +1,5 @@
 """The spec of a trial. It is validated once here and trusted everywhere else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from evenload.pipeline.spec.sweep import Objective, SweepSpec
 from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.axes import Axes, axes_of, seed_of, stage_of
+from evenload.pipeline.sweep.axes import DEFAULTS, Axes, axes_of, seed_of, stage_of
 from evenload.pipeline.sweep.extension import extensions
 from evenload.pipeline.sweep.places import (
     Groups,
@@ -106,6 +106,7 @@ def answer_of(
     Args:     spec: of the sweep; None: the defaults, without constraints and confirm stage
               curves: digest -> learning curve, for the time to the target loss
     """
+    spec = spec or DEFAULTS
     axes = axes_of(trials, spec)
     tuned = grouped(trials, Stage.TUNE, axes)
     confirmed = grouped(trials, Stage.CONFIRM, axes)
@@ -114,10 +115,10 @@ def answer_of(
     rows = [trial for trial in trials if stage_of(trial) is stage]
     completed = sum(trial.state.is_final for trial in rows)
     count = len(rows) + _still_unlisted(spec, rows)
-    awaits_confirm = _is_to_be_confirmed(spec) and not is_confirm
-    objective = spec.objective if spec is not None else Objective()
-    look = 1 + (len(spec.extended) if spec is not None else 0)
-    race = races(spec, trials, axes) if spec is not None and not is_confirm else {}
+    has_confirm = spec.confirm is not None or any(one.top is not None for one in spec.extended)
+    awaits_confirm = has_confirm and not is_confirm
+    objective, look = spec.objective, 1 + len(spec.extended)
+    race = races(spec, trials, axes) if not is_confirm else {}
     is_race_on = any(not one.is_over for one in race.values())
     rounds = rounds_of(spec) if look == 1 and not is_confirm else 1
     terms = Terms(
@@ -127,7 +128,7 @@ def answer_of(
         is_provisional=completed < count or awaits_confirm or is_race_on,
         rounds=rounds,
     )
-    is_same_text = spec is None or spec.confirm is None or spec.confirm.data is None
+    is_same_text = spec.confirm is None or spec.confirm.data is None
     searched = tuned if is_confirm and is_same_text else {}
     places = tuple(
         place_answer(
@@ -139,13 +140,12 @@ def answer_of(
         )
         for place, groups in (confirmed if is_confirm else tuned).items()
     )
-    asks_for_all = spec is not None and spec.answer.one_for_all
     return Answer(
         sweep_id=sweep_id,
         axes=axes,
         places=places,
-        for_all=_for_all(places) if asks_for_all else None,
-        asks_for_all=asks_for_all,
+        for_all=_for_all(places) if spec.answer.one_for_all else None,
+        asks_for_all=spec.answer.one_for_all,
         stage=stage,
         awaits_confirm=awaits_confirm,
         is_race_on=is_race_on,
@@ -185,18 +185,10 @@ def _all_settings(by_place: Mapping[str, Groups], objective: Objective) -> list[
     return found
 
 
-def _still_unlisted(spec: SweepSpec | None, rows: Sequence[TrialRecord]) -> int:
+def _still_unlisted(spec: SweepSpec, rows: Sequence[TrialRecord]) -> int:
     """Trials of extensions that are not listed yet, at least one per missing seed."""
-    if spec is None:
-        return 0
     fresh = {seed for _, seeds in extensions(spec) for seed in seeds}
     return len(fresh - {seed_of(row) for row in rows})
-
-
-def _is_to_be_confirmed(spec: SweepSpec | None) -> bool:
-    if spec is None:
-        return False
-    return spec.confirm is not None or any(one.top is not None for one in spec.extended)
 
 
 def _stopped(trial: TrialRecord, axes: Axes) -> Stopped:

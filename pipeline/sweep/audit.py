@@ -21,8 +21,8 @@ from evenload.pipeline.records.shards import read_scalars
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import Answer
-from evenload.pipeline.sweep.axes import ABSENT, TOKENS, UNNAMED, leaves_of, stage_of, value_of
-from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Verdict, is_comparable
+from evenload.pipeline.sweep.axes import ABSENT, TOKENS, UNNAMED, leaves_of, partition, value_of
+from evenload.pipeline.sweep.setting import IMBALANCE, LOSS, Verdict, grouped, is_comparable
 
 LEAKED = 0.01  # share of held-out words in training from which it is a finding
 DEAD, EVEN = "dead_tenth", 1.0  # dead experts are a surprise below this MaxVio
@@ -132,11 +132,11 @@ def _confounded(facts: Facts) -> Found:
     same: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key in dict.fromkeys(key for tree in trees for key in tree):
         if not key.startswith(("balancer.", *UNNAMED)):
-            same[_partition([tree.get(key, ABSENT) for tree in trees])].append(key)
-    rules = _partition([trial.label for trial in facts.trials])
-    for partition, keys in same.items():
-        names = [*keys, *(["balancer"] if partition == rules else [])]
-        if len(set(partition)) > 1 < len(names):
+            same[partition([tree.get(key, ABSENT) for tree in trees])].append(key)
+    rules = partition([trial.label for trial in facts.trials])
+    for parts, keys in same.items():
+        names = [*keys, *(["balancer"] if parts == rules else [])]
+        if len(set(parts)) > 1 < len(names):
             yield (
                 f"{listed(names)} change together, so that their effects cannot be told apart.",
                 "Vary one of them alone, or read the answer as one about all of them.",
@@ -255,13 +255,12 @@ def _done(facts: Facts) -> list[TrialRecord]:
 
 def _by_place_and_kind(facts: Facts) -> dict[tuple[str, str], list[list[TrialRecord]]]:
     """The trials of each setting that is compared, by place and rule."""
-    axes = facts.answer.axes
-    settings: dict[tuple[str, str], dict[str, list[TrialRecord]]] = defaultdict(dict)
-    for trial in _done(facts):
-        if stage_of(trial) is facts.answer.stage:
-            at = (axes.place(trial), str(trial.spec["balancer"]["kind"]))
-            settings[at].setdefault(axes.setting(trial), []).append(trial)
-    return {at: list(rows.values()) for at, rows in settings.items()}
+    found: dict[tuple[str, str], list[list[TrialRecord]]] = defaultdict(list)
+    by_place = grouped(_done(facts), facts.answer.stage, facts.answer.axes)
+    for place, groups in by_place.items():
+        for rows in groups.values():
+            found[place, rows[0].spec["balancer"]["kind"]].append(rows)
+    return found
 
 
 def _numbers(rows: Sequence[Sequence[TrialRecord]]) -> dict[str, list[float]]:
@@ -274,11 +273,6 @@ def _numbers(rows: Sequence[Sequence[TrialRecord]]) -> dict[str, list[float]]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found[key].add(value)
     return {key: sorted(values) for key, values in found.items()}
-
-
-def _partition(values: Sequence[object]) -> tuple[int, ...]:
-    numbers: dict[object, int] = {}
-    return tuple(numbers.setdefault(value, len(numbers)) for value in values)
 
 
 def _some(names: Sequence[str]) -> str:

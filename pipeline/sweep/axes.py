@@ -7,6 +7,7 @@ such as an expert count. Trials with the same setting and place differ only in t
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from evenload.pipeline.spec.search_space import value_at
 from evenload.pipeline.spec.spec_file import sha256
 from evenload.pipeline.spec.sweep import SEED, Combinations, SweepSpec
 from evenload.pipeline.states import Stage
@@ -17,6 +18,8 @@ PER_OF_A_GRID = ("model", "data", "eval", *TOKENS)
 UNNAMED = (SEED, "extends", "model.built")  # the last is counted from the rest of the model
 ABSENT = "–"  # the value of a key that a trial lacks
 LONGEST = 24  # characters of a value in a label
+# Stands for the spec of a sweep that a former version stored and this one cannot read.
+DEFAULTS = SweepSpec.model_construct(name="unknown", base={}, axes={EXPERTS: []})
 
 
 class Trial(Protocol):
@@ -72,7 +75,7 @@ def axes_of(trials: Iterable[Trial], spec: SweepSpec | None = None) -> Axes:
 
     A corpus that only the confirm stage has is no axis.
     """
-    rows = list(trials)
+    spec, rows = spec or DEFAULTS, list(trials)
     rows = [row for row in rows if row.stage is not Stage.CONFIRM] or rows
     leaves = [dict(leaves_of(row.spec)) for row in rows]
     groups: list[Any] = [row.label for row in rows]
@@ -81,7 +84,7 @@ def axes_of(trials: Iterable[Trial], spec: SweepSpec | None = None) -> Axes:
     keys = _ordered(dict.fromkeys(key for tree in leaves for key in tree), spec)
     is_per = {key: any(is_below(key, part) for part in per) for key in keys}
     for key in sorted(keys, key=lambda key: not is_per[key]):
-        finer = _numbered(
+        finer = partition(
             [(group, tree.get(key, ABSENT)) for group, tree in zip(groups, leaves, strict=True)]
         )
         if len(set(finer)) > len(set(groups)):
@@ -101,12 +104,10 @@ def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def value_of(tree: Mapping[str, Any], key: str) -> Any:
     """The value under a dotted key; ABSENT if there is none."""
-    value: Any = tree
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return ABSENT
-        value = value[part]
-    return value
+    try:
+        return value_at(tree, key)
+    except KeyError:
+        return ABSENT
 
 
 def stage_of(trial: Trial) -> Stage:
@@ -117,9 +118,7 @@ def seed_of(trial: Trial) -> int:
     return int(trial.spec["train"]["seed"])
 
 
-def _per(spec: SweepSpec | None) -> tuple[str, ...]:
-    if spec is None:
-        return PER_OF_A_GRID
+def _per(spec: SweepSpec) -> tuple[str, ...]:
     if spec.answer.per is not None:
         return spec.answer.per
     if isinstance(spec.search, Combinations):
@@ -127,9 +126,9 @@ def _per(spec: SweepSpec | None) -> tuple[str, ...]:
     return "data", *spec.search.cross
 
 
-def _ordered(keys: Iterable[str], spec: SweepSpec | None) -> list[str]:
+def _ordered(keys: Iterable[str], spec: SweepSpec) -> list[str]:
     """The keys below axes of the spec in its order, and then the others."""
-    axes = list(spec.axes) if spec is not None else [EXPERTS]
+    axes = list(spec.axes)
     named = [key for key in keys if not any(is_below(key, part) for part in UNNAMED)]
 
     def rank(key: str) -> int:
@@ -142,9 +141,10 @@ def is_below(key: str, part: str) -> bool:
     return key == part or key.startswith(f"{part}.")
 
 
-def _numbered(values: Sequence[Any]) -> list[int]:
+def partition(values: Sequence[Any]) -> tuple[int, ...]:
+    """For each value the number of its first occurrence among the different ones."""
     numbers: dict[Any, int] = {}
-    return [numbers.setdefault(value, len(numbers)) for value in values]
+    return tuple(numbers.setdefault(value, len(numbers)) for value in values)
 
 
 def _text(value: Any) -> str:

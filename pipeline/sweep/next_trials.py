@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evenload.pipeline.spec.spec_file import sha256
 from evenload.pipeline.spec.sweep import NoStopping, RacingSearch, SweepSpec, TpeSearch
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, TrialRecord
 from evenload.pipeline.sweep.axes import seed_of, stage_of
 from evenload.pipeline.sweep.confirm import confirm_trials, most_confirm_trials
 from evenload.pipeline.sweep.extension import extensions, seed_trials
+from evenload.pipeline.sweep.racing import unlisted
 from evenload.pipeline.sweep.search import propose, propose_further
 
 
@@ -54,8 +54,7 @@ def _missing(
     trials: Sequence[TrialSpec], rows: Sequence[TrialRecord], stage: Stage
 ) -> list[TrialSpec]:
     """The trials that the stage does not list yet."""
-    listed = {sha256(row.spec) for row in rows if stage_of(row) is stage}
-    return [trial for trial in trials if sha256(trial.model_dump(mode="json")) not in listed]
+    return unlisted(trials, [row for row in rows if stage_of(row) is stage])
 
 
 def most_to_come(spec: SweepSpec) -> dict[Stage, int]:

@@ -4,8 +4,6 @@ No trial waits for MLflow. What an outage or a kill keeps from it is delivered b
 this process or of the next `evenload sweep run` or `evenload serve` in the same home.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Iterator
@@ -65,7 +63,7 @@ class Projection:
             self.problem = None
         return self.problem is None
 
-    def _deliver(self, runs: MlflowRuns) -> None:
+    def _deliver(self, runs: "MlflowRuns") -> None:
         now = self._store.now()
         lacking = self._store.unprojected(self._since, runs.unended)
         sweeps = {sweep.sweep_id: sweep for sweep in self._store.sweeps()}
@@ -83,7 +81,7 @@ class Projection:
         self._since = now - OVERLAP
 
     def _deliver_trial(
-        self, runs: MlflowRuns, trial: TrialRecord, sweep: SweepRecord | None
+        self, runs: "MlflowRuns", trial: TrialRecord, sweep: SweepRecord | None
     ) -> None:
         from evenload.pipeline.records.mlflow_runs import FAILURES, is_outage
 

@@ -12,7 +12,7 @@ Source:   Kim & Nelson 2001, A fully sequential procedure for indifference-zone 
           statements are those of `selection`, with Bonferroni's alpha over rounds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,15 +62,13 @@ def races(spec: SweepSpec, rows: Sequence[TrialRecord], axes: Axes) -> dict[str,
     }
 
 
-def rounds_of(spec: SweepSpec | None) -> int:
+def rounds_of(spec: SweepSpec) -> int:
     """The rounds that share the alpha of the first look; 1 if the sweep is no race."""
-    return spec.search.rounds if spec and isinstance(spec.search, RacingSearch) else 1
+    return spec.search.rounds if isinstance(spec.search, RacingSearch) else 1
 
 
-def remaining_rows(spec: SweepSpec | None, rows: Sequence[TrialRecord]) -> list[TrialRecord]:
+def remaining_rows(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The trials without those of settings that dropped out of a race."""
-    if spec is None:
-        return list(rows)
     axes = axes_of(rows, spec)
     found = races(spec, rows, axes)
     return [
@@ -82,7 +80,6 @@ def remaining_rows(spec: SweepSpec | None, rows: Sequence[TrialRecord]) -> list[
 
 def further_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSpec]:
     """The trials of the rounds in progress that are not listed yet, seed by seed."""
-    listed = {sha256(row.spec) for row in rows}
     found = []
     for race in races(spec, rows, axes_of(rows, spec)).values():
         if race.is_over:
@@ -90,7 +87,13 @@ def further_trials(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[TrialSp
         firsts = [TrialSpec.model_validate(group[0].spec) for group in race.remaining.values()]
         for seed in spec.racing_seeds(1, race.round):
             found += [with_seed(first, seed) for first in firsts]
-    return [trial for trial in found if sha256(trial.model_dump(mode="json")) not in listed]
+    return unlisted(found, rows)
+
+
+def unlisted(trials: Iterable[TrialSpec], rows: Iterable[TrialRecord]) -> list[TrialSpec]:
+    """The trials that these rows do not have yet."""
+    listed = {sha256(row.spec) for row in rows}
+    return [trial for trial in trials if sha256(trial.model_dump(mode="json")) not in listed]
 
 
 def is_decided(passes_S: Flags, is_out_S: Flags, log_SN: Values, alpha: float) -> bool:

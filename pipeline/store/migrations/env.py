@@ -1,7 +1,5 @@
 """Alembic runs this file inside the transaction that `schema.migrate` opened."""
 
-from __future__ import annotations
-
 from alembic import context
 
 from evenload.pipeline.store.models import Base

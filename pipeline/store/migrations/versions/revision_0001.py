@@ -1,7 +1,5 @@
 """Creates the tables of sweeps, trials and attempts."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

@@ -1,7 +1,5 @@
 """Adds stages, priorities, preemptions, orders to single trials, learning curves and presence."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

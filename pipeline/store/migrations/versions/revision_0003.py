@@ -1,7 +1,5 @@
 """Adds the time of a resume and an index by end of attempt, to detect repeated fast failures."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

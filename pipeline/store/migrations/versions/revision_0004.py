@@ -1,7 +1,5 @@
 """Adds the table of who asked what of which sweep."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 
