@@ -42,9 +42,9 @@ class Range(Frozen):
 
     def at(self, share: float) -> float:
         """The number at this share (0 to 1) of the way from low to high."""
-        if self.log:
-            return self.rounded(math.exp(_between(math.log(self.low), math.log(self.high), share)))
-        return self.rounded(_between(self.low, self.high, share))
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        number = low + share * (high - low)
+        return self.rounded(math.exp(number) if self.log else number)
 
     def rounded(self, number: float) -> float:
         return min(self.high, max(self.low, float(f"{number:.{SIGNIFICANT_DIGITS}g}")))
@@ -79,7 +79,10 @@ def has_ranges(value: Range | list[Any]) -> bool:
 def num_corners(axes: Axes) -> int:
     """How many points `corners` gives, counted without making one."""
     return math.prod(
-        PROBES if isinstance(axis, Range) else sum(map(_num_ends, axis)) for axis in axes.values()
+        PROBES
+        if isinstance(axis, Range)
+        else sum(PROBES ** len(_ranges_in(value, "")) for value in axis)
+        for axis in axes.values()
     )
 
 
@@ -210,10 +213,6 @@ def _probes(span: Range) -> list[float]:
     return [span.low, span.at(PROBED_SHARE), span.high]
 
 
-def _num_ends(value: Any) -> int:
-    return PROBES ** len(_ranges_in(value, ""))
-
-
 def settled(option: Any, found: Any, below: Collection[str] = (), path: str = "") -> Any:
     """The value of an axis as the trial `found` has it: "1e-4" becomes 0.0001.
 
@@ -295,7 +294,3 @@ def _inner(option: Any, found: Any, name: str) -> Coordinates:
         return {}
     parts = [_inner(item, found.get(key), f"{name}.{key}") for key, item in option.items()]
     return {key: value for part in parts for key, value in part.items()}
-
-
-def _between(low: float, high: float, share: float) -> float:
-    return low + share * (high - low)

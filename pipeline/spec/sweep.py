@@ -17,20 +17,8 @@ from pydantic import (
 )
 
 from evenload.pipeline.errors import first_message, shown
+from evenload.pipeline.spec import search_space as space
 from evenload.pipeline.spec.data import DataSpec
-from evenload.pipeline.spec.search_space import (
-    Range,
-    all_ends,
-    corners,
-    has_ranges,
-    keys_below,
-    locate,
-    num_corners,
-    parse_axis,
-    probes,
-    settled,
-    value_at,
-)
 from evenload.pipeline.spec.spec_file import (
     Frozen,
     Int32,
@@ -43,8 +31,8 @@ from evenload.pipeline.spec.trial import TrialSpec
 
 Axis = Annotated[
     Any,
-    BeforeValidator(parse_axis),
-    WithJsonSchema({"anyOf": [{"type": "array", "minItems": 1}, Range.model_json_schema()]}),
+    BeforeValidator(space.parse_axis),
+    WithJsonSchema({"anyOf": [{"type": "array", "minItems": 1}, space.Range.model_json_schema()]}),
 ]
 Share = Annotated[float, Field(ge=0, lt=1)]
 SEED = "train.seed"
@@ -257,7 +245,7 @@ class SweepSpec(Frozen):
         self._search_can_draw()
         self._can_be_listed()
         at_most = None if isinstance(self.search, Combinations) else PROBED
-        trials = unique(map(self.trial_at, probes(self.axes, at_most or MAX_TRIALS)))
+        trials = unique(map(self.trial_at, space.probes(self.axes, at_most or MAX_TRIALS)))
         self._settle_axes()
         self._results_can_be_found(trials)
         if not isinstance(self.stopping, NoStopping) and any(
@@ -273,7 +261,7 @@ class SweepSpec(Frozen):
 
     def _can_be_listed(self) -> None:
         """Counts before anything is built."""
-        asked = num_settings(self) * num_corners(self.crossed_axes())
+        asked = num_settings(self) * space.num_corners(self.crossed_axes())
         if isinstance(self.search, RacingSearch):
             asked *= self.search.seeds
         if asked > MAX_TRIALS:
@@ -285,24 +273,25 @@ class SweepSpec(Frozen):
 
     def _settle_axes(self) -> None:
         """Replaces values of axes by what trials make of them, by which results are found again."""
-        first = next(probes(self.axes, 1))
+        first = next(space.probes(self.axes, 1))
         for key, axis in self.axes.items():
-            if isinstance(axis, Range):
+            if isinstance(axis, space.Range):
                 continue
-            below = keys_below(self.axes, key)
+            below = space.keys_below(self.axes, key)
             for place, option in enumerate(axis):
                 if isinstance(option, int | float):  # a trial has an equal number
                     continue
-                point = {key: next(iter(all_ends([option])))}
+                point = {key: next(iter(space.all_ends([option])))}
                 tree = self.trial_at(first | point).model_dump(mode="json")
                 with suppress(KeyError):  # a preset, which is not stored
-                    axis[place] = settled(option, value_at(tree, key), below)
+                    axis[place] = space.settled(option, space.value_at(tree, key), below)
 
     def _results_can_be_found(self, trials: list[TrialSpec]) -> None:
         """The search reads from a trial which setting it is; otherwise it would lose results."""
         axes = self.searched_axes()
         if isinstance(self.search, TpeSearch) and any(
-            locate(axes, trial.model_dump(mode="json")) is None for trial in trials[:PROBED_IN_FULL]
+            space.locate(axes, trial.model_dump(mode="json")) is None
+            for trial in trials[:PROBED_IN_FULL]
         ):
             raise ValueError(
                 f"axes {', '.join(axes)}: a trial does not show which of these values it has, so "
@@ -311,7 +300,7 @@ class SweepSpec(Frozen):
 
     def _search_can_draw(self) -> None:
         search = self.search
-        drawn = [key for key, axis in self.axes.items() if has_ranges(axis)]
+        drawn = [key for key, axis in self.axes.items() if space.has_ranges(axis)]
         if isinstance(search, RacingSearch) and SEED in self.axes:
             raise ValueError(f"axes.{SEED}: a race adds seeds by itself; remove the axis")
         if isinstance(search, Combinations):
@@ -355,7 +344,7 @@ class SweepSpec(Frozen):
         start, block = int(self.base.get("train", {}).get("seed", 0)), self.search.block
         return range(start + (first - 1) * block, start + last * block)
 
-    def searched_axes(self) -> dict[str, Range | list[Any]]:
+    def searched_axes(self) -> dict[str, space.Range | list[Any]]:
         """The axes on which settings differ; for a grid and a race all axes."""
         search = self.search
         crossed = () if isinstance(search, Combinations) else search.cross
@@ -371,7 +360,7 @@ class SweepSpec(Frozen):
 
         Raises:   ValueError: a combination is not a valid trial; the message has its axis values
         """
-        return unique(self.trial_at(point) for point in corners(self.axes))
+        return unique(self.trial_at(point) for point in space.corners(self.axes))
 
     def trial_at(self, point: dict[str, Any]) -> TrialSpec:
         """The base trial with the axes at these values.  Raises: ValueError: it is not valid"""
@@ -396,10 +385,10 @@ def num_settings(spec: SweepSpec) -> int:
     """The number of settings that the search asks for; for a grid that of its points."""
     search, axes = spec.search, spec.searched_axes()
     if isinstance(search, Combinations) or search.settings is None:
-        return num_corners(axes)
-    if any(map(has_ranges, axes.values())):
+        return space.num_corners(axes)
+    if any(map(space.has_ranges, axes.values())):
         return search.settings
-    return min(search.settings, num_corners(axes))
+    return min(search.settings, space.num_corners(axes))
 
 
 def unique(trials: Iterable[TrialSpec]) -> list[TrialSpec]:

@@ -35,17 +35,14 @@ def mapping_of_yaml(content: bytes, where: str) -> dict[str, Any]:
     reader.Composer, reader.Constructor = _Bounded, _Plain
     try:
         tree = reader.load(content.decode())
+        if not isinstance(tree, dict):
+            found = NAMES.get(type(tree), "a single value")
+            raise SpecError(f"holds {found}; it must hold a mapping of keys")
+        _check_plain(tree)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
     except UNREADABLE as error:
         raise SpecError(f"{where}: not readable as YAML: {_reason(error)}") from None
-    if not isinstance(tree, dict):
-        found = NAMES.get(type(tree), "a single value")
-        raise SpecError(f"{where}: holds {found}; it must hold a mapping of keys")
-    try:
-        _check_plain(tree)
-    except SpecError as error:
-        raise SpecError(f"{where}: {error}") from None
     return tree
 
 

@@ -1,7 +1,7 @@
 """Puts the answer of a sweep into sentences. All figures are in the tables of the answer, too."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.figures.wording import counted, listed
@@ -19,18 +19,13 @@ def sentence(answer: Answer) -> str:
 
 def sentences(answer: Answer) -> list[str]:
     """One sentence group for the state, each place, and one setting for all."""
-    return list(_sentences(answer))
-
-
-def _sentences(answer: Answer) -> Iterator[str]:
-    if answer.is_provisional:
-        yield _provisional(answer)
-    for place in answer.places:
-        yield _place(answer, place)
+    found = [_provisional(answer)] if answer.is_provisional else []
+    found += [_place(answer, place) for place in answer.places]
     if not answer.places:
-        yield "There is no trial to compare yet."
+        found.append("There is no trial to compare yet.")
     elif answer.asks_for_all and not answer.is_provisional:
-        yield _for_all(answer)
+        found.append(_for_all(answer))
+    return found
 
 
 def chip(answer: Answer, place: PlaceAnswer) -> tuple[str, str]:

@@ -17,20 +17,8 @@ from typing import Any, Protocol
 from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
 from evenload.pipeline.states import Snapshot, SweepState, TrialRecord, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import plan
 from evenload.pipeline.sweep.lease_watch import LeaseWatch
-from evenload.pipeline.sweep.plan import (
-    Action,
-    Crew,
-    Death,
-    Expire,
-    Fail,
-    FinishSweep,
-    Launch,
-    Lose,
-    PauseSweep,
-    StopWorker,
-    plan,
-)
 from evenload.pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 
 logger = logging.getLogger(__name__)
@@ -58,7 +46,7 @@ class Executor(Protocol):
     def busy(self) -> Mapping[str, str]:
         """The workers that were launched and have not returned, with their trials' digests."""
 
-    def gone(self) -> Mapping[str, Death]:
+    def gone(self) -> Mapping[str, plan.Death]:
         """The workers that died since the last call."""
 
     def wait(self, seconds: float) -> None:
@@ -164,9 +152,9 @@ class Coordinator:
         growing = self._growing(snapshot)
         self._apply_all(
             action
-            for action in plan(snapshot, crew)
+            for action in plan.plan(snapshot, crew)
             # Policies may yet add trials to a sweep whose trials are all final.
-            if not (isinstance(action, FinishSweep) and action.sweep_id in growing)
+            if not (isinstance(action, plan.FinishSweep) and action.sweep_id in growing)
         )
         self._observe(sweep_ids)
         self._show_presence(snapshot)
@@ -221,7 +209,7 @@ class Coordinator:
             if holder is None or name_of(holder) != worker:
                 self._executor.kill(worker)
 
-    def _crew(self, snapshot: Snapshot, gone: Mapping[str, Death]) -> Crew:
+    def _crew(self, snapshot: Snapshot, gone: Mapping[str, plan.Death]) -> plan.Crew:
         busy = dict(self._executor.busy())
         foreign = (
             trial.worker
@@ -231,43 +219,43 @@ class Coordinator:
         orphans = frozenset(worker for worker in foreign if is_dead_here(worker))
         leases = [trial.lease for trial in snapshot.trials if trial.lease is not None]
         overdue = self._leases.overdue(leases)
-        return Crew(self._executor.free(), busy, gone, orphans, overdue)
+        return plan.Crew(self._executor.free(), busy, gone, orphans, overdue)
 
-    def _apply_all(self, actions: Iterable[Action]) -> None:
+    def _apply_all(self, actions: Iterable[plan.Action]) -> None:
         full: set[WorkKind] = set()
         for action in actions:
             # A trial that does not fit now keeps its place in the queue: the trials behind it do
             # not start before it, and ending trials make room for it.
-            if isinstance(action, Launch) and action.kind in full:
+            if isinstance(action, plan.Launch) and action.kind in full:
                 continue
             try:
-                if not self._apply(action) and isinstance(action, Launch):
+                if not self._apply(action) and isinstance(action, plan.Launch):
                     full.add(action.kind)
             except StoreUnavailable:
                 raise
             except SpecError as error:  # the sweep or trial has changed since the snapshot
                 logger.warning("%s", error)
 
-    def _apply(self, action: Action) -> bool:
+    def _apply(self, action: plan.Action) -> bool:
         """Does the action; returns False if a launch found no room."""
         match action:
-            case Lose(worker_id, reason, charge):
+            case plan.Lose(worker_id, reason, charge):
                 self._store.lose(worker_id, reason, charge)
-            case Expire(overdue):
+            case plan.Expire(overdue):
                 self._store.expire(overdue)
-            case StopWorker(worker):
+            case plan.StopWorker(worker):
                 self._executor.kill(worker)
-            case Fail(digest, attempt, reason):
+            case plan.Fail(digest, attempt, reason):
                 self._store.fail(digest, attempt, reason)
-            case PauseSweep(sweep_id, note):
+            case plan.PauseSweep(sweep_id, note):
                 logger.error("sweep %s is %s", sweep_id, note)
                 self._store.pause(sweep_id, note=note)
-            case Launch(kind, digest, sweep_id):
+            case plan.Launch(kind, digest, sweep_id):
                 try:
                     return self._executor.launch(kind, digest)
                 except CannotRun as error:
-                    return self._apply(PauseSweep(sweep_id, f"paused: {error}"))
-            case FinishSweep(sweep_id):
+                    return self._apply(plan.PauseSweep(sweep_id, f"paused: {error}"))
+            case plan.FinishSweep(sweep_id):
                 self._store.finish_sweep(sweep_id)
         return True
 

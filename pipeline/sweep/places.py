@@ -12,17 +12,8 @@ import numpy as np
 
 from evenload.pipeline.spec.sweep import Objective
 from evenload.pipeline.states import TrialRecord
+from evenload.pipeline.sweep import selection
 from evenload.pipeline.sweep.seed_fit import Values
-from evenload.pipeline.sweep.selection import (
-    LossSelection,
-    alpha_of_look,
-    compare_evenness,
-    detectable,
-    differences,
-    seeds_to_detect,
-    seeds_to_settle,
-    select_by_loss,
-)
 from evenload.pipeline.sweep.setting import (
     LOSS,
     Group,
@@ -135,13 +126,13 @@ def place_answer(
     result = PlaceAnswer(place, (), left_out, seeds, len(family), margin, dropped)
     if len(family) > 1:
         labels = [setting.label for setting in family]
-        losses = select_by_loss(table(groups, labels, _loss), margin, terms.alpha)
+        losses = selection.select_by_loss(table(groups, labels, _loss), margin, terms.alpha)
         found |= _compared(found, labels, losses)
         result = result._replace(
             noise=losses.fit.deviation,
             is_pooled=losses.fit.is_pooled,
-            detectable=detectable(losses.fit, seeds),
-            seeds_for_small=seeds_to_detect(losses.fit, SMALL),
+            detectable=selection.detectable(losses.fit, seeds),
+            seeds_for_small=selection.seeds_to_detect(losses.fit, SMALL),
         )
         found, ties, is_assumed = _evenness(found, groups, terms)
         result = result._replace(even_ties=ties, is_noise_assumed=is_assumed)
@@ -196,7 +187,7 @@ def with_front(found: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def _compared(
-    found: Mapping[str, Setting], labels: Sequence[str], losses: LossSelection
+    found: Mapping[str, Setting], labels: Sequence[str], losses: selection.LossSelection
 ) -> dict[str, Setting]:
     """The settings with their losses compared."""
     control = min(
@@ -204,7 +195,7 @@ def _compared(
         key=lambda row: losses.fit.mean_S[row],
         default=None,
     )
-    above_S, half_S = differences(losses.fit, control or 0)
+    above_S, half_S = selection.differences(losses.fit, control or 0)
     changed = {}
     for row, label in enumerate(labels):
         setting = found[label]
@@ -239,7 +230,7 @@ def _evenness(
     ties: tuple[str, ...] = ()
     is_assumed = False
     if len(rivals) > 1:
-        even = compare_evenness(table(groups, rivals, log_over_floor), terms.alpha)
+        even = selection.compare_evenness(table(groups, rivals, log_over_floor), terms.alpha)
         row, is_assumed = rivals.index(best), even.is_assumed
         tied = [label for at, label in enumerate(rivals) if at != row and even.is_tied(row, at)]
         ties = tuple(label for label in tied if label in candidates)
@@ -256,11 +247,11 @@ def _with_seeds_needed(found: PlaceAnswer, terms: Terms) -> PlaceAnswer:
         return found
     if math.isnan(found.noise):
         return found._replace(more_seeds=FIRST_EXTENSION)
-    alpha = alpha_of_look(terms.look if terms.is_provisional else terms.look + 1)
-    needed = seeds_to_settle(found.compared, found.noise, found.margin, alpha)
+    alpha = selection.alpha_of_look(terms.look if terms.is_provisional else terms.look + 1)
+    needed = selection.seeds_to_settle(found.compared, found.noise, found.margin, alpha)
     return found._replace(
         more_seeds=None if needed is None else max(1, needed - found.seeds),
-        seeds_for_top=seeds_to_settle(TOP + 1, found.noise, found.margin, alpha),
+        seeds_for_top=selection.seeds_to_settle(TOP + 1, found.noise, found.margin, alpha),
     )
 
 
@@ -284,7 +275,7 @@ def _better_set_aside(
     if place.named is None or not aside or place.named.label not in usable:
         return None
     both = {label: [*tuned[label], *groups.get(label, ())] for label in usable}
-    losses = select_by_loss(table(both, usable, _loss), place.margin, terms.alpha)
+    losses = selection.select_by_loss(table(both, usable, _loss), place.margin, terms.alpha)
     if not losses.fit.freedom:
         return len(aside)
     named = usable.index(place.named.label)

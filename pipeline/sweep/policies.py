@@ -3,15 +3,13 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from pydantic import ValidationError
 
 from evenload.pipeline.errors import StoreUnavailable, reason_of
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Order, SweepState, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.answer import readable_spec
 from evenload.pipeline.sweep.next_trials import grows, next_trials, stops_trials
 from evenload.pipeline.sweep.stopping import stops
 
@@ -101,13 +99,7 @@ class SweepPolicies:
         is_stale = now - self._asked.get(sweep_id, now) > STALE_SECONDS
         self._asked[sweep_id] = now
         if is_stale or sweep_id not in self._specs:
-            self._specs[sweep_id] = _with_policies(self._store.sweep(sweep_id).spec)
+            spec = readable_spec(self._store, sweep_id)  # None: its policies are unknown
+            has_policies = spec is not None and (grows(spec) or stops_trials(spec))
+            self._specs[sweep_id] = spec if has_policies else None
         return self._specs[sweep_id]
-
-
-def _with_policies(stored: dict[str, Any]) -> SweepSpec | None:
-    try:
-        spec = SweepSpec.trusted(stored)
-    except ValidationError:  # a former version stored it, so its policies are unknown
-        return None
-    return spec if grows(spec) or stops_trials(spec) else None

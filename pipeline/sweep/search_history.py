@@ -1,6 +1,7 @@
 """The results of the settings that a search has proposed so far."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -26,17 +27,12 @@ class KnownSetting(NamedTuple):
 def search_history(spec: SweepSpec, rows: Sequence[TrialRecord]) -> list[KnownSetting]:
     """The settings of the tune stage, in the order in which they were proposed."""
     axes = spec.searched_axes()
-    groups: list[tuple[Coordinates, list[TrialRecord]]] = []
+    groups: dict[tuple[tuple[str, int | float], ...], list[TrialRecord]] = defaultdict(list)
     for row in rows:
         coordinates = locate(axes, row.spec) if stage_of(row) is Stage.TUNE else None
-        if coordinates is None:
-            continue
-        group = next((group for known, group in groups if known == coordinates), None)
-        if group is None:
-            groups.append((coordinates, [row]))
-        else:
-            group.append(row)
-    return [_known_setting(spec, coordinates, group) for coordinates, group in groups]
+        if coordinates is not None:
+            groups[tuple(coordinates.items())].append(row)
+    return [_known_setting(spec, dict(place), group) for place, group in groups.items()]
 
 
 def _known_setting(
