@@ -4,27 +4,16 @@ from importlib.util import find_spec
 
 from evenload.pipeline.errors import SpecError
 
-# By name of the imported library. All others are installed by `pip install evenload`.
-EXTRAS = {
-    "altair": "dashboard",
-    "datasets": "hf",
-    "jinja2": "report",
-    "markupsafe": "report",
-    "mcp": "mcp",
-    "mlflow": "mlflow",
-    "optuna": "workers",
-    "pandas": "dashboard",
-    "pynvml": "workers",
-    "ray": "workers",
-    "safetensors": "hf",
-    "streamlit": "dashboard",
-    "tokenizers": "workers",
-    "torch": "workers",
-    "transformers": "hf",
-    "triton": "workers",
-    "uvicorn": "mcp",
-    "vl_convert": "report",
+# The imported libraries of each extra. All others are installed by `pip install evenload`.
+LIBRARIES = {
+    "dashboard": ("altair", "pandas", "streamlit"),
+    "hf": ("datasets", "safetensors", "transformers"),
+    "mcp": ("mcp", "uvicorn"),
+    "mlflow": ("mlflow",),
+    "report": ("jinja2", "markupsafe", "vl_convert"),
+    "workers": ("optuna", "pynvml", "ray", "tokenizers", "torch", "triton"),
 }
+EXTRAS = {library: extra for extra, found in LIBRARIES.items() for library in found}
 
 # The libraries without which training and the dashboard cannot start.
 WORKERS = ("torch", "ray", "mlflow")

@@ -90,6 +90,10 @@ def trial_state(connection: Connection, digest: str) -> TrialState:
     return connection.execute(select(Trial.state).where(Trial.digest == digest)).scalar_one()
 
 
+def set_trial(connection: Connection, digest: str, **values: object) -> None:
+    connection.execute(update(Trial).where(Trial.digest == digest).values(**values))
+
+
 def locked_state(connection: Connection, sweep_id: str) -> SweepState:
     """The sweep's state. Its row stays locked until the transaction ends.  Raises: SpecError"""
     state = connection.execute(

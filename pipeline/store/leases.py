@@ -47,6 +47,7 @@ from evenload.pipeline.store.conditions import (
     is_listed_by,
     is_not_held_back,
     may_run,
+    set_trial,
     trial_state,
 )
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
@@ -140,11 +141,7 @@ def heartbeat(
     if renewed.rowcount == 0:
         raise _lost(held)
     if progress is not None:
-        connection.execute(
-            update(Trial)
-            .where(Trial.digest == held.digest)
-            .values(progress=dataclasses.asdict(progress))
-        )
+        set_trial(connection, held.digest, progress=dataclasses.asdict(progress))
     return _command(connection, held)
 
 
@@ -211,7 +208,7 @@ def finish(
     ).one()
     if failed and may_pass and before.failures == 0:
         _give_back(connection, held.digest, held.kind, Charge.RETRY)
-        connection.execute(update(Trial).where(Trial.digest == held.digest).values(error=error))
+        set_trial(connection, held.digest, error=error)
         end_unwanted(connection, held.digest)
         return trial_state(connection, held.digest)
     values: dict[str, Any] = {
@@ -224,7 +221,7 @@ def finish(
         values |= {"finished_at": db_time(), "ordered": None}
     if state is TrialState.STOPPED:
         values["stop_reason"] = func.coalesce(Trial.stop_reason, "its sweep was stopped")
-    connection.execute(update(Trial).where(Trial.digest == held.digest).values(values))
+    set_trial(connection, held.digest, **values)
     if state.is_final:
         return state
     end_unwanted(connection, held.digest)
@@ -334,14 +331,12 @@ def _end(connection: Connection, held: Claim, state: AttemptState, reason: str |
 
 
 def _give_back(connection: Connection, digest: str, kind: WorkKind, charge: Charge) -> None:
-    connection.execute(
-        update(Trial)
-        .where(Trial.digest == digest)
-        .values(
-            state=WAITING[kind],
-            failures=Trial.failures + int(charge is Charge.RETRY),
-            preemptions=Trial.preemptions + int(charge is Charge.PREEMPTION),
-        )
+    set_trial(
+        connection,
+        digest,
+        state=WAITING[kind],
+        failures=Trial.failures + int(charge is Charge.RETRY),
+        preemptions=Trial.preemptions + int(charge is Charge.PREEMPTION),
     )
 
 

@@ -19,6 +19,7 @@ from evenload.pipeline.store.conditions import (
     end_unwanted,
     is_unfinished,
     locked_state,
+    set_trial,
     trial_state,
     unknown_trial,
 )
@@ -191,11 +192,8 @@ def order(
     if order is None:
         _take_up_again(connection, digest, state)
     elif not state.is_final:
-        connection.execute(
-            update(Trial)
-            .where(Trial.digest == digest)
-            .values(ordered=order, stop_reason=reason if order is Order.STOP else None)
-        )
+        stop_reason = reason if order is Order.STOP else None
+        set_trial(connection, digest, ordered=order, stop_reason=stop_reason)
         end_unwanted(connection, digest)
     return trial_state(connection, digest)
 
@@ -227,7 +225,7 @@ def _order_in(
     ).one()
     if state is TrialState.CANCELLED and given is Order.CANCEL:
         # It may have been cancelled with its sweep only, and then a new sweep would revive it.
-        connection.execute(update(Trial).where(Trial.digest == digest).values(ordered=given))
+        set_trial(connection, digest, ordered=given)
     done, ends_as = EFFECTS[given]
     if state is ends_as or (given is ordered and not state.is_final):
         return 0
@@ -242,10 +240,9 @@ def _take_up_again(connection: Connection, digest: str, state: TrialState) -> No
     """Lifts the order; a stopped or cancelled trial is queued again and resumes its checkpoint."""
     if state is TrialState.FAILED:
         raise SpecError(f"trial {digest} failed; queue it again with `evenload sweep retry`")
-    this = Trial.digest == digest
-    connection.execute(update(Trial).where(this).values(ordered=None, stop_reason=None))
+    set_trial(connection, digest, ordered=None, stop_reason=None)
     if state in (TrialState.STOPPED, TrialState.CANCELLED):
-        requeue(connection, this)
+        requeue(connection, Trial.digest == digest)
     end_unwanted(connection, digest)
 
 

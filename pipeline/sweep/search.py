@@ -8,17 +8,9 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from evenload.pipeline.spec.search_space import (
-    Chooser,
-    Coordinates,
-    Range,
-    choose,
-    corners,
-    has_ranges,
-    num_corners,
-)
+from evenload.pipeline.spec import search_space as space
 from evenload.pipeline.spec.sweep import (
     MAX_TRIALS,
     RacingSearch,
@@ -38,16 +30,9 @@ Point = dict[str, Any]  # axis -> value
 MAX_REDRAWS = 64  # after so many draws without a new setting the space counts as exhausted
 
 
-class Search(NamedTuple):
-    """The settings that a kind of search proposes, in order."""
-
-    first: Callable[[SweepSpec], Iterable[Point]]  # before any trial ran
-    further: Callable[[SweepSpec, Sequence[TrialRecord]], Iterable[Point]]  # given the trials
-
-
 def propose(spec: SweepSpec) -> list[TrialSpec]:
     """The first trials of a sweep, in their order. The same spec always gives the same list."""
-    trials = unique(_crossed(spec, SEARCHES[spec.search.kind].first(spec)))
+    trials = unique(_crossed(spec, SEARCHES[spec.search.kind](spec)))
     if not isinstance(spec.search, RacingSearch):
         return trials
     return [with_seed(trial, seed) for seed in spec.racing_seeds(1, 1) for trial in trials]
@@ -61,7 +46,7 @@ def shortfall(spec: SweepSpec, trials: Sequence[TrialSpec]) -> str | None:
     asked = getattr(spec.search, "settings", None) or num_settings(spec)
     found = num_settings(spec)
     if not isinstance(spec.search, TpeSearch):  # which proposes most of its settings later
-        found = len(trials) // num_corners(spec.crossed_axes())
+        found = len(trials) // space.num_corners(spec.crossed_axes())
     if found >= asked:
         return None
     return f"{asked} settings are asked for, but the axes have only {found} that differ"
@@ -75,7 +60,7 @@ def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> 
     if isinstance(spec.search, RacingSearch):
         return further_trials(spec, rows)
     found: list[TrialSpec] = []
-    for point in SEARCHES[spec.search.kind].further(spec, rows):
+    for point in _tpe(spec, rows) if isinstance(spec.search, TpeSearch) else ():
         if len(found) >= room:
             break
         found += _crossed(spec, [point])
@@ -83,33 +68,31 @@ def propose_further(spec: SweepSpec, rows: Sequence[TrialRecord], room: int) -> 
 
 
 def _crossed(spec: SweepSpec, points: Iterable[Point]) -> Iterator[TrialSpec]:
-    crossed = list(corners(spec.crossed_axes()))
+    crossed = list(space.corners(spec.crossed_axes()))
     for point in points:
         for rest in crossed:
             yield spec.trial_at(point | rest)
 
 
 def _grid(spec: SweepSpec) -> Iterable[Point]:
-    return corners(spec.axes)
-
-
-def _nothing(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterable[Point]:
-    return ()
+    return space.corners(spec.axes)
 
 
 def _random(spec: SweepSpec) -> Iterable[Point]:
     search = spec.search
     assert isinstance(search, RandomSearch)
     axes, rng = spec.searched_axes(), random.Random(search.seed)
-    if not any(map(has_ranges, axes.values())) and num_corners(axes) <= MAX_TRIALS:
-        points = list(corners(axes))
+    if not any(map(space.has_ranges, axes.values())) and space.num_corners(axes) <= MAX_TRIALS:
+        points = list(space.corners(axes))
         rng.shuffle(points)
         return points[: search.settings]
-    drawn = itertools.islice(_distinct(lambda: choose(axes, _drawn(rng)), []), search.settings)
+    drawn = itertools.islice(
+        _distinct(lambda: space.choose(axes, _drawn(rng)), []), search.settings
+    )
     return [point for _, point in drawn]
 
 
-def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
+def _spread(spec: SweepSpec) -> list[Point]:
     """Evenly spread settings: every coordinate takes each part of its range once.
 
     Source:   McKay, Beckman, Conover 1979 (Latin hypercube)
@@ -118,7 +101,8 @@ def _spread(spec: SweepSpec) -> list[tuple[Coordinates, Point]]:
     assert isinstance(search, TpeSearch)
     count = min(search.startup, search.settings)
     axes = spec.searched_axes()
-    return [choose(axes, _stratum(search.seed, number, count)) for number in range(count)]
+    strata = [_stratum(search.seed, number, count) for number in range(count)]
+    return [space.choose(axes, stratum)[1] for stratum in strata]
 
 
 def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
@@ -131,7 +115,7 @@ def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
     known = [setting.coordinates for setting in history]
     drawn: list[KnownSetting] = []
 
-    def draw() -> tuple[Coordinates, Point]:
+    def draw() -> tuple[space.Coordinates, Point]:
         seed = random.Random(f"{search.seed}/{len(known)}/{len(drawn)}").getrandbits(32)
         coordinates, point = ask(axes, [*history, *drawn], len(search.objectives), seed)
         # Running settings count as bad ones, so this one is not proposed over and over again.
@@ -145,8 +129,8 @@ def _tpe(spec: SweepSpec, rows: Sequence[TrialRecord]) -> Iterator[Point]:
 
 
 def _distinct(
-    draw: Callable[[], tuple[Coordinates, Point]], known: list[Coordinates]
-) -> Iterator[tuple[Coordinates, Point]]:
+    draw: Callable[[], tuple[space.Coordinates, Point]], known: list[space.Coordinates]
+) -> Iterator[tuple[space.Coordinates, Point]]:
     """Draws settings that are not `known`, and adds them to it, until no new one is found."""
     while True:
         for _ in range(MAX_REDRAWS):
@@ -159,17 +143,19 @@ def _distinct(
         yield coordinates, point
 
 
-def _drawn(rng: random.Random) -> Chooser:
+def _drawn(rng: random.Random) -> space.Chooser:
     """Chooses at random."""
-    return lambda _, span: span.at(rng.random()) if isinstance(span, Range) else rng.randrange(span)
+    return lambda _, span: (
+        span.at(rng.random()) if isinstance(span, space.Range) else rng.randrange(span)
+    )
 
 
-def _stratum(seed: int, number: int, count: int) -> Chooser:
+def _stratum(seed: int, number: int, count: int) -> space.Chooser:
     """Chooses setting `number` of a Latin hypercube with `count` settings."""
 
-    def chosen(name: str, span: Range | int) -> float:
+    def chosen(name: str, span: space.Range | int) -> float:
         share = _shares(f"{seed}/{name}", count)[number]
-        return span.at(share) if isinstance(span, Range) else int(share * span)
+        return span.at(share) if isinstance(span, space.Range) else int(share * span)
 
     return chosen
 
@@ -182,9 +168,10 @@ def _shares(seed: str, count: int) -> list[float]:
     return [(part + rng.random()) / count for part in order]
 
 
-SEARCHES = {
-    "grid": Search(first=_grid, further=_nothing),
-    "racing": Search(first=_grid, further=_nothing),  # further trials have other seeds
-    "random": Search(first=_random, further=_nothing),
-    "tpe": Search(first=lambda spec: [point for _, point in _spread(spec)], further=_tpe),
+# The settings with which a search begins. A race and `tpe` propose more, given the trials.
+SEARCHES: dict[str, Callable[[SweepSpec], Iterable[Point]]] = {
+    "grid": _grid,
+    "racing": _grid,
+    "random": _random,
+    "tpe": _spread,
 }

@@ -5,7 +5,7 @@ To add a policy, add a file here, an entry to `STOPPING` and a spec to `pipeline
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.sweep import NoStopping, SweepSpec
 from evenload.pipeline.states import CurvePoint, TrialRecord
 from evenload.pipeline.sweep.stopping import asha, extrapolate
 from evenload.pipeline.sweep.stopping.comparable_trials import comparable_groups
@@ -13,7 +13,6 @@ from evenload.pipeline.sweep.stopping.comparable_trials import comparable_groups
 Verdicts = Iterator[tuple[str, str]]  # digest, reason
 
 STOPPING: dict[str, Callable[..., Verdicts]] = {
-    "none": lambda policy, trials: iter(()),
     "asha": asha.stops,
     "extrapolate": extrapolate.stops,
 }
@@ -27,6 +26,8 @@ def stops(
     A trial is compared only with trials that differ from it in the setting alone, see
     `comparable_groups`. A trial is returned again and again until the store marks it as stopped.
     """
+    if isinstance(spec.stopping, NoStopping):
+        return []
     policy = STOPPING[spec.stopping.kind]
     return [
         verdict

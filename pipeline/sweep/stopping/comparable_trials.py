@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from evenload.pipeline.spec.search_space import value_at
-from evenload.pipeline.spec.sweep import NoStopping, StoppingSpec
+from evenload.pipeline.spec.sweep import Asha, Extrapolate
 from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import stage_of
 from evenload.pipeline.sweep.setting import is_yardstick
@@ -30,15 +30,15 @@ class TrialCurve(NamedTuple):
 
 
 def comparable_groups(
-    policy: StoppingSpec, curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[TrialRecord]
+    policy: Asha | Extrapolate,
+    curves: Mapping[str, Sequence[CurvePoint]],
+    rows: Sequence[TrialRecord],
 ) -> list[list[TrialCurve]]:
     """The trials of the tune stage, grouped by the keys in `policy.per` and the number of steps.
 
     Controls are left out, because their results are needed whatever their loss. Rules that leak
     future tokens are left out, because no other rule can reach their loss.
     """
-    if isinstance(policy, NoStopping):
-        return []
     found: dict[str, list[TrialCurve]] = defaultdict(list)
     for row in rows:
         curve = tuple(curves.get(row.digest, ()))
