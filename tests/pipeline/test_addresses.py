@@ -29,7 +29,7 @@ def planted() -> Iterator[tuple[str, str]]:
     draw = random.Random(26)
     for delimiter in DELIMITERS:
         secret = delimiter.join(PARTS)
-        for written in {secret, quote(secret, safe=""), quote(secret)}:
+        for written in dict.fromkeys((secret, quote(secret, safe=""), quote(secret))):
             scheme = draw.choice(SCHEMES)
             yield f"{scheme}://user:{written}@127.0.0.1:1/name", "127.0.0.1:1"
             yield f"{scheme}://:{written}@127.0.0.1:1/name?sslmode=require", "127.0.0.1:1"
