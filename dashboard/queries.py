@@ -31,6 +31,10 @@ def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     return _sweep(_url(), sweep_id)
 
 
+def is_over(sweep_id: str) -> bool:
+    return not sweep(sweep_id)[0].state.is_going
+
+
 def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
     """The learning curves of a sweep's trials by digest; trials without one are left out."""
     return _curves(_url(), sweep_id)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,15 @@ def trial_labels(trials: Sequence[TrialRecord]) -> dict[str, str]:
 
 def label_of(trial: TrialRecord) -> str:
     return f"{trial.label}, {trial.spec['model']['num_experts']} experts"
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The values of a spec with their keys, joined by dots."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def spec_of(trial: TrialRecord) -> TrialSpec:

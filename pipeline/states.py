@@ -14,6 +14,11 @@ class SweepState(StrEnum):
     CANCELLED = "cancelled"
     FINISHED = "finished"
 
+    @property
+    def is_going(self) -> bool:
+        """Whether trials of the sweep may still be trained or evaluated."""
+        return self in (SweepState.ACTIVE, SweepState.STOPPING)
+
 
 class TrialState(StrEnum):
     QUEUED = "queued"  # waits for a train actor

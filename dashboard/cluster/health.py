@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from evenload.pipeline.figures.wording import duration
-from evenload.pipeline.states import PresenceRecord, Snapshot, SweepState, WorkKind
+from evenload.pipeline.states import PresenceRecord, Snapshot, WorkKind
 
 COORDINATOR = "coordinator"
 QUIET_SECONDS = 45.0  # coordinators and workers announce themselves every 10 to 15 seconds
@@ -48,7 +48,7 @@ def store_down(problem: str) -> Check:
 
 def coordinator_check(present: Sequence[PresenceRecord], snapshot: Snapshot) -> Check:
     """A coordinator must run as long as sweeps are not over."""
-    left = [sweep for sweep in snapshot.sweeps if is_going(sweep.state)]
+    left = [sweep for sweep in snapshot.sweeps if sweep.state.is_going]
     ages = sorted(age(one, snapshot.taken_at) for one in present if one.role == COORDINATOR)
     if ages and ages[0] <= QUIET_SECONDS:
         more = f", {len(ages)} in all" if len(ages) > 1 else ""
@@ -106,7 +106,3 @@ def disk_check(folder: str, free_bytes: float) -> Check:
 def age(one: PresenceRecord, now: datetime) -> float:
     """Seconds since the last announcement; not below 0."""
     return max(0.0, (now - one.seen_at).total_seconds())
-
-
-def is_going(state: SweepState) -> bool:
-    return state in (SweepState.ACTIVE, SweepState.STOPPING)

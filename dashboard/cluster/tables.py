@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from evenload.dashboard.cluster.health import COORDINATOR, GONE_SECONDS, age, is_going
+from evenload.dashboard.cluster.health import COORDINATOR, GONE_SECONDS, age
 from evenload.dashboard.record_tables import label_of
 from evenload.dashboard.wording import ago
 from evenload.pipeline.figures.wording import duration
@@ -38,7 +38,7 @@ def totals(
 ) -> Totals:  # fmt: skip
     """The sums. Trials of active and stopping sweeps wait, even without a coordinator."""
     waiting = Counter(
-        trial.state for sweep, trials in sweeps if is_going(sweep.state) for trial in trials
+        trial.state for sweep, trials in sweeps if sweep.state.is_going for trial in trials
     )
     coordinators = _coordinators(present, now)
     return Totals(

@@ -6,29 +6,9 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard import queries, shown_runs
-from evenload.dashboard.compare.tables import (
-    FIGURES,
-    MOST_RUNS,
-    at_shares,
-    by_rank,
-    comparison_table,
-    difference,
-    incomparable,
-    spec_differences,
-)
+from evenload.dashboard import page_parts, queries, shown_runs
+from evenload.dashboard.compare import tables
 from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
-from evenload.dashboard.page_parts import (
-    KEPT_RUNS,
-    KEPT_SWEEP,
-    audit_note,
-    card,
-    export,
-    live,
-    metric_columns,
-    plot,
-    readable_errors,
-)
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.shown_runs import Run
 from evenload.pipeline.charts.comparison import RunCurve, load_by_rank, run_curves
@@ -61,12 +41,12 @@ def main() -> None:
     digests = _chosen(options)
     if len(digests) < 2:
         st.info(
-            f"Choose 2 to {MOST_RUNS} runs above; they may differ in everything.",
+            f"Choose 2 to {tables.MOST_RUNS} runs above; they may differ in everything.",
             icon=":material/compare_arrows:",
         )
         return
-    audit_note(_findings(digests))
-    live(partial(_body, digests), partial(_is_over, digests))
+    page_parts.audit_note(_findings(digests))
+    page_parts.live(partial(_body, digests), partial(_is_over, digests))
 
 
 def _options() -> dict[str, str]:
@@ -74,7 +54,8 @@ def _options() -> dict[str, str]:
     return {
         trial.digest: f"{axes.name(trial)} · {sweep.name}"
         for sweep, trials in sorted(
-            shown_runs.sweeps(), key=lambda one: one[0].sweep_id != st.session_state.get(KEPT_SWEEP)
+            shown_runs.sweeps(),
+            key=lambda one: one[0].sweep_id != st.session_state.get(page_parts.KEPT_SWEEP),
         )
         for axes in [axes_of(trials)]
         for trial in trials
@@ -88,7 +69,7 @@ def _options() -> dict[str, str]:
 def _chosen(options: dict[str, str]) -> list[str]:
     """The chosen runs, which are also part of the address: `?runs=digest,digest`."""
     asked = st.query_params.get("runs")
-    kept = st.session_state.get(KEPT_RUNS, ())
+    kept = st.session_state.get(page_parts.KEPT_RUNS, ())
     named = [digest for digest in (kept if asked is None else asked.split(",")) if digest]
     if unknown := [digest for digest in named if digest not in options]:
         st.error(for_markdown(f"Not known here, or not started: {', '.join(unknown)}."))
@@ -96,9 +77,9 @@ def _chosen(options: dict[str, str]) -> list[str]:
     digests = st.multiselect(
         "Runs",
         list(options),
-        default=named[:MOST_RUNS],
+        default=named[: tables.MOST_RUNS],
         format_func=options.__getitem__,
-        max_selections=MOST_RUNS,
+        max_selections=tables.MOST_RUNS,
         placeholder="Choose runs: type a rule, a number of experts, or a sweep",
     )
     if digests != named or asked is None:
@@ -146,10 +127,12 @@ def _names(runs: list[Run]) -> list[str]:
 
 def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
     tokens = {name: shown_runs.tokens_of(run, series[name]) for name, run in runs.items()}
-    table = comparison_table(runs).assign(tokens_per_step=list(tokens.values()))
+    table = tables.comparison_table(runs).assign(tokens_per_step=list(tokens.values()))
     unit = unit_of_runs(runs.values())
     table[LOSS] *= unit.factor
-    with card("Figures", "Means over the last quarter of the steps; the loss is held-out."):
+    with page_parts.card(
+        "Figures", "Means over the last quarter of the steps; the loss is held-out."
+    ):
         config = st.column_config
         st.dataframe(
             table,
@@ -162,10 +145,10 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
                 "layers": config.NumberColumn("Expert layers"),
                 "tokens_per_step": config.NumberColumn("Tokens/step", format="localized"),
                 "steps": config.NumberColumn("Steps", format="localized"),
-                **metric_columns(map(METRICS.__getitem__, FIGURES), unit),
+                **page_parts.metric_columns(map(METRICS.__getitem__, tables.FIGURES), unit),
             },
         )
-        reasons = incomparable(list(runs.values()))
+        reasons = tables.incomparable(list(runs.values()))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
                 for_markdown(
@@ -173,8 +156,8 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
                 ),
                 width="stretch",
             )
-            export(lambda: table, "compare-figures")
-    differing = spec_differences(runs)
+            page_parts.export(lambda: table, "compare-figures")
+    differing = tables.spec_differences(runs)
     with st.expander(f"What differs: {len(differing)} settings", icon=":material/difference:"):
         st.dataframe(differing, hide_index=True, placeholder="nothing but the seed")
 
@@ -193,29 +176,24 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         )
     title = "optimizer step" if axis == "steps" else str(axis) + (", %" if axis == AXES[2] else "")
     left, right = st.columns(2)
-    with left, card("MaxVio, mean over layers", metric="max_vio"):
+    with left, page_parts.card("MaxVio, mean over layers", metric="max_vio"):
         drawn = {
             name: _vio_curve(trial, series[name], str(axis), is_over_floor)
             for name, trial in runs.items()
         }
         unit = "MaxVio / floor" if is_over_floor else "MaxVio (max load / fair share − 1)"
-        plot(
-            run_curves(drawn, title, unit),
-            key="compare-max-vio",
-            caption="Largest value of each bin of time. Dotted: the sampling floor of each run.",
-        )
-    with right, card("Training loss", metric="train_loss"):
+        chart = run_curves(drawn, title, unit)
+        caption = "Largest value of each bin of time. Dotted: the sampling floor of each run."
+        page_parts.plot(chart, "compare-max-vio", caption)
+    with right, page_parts.card("Training loss", metric="train_loss"):
         losses, of_loss = {}, unit_of_runs(runs.values(), NATS)
         for name, run in runs.items():
             told = np.isfinite(series[name].loss_B)
             if told.any():
                 x_B = _x(run, series[name], str(axis))[told]
                 losses[name] = RunCurve(x_B, of_loss.factor * series[name].loss_B[told])
-        plot(
-            run_curves(losses, title, f"loss, {of_loss.name}"),
-            key="compare-loss",
-            caption="Mean over each bin of time.",
-        )
+        chart = run_curves(losses, title, f"loss, {of_loss.name}")
+        page_parts.plot(chart, "compare-loss", "Mean over each bin of time.")
 
 
 def _vio_curve(run: Run, series: LoadSeries, axis: str, is_over_floor: bool) -> RunCurve:
@@ -237,7 +215,7 @@ def _x(run: Run, series: LoadSeries, axis: str) -> NDArray[np.float64]:
 def _loads(runs: Runs) -> None:
     evaluated: dict[str, NDArray[np.int16] | None] = dict.fromkeys(runs)
     for name, run in runs.items():
-        with readable_errors():  # a damaged file leaves the loads of steps
+        with page_parts.readable_errors():  # a damaged file leaves the loads of steps
             evaluated[name] = run_queries.eval_percent(run)
     can_evaluate = all(percent_LE is not None for percent_LE in evaluated.values())
     window = st.segmented_control(
@@ -257,13 +235,11 @@ def _loads(runs: Runs) -> None:
             last = run_queries.load_series(trial).last_step
             steps = WINDOWS.get(str(window), 1)
             percent[name] = run_queries.load_window(trial, last, steps).percent_LE
-    with card("Load by rank of the expert", metric="utilisation"):
-        mean = {name: by_rank(load_LE).mean(axis=0) for name, load_LE in percent.items()}
-        plot(
-            load_by_rank(mean),
-            key="compare-rank",
-            caption="Mean over layers. Dashed: the fair share. An even load is a flat line.",
-        )
+    with page_parts.card("Load by rank of the expert", metric="utilisation"):
+        mean = {name: tables.by_rank(load_LE).mean(axis=0) for name, load_LE in percent.items()}
+        chart = load_by_rank(mean)
+        caption = "Mean over layers. Dashed: the fair share. An even load is a flat line."
+        page_parts.plot(chart, "compare-rank", caption)
     _maps(percent)
 
 
@@ -271,12 +247,10 @@ def _maps(percent: dict[str, NDArray[np.int16]]) -> None:
     st.subheader("Load by depth and rank", anchor=False)
     columns = st.columns(MAP_WIDTH)
     for index, (name, load_LE) in enumerate(percent.items()):
-        with columns[index % MAP_WIDTH], card(name, metric="utilisation"):
-            plot(
-                load_by_rank_and_depth(at_shares(load_LE), name),
-                key=f"compare-map-{index}",
-                caption=f"{load_LE.shape[1]} experts in {len(load_LE)} layers.",
-            )
+        with columns[index % MAP_WIDTH], page_parts.card(name, metric="utilisation"):
+            chart = load_by_rank_and_depth(tables.at_shares(load_LE), name)
+            caption = f"{load_LE.shape[1]} experts in {len(load_LE)} layers."
+            page_parts.plot(chart, f"compare-map-{index}", caption)
     if len(percent) < 2:
         return
     st.subheader("Differences", anchor=False)
@@ -285,12 +259,15 @@ def _maps(percent: dict[str, NDArray[np.int16]]) -> None:
     )
     columns = st.columns(MAP_WIDTH)
     for index, name in enumerate(name for name in percent if name != reference):
-        with columns[index % MAP_WIDTH], card(f"{name} − {reference}", metric="difference"):
-            plot(
-                load_difference(difference(percent[name], percent[reference]), name, reference),
-                key=f"compare-difference-{index}",
-                caption="Orange: more load at this rank; blue: less.",
+        with (
+            columns[index % MAP_WIDTH],
+            page_parts.card(f"{name} − {reference}", metric="difference"),
+        ):
+            chart = load_difference(
+                tables.difference(percent[name], percent[reference]), name, reference
             )
+            caption = "Orange: more load at this rank; blue: less."
+            page_parts.plot(chart, f"compare-difference-{index}", caption)
 
 
 main()

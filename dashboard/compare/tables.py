@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evenload.dashboard.record_tables import spec_of
+from evenload.dashboard.record_tables import leaves, spec_of
 from evenload.dashboard.shown_runs import Run, figure_of, outline_of
 from evenload.pipeline.records.recorded_runs import RecordedRun
 
@@ -89,7 +89,7 @@ def comparison_table(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 def spec_differences(runs: Mapping[str, Run]) -> pd.DataFrame:
     """One row per setting in which the runs differ, and one column per run."""
-    flat = {name: dict(_leaves(_settings(run))) for name, run in runs.items()}
+    flat = {name: dict(leaves(_settings(run))) for name, run in runs.items()}
     keys = dict.fromkeys(key for spec in flat.values() for key in spec)
     rows = [
         {"setting": key} | {name: str(spec.get(key, "–")) for name, spec in flat.items()}
@@ -120,13 +120,3 @@ def _settings(run: Run) -> dict[str, Any]:
     rule = run.balancer.model_dump(mode="json") if run.balancer else None
     model = {"num_experts": run.shape.num_experts, "top_k": run.shape.top_k}
     return {"source": run.source, "model": model, "balancer": rule}
-
-
-def _leaves(part: Any, place: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(part, dict):
-        return [(place, part)]
-    return [
-        leaf
-        for key, value in part.items()
-        for leaf in _leaves(value, f"{place}.{key}" if place else key)
-    ]

@@ -24,7 +24,7 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.cost import CostSettings, basis
 from evenload.pipeline.figures.wording import duration, number, scaled
-from evenload.pipeline.states import SweepState, TrialRecord
+from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 
 START_PRICE, START_HOURS, START_RANKS = 2.5, 1000.0, 8
@@ -50,7 +50,7 @@ def main() -> None:
     if sweep_id == RECORDED:
         live(_recorded_body, lambda: all(map(shown_runs.is_over, recorded.values())))
     else:
-        live(partial(_body, sweep_id), partial(_is_over, sweep_id))
+        live(partial(_body, sweep_id), partial(queries.is_over, sweep_id))
 
 
 def _recorded_body() -> None:
@@ -75,10 +75,6 @@ def _recorded_body() -> None:
     columns = _columns("Run", "Expert time lost")
     del columns["trials"]
     _lost("Expert time", found, available, plan, columns)
-
-
-def _is_over(sweep_id: str) -> bool:
-    return queries.sweep(sweep_id)[0].state not in (SweepState.ACTIVE, SweepState.STOPPING)
 
 
 def _body(sweep_id: str) -> None:

@@ -6,17 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from evenload.dashboard import queries, shown_runs
+from evenload.dashboard import page_parts, queries, shown_runs
 from evenload.dashboard.controls import trial_buttons
-from evenload.dashboard.page_parts import (
-    KEPT_SWEEP,
-    audit_note,
-    chosen,
-    chosen_view,
-    heading,
-    live,
-    metrics,
-)
 from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
@@ -54,7 +45,9 @@ def main() -> None:
     if named not in shown_runs.recorded():
         shown_runs.forget()
     holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
-    listed_first = sorted(sweeps, key=lambda name: name != st.session_state.get(KEPT_SWEEP))
+    listed_first = sorted(
+        sweeps, key=lambda name: name != st.session_state.get(page_parts.KEPT_SWEEP)
+    )
     holders = holders or [name for name in listed_first if sweeps[name]]
     sweep_id = next(iter(sorted(holders, key=listed_first.index)), None)
     labels = {} if sweep_id is None else trial_labels(sweeps[sweep_id])
@@ -68,26 +61,26 @@ def main() -> None:
         return
     title, choice = st.columns([3, 2], vertical_alignment="center")
     with choice:
-        key = chosen("Run", list(labels), "run", labels.__getitem__)
+        key = page_parts.chosen("Run", list(labels), "run", labels.__getitem__)
     run = shown_runs.find(key)
     with title:
         if isinstance(run, RecordedRun):
-            heading(run.name, RUN_STATES[run.state()])
+            page_parts.heading(run.name, RUN_STATES[run.state()])
         else:
-            heading(label_of(run), TRIAL_STATES[run.state])
+            page_parts.heading(label_of(run), TRIAL_STATES[run.state])
     if isinstance(run, RecordedRun):
         about = f"{run.run_id}, {run.source}, rule {run.label}; last step {ago(run.updated)}"
         st.caption(for_markdown(about))
     elif sweep_id is not None:
-        st.session_state[KEPT_SWEEP] = sweep_id
+        st.session_state[page_parts.KEPT_SWEEP] = sweep_id
         _about_trial(run, sweep_id, [trial.digest for trial in sweeps[sweep_id]])
-    live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
+    page_parts.live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
 
 
 def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
     _links(trial, sweep_id, digests)
     trial_buttons(sweep_id, trial)
-    audit_note(queries.findings(sweep_id, trial.digest))
+    page_parts.audit_note(queries.findings(sweep_id, trial.digest))
     if trial.error and trial.state is TrialState.FAILED:
         st.error(for_markdown(trial.error.strip().splitlines()[-1]), icon=":material/error:")
         with st.expander("Traceback"):
@@ -148,7 +141,7 @@ def _body(key: str) -> None:
             "the mirror.",
             icon=":material/broken_image:",
         )
-    view = chosen_view(views)
+    view = page_parts.chosen_view(views)
     if view in STEP_VIEWS and series.is_empty:
         st.info("No step is recorded yet. This page shows data as soon as there are steps.")
     else:
@@ -159,7 +152,7 @@ def _recorded_summary(run: RecordedRun, series: LoadSeries) -> None:
     shape, planned = run.shape, run.planned_steps
     shown = ("max_vio", "max_vio_floor", "max_vio_ratio", "idle_frac", "dead_tenth")
     found = [(METRICS[name], shown_runs.figure_of(run, name)) for name in shown]
-    metrics(
+    page_parts.metrics(
         ("Steps", short(series.last_step) + (f" / {short(planned)}" if planned else ""), ""),
         ("Experts", f"{shape.top_k} of {shape.num_experts}", f"in {shape.num_layers} layers"),
         *(
@@ -183,7 +176,7 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     wrong, torn = series.miscounted_steps, len(run_queries.torn_files(trial))
     check = NONE if series.is_empty else f"{wrong} wrong steps" if wrong else "passed"
     check = counted(torn, "damaged file") if torn else check
-    metrics(
+    page_parts.metrics(
         (
             "Steps",
             f"{short(series.last_step)} / {short(spec.train.steps)}",

@@ -12,13 +12,13 @@ over orders); Kelley 1935, An unbiased correlation ratio measure (epsilon square
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.dashboard.record_tables import figure
+from evenload.dashboard.record_tables import figure, leaves
 from evenload.pipeline.states import TrialRecord
 
 ABSENT = "–"  # the value of a parameter that a trial's rule does not have
@@ -61,9 +61,12 @@ def varying(trials: Sequence[TrialRecord]) -> list[Parameter]:
 
     A parameter with a single value that only some rules have is left out.
     """
-    flat = [dict(_leaves(trial.spec)) for trial in trials]
-    keys = list(dict.fromkeys(key for leaves in flat for key in leaves))
-    found = [Parameter(key, [leaves.get(key, ABSENT) for leaves in flat]) for key in keys]
+    flat = [
+        {key: tuple(leaf) if isinstance(leaf, list) else leaf for key, leaf in leaves(trial.spec)}
+        for trial in trials
+    ]
+    keys = list(dict.fromkeys(key for spec in flat for key in spec))
+    found = [Parameter(key, [spec.get(key, ABSENT) for spec in flat]) for key in keys]
     return [one for one in found if len(set(one.levels) - {ABSENT}) > 1]
 
 
@@ -152,14 +155,6 @@ def _groups(parameter: Parameter) -> list[Any]:
         ABSENT if value == ABSENT else int(np.searchsorted(edges, float(value)))
         for value in parameter.values
     ]
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
 
 
 def _is_number(value: Any) -> bool:

@@ -8,30 +8,16 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.dashboard.controls import verb_buttons
 from evenload.dashboard.loss_unit import choose_loss_unit
-from evenload.dashboard.page_parts import (
-    chosen,
-    chosen_view,
-    heading,
-    live,
-    metrics,
-)
-from evenload.dashboard.record_tables import (
-    count,
-    elapsed_seconds,
-    eta_seconds,
-    progress,
-)
+from evenload.dashboard.page_parts import chosen, chosen_view, heading, live, metrics
+from evenload.dashboard.record_tables import count, elapsed_seconds, eta_seconds, progress
 from evenload.dashboard.sweep.board import board
 from evenload.dashboard.sweep.runs import runs_section
-from evenload.dashboard.sweep.sections import (
-    curves_section,
-    front_section,
-)
+from evenload.dashboard.sweep.sections import curves_section, front_section
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.wording import sweep_wording
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.wording import duration
-from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.states import SweepRecord, TrialRecord, TrialState
 
 MAX_TALL_ROWS = 30  # longer tables scroll
 MAX_FAILURES = 20  # largest number of tracebacks on the page
@@ -56,11 +42,7 @@ def main() -> None:
             f"Paused automatically: {for_markdown(sweep.note)}", icon=":material/pause_circle:"
         )
     verb_buttons(sweep, trials)
-    live(partial(_body, sweep_id), partial(_is_over, sweep_id))
-
-
-def _is_over(sweep_id: str) -> bool:
-    return queries.sweep(sweep_id)[0].state not in (SweepState.ACTIVE, SweepState.STOPPING)
+    live(partial(_body, sweep_id), partial(queries.is_over, sweep_id))
 
 
 def _body(sweep_id: str) -> None:

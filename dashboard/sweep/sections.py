@@ -8,14 +8,7 @@ import streamlit as st
 from evenload.dashboard import queries
 from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
 from evenload.dashboard.page_parts import card, metric_columns, plot
-from evenload.dashboard.sweep.tables import (
-    Shown,
-    confirmations,
-    ended_table,
-    front_points,
-    setting_table,
-)
-from evenload.dashboard.sweep.tables import learning_curves as curves_of
+from evenload.dashboard.sweep import tables
 from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.pipeline.escaping import for_markdown
@@ -26,7 +19,7 @@ from evenload.pipeline.sweep.answer_text import method, place_note
 from evenload.pipeline.sweep.setting import IMBALANCE, LOSS
 
 INTERVALS = "95 % intervals over seeds."
-CURVES: dict[str, tuple[Shown, str]] = {
+CURVES: dict[str, tuple[tables.Shown, str]] = {
     "Held-out loss": ("val_loss", ""),
     "MaxVio": ("max_vio", "MaxVio (max load / fair share − 1)"),
 }
@@ -45,13 +38,13 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         if len(places) > 1:
             shown = st.selectbox("At", list(places), key="at", bind="query-params")
         caption = "Means over seeds. A setting far away is named below the axis."
-        points = front_points(answer, places[shown], unit.factor) if shown else []
+        points = tables.front_points(answer, places[shown], unit.factor) if shown else []
         plot(pareto_front(points, loss=unit.title), "front", caption)
     _confirmed(answer, unit)
     with card("Settings", method(answer)):
         st.caption("  \n".join(for_markdown(place_note(place)) for place in answer.places))
         st.dataframe(
-            setting_table(answer, unit.factor),
+            tables.setting_table(answer, unit.factor),
             hide_index=True,
             column_config=_setting_columns(unit),
             placeholder="–",
@@ -73,7 +66,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         )
         x: Unit = "tokens" if over == "tokens" else "steps"
         name, title = CURVES[shown or "Held-out loss"]
-        curves = curves_of(trials, points, x, name, axes)
+        curves = tables.learning_curves(trials, points, x, name, axes)
         if name == "val_loss":
             unit = loss_unit(trials, NATS)
             curves = [curve._replace(y_P=unit.factor * curve.y_P) for curve in curves]
@@ -86,7 +79,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         else:
             caption = "Faint with a cross: stopped early. Point at the cross to read the reason."
             plot(learning_curves(curves, x, title), "learning-curves", caption)
-    ended = ended_table(trials, axes)
+    ended = tables.ended_table(trials, axes)
     if not ended.empty:
         with card("Not trained to the end", "Stopped by a policy or a user, cancelled, or failed."):
             st.dataframe(
@@ -98,7 +91,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 
 def _confirmed(answer: Answer, unit: LossUnit) -> None:
-    pairs = confirmations(answer, "loss", unit.factor)
+    pairs = tables.confirmations(answer, "loss", unit.factor)
     if not pairs:
         return
     left, right = st.columns(2)
@@ -106,7 +99,7 @@ def _confirmed(answer: Answer, unit: LossUnit) -> None:
     with left, card("Loss, search against fresh seeds", explanation):
         plot(tune_against_confirm(pairs, unit.title), "confirm-loss", INTERVALS)
     with right, card("MaxVio, search against fresh seeds", explanation):
-        pairs = confirmations(answer, "imbalance")
+        pairs = tables.confirmations(answer, "imbalance")
         title = f"{METRICS[IMBALANCE].title}, {METRICS[IMBALANCE].unit}"
         plot(tune_against_confirm(pairs, title), "confirm-max-vio", INTERVALS)
 

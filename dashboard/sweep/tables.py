@@ -81,7 +81,9 @@ def ended_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
 def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[ParallelAxis]:
     """The parameters that vary, then the outcomes that some trial has."""
     reached = [
-        ParallelAxis(title, [_or_none(figure(trial, name)) for trial in trials])
+        ParallelAxis(
+            title, [None if math.isnan(value := figure(trial, name)) else value for trial in trials]
+        )
         for name, title in outcomes().items()
         if any(name in trial.result for trial in trials)
     ]
@@ -133,10 +135,6 @@ def _parameter_axis(parameter: Parameter) -> ParallelAxis:
 
 def _text(level: Any) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def setting_table(answer: Answer, factor: float = 1.0) -> pd.DataFrame:

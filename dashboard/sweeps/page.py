@@ -7,36 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from evenload.dashboard import controls, queries, shown_runs
-from evenload.dashboard.page_parts import (
-    card,
-    chosen_view,
-    clicked_row,
-    live,
-    metrics,
-    number_field,
-)
+from evenload.dashboard import controls, page_parts, queries, shown_runs, wording
 from evenload.dashboard.record_tables import sweep_table
-from evenload.dashboard.sweeps.new_sweep import (
-    Asked,
-    Tree,
-    checked,
-    numbers,
-    parsed,
-    plan,
-    plan_table,
-    tree_of,
-    what_follows,
-)
+from evenload.dashboard.sweeps import new_sweep
 from evenload.dashboard.sweeps.spending import spent
-from evenload.dashboard.wording import (
-    ALL_FAILED,
-    SWEEP_STATES,
-    WITH_FAILURES,
-    Wording,
-    ago,
-    sweep_wording,
-)
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.cost import CostSettings, SweepCost
 from evenload.pipeline.figures.wording import NONE, duration, scaled
@@ -45,11 +19,9 @@ from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.yaml_text import yaml_of
-from evenload.pipeline.states import SweepState
 from evenload.pipeline.sweep.trial_plan import totals
 
 JOULES_PER_WATT_HOUR = 3600.0
-GOING = (SweepState.ACTIVE, SweepState.STOPPING)
 NUMBERS = (  # of the form: title, smallest and largest value, default
     ("Steps", 10, 1_000_000, 200),
     ("Sequences per step", 1, 65_536, 16),
@@ -70,17 +42,17 @@ def main() -> None:
             icon=":material/monitoring:",
             query_params={"run": next(iter(recorded))},
         )
-    VIEWS[chosen_view(VIEWS)]()
+    VIEWS[page_parts.chosen_view(VIEWS)]()
 
 
 def _all() -> None:
-    live(_table, _is_over)
+    page_parts.live(_table, _is_over)
     if controls.are_enabled():
         _steer()
 
 
 def _is_over() -> bool:
-    return not any(sweep.state in GOING for sweep, _ in queries.sweeps())
+    return not any(sweep.state.is_going for sweep, _ in queries.sweeps())
 
 
 def _table() -> None:
@@ -96,28 +68,30 @@ def _table() -> None:
     costs = CostSettings()
     by_sweep = {sweep.sweep_id: spent(trials, costs) for sweep, trials in found}
     joules = sum(one.joules for one in by_sweep.values())
-    metrics(
-        ("Active sweeps", f"{table.state.isin(GOING).sum()}", ""),
+    page_parts.metrics(
+        ("Active sweeps", f"{sum(sweep.state.is_going for sweep, _ in found)}", ""),
         ("Trials running", f"{table.running.sum()}", "training or evaluating now"),
         ("Trials completed", f"{table.completed.sum()} of {table.trials.sum()}", ""),
         ("Trials failed", f"{table.failed.sum()}", "open the sweep to see why"),
         ("Energy", _energy(joules), "of training; the page Cost explains how it is determined"),
     )
-    states = {sweep.sweep_id: sweep_wording(sweep, trials) for sweep, trials in found}
+    states = {sweep.sweep_id: wording.sweep_wording(sweep, trials) for sweep, trials in found}
     shown = _shown(
         table, [by_sweep[key] for key in table.sweep_id], [states[key] for key in table.sweep_id]
     )
-    row = clicked_row(shown, "sweeps", _columns(), row_height=42)
+    row = page_parts.clicked_row(shown, "sweeps", _columns(), row_height=42)
     st.caption("Click a sweep to open it. Click the head of a column to sort by it.")
     if row is not None:
         st.switch_page("sweep/page.py", query_params={"sweep": table.sweep_id[row]})
 
 
-def _shown(table: pd.DataFrame, costs: list[SweepCost], states: list[Wording]) -> pd.DataFrame:
+def _shown(
+    table: pd.DataFrame, costs: list[SweepCost], states: list[wording.Wording]
+) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Sweep": table.sweep_id,
-            "State": [[wording.text] for wording in states],
+            "State": [[state.text] for state in states],
             "Progress": table.progress,
             "Completed": [
                 f"{done} of {trials}" if trials else "not listed yet"
@@ -125,7 +99,7 @@ def _shown(table: pd.DataFrame, costs: list[SweepCost], states: list[Wording]) -
             ],
             "Running": table.running,
             "Failed": table.failed,
-            "Submitted": [ago(when) for when in table.created_at],
+            "Submitted": [wording.ago(when) for when in table.created_at],
             "Ran for": [duration(seconds) for seconds in table.seconds],
             "Time left": [duration(seconds) for seconds in table.eta_seconds],
             "Device time": [_device_time(one) for one in costs],
@@ -145,7 +119,7 @@ def _energy(joules: float) -> str:
 
 def _columns() -> dict[str, Any]:
     config = st.column_config
-    states = [*SWEEP_STATES.values(), WITH_FAILURES, ALL_FAILED]
+    states = [*wording.SWEEP_STATES.values(), wording.WITH_FAILURES, wording.ALL_FAILED]
     return {
         "Sweep": config.TextColumn(width="medium"),
         "State": config.MultiselectColumn(
@@ -169,7 +143,7 @@ def _steer() -> None:
     }
     if not steerable:
         return
-    with card("Steer a sweep", "Does the same as `evenload sweep VERB ID`."):
+    with page_parts.card("Steer a sweep", "Does the same as `evenload sweep VERB ID`."):
         left, right = st.columns([2, 3], vertical_alignment="bottom")
         sweep_id = left.selectbox("Sweep to steer", list(steerable))
         with right:
@@ -182,10 +156,10 @@ def _start() -> None:
         "From", ["Form", "YAML file"], default="Form", key="from", bind="query-params",
         required=True,
     )  # fmt: skip
-    tree = _uploaded() if source == "YAML file" else tree_of(_form())
+    tree = _uploaded() if source == "YAML file" else new_sweep.tree_of(_form())
     if tree is None:
         return
-    spec = checked(tree)
+    spec = new_sweep.checked(tree)
     _dry_run(spec)
     with st.expander("As a file", icon=":material/description:"):
         text = yaml_of(tree)
@@ -194,7 +168,7 @@ def _start() -> None:
     _submission(spec)
 
 
-def _uploaded() -> Tree | None:
+def _uploaded() -> new_sweep.Tree | None:
     if not controls.are_enabled():
         st.info(f"This dashboard takes no files. {controls.REMEDY}", icon=":material/lock:")
         return None
@@ -202,11 +176,13 @@ def _uploaded() -> Tree | None:
     if file is None:
         st.info("The file is like that for `evenload sweep run`. It is only checked at first.")
         return None
-    return parsed(file.getvalue())
+    return new_sweep.parsed(file.getvalue())
 
 
-def _form() -> Asked:
-    with card("New sweep", "Trains every rule and step size at every expert count and seed."):
+def _form() -> new_sweep.Asked:
+    with page_parts.card(
+        "New sweep", "Trains every rule and step size at every expert count and seed."
+    ):
         first, second, third = st.columns([2, 3, 2])
         name = first.text_input("Name", "step-sizes", max_chars=64)
         rules = second.multiselect("Rules", list(BALANCERS), default=STARTING_RULES)
@@ -225,17 +201,17 @@ def _form() -> Asked:
         stopping = third.selectbox("Stop weak trials", ["none", "asha", "extrapolate"])
         problems: list[str] = []
         steps, batch, seq_len, seeds, confirm = (
-            number_field(column, label, low, high, value, problems)
+            page_parts.number_field(column, label, low, high, value, problems)
             for column, (label, low, high, value) in zip(st.columns(5), NUMBERS, strict=True)
         )
     if problems:
         raise SpecError("; ".join(problems))
-    return Asked(
+    return new_sweep.Asked(
         name,
         preset,
         rules,
-        numbers("Step sizes", sizes, float),
-        numbers("Experts per layer", experts, int),
+        new_sweep.numbers("Step sizes", sizes, float),
+        new_sweep.numbers("Experts per layer", experts, int),
         seeds,
         steps,
         batch,
@@ -246,18 +222,20 @@ def _form() -> Asked:
 
 
 def _dry_run(spec: SweepSpec) -> None:
-    plans = plan(spec)
+    plans = new_sweep.plan(spec)
     found = totals(plans)
     st.subheader("Dry run", anchor=False)
-    metrics(
+    page_parts.metrics(
         ("Trials", f"{found.trials}", "at the beginning of the sweep"),
         ("Tokens", scaled(found.tokens), "of all trials together"),
         ("Compute", scaled(found.train_flops, "FLOP"), "model FLOPs, forward and backward"),
         ("Memory", scaled(found.memory_bytes, "B"), "of the largest trial"),
         ("Disk", scaled(found.disk_bytes, "B"), "checkpoints and loads of all trials, at most"),
     )
-    st.dataframe(plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420)
-    st.caption(f"Nothing is started yet. {what_follows(spec)}")
+    st.dataframe(
+        new_sweep.plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420
+    )
+    st.caption(f"Nothing is started yet. {new_sweep.what_follows(spec)}")
     free = shutil.disk_usage(Settings().root).free
     if found.disk_bytes > free:
         st.error(

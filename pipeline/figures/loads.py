@@ -32,6 +32,11 @@ class History(NamedTuple):
     bias_SLE: NDArray[np.float32]
     scalars: dict[str, NDArray[np.float64]]  # each (S,), the names in SCALARS
 
+    def of(self, steps: slice | NDArray[np.bool_]) -> "History":
+        """Some of the steps."""
+        scalars = {name: values[steps] for name, values in self.scalars.items()}
+        return History(self.step_S[steps], self.count_SLE[steps], self.bias_SLE[steps], scalars)
+
 
 @dataclass(frozen=True)
 class Loads:

@@ -1,7 +1,5 @@
 """Keeps an attempt that has lost its trial from writing into the trial's folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

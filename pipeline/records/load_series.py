@@ -20,14 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evenload.pipeline.figures.loads import History, Target, idle_streak, max_vio, utilisation
+from evenload.pipeline.records import parquet_files
 from evenload.pipeline.records.bins import Floats, PerBin, Percent, empty, joined
-from evenload.pipeline.records.parquet_files import (
-    DamagedFile,
-    array,
-    lists,
-    read_table,
-    write_table,
-)
 from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.spec.load_shape import RunOutline
 
@@ -60,19 +54,10 @@ class LoadSeries:
 
     def extend(self, chunk: History) -> None:
         """Adds the steps after `last_step`; earlier ones are in the series already."""
-        new = chunk.step_S > self.last_step
-        if not new.any():
+        is_new = chunk.step_S > self.last_step
+        if not is_new.any():
             return
-        self._add(
-            History(
-                chunk.step_S[new],
-                chunk.count_SLE[new],
-                chunk.bias_SLE[new],
-                {name: values[new] for name, values in chunk.scalars.items()},
-            )
-        )
-
-    def _add(self, new: History) -> None:
+        new = chunk.of(is_new)
         self._make_room(int(new.step_S[-1]))
         bin_S = (new.step_S - 1) // self.bin_steps
         B, first = np.unique(bin_S, return_index=True)
@@ -248,7 +233,9 @@ class LoadSeries:
 
     def write(self, trial_dir: Path) -> None:
         """Writes the pooled file.  Raises: OSError"""
-        write_table(trial_dir / "expert_load" / FILE, self._table(), dictionary=PerBin._fields)
+        parquet_files.write_table(
+            trial_dir / "expert_load" / FILE, self._table(), dictionary=PerBin._fields
+        )
 
     def _table(self) -> pa.Table:
         bins = np.flatnonzero(self._filled)
@@ -263,7 +250,7 @@ class LoadSeries:
             columns[name] = values_LB[:, bins].ravel()
         for name, values_LBE in self._expert._asdict().items():
             flat = values_LBE[:, bins].reshape(L * len(bins), values_LBE.shape[-1])
-            columns[name] = lists(flat, pa.from_numpy_dtype(values_LBE.dtype))
+            columns[name] = parquet_files.lists(flat, pa.from_numpy_dtype(values_LBE.dtype))
         return pa.table(columns).replace_schema_metadata({"bin_steps": str(self.bin_steps)})
 
     def _take(self, table: pa.Table, last: int | None) -> None:
@@ -277,17 +264,17 @@ class LoadSeries:
         if self.bin_steps != bin_steps:
             return
         L = len(self._layer.max_vio)
-        bin_R = array(table.column("bin"))
+        bin_R = parquet_files.array(table.column("bin"))
         bins = bin_R[: len(bin_R) // L]
         kept = np.ones(len(bins), bool) if last is None else (bins + 1) * self.bin_steps <= last
         for name, held_B in self._bin._asdict().items():
             # Former versions had a loss in every step.
             column = "steps" if name == "losses" and name not in table.column_names else name
-            held_B[bins[kept]] = array(table.column(column))[: len(bins)][kept]
+            held_B[bins[kept]] = parquet_files.array(table.column(column))[: len(bins)][kept]
         for name, held_LB in self._layer._asdict().items():
-            held_LB[:, bins[kept]] = array(table.column(name)).reshape(L, -1)[:, kept]
+            held_LB[:, bins[kept]] = parquet_files.array(table.column(name)).reshape(L, -1)[:, kept]
         for name, held_LBE in self._expert._asdict().items():
-            values_RE = array(table.column(name))
+            values_RE = parquet_files.array(table.column(name))
             held_LBE[:, bins[kept]] = values_RE.reshape(L, len(bins), -1)[:, kept]
         self.last_step = int(self._bin.last_step.max())
 
@@ -321,8 +308,8 @@ def percent_of_fair(util_E: NDArray[np.floating[Any]]) -> Percent:
 def _read_pooled(trial_dir: Path) -> pa.Table | None:
     """The pooled file; None if it is missing, torn or empty."""
     try:
-        table = read_table(trial_dir / "expert_load" / FILE)
-    except (FileNotFoundError, DamagedFile):
+        table = parquet_files.read_table(trial_dir / "expert_load" / FILE)
+    except (FileNotFoundError, parquet_files.DamagedFile):
         return None
     return table if b"bin_steps" in (table.schema.metadata or {}) and len(table) else None
 

@@ -21,16 +21,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LifecycleStage,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-)
+from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import ValidationError
@@ -162,7 +153,9 @@ class MlflowRuns:
     def _describe(self, run: _TrialRun, trial: TrialRecord, folder: Path) -> None:
         """Writes missing params, which never change, and tags of a new attempt."""
         flat = params(trial.spec)
-        missing = [Param(key, value) for key, value in flat.items() if key not in run.params]
+        missing = [
+            entities.Param(key, value) for key, value in flat.items() if key not in run.params
+        ]
         facts = provenance.read(folder)
         if missing or len(facts) > run.attempts:
             tags = {"attempt": str(trial.attempt), **(facts[-1] if facts else {})}
@@ -191,7 +184,7 @@ class MlflowRuns:
                 if math.isinf(value):
                     infinite[f"infinite.{key}"] = f"{value} at step {step}"
                 else:
-                    metrics.append(Metric(key, value, time_ms, step))
+                    metrics.append(entities.Metric(key, value, time_ms, step))
         self._client.log_batch(run.run_id, metrics=metrics, tags=_run_tags(infinite))
 
     def _end(self, run: _TrialRun, trial: TrialRecord, folder: Path) -> None:
@@ -271,7 +264,7 @@ class MlflowRuns:
             token = page.token or None
 
 
-def _known(run: Run, trial: TrialRecord) -> _TrialRun:
+def _known(run: entities.Run, trial: TrialRecord) -> _TrialRun:
     tokens = run.data.metrics.get("tokens", 0.0)  # of the newest point
     return _TrialRun(
         run_id=run.info.run_id,
@@ -280,8 +273,8 @@ def _known(run: Run, trial: TrialRecord) -> _TrialRun:
         figures=frozenset(run.data.metrics),
         params=frozenset(run.data.params),
         has_dataset=bool(run.inputs and run.inputs.dataset_inputs),
-        is_removed=run.info.lifecycle_stage != LifecycleStage.ACTIVE,
-        logged_step=round(tokens / _tokens_per_step(trial)),
+        is_removed=run.info.lifecycle_stage != entities.LifecycleStage.ACTIVE,
+        logged_step=round(trial.spec["train"]["steps"] * tokens / trial.planned_tokens),
     )
 
 
@@ -341,7 +334,7 @@ def remove_runs(settings: Settings, run_ids: Iterable[str]) -> None:
     client = MlflowClient(tracking_uri=settings.mlflow_uri)
     for run_id in run_ids:
         try:
-            if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
+            if client.get_run(run_id).info.lifecycle_stage == entities.LifecycleStage.ACTIVE:
                 client.delete_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -380,19 +373,14 @@ def _tags(trial: TrialRecord, sweep: SweepRecord | None) -> dict[str, str]:
     return tags
 
 
-def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in tags.items()]
+def _run_tags(tags: Mapping[str, str]) -> list[entities.RunTag]:
+    return [entities.RunTag(key, value) for key, value in tags.items()]
 
 
-def _dataset(trial: TrialRecord, corpus_digest: str) -> DatasetInput:
+def _dataset(trial: TrialRecord, corpus_digest: str) -> entities.DatasetInput:
     kind, source = trial.spec["data"]["kind"], json.dumps(trial.spec["data"])
-    dataset = Dataset(kind, corpus_digest[:36], kind, source)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def _tokens_per_step(trial: TrialRecord) -> int:
-    train = trial.spec["train"]
-    return int(train["batch_sequences"] * train["seq_len"])
+    dataset = entities.Dataset(kind, corpus_digest[:36], kind, source)
+    return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", "training")])
 
 
 def _ms(time: datetime | None) -> int | None:

@@ -1,7 +1,5 @@
 """The labels of a run in MLflow: params, which never change, and tags, which may."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress

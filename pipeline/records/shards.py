@@ -188,16 +188,17 @@ def read_history(
     *,
     first: int = 1,
     last: int | None = None,
-    layers: Sequence[int] | None = None,
     columns: Collection[Column] = ("load", "bias"),
 ) -> History:
     """The steps `first` to `last`, both included, as arrays with each step once.
 
     The history is empty if nothing is recorded yet. It ends with the newest part on disk.
     """
-    chunks = list(iter_history(trial_dir, first=first, last=last, layers=layers, columns=columns))
+    chunks = list(iter_history(trial_dir, first=first, last=last, columns=columns))
     if not chunks:
-        return _empty()
+        scalars = {name: np.zeros(0) for name in SCALARS}
+        count_SLE, bias_SLE = np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), np.float32)
+        return History(np.zeros(0, np.int64), count_SLE, bias_SLE, scalars)
     return History(
         np.concatenate([chunk.step_S for chunk in chunks]),
         np.concatenate([chunk.count_SLE for chunk in chunks]),
@@ -211,7 +212,6 @@ def iter_history(
     *,
     first: int = 1,
     last: int | None = None,
-    layers: Sequence[int] | None = None,
     columns: Collection[Column] = ("load", "bias"),
 ) -> Iterator[History]:
     """Like `read_history`, but part by part, because long runs of large models fill the memory."""
@@ -225,7 +225,9 @@ def iter_history(
             continue  # a running attempt has just replaced it, or a crash has torn it
         if not len(steps) or len(load) % len(steps):
             continue  # an empty file, or the two are of different attempts
-        yield _between(_chunk(steps, load, layers, columns), first, last or part.last)
+        chunk = _chunk(steps, load, columns)
+        start, stop = np.searchsorted(chunk.step_S, [first, (last or part.last) + 1])
+        yield chunk.of(slice(start, stop))
         first = max(first, part.last + 1)  # a grown part overlaps its shorter version
 
 
@@ -293,39 +295,15 @@ def newest_checkpoint(trial_dir: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in found), default=0)
 
 
-def _chunk(
-    steps: pa.Table, load: pa.Table, layers: Sequence[int] | None, columns: Collection[Column]
-) -> History:
+def _chunk(steps: pa.Table, load: pa.Table, columns: Collection[Column]) -> History:
     S = len(steps)
     empty_SLE = np.zeros((S, 0, 0))
-    arrays = {
-        name: array(load.column(name)).reshape(S, len(load) // S, -1)[:, layers or slice(None)]
-        for name in columns
-    }
+    arrays = {name: array(load.column(name)).reshape(S, len(load) // S, -1) for name in columns}
     return History(
         steps.column("step").to_numpy(),
         arrays.get("load", empty_SLE.astype(np.int32)),
         arrays.get("bias", empty_SLE.astype(np.float32)),
         {name: steps.column(name).to_numpy() for name in SCALARS},
-    )
-
-
-def _between(history: History, first: int, last: int) -> History:
-    start, stop = np.searchsorted(history.step_S, [first, last + 1])
-    return History(
-        history.step_S[start:stop],
-        history.count_SLE[start:stop],
-        history.bias_SLE[start:stop],
-        {name: values[start:stop] for name, values in history.scalars.items()},
-    )
-
-
-def _empty() -> History:
-    return History(
-        np.zeros(0, np.int64),
-        np.zeros((0, 0, 0), np.int32),
-        np.zeros((0, 0, 0), np.float32),
-        {name: np.zeros(0) for name in SCALARS},
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -63,7 +64,8 @@ class SystemSink:
         self._looked_at, self._busy_seconds = time.monotonic(), time.process_time()
 
     def log_steps(self, records: Sequence[StepRecord]) -> None:
-        if records and (not self._samples or self._since_look() >= self._sample_seconds):
+        is_due = time.monotonic() - self._looked_at >= self._sample_seconds
+        if records and (is_due or not self._samples):
             self._samples.append(self._look(records[-1].step))
             if time.monotonic() - self._written_at >= self._write_seconds:
                 self._write()
@@ -76,9 +78,6 @@ class SystemSink:
         if self._samples:
             self._write()
 
-    def _since_look(self) -> float:
-        return time.monotonic() - self._looked_at
-
     def _look(self, step: int) -> Sample:
         now, busy_seconds = time.monotonic(), time.process_time()
         wall = max(now - self._looked_at, 1e-9)
@@ -88,9 +87,9 @@ class SystemSink:
             step,
             time.time(),
             percent,
-            _resident_gib(),
+            psutil.Process().memory_info().rss / GIB,
             os.getloadavg()[0],
-            _host_memory_percent(),
+            psutil.virtual_memory().percent,
             *_gpu_figures(self._gpus),
         )
 
@@ -120,17 +119,6 @@ def read_samples(trial_dir: Path) -> dict[str, NDArray[Any]]:
         return {name: np.zeros(0) for name in Sample._fields}
     table = pa.concat_tables(tables).sort_by("unix_seconds")
     return {name: table.column(name).to_numpy() for name in Sample._fields}
-
-
-def _resident_gib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / GIB
-
-
-def _host_memory_percent() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return 100 * (1 - kib["MemAvailable"] / kib["MemTotal"])
 
 
 def _gpus() -> list[Any]:

@@ -106,7 +106,8 @@ class GroupActor:
         except TrainingFailedError as error:
             now = self._trial(digest)
             unclaimed = now.state is TrialState.QUEUED and now.attempt == trial.attempt
-            if unclaimed or self._holds(now):
+            is_ours = now.state.is_held and name_of(now.worker or "") == self._name
+            if unclaimed or is_ours:
                 raise _peer_lost(error) from error
             return now.state if now.state is TrialState.FAILED else None
         finally:
@@ -138,9 +139,6 @@ class GroupActor:
 
     def _trial(self, digest: str) -> TrialRecord:
         return retry_while_away(lambda: self._store.trial(digest), StoreUnavailable)
-
-    def _holds(self, trial: TrialRecord) -> bool:
-        return trial.state.is_held and name_of(trial.worker or "") == self._name
 
 
 @contextmanager

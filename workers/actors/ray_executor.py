@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import ray
 from pydantic import ValidationError
@@ -92,12 +92,6 @@ class RayExecutor:
         self._is_local = address is None
         self._train_slots = train_slots or settings.train_slots
         self._eval_slots = eval_slots or settings.eval_slots
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def launch(self, kind: WorkKind, digest: str) -> bool:
         need = self._need(kind, digest)

@@ -4,8 +4,6 @@ Each claimed trial has a thread that does everything except the steps as in a tr
 heartbeat, sink, verdict and waiting for the store. The actor's own thread takes the steps of all.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -111,7 +109,7 @@ class StackedActor(TrainActor):
         return states[0].result()
 
     @contextmanager
-    def _stopping_with(self, members: list[_Member]) -> Iterator[None]:
+    def _stopping_with(self, members: list["_Member"]) -> Iterator[None]:
         """Passes stop requests on to the members, and closes them at the end."""
         self._members = members
         try:

@@ -94,10 +94,6 @@ def _temporary(_: Settings) -> Check:
         return Check("temporary files", True, folder)
 
 
-def _torch(_: Settings) -> Check:
-    return _installed("torch")
-
-
 def _gpu(_: Settings) -> Check:
     if not _can_use_cuda():
         remedy = "optional; EVENLOAD_TORCH=cuda bash infra/install.sh"
@@ -170,7 +166,7 @@ PROBES: dict[str, Callable[[Settings], Check]] = {
     "machine": _python,
     "disk": _disk,
     "temporary files": _temporary,
-    "torch": _torch,
+    "torch": lambda _: _installed("torch"),
     "GPU": _gpu,
     "backend torch": _backend("torch"),
     "backend triton": _backend("triton"),

@@ -59,7 +59,7 @@ class SweepProgress(_Shown):
         )
         note = f"{done}/{len(trials)} trials  {tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s"
         # Computed each time, because a sweep may grow and stopped trials need no more tokens.
-        total = sum(_all_tokens(trial) for trial in trials)
+        total = sum(_tokens(t) if t.state.is_final else t.planned_tokens for t in trials)
         self._bars.update(self._sweep, completed=tokens, total=total, note=note)
         for trial in trials:
             self._show_running(trial)
@@ -86,11 +86,6 @@ def _tokens(trial: TrialRecord) -> int:
     if trial.state in trained:
         return trial.planned_tokens
     return trial.progress.tokens if trial.progress else 0
-
-
-def _all_tokens(trial: TrialRecord) -> int:
-    """Tokens that the trial will have at its end."""
-    return _tokens(trial) if trial.state.is_final else trial.planned_tokens
 
 
 def _note(trial: TrialRecord) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.extension import extension
 from evenload.workers.cli.session import AsJson, load_settings, log, open_store, out, print_json
 
@@ -55,11 +56,7 @@ def priority(
 def _tell(touched: int, sweep_id: str, trial: str | None, done: str) -> None:
     """Says what a verb did. A verb that the state does not allow has raised SpecError instead."""
     name = f"trial {trial} of {sweep_id}" if trial else sweep_id
-    log.print(f"{name}: {done}; {_trials(touched) if touched else 'no trial'} touched")
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
+    log.print(f"{name}: {done}; {counted(touched, 'trial') if touched else 'no trial'} touched")
 
 
 def delete(

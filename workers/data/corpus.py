@@ -22,13 +22,7 @@ from evenload.workers.data.documents import Document, TextSource, read_documents
 from evenload.workers.data.duplicates import Origin, split
 from evenload.workers.data.file_digests import KnownFiles, file_digest
 from evenload.workers.data.groups import Groups, group_documents, read_groups, write_groups
-from evenload.workers.data.shards import (
-    JoinedTokens,
-    TokenArray,
-    Tokens,
-    open_tokens,
-    token_type,
-)
+from evenload.workers.data.shards import JoinedTokens, TokenArray, Tokens, open_tokens, token_type
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.data.tokenizer import make_encoder
 

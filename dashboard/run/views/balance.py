@@ -14,26 +14,14 @@ def draw(run: Run, series: LoadSeries) -> None:
     fair, names = chance(run, series), layer_names(run)
     left, right = st.columns(2)
     with left, card("MaxVio by layer", metric="max_vio"):
-        plot(
-            max_vio_over_time(series.max_vio_BL, series.step_B, names, fair.max_vio_floor),
-            key="max-vio",
-            caption=bins(series) + "Dashed: the MaxVio of a fair router by chance.",
-        )
+        chart = max_vio_over_time(series.max_vio_BL, series.step_B, names, fair.max_vio_floor)
+        plot(chart, "max-vio", bins(series) + "Dashed: the MaxVio of a fair router by chance.")
     with right, card("Idle experts by layer", metric="idle_frac"):
-        plot(
-            idle_over_time(series.idle_BL, series.step_B, names, fair.idle_expected),
-            key="idle",
-            caption=bins(series) + "Dashed: the share that random routing leaves idle.",
-        )
+        chart = idle_over_time(series.idle_BL, series.step_B, names, fair.idle_expected)
+        plot(chart, "idle", bins(series) + "Dashed: the share that random routing leaves idle.")
     with left, card("Idle streak by layer", metric="idle_streak"):
-        plot(
-            by_layer(series.streak_BL, series.step_B, names, "longest idle streak, steps", ",d"),
-            key="idle-streak",
-            caption=bins(series) + "The streak is that of the longest idle expert.",
-        )
+        chart = by_layer(series.streak_BL, series.step_B, names, "longest idle streak, steps", ",d")
+        plot(chart, "idle-streak", bins(series) + "The streak is that of the longest idle expert.")
     with right, card("Longest idle streak of each expert", metric="idle_streak_max"):
-        plot(
-            longest_idle_streaks(series.streak_LE, names),
-            key="idle-streaks",
-            caption="Over the whole run. Blank: the expert was never idle.",
-        )
+        chart = longest_idle_streaks(series.streak_LE, names)
+        plot(chart, "idle-streaks", "Over the whole run. Blank: the expert was never idle.")

@@ -21,21 +21,13 @@ def draw(run: Run, series: LoadSeries) -> None:
     names = layer_names(run)
     with card("Bias of each expert", metric="bias"):
         layer = chosen_layer(names)
-        plot(
-            bias_paths(series.bias_BE(layer), series.step_B),
-            key="bias",
-            caption="Coloured by the last bias: blue holds an expert back, orange helps it.",
-        )
+        chart = bias_paths(series.bias_BE(layer), series.step_B)
+        caption = "Coloured by the last bias: blue holds an expert back, orange helps it."
+        plot(chart, "bias", caption)
     left, right = st.columns(2)
     with left, card("Bias drift by layer", metric="bias_drift"):
-        plot(
-            by_layer(series.bias_drift_BL, series.step_B, names, DRIFT, ".3g", height=300),
-            key="bias-drift",
-            caption=bins(series, "between their last steps"),
-        )
+        chart = by_layer(series.bias_drift_BL, series.step_B, names, DRIFT, ".3g", height=300)
+        plot(chart, "bias-drift", bins(series, "between their last steps"))
     with right, card("Bias spread by layer", metric="bias_spread"):
-        plot(
-            by_layer(series.bias_spread_BL, series.step_B, names, SPREAD, ".3g", height=300),
-            key="bias-spread",
-            caption=bins(series, "the last step of each"),
-        )
+        chart = by_layer(series.bias_spread_BL, series.step_B, names, SPREAD, ".3g", height=300)
+        plot(chart, "bias-spread", bins(series, "the last step of each"))

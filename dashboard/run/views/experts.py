@@ -47,11 +47,9 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
 def _groups(trial: TrialRecord, groups: GroupScores, layer: int, names: list[str]) -> None:
     util_GE = utilisation(groups.count_GLE[:, layer], spec_of(trial).balancer.target)
     with card("Load by domain", metric="domain_load"):
-        plot(
-            charts.load_by_group(percent_of_fair(util_GE), groups.name_G),
-            key="load-by-domain",
-            caption=f"Layer {names[layer]}. About as many held-out tokens of each domain.",
-        )
+        chart = charts.load_by_group(percent_of_fair(util_GE), groups.name_G)
+        caption = f"Layer {names[layer]}. About as many held-out tokens of each domain."
+        plot(chart, "load-by-domain", caption)
     left, right = st.columns(2)
     with left, card("Specialisation by layer", metric="specialisation"):
         value_L = np.array(
@@ -80,13 +78,10 @@ def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) ->
     if layer + 1 < len(names):
         with right, card("Onward to the next layer", metric="transition"):
             onward_EE = routes.onward_LEE[layer]
-            plot(
-                charts.lift_map(
-                    _percent(_onward_lift(onward_EE)), title, f"expert of layer {names[layer + 1]}"
-                ),
-                key="onward",
-                caption=f"Tokens going from layer {names[layer]} to {names[layer + 1]}.",
+            chart = charts.lift_map(
+                _percent(_onward_lift(onward_EE)), title, f"expert of layer {names[layer + 1]}"
             )
+            plot(chart, "onward", f"Tokens going from layer {names[layer]} to {names[layer + 1]}.")
 
 
 def _onward_lift(onward_EE: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -48,9 +48,8 @@ def _by_layer(run: Run, series: LoadSeries) -> None:
         st.warning(f"No counts can be read for the step {min(last, series.last_step):,}: it was "
                    "not recorded, or its file is damaged. Choose another step.")  # fmt: skip
         return
-    plot(
-        load_by_layer(percent_LE, layer_names(run), is_sorted), key="load-by-layer", caption=covered
-    )
+    chart = load_by_layer(percent_LE, layer_names(run), is_sorted)
+    plot(chart, "load-by-layer", covered)
 
 
 def _over_time(run: Run, series: LoadSeries) -> None:
@@ -71,8 +70,6 @@ def _over_time(run: Run, series: LoadSeries) -> None:
     is_mean = reduced == MEAN
     percent_BE = series.mean_percent_BE(layer) if is_mean else series.percent_BE(layer)
     idle = "Idle means idle in every step of the bin." if binned else ""
-    plot(
-        load_over_time(percent_BE, series.step_B, is_mean),
-        key="load-over-time",
-        caption=bins(series, "their mean" if is_mean else "the largest of each") + idle,
-    )
+    chart = load_over_time(percent_BE, series.step_B, is_mean)
+    caption = bins(series, "their mean" if is_mean else "the largest of each") + idle
+    plot(chart, "load-over-time", caption)

@@ -48,14 +48,11 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
     for position, (name, resource) in enumerate(shown.items()):
         known = np.isfinite(samples[name])
         with columns[position % 2], card(resource.title, resource.explanation, metric="system"):
-            plot(
-                single_curve(
-                    samples[name][known],
-                    samples["step"][known],
-                    f"{resource.title}, {resource.unit}",
-                    ",.1f",
-                    height=260,
-                ),
-                key=f"system-{name.replace('_', '-')}",
-                caption=f"{known.sum():,} samples.",
+            chart = single_curve(
+                samples[name][known],
+                samples["step"][known],
+                f"{resource.title}, {resource.unit}",
+                ",.1f",
+                height=260,
             )
+            plot(chart, f"system-{name.replace('_', '-')}", f"{known.sum():,} samples.")

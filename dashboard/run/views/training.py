@@ -22,40 +22,28 @@ def draw(run: Run, series: LoadSeries) -> None:
         st.info("Nobody told this run its loss: `balance.log(loss=loss)` does, after each step.")
     unit = unit_of_runs([run], NATS)
     with left, card("Training loss", metric="train_loss"):
-        plot(
-            loss_curve(
-                unit.factor * loss[told],
-                unit.factor * series.loss_max_B[told],
-                series.step_B[told],
-                f"loss, {unit.name}",
-            ),
-            key="loss",
-            caption=bins(series, "mean and largest of each"),
+        chart = loss_curve(
+            unit.factor * loss[told],
+            unit.factor * series.loss_max_B[told],
+            series.step_B[told],
+            f"loss, {unit.name}",
         )
+        plot(chart, "loss", bins(series, "mean and largest of each"))
     with right, card("Throughput", metric="tokens_per_second"):
-        plot(
-            single_curve(*_told(speed, series), "tokens per second", ",.0f", colour=GREEN),
-            key="throughput",
-            caption=bins(series, "the mean of each"),
-        )
+        chart = single_curve(*_told(speed, series), "tokens per second", ",.0f", colour=GREEN)
+        plot(chart, "throughput", bins(series, "the mean of each"))
     with left, card("Gradient norm", metric="grad_norm"):
-        plot(
-            single_curve(
-                *_told(norm, series),
-                "gradient norm, before clipping",
-                ".3g",
-                colour=ORANGE,
-                from_zero=False,
-            ),
-            key="grad-norm",
-            caption=bins(series),
+        chart = single_curve(
+            *_told(norm, series),
+            "gradient norm, before clipping",
+            ".3g",
+            colour=ORANGE,
+            from_zero=False,
         )
+        plot(chart, "grad-norm", bins(series))
     with right, card("Learning rate", metric="learning_rate"):
-        plot(
-            single_curve(*_told(rate, series), "learning rate", ".3g"),
-            key="learning-rate",
-            caption=bins(series, "the last step of each"),
-        )
+        chart = single_curve(*_told(rate, series), "learning rate", ".3g")
+        plot(chart, "learning-rate", bins(series, "the last step of each"))
 
 
 def _told(

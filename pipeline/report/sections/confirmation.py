@@ -13,8 +13,8 @@ def confirmation(evidence: Evidence) -> Section | None:
 
 def _tune_against_confirm(evidence: Evidence) -> Block | None:
     found = evidence.answer
+    planned = evidence.spec and evidence.spec.confirm
     if found.stage is not Stage.CONFIRM:
-        planned = evidence.spec is not None and evidence.spec.confirm is not None
         return Text("The confirm stage has not run yet.") if planned else None
     tuned = {setting.name: setting for setting in found.tuned}
     rows = [
@@ -33,7 +33,7 @@ def _tune_against_confirm(evidence: Evidence) -> Block | None:
         rows,
         "The settings were chosen by their tune figures, so the best of those are partly luck. "
         "Confirm figures have fresh seeds"
-        + (" and another corpus." if _other_data(evidence) else "."),
+        + (" and another corpus." if planned and planned.data else "."),
         title="Tune against confirm",
     )
 
@@ -60,7 +60,3 @@ def _targets(evidence: Evidence) -> Table | None:
         title="Time to a target loss",
     )
     return filled(table)
-
-
-def _other_data(evidence: Evidence) -> bool:
-    return bool(evidence.spec and evidence.spec.confirm and evidence.spec.confirm.data)

@@ -129,13 +129,13 @@ def test_attempt_that_logs_no_step_removes_nothing(
     np.testing.assert_array_equal(read_eval_counts(tmp_path), evaluation.count_LE)
 
 
-def test_steps_layers_and_columns_can_be_chosen(
+def test_steps_and_columns_can_be_chosen(
     tmp_path: Path, identity: Identity, record: Record
 ) -> None:
     _write(tmp_path, identity(), record, range(1, 121))
-    history = read_history(tmp_path, first=45, last=55, layers=[1], columns=["load"])
+    history = read_history(tmp_path, first=45, last=55, columns=["load"])
     assert history.step_S.tolist() == list(range(45, 56))
-    expected = [record(step).count_LE[[1]] for step in range(45, 56)]
+    expected = [record(step).count_LE for step in range(45, 56)]
     np.testing.assert_array_equal(history.count_SLE, expected)
     assert history.bias_SLE.shape == (11, 0, 0)
     assert read_scalars(tmp_path)["step"].tolist() == list(range(1, 121))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def sink_factory() -> SinkFactory:
 
 @pytest.fixture
 def executor(settings: Settings, sink_factory: SinkFactory) -> Iterator[RayExecutor]:
-    with RayExecutor(settings, sink_factory, train_slots=2) as executor:
+    with closing(RayExecutor(settings, sink_factory, train_slots=2)) as executor:
         yield executor
 
 

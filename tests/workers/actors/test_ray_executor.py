@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def executor(settings: Settings) -> Iterator[RayExecutor]:
     def sink_factory(settings: Settings, run: RunIdentity) -> LoadLogSink:
         return LoadLogSink(settings.trial_dir(run.digest))
 
-    with RayExecutor(settings, sink_factory, train_slots=2) as executor:
+    with closing(RayExecutor(settings, sink_factory, train_slots=2)) as executor:
         yield executor
 
 
@@ -82,7 +83,7 @@ def test_the_settings_limit_how_many_trials_are_scored_at_once(
     settings: Settings, store: SweepStore
 ) -> None:
     more = settings.model_copy(update={"eval_slots": 3})
-    with RayExecutor(more, default_sinks, train_slots=1) as executor:
+    with closing(RayExecutor(more, default_sinks, train_slots=1)) as executor:
         assert executor.free() == {WorkKind.TRAIN: 1, WorkKind.EVAL: 3}
 
 
@@ -99,7 +100,7 @@ def test_threads_of_trials_do_not_share_cores(
         training.append(sum(trial.state is TrialState.TRAINING for trial in trials))
 
     sweep_id = add_sweep([2, 3], axis="runtime.threads", steps=40)
-    with RayExecutor(settings, sink_factory) as executor:
+    with closing(RayExecutor(settings, sink_factory)) as executor:
         assert run(store, executor, sweep_id, count_training)
     assert [trial.state for trial in store.trials(sweep_id)] == [TrialState.COMPLETED] * 2
     assert max(training) == 1
@@ -211,7 +212,7 @@ def test_workers_that_cannot_start_end_the_run_with_the_reason(
 
     sweep_id = add_sweep([0])
     with (
-        RayExecutor(settings, Unloadable(), train_slots=1) as executor,  # type: ignore[arg-type]
+        closing(RayExecutor(settings, Unloadable(), train_slots=1)) as executor,  # type: ignore[arg-type]
         pytest.raises(RuntimeError, match="workers die before they take a trial"),
     ):
         run(store, executor, sweep_id)
