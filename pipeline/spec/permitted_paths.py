@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 from evenload.pipeline.errors import SpecError
@@ -64,9 +64,4 @@ def _patterns(data: DataSpec) -> Iterator[tuple[str, str]]:
 
 def _fixed_part(pattern: str) -> Path:
     """The path before the first wildcard, so that patterns without a match are checked, too."""
-    fixed: list[str] = []
-    for part in Path(pattern).parts:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))

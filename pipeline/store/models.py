@@ -25,18 +25,16 @@ def _plain_enum(kind: type[StrEnum]) -> Enum:
     )
 
 
+ENUMS = (SweepState, TrialState, AttemptState, WorkKind, Stage, Order)
+
+
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         str: AnyText(),
         float: AnyNumber(),
         datetime: UtcDateTime(),
         dict[str, Any]: Json(),
-        SweepState: _plain_enum(SweepState),
-        TrialState: _plain_enum(TrialState),
-        AttemptState: _plain_enum(AttemptState),
-        WorkKind: _plain_enum(WorkKind),
-        Stage: _plain_enum(Stage),
-        Order: _plain_enum(Order),
+        **{kind: _plain_enum(kind) for kind in ENUMS},
     }
 
 

@@ -176,9 +176,7 @@ def now(connection: Connection) -> datetime:
 
 
 def snapshot(
-    connection: Connection,
-    sweep_ids: Sequence[str] | None = None,
-    max_unstarted: int | None = None,
+    connection: Connection, sweep_ids: Sequence[str] | None = None, max_unstarted: int | None = None
 ) -> Snapshot:
     """The status of these sweeps, or of all, from which `plan` decides what to do.
 

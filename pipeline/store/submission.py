@@ -153,16 +153,9 @@ def requeue(connection: Connection, chosen: ColumnElement[bool], **values: objec
 
     Returns:  how many trials
     """
-    digests = (
-        connection.execute(
-            update(Trial)
-            .where(chosen)
-            .values(state=TrialState.QUEUED, ordered=None, finished_at=None, **values)
-            .returning(Trial.digest)
-        )
-        .scalars()
-        .all()
-    )
+    queued = {"state": TrialState.QUEUED, "ordered": None, "finished_at": None, **values}
+    changed = update(Trial).where(chosen).values(**queued).returning(Trial.digest)
+    digests = connection.execute(changed).scalars().all()
     listing = select(SweepTrial.sweep_id).where(SweepTrial.digest.in_(digests))
     reopen_unfinished(connection, Sweep.sweep_id.in_(listing))
     return len(digests)

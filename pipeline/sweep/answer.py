@@ -16,14 +16,7 @@ from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.axes import DEFAULTS, Axes, axes_of, seed_of, stage_of
 from evenload.pipeline.sweep.extension import extensions
-from evenload.pipeline.sweep.places import (
-    Groups,
-    PlaceAnswer,
-    Terms,
-    bounds_of,
-    place_answer,
-    with_front,
-)
+from evenload.pipeline.sweep.places import Groups, PlaceAnswer, Terms, place_answer, with_front
 from evenload.pipeline.sweep.racing import races, rounds_of
 from evenload.pipeline.sweep.selection import alpha_of_look
 from evenload.pipeline.sweep.setting import Setting, Verdict, grouped, setting_of, why_left_out
@@ -177,7 +170,7 @@ def _all_settings(by_place: Mapping[str, Groups], objective: Objective) -> list[
     found = []
     for place, groups in by_place.items():
         settings = {
-            label: setting_of(label, place, group, bounds_of(objective))
+            label: setting_of(label, place, group, objective.constraints)
             for label, group in groups.items()
             if not why_left_out(group)
         }

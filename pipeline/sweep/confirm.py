@@ -33,11 +33,10 @@ def confirm_trials(
     Args:     rows: the sweep's trials; those of the tune stage must be final
     """
     axes = axes_of(rows, spec)
-    constraints = {str(name): bound for name, bound in spec.objective.constraints.items()}
     found: list[TrialSpec] = []
     for place, groups in grouped(remaining_rows(spec, rows), Stage.TUNE, axes).items():
         settings = [
-            setting_of(label, place, group, constraints)
+            setting_of(label, place, group, spec.objective.constraints)
             for label, group in groups.items()
             if all(map(is_comparable, group))
         ]

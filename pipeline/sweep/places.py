@@ -106,9 +106,8 @@ def place_answer(
     """
     dropped = dropped or {}
     left_out = {label: why for label, group in groups.items() if (why := why_left_out(group))}
-    constraints = bounds_of(terms.objective)
     found = {
-        label: setting_of(label, place, group, constraints)
+        label: setting_of(label, place, group, terms.objective.constraints)
         for label, group in groups.items()
         if label not in left_out
     }
@@ -155,10 +154,6 @@ def table(groups: Groups, labels: Sequence[str], value: Callable[[TrialRecord], 
 
 def _loss(trial: TrialRecord) -> float:
     return trial.figure(LOSS)
-
-
-def bounds_of(objective: Objective) -> dict[str, float]:
-    return {str(name): bound for name, bound in objective.constraints.items()}
 
 
 def _first_verdict(setting: Setting) -> Verdict:
@@ -262,7 +257,7 @@ def _better_set_aside(
 
     All trials of both stages are compared at once; None if there is nothing to compare.
     """
-    bounds = bounds_of(terms.objective)
+    bounds = terms.objective.constraints
     verdicts = {
         label: _first_verdict(setting_of(label, "", group, bounds))
         for label, group in tuned.items()

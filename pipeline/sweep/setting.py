@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evenload.pipeline.figures.metrics import METRICS, of_trials
 from evenload.pipeline.spec.balancers import BALANCERS, parse_balancer
@@ -18,6 +18,7 @@ IDLE = "idle_frac"
 TINY = 1e-3  # the logarithm of MaxVio over its floor needs a positive number
 
 Group = Sequence[TrialRecord]
+Bounds = Mapping[Any, float]  # upper bounds by the names of figures
 
 
 class Verdict(StrEnum):
@@ -116,9 +117,7 @@ def why_left_out(group: Group) -> str:
     return "" if done else f"{done} of {len(group)} trials complete"
 
 
-def setting_of(
-    label: str, place: str, group: Group, constraints: Mapping[str, float] | None = None
-) -> Setting:
+def setting_of(label: str, place: str, group: Group, constraints: Bounds | None = None) -> Setting:
     """The means of a setting over its complete trials, of which there is at least one."""
     done = [trial for trial in group if is_comparable(trial)]
     evenness = interval([*map(log_over_floor, done)])
