@@ -19,7 +19,7 @@ from evenload.pipeline.sweep.extension import extensions
 from evenload.pipeline.sweep.places import Groups, PlaceAnswer, Terms, place_answer, with_front
 from evenload.pipeline.sweep.racing import races, rounds_of
 from evenload.pipeline.sweep.selection import alpha_of_look
-from evenload.pipeline.sweep.setting import Setting, Verdict, grouped, setting_of, why_left_out
+from evenload.pipeline.sweep.setting import Setting, Verdict, grouped, settings_at, why_left_out
 from evenload.pipeline.sweep.targets import TargetRow, target_rows
 
 Curves = Mapping[str, Sequence[CurvePoint]]
@@ -169,12 +169,8 @@ def _all_settings(by_place: Mapping[str, Groups], objective: Objective) -> list[
     """The settings of a stage that can be compared, place by place, by imbalance."""
     found = []
     for place, groups in by_place.items():
-        settings = {
-            label: setting_of(label, place, group, objective.constraints)
-            for label, group in groups.items()
-            if not why_left_out(group)
-        }
-        found += sorted(with_front(settings).values(), key=lambda setting: setting.max_vio)
+        settings = with_front(settings_at(place, groups, objective.constraints))
+        found += sorted(settings.values(), key=lambda setting: setting.max_vio)
     return found
 
 

@@ -21,7 +21,7 @@ from evenload.pipeline.sweep.setting import (
     Verdict,
     by_seed,
     log_over_floor,
-    setting_of,
+    settings_at,
     why_left_out,
 )
 from evenload.pipeline.sweep.statistics import Interval
@@ -106,11 +106,7 @@ def place_answer(
     """
     dropped = dropped or {}
     left_out = {label: why for label, group in groups.items() if (why := why_left_out(group))}
-    found = {
-        label: setting_of(label, place, group, terms.objective.constraints)
-        for label, group in groups.items()
-        if label not in left_out
-    }
+    found = settings_at(place, groups, terms.objective.constraints)
     gone = [
         found.pop(label)._replace(verdict=Verdict.DROPPED) for label in dropped if label in found
     ]
@@ -257,12 +253,8 @@ def _better_set_aside(
 
     All trials of both stages are compared at once; None if there is nothing to compare.
     """
-    bounds = terms.objective.constraints
-    verdicts = {
-        label: _first_verdict(setting_of(label, "", group, bounds))
-        for label, group in tuned.items()
-        if not why_left_out(group)
-    }
+    settings = settings_at(place.place, tuned, terms.objective.constraints)
+    verdicts = {label: _first_verdict(setting) for label, setting in settings.items()}
     usable = [label for label, verdict in verdicts.items() if verdict is not Verdict.LEAKS]
     aside = [
         label for label in usable if label not in groups and verdicts[label] is Verdict.UNKNOWN

@@ -117,6 +117,15 @@ def why_left_out(group: Group) -> str:
     return "" if done else f"{done} of {len(group)} trials complete"
 
 
+def settings_at(place: str, groups: Mapping[str, Group], constraints: Bounds) -> dict[str, Setting]:
+    """The settings of a place that can be compared."""
+    return {
+        label: setting_of(label, place, group, constraints)
+        for label, group in groups.items()
+        if not why_left_out(group)
+    }
+
+
 def setting_of(label: str, place: str, group: Group, constraints: Bounds | None = None) -> Setting:
     """The means of a setting over its complete trials, of which there is at least one."""
     done = [trial for trial in group if is_comparable(trial)]
