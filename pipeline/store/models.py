@@ -29,7 +29,7 @@ ENUMS = (SweepState, TrialState, AttemptState, WorkKind, Stage, Order)
 
 
 class Base(DeclarativeBase):
-    type_annotation_map: ClassVar = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: AnyText(),
         float: AnyNumber(),
         datetime: UtcDateTime(),
