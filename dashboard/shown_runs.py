@@ -7,7 +7,7 @@ import numpy as np
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.record_tables import figure, label_of, spec_of
+from evenload.dashboard.record_tables import figure, spec_of
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import Loads
 from evenload.pipeline.figures.metrics import METRICS
@@ -49,11 +49,6 @@ def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
 def find(key: str) -> Run:
     """The recorded run of this id, else the trial of this digest.  Raises: SpecError: neither"""
     return recorded().get(key) or queries.trial(key)
-
-
-def name_of(run: Run) -> str:
-    """A short name; several trials may share it."""
-    return run.name if isinstance(run, RecordedRun) else label_of(run)
 
 
 def key_of(run: Run) -> str:

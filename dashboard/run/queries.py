@@ -91,7 +91,7 @@ def system_samples(trial: TrialRecord) -> dict[str, NDArray[Any]]:
 def log_names(digest: str) -> list[str]:
     """The log files of a trial, one per attempt, newest first."""
     files = readable_dir(Settings(), digest).rglob("*.log")
-    return [path.name for path in sorted(files, key=_modified, reverse=True)]
+    return [path.name for path in sorted(files, key=lambda file: file.stat().st_mtime)[::-1]]
 
 
 def log_tail(digest: str, name: str) -> str:
@@ -178,7 +178,3 @@ def _mlflow_problem(uri: str) -> str | None:
             return None
     except (OSError, HTTPException, ValueError) as error:
         return without_secrets_of(uri, getattr(error, "reason", error))
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime

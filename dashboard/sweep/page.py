@@ -19,9 +19,6 @@ from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import SweepRecord, TrialRecord, TrialState
 
-MAX_TALL_ROWS = 30  # longer tables scroll
-MAX_FAILURES = 20  # largest number of tracebacks on the page
-
 
 def main() -> None:
     sweep_ids = queries.sweep_ids()

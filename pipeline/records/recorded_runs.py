@@ -40,37 +40,23 @@ class RunState(StrEnum):
 class RecordedRun(Frozen):
     """A run as far as it is recorded."""
 
-    run_id: str
-    """Name of its folder."""
-    name: str
-    """As the user called it."""
-    source: str
-    """What recorded it: `attach`, or `import` and a format."""
+    run_id: str  # name of its folder
+    name: str  # as the user called it
+    source: str  # what recorded it: `attach`, or `import` and a format
     shape: LoadShape
-    balancer: Balancer | None = None
-    """The rule that moved the biases; null: not known."""
-    unit: str = ""
-    """Unit of a bias and of a step size, such as probability or logit; empty: not known."""
-    planned_steps: PositiveInt | None = None
-    """Optimizer steps of the whole training; null: not known."""
-    writer: str = ""
-    """Host and id of the process that writes it."""
+    balancer: Balancer | None = None  # the rule that moved the biases; null: not known
+    unit: str = ""  # of a bias and of a step size, as probability or logit; empty: not known
+    planned_steps: PositiveInt | None = None  # of the whole training; null: not known
+    writer: str = ""  # host and id of the process that writes it
     started: datetime
-    updated: datetime
-    """When the last step was written."""
-    ended: datetime | None = None
-    """When its writer closed it; null: it is live, or it was killed."""
+    updated: datetime  # when the last step was written
+    ended: datetime | None = None  # when its writer closed it; null: it is live, or it was killed
     last_step: NonNegativeInt = 0
-    step_seconds: float = 0.0
-    """Time of a step; 0: not known."""
-    dropped_steps: NonNegativeInt = 0
-    """Steps that are missing because they could not be written."""
-    errors: NonNegativeInt = 0
-    """Failures of store and disk, which never stop a training."""
-    has_loss: bool = False
-    """Whether the loss of a step was told."""
-    folder: Path = Path()
-    """Where it was found; not written."""
+    step_seconds: float = 0.0  # time of a step; 0: not known
+    dropped_steps: NonNegativeInt = 0  # steps that are missing because they could not be written
+    errors: NonNegativeInt = 0  # failures of store and disk, which never stop a training
+    has_loss: bool = False  # whether the loss of a step was told
+    folder: Path = Path()  # where it was found; not written
 
     @property
     def label(self) -> str:

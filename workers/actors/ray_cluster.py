@@ -16,8 +16,6 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-logger = logging.getLogger(__name__)
-
 OBJECT_STORE_BYTES = 100 * 2**20  # small, because results use the store and files; Ray needs 75 MiB
 JOIN_SECONDS = 60.0
 NODE_HEALTH = "http://127.0.0.1:52365/api/local_raylet_healthz"

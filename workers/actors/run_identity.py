@@ -2,12 +2,12 @@
 
 from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity
+from evenload.pipeline.records.shards import newest_checkpoint
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, WorkKind
 from evenload.workers.training import identity
 from evenload.workers.training.hardware import device_name
-from evenload.workers.training.loop import resume_step
 
 
 def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
@@ -29,6 +29,6 @@ def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence
             "corpus": corpus,
             **({"extends": spec.extends} if spec.extends else {}),
         },
-        resumed_from_step=resume_step(settings, claim.digest) if training else 0,
+        resumed_from_step=newest_checkpoint(settings.trial_dir(claim.digest)) if training else 0,
         fence=fence,
     )

@@ -14,7 +14,7 @@ from rich.console import Console
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink, StepRecord
 from evenload.pipeline.records.scores import write_recording
-from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint
 from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -34,7 +34,6 @@ from evenload.workers.cli.progress import StepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
 from evenload.workers.cli.sweep_runner import check_goes_on, say_what_is_missing
 from evenload.workers.simulation.recording import ScoreRecorder
-from evenload.workers.training.loop import resume_step
 from evenload.workers.training.loop import train as run_training
 
 
@@ -103,9 +102,8 @@ def _where(store: SweepStore, settings: Settings, digest: str) -> str:
     trial = store.trial(digest)
     if trial.state.is_held:
         return f"{digest} is still held by {trial.worker}"
-    return (
-        f"stopped: {digest} is released with a checkpoint of step {resume_step(settings, digest)}"
-    )
+    step = newest_checkpoint(settings.trial_dir(digest))
+    return f"stopped: {digest} is released with a checkpoint of step {step}"
 
 
 class TrialWatcher:

@@ -1,11 +1,8 @@
 """Scores a checkpoint on held-out text: loss, loads, scores by group and by k, and routes."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
-from torch import Tensor
 
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, LossByK
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, Sink
@@ -17,8 +14,8 @@ from evenload.workers.data.shards import even_windows
 from evenload.workers.training import checkpoint
 from evenload.workers.training.loss_by_k import loss_by_k
 from evenload.workers.training.route_counts import RouteCounter
-from evenload.workers.training.scoring import Scorer, Scores, scorer_of
-from evenload.workers.training.setup import Assembly, assemble
+from evenload.workers.training.scoring import Scorer, scorer_of
+from evenload.workers.training.setup import assemble
 
 
 def evaluate(
@@ -45,12 +42,6 @@ def evaluate(
     record = _record(spec, saved.step, scorer, corpus)
     sink.log_eval(record)
     return evaluation_figures(record, spec)
-
-
-def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
-    """Mean loss and loads over the held-out set with this bias, which stays fixed."""
-    scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
-    return scorer.score(even_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens))
 
 
 def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalRecord:

@@ -46,12 +46,6 @@ def checkpoint_dir(settings: Settings, digest: str) -> Path:
     return settings.trial_dir(digest) / "checkpoints"
 
 
-def resume_step(settings: Settings, digest: str) -> int:
-    """The step after which the next attempt continues; 0 is the beginning."""
-    path = checkpoint.newest(checkpoint_dir(settings, digest))
-    return int(path.stem.removeprefix("step-")) if path else 0
-
-
 def train(
     spec: TrialSpec,
     *,

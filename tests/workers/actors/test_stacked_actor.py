@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.records.run import RunIdentity, StepRecord
-from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
@@ -17,7 +17,6 @@ from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.actors.stacked_actor import StackedActor
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.training import telemetry
-from evenload.workers.training.loop import resume_step
 
 AddSweep = Callable[..., str]
 RULES = [{"kind": "none"}, {"kind": "sign", "step_size": 0.01}, {"kind": "quantile"}]
@@ -50,7 +49,7 @@ def test_stackable_trials_are_trained_together_and_each_equals_the_trial_alone(
         assert ours.result["train_loss"] == pytest.approx(theirs.result["train_loss"], rel=2e-5)
         counts = [read_history(home.trial_dir(f"t{at}")).count_SLE for home in (settings, second)]
         assert np.array_equal(*counts)
-        assert resume_step(settings, f"t{at}") == 6
+        assert newest_checkpoint(settings.trial_dir(f"t{at}")) == 6
         log = settings.trial_dir(f"t{at}") / "logs" / "attempt-001-train.log"
         assert "trains 3 trials as one program" in log.read_text(encoding="utf-8")
     other.close()
@@ -119,7 +118,7 @@ def test_a_trial_that_is_cancelled_leaves_and_the_others_finish(
 
     StackedActor("train-1", settings, sink_factory).work("t0")
     assert states(store, 3) == [TrialState.TRAINED, TrialState.CANCELLED, TrialState.TRAINED]
-    assert resume_step(settings, "t1") < 30
+    assert newest_checkpoint(settings.trial_dir("t1")) < 30
     for digest in ("t0", "t2"):
         assert store.trial(digest).result["count_check"] == 1.0
 
@@ -171,7 +170,8 @@ def test_a_stop_request_releases_all_trials_and_they_resume_alone(
     actor = StackedActor("train-1", settings, sink_factory)
     actor.work("t0")
     assert states(store, 2) == [TrialState.QUEUED] * 2
-    assert resume_step(settings, "t0") == resume_step(settings, "t1") == 10
+    assert newest_checkpoint(settings.trial_dir("t0")) == 10
+    assert newest_checkpoint(settings.trial_dir("t1")) == 10
     assert store.trial("t1").failures == 0
     for digest in ("t0", "t1"):
         assert TrainActor("train-2", settings, shards).work(digest) is TrialState.TRAINED
@@ -191,6 +191,6 @@ def test_trials_that_stopped_at_different_steps_resume_in_separate_stacks(
 
     first = TrainActor("train-0", settings, stopping)
     first.work("t1")
-    assert resume_step(settings, "t1") == 10
+    assert newest_checkpoint(settings.trial_dir("t1")) == 10
     StackedActor("train-1", settings, shards).work("t0")
     assert states(store, 3) == [TrialState.TRAINED] * 3

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from evenload.pipeline.records.run import RunIdentity
-from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, Progress
 from evenload.workers.training.identity import resolve
-from evenload.workers.training.loop import TrainOutcome, resume_step, train
+from evenload.workers.training.loop import TrainOutcome, train
 
 Report = Callable[[Progress], Command]
 DIGEST = "0123456789abcdef"
@@ -72,7 +72,7 @@ def run_trial(settings: Settings) -> Callable[..., TrainOutcome]:
             sweep_id=None,
             attempt=1,
             spec=spec.model_dump(mode="json"),
-            resumed_from_step=resume_step(settings, digest),
+            resumed_from_step=newest_checkpoint(settings.trial_dir(digest)),
         )
         outcome = train(
             spec, settings=settings, digest=digest, sink=sink, report=report, run=identity

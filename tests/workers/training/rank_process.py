@@ -20,12 +20,12 @@ import torch
 import torch.distributed as dist
 
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
-from evenload.pipeline.records.shards import LoadLogSink
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, Progress
 from evenload.workers.training import loop
-from evenload.workers.training.loop import resume_step, train
+from evenload.workers.training.loop import train
 from evenload.workers.training.ranks import Ranks
 from evenload.workers.training.step import train_step
 
@@ -66,7 +66,7 @@ def run_one(ranks: Ranks, settings: Settings, digest: str, spec: TrialSpec, stop
         sweep_id=None,
         attempt=1,
         spec=spec.model_dump(mode="json"),
-        resumed_from_step=resume_step(settings, digest),
+        resumed_from_step=newest_checkpoint(settings.trial_dir(digest)),
     )
     with patch.object(loop, "train_step", watched):
         outcome = train(

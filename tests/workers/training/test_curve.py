@@ -7,12 +7,12 @@ import pytest
 
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.run import RunIdentity
-from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, CurvePoint, Progress
 from evenload.workers.training.evaluate import evaluate
-from evenload.workers.training.loop import TrainOutcome, resume_step, train
+from evenload.workers.training.loop import TrainOutcome, train
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]
@@ -31,7 +31,7 @@ def identity(spec: TrialSpec, digest: str, settings: Settings) -> RunIdentity:
         sweep_id=None,
         attempt=1,
         spec=spec.model_dump(mode="json"),
-        resumed_from_step=resume_step(settings, digest),
+        resumed_from_step=newest_checkpoint(settings.trial_dir(digest)),
     )
 
 

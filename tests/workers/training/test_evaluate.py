@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from evenload.pipeline.figures.evaluation import specialisation
 from evenload.pipeline.figures.loads import max_vio
@@ -14,16 +15,22 @@ from evenload.pipeline.records.run import EvalRecord, RunIdentity
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.data import Synthetic
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.data.corpus import prepare
+from evenload.workers.data.corpus import Corpus, prepare
 from evenload.workers.data.shards import even_windows
 from evenload.workers.data.synthetic import synthetic_documents
 from evenload.workers.training import checkpoint
-from evenload.workers.training.evaluate import evaluate, score
+from evenload.workers.training.evaluate import evaluate
 from evenload.workers.training.loop import TrainOutcome
-from evenload.workers.training.scoring import scorer_of
-from evenload.workers.training.setup import assemble
+from evenload.workers.training.scoring import Scores, scorer_of
+from evenload.workers.training.setup import Assembly, assemble
 
 DIGEST = "0123456789abcdef"
+
+
+def score(spec: TrialSpec, assembly: Assembly, bias_LE: Tensor, corpus: Corpus) -> Scores:
+    """Mean loss and loads over the held-out set with this bias, which stays fixed."""
+    scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
+    return scorer.score(even_windows(corpus.validation, spec.train.seq_len, spec.eval.tokens))
 
 
 class EvalSink:

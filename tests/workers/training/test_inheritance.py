@@ -9,12 +9,12 @@ import torch
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records.fence import Fence
-from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.records.shards import newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.training import checkpoint, inheritance
 from evenload.workers.training.inheritance import inherit
-from evenload.workers.training.loop import TrainOutcome, resume_step
+from evenload.workers.training.loop import TrainOutcome
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]
@@ -36,7 +36,7 @@ def test_with_constant_rates_an_extended_trial_equals_one_that_always_had_its_le
     run_trial(short, digest="short")
     for _ in range(2):
         inherit(settings, "longer", "short")
-    assert resume_step(settings, "longer") == 10
+    assert newest_checkpoint(settings.trial_dir("longer")) == 10
     extended, whole = run_trial(long, digest="longer"), run_trial(long, digest="whole")
     first, second = (
         checkpoint.load(Path(urlparse(outcome.checkpoint_uri).path), torch.device("cpu"))
@@ -50,7 +50,7 @@ def test_with_constant_rates_an_extended_trial_equals_one_that_always_had_its_le
     kept = {key: v for key, v in extended.result.items() if not any(t in key for t in TIMED)}
     assert kept
     assert kept == {key: whole.result[key] for key in kept}
-    assert resume_step(settings, "short") == 10
+    assert newest_checkpoint(settings.trial_dir("short")) == 10
 
 
 def test_a_trial_with_its_own_checkpoint_inherits_nothing(
@@ -60,7 +60,7 @@ def test_a_trial_with_its_own_checkpoint_inherits_nothing(
     run_trial(make_spec(train={"steps": 8}), digest="own")
     before = files_of(settings, "own")
     inherit(settings, "own", "short")
-    assert resume_step(settings, "own") == 8
+    assert newest_checkpoint(settings.trial_dir("own")) == 8
     assert files_of(settings, "own") == before
 
 
@@ -85,7 +85,7 @@ def test_an_interrupted_copy_leaves_no_checkpoint_without_its_records(
         monkeypatch.setattr(inheritance, "_copy", cut_off)
         with pytest.raises(OSError, match="killed"):
             inherit(settings, f"cut-{whole_copies}", "short")
-        assert resume_step(settings, f"cut-{whole_copies}") == 0
+        assert newest_checkpoint(settings.trial_dir(f"cut-{whole_copies}")) == 0
 
 
 def test_a_missing_checkpoint_names_its_trial(settings: Settings) -> None:

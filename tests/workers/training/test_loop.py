@@ -12,12 +12,12 @@ from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import max_vio
 from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import StepRecord
-from evenload.pipeline.records.shards import LoadLogSink, read_history
+from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, Progress, TrialState
 from evenload.workers.training import checkpoint, loop
-from evenload.workers.training.loop import TrainOutcome, resume_step
+from evenload.workers.training.loop import TrainOutcome
 
 MakeSpec = Callable[..., TrialSpec]
 RunTrial = Callable[..., TrainOutcome]
@@ -54,7 +54,7 @@ def test_a_run_stopped_at_step_10_equals_the_uninterrupted_one_bit_for_bit(
     whole = run_trial(spec, digest="whole")
     first_part = run_trial(spec, report=stop_at(10), digest="stopped")
     assert (first_part.state, first_part.result) == (TrialState.QUEUED, {})
-    assert resume_step(settings, "stopped") == 10
+    assert newest_checkpoint(settings.trial_dir("stopped")) == 10
     resumed = run_trial(spec, digest="stopped")
 
     assert resumed.state is TrialState.TRAINED
@@ -88,7 +88,7 @@ def test_a_run_killed_between_checkpoints_repeats_only_the_lost_steps(
     whole = run_trial(spec, digest="whole")
     with pytest.raises(Killed):
         run_trial(spec, report=kill_at_12)
-    assert resume_step(settings, DIGEST) == 7
+    assert newest_checkpoint(settings.trial_dir(DIGEST)) == 7
     resumed = run_trial(spec)
     assert resumed.result["max_vio"] == whole.result["max_vio"]
     steps = read_history(settings.trial_dir(DIGEST)).step_S

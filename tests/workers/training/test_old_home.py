@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.client import Client
-from evenload.pipeline.records.shards import read_history
+from evenload.pipeline.records.shards import newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
 from evenload.workers.training.inheritance import inherit
-from evenload.workers.training.loop import TrainOutcome, resume_step
+from evenload.workers.training.loop import TrainOutcome
 
 RECORDED = Path(__file__).parents[2] / "data" / "home_0.1.0"
 
@@ -45,7 +45,7 @@ def test_an_old_home_is_read_and_its_checkpoint_trained_further(
     assert client.eval_routes(trial.digest) is not None
 
     inherit(settings, "longer", trial.digest)
-    assert resume_step(settings, "longer") == 12
+    assert newest_checkpoint(settings.trial_dir("longer")) == 12
     longer = TrialSpec.model_validate(trial.spec)
     longer = longer.model_copy(
         update={"train": longer.train.model_copy(update={"steps": 16}), "extends": trial.digest}
