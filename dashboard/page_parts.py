@@ -87,16 +87,17 @@ def chosen_view(names: Iterable[str]) -> str:
         problem = f"View {asked!r} is not known here. Choose one of {', '.join(names)}."
         st.error(for_markdown(problem))
     seen.update(names)
-    chosen_name = st.segmented_control(
-        "View",
-        names,
-        default=names[0],
-        key="view",
-        bind="query-params",
-        label_visibility="collapsed",
-        required=True,
+    return switch("View", names, "view", label_visibility="collapsed")
+
+
+def switch(
+    label: str, options: Sequence[str], key: str, start: int = 0, place: Any = st, **more: Any
+) -> str:
+    """Buttons of which one is chosen, as the address says, or the one at `start`."""
+    picked = place.segmented_control(
+        label, options, default=options[start], key=key, bind="query-params", required=True, **more
     )
-    return chosen_name if chosen_name in names else names[0]
+    return str(picked) if picked in options else options[start]
 
 
 def clicked_row(

@@ -84,19 +84,18 @@ def node_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame
 def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFrame:
     """One row per coordinator or worker, the newest announcement first."""
     shown = sorted(present, key=lambda one: age(one, now))
-    return pd.DataFrame(
-        {
-            "digest": [one.facts.get("digest", "") for one in shown],
-            "Name": [one.name for one in shown],
-            "Role": [one.role for one in shown],
-            "Works on": [one.facts.get("label", "") for one in shown],
-            "Sweep": [one.facts.get("sweep_id") or "" for one in shown],
-            "Attempt": [one.facts.get("attempt") for one in shown],
-            "Memory": [one.facts.get("rss_bytes", 0) / GIB or None for one in shown],
-            "Here for": [duration((now - one.started_at).total_seconds()) for one in shown],
-            "Seen": [ago(one.seen_at, max(now, one.seen_at)) for one in shown],
-        }
-    )
+    columns = {
+        "digest": [one.facts.get("digest", "") for one in shown],
+        "Name": [one.name for one in shown],
+        "Role": [one.role for one in shown],
+        "Works on": [one.facts.get("label", "") for one in shown],
+        "Sweep": [one.facts.get("sweep_id") or "" for one in shown],
+        "Attempt": [one.facts.get("attempt") for one in shown],
+        "Memory": [one.facts.get("rss_bytes", 0) / GIB or None for one in shown],
+        "Here for": [duration((now - one.started_at).total_seconds()) for one in shown],
+        "Seen": [ago(one.seen_at, max(now, one.seen_at)) for one in shown],
+    }
+    return pd.DataFrame(columns)
 
 
 def queue_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
@@ -107,36 +106,34 @@ def queue_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> 
         if sweep.finished_at is None
     ]
     shown.sort(key=lambda entry: (-entry[0].priority, entry[0].created_at))
-    return pd.DataFrame(
-        {
-            "Sweep": [sweep.sweep_id for sweep, _ in shown],
-            "State": [str(sweep.state) for sweep, _ in shown],
-            "Priority": [sweep.priority for sweep, _ in shown],
-            "Wait for training": [count[TrialState.QUEUED] for _, count in shown],
-            "Train": [count[TrialState.TRAINING] for _, count in shown],
-            "Wait for evaluation": [count[TrialState.TRAINED] for _, count in shown],
-            "Are evaluated": [count[TrialState.EVALUATING] for _, count in shown],
-        }
-    )
+    columns = {
+        "Sweep": [sweep.sweep_id for sweep, _ in shown],
+        "State": [str(sweep.state) for sweep, _ in shown],
+        "Priority": [sweep.priority for sweep, _ in shown],
+        "Wait for training": [count[TrialState.QUEUED] for _, count in shown],
+        "Train": [count[TrialState.TRAINING] for _, count in shown],
+        "Wait for evaluation": [count[TrialState.TRAINED] for _, count in shown],
+        "Are evaluated": [count[TrialState.EVALUATING] for _, count in shown],
+    }
+    return pd.DataFrame(columns)
 
 
 def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
     """One row per trial that a worker holds, the oldest heartbeat first."""
     held = [trial for trial in trials if trial.state.is_held]
     held.sort(key=lambda trial: trial.heartbeat_at or now)
-    return pd.DataFrame(
-        {
-            "digest": [trial.digest for trial in held],
-            "Trial": [label_of(trial) for trial in held],
-            "Worker": [trial.worker or "" for trial in held],
-            "Step": [trial.progress.step if trial.progress else 0 for trial in held],
-            "Tokens/s": [
-                trial.progress.tokens_per_second if trial.progress else None for trial in held
-            ],
-            "Heartbeat": [ago(trial.heartbeat_at, now) for trial in held],
-            "Lease": [_lease(trial, now) for trial in held],
-        }
-    )
+    columns = {
+        "digest": [trial.digest for trial in held],
+        "Trial": [label_of(trial) for trial in held],
+        "Worker": [trial.worker or "" for trial in held],
+        "Step": [trial.progress.step if trial.progress else 0 for trial in held],
+        "Tokens/s": [
+            trial.progress.tokens_per_second if trial.progress else None for trial in held
+        ],
+        "Heartbeat": [ago(trial.heartbeat_at, now) for trial in held],
+        "Lease": [_lease(trial, now) for trial in held],
+    }
+    return pd.DataFrame(columns)
 
 
 def _coordinators(present: Sequence[PresenceRecord], now: datetime) -> list[PresenceRecord]:

@@ -164,9 +164,7 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
 
 def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
-        axis = st.segmented_control(
-            "Over", AXES, default=AXES[0], required=True, key="over", bind="query-params"
-        )
+        axis = page_parts.switch("Over", AXES, "over")
         is_over_floor = st.toggle(
             "MaxVio as a multiple of its floor",
             key="floor",
@@ -174,11 +172,11 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
             help="The floor depends on experts, top-k and tokens per step. Multiples of it can be "
             "compared between runs that differ in them.",
         )
-    title = "optimizer step" if axis == "steps" else str(axis) + (", %" if axis == AXES[2] else "")
+    title = "optimizer step" if axis == "steps" else axis + (", %" if axis == AXES[2] else "")
     left, right = st.columns(2)
     with left, page_parts.card("MaxVio, mean over layers", metric="max_vio"):
         drawn = {
-            name: _vio_curve(trial, series[name], str(axis), is_over_floor)
+            name: _vio_curve(trial, series[name], axis, is_over_floor)
             for name, trial in runs.items()
         }
         unit = "MaxVio / floor" if is_over_floor else "MaxVio (max load / fair share − 1)"
@@ -190,7 +188,7 @@ def _over_time(runs: Runs, series: dict[str, LoadSeries]) -> None:
         for name, run in runs.items():
             told = np.isfinite(series[name].loss_B)
             if told.any():
-                x_B = _x(run, series[name], str(axis))[told]
+                x_B = _x(run, series[name], axis)[told]
                 losses[name] = RunCurve(x_B, of_loss.factor * series[name].loss_B[told])
         chart = run_curves(losses, title, f"loss, {of_loss.name}")
         page_parts.plot(chart, "compare-loss", "Mean over each bin of time.")
@@ -218,14 +216,8 @@ def _loads(runs: Runs) -> None:
         with page_parts.readable_errors():  # a damaged file leaves the loads of steps
             evaluated[name] = run_queries.eval_percent(run)
     can_evaluate = all(percent_LE is not None for percent_LE in evaluated.values())
-    window = st.segmented_control(
-        "Loads of the",
-        [*WINDOWS, EVALUATION] if can_evaluate else [*WINDOWS],
-        default="last 100 steps",
-        required=True,
-        key="window",
-        bind="query-params",
-    )
+    windows = [*WINDOWS, EVALUATION] if can_evaluate else [*WINDOWS]
+    window = page_parts.switch("Loads of the", windows, "window", windows.index("last 100 steps"))
     percent = {}
     for name, trial in runs.items():
         evaluated_LE = evaluated[name]
@@ -233,7 +225,7 @@ def _loads(runs: Runs) -> None:
             percent[name] = evaluated_LE
         else:
             last = run_queries.load_series(trial).last_step
-            steps = WINDOWS.get(str(window), 1)
+            steps = WINDOWS.get(window, 1)
             percent[name] = run_queries.load_window(trial, last, steps).percent_LE
     with page_parts.card("Load by rank of the expert", metric="utilisation"):
         mean = {name: tables.by_rank(load_LE).mean(axis=0) for name, load_LE in percent.items()}

@@ -7,7 +7,7 @@ import streamlit as st
 
 from evenload.dashboard import queries
 from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
-from evenload.dashboard.page_parts import card, metric_columns, plot
+from evenload.dashboard.page_parts import card, metric_columns, plot, switch
 from evenload.dashboard.sweep import tables
 from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
@@ -57,15 +57,10 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     points, axes = queries.curves(sweep.sweep_id), queries.answer(sweep.sweep_id).axes
     with card("Learning curves", "Evaluated during training, on a sample of the held-out text."):
         left, right = st.columns([1, 1])
-        shown = left.segmented_control(
-            "Figure", list(CURVES), default="Held-out loss", key="figure", bind="query-params",
-            required=True,
-        )  # fmt: skip
-        over = right.segmented_control(
-            "Over", list(AXES), default="steps", key="over", bind="query-params", required=True
-        )
+        shown = switch("Figure", list(CURVES), "figure", place=left)
+        over = switch("Over", list(AXES), "over", place=right)
         x: Unit = "tokens" if over == "tokens" else "steps"
-        name, title = CURVES[shown or "Held-out loss"]
+        name, title = CURVES[shown]
         curves = tables.learning_curves(trials, points, x, name, axes)
         if name == "val_loss":
             unit = loss_unit(trials, NATS)

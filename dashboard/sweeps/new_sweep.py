@@ -120,19 +120,18 @@ def plan(spec: SweepSpec) -> list[TrialPlan]:
 
 def plan_table(plans: Sequence[TrialPlan]) -> pd.DataFrame:
     """One row per trial, in the order in which they start."""
-    return pd.DataFrame(
-        {
-            "Rule": [plan.label for plan in plans],
-            "Experts": [plan.num_experts for plan in plans],
-            "Seed": [plan.seed for plan in plans],
-            "Parameters": [scaled(plan.parameters) for plan in plans],
-            "Active": [scaled(plan.active_parameters) for plan in plans],
-            "Tokens": [scaled(plan.tokens) for plan in plans],
-            "Compute": [scaled(plan.train_flops, "FLOP") for plan in plans],
-            "Memory": [scaled(plan.memory_bytes, "B") for plan in plans],
-            "Disk": [scaled(plan.disk_bytes, "B") for plan in plans],
-        }
-    )
+    columns = {
+        "Rule": [plan.label for plan in plans],
+        "Experts": [plan.num_experts for plan in plans],
+        "Seed": [plan.seed for plan in plans],
+        "Parameters": [scaled(plan.parameters) for plan in plans],
+        "Active": [scaled(plan.active_parameters) for plan in plans],
+        "Tokens": [scaled(plan.tokens) for plan in plans],
+        "Compute": [scaled(plan.train_flops, "FLOP") for plan in plans],
+        "Memory": [scaled(plan.memory_bytes, "B") for plan in plans],
+        "Disk": [scaled(plan.disk_bytes, "B") for plan in plans],
+    }
+    return pd.DataFrame(columns)
 
 
 def what_follows(spec: SweepSpec) -> str:

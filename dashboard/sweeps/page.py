@@ -88,24 +88,23 @@ def _table() -> None:
 def _shown(
     table: pd.DataFrame, costs: list[SweepCost], states: list[wording.Wording]
 ) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Sweep": table.sweep_id,
-            "State": [[state.text] for state in states],
-            "Progress": table.progress,
-            "Completed": [
-                f"{done} of {trials}" if trials else "not listed yet"
-                for done, trials in zip(table.completed, table.trials, strict=True)
-            ],
-            "Running": table.running,
-            "Failed": table.failed,
-            "Submitted": [wording.ago(when) for when in table.created_at],
-            "Ran for": [duration(seconds) for seconds in table.seconds],
-            "Time left": [duration(seconds) for seconds in table.eta_seconds],
-            "Device time": [_device_time(one) for one in costs],
-            "Energy": [_energy(one.joules) for one in costs],
-        }
-    )
+    columns = {
+        "Sweep": table.sweep_id,
+        "State": [[state.text] for state in states],
+        "Progress": table.progress,
+        "Completed": [
+            f"{done} of {trials}" if trials else "not listed yet"
+            for done, trials in zip(table.completed, table.trials, strict=True)
+        ],
+        "Running": table.running,
+        "Failed": table.failed,
+        "Submitted": [wording.ago(when) for when in table.created_at],
+        "Ran for": [duration(seconds) for seconds in table.seconds],
+        "Time left": [duration(seconds) for seconds in table.eta_seconds],
+        "Device time": [_device_time(one) for one in costs],
+        "Energy": [_energy(one.joules) for one in costs],
+    }
+    return pd.DataFrame(columns)
 
 
 def _device_time(one: SweepCost) -> str:
@@ -152,10 +151,7 @@ def _steer() -> None:
 
 def _start() -> None:
     """A form or a file for a sweep, with a dry run and a button to submit it."""
-    source = st.segmented_control(
-        "From", ["Form", "YAML file"], default="Form", key="from", bind="query-params",
-        required=True,
-    )  # fmt: skip
+    source = page_parts.switch("From", ["Form", "YAML file"], "from")
     tree = _uploaded() if source == "YAML file" else new_sweep.tree_of(_form())
     if tree is None:
         return

@@ -97,37 +97,34 @@ def _tables(detail: Detail) -> dict[str, pa.Table]:
 
 
 def _groups_table(groups: GroupScores) -> pa.Table:
-    return pa.table(
-        {
-            "group": list(groups.name_G),
-            "loss": groups.loss_G,
-            "bits_per_byte": groups.bits_per_byte_G,
-            "tokens": groups.tokens_G,
-            "load": lists(groups.count_GLE, pa.int64()),
-        }
-    )
+    columns = {
+        "group": list(groups.name_G),
+        "loss": groups.loss_G,
+        "bits_per_byte": groups.bits_per_byte_G,
+        "tokens": groups.tokens_G,
+        "load": lists(groups.count_GLE, pa.int64()),
+    }
+    return pa.table(columns)
 
 
 def _by_k_table(by_k: LossByK) -> pa.Table:
-    return pa.table(
-        {
-            "k": by_k.k_N,
-            "loss": by_k.loss_N,
-            "tokens": np.full(len(by_k.k_N), by_k.tokens, np.int64),
-            "load": lists(by_k.count_NLE, pa.int64()),
-        }
-    )
+    columns = {
+        "k": by_k.k_N,
+        "loss": by_k.loss_N,
+        "tokens": np.full(len(by_k.k_N), by_k.tokens, np.int64),
+        "load": lists(by_k.count_NLE, pa.int64()),
+    }
+    return pa.table(columns)
 
 
 def _squares_table(count_LEE: Integers) -> pa.Table:
     L, E, _ = count_LEE.shape
-    return pa.table(
-        {
-            "layer": np.repeat(np.arange(L, dtype=np.int32), E),
-            "expert": np.tile(np.arange(E, dtype=np.int32), L),
-            "tokens": lists(count_LEE.reshape(L * E, E), pa.int64()),
-        }
-    )
+    columns = {
+        "layer": np.repeat(np.arange(L, dtype=np.int32), E),
+        "expert": np.tile(np.arange(E, dtype=np.int32), L),
+        "tokens": lists(count_LEE.reshape(L * E, E), pa.int64()),
+    }
+    return pa.table(columns)
 
 
 def _squares(table: pa.Table) -> Integers:

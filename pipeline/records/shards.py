@@ -309,14 +309,13 @@ def _chunk(steps: pa.Table, load: pa.Table, columns: Collection[Column]) -> Hist
 
 def _load_table(records: Sequence[StepRecord]) -> pa.Table:
     L = len(records[0].count_LE)
-    return pa.table(
-        {
-            "step": np.repeat([record.step for record in records], L),
-            "layer": np.tile(np.arange(L, dtype=np.int32), len(records)),
-            "load": lists(np.concatenate([record.count_LE for record in records]), pa.int32()),
-            "bias": lists(np.concatenate([record.bias_LE for record in records]), pa.float32()),
-        }
-    )
+    columns = {
+        "step": np.repeat([record.step for record in records], L),
+        "layer": np.tile(np.arange(L, dtype=np.int32), len(records)),
+        "load": lists(np.concatenate([record.count_LE for record in records]), pa.int32()),
+        "bias": lists(np.concatenate([record.bias_LE for record in records]), pa.float32()),
+    }
+    return pa.table(columns)
 
 
 def _steps_table(records: Sequence[StepRecord]) -> pa.Table:

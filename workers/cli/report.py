@@ -51,19 +51,18 @@ def report(
     if as_json and run is not None:
         print_json({"run_id": run.run_id, **run.figures(), "files": files})
     elif as_json:
-        print_json(
-            {
-                "sweep_id": sweep_id,
-                "answer": sentences(evidence.answer),
-                "is_confirmed": evidence.answer.is_confirmed,
-                "findings": evidence.findings,
-                "gpu_seconds": evidence.cost.gpu_seconds,
-                "core_seconds": evidence.cost.core_seconds,
-                "joules": evidence.cost.joules,
-                "grams_co2e": evidence.cost.grams,
-                "files": files,
-            }
-        )
+        document = {
+            "sweep_id": sweep_id,
+            "answer": sentences(evidence.answer),
+            "is_confirmed": evidence.answer.is_confirmed,
+            "findings": evidence.findings,
+            "gpu_seconds": evidence.cost.gpu_seconds,
+            "core_seconds": evidence.cost.core_seconds,
+            "joules": evidence.cost.joules,
+            "grams_co2e": evidence.cost.grams,
+            "files": files,
+        }
+        print_json(document)
 
 
 def _cost_settings() -> CostSettings:

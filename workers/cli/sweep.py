@@ -81,16 +81,15 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     notes = [note] if (note := shortfall(spec, trials)) else []
     refused = [problem for trial in trials if (problem := misfit_here(trial))]
     if as_json:
-        print_json(
-            {
-                "sweep_id": spec.sweep_id(),
-                "trials": [plan._asdict() for plan in plans],
-                "data": [origin._asdict() for origin in origins],
-                "most_to_come": {stage.value: count for stage, count in most_to_come(spec).items()},
-                "notes": notes,
-                "refused": refused,
-            }
-        )
+        document = {
+            "sweep_id": spec.sweep_id(),
+            "trials": [plan._asdict() for plan in plans],
+            "data": [origin._asdict() for origin in origins],
+            "most_to_come": {stage.value: count for stage, count in most_to_come(spec).items()},
+            "notes": notes,
+            "refused": refused,
+        }
+        print_json(document)
     else:
         for note in notes:
             log.print(note, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from evenload.dashboard.page_parts import card, plot, readable_errors
+from evenload.dashboard.page_parts import card, plot, readable_errors, switch
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views.layers import bins, chosen_layer, layer_names
 from evenload.dashboard.shown_runs import Run, is_over, steps_of
@@ -27,9 +27,7 @@ def _by_layer(run: Run, series: LoadSeries) -> None:
     with readable_errors():  # the steps are shown without the evaluation
         evaluated_LE = run_queries.eval_percent(run)
     windows = [*WINDOWS] if evaluated_LE is None else [*WINDOWS, EVALUATION]
-    window = summed.segmented_control(
-        "Summed over", windows, default=windows[1], required=True, key="window", bind="query-params"
-    )
+    window = switch("Summed over", windows, "window", 1, place=summed)
     # The slider reaches to the planned end, because a growing range would make it jump.
     end = max(2, series.last_step if is_over(run) else steps_of(run, series))
     last = step.slider(
@@ -41,7 +39,7 @@ def _by_layer(run: Run, series: LoadSeries) -> None:
     if window == EVALUATION and evaluated_LE is not None:
         percent_LE, covered = evaluated_LE, "The whole evaluation set, biases frozen."
     else:
-        steps = WINDOWS.get(window or "", 1)
+        steps = WINDOWS.get(window, 1)
         shown = run_queries.load_window(run, min(last, series.last_step), steps)
         percent_LE, covered = shown.percent_LE, f"Steps {shown.first:,} to {shown.last:,}."
     if not percent_LE.size:
@@ -58,15 +56,8 @@ def _over_time(run: Run, series: LoadSeries) -> None:
         binned = series.bin_steps > 1
         reduced = LARGEST
         if binned:
-            reduced = st.segmented_control(
-                "Each bin shows its",
-                [LARGEST, MEAN],
-                default=LARGEST,
-                required=True,
-                key="binned",
-                bind="query-params",
-                help="The largest step shows every spike; the mean shows lasting differences.",
-            )
+            explanation = "The largest step shows every spike; the mean shows lasting differences."
+            reduced = switch("Each bin shows its", [LARGEST, MEAN], "binned", help=explanation)
     is_mean = reduced == MEAN
     percent_BE = series.mean_percent_BE(layer) if is_mean else series.percent_BE(layer)
     idle = "Idle means idle in every step of the bin." if binned else ""
