@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from evenload.dashboard.record_tables import figure, leaves
@@ -92,7 +93,7 @@ def importance(
 
 def shares(value_T: NDArray[np.float64], groups: Sequence[Sequence[Any]]) -> list[float]:
     """What each grouping of the values explains, averaged over the orders of adding them."""
-    dummies = [_dummies(group_T) for group_T in groups]
+    dummies = [pd.get_dummies(pd.Series(map(str, group_T))).to_numpy(float) for group_T in groups]
     explained: dict[frozenset[int], float] = {frozenset(): 0.0}
 
     def worth(some: frozenset[int]) -> float:
@@ -129,12 +130,6 @@ def epsilon_squared(value_T: NDArray[np.float64], dummies: Sequence[NDArray[np.f
         return math.nan
     left = float(((value_T - design_TP @ best_P) ** 2).sum())
     return 1 - left / within * (len(value_T) - 1) / total
-
-
-def _dummies(group_T: Sequence[Any]) -> NDArray[np.float64]:
-    """One column per group, 1 where a trial is in it."""
-    names = sorted(set(map(str, group_T)))
-    return np.array([[str(group) == name for name in names] for group in group_T], float)
 
 
 def _orders(count: int) -> list[Sequence[int]]:

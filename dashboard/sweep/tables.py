@@ -146,7 +146,7 @@ def setting_table(answer: Answer, factor: float = 1.0) -> pd.DataFrame:
         {
             "place": setting.place,
             "setting": setting.label,
-            "verdict": verdict(setting),
+            "verdict": setting.remark,
             **_figures(setting),
             "above_best": setting.above_best,
             "against_none": setting.against_none.mean if setting.against_none else math.nan,
@@ -172,12 +172,6 @@ def _figures(setting: Setting) -> dict[str, float]:
         if metric.name in halves:
             found[f"{metric.name}_half"] = halves[metric.name]
     return found
-
-
-def verdict(setting: Setting) -> str:
-    """What the answer says about a setting, in a few words."""
-    is_illegal = setting.verdict is Verdict.VIOLATES
-    return "; ".join(setting.violates) if is_illegal else setting.verdict.value
 
 
 def confirmations(answer: Answer, shown: Figure, factor: float = 1.0) -> list[Pair]:

@@ -76,6 +76,12 @@ class Setting(NamedTuple):
         return METRICS[name].shown(intervals.get(name, self.figures.get(name)))
 
     @property
+    def remark(self) -> str:
+        """What the answer says about it, in a few words."""
+        is_illegal = self.verdict is Verdict.VIOLATES
+        return "; ".join(self.violates) if is_illegal else self.verdict.value
+
+    @property
     def is_yardstick(self) -> bool:
         """Whether it is a control or sees later tokens, so that it is never named."""
         return is_yardstick(self.kind)

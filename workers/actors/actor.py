@@ -120,13 +120,10 @@ class Actor(ABC):
             return None
         self._is_working = True
         try:
-            return self._claim_and_work(digest)
+            claim = retry_while_away(lambda: self._claim(digest), StoreUnavailable)
+            return None if claim is None else self._work_logged(claim)
         finally:
             self._is_working = False
-
-    def _claim_and_work(self, digest: str) -> TrialState | None:
-        claim = retry_while_away(lambda: self._claim(digest), StoreUnavailable)
-        return None if claim is None else self._work_logged(claim)
 
     def _work_logged(self, claim: Claim) -> TrialState | None:
         with attempt_log(log_of(self._settings, claim), self._settings):

@@ -47,7 +47,7 @@ def _table(place: PlaceAnswer) -> Table:
             number(setting.against_none, "+.3f"),
             number(setting.over_floor, ".1f"),
             *(setting.shown(metric.name) for metric in others),
-            _remark(setting),
+            setting.remark,
         )
         for row, setting in enumerate(place.settings, 1)
     ]
@@ -57,12 +57,6 @@ def _table(place: PlaceAnswer) -> Table:
     heads = (wrapped(metric.head) for metric in others)
     note = f"{place_note(place)} {legend([METRICS[LOSS], *others])}"
     return Table((*titles, *heads, "<verdict"), rows, note, frozenset(named), title=place.place)
-
-
-def _remark(setting: Setting) -> str:
-    if setting.verdict is Verdict.VIOLATES:
-        return "; ".join(setting.violates)
-    return setting.verdict.value
 
 
 def _floor(place: PlaceAnswer) -> float:

@@ -13,7 +13,6 @@ from evenload.dashboard.sweep.tables import (
     front_points,
     learning_curves,
     setting_table,
-    verdict,
 )
 from evenload.pipeline.sweep.axes import Axes, axes_of
 from evenload.pipeline.sweep.setting import Verdict
@@ -62,7 +61,7 @@ def test_every_setting_has_a_verdict(searched: Any) -> None:
     assert at.against_none["sign 0.01"] < -0.05
     assert (at.above_best[named.label] <= answer.places[0].margin).all()
     broken = named._replace(verdict=Verdict.VIOLATES, violates=("idle_frac 0.2 is above 0.1",))
-    assert verdict(broken) == "idle_frac 0.2 is above 0.1"
+    assert broken.remark == "idle_frac 0.2 is above 0.1"
 
 
 def test_confirmed_settings_are_paired_with_the_search(searched: Any) -> None:
