@@ -207,10 +207,8 @@ def finish(
         select(Trial.result, Trial.failures).where(Trial.digest == held.digest)
     ).one()
     if failed and may_pass and before.failures == 0:
-        _give_back(connection, held.digest, held.kind, Charge.RETRY)
         set_trial(connection, held.digest, error=error)
-        end_unwanted(connection, held.digest)
-        return trial_state(connection, held.digest)
+        return _give_back(connection, held.digest, held.kind, Charge.RETRY)
     values: dict[str, Any] = {
         "state": state,
         "result": before.result | dict(result or {}),
@@ -241,9 +239,7 @@ def release(
     if not _end(connection, held, ending, reason):
         return trial_state(connection, held.digest)
     charge = Charge.PREEMPTION if preempted else Charge.NOTHING
-    _give_back(connection, held.digest, held.kind, charge)
-    end_unwanted(connection, held.digest)
-    return trial_state(connection, held.digest)
+    return _give_back(connection, held.digest, held.kind, charge)
 
 
 def expire(connection: Connection, overdue: Collection[Lease]) -> list[str]:
@@ -309,7 +305,6 @@ def _lose(
             .values(state=ending, ended_at=db_time(), exit_reason=reason)
         )
         _give_back(connection, digest, kind, charge)
-        end_unwanted(connection, digest)
     return [attempt.digest for attempt in attempts]
 
 
@@ -330,14 +325,13 @@ def _end(connection: Connection, held: Claim, state: AttemptState, reason: str |
     return False
 
 
-def _give_back(connection: Connection, digest: str, kind: WorkKind, charge: Charge) -> None:
-    set_trial(
-        connection,
-        digest,
-        state=WAITING[kind],
-        failures=Trial.failures + int(charge is Charge.RETRY),
-        preemptions=Trial.preemptions + int(charge is Charge.PREEMPTION),
-    )
+def _give_back(connection: Connection, digest: str, kind: WorkKind, charge: Charge) -> TrialState:
+    """Lets the trial wait again, or ends it if no sweep wants it; returns its new state."""
+    failures = Trial.failures + int(charge is Charge.RETRY)
+    preemptions = Trial.preemptions + int(charge is Charge.PREEMPTION)
+    set_trial(connection, digest, state=WAITING[kind], failures=failures, preemptions=preemptions)
+    end_unwanted(connection, digest)
+    return trial_state(connection, digest)
 
 
 def _is_running(digest: str, number: int) -> ColumnElement[bool]:
