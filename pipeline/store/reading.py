@@ -313,5 +313,6 @@ def _trial(row: Row[*tuple[Any, ...]], stage: Stage | None = None) -> TrialRecor
 
 def _record(kind: type[Record], row: Row[*tuple[Any, ...]], **computed: Any) -> Record:
     """The record with the row's columns of the same names, and with the computed fields."""
-    names = [field.name for field in fields(kind) if field.name not in computed]
-    return kind(**{name: row._mapping[name] for name in names}, **computed)
+    values = row._mapping
+    names = (field.name for field in fields(kind) if field.name not in computed)
+    return kind(**{name: values[name] for name in names}, **computed)
