@@ -21,6 +21,8 @@ from evenload.pipeline.states import (
 
 GIB = 2**30
 
+Sweeps = Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]
+
 
 class Totals(NamedTuple):
     """Sums over all running coordinators."""
@@ -32,10 +34,7 @@ class Totals(NamedTuple):
     waiting_eval: int
 
 
-def totals(
-    present: Sequence[PresenceRecord], sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]],
-    now: datetime,
-) -> Totals:  # fmt: skip
+def totals(present: Sequence[PresenceRecord], sweeps: Sweeps, now: datetime) -> Totals:
     """The sums. Trials of active and stopping sweeps wait, even without a coordinator."""
     waiting = Counter(
         trial.state for sweep, trials in sweeps if sweep.state.is_going for trial in trials
@@ -98,7 +97,7 @@ def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
-def queue_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
+def queue_table(sweeps: Sweeps) -> pd.DataFrame:
     """One row per sweep that is not over, in the order in which their trials start."""
     shown = [
         (sweep, Counter(trial.state for trial in trials))
