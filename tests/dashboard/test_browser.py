@@ -424,7 +424,7 @@ def test_chart_can_be_exported_and_its_metric_looked_up(
         page.get_by_role("button", name="CSV").click()
     assert saved.value.suggested_filename == "loss.csv"
     lines = Path(saved.value.path()).read_text(encoding="utf-8").splitlines()
-    assert lines[0] == 'series,optimizer step,"loss, nats per token"'
+    assert lines[0] == 'series,optimizer step,"loss, bits per byte"'
     assert len(lines) == 301
     page.keyboard.press("Escape")
     page.get_by_role("link", name="Definition").first.click()

@@ -34,7 +34,7 @@ SAFE_CALLS = {
 SAFE_NAMES = {
     "sweep_id", "digest", "spec.name", "state.text", "check.part", "check.level", "trial.attempt",
     "trial.digest", "attempt", "verb.label", "verb.question", "cost_queries.LAST_STEPS", "label",
-    "controls.REMEDY", "when", "status.share", "nothing", "plan.ranks", "MOST_RUNS",
+    "controls.REMEDY", "when", "status.share", "nothing", "plan.ranks", "tables.MOST_RUNS",
     "MAX_FAILURES", "better", "names", "rows", "name", "shown",
 }  # fmt: skip
 
