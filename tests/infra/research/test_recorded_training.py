@@ -12,7 +12,7 @@ from evenload.pipeline.records.scores import Recording, read_recording
 from evenload.pipeline.spec.simulation import Recorded
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.simulation.score_streams import Size
-from evenload.workers.simulation.theory_checks import identity
+from evenload.workers.simulation.theory_checks import Transition, identity
 from infra.research.recorded_training import record, train_steps, transitions
 from infra.research.tuned_comparison import compare, rule
 
@@ -72,5 +72,7 @@ def test_theory_is_checked_on_recorded_updates(recording: Path) -> None:
     updates = transitions(found, layer=1)
     assert len(updates) == 5
     assert torch.equal(updates[1].next_bias_E, torch.from_numpy(found.bias_NLE[2, 1]))
-    verdict = identity([update.in_float64() for update in updates])
+    doubles = [[value.double() for value in update[:4]] for update in updates]
+    cases = [Transition(*values, 2) for values in doubles]
+    verdict = identity(cases)
     assert verdict.finding == "holds in all 5"
