@@ -302,13 +302,31 @@ def _points(
 def prepare(settings: Settings) -> None:
     """Migrates MLflow's database and creates the experiment. Idempotent, safe in many processes.
 
-    All processes that find an empty database migrate it, so one does at a time.
+    All processes that find an empty database migrate it, so one does at a time. MLflow cannot take
+    up a migration that was killed, so the database of a home has another name until it is whole.
+
+    Raises:   MlflowException, OSError: MLflow does not answer, or its database is damaged
     """
     path = settings.root / "mlflow.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        _experiment_id(MlflowClient(tracking_uri=settings.mlflow_uri), settings)
+        uri, database = settings.mlflow_uri, settings.root / "mlflow.db"
+        try:
+            if settings.tracking_uri is None and not database.exists():
+                unfinished = database.with_name("mlflow.db.new")
+                unfinished.unlink(missing_ok=True)
+                _experiment_id(MlflowClient(tracking_uri=f"{uri}.new"), settings)
+                unfinished.replace(database)
+            _experiment_id(MlflowClient(tracking_uri=uri), settings)
+        except FAILURES:
+            raise
+        except Exception as error:  # of SQLAlchemy or alembic, which MlflowClient passes on
+            reason = without_secrets_of(uri, error).partition("\n")[0]
+            raise OSError(
+                f"MLflow's database cannot be used: {reason}; "
+                "without it, evenload makes the runs anew from the shards"
+            ) from error
 
 
 def probe(settings: Settings) -> str | None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -251,6 +253,26 @@ def test_two_processes_can_prepare_an_empty_home_at_once(tmp_path: Path) -> None
 
 def _prepare_home(home: Path) -> None:
     prepare(Settings(home=home))
+
+
+def _half_made(database: Path) -> None:
+    """What a migration leaves that was killed."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE entity_associations (association_id VARCHAR(36))")
+
+
+def test_a_killed_migration_is_made_again(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    _half_made(tmp_path / "mlflow.db.new")
+    prepare(settings)
+    assert MlflowClient(settings.mlflow_uri).get_experiment_by_name(EXPERIMENT) is not None
+    assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def test_a_damaged_database_is_named_with_what_helps(tmp_path: Path) -> None:
+    _half_made(tmp_path / "mlflow.db")
+    with pytest.raises(OSError, match="entity_associations already exists; without it"):
+        prepare(Settings(home=tmp_path))
 
 
 def test_artifacts_go_below_the_home(settings: Settings, client: MlflowClient) -> None:
