@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select
 
@@ -35,10 +35,10 @@ from evenload.pipeline.store.conditions import (
 )
 from evenload.pipeline.store.models import Attempt, CurveRow, PresenceRow, Sweep, SweepTrial, Trial
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Record = TypeVar("Record", bound="DataclassInstance")
+Record = TypeVar(
+    "Record",
+    AttemptRecord, CurvePoint, PresenceRecord, SweepRecord, SweepStatus, TrialRecord, TrialStatus
+)  # fmt: skip
 FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
 FAST_FAILURES_LOOKED_AT = 16
 
