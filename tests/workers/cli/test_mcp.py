@@ -34,7 +34,7 @@ async def seen_by(client: mcp.Client) -> tuple[set[str], Any, bool]:
 
 def test_stdio_carries_only_the_protocol(tmp_path: Path) -> None:
     """The client would fail at any other line on standard output."""
-    open_store(load_settings(tmp_path)).close()
+    open_store(load_settings(tmp_path), create=True).close()
     server = mcp.StdioServerParameters(
         command=COMMAND,
         args=["mcp", "--controls", "--home", str(tmp_path)],
@@ -56,7 +56,7 @@ def test_http_needs_the_token_and_a_known_host(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/mcp"
-    open_store(load_settings(tmp_path)).close()
+    open_store(load_settings(tmp_path), create=True).close()
     server = subprocess.Popen(
         [COMMAND, "mcp", "--http", "--port", str(port), "--home", str(tmp_path)],
         env=os.environ | {"EVENLOAD_MCP_TOKEN": TOKEN},
