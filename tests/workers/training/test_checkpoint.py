@@ -142,7 +142,6 @@ def test_an_evaluation_reads_no_moments_of_the_optimizer(tmp_path: Path) -> None
     moments = {"state": {0: {"exp_avg": torch.ones(2**25)}}}
     saved = checkpoint.Checkpoint(1, {"w": torch.ones(2**18)}, moments, {}, torch.zeros(1), [])
     torch.save(saved._asdict(), path)
-    del saved, moments
 
     def grown(read: Callable[[], checkpoint.Checkpoint]) -> int:
         before = psutil.Process().memory_info().rss
