@@ -291,6 +291,7 @@ def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo
     expect(page.get_by_text("not listed yet")).to_be_visible(timeout=WAIT_MS)
 
 
+@pytest.mark.slow
 def test_simulation_runs_from_the_page(page: Page, address: str) -> None:
     page.goto(f"{address}/theory")
     _settled(page, "Theory")

@@ -1,4 +1,4 @@
-"""The most frequent faults, in one sweep that every test run disturbs; see also `test_long.py`."""
+"""The most frequent faults, in one sweep that is disturbed; see also `test_long.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.faults.outcome import (
 from tests.faults.services import Service, until
 
 # The timeout is long because other tests slow the machine down; alone it takes half a minute.
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def killed(store: SweepStore, sweep_id: str, choose: Callable[[TrialRecord], bool]) -> str:

@@ -18,7 +18,8 @@ EXAMPLES = Path(__file__).parents[2] / "infra" / "examples"
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens", "told"), [("loop", 8 * 64, 1), ("trainer", 2 * 8 * 64, 5)]
+    ("name", "tokens", "told"),
+    [("loop", 8 * 64, 1), pytest.param("trainer", 2 * 8 * 64, 5, marks=pytest.mark.slow)],
 )
 def test_example_records_every_step_and_its_loss(
     tmp_path: Path, name: str, tokens: int, told: int

@@ -19,7 +19,13 @@ READMES = [
 ]
 
 
-@pytest.mark.parametrize("readme", READMES)
+LONG = ("pipeline/README.md", "workers/README.md")  # about a minute each
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in READMES],
+)
 def test_commands_of_a_readme_work(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> Iterator[SweepStore]:
 
 
 @pytest.mark.parametrize(
-    ("trials", "workers"), [(300, 30), pytest.param(10_000, 1000, marks=pytest.mark.slow)]
+    ("trials", "workers"), [(100, 10), pytest.param(10_000, 1000, marks=pytest.mark.slow)]
 )
 def test_a_sweep_outlives_its_coordinators_and_one_worker_in_a_hundred(
     trials: int, workers: int, store: SweepStore

@@ -85,6 +85,7 @@ def assert_equal(settings: Settings, steps: int) -> None:
 
 
 # Ray Train asks Ray Data for its defaults in this process.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 def test_a_group_trains_a_trial_with_the_same_result_as_one_worker(
     store: SweepStore, settings: Settings, sink_factory: SinkFactory, add_sweep: Callable[..., str]

@@ -52,7 +52,11 @@ def steps(run: Callable[..., Tensor], trained: Model, balance: Balance) -> Tenso
 
 @pytest.mark.parametrize(
     ("compiled", "checkpointing", "late"),
-    [(whole, "", False), (whole, "non-reentrant", True), (by_layer, "non-reentrant", False)],
+    [
+        pytest.param(whole, "", False, marks=pytest.mark.slow),
+        (whole, "non-reentrant", True),
+        (by_layer, "non-reentrant", False),
+    ],
     ids=["whole", "whole, before attaching, recomputed", "by layer, recomputed"],
 )
 def test_a_compiled_model_counts_and_moves_as_one_that_is_not(

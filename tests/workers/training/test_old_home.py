@@ -15,6 +15,7 @@ from evenload.pipeline.records.shards import newest_checkpoint, read_history
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState
+from evenload.workers.cli.session import open_store
 from evenload.workers.training.inheritance import inherit
 from evenload.workers.training.loop import TrainOutcome
 
@@ -34,6 +35,7 @@ def settings(tmp_path: Path) -> Settings:
 def test_an_old_home_is_read_and_its_checkpoint_trained_further(
     settings: Settings, run_trial: Callable[..., TrainOutcome]
 ) -> None:
+    open_store(settings).close()  # upgrades it, as `evenload sweep list` does
     client = Client(home=settings.home)
     (sweep,) = client.sweeps()
     (trial,) = client.trials(sweep.sweep_id)

@@ -264,6 +264,7 @@ def test_a_sweep_moves_the_biases_as_attach_does(
     assert history.scalars["loss"].tolist() == losses
 
 
+@pytest.mark.slow
 def test_two_workers_agree_and_equal_one_bit_for_bit(
     trial_of: Callable[..., TrialSpec], run_trial: Run, settings: Settings
 ) -> None:
