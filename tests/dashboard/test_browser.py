@@ -133,6 +133,7 @@ def _choose(page: Page, view: str) -> None:
     page.get_by_test_id("stMain").get_by_role("radio", name=view, exact=True).click()
 
 
+@pytest.mark.slow
 def test_viewer_gets_from_the_sweeps_to_the_views_of_a_run(
     page: Page, address: str, demo: Any
 ) -> None:
@@ -380,6 +381,7 @@ def test_every_page_shows_a_really_trained_sweep(page: Page, tmp_path: Path) -> 
                 expect(page.locator(CHARTS)).not_to_have_count(0, timeout=WAIT_MS)
 
 
+@pytest.mark.slow
 def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) -> None:
     digest = demo.trial("finished", "none", 32).digest
     page.goto(f"{address}/run?run={digest}&view=Balance")
@@ -401,6 +403,7 @@ def test_runs_of_different_sizes_are_compared(page: Page, address: str, demo: An
     _charts(page, 2 + 1 + 3 + 2)
 
 
+@pytest.mark.slow
 def test_charts_have_descriptions_for_screen_readers(page: Page, address: str, demo: Any) -> None:
     digest = demo.trial("finished", "none", 32).digest
     page.goto(f"{address}/run?run={digest}")
@@ -434,6 +437,7 @@ def test_chart_can_be_exported_and_its_metric_looked_up(
     expect(page.get_by_text("All metrics")).to_be_visible(timeout=WAIT_MS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", DARK)])
 def test_page_and_charts_follow_the_theme(
     page: Page, address: str, demo: Any, scheme: Any, ground: str
@@ -502,6 +506,7 @@ def _add_steps(folder: Path, first: int, last: int) -> None:
     sink.close()
 
 
+@pytest.mark.slow
 def test_attached_run_grows_on_the_page_without_a_reload(
     page: Page, address: str, home: Path
 ) -> None:

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 EXAMPLES = Path(__file__).parents[2] / "infra" / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tokens", "told"),
     [("loop", 8 * 64, 1), pytest.param("trainer", 2 * 8 * 64, 5, marks=pytest.mark.slow)],

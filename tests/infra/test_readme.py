@@ -92,6 +92,7 @@ def test_the_loop_with_a_rule_balances_its_router() -> None:
     assert 1 < float(found[1]) < 1.3
 
 
+@pytest.mark.slow
 def test_the_four_steps_add_a_rule_that_passes_the_conformance_suite(tmp_path: Path) -> None:
     steps = section("workers/README.md", "Add a rule in four steps")
     entry, code = code_blocks(steps, "python")

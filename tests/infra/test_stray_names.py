@@ -123,6 +123,7 @@ def test_a_trial_trains_here_and_in_a_group(workers: int, folder: Path) -> None:
     assert trial["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_the_dashboard_is_evenloads(folder: Path) -> None:
     port = next_free_port(8700)
     with subprocess.Popen(

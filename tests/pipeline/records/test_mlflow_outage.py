@@ -83,6 +83,7 @@ def test_probe_tells_why_a_server_does_not_answer(settings: Settings) -> None:
     assert "Max retries exceeded" in str(probe(away))
 
 
+@pytest.mark.slow
 def test_points_of_an_outage_arrive_after_it_and_none_twice(
     server: Server, tmp_path: Path, identity: Identity, record: Record
 ) -> None:

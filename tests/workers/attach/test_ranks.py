@@ -21,6 +21,9 @@ from tests.workers.attach.rank_process import PIECES, STEPS, attach, batch, stac
 TOP_K, LAYERS, RANKS = 2, 2, (0, 1)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes found, all cases in one start of them."""

@@ -212,6 +212,7 @@ def test_nothing_of_the_record_is_imported_without_a_name() -> None:
     assert found.stdout.splitlines() == ["[]", "['pyarrow']"]
 
 
+@pytest.mark.slow
 def test_process_that_ends_without_detach_leaves_a_whole_record_and_its_scores(
     tmp_path: Path,
 ) -> None:

@@ -116,6 +116,7 @@ def _refuses_what_has_changed(here: Any, folder: Path, digest: str) -> None:
     assert not (folder / "later").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_host_trained_comes_from_the_mirror(
     here: Any, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ PAUSED_FOR = {
 }
 
 
+@pytest.mark.slow
 def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     evenload: Any, sweep: Sweep, tmp_path: Path
 ) -> None:

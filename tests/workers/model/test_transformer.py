@@ -228,6 +228,7 @@ def test_the_loss_falls_in_twenty_steps(spec_of: Model, gate: str, autocast: boo
 
 
 # torch's own warning: its tracer makes an instance of each autograd function.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 1e-2)])
 def test_the_torch_path_is_one_graph(

@@ -66,6 +66,7 @@ def test_a_compiled_step_in_float32_gives_the_figures_of_a_plain_one(
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_shape_is_compiled_once(make_spec: MakeSpec) -> None:
     """This includes a ninth shape, after which torch by default compiles no more."""
     backend = CountingBackend()
