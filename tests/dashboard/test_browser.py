@@ -176,6 +176,7 @@ def test_navigation_opens_every_page(page: Page, address: str) -> None:
         _settled(page, title)
 
 
+@pytest.mark.slow
 def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
     _settled(page, "search")
@@ -194,6 +195,7 @@ def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: 
     expect(page.get_by_text("FloatingPointError: step 141").first).to_be_visible(timeout=WAIT_MS)
 
 
+@pytest.mark.slow
 def test_sweep_that_was_chosen_stays_from_page_to_page(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweeps")
     _settled(page, "Sweeps")
@@ -396,6 +398,7 @@ def test_address_of_a_view_can_be_shared(page: Page, address: str, demo: Any) ->
     _charts(page, 6)
 
 
+@pytest.mark.slow
 def test_runs_of_different_sizes_are_compared(page: Page, address: str, demo: Any) -> None:
     runs = [demo.trial("finished", "sign 0.01", experts).digest for experts in (8, 16, 32)]
     page.goto(f"{address}/compare?runs={','.join(runs)}")
@@ -416,6 +419,7 @@ def test_charts_have_descriptions_for_screen_readers(page: Page, address: str, d
     assert unnamed == []
 
 
+@pytest.mark.slow
 def test_chart_can_be_exported_and_its_metric_looked_up(
     page: Page, address: str, demo: Any
 ) -> None:

@@ -146,6 +146,7 @@ def _opened(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_trials_of_an_older_version_open_in_every_reader(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

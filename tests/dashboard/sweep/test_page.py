@@ -191,6 +191,7 @@ def test_unknown_view_is_said_and_the_first_is_shown(open_page: Open, demo: Any)
     assert page.title[0].value == "step-size-by-experts"
 
 
+@pytest.mark.slow
 def test_losses_have_the_chosen_unit_in_every_view(open_page: Open, drawn: Any, demo: Any) -> None:
     for view, key in [
         ("Answer", "board-loss"),

@@ -238,6 +238,7 @@ def test_the_time_of_a_point_is_that_of_the_training(
     assert [metric.timestamp - start for metric in history] == [5000, 10_000]
 
 
+@pytest.mark.slow
 def test_two_processes_can_prepare_an_empty_home_at_once(tmp_path: Path) -> None:
     context = get_context("spawn")
     home = tmp_path / "home"
