@@ -267,6 +267,7 @@ def test_zoom_is_in_the_address_and_outlives_new_steps(
     page.wait_for_url(lambda url: "zoom-loss" not in url, timeout=WAIT_MS)
 
 
+@pytest.mark.slow
 def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['running']}")
     _settled(page, "schedules")

@@ -94,6 +94,7 @@ def test_every_command_helps(folder: Path) -> None:
     assert help_of_all.count("Usage: evenload") == len(COMMANDS)
 
 
+@pytest.mark.slow
 def test_commands_that_need_no_cluster_run(folder: Path) -> None:
     checks = json.loads(run(folder, EVENLOAD, "doctor", "--json"))["checks"]
     assert all(check["usable"] for check in checks if check["required"])

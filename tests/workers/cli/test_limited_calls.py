@@ -24,6 +24,7 @@ def allocate(gib: int) -> int:
     return np.ones(gib * 2**27).nbytes
 
 
+@pytest.mark.slow
 def test_limits_and_deaths_end_a_call_and_the_next_one_is_answered() -> None:
     calls = LimitedCalls(Settings(prepare_gib=1.0, prepare_seconds=60.0))
     assert answer(calls, max, 1, 2) == 2
