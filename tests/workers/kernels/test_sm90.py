@@ -29,6 +29,7 @@ SHARED_MEMORY_BYTES = 232_448  # limit of a block on Hopper
 WIDTH, HIDDEN, EXPERTS = 2048, 1408, 2
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(interpreting(), reason="the interpreter compiles nothing"),
     pytest.mark.skipif(not (TOOLS / "ptxas").exists(), reason="this build of Triton has no ptxas"),
 ]
