@@ -186,6 +186,7 @@ def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: 
         _charts(page, charts)
     _choose(page, "Runs")
     _settled(page, "search")
+    _charts(page, 2)
     _click_row(page, 55)
     page.wait_for_url("**/run?run=*")
     page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Runs")
