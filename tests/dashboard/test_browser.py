@@ -296,22 +296,6 @@ def test_sweep_is_steered_and_another_one_started(page: Page, address: str, demo
     expect(page.get_by_text("not listed yet")).to_be_visible(timeout=WAIT_MS)
 
 
-@pytest.mark.slow
-def test_simulation_runs_from_the_page(page: Page, address: str) -> None:
-    page.goto(f"{address}/theory")
-    _settled(page, "Theory")
-    for name in ("Experts", "Tokens per step", "Steps"):
-        page.get_by_role("slider", name=name).press("Home")
-    page.get_by_label("Top-k").fill("2")
-    page.get_by_role("button", name="Run the simulation").click()
-    page.wait_for_url("**/theory?simulation=*", timeout=WAIT_MS)
-    expect(page.get_by_text("Most even rule")).to_be_visible(timeout=2 * WAIT_MS)
-    _settled(page, "Theory")
-    _charts(page, 4)
-    chosen = page.get_by_role("combobox", name="Simulation")
-    expect(chosen).to_have_value(re.compile("8 experts, top-2, 50 steps"))
-
-
 def test_cost_follows_the_plan_in_the_address(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/cost?sweep={demo.ids['finished']}&ranks=4&hours=2000")
     _settled(page, "Cost of imbalance")

@@ -34,7 +34,7 @@ def simulate(
         Literal["theory"] | None, typer.Option(help="also check the statements of the theory")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="folder for history.parquet with every step")
+        Path | None, typer.Option("--out", help="folder for result.json and history.parquet")
     ] = None,
     home: HomeOption = None,
 ) -> None:
@@ -51,8 +51,8 @@ def simulate(
     with progress_bars(log, transient=True) as bar:
         result = run_simulation(spec, _shown_on(bar), theory=check == "theory")
     if out_folder is not None:
-        result.write_parquet(out_folder / "history.parquet")
-        log.print(f"every step of every seed: {out_folder / 'history.parquet'}")
+        result.write(out_folder)
+        log.print(f"result.json, and every step of every seed in {out_folder / 'history.parquet'}")
     if as_json:
         print_json(result.to_dict())
     else:

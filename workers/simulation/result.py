@@ -3,6 +3,7 @@
 Letters: S seeds, N steps.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,11 +125,15 @@ class SimulationResult:
             "theory": [finding.to_dict() for finding in self.findings],
         }
 
-    def write_parquet(self, path: Path) -> None:
-        """The whole history: one row per stream, rule, seed and step."""
+    def write(self, folder: Path) -> None:
+        """Writes `to_dict` to result.json, and history.parquet: a row per stream, rule, seed, step.
+
+        The page Theory shows such folders below `<home>/simulations`.
+        """
         tables = [_history(run) for run in self.runs]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables(tables), folder / "history.parquet", compression="zstd")
+        (folder / "result.json").write_text(json.dumps(self.to_dict()))
 
 
 def steps_until(max_vio_NS: NDArray[np.float32], limit: float) -> int | None:

@@ -87,7 +87,7 @@ def test_results_go_to_json_and_parquet(tmp_path: Path) -> None:
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert len(content["rows"]) == 10
     assert SimulationSpec.model_validate(content["spec"]) == spec()
-    result.write_parquet(tmp_path / "out" / "history.parquet")
+    result.write(tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "history.parquet")
     assert table.num_rows == 2 * 5 * 50 * 2
     last = table.to_pylist()[0]
