@@ -40,6 +40,12 @@ def for_markdown(text: str) -> str:
     return "".join(part if place % 2 else _escaped(part) for place, part in enumerate(parts))
 
 
+def for_chat(text: str) -> str:
+    """Text in which a chat finds no mention and no link, by the rules of Slack's webhooks."""
+    plain = for_terminal(text)
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def for_spreadsheet(cell: Any) -> Any:
     """A cell that no spreadsheet takes for a formula or for two rows. Numbers stay as they are."""
     if not isinstance(cell, str):

@@ -11,7 +11,13 @@ from copy import copy
 from typing import TextIO
 from urllib.parse import quote, quote_plus, unquote
 
-from evenload.pipeline.addresses import HIDDEN, SHORTEST, is_unclear, secrets_of
+from evenload.pipeline.addresses import (
+    HIDDEN,
+    SHORTEST,
+    SHORTEST_TOKEN,
+    is_unclear,
+    secrets_of,
+)
 from evenload.pipeline.escaping import for_log, for_terminal
 from evenload.pipeline.settings import Settings
 
@@ -36,6 +42,12 @@ def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
             found.add(value)
         elif "://" in value:
             urls.add(value)
+    webhooks = {environment.get("EVENLOAD_ALERT_URL", "")}
+    if settings.alert_url is not None:
+        webhooks.add(settings.alert_url.get_secret_value())
+    for webhook in webhooks - {""}:  # who knows its path can write to it
+        path = webhook.partition("://")[2].partition("/")[2]
+        found |= {webhook, path} if len(path) >= SHORTEST_TOKEN else {webhook}
     for url in urls - {None, ""}:
         found |= secrets_of(str(url))
     return _spelled(found)

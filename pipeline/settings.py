@@ -20,7 +20,11 @@ from evenload.pipeline.errors import SpecError
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="EVENLOAD_", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+        env_prefix="EVENLOAD_",
+        env_ignore_empty=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Path(".evenload")
@@ -72,6 +76,8 @@ class Settings(BaseSettings):
     """Mail addresses, separated by commas, that may use the controls after a login; empty: all."""
     allowed_hosts: str = ""
     """Names, separated by commas, by which browsers reach dashboard and MLflow beside localhost."""
+    alert_url: SecretStr | None = None
+    """Webhook to which `evenload serve` and `sweep run` send alarms; it is kept like a password."""
     tiles_file: Path | None = None
     """Tile sizes of the Triton kernels, as `evenload tune` saves them; null: the built-in table."""
 
@@ -85,6 +91,13 @@ class Settings(BaseSettings):
                 f"it to at most {lease / 2:g}, or lease_seconds to at least {2 * heartbeat:g}"
             )
         return heartbeat
+
+    @field_validator("alert_url")
+    @classmethod
+    def _is_web_address(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"https?://[^/\s?#]+\S*$", url.get_secret_value()):
+            raise ValueError("must be an address that begins with https:// or http://")
+        return url
 
     @property
     def root(self) -> Path:

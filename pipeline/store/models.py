@@ -139,7 +139,7 @@ class PresenceRow(Base):
 
 
 class Deed(Base):
-    """One row per verb that somebody used. It stays when its sweep is deleted."""
+    """One row per verb that somebody used or alarm that was sent. Deleting its sweep keeps it."""
 
     __tablename__ = "deed"
 

@@ -30,6 +30,7 @@ from evenload.pipeline.store import (
     submission,
     verbs,
 )
+from evenload.pipeline.store.deeds import note_alarm, told
 from evenload.pipeline.store.deeds import read as read_deeds
 from evenload.pipeline.store.engine import WRITES, open_engine
 from evenload.pipeline.store.models import Sweep, Trial
@@ -133,6 +134,11 @@ class SweepStore:
     fail = _method(leases.fail, writes=True)
     end_unwanted = _method(conditions.end_unwanted, writes=True)
     finish_sweep = _method(verbs.finished, writes=True)
+
+    # What alarms do
+
+    told = _method(told)
+    note_alarm = _method(note_alarm, writes=True)
 
     # What MLflow's projection does
 

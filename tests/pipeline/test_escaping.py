@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from evenload.dashboard.exports import FORMATS
-from evenload.pipeline.escaping import for_log, for_markdown
+from evenload.pipeline.escaping import for_chat, for_log, for_markdown
 from evenload.pipeline.exporter import progress
 from evenload.pipeline.redaction import RedactingFormatter
 from evenload.pipeline.report.html_page import html_page
@@ -141,3 +141,9 @@ def test_labels_of_prometheus_hold_the_text_on_one_line() -> None:
         one.labels["trial"]: one.labels["rule"] for family in families for one in family.samples
     }
     assert rules == {f"t{n}": for_log(text) for n, text in enumerate(TEXTS)}
+
+
+def test_a_chat_finds_neither_mentions_nor_links() -> None:
+    assert for_chat("<!channel> & <http://evil|here>\x07") == (
+        "&lt;!channel&gt; &amp; &lt;http://evil|here&gt;\N{REPLACEMENT CHARACTER}"
+    )

@@ -49,6 +49,7 @@ def serve(
     """
     require(*WORKERS)
     # With torch, Ray and MLflow, which --help need not wait for.
+    from evenload.pipeline.sweep.alarming import alarming
     from evenload.pipeline.sweep.projection import projecting
     from evenload.workers.cli.admission import Admission, cap_priorities
     from evenload.workers.cli.coordinator_process import Cluster, CoordinatorProcess
@@ -70,6 +71,7 @@ def serve(
     logger.info("serving the sweeps in %s", shown_address(settings.store_url))
     with (
         projecting(store, settings),
+        alarming(store, settings),
         CoordinatorProcess(settings, cluster, health_file) as coordinator,
     ):
         while not stop.wait(POLL_SECONDS):

@@ -10,6 +10,7 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptState, SweepState
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep.alarming import alarming
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
 from evenload.pipeline.sweep.policies import SweepPolicies
@@ -73,7 +74,7 @@ def run_sweep(
     check_goes_on(store, settings, sweep_id)
     spec = SweepSpec.trusted(store.sweep(sweep_id).spec)  # with the seeds of extensions
     rows = store.trials(sweep_id)
-    with projecting(store, settings) as projection:
+    with projecting(store, settings) as projection, alarming(store, settings):
         if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
             with SweepProgress(log) as progress:
                 executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)

@@ -175,7 +175,7 @@ def test_a_killed_rank_is_a_lost_attempt_and_the_retry_resumes_from_its_checkpoi
 def test_a_group_releases_its_trial_on_request_and_fails_like_one_worker(
     store: SweepStore, executor: RayExecutor, settings: Settings, add_sweep: Callable[..., str]
 ) -> None:
-    sweep_id = add_sweep([1e30, 1e-3], axis="train.learning_rate", workers=2, steps=600)
+    sweep_id = add_sweep([1e18, 1e-3], axis="train.learning_rate", workers=2, steps=600)
     coordinator: Coordinator
 
     def stop(trials: Sequence[TrialRecord]) -> None:

@@ -64,7 +64,7 @@ def log_of(settings: Settings, digest: str, attempt: str) -> str:
 def test_a_sweep_ends_with_its_trials_complete_and_the_one_that_raises_failed(
     store: SweepStore, executor: RayExecutor, add_sweep: Callable[..., str]
 ) -> None:
-    sweep_id = add_sweep([3e-3, 1e-3, 2e-3, 1e30], axis="train.learning_rate")
+    sweep_id = add_sweep([3e-3, 1e-3, 2e-3, 1e18], axis="train.learning_rate")
     assert run(store, executor, sweep_id)
     *good, bad = store.trials(sweep_id)
     assert [trial.state for trial in good] == [TrialState.COMPLETED] * 3
