@@ -10,14 +10,16 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 
 OBJECT_STORE_BYTES = 100 * 2**20  # small, because results use the store and files; Ray needs 75 MiB
 JOIN_SECONDS = 60.0
+STARTS = 3  # a busy machine misses the 30 seconds that Ray gives its node
 NODE_HEALTH = "http://127.0.0.1:52365/api/local_raylet_healthz"
 QUIET = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
 
@@ -27,7 +29,7 @@ def connect(address: str | None) -> bool:
 
     If this process is already connected to a cluster, nothing changes.
 
-    Raises:   ConnectionError: nothing answers at `address`
+    Raises:   ConnectionError: nothing answers at `address`, or Ray did not start here
     """
     if ray.is_initialized():
         return False
@@ -49,9 +51,30 @@ def _start_private() -> None:
     everywhere = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # its servers listen on 127.0.0.1 only
     try:
-        ray.init("local", object_store_memory=OBJECT_STORE_BYTES, _temp_dir=f"{folder}/r", **QUIET)
+        for number in range(STARTS):
+            if _starts_in(f"{folder}/{number}"):
+                return
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = everywhere
+    raise ConnectionError(
+        f"Ray did not start on this machine in {STARTS} attempts of 30 seconds each; run the "
+        "command again when the machine has less to do"
+    )
+
+
+def _starts_in(folder: str) -> bool:
+    """Starts Ray. False: the machine was too busy, and nothing of this start is left."""
+    try:
+        ray.init("local", object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **QUIET)
+    except Exception as error:  # Ray raises no narrower class when its own time limit is over
+        if "timed out during startup" not in str(error):
+            raise
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):  # it ended by itself
+                if folder in " ".join(child.cmdline()):
+                    child.kill()
+        return False
+    return True
 
 
 def _remove(folder: str) -> None:

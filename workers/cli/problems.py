@@ -47,6 +47,8 @@ def problem_of(error: Exception) -> tuple[str, int]:
         return missing, 2
     if isinstance(error, MemoryError):
         return "there is not enough memory; use a smaller model, fewer tokens or less data", 1
+    if isinstance(error, ConnectionError) and error.errno is None:
+        return str(error), 1  # raised by evenload, with its remedy
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         cure = REMEDIES.get(error.errno or 0, "check the path, the disk and the permissions")
