@@ -110,6 +110,30 @@ class FindingRow(Result):
     remedy: Text
 
 
+class DifferenceRow(Result):
+    """One setting in two sweeps: the second minus the first. Intervals of a place hold together."""
+
+    label: Text
+    place: Text
+    loss: Estimate
+    """Bits per byte."""
+    log_over_floor: Estimate
+    """Natural logarithm of MaxVio over its floor."""
+    is_paired: bool
+    """Whether the intervals are over the seeds that both sweeps have."""
+
+
+class ComparisonPage(Page[DifferenceRow]):
+    """The settings that both sweeps have in `rows`, and what could not be compared."""
+
+    repeated: list[Text]
+    """Settings whose trials are the same in both sweeps."""
+    only_first: list[Text]
+    only_second: list[Text]
+    left_out: dict[str, Text]
+    """Common setting -> why it cannot be compared."""
+
+
 class Advised(Result):
     seen: dict[str, Any]
     """What was estimated from the recorded scores."""

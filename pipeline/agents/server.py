@@ -126,6 +126,20 @@ class Tools(NamedTuple):
         found = self.client.audit(sweep_id)
         return page_of(found, limit, offset, results.FindingRow.model_validate, note)
 
+    def compare(
+        self, first: SweepId, second: SweepId, limit: Limit = 20, offset: Offset = 0
+    ) -> results.ComparisonPage:
+        """Set two sweeps side by side: the differences of the settings that both have."""
+        found = self.client.compare(first, second)
+        rows = page_of(found.common, limit, offset, results.DifferenceRow.model_validate)
+        return results.ComparisonPage(
+            **rows.model_dump(),
+            repeated=list(found.repeated),
+            only_first=list(found.only_first),
+            only_second=list(found.only_second),
+            left_out={for_agent(name): why for name, why in found.left_out.items()},
+        )
+
     def advise(
         self,
         run: Annotated[str, Field(description="id or name of a recorded run")],
@@ -167,7 +181,7 @@ class Tools(NamedTuple):
         return results.Done(sweep_id=sweep_id, state=state, changed=changed)
 
 
-READERS = ("sweeps", "trials", "settings", "answer", "audit", "advise")
+READERS = ("sweeps", "trials", "settings", "answer", "audit", "compare", "advise")
 VERBS: dict[str, Callable[[SweepStore, str, str | None], int]] = {
     "pause": SweepStore.pause,
     "resume": SweepStore.resume,

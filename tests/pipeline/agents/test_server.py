@@ -115,6 +115,26 @@ def test_sweeps_tables_answer_and_audit_are_typed_and_in_pages(home: tuple[Path,
     json.dumps([sweeps, trials, settings, answer, audit], allow_nan=False)
 
 
+def test_two_sweeps_are_compared_with_what_only_one_has(home: tuple[Path, str]) -> None:
+    folder, first = home
+    with_fewer = SWEEP["axes"] | {"balancer": [{"kind": "none"}, {"kind": "sign"}]}
+    spec = SweepSpec.model_validate(SWEEP | {"name": "again", "axes": with_fewer})
+    store = Client(folder).store
+    trials = [(f"{number + 100:016x}", trial) for number, trial in enumerate(spec.expand())]
+    second = store.add_sweep(spec, trials)
+    for number, (digest, _) in enumerate(trials):
+        loss = 2.4 + 0.001 * (number % 3) + 0.01 * (number // 3)
+        finish(store, digest, {"val_bits_per_byte": loss, "max_vio": 0.5, "max_vio_floor": 0.1})
+    (found,) = call(folder, ("compare", {"first": first, "second": second}))
+    assert [row["label"] for row in found["rows"]] == ["none", "sign 0.001"]
+    assert all(row["is_paired"] for row in found["rows"])
+    assert [row["loss"]["mean"] for row in found["rows"]] == pytest.approx([-0.1, -0.1])
+    assert [name.partition(",")[0] for name in found["only_first"]] == ["self_tuned"]
+    assert found["only_second"] == []
+    (problem,) = call(folder, ("compare", {"first": first, "second": "nope"}))
+    assert "'nope'" in problem
+
+
 def test_every_tool_tells_its_arguments_its_result_and_whether_it_writes(
     home: tuple[Path, str],
 ) -> None:
