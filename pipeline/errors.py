@@ -33,6 +33,10 @@ class CannotRun(SpecError):
     """A trial that the cluster could not run even if nothing else ran. Its sweep is paused."""
 
 
+class DeviceBusy(SpecError):
+    """A trial that fits on the GPU only when other programs leave it. It can be tried again."""
+
+
 class StoreUnavailable(SpecError):
     """The database does not answer. Callers that can wait try again."""
 

@@ -23,11 +23,9 @@ def misfit(spec: TrialSpec, available_bytes: int) -> str | None:
     needed = memory_bytes(spec)
     if needed <= available_bytes:
         return None
-    has = "the GPU has" if spec.runtime.device == "cuda" else "the host has"
-    return (
-        f"needs about {_gib(needed)} of memory, {has} {_gib(available_bytes)}; "
-        f"{_remedy(spec, available_bytes)}"
-    )
+    room = _gib(available_bytes)
+    has = f"the GPU has {room} free" if spec.runtime.device == "cuda" else f"the host has {room}"
+    return f"needs about {_gib(needed)} of memory, {has}; {_remedy(spec, available_bytes)}"
 
 
 def _remedy(spec: TrialSpec, available_bytes: int) -> str:

@@ -181,8 +181,10 @@ class TrainSpec(Frozen):
     """Decay rate of AdamW's second moment."""
     grad_clip: PositiveFloat = 1.0
     """Largest norm of the gradient; a longer one is scaled down to it."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; weights and routers stay in float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; weights, routers and the residual stream stay in float32.
+    auto: bfloat16 for evenload's own model on a GPU, where float32 is slow, else float32. Resolved
+    once and stored with the trial."""
     recompute: bool = False
     """Whether activations are computed again in the backward pass, to save memory."""
     compile: bool = False

@@ -16,6 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from evenload.pipeline.errors import (
+    DeviceBusy,
     LeaseLost,
     MirrorUnavailable,
     PeerLost,
@@ -171,7 +172,9 @@ class Actor(ABC):
                 logger.warning("released: %s", reason)
             except Exception as reason:  # noqa: BLE001  any error of a trial is its failure
                 error = redacted(traceback.format_exc(), secrets(self._settings))
-                may_pass = not isinstance(reason, LASTING) or isinstance(reason, StoreUnavailable)
+                may_pass = not isinstance(reason, LASTING) or isinstance(
+                    reason, StoreUnavailable | DeviceBusy
+                )
                 verdict = Verdict(TrialState.FAILED, {}, error=error, may_pass=may_pass)
                 logger.error("failed\n%s", error)
             state = retry_while_away(lambda: self._write(claim, verdict), StoreUnavailable)

@@ -3,18 +3,19 @@
 import os
 from collections.abc import Iterable
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import DeviceBusy, SpecError
 from evenload.pipeline.figures.memory import memory_bytes, misfit
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.host_memory import host_bytes
 
 
 def available_bytes(device: str) -> int:
-    """Total memory of the GPU, or of the host or container."""
+    """Memory of the GPU that no other program has, or total memory of the host or container."""
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[1])
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by torch, unused
+        return int(torch.cuda.mem_get_info()[0]) + kept
     return host_bytes()
 
 
@@ -28,9 +29,18 @@ def misfit_here(spec: TrialSpec) -> str | None:
 
 
 def check_memory(spec: TrialSpec) -> None:
-    """Raises: SpecError: the resolved trial does not fit here"""
+    """Raises: SpecError: the resolved trial does not fit here; DeviceBusy: it would fit alone"""
     if problem := misfit_here(spec):
-        raise SpecError(problem)
+        raise (DeviceBusy if _fits_alone(spec) else SpecError)(problem)
+
+
+def _fits_alone(spec: TrialSpec) -> bool:
+    """Whether the GPU would be large enough for the trial without other programs."""
+    if spec.runtime.device == "cpu":
+        return False
+    import torch
+
+    return misfit(spec, int(torch.cuda.mem_get_info()[1])) is None
 
 
 def slots_in_memory(trials: Iterable[TrialSpec]) -> int | None:

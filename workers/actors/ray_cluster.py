@@ -152,6 +152,15 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
+def has_gpus(address: str) -> bool:
+    """Whether a node of the cluster has a GPU now.  Raises: ConnectionError: nothing answers"""
+    is_ours = connect(address)
+    found = ray.cluster_resources().get("GPU", 0) > 0
+    if is_ours:
+        ray.shutdown()
+    return found
+
+
 def probe_ray(address: str) -> tuple[bool, str]:
     """Whether the cluster can be used, and a description of its resources."""
     try:

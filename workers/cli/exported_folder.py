@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.records import provenance
 from evenload.pipeline.records.mirror import readable_dir
@@ -37,7 +35,7 @@ def export_trial(digest: str, folder: Path, settings: Settings) -> dict[str, Any
     spec.own_model  # noqa: B018  raises for other models
     _check_rule(spec)
     path = _checkpoint(settings, trial)
-    saved = checkpoint.load(path, torch.device("cpu"))
+    saved = checkpoint.mapped(path)
     attempts = provenance.read(readable_dir(settings, digest))
     trained = Trained(digest, spec, saved.step, trial.result, attempts)
     tokenizer = _tokenizer(spec, settings, attempts)

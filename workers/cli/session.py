@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,10 +104,23 @@ def checked_trials(
 
     proposed = propose(spec)
     trials = checked(proposed, settings, has_cuda)
-    asked = {trial.runtime.device for trial in proposed}
-    if "auto" in asked and "cuda" not in {trial.runtime.device for trial in trials}:
-        log.print("no CUDA device: `device: auto` means the CPU", style="dim")
+    for note in _notes(proposed, trials):
+        log.print(note, style="dim", soft_wrap=True)
     return trials
+
+
+def _notes(proposed: Sequence[TrialSpec], trials: Sequence[TrialSpec]) -> Iterator[str]:
+    """What `auto` means for these trials, and what is slow where they run."""
+    on_gpu = {trial.train.precision for trial in trials if trial.runtime.device == "cuda"}
+    if not on_gpu and any(trial.runtime.device == "auto" for trial in proposed):
+        yield "no CUDA device: `device: auto` means the CPU"
+    if "bfloat16" in on_gpu and any(trial.train.precision == "auto" for trial in proposed):
+        yield "`precision: auto` means bfloat16 on the GPU; routers and sums stay in float32"
+    if "float32" in on_gpu:
+        yield (
+            "warning: `precision: float32` is slow on a GPU, which has fast products of experts "
+            "in bfloat16 alone; use auto or bfloat16"
+        )
 
 
 def sweep_document(

@@ -17,6 +17,7 @@ from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.projection import Projection, projecting
 from evenload.workers.actors.attempt_log import log_path
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
+from evenload.workers.actors.ray_cluster import has_gpus
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
@@ -66,7 +67,8 @@ def run_sweep(
               typer.Exit(1): the run was stopped, paused or cancelled before the end
     """
     with log.status("reading the corpus"):
-        trials = initial_trials(spec, settings)
+        has_cuda = _has_cuda(address, settings)
+        trials = initial_trials(spec, settings, has_cuda)
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings, create=True)
@@ -78,7 +80,9 @@ def run_sweep(
         if not all(row.state.is_final for row in rows) or next_trials(spec, rows, room=1).trials:
             with SweepProgress(log) as progress:
                 executor = RayExecutor(settings, default_sinks, train_slots=slots, address=address)
-                policies = SweepPolicies(store, lambda _, trials: identify(trials, settings))
+                policies = SweepPolicies(
+                    store, lambda _, trials: identify(trials, settings, has_cuda)
+                )
                 coordinator = Coordinator(
                     store, executor, observer=progress.show, policies=policies
                 )
@@ -96,6 +100,13 @@ def say_what_is_missing(projection: Projection) -> None:
     if projection.problem is not None:
         remedy = "the next `evenload sweep run` or `evenload serve` in this home delivers the rest"
         log.print(f"{projection.problem}; {remedy}", soft_wrap=True)
+
+
+def _has_cuda(address: str | None, settings: Settings) -> bool | None:
+    """Whether the workers have GPUs, which this host may lack; None: they run here."""
+    if address is None:
+        return None
+    return settings.cluster_gpus is not None or has_gpus(address)
 
 
 def _slots_here(trials: Sequence[TrialSpec], slots: int | None) -> int | None:

@@ -54,7 +54,7 @@ def route_kernel(
     scale,
     smallest,
     per_octave,
-    K: tl.constexpr,
+    K,
     SOFTMAX: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BINS: tl.constexpr,
@@ -76,7 +76,8 @@ def route_kernel(
     expert_BK = tl.zeros((BLOCK, CHOICES), tl.int32)
     weight_BK = tl.zeros((BLOCK, CHOICES), tl.float32)
     last_in = tl.zeros((BLOCK,), tl.float32)
-    for k in tl.static_range(K):
+    # Not unrolled: 64 choices in a row compile for four minutes and spill.
+    for k in range(K):
         last_in = tl.max(tl.where(free, biased, -float("inf")), axis=1)
         # The largest value, then the lowest number: tl.argmax costs several times more.
         best = free & (biased == last_in[:, None])
@@ -103,9 +104,15 @@ def route_kernel(
         # chosen the margin is infinite, so clamp before the cast.
         octave = tl.log2(tl.maximum(tl.abs(margin) / smallest, 0.5)) * per_octave
         bin = tl.minimum(tl.maximum(tl.floor(octave) + 1, 0.0), BINS - 1.0).to(tl.int32)
-        cell = (2 * expert[None, :] + (margin <= 0).to(tl.int32)) * BINS + bin
-        # A sum of integers does not depend on the order.
-        tl.atomic_add(margin_E2B + cell, 1, mask=real, sem="relaxed")
+        # Sums of a block first: nearly all margins of an expert fall into few cells.
+        cell = tl.where(real, 2 * bin + (margin <= 0).to(tl.int32), 2 * BINS)
+        first = tl.min(tl.min(cell, axis=1), axis=0)
+        last = tl.max(tl.max(tl.where(real, cell, 0), axis=1), axis=0)
+        for each in range(first, last + 1):
+            count = tl.sum((cell == each).to(tl.int32), axis=0)
+            at_E = (2 * expert + each % 2) * BINS + each // 2
+            # A sum of integers does not depend on the order.
+            tl.atomic_add(margin_E2B + at_E, count, mask=count > 0, sem="relaxed")
 
 
 @triton.jit
@@ -118,7 +125,7 @@ def route_backward_kernel(
     T,
     E,
     scale,
-    K: tl.constexpr,
+    K,
     SOFTMAX: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -133,7 +140,7 @@ def route_backward_kernel(
     grad_chosen = tl.zeros((BLOCK, EXPERTS), tl.float32)
     chosen = tl.zeros((BLOCK, EXPERTS), tl.float32)
     if grad_weight_TK is not None:
-        for k in tl.static_range(K):
+        for k in range(K):
             assignment = token * K + k
             winner = tl.load(expert_TK + assignment, mask=token < T, other=-1)
             hit = expert[None, :] == winner[:, None]
@@ -196,7 +203,7 @@ def _route(
         route_scale,
         smallest,
         per_octave,
-        K=top_k,
+        top_k,
         SOFTMAX=softmax,
         RENORMALISE=renormalise,
         BINS=num_bins,
@@ -246,7 +253,7 @@ def _route_backward(
         tokens,
         experts,
         route_scale,
-        K=expert_TK.shape[1],
+        expert_TK.shape[1],
         SOFTMAX=softmax,
         RENORMALISE=renormalise,
         BLOCK=block,

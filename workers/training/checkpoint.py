@@ -50,7 +50,8 @@ def restore(
     torch.set_rng_state(checkpoint.cpu_rng.cpu())
     if checkpoint.cuda_rng:
         torch.cuda.set_rng_state_all([state.cpu() for state in checkpoint.cuda_rng])
-    return type(balancer_state)(**checkpoint.balancer)
+    device = balancer_state.bias_LE.device
+    return type(balancer_state)(**{k: v.to(device) for k, v in checkpoint.balancer.items()})
 
 
 def save(directory: Path, checkpoint: Checkpoint, fence: Fence = OPEN) -> Path:
@@ -91,8 +92,9 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def load(path: Path, device: torch.device) -> Checkpoint:
-    return Checkpoint(**torch.load(path, map_location=device, weights_only=True))
+def load(path: Path) -> Checkpoint:
+    """A checkpoint on the CPU. `restore` puts each tensor where it belongs, and none twice."""
+    return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
 
 
 def mapped(path: Path) -> Checkpoint:

@@ -47,9 +47,14 @@ def resolve(spec: TrialSpec, has_cuda: bool | None = None) -> TrialSpec:
         device = "cuda" if cuda else "cpu"
     backend = resolve_backend(spec.runtime.backend, device)
     runtime = spec.runtime.model_copy(update={"device": device, "backend": backend})
-    resolved = spec.model_copy(update={"runtime": runtime})
+    train = spec.train
+    if train.precision == "auto":
+        # Another model's routers and residual stream might not stay in float32.
+        low = device == "cuda" and isinstance(spec.model, ModelSpec)
+        train = train.model_copy(update={"precision": "bfloat16" if low else "float32"})
+    resolved = spec.model_copy(update={"runtime": runtime, "train": train})
     if isinstance(spec.model, ModelSpec):
-        number_bytes = 2 if spec.train.precision == "bfloat16" else 4
+        number_bytes = 2 if train.precision == "bfloat16" else 4
         check_widths(backend, spec.model.d_model, spec.model.d_expert, number_bytes)
     else:
         resolved = _with_other_model(resolved)

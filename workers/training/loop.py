@@ -139,7 +139,7 @@ class Trainer:
         path = checkpoint.newest(self._directory)
         if path is None:
             return 0, assembly.state
-        saved = checkpoint.load(path, assembly.device)
+        saved = checkpoint.load(path)
         trainee = assembly.trainee
         state = checkpoint.restore(saved, trainee.model, trainee.optimizer, assembly.state)
         return saved.step, state

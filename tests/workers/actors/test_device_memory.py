@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import DeviceBusy, SpecError
 from evenload.pipeline.figures.memory import memory_bytes
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers import host_memory
@@ -74,3 +74,19 @@ def test_every_worker_of_a_group_needs_its_memory(
     problem = misfit_here(SPEC.model_copy(update={"runtime": runtime}))
     assert problem is not None
     assert "for each of its 4 workers" in problem
+
+
+@pytest.mark.parametrize(("free", "total", "error"), [(1, 80, DeviceBusy), (1, 1, SpecError)])
+def test_memory_that_others_have_on_the_gpu_is_not_available(
+    free: int, total: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = {"model": {"preset": "small"}, "runtime": {"device": "cuda", "backend": "torch"}}
+    spec = TrialSpec.model_validate(SPEC.model_dump(mode="json") | large)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (80 * 2**30, 80 * 2**30))
+    check_memory(spec)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free * 2**30, total * 2**30))
+    with pytest.raises(error, match=r"the GPU has 1\.0 GiB free") as raised:
+        check_memory(spec)
+    assert raised.type is error
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 79 * 2**30)
+    check_memory(spec)

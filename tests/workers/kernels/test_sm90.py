@@ -198,3 +198,22 @@ def test_routing_and_combining_spill_nothing(
         compiled = compile_for_hopper(launch, tmp_path / "kernel.cubin")
         assert compiled.spilled_bytes == 0, launch.name
         assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
+
+
+def test_the_router_of_many_choices_is_no_longer_than_that_of_few(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations choose up to all experts. Unrolled, 64 choices take four minutes to compile."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for top_k in (8, 64):
+        logit_TE = torch.empty(4096, 64)
+        triton_router._route._init_fn(
+            logit_TE, torch.empty(64), top_k, True, True, 1.0, 55, 2.0**-22, 2
+        )
+    few, many = (
+        compile_for_hopper(launch, tmp_path / "kernel.cubin")
+        for launch in launches
+        if launch.name == "route_kernel"
+    )
+    assert few.spilled_bytes == many.spilled_bytes == 0
+    assert len(many.ptx) < 1.5 * len(few.ptx)

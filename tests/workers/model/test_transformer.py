@@ -167,8 +167,12 @@ def test_bf16_keeps_routing_float32_and_trains(spec_of: Model, token_BS: Tensor,
     model = make_model(spec)
     if how == "cast":
         model.bfloat16()
+    stream: set[torch.dtype] = set()
+    for block in model.expert_blocks:
+        block.register_forward_pre_hook(lambda _, inputs: stream.add(inputs[0].dtype))
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         output = model(token_BS, no_bias(spec))
+    assert stream == {torch.float32 if how == "autocast" else torch.bfloat16}
     loss_of(output, token_BS).backward()
     assert output.logits_BSV.dtype == torch.bfloat16
     for routed in output.routed:

@@ -27,7 +27,7 @@ def captured(assembly: Assembly, step: int) -> checkpoint.Checkpoint:
 
 def test_a_loaded_checkpoint_equals_the_saved_one(assembly: Assembly, tmp_path: Path) -> None:
     saved = captured(assembly, 3)
-    loaded = checkpoint.load(checkpoint.save(tmp_path, saved), torch.device("cpu"))
+    loaded = checkpoint.load(checkpoint.save(tmp_path, saved))
     assert loaded.step == 3
     assert torch.equal(loaded.cpu_rng, saved.cpu_rng)
     assert loaded.balancer["bias_LE"].dtype is torch.float32
@@ -54,7 +54,7 @@ def test_an_interrupted_write_leaves_the_previous_checkpoint(
     with pytest.raises(OSError, match="killed"):
         checkpoint.save(tmp_path, captured(assembly, 9))
     assert checkpoint.newest(tmp_path) == complete
-    assert checkpoint.load(complete, torch.device("cpu")).step == 3
+    assert checkpoint.load(complete).step == 3
 
 
 def test_all_but_the_newest_two_checkpoints_are_deleted(assembly: Assembly, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"step": Evil()}, tmp_path / "step-00000001.pt")
     with pytest.raises(pickle.UnpicklingError):
-        checkpoint.load(tmp_path / "step-00000001.pt", torch.device("cpu"))
+        checkpoint.load(tmp_path / "step-00000001.pt")
 
 
 def test_an_evaluation_reads_no_moments_of_the_optimizer(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_an_evaluation_reads_no_moments_of_the_optimizer(tmp_path: Path) -> None
         return psutil.Process().memory_info().rss - before
 
     assert grown(lambda: checkpoint.mapped(path)) < 2**25
-    assert grown(lambda: checkpoint.load(path, torch.device("cpu"))) > 2**26
+    assert grown(lambda: checkpoint.load(path)) > 2**26

@@ -139,7 +139,7 @@ def test_each_domain_is_scored_on_its_own_documents(
     assert record.detail.by_k is None
 
     assembly = assemble(spec)
-    saved = checkpoint.load(settings.path_of(outcome.checkpoint_uri), torch.device("cpu"))
+    saved = checkpoint.load(settings.path_of(outcome.checkpoint_uri))
     assembly.trainee.model.load_state_dict(saved.model)
     scorer = scorer_of(assembly, saved.balancer["bias_LE"], 4)
     assert isinstance(spec.data, Synthetic)

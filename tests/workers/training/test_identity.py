@@ -76,6 +76,37 @@ def texts(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("asked", "has_cuda", "found"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ],
+)
+def test_the_precision_is_resolved_once(
+    tmp_path: Path, asked: str, has_cuda: bool, found: str
+) -> None:
+    spec = spec_of(tmp_path)
+    train = spec.train.model_copy(update={"precision": asked})
+    runtime = spec.runtime.model_copy(update={"device": "auto"})
+    spec = spec.model_copy(update={"train": train, "runtime": runtime})
+    assert identity.resolve(spec, has_cuda).train.precision == found
+
+
+def test_on_a_cpu_auto_is_the_trial_that_float32_always_was(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    assert spec.train.precision == "auto"
+    before = spec.model_dump(mode="json")
+    before["train"]["precision"] = "float32"
+    one, other = (
+        identity.resolve(trial, has_cuda=False).digest("corpus", "core")
+        for trial in (spec, TrialSpec.model_validate(before))
+    )
+    assert one == other
+
+
 def test_a_sweep_reads_its_corpus_once_and_a_worker_does_not_read_it_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def test_with_constant_rates_an_extended_trial_equals_one_that_always_had_its_le
     assert newest_checkpoint(settings.trial_dir("longer")) == 10
     extended, whole = run_trial(long, digest="longer"), run_trial(long, digest="whole")
     first, second = (
-        checkpoint.load(Path(urlparse(outcome.checkpoint_uri).path), torch.device("cpu"))
+        checkpoint.load(Path(urlparse(outcome.checkpoint_uri).path))
         for outcome in (extended, whole)
     )
     for name, tensor in first.model.items():

@@ -30,7 +30,7 @@ def stop_at(step: int) -> Callable[[Progress], Command]:
 
 def saved(outcome: TrainOutcome) -> checkpoint.Checkpoint:
     path = Path(urlparse(outcome.checkpoint_uri).path)
-    return checkpoint.load(path, torch.device("cpu"))
+    return checkpoint.load(path)
 
 
 @pytest.mark.parametrize(

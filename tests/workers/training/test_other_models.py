@@ -82,7 +82,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert np.array_equal(one.bias_SLE, two.bias_SLE)
     assert np.array_equal(one.scalars["loss"], two.scalars["loss"])
     ends = [
-        checkpoint.load(checkpoint_dir(settings, name) / "step-00000008.pt", torch.device("cpu"))
+        checkpoint.load(checkpoint_dir(settings, name) / "step-00000008.pt")
         for name in ("whole", "parts")
     ]
     assert ends[0].model.keys() == ends[1].model.keys()
@@ -153,9 +153,7 @@ def test_a_frozen_router_stays_and_the_rest_learns(
     spec = trial_of("mixtral", "sign", freeze="router")
     start = assemble(spec).trainee.model.state_dict()
     run_trial(spec)
-    end = checkpoint.load(
-        checkpoint_dir(settings, DIGEST) / "step-00000008.pt", torch.device("cpu")
-    ).model
+    end = checkpoint.load(checkpoint_dir(settings, DIGEST) / "step-00000008.pt").model
     same = {name for name, weight in start.items() if torch.equal(weight, end[name])}
     assert same == {f"module.model.layers.{layer}.mlp.gate.weight" for layer in (0, 1)}
 
@@ -223,9 +221,7 @@ def test_bfloat16_weights_keep_a_float32_bias(
     trial_of: Callable[..., TrialSpec], run_trial: Run, settings: Settings
 ) -> None:
     run_trial(trial_of("deepseek_v3", "sign", dtype="bfloat16"))
-    saved = checkpoint.load(
-        checkpoint_dir(settings, DIGEST) / "step-00000008.pt", torch.device("cpu")
-    )
+    saved = checkpoint.load(checkpoint_dir(settings, DIGEST) / "step-00000008.pt")
     bias_E = saved.model["module.model.layers.1.mlp.gate.e_score_correction_bias"]
     assert bias_E.dtype == torch.float32
     assert saved.model["module.lm_head.weight"].dtype == torch.bfloat16

@@ -102,7 +102,7 @@ def weights_of(home: Path, digest: str) -> dict[str, torch.Tensor]:
     path = checkpoint.newest(checkpoint_dir(Settings(home=home), digest))
     assert path is not None
     assert path.name == f"step-{STEPS:08d}.pt"
-    return checkpoint.load(path, torch.device("cpu")).model
+    return checkpoint.load(path).model
 
 
 @pytest.mark.parametrize("rule", RULES)
