@@ -29,6 +29,17 @@ class SpecError(ValueError):
     """Input that cannot be run. Commands print its message and exit with code 2."""
 
 
+class OtherVersion(SpecError):
+    """A stored sweep would get other trials, because its data or the code is not what it was.
+
+    Args:     trials: how many it has; basis: what the store knows of their data and code
+    """
+
+    def __init__(self, sweep_id: str, trials: int, basis: dict[str, str]) -> None:
+        super().__init__(f"sweep {sweep_id} has {trials} trials on other data or code")
+        self.trials, self.basis = trials, basis
+
+
 class CannotRun(SpecError):
     """A trial that the cluster could not run even if nothing else ran. Its sweep is paused."""
 

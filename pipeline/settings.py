@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 
+DIGEST = re.compile(r"[A-Za-z0-9_-]+")
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
@@ -172,7 +174,7 @@ class Settings(BaseSettings):
 
         Raises:   SpecError: `digest` is not a digest; it might be a path out of the home
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", digest):
+        if not DIGEST.fullmatch(digest):
             remedy = "`evenload sweep status` with --json shows digests"
             raise SpecError(f"digest={digest!r} is not a digest; {remedy}")
         return self.root / "trials" / digest

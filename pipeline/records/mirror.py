@@ -114,6 +114,13 @@ class Mirror:
                 if path.startswith(STATE):
                     (trial_dir / path).unlink(missing_ok=True)
 
+    def digests(self) -> set[str]:
+        """The trials of which something is mirrored."""
+        with self._answering():
+            if not self._files.exists(top := self._path()):
+                return set()
+            return {str(name).rpartition("/")[2] for name in self._files.ls(top, detail=False)}
+
     def delete(self, digest: str) -> None:
         """Removes the mirrored trial."""
         with self._answering():

@@ -1,5 +1,6 @@
 """Conditions over the states of trials and sweeps: which trials wait, may run or are unfinished."""
 
+import re
 from functools import cache
 
 from sqlalchemy import ColumnElement, Connection, Update, case, exists, func, or_, select, update
@@ -110,6 +111,15 @@ def unknown_sweep(sweep_id: str) -> SpecError:
 
 def cancelled(sweep_id: str) -> SpecError:
     return SpecError(f"sweep {sweep_id} was cancelled; run it under another name")
+
+
+def check_is_current(sweep_id: str) -> None:
+    """Raises: SpecError: the id is that of a former version, whose data or code is gone"""
+    if former := re.fullmatch(r"(.*-[0-9a-f]{6})\.v\d+", sweep_id):
+        raise SpecError(
+            f"{sweep_id} is a former version of {former[1]}: it keeps its results, and gets no "
+            f"more; go on with {former[1]}"
+        )
 
 
 def unknown_trial(digest: str) -> SpecError:

@@ -52,6 +52,8 @@ class Sweep(Base):
     note: Mapped[str | None]  # why the program paused the sweep; None if a user did
     resumed_at: Mapped[datetime | None]
     parent_run_id: Mapped[str | None]
+    basis: Mapped[dict[str, Any] | None]  # versions of the data and code of its trials, by name
+    limits: Mapped[dict[str, Any] | None]  # of its time and that of its trials, as in its spec
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
 

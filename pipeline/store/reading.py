@@ -114,6 +114,11 @@ def trial(connection: Connection, digest: str) -> TrialRecord:
     return _trial(row)
 
 
+def digests(connection: Connection) -> set[str]:
+    """All trials that the store knows."""
+    return set(connection.execute(select(Trial.digest)).scalars())
+
+
 def unprojected(
     connection: Connection, since: datetime | None, unended: Collection[str]
 ) -> list[tuple[TrialRecord, str | None]]:

@@ -1,10 +1,12 @@
 """Removes sweeps and the trials that no other sweep lists."""
 
-from sqlalchemy import Connection, delete, exists, select
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, select
 from sqlalchemy.orm import aliased
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.states import SweepState
+from evenload.pipeline.states import SweepState, TrialState
 from evenload.pipeline.store.conditions import HELD, locked_state
 from evenload.pipeline.store.deeds import noted
 from evenload.pipeline.store.models import Attempt, CurveRow, Sweep, SweepTrial, Trial
@@ -48,6 +50,30 @@ def delete_sweep(connection: Connection, sweep_id: str) -> list[str]:
             connection.execute(delete(table).where(table.digest.in_(digests)))
         connection.execute(delete(Sweep).where(Sweep.sweep_id == sweep_id))
         return digests
+
+
+def unlisted(connection: Connection) -> Sequence[Row[str, TrialState, str | None]]:
+    """Trials that no sweep lists, that nobody holds and that no other trial extends."""
+    found = select(Trial.digest, Trial.state, Trial.run_id).where(_is_unlisted())
+    return connection.execute(found.order_by(Trial.digest)).all()
+
+
+def delete_unlisted(connection: Connection, digests: Collection[str]) -> list[str]:
+    """Removes those of these trials that `unlisted` finds; returns their digests."""
+    chosen = select(Trial.digest).where(Trial.digest.in_(digests), _is_unlisted())
+    found = list(connection.execute(chosen.with_for_update()).scalars())
+    for table in (CurveRow, Attempt, Trial):
+        connection.execute(delete(table).where(table.digest.in_(found)))
+    return found
+
+
+def _is_unlisted() -> ColumnElement[bool]:
+    child = aliased(Trial)
+    return and_(
+        ~exists().where(SweepTrial.digest == Trial.digest),
+        ~exists().where(child.extends == Trial.digest),
+        Trial.state.not_in(list(HELD.values())),
+    )
 
 
 def _refuse_parents(connection: Connection, digests: list[str]) -> None:

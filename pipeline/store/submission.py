@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import OtherVersion, SpecError
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, SweepState, TrialState
@@ -40,38 +40,76 @@ def _insert_sweep(connection: Connection, spec: SweepSpec) -> str:
 
 
 def add_sweep(
-    connection: Connection, spec: SweepSpec, trials: Sequence[tuple[str, TrialSpec]]
+    connection: Connection,
+    spec: SweepSpec,
+    trials: Sequence[tuple[str, TrialSpec]],
+    basis: dict[str, str] | None = None,
+    former: str | None = None,
 ) -> str:
     """Stores a sweep and its (digest, trial) pairs; returns its id. Idempotent.
 
     A trial whose digest is stored already is shared, so it is neither trained nor reported twice.
-    If the sweep was stored before with other digests, because its data or the numerical core
-    changed, it lists the new ones instead and runs those that are not finished.
 
+    Args:     basis: versions of what the digests cover beside the specs, by name
+              former: what has changed, if the sweep may get other trials than it has. Those stay
+                      as a sweep of their own, `<sweep_id>.v<n>`, with this text as its note
     Raises:   SpecError: the sweep was cancelled
+              OtherVersion: it has other trials, and `former` is None; nothing was written
     """
     with noted(connection, "run", spec.sweep_id()):
         sweep_id = _insert_sweep(connection, spec)
-        digests = _insert_trials(connection, trials)
         listed = _listed(connection, sweep_id)
-        if not digests or not set(digests) <= set(listed):
-            # New data or a new numerical core gave the sweep other trials. Trials that were added
-            # later (`add_trials`) were derived from the old ones, so they are dropped as well.
-            connection.execute(delete(SweepTrial).where(SweepTrial.sweep_id == sweep_id))
-            _list(connection, sweep_id, digests, Stage.TUNE)
+        digests = [digest for digest, _ in trials]
+        if listed and not set(digests) <= set(listed):
+            if former is None:
+                known = select(Sweep.basis).where(Sweep.sweep_id == sweep_id)
+                raise OtherVersion(sweep_id, len(listed), connection.execute(known).scalar() or {})
+            # Trials that were added later were derived from the old ones, so they go with them.
+            _set_former_aside(connection, spec, former)
+            listed = []
+        if not listed:
+            _list(connection, sweep_id, _insert_trials(connection, trials), Stage.TUNE, basis=basis)
         _take_up(connection, sweep_id)
         return sweep_id
 
 
-def admit(connection: Connection, sweep_id: str, trials: Sequence[tuple[str, TrialSpec]]) -> bool:
+def _set_former_aside(connection: Connection, spec: SweepSpec, note: str) -> None:
+    """Gives what a sweep has to a sweep of its own, and leaves it as if it were new."""
+    sweep_id = spec.sweep_id()
+    starts = Sweep.sweep_id.startswith(f"{sweep_id}.v", autoescape=True)
+    taken = connection.execute(select(Sweep.sweep_id).where(starts)).scalars()
+    number = 1 + max((int(each.rpartition(".v")[2]) for each in taken), default=0)
+    left = exists().where(SweepTrial.sweep_id == sweep_id, is_unfinished())
+    is_open = connection.execute(select(left)).scalar_one()
+    row = connection.execute(select(Sweep).where(Sweep.sweep_id == sweep_id)).mappings().one()
+    ended = {
+        "sweep_id": f"{sweep_id}.v{number}",
+        "state": SweepState.CANCELLED if is_open else SweepState.FINISHED,
+        "finished_at": row["finished_at"] or db_time(),
+        "note": note,
+    }
+    connection.execute(insert(Sweep).values({**row, **ended}))
+    listing = update(SweepTrial).where(SweepTrial.sweep_id == sweep_id)
+    connection.execute(listing.values(sweep_id=ended["sweep_id"]))
+    connection.execute(delete(Sweep).where(Sweep.sweep_id == sweep_id))
+    _insert_sweep(connection, spec)
+
+
+def admit(
+    connection: Connection,
+    sweep_id: str,
+    trials: Sequence[tuple[str, TrialSpec]],
+    basis: dict[str, str] | None = None,
+) -> bool:
     """Lists the trials of a submitted sweep; False if the sweep is no longer active.
 
+    Args:     basis: as for `add_sweep`
     Raises:   SpecError: an unknown sweep
     """
     if locked_state(connection, sweep_id) is not SweepState.ACTIVE:
         return False
     if not _listed(connection, sweep_id):
-        _list(connection, sweep_id, _insert_trials(connection, trials), Stage.TUNE)
+        _list(connection, sweep_id, _insert_trials(connection, trials), Stage.TUNE, basis=basis)
     _take_up(connection, sweep_id)
     return True
 
@@ -137,7 +175,12 @@ def _listed(connection: Connection, sweep_id: str) -> Sequence[str]:
 
 
 def _list(
-    connection: Connection, sweep_id: str, digests: list[str], stage: Stage, first_position: int = 0
+    connection: Connection,
+    sweep_id: str,
+    digests: list[str],
+    stage: Stage,
+    first_position: int = 0,
+    **values: object,
 ) -> None:
     rows = [
         {"sweep_id": sweep_id, "digest": digest, "position": position, "stage": stage}
@@ -145,7 +188,8 @@ def _list(
     ]
     if rows:
         connection.execute(insert(SweepTrial), rows)
-    connection.execute(update(Sweep).where(Sweep.sweep_id == sweep_id).values(is_expanded=True))
+    values["is_expanded"] = True
+    connection.execute(update(Sweep).where(Sweep.sweep_id == sweep_id).values(values))
 
 
 def requeue(connection: Connection, chosen: ColumnElement[bool], **values: object) -> int:

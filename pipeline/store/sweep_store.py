@@ -99,6 +99,8 @@ class SweepStore:
     order = _method(verbs.order, writes=True)
     delete = _method(removal.delete_sweep, writes=True)
     deletable = _method(removal.deletable)
+    unlisted = _method(removal.unlisted)
+    delete_unlisted = _method(removal.delete_unlisted, writes=True)
 
     # What readers see
 
@@ -107,6 +109,7 @@ class SweepStore:
     counts = _method(reading.counts)
     trials = _method(reading.trials)
     trial = _method(reading.trial)
+    digests = _method(reading.digests)
     attempts = _method(reading.attempts)
     curves = _method(reading.curves)
     present = _method(reading.present)

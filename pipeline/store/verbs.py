@@ -16,6 +16,7 @@ from evenload.pipeline.store.conditions import (
     ACTIVE_FOR,
     WANT_TRAINING,
     cancelled,
+    check_is_current,
     end_unwanted,
     is_unfinished,
     locked_state,
@@ -133,6 +134,7 @@ def add_seeds(connection: Connection, sweep_id: str, seeds: int, top: int | None
     Raises:   SpecError: the sweep is unknown or not finished, it has a confirm stage and `top`
               is given, or another version stored it
     """
+    check_is_current(sweep_id)
     with noted(connection, "extend", sweep_id):
         _extend(connection, sweep_id, Extension(seeds=seeds, top=top))
 

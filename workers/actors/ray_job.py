@@ -14,7 +14,12 @@ STOP_SECONDS = 150  # Ray's default of 3 s is too short for checkpoints
 
 
 def run_as_job(
-    address: str, sweep_id: str, sweep_file: Path, as_json: bool, slots: int | None
+    address: str,
+    sweep_id: str,
+    sweep_file: Path,
+    as_json: bool,
+    slots: int | None,
+    new_version: bool = False,
 ) -> int:
     """Runs the sweep file on the cluster, shows its output and returns its exit code.
 
@@ -27,7 +32,7 @@ def run_as_job(
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(sweep_file, Path(folder) / "sweep.yaml")
         job_id = client.submit_job(
-            entrypoint=_entrypoint(as_json, slots),
+            entrypoint=_entrypoint(as_json, slots, new_version),
             submission_id=f"{sweep_id}-{secrets.token_hex(3)}",  # Ray accepts each id only once
             runtime_env={
                 "working_dir": folder,
@@ -41,8 +46,9 @@ def run_as_job(
     return 0 if client.get_job_status(job_id) is JobStatus.SUCCEEDED else 1
 
 
-def _entrypoint(as_json: bool, slots: int | None) -> str:
+def _entrypoint(as_json: bool, slots: int | None, new_version: bool) -> str:
     options = [*(["--json"] if as_json else []), *([f"--slots {slots}"] if slots else [])]
+    options += ["--new-version"] if new_version else []
     return " ".join(["evenload sweep run sweep.yaml", *options])
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "report.report",
     "runs": "runs.runs",
     "export": "export.export",
+    "gc": "gc.gc",
     "serve": "serve.serve",
     "dashboard": "dashboard.dashboard",
     "mcp": "mcp.mcp_command",

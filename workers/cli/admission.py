@@ -47,10 +47,10 @@ class Admission:
     def _process(self, sweep: SweepRecord) -> None:
         """Raises: StoreUnavailable"""
         try:
-            trials = self._listing.first(sweep.sweep_id, sweep.spec)
+            found = self._listing.first(sweep.sweep_id, sweep.spec)
             # Reading the corpus takes minutes, and the user may have ended the sweep meanwhile.
-            if trials is not None and self._store.admit(sweep.sweep_id, trials):
-                logger.info("sweep %s: %d trials", sweep.sweep_id, len(trials))
+            if found is not None and self._store.admit(sweep.sweep_id, *found):
+                logger.info("sweep %s: %d trials", sweep.sweep_id, len(found[0]))
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  it must not delay the other sweeps

@@ -7,7 +7,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.cli.session import initial_trials
-from evenload.workers.training.identity import identify
+from evenload.workers.training.identity import basis, identify
 
 Listed = list[tuple[str, TrialSpec]]
 Ask = Callable[..., Any]  # as LimitedCalls.ask
@@ -25,18 +25,23 @@ class Listing:
         self._ask = ask
         self._place = (settings, has_cuda)
 
-    def first(self, sweep_id: str, stored: dict[str, Any]) -> Listed | None:
-        """The first trials of a stored sweep."""
-        return _parsed(self._ask(sweep_id, _first, stored, *self._place))
+    def first(self, sweep_id: str, stored: dict[str, Any]) -> tuple[Listed, dict[str, str]] | None:
+        """The first trials of a stored sweep, and the `identity.basis` of their digests."""
+        found = self._ask(sweep_id, _first, stored, *self._place)
+        return found and (_parsed(found[0]), found[1])
 
     def further(self, sweep_id: str, trials: Sequence[TrialSpec]) -> Listed | None:
         """Trials that a sweep proposes later."""
         specs = [trial.model_dump_json() for trial in trials]
-        return _parsed(self._ask(sweep_id, _further, specs, *self._place))
+        found = self._ask(sweep_id, _further, specs, *self._place)
+        return None if found is None else _parsed(found)
 
 
-def _first(stored: dict[str, Any], settings: Settings, has_cuda: bool | None) -> list[Any]:
-    return _as_json(initial_trials(SweepSpec.model_validate(stored), settings, has_cuda))
+def _first(
+    stored: dict[str, Any], settings: Settings, has_cuda: bool | None
+) -> tuple[list[Any], dict[str, str]]:
+    trials = initial_trials(SweepSpec.model_validate(stored), settings, has_cuda)
+    return _as_json(trials), basis([trial for _, trial in trials], settings)
 
 
 def _further(specs: list[str], settings: Settings, has_cuda: bool | None) -> list[Any]:
@@ -49,7 +54,5 @@ def _as_json(trials: Listed) -> list[tuple[str, str]]:
     return [(digest, trial.model_dump_json()) for digest, trial in trials]
 
 
-def _parsed(found: list[tuple[str, str]] | None) -> Listed | None:
-    if found is None:
-        return None
+def _parsed(found: list[tuple[str, str]]) -> Listed:
     return [(digest, TrialSpec.model_validate_json(spec)) for digest, spec in found]

@@ -34,7 +34,7 @@ def quickstart(
     settings = load_settings(home)
     with as_file(files("evenload.workers.cli") / "quickstart.yaml") as path:
         spec = load_sweep(path)
-    run_sweep(spec, settings)
+    run_sweep(spec, settings, new_version=True)
     finish(settings, spec.sweep_id(), as_json)
     if serve:
         _serve(settings, spec.sweep_id())

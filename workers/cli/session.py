@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 REMOVED = {"EVENLOAD_TRACKING_PATIENCE_SECONDS": "no trial waits for MLflow"}
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+NewVersion = Annotated[
+    bool,
+    typer.Option(
+        "--new-version",
+        help="train anew if data or code have changed; the old trials stay, under another id",
+    ),
+]
 PIPE_WIDTH = 144  # of tables that go to a file or a pipe
 
 

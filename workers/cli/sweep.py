@@ -16,6 +16,7 @@ from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
 from evenload.pipeline.states import Stage, SweepRecord, TrialState
+from evenload.pipeline.store.conditions import check_is_current
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import answer, readable_spec
 from evenload.pipeline.sweep.axes import axes_of
@@ -28,6 +29,7 @@ from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.compare import compare
 from evenload.workers.cli.session import (
     AsJson,
+    NewVersion,
     checked_trials,
     load_settings,
     log,
@@ -134,21 +136,24 @@ def run(
         int | None,
         typer.Option(min=1, help="trials to train at once; default: one per core or GPU"),
     ] = None,
+    new_version: NewVersion = False,
     home: Home = None,
 ) -> None:
     """Run a sweep to its end. After a crash the same command resumes it."""
     settings = load_settings(home)
     if address is not None and address.startswith(("http://", "https://")):
-        raise typer.Exit(_run_as_job(address, sweep, as_json, slots))
+        raise typer.Exit(_run_as_job(address, sweep, as_json, slots, new_version))
     spec = _stored_or_load(sweep, settings)
     require(*WORKERS)
     from evenload.workers.cli.sweep_runner import run_sweep  # with torch, Ray and MLflow
 
-    run_sweep(spec, settings, address=address, slots=slots)
+    run_sweep(spec, settings, address=address, slots=slots, new_version=new_version)
     finish(settings, spec.sweep_id(), as_json)
 
 
-def _run_as_job(address: str, sweep: str, as_json: bool, slots: int | None) -> int:
+def _run_as_job(
+    address: str, sweep: str, as_json: bool, slots: int | None, new_version: bool
+) -> int:
     """Returns the exit code of the Ray job.  Raises: SpecError: no file, or no access"""
     if not _is_file(sweep):
         raise SpecError(
@@ -159,7 +164,7 @@ def _run_as_job(address: str, sweep: str, as_json: bool, slots: int | None) -> i
     from evenload.workers.actors.ray_job import run_as_job  # with Ray, as below
 
     try:
-        return run_as_job(address, sweep_id, Path(sweep), as_json, slots)
+        return run_as_job(address, sweep_id, Path(sweep), as_json, slots, new_version)
     except (OSError, RuntimeError) as error:  # OSError includes errors of requests
         text = without_secrets_of(address, error).strip()
         reason = (text.splitlines() or [type(error).__name__])[0]
@@ -178,6 +183,7 @@ def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
     """Raises: SpecError: it is neither a file nor the id of a sweep in the store"""
     if _is_file(sweep):
         return load_sweep(Path(sweep))
+    check_is_current(sweep)
     return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
 
 

@@ -1,9 +1,13 @@
 """Runs a sweep to its end with the store, MLflow, Ray and the coordinator."""
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
+from evenload.pipeline.errors import OtherVersion, SpecError
+from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -11,6 +15,7 @@ from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptState, SweepState
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.alarming import alarming
+from evenload.pipeline.sweep.axes import leaves_of
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
 from evenload.pipeline.sweep.policies import SweepPolicies
@@ -21,7 +26,55 @@ from evenload.workers.actors.ray_cluster import has_gpus
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
-from evenload.workers.training.identity import identify
+from evenload.workers.training.identity import basis, changes, identify
+
+MOST_CHANGES = 5  # that are named
+
+
+def stored_sweep(
+    store: SweepStore,
+    settings: Settings,
+    spec: SweepSpec,
+    trials: list[tuple[str, TrialSpec]],
+    new_version: bool,
+) -> str:
+    """Stores the sweep if it is new, and returns its id.
+
+    Args:     new_version: whether it may get other trials than it has; otherwise a user at a
+                  terminal is asked
+    Raises:   SpecError: it may not; the message says what has changed
+    """
+    now = basis([trial for _, trial in trials], settings)
+    try:
+        return store.add_sweep(spec, trials, now)
+    except OtherVersion as other:
+        sweep_id = spec.sweep_id()
+        was = [trial.spec for trial in store.trials(sweep_id, limit=len(trials))]
+        found = changes(other.basis, now, settings) or _other_keys(was, trials)
+        old, new = counted(other.trials, "trial"), counted(len(trials), "new trial")
+        log.print(f"{sweep_id} has {old} on other data or code:", soft_wrap=True)
+        log.print(*(f"  {line}" for line in found[:MOST_CHANGES]), sep="\n", soft_wrap=True)
+        if len(found) > MOST_CHANGES:
+            log.print(f"  and {len(found) - MOST_CHANGES} others")
+        ask = f"keep {old} under an id of their own and train {new}?"
+        if not new_version and not (sys.stdin.isatty() and typer.confirm(ask)):
+            raise SpecError(
+                f"{sweep_id}: {found[0]}; put it back to go on with its {old}, or add "
+                f"--new-version, which keeps what it has as {sweep_id}.v<n> and lists {new}"
+            ) from None
+        note = (
+            f"former version of {sweep_id}; since then changed: {'; '.join(found[:MOST_CHANGES])}"
+        )
+        return store.add_sweep(spec, trials, now, note)
+
+
+def _other_keys(was: list[dict[str, Any]], trials: list[tuple[str, TrialSpec]]) -> list[str]:
+    """The keys in which the first of these specs differ that do."""
+    for spec, (_, trial) in zip(was, trials, strict=False):
+        old, new = (dict(leaves_of(each)) for each in (spec, trial.model_dump(mode="json")))
+        if keys := [key for key in old | new if old.get(key) != new.get(key)]:
+            return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]
+    return ["the number of trials"]
 
 
 def check_goes_on(store: SweepStore, settings: Settings, sweep_id: str) -> None:
@@ -59,10 +112,16 @@ def _last_failure(store: SweepStore, settings: Settings, sweep_id: str) -> str:
 
 
 def run_sweep(
-    spec: SweepSpec, settings: Settings, *, address: str | None = None, slots: int | None = None
+    spec: SweepSpec,
+    settings: Settings,
+    *,
+    address: str | None = None,
+    slots: int | None = None,
+    new_version: bool = False,
 ) -> None:
     """Submits the sweep if it is new, and runs it until every trial is final.
 
+    Args:     new_version: as for `stored_sweep`
     Raises:   SpecError: a trial cannot run here; nothing was started
               typer.Exit(1): the run was stopped, paused or cancelled before the end
     """
@@ -72,7 +131,7 @@ def run_sweep(
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
     store = open_store(settings, create=True)
-    sweep_id = store.add_sweep(spec, trials)
+    sweep_id = stored_sweep(store, settings, spec, trials, new_version)
     check_goes_on(store, settings, sweep_id)
     spec = SweepSpec.trusted(store.sweep(sweep_id).spec)  # with the seeds of extensions
     rows = store.trials(sweep_id)

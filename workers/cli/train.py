@@ -8,7 +8,7 @@ import typer
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.spec.trial import TrialSpec, load_trial
-from evenload.workers.cli.session import load_settings
+from evenload.workers.cli.session import NewVersion, load_settings
 from evenload.workers.cli.sweep import finish
 
 
@@ -19,6 +19,7 @@ def train(
         Path | None,
         typer.Option(help="file for the scores of the routers, for `simulate` and `advise`"),
     ] = None,
+    new_version: NewVersion = False,
     home: Annotated[Path | None, typer.Option(help="folder with store and shards")] = None,
 ) -> None:
     """Train one trial in this process, score it on held-out text and print its figures.
@@ -34,7 +35,7 @@ def train(
         _check_writable(record_scores)
     from evenload.workers.cli.trial_runner import run_trial  # with torch, Ray and MLflow
 
-    sweep_id = run_trial(asked, trial_file.stem, settings, record_scores)
+    sweep_id = run_trial(asked, trial_file.stem, settings, record_scores, new_version)
     finish(settings, sweep_id, as_json)
 
 

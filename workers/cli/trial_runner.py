@@ -32,12 +32,18 @@ from evenload.workers.actors.this_process import ThisProcess, Worker
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.cli.progress import StepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store
-from evenload.workers.cli.sweep_runner import check_goes_on, say_what_is_missing
+from evenload.workers.cli.sweep_runner import check_goes_on, say_what_is_missing, stored_sweep
 from evenload.workers.simulation.recording import ScoreRecorder
 from evenload.workers.training.loop import train as run_training
 
 
-def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Path | None) -> str:
+def run_trial(
+    asked: TrialSpec,
+    name: str,
+    settings: Settings,
+    record_scores: Path | None,
+    new_version: bool = False,
+) -> str:
     """Trains the trial, scores it on held-out text and returns the id of its sweep.
 
     A coordinator runs it as in a sweep, so a signal, a lost worker or another process that has the
@@ -51,7 +57,7 @@ def run_trial(asked: TrialSpec, name: str, settings: Settings, record_scores: Pa
         trials = initial_trials(spec, settings)
     check_memory(trials[0][1])
     store = open_store(settings, create=True)
-    sweep_id = store.add_sweep(spec, trials)
+    sweep_id = stored_sweep(store, settings, spec, trials, new_version)
     check_goes_on(store, settings, sweep_id)
     ((digest, trial),) = trials
     recorder = ScoreRecorder(trial.model.top_k)

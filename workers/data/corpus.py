@@ -269,6 +269,19 @@ def _shard_facts(path: Path, tokens: TokenArray, root: Path) -> tuple[str, int]:
     return digest, int(largest)
 
 
+def file_parts(spec: DataSpec) -> dict[str, str]:
+    """The start of the digest of each file that a corpus is made of; empty if there are none."""
+    match spec:
+        case Shards():
+            globs = {"train_glob": spec.train_glob, "validation_glob": spec.validation_glob}
+            paths = [path for key, glob in globs.items() for path in matching_files(key, glob)]
+        case Synthetic():
+            paths = []
+        case _:
+            paths = [Path(path) for path in source_files(spec) or []]
+    return {str(path): (file_digest(path) or "")[:12] for path in paths}
+
+
 def _files(key: str, pattern: str, dtype: str) -> list[tuple[Path, TokenArray]]:
     return [(path, open_tokens(path, dtype)) for path in matching_files(key, pattern)]
 

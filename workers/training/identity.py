@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.errors import SpecError, first_message, shown
+from evenload.pipeline.records.parquet_files import replace
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.data import DataSpec
@@ -22,7 +24,7 @@ from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cuda import has_cuda as finds_cuda
-from evenload.workers.data.corpus import check_fits, prepare
+from evenload.workers.data.corpus import check_fits, file_parts, prepare
 from evenload.workers.kernels.backends import check_widths, resolve_backend
 from evenload.workers.training.compilation import check_compiler
 
@@ -86,6 +88,57 @@ def with_digests(trials: Sequence[TrialSpec], settings: Settings) -> list[tuple[
         (trial.digest(corpora[trial.data], core_version_of(trial, settings)), trial)
         for trial in trials
     ]
+
+
+def basis(trials: Sequence[TrialSpec], settings: Settings) -> dict[str, str]:
+    """What the digests of resolved trials cover beside the specs: versions by name.
+
+    The home keeps of which parts each version is made, so that `changes` can name what changed.
+    """
+    found = {}
+    for data in dict.fromkeys(trial.data for trial in trials):
+        name, version_ = (
+            shown(data.model_dump(mode="json")),
+            corpus_digest(data, settings.corpus_dir),
+        )
+        found[f"data {name}"] = version_
+        _keep_parts(settings, version_, partial(file_parts, data))
+    for trial in {(trial.balancer.kind, trial.model.kind): trial for trial in trials}.values():
+        version_ = core_version_of(trial, settings)
+        found[f"code for {trial.balancer.kind}, model {trial.model.kind}"] = version_
+        _keep_parts(settings, version_, partial(_core_parts, trial, settings))
+    return found
+
+
+def changes(before: dict[str, str], now: dict[str, str], settings: Settings) -> list[str]:
+    """One line for each file or other part that differs, with its old and its new version."""
+    lines = []
+    for name in before | now:
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        was, is_ = (_parts_of(settings, each) for each in (old, new))
+        parts = [part for part in was | is_ if was.get(part) != is_.get(part)]
+        if was and is_ and parts:
+            lines += [f"{part}: {was.get(part, '-')} -> {is_.get(part, '-')}" for part in parts]
+        else:
+            lines.append(f"{name}: {old or 'not recorded'} -> {new or 'not used'}")
+    return list(dict.fromkeys(lines))
+
+
+def _keep_parts(settings: Settings, version_: str, find: Callable[[], dict[str, str]]) -> None:
+    path = settings.root / "versions" / f"{version_}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        replace(path, json.dumps(find()).encode())
+
+
+def _parts_of(settings: Settings, version_: str | None) -> dict[str, str]:
+    """The parts of a version; empty if they are not known here."""
+    try:
+        return dict(json.loads((settings.root / "versions" / f"{version_}.json").read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def check_identity(spec: TrialSpec, digest: str, settings: Settings, corpus: str) -> None:
@@ -171,19 +224,42 @@ def core_version(balancer_kind: str, model_kind: str = "own") -> str:
     """
     import torch
 
-    # Without subfolders of a room, because their code runs after the trial.
-    paths = [path for room in CORE for path in (WORKERS / room).glob("*.py")]
-    paths += [WORKERS / "selection.py"]
-    paths += _rule_sources(balancer_kind)
     digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
     if model_kind != "own":
-        paths += [path for room in OTHERS for path in (WORKERS / room).glob("*.py")]
         digest.update(model_kind.encode())
     if model_kind == "huggingface":
         digest.update(version("transformers").encode())
-    for path in sorted(paths):
+    for path in _sources(balancer_kind, model_kind):
         digest.update(path.name.encode() + computed_by(path.read_text()).encode())
     return digest.hexdigest()[:12]
+
+
+def _sources(balancer_kind: str, model_kind: str) -> list[Path]:
+    # Without subfolders of a room, because their code runs after the trial.
+    rooms = (*CORE, *(OTHERS if model_kind != "own" else ()))
+    paths = [path for room in rooms for path in (WORKERS / room).glob("*.py")]
+    return sorted([*paths, WORKERS / "selection.py", *_rule_sources(balancer_kind)])
+
+
+def _core_parts(trial: TrialSpec, settings: Settings) -> dict[str, str]:
+    """The versions of all that `core_version_of` covers, by name."""
+    import torch
+
+    parts = {"torch": torch.__version__.partition("+")[0]}
+    if trial.model.kind == "huggingface":
+        parts["transformers"] = version("transformers")
+    for path in _sources(trial.balancer.kind, trial.model.kind):
+        parts[str(path.relative_to(WORKERS.parent))] = _short(
+            computed_by(path.read_text()).encode()
+        )
+    if trial.runtime.backend.startswith("triton"):
+        for tiles in filter(None, (WORKERS / "kernels" / "tiles.json", settings.tiles_file)):
+            parts[str(tiles)] = _short(tiles.read_bytes())
+    return parts
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def computed_by(source: str) -> str:

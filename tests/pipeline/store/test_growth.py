@@ -55,7 +55,7 @@ def test_running_a_grown_sweep_again_keeps_its_added_trials(
     store.add_trials(sweep_id, trials[2:])
     store.add_sweep(spec, trials[:2])
     assert len(store.trials(sweep_id)) == 3
-    store.add_sweep(spec, [("new000", trials[0][1])])
+    store.add_sweep(spec, [("new000", trials[0][1])], {}, "data changed")
     assert [trial.digest for trial in store.trials(sweep_id)] == ["new000"]
 
 

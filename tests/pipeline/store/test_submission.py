@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import OtherVersion, SpecError
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -36,16 +36,36 @@ def test_equal_digests_of_one_sweep_are_one_trial(store: SweepStore, make_sweep:
     assert len(store.trials(spec.sweep_id())) == 1
 
 
-def test_a_sweep_with_new_digests_lists_only_those_and_runs_again(
+def test_other_digests_are_refused_until_somebody_agrees_and_then_keep_the_old_results(
     store: SweepStore, make_sweep: MakeSweep
 ) -> None:
-    sweep_id = store.add_sweep(*make_sweep(1, prefix="old"))
+    sweep_id = store.add_sweep(*make_sweep(1, prefix="old"), {"data": "1"})
     complete(store, "old000")
     assert store.finish_sweep(sweep_id)
-    store.add_sweep(*make_sweep(1, prefix="new"))
+    with pytest.raises(OtherVersion) as refused:
+        store.add_sweep(*make_sweep(1, prefix="new"), {"data": "2"})
+    assert (refused.value.trials, refused.value.basis) == (1, {"data": "1"})
+    assert [trial.digest for trial in store.trials(sweep_id)] == ["old000"], "nothing is written"
+
+    store.add_sweep(*make_sweep(1, prefix="new"), {"data": "2"}, "data changed")
     assert [trial.digest for trial in store.trials(sweep_id)] == ["new000"]
     assert store.sweep(sweep_id).state is SweepState.ACTIVE
-    assert store.trial("old000").state is TrialState.COMPLETED
+    former = store.sweep(f"{sweep_id}.v1")
+    assert (former.state, former.note) == (SweepState.FINISHED, "data changed")
+    assert states(store, former.sweep_id) == [TrialState.COMPLETED]
+
+    store.add_sweep(*make_sweep(1, prefix="newer"), {}, "code changed")
+    unfinished = store.sweep(f"{sweep_id}.v2")
+    assert unfinished.state is SweepState.CANCELLED, "a finished sweep has no open trial"
+    assert states(store, unfinished.sweep_id) == [TrialState.CANCELLED]
+
+
+def test_a_former_version_gets_no_more_seeds(store: SweepStore, make_sweep: MakeSweep) -> None:
+    sweep_id = store.add_sweep(*make_sweep(1, prefix="old"))
+    complete(store, "old000")
+    store.add_sweep(*make_sweep(1, prefix="new"), {}, "data changed")
+    with pytest.raises(SpecError, match=f"former version of {sweep_id}"):
+        store.add_seeds(f"{sweep_id}.v1", 1)
 
 
 def test_a_submitted_sweep_waits_for_its_trials(store: SweepStore, make_sweep: MakeSweep) -> None:
