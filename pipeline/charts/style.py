@@ -95,6 +95,13 @@ def ramp(stops: Sequence[str], number: int) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in mixed.round().astype(int).tolist()]
 
 
+class Layers(alt.LayerChart):
+    """Layers that a page draws unchecked: the check takes longer than all the rest of a chart."""
+
+    def to_dict(self, validate: bool = False, **more: Any) -> dict[str, Any]:
+        return super().to_dict(validate, **more)
+
+
 def layered(*layers: alt.Chart, description: str, height: float, **more: Any) -> Chart:
     """One chart of several layers.
 
@@ -104,7 +111,7 @@ def layered(*layers: alt.Chart, description: str, height: float, **more: Any) ->
     fit = alt.AutoSizeParams(type="fit", contains="padding")
     # Legends are arranged by the width before axes are subtracted.
     place = alt.VariableParameter(name="outer_width", expr="width", react=False)
-    return alt.LayerChart(
+    return Layers(
         layer=list(layers),
         description=description,
         height=height,
@@ -122,9 +129,9 @@ def themed(chart: Chart, theme: Theme = "light", **more: Any) -> Chart:
 
 
 def document(chart: Chart, theme: Theme = "light", **more: Any) -> dict[str, Any]:
-    """The chart as Vega-Lite with its data."""
+    """The chart as Vega-Lite with its data, checked against its schema."""
     with alt.data_transformers.disable_max_rows():
-        return themed(chart, theme, **more).to_dict()
+        return themed(chart, theme, **more).to_dict(validate=True)
 
 
 def exchanged(part: Any, theme: Theme) -> Any:

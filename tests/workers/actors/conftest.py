@@ -13,6 +13,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.workers.actors.fake_actor import FakeTrainActor
 
 BASE: dict[str, Any] = {
     "model": {
@@ -60,3 +61,8 @@ def add_sweep(store: SweepStore) -> Callable[..., str]:
         return store.add_sweep(spec, trials)
 
     return add
+
+
+@pytest.fixture
+def make_actor(settings: Settings, store: SweepStore) -> Callable[..., FakeTrainActor]:
+    return lambda behave: FakeTrainActor(settings, store, behave)

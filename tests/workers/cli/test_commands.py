@@ -84,56 +84,76 @@ def imported_by(calls: list[list[str]], folder: Path, libraries: Sequence[str]) 
 
 
 BASE_INSTALL = """
-import sys
+import contextlib, io, json, sys
 from evenload.pipeline.extras import EXTRAS
 from evenload.workers.cli import main
 sys.modules.update(dict.fromkeys(EXTRAS))
-main()
+ended = {{}}
+for call in {calls}:
+    sys.argv = ["evenload", *call.split()]
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as exit_:
+            ended[call] = [exit_.code or 0, err.getvalue()]
+print(json.dumps(ended))
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["sweep", "plan", "planned.yaml"], 0, "no CUDA device"),
-        (["sweep", "run", "planned.yaml"], 2, "error: torch is not installed; run: pip install"),
-        (["train", "trial.yaml"], 2, "error: torch is not installed; run: pip install"),
-        (["dashboard"], 2, "error: streamlit is not installed; run: pip install"),
-        (["export", "x", "y"], 2, "error: torch is not installed; run: pip install"),
-        (["tune"], 2, "error: torch is not installed; run: pip install"),
-    ],
-)
-def test_the_base_install_works_or_names_the_extra(
-    arguments: list[str], code: int, message: str, tmp_path: Path
-) -> None:
+def test_the_base_install_works_or_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "planned.yaml").write_text(PLAN)
+    lacks = {
+        "sweep run planned.yaml": "torch",
+        "train trial.yaml": "torch",
+        "dashboard": "streamlit",
+        "export x y": "torch",
+        "tune": "torch",
+    }
+    expected = {"sweep plan planned.yaml": (0, "no CUDA device")} | {
+        call: (2, f"error: {library} is not installed; run: pip install")
+        for call, library in lacks.items()
+    }
     ended = subprocess.run(
-        [sys.executable, "-c", BASE_INSTALL, *arguments],
+        [sys.executable, "-c", BASE_INSTALL.format(calls=list(expected))],
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        check=True,
     )
-    assert (ended.returncode, ended.stderr[: len(message)]) == (code, message)
-    assert ended.stderr.count("\n") == 1
+    found = json.loads(ended.stdout.splitlines()[-1])  # after the plan
+    assert found.keys() == expected.keys()
+    for call, (code, message) in expected.items():
+        assert (found[call][0], found[call][1][: len(message)]) == (code, message)
+        assert found[call][1].count("\n") == 1, call
 
 
 def test_the_version_is_the_packages(here: Any) -> None:
     assert here("--version").out == f"evenload {__version__}\n"
 
 
-def test_a_shell_completes_commands_and_options(
-    evenload: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    assert "_EVENLOAD_COMPLETE=complete_bash" in evenload("--show-completion", "bash").out
-    monkeypatch.setenv("_EVENLOAD_COMPLETE", "complete_bash")
-    for words, found in (
-        ("evenload sweep pl", ["plan"]),
-        ("evenload train --rec", ["--record-scores"]),
-    ):
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
-        assert evenload().out.split() == found
+COMPLETE = """
+import os, sys
+from evenload.workers.cli import main
+def run(*arguments, **environment):
+    os.environ.update(environment)
+    sys.argv = ["evenload", *arguments]
+    try:
+        main()
+    except SystemExit:
+        print("---")
+run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+for words, last in (("evenload sweep pl", "2"), ("evenload train --rec", "2")):
+    run(_EVENLOAD_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=last)
+"""
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPLETE], capture_output=True, text=True, check=True
+    )
+    script, *found, _ = ended.stdout.split("---\n")
+    assert "_EVENLOAD_COMPLETE=complete_bash" in script
+    assert [words.strip() for words in found] == ["plan", "--record-scores"]
 
 
 # A rented GPU machine can measure without these; torch, pydantic and typer are enough.
@@ -141,10 +161,9 @@ STORES = ("ray", "mlflow", "sqlalchemy", "alembic", "optuna", "prometheus_client
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({absent}))\n"
 
 
-@pytest.mark.parametrize("name", ["bench", "tune"])
-def test_measuring_needs_no_store_no_tracking_and_no_cluster(name: str) -> None:
-    imported = "from evenload.workers.cli import load; load({name!r})"
+def test_measuring_needs_no_store_no_tracking_and_no_cluster() -> None:
+    imported = "from evenload.workers.cli import load; load('bench'); load('tune')"
     benchmarks = "import infra.benchmarks.moe_layer, infra.benchmarks.routing"
-    script = "\n".join([WITHOUT.format(absent=STORES), imported.format(name=name), benchmarks])
+    script = "\n".join([WITHOUT.format(absent=STORES), imported, benchmarks])
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
