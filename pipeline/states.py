@@ -20,6 +20,9 @@ class SweepState(StrEnum):
         return self in (SweepState.ACTIVE, SweepState.STOPPING)
 
 
+OVER = (SweepState.FINISHED, SweepState.CANCELLED)
+
+
 class TrialState(StrEnum):
     QUEUED = "queued"  # waits for a train actor
     TRAINING = "training"
@@ -166,6 +169,7 @@ class SweepRecord:
     priority: int = 0  # sweeps of higher priority start first
     max_preemptions: int = 20
     note: str | None = None  # why the program paused the sweep; None if a user did
+    submitter: str = ""  # who stored it; empty if that is not known
 
 
 class AttemptState(StrEnum):
@@ -245,6 +249,7 @@ class TrialStatus:
     preemptions: int = 0
     max_preemptions: int = 20
     sweep_id: str = ""  # the first sweep, in starting order, that lists the trial
+    submitter: str = ""  # of that sweep
     heartbeat_at: datetime | None = None
 
     @property
@@ -276,3 +281,4 @@ class Snapshot:
     taken_at: datetime  # by the database's clock
     sweeps: tuple[SweepStatus, ...]  # oldest first
     trials: tuple[TrialStatus, ...]  # unfinished ones, in the order in which they start
+    served: tuple[str, ...] = ()  # submitters of the attempts that ended last, newest first

@@ -42,7 +42,10 @@ def _body() -> None:
         ("Wait for training", f"{found.waiting_train}", "queued trials of active sweeps"),
         ("Wait for evaluation", f"{found.waiting_eval}", "trained trials of active sweeps"),
     )
-    with card("Queue", "Sweeps of higher priority come first, then older ones."):
+    with card(
+        "Queue",
+        "Submitters take turns; the sweeps of each come by priority, then by age.",
+    ):
         _table(tables.queue_table(sweeps), "Nothing waits.")
     trials = {trial.digest: trial for _, listed in sweeps for trial in listed}
     with card("Running trials", "A worker renews the lease on its trial with every heartbeat."):

@@ -225,7 +225,7 @@ class SweepSpec(Frozen):
     max_preemptions: Annotated[Int32, Field(ge=0)] = 20
     """A trial is given up when it was preempted more often than this."""
     priority: Int32 = 0
-    """Sweeps of a higher priority start first."""
+    """Of one submitter's sweeps those of a higher priority start first."""
     stacking: Literal["auto", "off"] = "auto"
     """auto: trials that differ only in rule, step size and seed train together as one program if
     that is faster. off: every trial trains alone, and a sweep repeats bit for bit on a CPU."""

@@ -24,7 +24,7 @@ def noted(
 ) -> Iterator[None]:
     """Notes the deed after it, so that notes have the order of the deeds."""
     yield
-    row = {"who": WHO.get() or _this_user(), "verb": verb, "sweep_id": sweep_id, "digest": digest}
+    row = {"who": who(), "verb": verb, "sweep_id": sweep_id, "digest": digest}
     connection.execute(insert(Deed).values(at=db_time(), **row))
 
 
@@ -57,7 +57,10 @@ def read(connection: Connection, limit: int = 100) -> list[DeedRecord]:
     return [DeedRecord(row.at, row.who, row.verb, row.sweep_id, row.digest) for row in rows]
 
 
-def _this_user() -> str:
+def who() -> str:
+    """Who asks: the login of the viewer or agent, or the user of this process and its host."""
+    if name := WHO.get():
+        return name
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):  # a container may have no name for its user

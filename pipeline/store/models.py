@@ -50,6 +50,7 @@ class Sweep(Base):
     max_preemptions: Mapped[int] = mapped_column(default=20)
     priority: Mapped[int] = mapped_column(default=0)  # sweeps of higher priority start first
     note: Mapped[str | None]  # why the program paused the sweep; None if a user did
+    submitter: Mapped[str] = mapped_column(default="")  # workers are shared evenly among them
     resumed_at: Mapped[datetime | None]
     parent_run_id: Mapped[str | None]
     basis: Mapped[dict[str, Any] | None]  # versions of the data and code of its trials, by name
@@ -62,7 +63,7 @@ class Trial(Base):
     """One row per digest. Sweeps that list the same digest share the trial."""
 
     __tablename__ = "trial"
-    __table_args__ = (Index("trial_by_state", "state"),)
+    __table_args__ = (Index("trial_by_state", "state", "shape"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True)
     label: Mapped[str]
@@ -74,6 +75,7 @@ class Trial(Base):
     ordered: Mapped[Order | None]  # given to this trial by a user or a stopping policy
     stop_reason: Mapped[str | None]
     extends: Mapped[str | None]  # digest of the trial whose checkpoint this one starts from
+    shape: Mapped[str | None]  # equal for trials that can train in one stack; None: it trains alone
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any]]
     error: Mapped[str | None]

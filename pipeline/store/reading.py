@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.states import (
+    OVER,
     AttemptRecord,
     AttemptState,
     CurvePoint,
@@ -41,6 +42,8 @@ Record = TypeVar(
 )  # fmt: skip
 FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
 FAST_FAILURES_LOOKED_AT = 16
+SERVED_LOOKED_AT = 64  # of the newest attempts; fewer submitters than that take turns exactly
+UNFINISHED = tuple(state for state in TrialState if not state.is_final)  # IN can use an index
 
 # Joins a trial to its newest attempt. The attempt's columns are NULL before the first.
 NEWEST_ATTEMPT = and_(Attempt.digest == Trial.digest, Attempt.number == Trial.attempt)
@@ -138,7 +141,7 @@ def unprojected(
     )
     lacks = Trial.state.not_in(FINAL) | Trial.run_id.is_(None) | Trial.run_id.in_(unended)
     if since is not None:
-        unfinished = Trial.state.in_([state for state in TrialState if not state.is_final])
+        unfinished = Trial.state.in_(UNFINISHED)
         ended = select(Attempt.digest).where(Attempt.ended_at >= since)
         lacks &= unfinished | Trial.digest.in_(ended)  # found by indices
     rows = connection.execute(
@@ -183,35 +186,67 @@ def now(connection: Connection) -> datetime:
 def snapshot(
     connection: Connection, sweep_ids: Sequence[str] | None = None, max_unstarted: int | None = None
 ) -> Snapshot:
-    """The status of these sweeps, or of all, from which `plan` decides what to do.
+    """The status of these sweeps, or of all that are not over, from which `plan` decides.
 
-    Args:     max_unstarted: read only so many of the trials without an attempt, the first in
-                  starting order; a caller that can start ten need not read ten thousand
+    Args:     max_unstarted: read only so many of each submitter's trials without an attempt, the
+                  first in starting order; a caller that can start ten need not read ten thousand
     """
-    chosen = Sweep.sweep_id.in_(sweep_ids) if sweep_ids is not None else Sweep.sweep_id.is_not(None)
+    chosen, named = Sweep.sweep_id.is_not(None), Sweep.state.not_in(OVER)
+    if sweep_ids is not None:
+        chosen = named = Sweep.sweep_id.in_(sweep_ids)
+    submitters = _submitters(connection, chosen)
     return Snapshot(
         taken_at=now(connection),
-        sweeps=_sweep_statuses(connection, chosen),
-        trials=_trial_statuses(connection, chosen, max_unstarted),
+        sweeps=_sweep_statuses(connection, named),
+        # A worker may still hold a trial of a sweep that is over.
+        trials=_trial_statuses(connection, chosen, max_unstarted, submitters),
+        served=_served(connection) if len(submitters) > 1 else (),
     )
 
 
-def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tuple[SweepStatus, ...]:
+def _submitters(connection: Connection, chosen: ColumnElement[bool]) -> Sequence[str]:
+    """Who has an active sweep."""
+    active = select(Sweep.submitter).where(chosen, Sweep.state == SweepState.ACTIVE).distinct()
+    return connection.execute(active).scalars().all()
+
+
+def _served(connection: Connection) -> tuple[str, ...]:
+    """The submitters of the attempts that ended last, newest first."""
+    newest = (
+        select(Attempt.digest, Attempt.ended_at)
+        .where(Attempt.ended_at.is_not(None))
+        .order_by(Attempt.ended_at.desc())
+        .limit(SERVED_LOOKED_AT)
+        .subquery()
+    )
     rows = connection.execute(
+        select(Sweep.submitter)
+        .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
+        .join(newest, newest.c.digest == SweepTrial.digest)
+        .order_by(newest.c.ended_at.desc())
+    )
+    return tuple(dict.fromkeys(rows.scalars()))
+
+
+def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tuple[SweepStatus, ...]:
+    waiting = (TrialState.QUEUED, TrialState.TRAINED)
+    # From the unfinished trials, of which there are few, and not from all that the sweeps list.
+    unfinished = (
         select(
-            Sweep.sweep_id,
-            Sweep.state,
-            Sweep.is_expanded,
-            func.count(Trial.digest).label("unfinished"),
-            *(
-                func.count(case((Trial.state == state, 1))).label(state.value)
-                for state in (TrialState.QUEUED, TrialState.TRAINED)
-            ),
+            SweepTrial.sweep_id,
+            func.count().label("unfinished"),
+            *(func.count(case((Trial.state == state, 1))).label(state.value) for state in waiting),
         )
-        .outerjoin(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
-        .outerjoin(Trial, and_(Trial.digest == SweepTrial.digest, Trial.state.not_in(FINAL)))
+        .join(Trial, Trial.digest == SweepTrial.digest)
+        .where(Trial.state.in_(UNFINISHED))
+        .group_by(SweepTrial.sweep_id)
+        .subquery()
+    )
+    counts = [func.coalesce(column, 0).label(column.name) for column in list(unfinished.c)[1:]]
+    rows = connection.execute(
+        select(Sweep.sweep_id, Sweep.state, Sweep.is_expanded, *counts)
+        .outerjoin(unfinished, unfinished.c.sweep_id == Sweep.sweep_id)
         .where(chosen)
-        .group_by(Sweep.sweep_id)
         .order_by(Sweep.created_at, Sweep.sweep_id)
     )
     found = []
@@ -251,7 +286,10 @@ def _fast_failures(connection: Connection, sweep_id: str) -> int:
 
 
 def _trial_statuses(
-    connection: Connection, chosen: ColumnElement[bool], max_unstarted: int | None
+    connection: Connection,
+    chosen: ColumnElement[bool],
+    max_unstarted: int | None,
+    submitters: Sequence[str],
 ) -> tuple[TrialStatus, ...]:
     """One status per trial; of several sweeps that list it, the first in starting order counts."""
     unfinished = _unfinished(chosen)
@@ -261,7 +299,11 @@ def _trial_statuses(
         tried = connection.execute(unfinished.where(Trial.attempt > 0)).all()
         # Trials that an order holds back would take the places of those that can start.
         fresh = unfinished.where(Trial.attempt == 0, is_not_held_back(WorkKind.TRAIN))
-        rest = connection.execute(fresh.limit(max_unstarted)).all()
+        rest = [
+            row
+            for who in submitters
+            for row in connection.execute(fresh.where(Sweep.submitter == who).limit(max_unstarted))
+        ]
         rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])
     statuses: dict[str, TrialStatus] = {}
     for row in rows:
@@ -280,6 +322,7 @@ def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
             Trial.preemptions,
             Trial.ordered,
             Sweep.state.label("sweep_state"),
+            Sweep.submitter,
             Sweep.max_retries,
             Sweep.max_preemptions,
             *ATTEMPT_COLUMNS,
@@ -287,7 +330,7 @@ def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
         .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
         .outerjoin(Attempt, NEWEST_ATTEMPT)
-        .where(chosen, Trial.state.not_in(FINAL))
+        .where(chosen, Trial.state.in_(UNFINISHED))
         .order_by(*STARTING_ORDER)
     )
 

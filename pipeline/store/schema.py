@@ -13,7 +13,7 @@ from evenload.pipeline.store.engine import BUSY_MILLISECONDS, WRITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Oldest first. Repeated from the migration files so that readers need not import alembic.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 MIGRATION_LOCK = 7_305_811  # any number, the same in every evenload
 
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from evenload.pipeline.errors import OtherVersion, SpecError
+from evenload.pipeline.spec.stacking import stack_shape
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Stage, SweepState, TrialState
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import cancelled, end_unwanted, is_unfinished, locked_state
-from evenload.pipeline.store.deeds import noted
+from evenload.pipeline.store.deeds import noted, who
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 from evenload.pipeline.store.upserts import insert_new
 
@@ -32,6 +33,7 @@ def _insert_sweep(connection: Connection, spec: SweepSpec) -> str:
         max_retries=spec.max_retries,
         max_preemptions=spec.max_preemptions,
         priority=spec.priority,
+        submitter=who(),
         created_at=db_time(),
     )
     if locked_state(connection, sweep_id) is SweepState.CANCELLED:
@@ -157,6 +159,7 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
                 "label": trial.balancer.label,
                 "spec": trial.model_dump(mode="json"),
                 "extends": trial.extends,
+                "shape": stack_shape(trial),
             }
             for digest, trial in by_digest.items()
         ],

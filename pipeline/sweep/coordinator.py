@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
-from evenload.pipeline.states import Snapshot, SweepState, TrialRecord, WorkKind
+from evenload.pipeline.states import OVER, Snapshot, SweepState, TrialRecord, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep import plan
 from evenload.pipeline.sweep.lease_watch import LeaseWatch
@@ -24,7 +24,6 @@ from evenload.pipeline.sweep.worker_id import is_dead_here, name_of, worker_id
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[TrialRecord]], None]
-OVER = (SweepState.FINISHED, SweepState.CANCELLED)
 AT_REST = (*OVER, SweepState.PAUSED)
 PRESENCE_SECONDS = 10.0
 OBSERVED_SHARE = 0.1  # largest share of the time that reading trials for the observer may take

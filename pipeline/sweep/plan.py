@@ -1,6 +1,7 @@
 """Decides from the status of sweeps and workers what to do next. A pure function."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -170,6 +171,7 @@ def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
 def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
     """Launches evaluations first, because each completes a trial."""
     launched = set(crew.busy.values())
+    workers_of = _workers_of_submitters(snapshot, crew)
     broken = {sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep)}
     for kind in (WorkKind.EVAL, WorkKind.TRAIN):
         runnable = (
@@ -181,8 +183,44 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
             and trial.digest not in launched
             and trial.sweep_id not in broken
         )
-        for _, trial in zip(range(crew.free.get(kind, 0)), runnable, strict=False):
+        fair = _in_turns(runnable, workers_of, snapshot.served)
+        for _, trial in zip(range(crew.free.get(kind, 0)), fair, strict=False):
             yield Launch(kind, trial.digest, trial.sweep_id)
+
+
+def _in_turns(
+    runnable: Iterable[TrialStatus], workers_of: Counter[str], served: Sequence[str]
+) -> Iterator[TrialStatus]:
+    """The trials such that all submitters get equally many workers, whatever their priorities.
+
+    The next worker goes to the submitter with the fewest; among equals to the one whose last
+    attempt ended the longest ago. The trials of one submitter keep their order.
+
+    Args:     workers_of: the workers of each submitter; a trial that is taken adds one
+              served: submitters of the attempts that ended last, newest first
+    """
+    queues: dict[str, deque[TrialStatus]] = {}
+    for trial in runnable:
+        queues.setdefault(trial.submitter, deque()).append(trial)
+    rank = {who: -place for place, who in reversed(list(enumerate(served)))}
+    while queues:
+        who = min(queues, key=lambda who: (workers_of[who], rank.get(who, -len(served))))
+        workers_of[who] += 1
+        yield queues[who].popleft()
+        if not queues[who]:
+            del queues[who]
+
+
+def _workers_of_submitters(snapshot: Snapshot, crew: Crew) -> Counter[str]:
+    """How many workers each submitter has; one with a stack of trials counts once."""
+    pairs = {
+        (trial.submitter, name_of(trial.worker))
+        for trial in snapshot.trials
+        if trial.state.is_held and trial.worker is not None
+    }
+    submitters = {trial.digest: trial.submitter for trial in snapshot.trials}
+    pairs |= {(submitters[d], worker) for worker, d in crew.busy.items() if d in submitters}
+    return Counter(submitter for submitter, _ in pairs)
 
 
 def _finished_sweeps(snapshot: Snapshot) -> Iterator[FinishSweep]:

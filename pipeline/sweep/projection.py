@@ -17,9 +17,8 @@ from evenload.pipeline.errors import StoreUnavailable
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import SweepRecord, TrialRecord
+from evenload.pipeline.states import OVER, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.coordinator import OVER
 from evenload.pipeline.sweep.worker_id import worker_id
 
 if TYPE_CHECKING:

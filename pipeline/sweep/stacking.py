@@ -1,18 +1,12 @@
-"""Decides which trials train together as one program (a stack), and how many at once.
+"""Decides how many trials train together as one program (a stack).
 
 A stack saves kernel launches and dispatch. How much that is depends on the size of the arithmetic,
 so the limits below come from measurements.
 """
 
-from typing import Any
-
 from evenload.pipeline.figures.model_size import model_size
-from evenload.pipeline.spec.spec_file import sha256
+from evenload.pipeline.spec.stacking import can_stack
 from evenload.pipeline.spec.trial import TrialSpec
-
-# Rules that cannot be stacked: expert choice routes in another shape, frozen routers lack the
-# gradient that other routers have, and random routers draw from the process's generator.
-UNSTACKABLE = frozenset({"expert_choice", "frozen_router", "random_router"})
 
 # Largest activation (tokens of a micro-batch times width) for which a stack is faster. Measured by
 # `evenload bench training` on one core of a Xeon, preset tiny, 8 trials: the time stacked over the
@@ -21,26 +15,6 @@ UNSTACKABLE = frozenset({"expert_choice", "frozen_router", "random_router"})
 LARGEST_ACTIVATION = {"cpu": 2**17, "cuda": 2**22}
 LARGEST_STACK = {"cpu": 8, "cuda": 32}
 ROOM_BYTES = {"cpu": 2**30, "cuda": 2**34}  # for a stack's weights, moments and activations
-
-
-def shape_of(spec: TrialSpec) -> str:
-    """A hash that is equal for trials that differ only in balancing rule, step size and seed."""
-    differing: dict[str, Any] = {"balancer": True, "train": {"seed"}}
-    return sha256(spec.model_dump(mode="json", exclude=differing))[:16]
-
-
-def can_stack(spec: TrialSpec) -> bool:
-    """Whether the trial can train in a stack with others of its shape."""
-    train, runtime = spec.train, spec.runtime
-    return (
-        spec.model.kind == "own"
-        and spec.balancer.kind not in UNSTACKABLE
-        and runtime.backend == "torch"
-        and runtime.workers == 1
-        and not (train.compile or train.recompute)
-        and spec.extends is None
-        and spec.eval.every_steps is None
-    )
 
 
 def stack_size(spec: TrialSpec, untrained: int, slots: int) -> int:

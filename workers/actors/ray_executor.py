@@ -17,7 +17,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.pipeline.sweep.plan import Death
+from evenload.pipeline.sweep.plan import KIND_OF_WAITING, Death
 from evenload.pipeline.sweep.worker_id import name_of
 from evenload.workers.actors.actor import SinkFactory
 from evenload.workers.actors.data_parallel import GroupActor
@@ -32,6 +32,7 @@ ACTORS = {WorkKind.TRAIN: StackedActor, WorkKind.EVAL: EvalActor}
 SHARE = {WorkKind.TRAIN: 0.9, WorkKind.EVAL: 0.1}
 MAX_EARLY_DEATHS = 3
 IDLE_SECONDS = 20.0
+NODE_SECONDS = 300.0  # a node that left may come back within this time, as after a restart
 
 
 class Need(NamedTuple):
@@ -54,6 +55,13 @@ class _Worker:
     returned: Any = None  # Ray reference to the result of `work`
     idle_since: float = 0.0  # reading of the monotonic clock; only valid without a digest
     is_leaving: bool = False  # it must release its trial, because its node will be removed
+
+
+class _Amount(NamedTuple):
+    """The most that the cluster has had of a resource lately, and when it had that last."""
+
+    most: float
+    at: float  # reading of the monotonic clock
 
 
 class RayExecutor:
@@ -86,7 +94,7 @@ class RayExecutor:
         self._store = SweepStore(settings.store_url)
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count(1))
         self._workers: dict[str, _Worker] = {}
-        self._most: dict[str, float] = {}  # resource -> the most that the cluster has had
+        self._most: dict[str, _Amount] = {}  # by resource
         self._early_deaths = 0  # number of successive workers that died before they had a trial
         self._owns_cluster = connect(address)
         self._is_local = address is None
@@ -124,6 +132,7 @@ class RayExecutor:
     def wait(self, seconds: float) -> None:
         if not self._is_local:
             self._kill_idle_workers()
+            self._drop_impossible()
             self._leave_draining_nodes()
         pending = [worker.returned for worker in self._workers.values() if worker.digest]
         if pending:
@@ -156,18 +165,37 @@ class RayExecutor:
         """Raises: CannotRun: it needs more cores or GPUs than all nodes have together"""
         if self._is_local:
             return  # nothing is reserved there
-        settings, seen = self._settings, ray.cluster_resources()
+        settings, seen = self._settings, self._seen()
         asked = {"CPU": need.threads, "GPU": need.device == "cuda"}
         limits = {"CPU": settings.cluster_cores, "GPU": settings.cluster_gpus}
         for name, each in asked.items():
-            self._most[name] = max(self._most.get(name, 0.0), seen.get(name, 0.0))
-            most, wanted = limits[name] or self._most[name], need.workers * each
-            if self._most["CPU"] and SHARE[need.kind] * wanted > most:
+            most, wanted = limits[name] or seen[name], need.workers * each
+            if seen["CPU"] and SHARE[need.kind] * wanted > most:
                 raise CannotRun(
                     f"runtime.workers={need.workers}, runtime.threads={need.threads}: needs "
                     f"{wanted} {name}s, and the cluster has {most:g}; ask for less, or add nodes "
                     "and resume the sweep"
                 )
+
+    def _seen(self) -> dict[str, float]:
+        """What the cluster has of each resource. Nodes that left count until they are given up."""
+        now, has = time.monotonic(), ray.cluster_resources()
+        for name in ("CPU", "GPU"):
+            amount, before = has.get(name, 0.0), self._most.get(name)
+            if before is None or amount >= before.most or now - before.at > NODE_SECONDS:
+                self._most[name] = _Amount(amount, now)
+        return {name: amount.most for name, amount in self._most.items()}
+
+    def _drop_impossible(self) -> None:
+        """Ends workers that wait for nodes that left; the next launch tells why it cannot be."""
+        for name, worker in list(self._workers.items()):
+            try:
+                if worker.digest:
+                    self._check_possible(worker.need)
+            except CannotRun as reason:
+                if self._store.trial(str(worker.digest)).state in KIND_OF_WAITING:
+                    logger.warning("%s: %s", name, reason)
+                    self.kill(name)
 
     def _slots(self, kind: WorkKind) -> int:
         if kind is WorkKind.EVAL:

@@ -17,7 +17,7 @@ from evenload.pipeline.errors import LeaseLost
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, TrialState
-from evenload.pipeline.sweep.stacking import can_stack, shape_of, stack_size
+from evenload.pipeline.sweep.stacking import LARGEST_STACK, stack_size
 from evenload.workers.actors.actor import Assignment, SinkFactory, Verdict
 from evenload.workers.actors.attempt_log import attempt_log, log_of
 from evenload.workers.actors.device_memory import check_memory
@@ -60,15 +60,10 @@ class StackedActor(TrainActor):
 
     def _claimed_companions(self, lead: Claim) -> Iterator[Claim]:
         spec = TrialSpec.model_validate(lead.spec)
-        candidates = [
-            trial
-            for trial in self._store.stackable_trials(lead.digest)
-            if _can_join(spec, TrialSpec.model_validate(trial.spec))
-        ]
-        wanted = stack_size(spec, 1 + len(candidates), self._slots) - 1
-        waiting = [trial.digest for trial in candidates if trial.waits]
+        alike = self._store.stackable_trials(lead.digest, LARGEST_STACK[spec.runtime.device])
+        wanted = stack_size(spec, 1 + alike.untrained, self._slots) - 1
         # Starts at the end, because other workers are about to take the first trials.
-        for digest in reversed(waiting):
+        for digest in alike.last:
             if wanted <= 0:
                 return
             claim = self._store.claim(
@@ -172,10 +167,6 @@ class _Member(TrainActor):
 
     def close(self) -> None:
         self._store.close()
-
-
-def _can_join(spec: TrialSpec, other: TrialSpec) -> bool:
-    return can_stack(spec) and can_stack(other) and shape_of(spec) == shape_of(other)
 
 
 def _by_step(requests: Sequence[StackRequest]) -> list[list[StackRequest]]:

@@ -48,7 +48,7 @@ def priority(
     value: Annotated[int, typer.Argument(help="sweeps with a higher value start first; default 0")],
     home: Home = None,
 ) -> None:
-    """Set the priority of a sweep: its trials start before those of sweeps with a lower one."""
+    """Set the priority of a sweep: its trials start before your trials of a lower one."""
     count = open_store(load_settings(home)).set_priority(sweep_id, value)
     _tell(count, sweep_id, None, f"priority {value}")
 

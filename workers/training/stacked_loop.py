@@ -41,7 +41,7 @@ class StackRequest(NamedTuple):
 def train_stacked(requests: Sequence[StackRequest], settings: Settings) -> None:
     """Trains every trial until it ends or leaves, and sets the outcome of each.
 
-    All trials must be resolved, have the same `pipeline.sweep.stacking.shape_of`, and continue
+    All trials must be resolved, have the same `pipeline.spec.stacking.shape_of`, and continue
     after the same step. An error in one trial ends only that trial; an error in the shared program
     ends all remaining trials.
     """

@@ -27,6 +27,12 @@ INSERT INTO trial (digest, label, spec, state, attempt, failures, result, create
 INSERT INTO sweep_trial (sweep_id, digest, position) VALUES ('s-1', 'd', 0)
 """
 
+FIRST_DEED = """
+INSERT INTO deed (number, at, who, verb, sweep_id)
+  VALUES (1, '2026-01-02 03:04:05+00', 'ann', 'run', 's-1'),
+         (2, '2026-01-03 00:00:00+00', 'bob', 'run', 's-1')
+"""
+
 
 def execute(url: str, statements: str) -> None:
     engine = open_engine(url)
@@ -70,10 +76,15 @@ def test_the_first_schema_upgrades_and_keeps_its_rows(
     schema.migrate(engine, "0001")
     engine.dispose()
     execute(empty_url, FIRST_ROWS)
+    engine = open_engine(empty_url)
+    schema.migrate(engine, "0004")
+    engine.dispose()
+    execute(empty_url, FIRST_DEED)
     store = open_store(empty_url)
     store.migrate()
     (trial,) = store.trials("s-1")
     assert (trial.digest, trial.state, trial.spec) == ("d", TrialState.QUEUED, {"a": 1})
+    assert store.sweep("s-1").submitter == "ann"
     assert store.sweep("s-1").created_at.isoformat() == "2026-01-02T03:04:05.678000+00:00"
 
 

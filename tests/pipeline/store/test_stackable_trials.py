@@ -11,6 +11,7 @@ BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
     "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
     "balancer": {"kind": "sign", "step_size": 0.01},
+    "runtime": {"backend": "torch", "device": "cpu"},  # as resolved
 }
 
 
@@ -23,16 +24,37 @@ def add(store: SweepStore, name: str, digests: str, **fields: Any) -> str:
 
 
 def stackable(store: SweepStore, digest: str) -> str:
-    return "".join(found.digest for found in store.stackable_trials(digest))
+    """The trials that wait, the last one first."""
+    return "".join(store.stackable_trials(digest, 32).last)
 
 
-def test_stackable_trials_are_the_others_of_the_sweep_in_its_order(store: SweepStore) -> None:
+def test_stackable_trials_are_the_others_of_the_sweep_the_last_ones_first(
+    store: SweepStore,
+) -> None:
     add(store, "one", "cab")
     add(store, "other", "xy")
-    assert stackable(store, "a") == "cb"
+    assert stackable(store, "a") == "bc"
     assert stackable(store, "x") == "y"
-    (other,) = store.stackable_trials("x")
-    assert (other.spec, other.waits) == (store.trial("y").spec, True)
+
+
+def test_of_many_stackable_trials_only_as_many_as_asked_are_named(store: SweepStore) -> None:
+    add(store, "one", "abcdef")
+    assert store.stackable_trials("a", 2) == (5, ["f", "e"])
+
+
+def test_only_trials_of_one_shape_are_stackable(store: SweepStore) -> None:
+    spec = SweepSpec(
+        name="mixed",
+        base=BASE,
+        axes={
+            "balancer": [{"kind": "sign"}, {"kind": "random_router"}],
+            "model.num_experts": [8, 16],
+        },
+    )
+    trials = list(zip("abcd", spec.expand(), strict=True))
+    store.add_sweep(spec, [*trials, ("e", trials[0][1])])
+    assert stackable(store, "a") == "e"
+    assert [stackable(store, digest) for digest in "bcd"] == ["", "", ""]
 
 
 def test_a_trial_of_two_sweeps_sees_the_trials_of_both_once(store: SweepStore) -> None:
@@ -54,7 +76,6 @@ def test_only_trials_that_train_or_may_start_count(store: SweepStore) -> None:
     store.finish(claim, TrialState.TRAINED)
     store.order("c", Order.CANCEL)
     store.order("d", Order.PAUSE)
-    assert stackable(store, "a") == "be"
-    assert [trial.waits for trial in store.stackable_trials("a")] == [False, True]
+    assert store.stackable_trials("a", 32) == (2, ["e"]), "b trains, e waits"
     store.pause(sweep_id)
     assert stackable(store, "a") == ""

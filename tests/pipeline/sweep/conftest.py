@@ -46,15 +46,15 @@ def store(tmp_path: Path) -> Iterator[SweepStore]:
 
 
 @pytest.fixture
-def add_sweep(store: SweepStore) -> Callable[[int], str]:
-    def add(count: int) -> str:
+def add_sweep(store: SweepStore) -> Callable[..., str]:
+    def add(count: int, name: str = "t") -> str:
         base = {
             "model": {"preset": "tiny"},
             "train": {"steps": 4, "batch_sequences": 4, "seq_len": 16},
             "balancer": {"kind": "sign"},
         }
-        spec = SweepSpec(name="s", base=base, axes={"train.seed": list(range(count))})
-        trials = [(f"t{at}", trial) for at, trial in enumerate(spec.expand())]
+        spec = SweepSpec(name=name, base=base, axes={"train.seed": list(range(count))})
+        trials = [(f"{name}{at}", trial) for at, trial in enumerate(spec.expand())]
         return store.add_sweep(spec, trials)
 
     return add

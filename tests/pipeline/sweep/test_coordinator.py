@@ -12,6 +12,7 @@ import pytest
 from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import SweepState, TrialRecord, TrialState, WorkKind
+from evenload.pipeline.store.deeds import WHO
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.worker_id import worker_id
@@ -293,6 +294,28 @@ def test_a_paused_sweep_ends_the_run_once_its_workers_have_released_their_trials
     assert run(store, FakeExecutor(store), sweep_id, observer=pause)
     assert store.sweep(sweep_id).state is SweepState.PAUSED
     assert states(store, sweep_id) == {TrialState.QUEUED: 3}
+
+
+def test_many_trials_of_one_submitter_do_not_delay_another_whatever_their_priority(
+    store: SweepStore, add_sweep: Callable[..., str]
+) -> None:
+    """One worker, so that only turns are fair; the snapshot reads a few trials of each."""
+
+    class OneWorker(FakeExecutor):
+        def free(self) -> dict[WorkKind, int]:
+            return {TRAIN: 1 - len(self.busy()), EVAL: 1 - len(self.busy())}
+
+    WHO.set("ann")
+    store.set_priority(add_sweep(100, name="ann"), 100)
+    WHO.set("bob")
+    add_sweep(3, name="bob")
+    executor = OneWorker(store)
+    coordinator = Coordinator(store, executor, poll_seconds=0)
+    for _ in range(60):
+        coordinator.round()
+        executor.wait(0)
+    started = [digest for kind, digest in executor.launched if kind is TRAIN]
+    assert started[:7] == ["ann0", "bob0", "ann1", "bob1", "ann2", "bob2", "ann3"]
 
 
 def test_a_trial_that_needs_more_room_is_not_overtaken(

@@ -75,6 +75,10 @@ def lost(digest: str, worker: str = "w@host:1", failures: int = 1) -> TrialStatu
     )
 
 
+def trials_of(submitter: str, count: int) -> list[TrialStatus]:
+    return [trial(f"{submitter}{n}", submitter=submitter) for n in range(count)]
+
+
 def snapshot(*trials: TrialStatus, state: SweepState = SweepState.ACTIVE) -> Snapshot:
     sweep = SweepStatus("s", state, is_expanded=True, unfinished=len(trials))
     return Snapshot(NOW, (sweep,), trials)
@@ -199,6 +203,44 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
             ),
             Launch(TRAIN, "b"),
         ],
+    ),
+    "submitters get equally many workers, and each one's trials keep their order": (
+        snapshot(*(trial(f"a{n}", submitter="ann") for n in range(4)), *trials_of("bob", 2)),
+        Crew(free={TRAIN: 4}),
+        [Launch(TRAIN, digest) for digest in ("a0", "bob0", "a1", "bob1")],
+    ),
+    "a submitter who has workers waits for one who has none": (
+        snapshot(held("a", submitter="ann"), *trials_of("ann", 1), *trials_of("bob", 1)),
+        Crew(free={TRAIN: 1}, busy={"w": "a"}),
+        [Launch(TRAIN, "bob0")],
+    ),
+    "a worker that was launched counts before it has claimed its trial": (
+        snapshot(*trials_of("ann", 2), *trials_of("bob", 1)),
+        Crew(free={TRAIN: 1}, busy={"w": "ann0"}),
+        [Launch(TRAIN, "bob0")],
+    ),
+    "a worker with a stack of trials counts once": (
+        snapshot(
+            *(held(f"a{n}", submitter="ann") for n in range(8)),
+            held("b", worker="v@host:1", submitter="bob"),
+            *trials_of("ann", 1),
+            *trials_of("bob", 1),
+        ),
+        Crew(free={TRAIN: 1}),
+        [Launch(TRAIN, "ann0")],
+    ),
+    "with one worker submitters take turns; who was served the longest ago is next": (
+        replace(
+            snapshot(*trials_of("ann", 1), *trials_of("bob", 1), *trials_of("cyd", 1)),
+            served=("ann", "cyd", "bob", "gone"),
+        ),
+        Crew(free={TRAIN: 1}),
+        [Launch(TRAIN, "bob0")],
+    ),
+    "a submitter who was never served is next": (
+        replace(snapshot(*trials_of("ann", 1), *trials_of("bob", 1)), served=("ann",)),
+        Crew(free={TRAIN: 1}),
+        [Launch(TRAIN, "bob0")],
     ),
     "a stopping sweep without unfinished trials is finished": (
         snapshot(state=SweepState.STOPPING),

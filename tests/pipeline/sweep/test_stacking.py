@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from evenload.pipeline.spec.balancers import BALANCERS
+from evenload.pipeline.spec.stacking import UNSTACKABLE, can_stack, shape_of
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.sweep.stacking import UNSTACKABLE, can_stack, shape_of, stack_size
+from evenload.pipeline.sweep.stacking import stack_size
 
 
 def make(**changes: Any) -> TrialSpec:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evenload.pipeline.errors import CannotRun
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import WorkKind
+from evenload.pipeline.states import TrialState, WorkKind
 from evenload.workers.actors import data_parallel, ray_executor
 from evenload.workers.actors.data_parallel import GroupActor
 from evenload.workers.actors.ray_executor import Need, RayExecutor
@@ -38,6 +39,30 @@ def test_a_trial_that_needs_more_than_all_nodes_have_is_refused_with_both_number
         executor._check_possible(need(2, device="cuda"))
     seen["CPU"] = 0.0  # a node that restarts refuses nothing that ran before
     executor._check_possible(need(2))
+
+
+def test_a_group_whose_nodes_left_for_good_is_ended_and_refused_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, now, killed = {"CPU": 8.0}, [0.0], []
+    executor = executor_on(monkeypatch, seen)
+    monkeypatch.setattr(ray_executor.time, "monotonic", lambda: now[0])
+    state = {"waits": TrialState.QUEUED, "fits": TrialState.QUEUED, "runs": TrialState.TRAINING}
+    needs = {"waits": need(8), "fits": need(2), "runs": need(8)}
+    executor._workers = {n: SimpleNamespace(need=needs[n], digest=n) for n in needs}
+    executor._store = SimpleNamespace(trial=lambda digest: SimpleNamespace(state=state[digest]))
+    executor.kill = killed.append
+    executor._drop_impossible()
+    seen["CPU"], now[0] = 2.0, 200.0
+    executor._drop_impossible()
+    assert killed == [], "the node may come back"
+    now[0] = 301.0
+    executor._drop_impossible()
+    assert killed == ["waits"]
+    with pytest.raises(CannotRun, match="needs 8 CPUs, and the cluster has 2; ask for less, or"):
+        executor._check_possible(needs["waits"])
+    seen["CPU"] = 8.0
+    executor._check_possible(needs["waits"])
 
 
 def test_an_autoscaled_cluster_is_asked_for_what_it_can_grow_to(
