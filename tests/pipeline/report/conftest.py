@@ -133,16 +133,6 @@ def _steps(trial: TrialSpec, steps: int) -> list[StepRecord]:
     ]
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated store to copy, because a migration takes time."""
-    settings = Settings(home=tmp_path_factory.mktemp("empty"))
-    store = SweepStore(settings.store_url)
-    store.migrate()
-    store.close()
-    return settings.root / "evenload.db"
-
-
 @pytest.fixture
 def home(tmp_path: Path, empty_store: Path) -> Iterator[Home]:
     shutil.copy(empty_store, tmp_path / "evenload.db")

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from tests.faults.services import Postgres
+from tests.pipeline.store.postgres import NOTHING, connected, empty_tables
 
 BASE: dict[str, Any] = {
     "model": {"preset": "tiny"},
@@ -40,14 +40,17 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=DATABASES)
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without a schema."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'store.db'}"
     url: str = request.getfixturevalue("postgres_url")
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    with connected(url) as connection:
+        connection.execute(NOTHING)
     return url
 
 
@@ -64,11 +67,14 @@ def open_store() -> Iterator[Callable[[str], SweepStore]]:
         yield open_one
 
 
-@pytest.fixture
-def url(empty_url: str, open_store: Callable[[str], SweepStore]) -> str:
-    """A database with the current schema."""
-    open_store(empty_url).migrate()
-    return empty_url
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) -> str:
+    """A database with the current schema and no rows."""
+    if request.param == "sqlite":
+        return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'store.db')}"
+    url: str = request.getfixturevalue("postgres_url")
+    empty_tables(url)
+    return url
 
 
 @pytest.fixture

@@ -7,30 +7,28 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
 import pytest
 
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
+from tests.pipeline.store.postgres import empty_tables
 
 CLAIMANTS = 64
 Listed = list[tuple[str, TrialSpec]]
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("trials", [256, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [96, pytest.param(2000, marks=pytest.mark.slow)])
 def test_64_claimants_take_every_trial_and_none_twice(
     trials: int,
     postgres_url: str,
     open_store: Callable[[str], SweepStore],
     make_sweep: Callable[..., tuple[SweepSpec, Listed]],
 ) -> None:
-    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    empty_tables(postgres_url)
     stores = [open_store(postgres_url) for _ in range(CLAIMANTS)]
-    stores[0].migrate()
     spec, ((_, trial),) = make_sweep(1)
     digests = [f"t{at:04}" for at in range(trials)]
     stores[0].add_sweep(spec, [(digest, trial) for digest in digests])

@@ -21,6 +21,7 @@ from evenload.pipeline.states import Charge, CurvePoint, Order, Stage, SweepStat
 from evenload.pipeline.store import leases, removal, submission, verbs
 from evenload.pipeline.store.sweep_store import SweepStore
 from tests.pipeline.store.claims import EVAL, LEASE, TRAIN, MakeSweep, claimed, complete, expire
+from tests.pipeline.store.postgres import empty_tables
 
 pytestmark = pytest.mark.postgres
 
@@ -54,10 +55,8 @@ class Interleaved:
 
 
 @pytest.fixture
-def url(postgres_url: str, open_store: Callable[[str], SweepStore]) -> str:
-    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    open_store(postgres_url).migrate()
+def url(postgres_url: str) -> str:
+    empty_tables(postgres_url)
     return postgres_url
 
 

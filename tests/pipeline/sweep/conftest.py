@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,8 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SweepStore]:
-    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
-    store.migrate()
+def store(tmp_path: Path, empty_store: Path) -> Iterator[SweepStore]:
+    store = SweepStore(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'store.db')}")
     yield store
     store.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def store(settings: Settings) -> Iterator[SweepStore]:
+def store(settings: Settings, empty_store: Path) -> Iterator[SweepStore]:
+    shutil.copy(empty_store, settings.root)
     store = SweepStore(settings.store_url)
-    store.migrate()
     yield store
     store.close()
 
