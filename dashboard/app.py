@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from evenload.dashboard import controls
-from evenload.dashboard.page_parts import ICON, STYLE, logo, readable_errors
+from evenload.dashboard.page_parts import ICON, STYLE, answered_address, logo, readable_errors
 
 # Folder, which is also the address: title, icon. The address / leads to the first.
 PAGES: dict[str, tuple[str, str]] = {
@@ -39,7 +39,7 @@ def main() -> None:
         visibility="hidden",
     )
     page = st.navigation([start, *pages], position="top")
-    with readable_errors():
+    with readable_errors(), answered_address():
         page.run()
 
 

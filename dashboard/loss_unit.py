@@ -2,25 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import streamlit as st
 
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, NATS_PER_TOKEN, LossUnit
 from evenload.pipeline.states import TrialRecord
 
-BITS, NATS = "bits per byte", "nats per token"
+BITS, NATS = BITS_PER_BYTE.name, NATS_PER_TOKEN.name
 KEPT = "kept-loss-unit"  # in the session: a widget forgets its value on pages without it
-
-
-class LossUnit(NamedTuple):
-    """A unit of losses, and how many of it are one of the unit in which they are given."""
-
-    name: str
-    factor: float
-
-    @property
-    def title(self) -> str:
-        return f"held-out loss, {self.name}"
 
 
 def choose_loss_unit() -> None:

@@ -11,11 +11,11 @@ import pandas as pd
 import streamlit as st
 
 from evenload.dashboard.exports import FORMATS, chart_table
-from evenload.dashboard.loss_unit import LossUnit
 from evenload.dashboard.wording import Wording
 from evenload.pipeline.charts import style
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
+from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.figures.metrics import METRICS, Metric
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.sweep.audit import Finding
@@ -23,6 +23,7 @@ from evenload.pipeline.sweep.setting import LOSS
 
 KEPT_SWEEP = "kept-sweep"  # in the session: the sweep that was looked at last
 KEPT_RUNS = "kept-runs"  # and the runs that were selected in it
+LAST_ADDRESS = "last-address"  # its parameters when the page was drawn last
 BRUSHES = ("along", "region")  # of linked views
 Number = TypeVar("Number", int, float)
 REFRESH_SECONDS = 5.0
@@ -54,6 +55,40 @@ def readable_errors() -> Iterator[None]:
         st.warning(for_markdown(str(error)), icon=":material/info:")
 
 
+@contextmanager
+def answered_address() -> Iterator[None]:
+    """Says what the address asks for and the page does not have.
+
+    Streamlit takes a value that a widget cannot have out of the address without a word. What the
+    page before has left there is not said.
+    """
+    place, asked = st.empty(), st.query_params.to_dict()
+    yield
+    left = st.session_state.get(LAST_ADDRESS, {})
+    unknown = [
+        f"{key}={value}"
+        for key, value in asked.items()
+        if left.get(key) != value and not _is_shown(key, value)
+    ]
+    if unknown:
+        place.error(
+            f"The address asks for {for_markdown(', '.join(unknown))}, which is not known here. "
+            "The page shows what is chosen below."
+        )
+    st.session_state[LAST_ADDRESS] = st.query_params.to_dict()
+
+
+def _is_shown(key: str, asked: str) -> bool:
+    """Whether a widget has the value that the address asks for; without a widget: it stays."""
+    if key not in st.session_state:
+        return key in st.query_params
+    value = st.session_state[key]
+    try:
+        return asked in (str(value), str(value).lower()) or float(asked) == float(value)
+    except (TypeError, ValueError):
+        return False
+
+
 def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[str], str]) -> str:
     """A select box whose choice is also part of the address: `?parameter=choice`.
 
@@ -79,15 +114,7 @@ def chosen(label: str, options: Sequence[str], parameter: str, shown: Callable[[
 
 def chosen_view(names: Iterable[str]) -> str:
     """A row of buttons that choose a view of the page; the first one by default."""
-    names, asked = list(names), st.query_params.get("view")
-    seen = st.session_state.setdefault(
-        "views-seen", set()
-    )  # the last page's view may still be there
-    if asked is not None and asked not in {*names, *seen}:
-        problem = f"View {asked!r} is not known here. Choose one of {', '.join(names)}."
-        st.error(for_markdown(problem))
-    seen.update(names)
-    return switch("View", names, "view", label_visibility="collapsed")
+    return switch("View", list(names), "view", label_visibility="collapsed")
 
 
 def switch(
@@ -204,20 +231,20 @@ def plot(chart: style.Chart, key: str, caption: str = "") -> dict[str, Any]:
     hoisted: Any = () if chart.params is alt.Undefined else chart.params
     parameters = [one.name for one in hoisted]
     selections = sorted({style.OPEN, style.OPEN_LINE, style.ZOOM, *BRUSHES} & {*parameters})
-    span = _zoomed_span(key) if style.ZOOM in selections else None
+    spans = _zoomed_spans(key) if style.ZOOM in selections else []
     drawn = style.themed(chart, theme(), usermeta={"embedOptions": {"downloadFileName": key}})
-    if span is not None:
-        drawn = style.zoomed(drawn, *span)
+    if spans:
+        drawn = style.zoomed(drawn, spans)
     # Its description is its text alternative.
     options: dict[str, Any] = {"theme": None, "width": "stretch"}
     if selections:
         options |= {"on_select": "rerun", "selection_mode": selections}
-    chosen = st.altair_chart(drawn, key=_zoom_key(key, span), **options)
+    chosen = st.altair_chart(drawn, key=_zoom_key(key, spans), **options)
     found = dict(chosen.selection) if selections else {}
     if picked := found.get(style.OPEN) or found.get(style.OPEN_LINE):
         st.switch_page("run/page.py", query_params={"run": picked[0]["digest"]})
-    if span is not None:
-        shown = f"{span[0]:,.6g} to {span[1]:,.6g}"
+    if spans:
+        shown = " and ".join(f"{low:,.6g} to {high:,.6g}" for low, high in spans)
         name = f"Show all, not only {shown}"
         st.button(
             name, icon=":material/zoom_out:", key=f"all-{key}", on_click=_show_all, args=[key]
@@ -226,25 +253,28 @@ def plot(chart: style.Chart, key: str, caption: str = "") -> dict[str, Any]:
     return found
 
 
-def _zoom_key(key: str, span: tuple[float, float] | None) -> str:
-    ends = "" if span is None else f"-{span[0]:.6g}-{span[1]:.6g}"
-    return f"chart-{key}{ends}"
+def _zoom_key(key: str, spans: Sequence[style.Span]) -> str:
+    return "-".join([f"chart-{key}", *(f"{end:.6g}" for span in spans for end in span)])
 
 
-def _zoomed_span(key: str) -> tuple[float, float] | None:
-    """The range of x in the address, after the one that was just dragged has been put there."""
-    span = None
+def _zoomed_spans(key: str) -> list[style.Span]:
+    """The ranges of x and y in the address, after those that were just dragged are put there."""
+    spans: list[style.Span] = []
     try:
-        low, high = (float(end) for end in st.query_params.get(f"zoom-{key}", "").split(":"))
-        span = (low, high) if -math.inf < low < high < math.inf else None
+        for span in filter(None, st.query_params.get(f"zoom-{key}", "").split(",")):
+            low, high = (float(end) for end in span.split(":"))
+            if not -math.inf < low < high < math.inf:
+                raise ValueError
+            spans.append((low, high))
     except ValueError:
-        pass  # none, or not two numbers
-    dragged = st.session_state.get(_zoom_key(key, span), {}).get("selection", {}).get(style.ZOOM)
+        spans = []
+        del st.query_params[f"zoom-{key}"]
+    dragged = st.session_state.get(_zoom_key(key, spans), {}).get("selection", {}).get(style.ZOOM)
     if dragged:
-        low, high = next(iter(dragged.values()))
-        st.query_params[f"zoom-{key}"] = f"{low:.6g}:{high:.6g}"
-        return float(f"{low:.6g}"), float(f"{high:.6g}")
-    return span
+        texts = [[f"{end:.6g}" for end in sorted(ends)] for ends in dragged.values()]
+        st.query_params[f"zoom-{key}"] = ",".join(map(":".join, texts))
+        spans = [(float(low), float(high)) for low, high in texts]
+    return spans
 
 
 def _show_all(key: str) -> None:
@@ -299,7 +329,7 @@ def metric_columns(shown: Iterable[Metric], loss: LossUnit | None = None) -> dic
     named = {metric.name: _metric_column(metric) for metric in shown}
     if loss is not None and LOSS in named:
         named[LOSS] = st.column_config.NumberColumn(
-            loss.name[0].upper() + loss.name[1:], format="%.3f", help=METRICS[LOSS].meaning
+            loss.head, format="%.3f", help=METRICS[LOSS].meaning
         )
     return named
 

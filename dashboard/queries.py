@@ -6,6 +6,8 @@ So pages must not change them.
 
 import streamlit as st
 
+from evenload.dashboard.loss_unit import loss_unit
+from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -41,8 +43,8 @@ def curves(sweep_id: str) -> dict[str, list[CurvePoint]]:
 
 
 def answer(sweep_id: str) -> Answer:
-    """The answer with its evidence."""
-    return _answer(_url(), sweep_id)
+    """The answer with its evidence, with losses in the unit that the viewer chose."""
+    return _answer(_url(), sweep_id).in_unit(loss_unit(sweep(sweep_id)[1]))
 
 
 def findings(sweep_id: str, *digests: str) -> list[Finding]:
@@ -51,7 +53,7 @@ def findings(sweep_id: str, *digests: str) -> list[Finding]:
     Args:     digests: what it found about these trials alone; none: about the sweep
     """
     ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
-    return _findings(_url(), sweep_id, digests, ended)
+    return _findings(_url(), sweep_id, digests, ended, loss_unit(sweep(sweep_id)[1]))
 
 
 def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
@@ -123,11 +125,13 @@ def _answer(url: str, sweep_id: str) -> Answer:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _findings(url: str, sweep_id: str, digests: tuple[str, ...], ended: int) -> list[Finding]:
+def _findings(
+    url: str, sweep_id: str, digests: tuple[str, ...], ended: int, unit: LossUnit
+) -> list[Finding]:
     """`ended` is part of the key of the cache only."""
     trials = _sweep(url, sweep_id)[1]
     chosen = [trial for trial in trials if trial.digest in digests]
-    facts = read_facts(Settings(), _answer(url, sweep_id), chosen or trials)
+    facts = read_facts(Settings(), _answer(url, sweep_id).in_unit(unit), chosen or trials)
     return audit_trials(facts) if chosen else audit(facts)
 
 

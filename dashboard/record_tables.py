@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import EXPERTS, Axes, axes_of, value_of
+from evenload.pipeline.sweep.setting import LOSS
 
 
 def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
@@ -38,7 +40,9 @@ def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> 
     return table.sort_values("created_at", ascending=False, ignore_index=True)
 
 
-def trial_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
+def trial_table(
+    trials: Sequence[TrialRecord], axes: Axes, unit: LossUnit = BITS_PER_BYTE
+) -> pd.DataFrame:
     """One row per trial, in sweep order, with shares in percent and NaN for missing figures."""
     rows = [
         {
@@ -50,7 +54,7 @@ def trial_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
             "seed": trial.spec["train"]["seed"],
             "state": str(trial.state),
             "progress": 100 * steps_done(trial),
-            **{metric.name: figure(trial, metric.name) for metric in columns()},
+            **{metric.name: figure(trial, metric.name, unit) for metric in columns()},
             "attempt": trial.attempt,
             "failures": trial.failures,
         }
@@ -92,10 +96,10 @@ def attempt_table(attempts: Iterable[AttemptRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def figure(trial: TrialRecord, name: str) -> float:
-    """A final figure, with shares in percent; NaN if it is missing."""
+def figure(trial: TrialRecord, name: str, unit: LossUnit = BITS_PER_BYTE) -> float:
+    """A final figure, with shares in percent and the held-out loss in `unit`; NaN: missing."""
     value = trial.figure(name)
-    return 100 * value if METRICS[name].is_share else value
+    return 100 * value if METRICS[name].is_share else value * (unit.factor if name == LOSS else 1)
 
 
 def step_size(trial: TrialRecord) -> float:

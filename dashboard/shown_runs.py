@@ -10,6 +10,7 @@ from evenload.dashboard import queries
 from evenload.dashboard.record_tables import figure, spec_of
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.loads import Loads
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.records.mirror import readable_dir
@@ -93,10 +94,10 @@ def chance(run: Run, series: LoadSeries) -> Loads:
     return Loads(empty_SLE, tokens_of(run, series), shape.top_k, target_E)
 
 
-def figure_of(run: Run, name: str) -> float:
+def figure_of(run: Run, name: str, unit: LossUnit = BITS_PER_BYTE) -> float:
     """A figure of the steady state, with shares in percent; NaN if it is missing."""
     if not isinstance(run, RecordedRun):
-        return figure(run, name)
+        return figure(run, name, unit)
     value = _figures(run.folder, run.last_step, run).get(name, math.nan)
     return 100 * value if METRICS[name].is_share else value
 

@@ -1,32 +1,79 @@
-"""Takes the README's pictures from a finished sweep, in a real browser.
+"""Takes pictures of the dashboard in a real browser.
 
-    evenload quickstart --no-serve && python infra/pictures.py
+    evenload quickstart --no-serve && python -m infra.pictures   # those of the README
+    python -m infra.pictures --all DIR          # every page and state, three widths, light and dark
+    python -m infra.pictures --all DIR --only sweep-wide         # those whose name begins so
 
-It needs the dev extra and a chromium. EVENLOAD_HOME names the home, by default ./.evenload.
+It needs the dev extra and a chromium. EVENLOAD_HOME names the home of the first, by default
+./.evenload; the others are taken from homes that are generated below DIR, and faults that can be
+measured (a page wider than the window, controls that are cut off, exceptions) are listed.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 from evenload.dashboard.__main__ import command
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
+from infra.benchmarks import generated_home
+from tests.dashboard import demo_home
+from tests.pipeline.records import recorded
 
 PICTURES = Path(__file__).parent / "pictures"
-PORT = 8591
 SIZE = {"width": 1440, "height": 1020}
 SHOWN_RULE, SHOWN_EXPERTS = "none", 32
+WIDTHS, TALLEST = {1440: 900, 1024: 768, 390: 844}, 6000  # pixels; the heights of usual screens
+SETTLE_MS = 900
+RUN_VIEWS = ("Load", "Balance", "Biases", "Training", "Experts", "System", "Record")
+SWEEP_VIEWS = ("Answer", "Runs", "Front", "Step sizes", "Curves")
+BUSY = '[data-test-script-state="running"]'
+# Streamlit scrolls its main part, not the document.
+FAULTS = """() => {
+  const main = document.querySelector('[data-testid="stMain"]'), found = [];
+  const wide = main.scrollWidth - main.clientWidth;
+  if (wide > 0) found.push(`${wide} px wider than the window`);
+  for (const box of main.querySelectorAll('[data-testid="stException"]'))
+    found.push(`an exception: ${box.innerText.slice(0, 80)}`);
+  for (const one of main.querySelectorAll('button, input, a, label, canvas, svg.marks')) {
+    const at = one.getBoundingClientRect();
+    const scrolls = one.closest('[data-testid="stDataFrame"], [data-testid="stCode"]');
+    if (at.width && at.right > innerWidth + 1 && !scrolls)
+      found.push(`${one.tagName} “${(one.innerText || one.ariaLabel || '').slice(0, 30)}” is cut`);
+  }
+  return found;
+}"""
+HEIGHT = "() => document.querySelector('[data-testid=\"stMain\"]').scrollHeight"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.pictures")
+    parser.add_argument("--all", type=Path, metavar="DIR", help="folder for every page and state")
+    parser.add_argument("--only", default="", help="beginning of the names that are taken")
+    given = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        faults = _all(browser, given.all, given.only) if given.all else _readme(browser)
+        browser.close()
+    raise SystemExit(faults > 0)
+
+
+def _readme(browser: Browser) -> int:
     store = SweepStore(Settings().store_url)
     sweep_id = store.sweeps()[0].sweep_id
     run = next(
@@ -34,37 +81,152 @@ def main() -> None:
         for trial in store.trials(sweep_id)
         if trial.label == SHOWN_RULE and trial.spec["model"]["num_experts"] == SHOWN_EXPERTS
     )
-    server = subprocess.Popen(command(PORT, "127.0.0.1"), stderr=subprocess.DEVNULL)
+    store.close()
+    with served(Settings().root) as address:
+        page = browser.new_page(viewport=SIZE, device_scale_factor=1)
+        for path, name in ((f"sweep?sweep={sweep_id}", "sweep"), (f"run?run={run}", "run")):
+            _open(page, f"{address}/{path}")
+            page.screenshot(path=PICTURES / f"{name}.png")
+    return 0
+
+
+def _all(browser: Browser, folder: Path, only: str) -> int:
+    """Every page and state, and a list of what can be measured of them."""
+    faults = 0
+    empty, full = folder / "empty", folder / "full"
+    ids = _built(full)
+    empty.mkdir(exist_ok=True)
+    SweepStore(Settings(home=empty).store_url).migrate()
+    for home, addresses in ((empty, _empty_pages()), (full, _pages(ids))):
+        shown = {name: path for name, path in addresses.items() if name.startswith(only)}
+        if not shown:
+            continue
+        with served(home) as address:
+            for name, path in shown.items():
+                faults += _every_size(browser, f"{address}/{path}", folder, name)
+    print(f"{faults} faults")
+    return faults
+
+
+def _built(home: Path) -> Mapping[str, str]:
+    """Sweeps in every state, a sweep of 500 trials, a run of 26 layers and an attached run."""
+    if not home.exists():
+        demo_home.build(home)
+        generated_home.build(home, steps=2000, layers=26, experts=64, trials=500)
+        recorded.writer(home).write(recorded.steps(1, 120))
+    store = SweepStore(Settings(home=home).store_url)
+    sweeps = {sweep.name: sweep.sweep_id for sweep in store.sweeps()}
+    runs = {}
+    for name, wanted in (
+        ("run-finished", ("step-size-by-experts", "none", 32)),
+        ("run-failed", ("step-size-by-experts", "sign 0.1", 32)),
+        ("run-running", ("schedules", "sign 0.05", 16)),
+        ("run-queued", ("schedules", "sign 0.05", 32)),
+        ("run-26-layers", ("long-run", "sign 0.001", 64)),
+    ):
+        sweep, label, experts = wanted
+        runs[name] = next(
+            t.digest
+            for t in store.trials(sweeps[sweep])
+            if (t.label, t.spec["model"]["num_experts"]) == (label, experts)
+        )
+    store.close()
+    return sweeps | runs
+
+
+def _empty_pages() -> dict[str, str]:
+    pages = ("sweeps", "sweep", "run", "compare", "theory", "cost", "cluster", "glossary")
+    return {f"empty-{page}": page for page in pages}
+
+
+def _pages(ids: Mapping[str, str]) -> dict[str, str]:
+    """Name -> path of every page in every state."""
+    sweeps = {
+        "running": ids["schedules"],
+        "one-seed": ids["step-size-by-experts"],
+        "many-seeds": ids["search"],
+        "wide": ids["wide-sweep"],
+        "cancelled": ids["first-try"],
+        "submitted": ids["gpu-night"],
+    }
+    runs = {key: ids[key] for key in ids if key.startswith("run-")} | {"run-attached": "my-model"}
+    pages = {"sweeps": "sweeps", "sweeps-start": "sweeps?view=Start+a+sweep"}
+    for state, sweep in sweeps.items():
+        for view in SWEEP_VIEWS:
+            address = f"sweep?sweep={sweep}&view={view.replace(' ', '+')}"
+            pages[f"sweep-{state}-{view.replace(' ', '-')}"] = address
+    for name, run in runs.items():
+        for view in RUN_VIEWS:
+            pages[f"{name}-{view}"] = f"run?run={run}&view={view}"
+    pages["compare"] = f"compare?runs={ids['run-finished']},{ids['run-26-layers']},my-model"
+    pages["compare-none"] = "compare?runs="
+    pages["theory"] = "theory"
+    pages["cost"] = f"cost?sweep={ids['step-size-by-experts']}"
+    return pages | {"cluster": "cluster", "glossary": "glossary", "unknown": "sweep?sweep=nope"}
+
+
+def _every_size(browser: Browser, address: str, folder: Path, name: str) -> int:
+    faults = 0
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(f"in the browser: {error}"))
+    _open(page, address)
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        for width, height in WIDTHS.items():
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_timeout(SETTLE_MS)
+            needed = int(page.evaluate(HEIGHT))
+            page.set_viewport_size({"width": width, "height": min(TALLEST, max(height, needed))})
+            page.wait_for_timeout(SETTLE_MS)
+            found = [*page.evaluate(FAULTS), *problems]
+            for fault in dict.fromkeys(found):
+                print(f"{name} {width} {theme}: {fault}", flush=True)
+            faults += len(found)
+            page.screenshot(path=folder / f"{name}-{width}-{theme}.png")
+            if theme == "light":
+                print(f"{name} {width}: {needed} px high", flush=True)
+    page.close()
+    return faults
+
+
+def _open(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("h1", timeout=60_000)
     try:
-        _wait_until_healthy()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-            )
-            page = browser.new_page(viewport=SIZE, device_scale_factor=1)
-            _take(page, f"sweep?sweep={sweep_id}", "sweep.png")
-            _take(page, f"run?run={run}", "run.png")
-            browser.close()
+        page.wait_for_selector(BUSY, state="detached", timeout=60_000)
+        page.wait_for_selector(".vega-embed .marks", timeout=4_000)
+    except TimeoutError:
+        pass  # a page without charts
+    page.wait_for_timeout(SETTLE_MS)
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """Serves a home with controls; gives the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    environment = os.environ | {"EVENLOAD_HOME": str(home), "EVENLOAD_DASHBOARD_CONTROLS": "true"}
+    server = subprocess.Popen(
+        command(port, "127.0.0.1"), env=environment, stderr=sys.stderr, stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait_until_healthy(port)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()
 
 
-def _take(page: Page, path: str, name: str) -> None:
-    page.goto(f"http://127.0.0.1:{PORT}/{path}")
-    page.wait_for_selector(".vega-embed .marks", timeout=60_000)
-    page.wait_for_timeout(3000)  # figures grow into their cards
-    page.screenshot(path=PICTURES / name)
-
-
-def _wait_until_healthy() -> None:
+def _wait_until_healthy(port: int) -> None:
     for _ in range(240):
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/_stcore/health", timeout=1)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
             return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.25)
-    raise SystemExit(f"the dashboard does not answer on port {PORT}")
+    raise SystemExit(f"the dashboard does not answer on port {port}")
 
 
 if __name__ == "__main__":

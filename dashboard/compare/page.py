@@ -19,7 +19,6 @@ from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.states import TrialRecord, TrialState
 from evenload.pipeline.sweep.audit import Finding
 from evenload.pipeline.sweep.axes import axes_of
-from evenload.pipeline.sweep.setting import LOSS
 
 WINDOWS = {"last step": 1, "last 10 steps": 10, "last 100 steps": 100}
 EVALUATION = "evaluation"
@@ -127,9 +126,8 @@ def _names(runs: list[Run]) -> list[str]:
 
 def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
     tokens = {name: shown_runs.tokens_of(run, series[name]) for name, run in runs.items()}
-    table = tables.comparison_table(runs).assign(tokens_per_step=list(tokens.values()))
     unit = unit_of_runs(runs.values())
-    table[LOSS] *= unit.factor
+    table = tables.comparison_table(runs, unit).assign(tokens_per_step=list(tokens.values()))
     with page_parts.card(
         "Figures", "Means over the last quarter of the steps; the loss is held-out."
     ):

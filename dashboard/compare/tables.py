@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evenload.dashboard.record_tables import leaves, spec_of
 from evenload.dashboard.shown_runs import Run, figure_of, outline_of
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.records.recorded_runs import RecordedRun
 
 MOST_RUNS = 8
@@ -67,7 +68,7 @@ def difference(percent_LE: Percent, reference_LE: Percent) -> NDArray[np.int16]:
     return np.where(counted, one_DQ.astype(np.int32) - other_DQ, 0).astype(np.int16)
 
 
-def comparison_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+def comparison_table(runs: Mapping[str, Run], unit: LossUnit = BITS_PER_BYTE) -> pd.DataFrame:
     """One row per run: its size and its figures, with shares in percent."""
     rows = []
     for name, run in runs.items():
@@ -81,7 +82,7 @@ def comparison_table(runs: Mapping[str, Run]) -> pd.DataFrame:
                 "layers": shape.num_layers,
                 "tokens_per_step": tokens,
                 "steps": run.last_step if isinstance(run, RecordedRun) else steps,
-                **{figure_name: figure_of(run, figure_name) for figure_name in FIGURES},
+                **{figure_name: figure_of(run, figure_name, unit) for figure_name in FIGURES},
             }
         )
     return pd.DataFrame(rows)

@@ -8,7 +8,8 @@ import streamlit as st
 
 from evenload.dashboard import page_parts, queries, shown_runs
 from evenload.dashboard.controls import trial_buttons
-from evenload.dashboard.record_tables import label_of, spec_of, trial_labels
+from evenload.dashboard.loss_unit import choose_loss_unit, unit_of_runs
+from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
 from evenload.dashboard.wording import RUN_STATES, TRIAL_STATES, ago, short
@@ -19,6 +20,7 @@ from evenload.pipeline.figures.wording import NONE, counted, listed
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.states import TrialRecord, TrialState
+from evenload.pipeline.sweep.setting import LOSS
 
 Draw = Callable[[Any, LoadSeries], None]
 
@@ -61,6 +63,7 @@ def main() -> None:
         return
     title, choice = st.columns([3, 2], vertical_alignment="center")
     with choice:
+        choose_loss_unit()
         key = page_parts.chosen("Run", list(labels), "run", labels.__getitem__)
     run = shown_runs.find(key)
     with title:
@@ -172,7 +175,7 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
     when, balance = _balance_figures(trial, series)
     floor = {"max_vio_floor": Loads.of(spec).max_vio_floor}
     balance = {"max_vio": balance["max_vio"]} | floor | balance
-    loss = METRICS["val_bits_per_byte"]
+    loss, unit = METRICS[LOSS], unit_of_runs([trial])
     wrong, torn = series.miscounted_steps, len(run_queries.torn_files(trial))
     check = NONE if series.is_empty else f"{wrong} wrong steps" if wrong else "passed"
     check = counted(torn, "damaged file") if torn else check
@@ -182,7 +185,7 @@ def _summary(trial: TrialRecord, series: LoadSeries) -> None:
             f"{short(series.last_step)} / {short(spec.train.steps)}",
             f"{series.last_step:,} of {spec.train.steps:,} optimizer steps",
         ),
-        (loss.title, loss.shown(trial.figure(loss.name)), f"{loss.meaning}; {loss.unit}"),
+        (unit.head, loss.shown(figure(trial, LOSS, unit)), loss.meaning),
         *(
             (METRICS[name].title, METRICS[name].shown(value), f"{METRICS[name].meaning}; {when}")
             for name, value in balance.items()

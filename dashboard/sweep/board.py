@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from evenload.dashboard import controls, queries
-from evenload.dashboard.loss_unit import LossUnit, loss_unit
+from evenload.dashboard.loss_unit import NATS, loss_unit
 from evenload.dashboard.page_parts import audit_note, card, plot
 from evenload.dashboard.sweep.step_sizes import chart_in
 from evenload.pipeline.charts.answer_board import Role, Row, interval_rows
@@ -17,9 +17,8 @@ from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.states import SweepRecord, SweepState, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
 from evenload.pipeline.sweep.answer_text import chip, sentences
-from evenload.pipeline.sweep.axes import stage_of
 from evenload.pipeline.sweep.places import PlaceAnswer
-from evenload.pipeline.sweep.setting import Setting, Verdict, is_comparable
+from evenload.pipeline.sweep.setting import Setting, Verdict
 from evenload.pipeline.sweep.step_curves import ADVISED_RULE, NOTE, step_curves
 
 MAX_ROWS, LEAST_ROWS = 18, 3  # of all places together, and of one
@@ -38,14 +37,13 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         st.markdown("  \n".join(map(for_markdown, sentences(answer))))
     with right:
         audit_note(queries.findings(sweep.sweep_id))
-    unit = loss_unit(trials)
-    losses, loads = rows_of(answer, trials, unit)
+    losses, loads = rows_of(answer)
     curves = _step_curves(answer)
     columns = iter(st.columns([5, 5, 4] if curves else 2))
     if losses:
         against = "none" if all(p.control for p in answer.places if p.settings) else "the least"
         with next(columns), card(f"Loss against {against}", ROWS_NOTE, "val_bits_per_byte"):
-            chart = interval_rows(losses, f"loss minus that of {against}, {unit.name}")
+            chart = interval_rows(losses, f"loss minus that of {against}, {answer.unit.name}")
             plot(chart, "board-loss", "Green: the margin above the least loss.")
         with next(columns), card("MaxVio", ROWS_NOTE, "max_vio"):
             chart = interval_rows(loads, "MaxVio, steady", number=".2f", is_log=True)
@@ -56,7 +54,7 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             is_advised = curves["loss"][0].rule == ADVISED_RULE
             advised = queries.advised_steps(sweep.sweep_id) if is_advised else {}
             for name, found in curves.items():
-                plot(chart_in(unit, found, name, advised, height), f"board-steps-{name}")
+                plot(chart_in(answer.unit, found, name, advised, height), f"board-steps-{name}")
     _running(trials, answer)
 
 
@@ -69,49 +67,48 @@ def _step_curves(answer: Answer) -> dict[str, list[StepCurve]]:
     return {name: [c for c in some if c.rule == most.rule] for name, some in found.items()}
 
 
-def rows_of(
-    answer: Answer, trials: Sequence[TrialRecord], unit: LossUnit
-) -> tuple[list[Row], list[Row]]:
+def rows_of(answer: Answer) -> tuple[list[Row], list[Row]]:
     """The loss and the MaxVio of the settings that matter, place by place."""
     budget = max(LEAST_ROWS, MAX_ROWS // max(1, len(answer.places)))
-    runs: dict[tuple[str, str], str] = {}
-    for trial in trials:
-        if stage_of(trial) is answer.stage and is_comparable(trial):
-            at = answer.axes.place(trial), answer.axes.setting(trial)
-            runs.setdefault(at, trial.digest)
     losses, loads = [], []
     for place in answer.places:
         shown = _that_matter(place, budget)
         if not shown:
             continue
-        least = min((setting for setting, _ in shown), key=lambda s: s.bits_per_byte)
+        least = min((setting for setting, _ in shown), key=lambda s: s.mean_loss)
         reference = place.control or least
-        start = least.bits_per_byte - reference.bits_per_byte
-        zone = unit.factor * start, unit.factor * (start + place.margin)
+        start = least.mean_loss - reference.mean_loss
+        zone = start, start + place.margin
         rest = len(place.settings) - len(shown)
         head = f"{place.place} ({rest} more)" if rest else place.place
         for setting, role in shown:
-            digest = runs.get((place.place, setting.label), "")
             value, half = _against(setting, reference)
-            value, half = unit.factor * value, unit.factor * half
-            losses.append(Row(head, setting.label, role, value, half, zone, digest=digest))
+            losses.append(Row(head, setting.label, role, value, half, zone, digest=setting.digest))
             floor, vio = setting.figures["max_vio_floor"], setting.imbalance
             vio_half = math.nan if vio.half is None else vio.half
             loads.append(
-                Row(head, setting.label, role, vio.mean, vio_half, floor=floor, digest=digest)
+                Row(
+                    head,
+                    setting.label,
+                    role,
+                    vio.mean,
+                    vio_half,
+                    floor=floor,
+                    digest=setting.digest,
+                )
             )
     return losses, loads
 
 
 def _against(setting: Setting, reference: Setting) -> tuple[float, float]:
-    """The loss minus that of the reference, and half of its interval, in bits per byte."""
+    """The loss minus that of the reference, and half of its interval."""
     if setting is reference:
         return 0.0, math.nan
     if setting.against_none is not None and reference.kind == "none":
         half = setting.against_none.half
         return setting.against_none.mean, math.nan if half is None else half
     half = setting.loss.half
-    return setting.bits_per_byte - reference.bits_per_byte, math.nan if half is None else half
+    return setting.mean_loss - reference.mean_loss, math.nan if half is None else half
 
 
 def _that_matter(place: PlaceAnswer, budget: int) -> list[tuple[Setting, Role]]:
@@ -119,7 +116,7 @@ def _that_matter(place: PlaceAnswer, budget: int) -> list[tuple[Setting, Role]]:
     rivals = [s for s in place.settings if s.verdict not in (Verdict.LEAKS, Verdict.CONTROL)]
     legal = [s for s in rivals if s.verdict is not Verdict.VIOLATES] or rivals
     best = place.evenest or min(legal, key=lambda s: s.over_floor, default=None)
-    by_loss = sorted(legal, key=lambda s: s.bits_per_byte)
+    by_loss = sorted(legal, key=lambda s: s.mean_loss)
     ties = [setting for setting in by_loss if setting.label in place.even_ties]
     order = [*([best] if best else []), *by_loss[:1], *ties, *by_loss]
     kept = {setting.label: setting for setting in order}
@@ -156,8 +153,9 @@ def _more_seeds(sweep: SweepRecord, answer: Answer) -> None:
 
 def _running(trials: Sequence[TrialRecord], answer: Answer) -> None:
     """What the trials that run now have reached: the first figures of a sweep."""
+    unit = loss_unit(trials, NATS)
     rows = [
-        (answer.axes.name(t), t.progress.step / t.progress.steps, t.progress.loss,
+        (answer.axes.name(t), t.progress.step / t.progress.steps, unit.factor * t.progress.loss,
          t.progress.max_vio)
         for t in trials
         if t.state.is_held and t.progress is not None
@@ -167,11 +165,12 @@ def _running(trials: Sequence[TrialRecord], answer: Answer) -> None:
     with card("Training now", "The newest step that was reported."):
         config = st.column_config
         st.dataframe(
-            pd.DataFrame(rows, columns=["Trial", "Steps", "Training loss, nats", "MaxVio"]),
+            pd.DataFrame(rows, columns=["Trial", "Steps", f"Training loss, {unit.name}", "MaxVio"]),
             hide_index=True,
             height="content" if len(rows) < 6 else 230,
             column_config={
                 "Steps": config.ProgressColumn(format="percent", min_value=0, max_value=1),
+                f"Training loss, {unit.name}": config.NumberColumn(format="%.3f"),
                 "MaxVio": config.NumberColumn(format="%.2f"),
             },
         )

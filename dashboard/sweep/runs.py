@@ -8,20 +8,20 @@ import pandas as pd
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.loss_unit import LossUnit, loss_unit
+from evenload.dashboard.loss_unit import loss_unit
 from evenload.dashboard.page_parts import KEPT_RUNS, card, metric_columns, plot
 from evenload.dashboard.record_tables import further, trial_table
-from evenload.dashboard.sweep.importance import METHOD, importance, varying
+from evenload.dashboard.sweep.parameters import varying
 from evenload.dashboard.sweep.tables import axes as axes_over
 from evenload.dashboard.sweep.tables import outcomes
 from evenload.dashboard.wording import TRIAL_STATES
-from evenload.pipeline.charts.parameters import ParallelAxis, importance_bars, linked_runs
+from evenload.pipeline.charts.parameters import ParallelAxis, linked_runs
 from evenload.pipeline.escaping import for_markdown
+from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.figures.metrics import columns
 from evenload.pipeline.figures.wording import counted
 from evenload.pipeline.states import SweepRecord, TrialRecord, TrialState
 from evenload.pipeline.sweep.axes import Axes
-from evenload.pipeline.sweep.setting import LOSS
 
 MAX_FAILURES = 20  # largest number of tracebacks on the page
 TALLEST = 430  # pixels of the table; longer ones scroll
@@ -33,9 +33,10 @@ def runs_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """A filter, linked charts of the runs that pass it, and their table."""
     named = queries.answer(sweep.sweep_id).axes
     unit = loss_unit(trials)
-    words, group, *shown = _choices(trials, named)
+    _forget_unknown(trials)
+    words, group, *shown = _choices(trials, unit)
     kept = [t for t in trials if all(w in _text(t, named) for w in words.lower().split())]
-    axes = axes_over(kept, varying(kept))
+    axes = axes_over(kept, varying(kept), unit)
     titles = [axis.title for axis in axes]
     if len(kept) > 1 and all(title in titles for title in shown):
         names = {trial.digest: named.name(trial) for trial in kept}
@@ -48,7 +49,6 @@ def runs_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         _table(kept, named, unit, words)
     else:
         _groups(kept, named, unit, group)
-    _importance(trials)
     _failures([trial for trial in trials if trial.state is TrialState.FAILED], named)
 
 
@@ -56,7 +56,7 @@ def _text(trial: TrialRecord, named: Axes) -> str:
     return f"{named.name(trial)} {TRIAL_STATES[trial.state].text} {trial.digest}".lower()
 
 
-def _choices(trials: Sequence[TrialRecord], named: Axes) -> list[str]:
+def _choices(trials: Sequence[TrialRecord], unit: LossUnit) -> list[str]:
     """The filter, the group, and the figures of x, y and the colour; all are in the address."""
     places = st.columns([3, 2, 2, 2, 2])
     words = places[0].text_input(
@@ -64,8 +64,8 @@ def _choices(trials: Sequence[TrialRecord], named: Axes) -> list[str]:
     )
     parameters = varying(trials)
     groups = [EACH, *(parameter.name for parameter in parameters)]
-    found = [axis.title for axis in axes_over(trials, parameters)]
-    reached = [title for title in outcomes().values() if title in found] or found
+    found = [axis.title for axis in axes_over(trials, parameters, unit)]
+    reached = [title for title in outcomes(unit).values() if title in found] or found
     starts = {"x": reached[1:2] or reached, "y": reached, "colour": reached[1:2] or reached}
     chosen = [places[1].selectbox("One row for", groups, key="group", bind="query-params")]
     for place, (name, start) in zip(places[2:], starts.items(), strict=True):
@@ -114,8 +114,7 @@ def _table(kept: Sequence[TrialRecord], named: Axes, unit: LossUnit, words: str)
     if not kept:
         st.info(f"No run has “{for_markdown(words)}” in its name or state.")
         return
-    table, config = trial_table(kept, named), _columns(named, unit)
-    table[LOSS] *= unit.factor
+    table, config = trial_table(kept, named, unit), _columns(named, unit)
     picked, digests = _picked(), list(table.digest)
     key = f"runs-{hash(tuple(digests))}"  # rows are numbers: other runs are another table
     state = st.dataframe(
@@ -154,6 +153,13 @@ def _picked() -> list[str]:
     return [digest for digest in st.query_params.get("picked", "").split(",") if digest]
 
 
+def _forget_unknown(trials: Sequence[TrialRecord]) -> None:
+    """Takes digests that are of no run of the sweep out of the address."""
+    known = {trial.digest for trial in trials}
+    if not known.issuperset(_picked()):
+        st.query_params["picked"] = ",".join(digest for digest in _picked() if digest in known)
+
+
 def _pick(key: str, digests: Sequence[str]) -> None:
     """Puts the selected rows into the address; selected runs that the table lacks stay."""
     others = [digest for digest in _picked() if digest not in digests]
@@ -167,8 +173,7 @@ def _groups(kept: Sequence[TrialRecord], named: Axes, unit: LossUnit, group: str
     if values is None:
         st.info(f"All these runs have the same {for_markdown(group)}.")
         return
-    table = trial_table(kept, named)
-    table[LOSS] *= unit.factor
+    table = trial_table(kept, named, unit)
     shown = [metric.name for metric in columns() if metric.name in table]
     rows = table[shown].groupby([str(value) for value in values], sort=False).mean()
     rows.insert(0, "runs", [[str(v) for v in values].count(name) for name in rows.index])
@@ -179,20 +184,6 @@ def _groups(kept: Sequence[TrialRecord], named: Axes, unit: LossUnit, group: str
         placeholder="–",
     )
     st.caption("Means over the runs that have the figure.")
-
-
-def _importance(trials: Sequence[TrialRecord]) -> None:
-    parameters = varying(trials)
-    share = {
-        name: importance(trials, parameters, name)
-        for name in outcomes()
-        if sum(name in trial.result for trial in trials) > 1
-    }
-    if not parameters or not share:
-        return
-    with card("Importance of parameters", METHOD, "importance"):
-        chart = importance_bars(share, outcomes())
-        plot(chart, "importance", "Over all trials with the figure.")
 
 
 def _shown(table: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:

@@ -6,12 +6,13 @@ from typing import Any
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.dashboard.loss_unit import NATS, LossUnit, loss_unit
+from evenload.dashboard.loss_unit import NATS, loss_unit
 from evenload.dashboard.page_parts import card, metric_columns, plot, switch
 from evenload.dashboard.sweep import tables
 from evenload.pipeline.charts.front import pareto_front, tune_against_confirm
 from evenload.pipeline.charts.learning_curves import AXES, Unit, learning_curves
 from evenload.pipeline.escaping import for_markdown
+from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.figures.metrics import METRICS, columns
 from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.sweep.answer import Answer
@@ -29,7 +30,6 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """Loss against imbalance, search against confirmation, and every setting with its verdict."""
     answer = queries.answer(sweep.sweep_id)
     places = {place.place: place for place in answer.places}
-    unit = loss_unit(trials)
     with card(
         "Loss against imbalance",
         "A setting is better further down and further left. Bars are 95 % intervals over seeds.",
@@ -38,15 +38,15 @@ def front_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
         if len(places) > 1:
             shown = st.selectbox("At", list(places), key="at", bind="query-params")
         caption = "Means over seeds. A setting far away is named below the axis."
-        points = tables.front_points(answer, places[shown], unit.factor) if shown else []
-        plot(pareto_front(points, loss=unit.title), "front", caption)
-    _confirmed(answer, unit)
+        points = tables.front_points(answer, places[shown]) if shown else []
+        plot(pareto_front(points, loss=answer.unit.title), "front", caption)
+    _confirmed(answer)
     with card("Settings", method(answer)):
         st.caption("  \n".join(for_markdown(place_note(place)) for place in answer.places))
         st.dataframe(
-            tables.setting_table(answer, unit.factor),
+            tables.setting_table(answer),
             hide_index=True,
-            column_config=_setting_columns(unit),
+            column_config=_setting_columns(answer.unit),
             placeholder="–",
             height="content" if len(answer.settings) < 20 else 600,
         )
@@ -85,14 +85,14 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             )
 
 
-def _confirmed(answer: Answer, unit: LossUnit) -> None:
-    pairs = tables.confirmations(answer, "loss", unit.factor)
+def _confirmed(answer: Answer) -> None:
+    pairs = tables.confirmations(answer, "loss")
     if not pairs:
         return
     left, right = st.columns(2)
     explanation = "The best of many tries looks better than it is; fresh seeds show by how much."
     with left, card("Loss, search against fresh seeds", explanation):
-        plot(tune_against_confirm(pairs, unit.title), "confirm-loss", INTERVALS)
+        plot(tune_against_confirm(pairs, answer.unit.title), "confirm-loss", INTERVALS)
     with right, card("MaxVio, search against fresh seeds", explanation):
         pairs = tables.confirmations(answer, "imbalance")
         title = f"{METRICS[IMBALANCE].title}, {METRICS[IMBALANCE].unit}"

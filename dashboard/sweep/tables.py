@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from evenload.dashboard.record_tables import figure
-from evenload.dashboard.sweep.importance import ABSENT, Parameter
+from evenload.dashboard.sweep.parameters import ABSENT, Parameter
 from evenload.pipeline.charts.front import Pair, Point, Role
 from evenload.pipeline.charts.learning_curves import TrialCurve, Unit
 from evenload.pipeline.charts.parameters import ParallelAxis
+from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.figures.metrics import columns, in_grids
 from evenload.pipeline.states import CurvePoint, TrialRecord, TrialState
 from evenload.pipeline.sweep.answer import Answer
@@ -26,9 +27,10 @@ MAX_LEVELS = 7  # numbers with more levels have an axis of numbers, not of names
 ENDED = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
 
 
-def outcomes() -> dict[str, str]:
+def outcomes(unit: LossUnit) -> dict[str, str]:
     """The figures whose dependence on parameters is shown: metric name -> title."""
-    return {metric.name: metric.head + (", %" if metric.is_share else "") for metric in in_grids()}
+    named = {metric.name: metric.head + (", %" if metric.is_share else "") for metric in in_grids()}
+    return named | {LOSS: unit.head}
 
 
 def learning_curves(
@@ -46,6 +48,7 @@ def learning_curves(
             np.array([point.step if x == "steps" else point.tokens for point in points], float),
             np.array([getattr(point, y) for point in points], float),
             why_ended(trial),
+            trial.digest,
         )
         for trial in trials
         if (points := curves.get(trial.digest))
@@ -78,23 +81,23 @@ def ended_table(trials: Sequence[TrialRecord], axes: Axes) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["digest", "Trial", "At step", "Of", "Why"])
 
 
-def axes(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) -> list[ParallelAxis]:
+def axes(
+    trials: Sequence[TrialRecord], parameters: Sequence[Parameter], unit: LossUnit
+) -> list[ParallelAxis]:
     """The parameters that vary, then the outcomes that some trial has."""
     reached = [
         ParallelAxis(
-            title, [None if math.isnan(value := figure(trial, name)) else value for trial in trials]
+            title,
+            [None if math.isnan(value := figure(trial, name, unit)) else value for trial in trials],
         )
-        for name, title in outcomes().items()
+        for name, title in outcomes(unit).items()
         if any(name in trial.result for trial in trials)
     ]
     return [*map(_parameter_axis, parameters), *reached]
 
 
-def front_points(answer: Answer, place: PlaceAnswer, factor: float = 1.0) -> list[Point]:
-    """The settings at a place and, where fresh seeds confirmed them, those of the search there.
-
-    Args:     factor: how many of the shown unit of loss are one bit per byte
-    """
+def front_points(answer: Answer, place: PlaceAnswer) -> list[Point]:
+    """The settings at a place and, where fresh seeds confirmed them, those of the search there."""
     usual: Role = "fresh seeds" if answer.is_confirmed else "settings"
     found = [_point(s, "search") for s in answer.tuned if s.place == place.place]
     for setting in place.settings:
@@ -104,7 +107,7 @@ def front_points(answer: Answer, place: PlaceAnswer, factor: float = 1.0) -> lis
         # The front is that of the search, where there was one: it has all settings.
         point = _point(setting, role)
         found.append(point._replace(on_front=point.on_front and not answer.is_confirmed))
-    return [p._replace(bits=factor * p.bits, bits_half=factor * p.bits_half) for p in found]
+    return found
 
 
 def _point(setting: Setting, role: Role) -> Point:
@@ -112,7 +115,7 @@ def _point(setting: Setting, role: Role) -> Point:
         setting.label,
         role,
         setting.max_vio,
-        setting.bits_per_byte,
+        setting.mean_loss,
         _half(setting.imbalance),
         _half(setting.loss),
         setting.on_front,
@@ -121,6 +124,7 @@ def _point(setting: Setting, role: Role) -> Point:
         100 * setting.figures["effective_util"],
         setting.seeds,
         setting.is_yardstick,
+        digest=setting.digest,
     )
 
 
@@ -137,11 +141,8 @@ def _text(level: Any) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
-def setting_table(answer: Answer, factor: float = 1.0) -> pd.DataFrame:
-    """One row per place and setting, most even first; ± is half the 95 % interval over seeds.
-
-    Args:     factor: how many of the shown unit of loss are one bit per byte
-    """
+def setting_table(answer: Answer) -> pd.DataFrame:
+    """One row per place and setting, most even first; ± is half the 95 % interval over seeds."""
     rows = [
         {
             "place": setting.place,
@@ -156,11 +157,7 @@ def setting_table(answer: Answer, factor: float = 1.0) -> pd.DataFrame:
         }
         for setting in answer.settings
     ]
-    table = pd.DataFrame(rows)
-    losses = [LOSS, f"{LOSS}_half", "above_best", "against_none", "against_none_half"]
-    if rows:
-        table[losses] *= factor
-    return table
+    return pd.DataFrame(rows)
 
 
 def _figures(setting: Setting) -> dict[str, float]:
@@ -174,22 +171,20 @@ def _figures(setting: Setting) -> dict[str, float]:
     return found
 
 
-def confirmations(answer: Answer, shown: Figure, factor: float = 1.0) -> list[Pair]:
+def confirmations(answer: Answer, shown: Figure) -> list[Pair]:
     """Settings that were tuned and confirmed, in the order of their confirmed figure."""
     tuned = {setting.name: setting for setting in answer.tuned}
     pairs = [
-        _pair(tuned[setting.name], setting, shown, factor)
+        _pair(tuned[setting.name], setting, shown)
         for setting in answer.settings
         if setting.name in tuned
     ]
     return sorted(pairs, key=lambda pair: pair.confirmed)
 
 
-def _pair(tuned: Setting, confirmed: Setting, shown: Figure, factor: float) -> Pair:
+def _pair(tuned: Setting, confirmed: Setting, shown: Figure) -> Pair:
     first, then = _of(tuned, shown), _of(confirmed, shown)
-    tuned_mean, tuned_half = factor * first.mean, factor * _half(first)
-    mean, half = factor * then.mean, factor * _half(then)
-    return Pair(confirmed.name, tuned_mean, tuned_half, mean, half, then.seeds)
+    return Pair(confirmed.name, first.mean, _half(first), then.mean, _half(then), then.seeds)
 
 
 def _of(setting: Setting, shown: Figure) -> Interval:

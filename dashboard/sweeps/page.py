@@ -1,6 +1,5 @@
 """All sweeps with their progress and cost, and a form to start another one."""
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from evenload.dashboard.record_tables import sweep_table
 from evenload.dashboard.sweeps import new_sweep
 from evenload.dashboard.sweeps.spending import spent
 from evenload.pipeline.errors import SpecError
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.cost import CostSettings, SweepCost
 from evenload.pipeline.figures.wording import NONE, duration, scaled
 from evenload.pipeline.settings import Settings
@@ -19,7 +19,7 @@ from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.yaml_text import yaml_of
-from evenload.pipeline.sweep.trial_plan import totals
+from evenload.pipeline.sweep.trial_plan import disk_shortage, totals
 
 JOULES_PER_WATT_HOUR = 3600.0
 NUMBERS = (  # of the form: title, smallest and largest value, default
@@ -232,12 +232,8 @@ def _dry_run(spec: SweepSpec) -> None:
         new_sweep.plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420
     )
     st.caption(f"Nothing is started yet. {new_sweep.what_follows(spec)}")
-    free = shutil.disk_usage(Settings().root).free
-    if found.disk_bytes > free:
-        st.error(
-            f"The trials may need {scaled(found.disk_bytes, 'B')} of disk, and {scaled(free, 'B')} "
-            "are free here. Train fewer or smaller trials, or free space before you start."
-        )
+    if problem := disk_shortage(plans, Settings().root):
+        st.error(for_markdown(problem[0].upper() + problem[1:] + "."))
 
 
 def _submission(spec: SweepSpec) -> None:

@@ -43,6 +43,7 @@ class Point(NamedTuple):
     trials: int = 1
     is_yardstick: bool = False  # does not extend the axes
     mark: str = ""  # text beside the point; empty: the label
+    digest: str = ""  # of the run that a click opens
 
 
 class Pair(NamedTuple):
@@ -152,6 +153,7 @@ def _columns(points: Sequence[Point], loss: str) -> dict[str, Any]:
         "utilisation, %": part["utilisation"],
         "trials": part["trials"],
         "beside": _beside(points),
+        "digest": part["digest"],
     }
 
 
@@ -182,12 +184,13 @@ def _dots(base: alt.Chart, points: Sequence[Point], loss: str) -> alt.Chart:
     colours, shapes = ({role: ROLES[role][part] for role in roles} for part in (0, 1))
     shown = {"setting": "", VIO: ".3f", "floor": ".3f", loss: ".4f"}
     shown |= {"idle, %": ".1f", "utilisation, %": ".0f", "trials": "d"}
-    dots = base.mark_point(filled=True, opacity=1, size=95, clip=True).encode(
+    point = base.mark_point(filled=True, opacity=1, size=95, clip=True, cursor="pointer")
+    dots = point.encode(
         color=style.scaled(alt.Color, "role", colours, style.legend(roles)),
         shape=style.scaled(alt.Shape, "role", shapes, style.legend(roles)),
         tooltip=style.tips(shown),
     )
-    return dots.add_params(style.pan())
+    return dots.add_params(style.opener(), style.zoom("x", "y"))
 
 
 def _intervals(base: alt.Chart, x: alt.X, y: alt.Y, title: list[str], loss: str) -> list[alt.Chart]:
@@ -234,7 +237,7 @@ def _description(points: Sequence[Point]) -> str:
     if not points:
         return "Loss against imbalance. No setting is complete yet."
     front = ", ".join(
-        f"{p.mark} {p.label} ({p.bits:.3f} bits per byte, MaxVio {p.max_vio:.2f})".strip()
+        f"{p.mark} {p.label} (loss {p.bits:.3f}, MaxVio {p.max_vio:.2f})".strip()
         for p in sorted((p for p in points if p.on_front), key=lambda p: p.max_vio)
     )
     best = "".join(f" Recommended: {p.label}." for p in points if p.role == "recommended")

@@ -26,6 +26,7 @@ class TrialCurve(NamedTuple):
     x_P: NDArray[np.float64]
     y_P: NDArray[np.float64]
     ended: str  # why the trial was stopped early; empty if it was not
+    digest: str = ""  # of the run that a click opens
 
 
 def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
@@ -38,24 +39,25 @@ def learning_curves(curves: Sequence[TrialCurve], x: Unit, y: str) -> Chart:
     low_high = late_range(curves)
     scale = alt.Scale(domain=low_high, nice=False) if low_high else alt.Scale(zero=False)
     across = alt.Axis(format="~s" if x == "tokens" else ",d", tickCount=8)
-    place = {
+    place: dict[str, Any] = {
         "x": style.number(alt.X, AXES[x], axis=across, scale=alt.Scale(nice=False)),
         "y": style.number(alt.Y, y, scale=scale),
     }
     drawn_as = style.drawn_as("setting", look, key)
     picked = style.picker("setting", key)
-    is_picked: dict[str, Any] = {"param": picked.name, "empty": True}
+    # Without a legend nothing is picked, and a click opens the run alone.
+    is_picked: Any = {"param": picked.name, "empty": True} if key else "true"
     is_faint = {"and": [is_picked, "datum.ended != ''"]}
     opacity = [{"test": is_faint, "value": 0.3}, {"test": is_picked, "value": 0.9}]
-    base = alt.Chart(_table(curves, AXES[x], y)).mark_line(clip=True, strokeWidth=1.6)
-    lines = base.encode(
-        **place,
-        **drawn_as,
-        detail=style.name(alt.Detail, "trial"),
-        opacity=alt.OpacityValue(0.06, condition=opacity),
-        tooltip=style.tips({"trial": ""}),
+    base = alt.Chart(_table(curves, AXES[x], y)).encode(
+        **place, detail=style.name(alt.Detail, "trial")
     )
-    layers = [lines.add_params(picked, style.zoom())]
+    shown = alt.OpacityValue(0.06, condition=opacity)
+    lines = base.mark_line(clip=True, strokeWidth=1.6).encode(**drawn_as, opacity=shown)
+    # A thin line is hard to hit: a wide one that cannot be seen takes the pointer.
+    wide = base.mark_line(clip=True, strokeWidth=11, strokeOpacity=0, cursor="pointer")
+    hit = wide.encode(tooltip=style.tips({"trial": ""})).add_params(style.opener())
+    layers = [lines.add_params(*([picked] if key else []), style.zoom()), hit]
     ends = [c._replace(x_P=c.x_P[-1:], y_P=c.y_P[-1:]) for c in curves if c.ended]
     if ends:
         cross = alt.Chart(_table(ends, AXES[x], y)).mark_point(
@@ -81,9 +83,10 @@ def _table(curves: Sequence[TrialCurve], x: str, y: str) -> pa.Table:
     keep = max(1, -(-sum(len(curve.x_P) for curve in curves) // MAX_POINTS))
     ends = [len(curve.x_P) - 1 for curve in curves]
     places = [np.unique(np.append(np.arange(0, end, keep), end)) for end in ends]
+    parts = {"setting": "setting", "trial": "name", "ended": "ended", "digest": "digest"}
     texts = {
         column: style.repeated([getattr(c, part) for c in curves], [*map(len, places)])
-        for column, part in (("setting", "setting"), ("trial", "name"), ("ended", "ended"))
+        for column, part in parts.items()
     }
     thinned = [(c.x_P[at], c.y_P[at]) for c, at in zip(curves, places, strict=True)]
     x_N, y_N = (np.concatenate([points[part] for points in thinned]) for part in (0, 1))

@@ -1,4 +1,4 @@
-"""Charts of a sweep's parameters: their importance, and all trials in linked views.
+"""All trials of a sweep over its parameters and figures, in linked views.
 
 Letters: T trials.
 """
@@ -16,7 +16,6 @@ from evenload.pipeline.charts.style import Chart
 LOG_SPAN = 20.0  # axes with a larger ratio of values are logarithmic
 PARALLEL_PIXELS = 260
 MANY = 100  # lines of so many trials are fainter
-SHARE = "share of the variance explained, %"
 
 
 class ParallelAxis(NamedTuple):
@@ -186,46 +185,3 @@ def _linked_description(
         f"Parallel coordinates of {trials} trials over {titles}. Below: {shown[1]} against "
         f"{shown[0]}. Colour: {shown[2]}."
     )
-
-
-def importance_bars(share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> Chart:
-    """Bars by parameter, the most important first.
-
-    Args:     share: figure -> parameter -> share of the figure's variance
-    """
-    keys = sorted(
-        {key for shares in share.values() for key in shares},
-        key=lambda key: -max(_or_zero(shares[key]) for shares in share.values()),
-    )
-    rows = [(key, figure) for key in keys for figure in share]
-    columns = {
-        "parameter": [key for key, _ in rows],
-        "figure": [titles[figure] for _, figure in rows],
-        SHARE: [100 * share[figure][key] for key, figure in rows],
-    }
-    colours = dict(zip([titles[figure] for figure in share], style.CATEGORIES, strict=False))
-    span = {"scale": alt.Scale(domain=[0, 100]), "axis": alt.Axis(grid=True)}
-    bars = alt.Chart(style.table(columns)).mark_bar().encode(
-        x=style.number(alt.X, SHARE, **span),
-        y=style.name(alt.Y, "parameter", sort=keys, title=None),
-        yOffset=style.name(alt.YOffset, "figure", sort=list(colours)),
-        color=style.scaled(alt.Color, "figure", colours, style.legend(colours, "square")),
-        tooltip=style.tips({"parameter": "", "figure": "", SHARE: ".0f"}),
-    )  # fmt: skip
-    height = max(240, 120 + 22 * len(rows))
-    return style.layered(bars, description=_importance_description(share, titles), height=height)
-
-
-def _importance_description(
-    share: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
-) -> str:
-    parts = []
-    for name, shares in share.items():
-        key = max(shares, key=lambda key: _or_zero(shares[key]), default=None)
-        if key is not None and shares[key] > 0:
-            parts.append(f"{titles[name]}: {key} explains {100 * shares[key]:.0f} %")
-    return f"Importance of parameters. {'; '.join(parts) or 'It is not known yet'}."
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -58,20 +58,20 @@ def lift_map(percent_EE: NDArray[np.int16], of: str, across: str) -> Chart:
     return heat_map(shown_XX, rows, columns, LIFT, description, 460)
 
 
-def loss_by_group(bits_G: NDArray[np.float64], groups: Sequence[str]) -> Chart:
-    """One bar per group of text, the hardest first."""
-    order = np.argsort(-bits_G)
+def loss_by_group(loss_G: NDArray[np.float64], groups: Sequence[str], title: str) -> Chart:
+    """One bar per group of text, the hardest first.  Args: title: of losses, with their unit"""
+    order = np.argsort(-loss_G)
     names = [_shortened(groups[index]) for index in order]
     description = (
-        f"Held-out loss of {len(names)} groups of text: hardest {names[0]} with "
-        f"{bits_G.max():.3f}, easiest {names[-1]} with {bits_G.min():.3f} bits per byte."
+        f"{title}, of {len(names)} groups of text: hardest {names[0]} with "
+        f"{loss_G.max():.3f}, easiest {names[-1]} with {loss_G.min():.3f}."
     )
-    return bar_chart(
-        names, bits_G[order], "group of text", "held-out loss, bits per byte", description
-    )
+    return bar_chart(names, loss_G[order], "group of text", title, description)
 
 
-def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: int) -> Chart:
+def loss_by_k(
+    loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: int, title: str
+) -> Chart:
     """Held-out loss over the number of experts per token. The k of training is highlighted."""
     best, is_trained = int(loss_N.argmin()), k_N == trained_k
     lines = [
@@ -79,11 +79,12 @@ def loss_by_k(loss_N: NDArray[np.float64], k_N: NDArray[np.int64], trained_k: in
         Line(f"trained with k = {trained_k}", k_N[is_trained], loss_N[is_trained], ORANGE),
     ]
     description = (
-        f"Held-out loss with 1 to {k_N.max()} experts per token: lowest {loss_N[best]:.4f} "
-        f"nats per token at k = {k_N[best]}; trained with k = {trained_k}."
+        f"{title}, with 1 to {k_N.max()} experts per token: lowest {loss_N[best]:.4f} "
+        f"at k = {k_N[best]}; trained with k = {trained_k}."
     )
-    x, y = "experts per token, k", "held-out loss, nats per token"
-    return line_chart(lines, x, y, description, number=".4f", has_dots=True)
+    return line_chart(
+        lines, "experts per token, k", title, description, number=".4f", has_dots=True
+    )
 
 
 def _shortened(name: str) -> str:

@@ -25,6 +25,7 @@ SIZES: dict[Role, int] = {
     "most even so far": 200,
     "named": 200,
 }
+MANY, SMALL = 20, 0.2  # points of so many step sizes, named ones apart, have this part of the size
 LOG_SPAN = 3.0  # a logarithmic figure whose values differ by less has a linear axis
 
 
@@ -55,24 +56,30 @@ def step_chart(
     y = style.number(alt.Y, figure.title, **_scale(curves, figure))
     base = alt.Chart(style.table(_columns(curves, figure))).encode(x=x, color=colour)
     low = style.number(alt.Y, "low", title=figure.title)
-    band = base.mark_area(opacity=0.18).encode(y=low, y2=alt.Y2(field="high"))
-    line = base.mark_line(strokeWidth=1.6).encode(y=y)
+    band = base.mark_area(opacity=0.18, clip=True).encode(y=low, y2=alt.Y2(field="high"))
+    line = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y)
     used = [role for role in SHAPES if any(p.role == role for c in curves for p in c.points)]
+    is_crowded = max((len(curve.points) for curve in curves), default=0) > MANY
+    small = SMALL if is_crowded else 1.0
+    largest = max(SIZES.values())
+    sizes: dict[str, float] = {r: SIZES[r] * (1 if SIZES[r] == largest else small) for r in used}
     tooltip = style.tips({"at": "", STEP: "~g", figure.title: figure.number})
     tooltip += style.tips({"low": figure.number, "high": figure.number, "seeds": "d", "mark": ""})
-    dots = base.mark_point(filled=True, opacity=1).encode(
+    dots = base.mark_point(filled=True, opacity=1, cursor="pointer").encode(
         y=y,
         shape=style.scaled(alt.Shape, "mark", {role: SHAPES[role] for role in used}, None),
-        size=style.scaled(alt.Size, "mark", {role: SIZES[role] for role in used}, None),
+        size=style.scaled(alt.Size, "mark", sizes, None),
         tooltip=tooltip,
     )
-    layers = [*_advised(shown, colour), *_floor(figure), band, line, dots]
+    dots = dots.add_params(style.opener())
+    layers = [*_advised(shown, colour), *_floor(figure), band, line.add_params(style.zoom()), dots]
     return style.layered(*layers, description=_description(curves, figure, shown), height=height)
 
 
 def _columns(curves: Sequence[StepCurve], figure: StepFigure) -> dict[str, Any]:
-    """One row per point."""
+    """One row per point, those that are marked last, so that they are drawn on top."""
     rows = [(curve.place, point) for curve in curves for point in curve.points]
+    rows.sort(key=lambda row: SIZES[row[1].role])
     return {
         "at": [place for place, _ in rows],
         STEP: [point.step for _, point in rows],
@@ -81,6 +88,7 @@ def _columns(curves: Sequence[StepCurve], figure: StepFigure) -> dict[str, Any]:
         "high": [_or(point.high, point.mean) for _, point in rows],
         "seeds": [point.seeds for _, point in rows],
         "mark": [point.role for _, point in rows],
+        "digest": [point.digest for _, point in rows],
     }
 
 
@@ -105,8 +113,8 @@ def _advised(shown: Mapping[str, tuple[float, float]], colour: Any) -> list[alt.
         color=colour,
         tooltip=style.tips({"at": "", STEP: ".2~g", "to": ".2~g"}),
     )
-    edges = base.mark_rule(strokeDash=list(style.DOTTED), strokeWidth=1.6)
-    return [base.mark_rect(opacity=0.15).encode(x2=alt.X2(field="to")), edges]
+    edges = base.mark_rule(strokeDash=list(style.DOTTED), strokeWidth=1.6, clip=True)
+    return [base.mark_rect(opacity=0.15, clip=True).encode(x2=alt.X2(field="to")), edges]
 
 
 def _floor(figure: StepFigure) -> list[alt.Chart]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 Theme = Literal["light", "dark"]
 Chart = alt.LayerChart | alt.VConcatChart
 Legend = alt.Legend | None
+Span = tuple[float, float]
 Channel = TypeVar("Channel")
 FONT = '"Source Sans", "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif'
 LABEL_PIXELS = 210  # longer labels of axes and legends are cut off
@@ -244,37 +245,29 @@ def opener(name: str = OPEN) -> alt.Parameter:
     return alt.selection_point(name=name, fields=["digest"], on="click")
 
 
-def zoom() -> alt.Parameter:
-    """A range of x by dragging with a mouse or a pen; a finger scrolls the page."""
+def zoom(*sides: Literal["x", "y"]) -> alt.Parameter:
+    """Ranges of x, or of these sides, by dragging with a mouse or a pen; a finger scrolls."""
     drag = "[pointerdown[event.pointerType !== 'touch'], window:pointerup] > window:pointermove!"
-    return alt.selection_interval(name=ZOOM, encodings=["x"], on=drag)
+    return alt.selection_interval(name=ZOOM, encodings=list(sides or ("x",)), on=drag)
 
 
-def zoomed(chart: Chart, low: float, high: float) -> Chart:
-    """A copy of the chart whose x axes show this range."""
+def zoomed(chart: Chart, spans: Sequence[Span]) -> Chart:
+    """A copy of the chart whose x axes show the first range, and y axes the second one, if any."""
     copy = exchanged(chart, "light")
     for part in views(copy):
-        x = part.encoding.x
-        if x is not alt.Undefined and not isinstance(x, dict):
-            scale = getattr(x, "scale", alt.Undefined)
+        for side, (low, high) in zip(("x", "y"), spans, strict=False):
+            axis = getattr(part.encoding, side)
+            if axis is alt.Undefined or isinstance(axis, dict):
+                continue
+            scale = getattr(axis, "scale", alt.Undefined)
             old = scale.to_dict() if isinstance(scale, alt.Scale) else {}
-            x._kwds["scale"] = alt.Scale(**(old | {"domain": [low, high], "nice": False}))
-            here = f"inrange(datum['{x.field}'], [{low}, {high}])"  # so that y fits what is shown
+            axis._kwds["scale"] = alt.Scale(**(old | {"domain": [low, high], "nice": False}))
+            if getattr(part.encoding, f"{side}2") is not alt.Undefined or len(spans) > 1:
+                continue  # a range may begin outside; y is not to fit where it was chosen
+            here = f"inrange(datum['{axis.field}'], [{low}, {high}])"  # so that y fits
             before = [] if part.transform is alt.Undefined else part.transform
             part._kwds["transform"] = [alt.FilterTransform(here), *before]
     return copy
-
-
-def pan() -> alt.Parameter:
-    """Zoom with shift and the wheel, move with shift and dragging, reset by a double click.
-
-    Without shift the page scrolls as usual, also on touch screens.
-    """
-    return alt.selection_interval(
-        bind="scales",
-        zoom="wheel![event.shiftKey]",
-        translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
-    )
 
 
 def lit(by: alt.Parameter, chosen: float, other: float, if_empty: bool = True) -> alt.OpacityValue:
@@ -316,7 +309,7 @@ CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
     "view": {"stroke": None},
-    "axis": _TEXT | _AXIS | {"titlePadding": 8, "labelOverlap": True},
+    "axis": _TEXT | _AXIS | {"titlePadding": 8, "labelOverlap": True, "labelSeparation": 8},
     "axisX": {"grid": False},
     "axisY": {"labelLimit": 160},
     "legend": _TEXT | _LEGEND,

@@ -314,15 +314,6 @@ _TABLE = (
         "% of the step", ".1%", "lower",
         "last quarter of the run, mean over steps and layers; f is the experts' share of "
         "the FLOPs", EVENLOAD),
-    # The parameters of a sweep.
-    Metric("importance", "Importance of a parameter",
-        "share of a figure's variance over the trials that a parameter's levels explain; "
-        "the rest is interactions and the luck of the seed", r"\varepsilon^2 = "
-        r"1 - \frac{SS_{\mathrm{within}} / (n - g)}{SS_{\mathrm{total}} / (n - 1)}",
-        "%", ".0%", None,
-        "all trials of the sweep that have the figure; numbers of many levels by their quarters",
-        "Kelley 1935 (epsilon squared); main effects as in Hutter et al. 2014, functional "
-        "ANOVA"),
     # What experts do.
     Metric("domain_load", "Load by domain",
         "load of an expert on one domain of text, over its fair share of that domain",

@@ -40,6 +40,7 @@ class StepPoint(NamedTuple):
     high: float
     seeds: int
     role: Role = "other"
+    digest: str = ""  # of the run that a click opens
 
 
 class StepCurve(NamedTuple):
@@ -48,12 +49,6 @@ class StepCurve(NamedTuple):
     rule: str  # its label without the step size
     place: str
     points: tuple[StepPoint, ...]
-
-    def scaled(self, factor: float) -> StepCurve:
-        """The curve in another unit."""
-        points = (p._replace(mean=p.mean * factor, low=p.low * factor, high=p.high * factor)
-                  for p in self.points)  # fmt: skip
-        return self._replace(points=tuple(points))
 
 
 class Motion(NamedTuple):

@@ -5,12 +5,15 @@ is the most even. Otherwise there is no claim. `selection` has the method and it
 has a confirm stage, only fresh seeds count, and the claim is among the confirmed settings.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.spec.sweep import Objective, SweepSpec
 from evenload.pipeline.states import CurvePoint, Stage, TrialRecord, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -52,6 +55,16 @@ class Answer(NamedTuple):
     tuned: tuple[Setting, ...]  # settings of the search, if the confirm stage counts
     targets: tuple[TargetRow, ...]  # time to a target loss, and loss at the end of the budget
     stopped: tuple[Stopped, ...]
+
+    @property
+    def unit(self) -> LossUnit:
+        """The unit of all losses."""
+        return next((place.unit for place in self.places), BITS_PER_BYTE)
+
+    def in_unit(self, unit: LossUnit) -> Answer:
+        """The same with losses in another unit, whose factor is that of bits per byte."""
+        tuned = tuple(setting.in_unit(unit.factor) for setting in self.tuned)
+        return self._replace(places=tuple(p.in_unit(unit) for p in self.places), tuned=tuned)
 
     @property
     def is_confirmed(self) -> bool:

@@ -78,7 +78,7 @@ def place_note(place: PlaceAnswer) -> str:
     if not place.is_pooled:
         noise += ", unequal between settings and therefore moderated"
     text = (
-        f"{place.place}: margin {place.margin:.3f} bits per byte; noise of a run {noise}; "
+        f"{place.place}: margin {place.margin:.3f} {place.unit.name}; noise of a run {noise}; "
         f"{counted(place.compared, 'setting')} compared, {_seeds(place)}."
     )
     if math.isfinite(place.detectable):
@@ -94,7 +94,7 @@ def _power(place: PlaceAnswer) -> str:
     if place.detectable <= SMALL:
         return f"{text}."
     seeds = "more than 200" if place.seeds_for_small is None else f"about {place.seeds_for_small}"
-    return f"{text}; one of {SMALL:g} would need {seeds} seeds."
+    return f"{text}; one of {SMALL * place.unit.factor:.3g} would need {seeds} seeds."
 
 
 def _provisional(answer: Answer) -> str:
@@ -116,7 +116,7 @@ def _place(answer: Answer, place: PlaceAnswer) -> str:
     least = place.least
     assert least is not None
     seeds = counted(least.seeds, "seed")
-    so_far = f"least loss so far: {least.label} with {_bits(least)} bits per byte ({seeds})"
+    so_far = f"least loss so far: {least.label} with {_loss(place, least)} ({seeds})"
     if answer.is_provisional:
         return f"{where}, {so_far}."
     if math.isnan(place.noise):
@@ -141,7 +141,7 @@ def _claim(where: str, answer: Answer, place: PlaceAnswer, named: Setting) -> st
         raced = place.compared + len(place.dropped)
         among = f"the {place.compared} settings that remain of {raced} in the race"
     text = (
-        f"{where}, take {named.label}: its loss of {_bits(named)} bits per byte is within the "
+        f"{where}, take {named.label}: its loss of {_loss(place, named)} is within the "
         f"margin of {_margin(answer, place)} of the best of {among} (above it by at most "
         f"{named.above_best:.3f}; {counted(named.seeds, 'seed')}), and "
         f"{_most_even(place)} {_vio(named)}."
@@ -176,7 +176,7 @@ def _unbalanced(place: PlaceAnswer) -> str:
         return ""
     return (
         f" Without balancing MaxVio is {METRICS[IMBALANCE].shown(control.max_vio)} at "
-        f"{_bits(control)} bits per byte."
+        f"{_loss(place, control)}."
     )
 
 
@@ -249,8 +249,8 @@ def _margin(answer: Answer, place: PlaceAnswer) -> str:
     return f"{place.margin:.3f} ({100 * answer.terms.objective.loss_tolerance:g} %)"
 
 
-def _bits(setting: Setting) -> str:
-    return METRICS[LOSS].shown(setting.bits_per_byte)
+def _loss(place: PlaceAnswer, setting: Setting) -> str:
+    return f"{METRICS[LOSS].shown(setting.loss.mean)} {place.unit.name}"
 
 
 def _vio(setting: Setting) -> str:

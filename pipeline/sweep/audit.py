@@ -101,12 +101,12 @@ def _one_seed(facts: Facts) -> Found:
 
 def _seed_noise(facts: Facts) -> Found:
     for place in facts.answer.places:
-        rivals = [s.bits_per_byte for s in place.settings if s.verdict is not Verdict.LEAKS]
+        rivals = [s.mean_loss for s in place.settings if s.verdict is not Verdict.LEAKS]
         spread = max(rivals, default=0.0) - min(rivals, default=0.0)
         if place.compared > 1 and spread < 2 * place.noise / math.sqrt(place.seeds):
             yield (
-                f"{place.place}: all mean losses lie within {spread:.4f} bits per byte, and the "
-                f"noise of a run is {place.noise:.4f}.",
+                f"{place.place}: all mean losses lie within {spread:.4f} {place.unit.name}, and "
+                f"the noise of a run is {place.noise:.4f}.",
                 "Train longer or with more seeds before you choose by loss.",
             )
 

@@ -43,7 +43,7 @@ def confirm_trials(
         chosen = _best(ranking(settings, spec.objective), confirm)
         plain = [setting for setting in settings if setting.kind == "none"]
         if chosen and plain:
-            chosen.append(min(plain, key=lambda setting: setting.bits_per_byte))
+            chosen.append(min(plain, key=lambda setting: setting.mean_loss))
         found += [
             TrialSpec.model_validate(row.spec)
             for setting in chosen
@@ -62,13 +62,13 @@ def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
     """
     rivals = [setting for setting in settings if not setting.is_yardstick]
     legal = [setting for setting in rivals if not setting.violates]
-    least = min((setting.bits_per_byte for setting in legal), default=0.0)
+    least = min((setting.mean_loss for setting in legal), default=0.0)
     limit = least * (1 + objective.loss_tolerance)
-    near = [setting for setting in legal if setting.bits_per_byte <= limit]
-    far = [setting for setting in legal if setting.bits_per_byte > limit]
+    near = [setting for setting in legal if setting.mean_loss <= limit]
+    far = [setting for setting in legal if setting.mean_loss > limit]
     return [
         *sorted(near, key=lambda setting: setting.max_vio),
-        *sorted(far, key=lambda setting: setting.bits_per_byte),
+        *sorted(far, key=lambda setting: setting.mean_loss),
         *sorted((s for s in rivals if s.violates), key=lambda setting: setting.max_vio),
     ]
 

@@ -4,12 +4,15 @@ Losses are compared among all settings of the place that keep the constraints, w
 without rules that see later tokens. `selection` has the method and its source.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.spec.sweep import Objective
 from evenload.pipeline.states import TrialRecord
 from evenload.pipeline.sweep import selection
@@ -62,6 +65,17 @@ class PlaceAnswer(NamedTuple):
     detectable: float = math.inf  # difference in loss that 80 % of such sweeps would show
     seeds_for_small: int | None = None  # with which they would show SMALL
     better_set_aside: int | None = None  # unconfirmed settings that may be better by the margin
+    unit: LossUnit = BITS_PER_BYTE  # of all losses
+
+    def in_unit(self, unit: LossUnit) -> PlaceAnswer:
+        """The same with losses in another unit, whose factor is that of bits per byte."""
+        return self._replace(
+            settings=tuple(setting.in_unit(unit.factor) for setting in self.settings),
+            margin=unit.factor * self.margin,
+            noise=unit.factor * self.noise,
+            detectable=unit.factor * self.detectable,
+            unit=unit,
+        )
 
     def having(self, *verdicts: Verdict) -> list[Setting]:
         return [setting for setting in self.settings if setting.verdict in verdicts]
@@ -74,7 +88,7 @@ class PlaceAnswer(NamedTuple):
     def least(self) -> Setting | None:
         """The setting of the least loss among those that may be named."""
         rivals = self.having(*MAY_BE_NAMED)
-        return min(rivals, key=lambda setting: setting.bits_per_byte, default=None)
+        return min(rivals, key=lambda setting: setting.mean_loss, default=None)
 
     @property
     def evenest(self) -> Setting | None:
@@ -86,7 +100,7 @@ class PlaceAnswer(NamedTuple):
     def control(self) -> Setting | None:
         """Training without balancing; of several, the one of the least loss."""
         plain = [setting for setting in self.settings if setting.kind == "none"]
-        return min(plain, key=lambda setting: setting.bits_per_byte, default=None)
+        return min(plain, key=lambda setting: setting.mean_loss, default=None)
 
 
 MAY_BE_NAMED = (Verdict.NAMED, Verdict.TIED, Verdict.PASSES, Verdict.POSSIBLE, Verdict.OUT)
@@ -115,7 +129,7 @@ def place_answer(
     # A rule that sees later tokens has a loss that no other can reach.
     family = [s for s in found.values() if s.verdict in (Verdict.UNKNOWN, Verdict.CONTROL)]
     margin = terms.objective.loss_tolerance * min(
-        (setting.bits_per_byte for setting in family), default=math.nan
+        (setting.mean_loss for setting in family), default=math.nan
     )
     seeds = min((setting.seeds for setting in family), default=0)
     result = PlaceAnswer(place, (), left_out, seeds, len(family), margin, dropped)
@@ -170,7 +184,7 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def with_front(found: Mapping[str, Setting]) -> dict[str, Setting]:
     """The settings with those marked that no other one beats in loss or balance."""
-    flags = on_front([(setting.bits_per_byte, setting.max_vio) for setting in found.values()])
+    flags = on_front([(setting.mean_loss, setting.max_vio) for setting in found.values()])
     return {
         label: setting._replace(on_front=flag)
         for (label, setting), flag in zip(found.items(), flags, strict=True)

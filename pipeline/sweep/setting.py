@@ -1,5 +1,7 @@
 """Settings: means of figures over the seeds of one rule, with all its parameters, at one place."""
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +58,7 @@ class Setting(NamedTuple):
     above_best: float = math.nan  # loss above the least one of the others: at most
     above_best_low: float = math.nan  # and at least
     against_none: Interval | None = None  # difference in loss; all of a place hold together
+    digest: str = ""  # of its first complete trial
     verdict: Verdict = Verdict.UNKNOWN
 
     @property
@@ -63,12 +66,22 @@ class Setting(NamedTuple):
         return f"{self.label}, {self.place}"
 
     @property
-    def bits_per_byte(self) -> float:
+    def mean_loss(self) -> float:
         return self.loss.mean
 
     @property
     def max_vio(self) -> float:
         return self.imbalance.mean
+
+    def in_unit(self, factor: float) -> Setting:
+        """The setting with losses in another unit, of which `factor` are one bit per byte."""
+        return self._replace(
+            figures={**self.figures, LOSS: factor * self.figures[LOSS]},
+            loss=self.loss.scaled(factor),
+            above_best=factor * self.above_best,
+            above_best_low=factor * self.above_best_low,
+            against_none=self.against_none and self.against_none.scaled(factor),
+        )
 
     def shown(self, name: str) -> str:
         """A figure in its format, with its interval if it has one; a dash if it is missing."""
@@ -157,6 +170,7 @@ def setting_of(label: str, place: str, group: Group, constraints: Bounds | None 
             for name, bound in (constraints or {}).items()
             if not figures[name] <= bound
         ),
+        digest=done[0].digest,
     )
 
 

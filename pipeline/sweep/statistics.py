@@ -1,5 +1,7 @@
 """A mean with its interval over a few seeds."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import fsum, sqrt
 from statistics import fmean
@@ -22,6 +24,11 @@ class Interval(NamedTuple):
     @property
     def high(self) -> float | None:
         return None if self.half is None else self.mean + self.half
+
+    def scaled(self, factor: float) -> Interval:
+        """The interval in another unit."""
+        half = None if self.half is None else factor * self.half
+        return self._replace(mean=factor * self.mean, half=half)
 
     def __format__(self, pattern: str) -> str:
         """`2.941 ± 0.012`, or only the mean if there is a single seed."""

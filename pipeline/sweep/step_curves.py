@@ -95,7 +95,8 @@ def _point(setting: Setting, figure: str, role: Role) -> StepPoint:
     found = {"loss": setting.loss, "idle": setting.idle_percent}.get(figure, setting.log_over_floor)
     shown = math.exp if figure == "over_floor" else float
     low, high = (math.nan if end is None else shown(end) for end in (found.low, found.high))
-    return StepPoint(setting.step or 0.0, shown(found.mean), low, high, found.seeds, role)
+    step, mean = setting.step or 0.0, shown(found.mean)
+    return StepPoint(step, mean, low, high, found.seeds, role, setting.digest)
 
 
 def _role(setting: Setting, place: PlaceAnswer | None) -> Role:

@@ -1,9 +1,12 @@
 """Estimates what trials will need: parameters, tokens, FLOPs, memory and disk."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from evenload.pipeline.figures.model_size import model_size
+from evenload.pipeline.figures.wording import scaled
 from evenload.pipeline.spec.trial import TrialSpec
 
 
@@ -60,4 +63,16 @@ def totals(plans: Sequence[TrialPlan]) -> Totals:
         train_flops=sum(plan.train_flops for plan in plans),
         memory_bytes=max((plan.memory_bytes for plan in plans), default=0),
         disk_bytes=sum(plan.disk_bytes for plan in plans),
+    )
+
+
+def disk_shortage(plans: Sequence[TrialPlan], folder: Path) -> str:
+    """How much more disk the trials may need than is free for a folder; empty if they fit."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    needed, free = totals(plans).disk_bytes, shutil.disk_usage(there).free
+    if needed <= free:
+        return ""
+    return (
+        f"the trials may need {scaled(needed, 'B')} of disk, and {scaled(free, 'B')} are free for "
+        "the home; plan fewer, shorter or smaller trials, free space, or name another home"
     )

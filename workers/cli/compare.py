@@ -71,8 +71,8 @@ def _table(place: str, differences: list[Difference]) -> Table:
     for one in differences:
         table.add_row(
             one.label,
-            METRICS[LOSS].shown(one.first.bits_per_byte),
-            METRICS[LOSS].shown(one.second.bits_per_byte),
+            METRICS[LOSS].shown(one.first.mean_loss),
+            METRICS[LOSS].shown(one.second.mean_loss),
             format(one.loss, "+.3f"),
             METRICS[IMBALANCE].shown(one.first.max_vio),
             METRICS[IMBALANCE].shown(one.second.max_vio),

@@ -23,7 +23,7 @@ from evenload.pipeline.sweep.axes import axes_of
 from evenload.pipeline.sweep.next_trials import most_to_come
 from evenload.pipeline.sweep.search import shortfall
 from evenload.pipeline.sweep.step_curves import advised_ranges
-from evenload.pipeline.sweep.trial_plan import TrialPlan, plan_trial
+from evenload.pipeline.sweep.trial_plan import TrialPlan, disk_shortage, plan_trial
 from evenload.workers.cli import verbs
 from evenload.workers.cli.answer import answer_parts
 from evenload.workers.cli.compare import compare
@@ -80,7 +80,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
     ]
     corpora = [prepare(data, settings.corpus_dir) for data in {trial.data for trial in trials}]
     origins = [corpus.origin for corpus in corpora if corpus.origin]
-    notes = [note] if (note := shortfall(spec, trials)) else []
+    said = shortfall(spec, trials), disk_shortage(plans, settings.root)
+    notes = [note for note in said if note]
     refused = [problem for trial in trials if (problem := misfit_here(trial))]
     if as_json:
         document = {

@@ -20,6 +20,7 @@ from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
 from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.projection import Projection, projecting
+from evenload.pipeline.sweep.trial_plan import disk_shortage, plan_trial
 from evenload.workers.actors.attempt_log import log_path
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
 from evenload.workers.actors.ray_cluster import has_gpus
@@ -130,6 +131,9 @@ def run_sweep(
         trials = initial_trials(spec, settings, has_cuda)
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
+        new = [plan_trial(t) for digest, t in trials if not settings.trial_dir(digest).exists()]
+        if problem := disk_shortage(new, settings.root):
+            log.print(problem, soft_wrap=True, markup=False)
     store = open_store(settings, create=True)
     sweep_id = stored_sweep(store, settings, spec, trials, new_version)
     check_goes_on(store, settings, sweep_id)

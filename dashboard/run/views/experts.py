@@ -4,6 +4,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from evenload.dashboard.loss_unit import NATS, unit_of_runs
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.record_tables import spec_of
 from evenload.dashboard.run import queries as run_queries
@@ -37,8 +38,10 @@ def draw(trial: TrialRecord, series: LoadSeries) -> None:
         _routes(trial, detail.routes, layer, names)
     if detail.by_k is not None:
         with card("Loss by experts per token", metric="loss_by_k"):
+            unit, by_k = unit_of_runs([trial], NATS), detail.by_k
+            loss_N, top_k = unit.factor * by_k.loss_N, spec_of(trial).model.top_k
             plot(
-                charts.loss_by_k(detail.by_k.loss_N, detail.by_k.k_N, spec_of(trial).model.top_k),
+                charts.loss_by_k(loss_N, by_k.k_N, top_k, unit.title),
                 key="loss-by-k",
                 caption=f"{detail.by_k.tokens:,} held-out tokens, the same for every k.",
             )
@@ -57,7 +60,9 @@ def _groups(trial: TrialRecord, groups: GroupScores, layer: int, names: list[str
         )
         plot(charts.specialisation_by_layer(value_L, names), key="specialisation")
     with right, card("Loss by domain", metric="val_bits_per_byte"):
-        plot(charts.loss_by_group(groups.bits_per_byte_G, groups.name_G), key="loss-by-domain")
+        unit = unit_of_runs([trial])
+        loss_G = unit.factor * groups.bits_per_byte_G
+        plot(charts.loss_by_group(loss_G, groups.name_G, unit.title), key="loss-by-domain")
 
 
 def _routes(trial: TrialRecord, routes: Routes, layer: int, names: list[str]) -> None:

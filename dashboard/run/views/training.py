@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from evenload.dashboard.loss_unit import NATS, choose_loss_unit, unit_of_runs
+from evenload.dashboard.loss_unit import NATS, unit_of_runs
 from evenload.dashboard.page_parts import card, plot
 from evenload.dashboard.run.views.layers import bins
 from evenload.dashboard.shown_runs import Run
@@ -14,7 +14,6 @@ from evenload.pipeline.records.load_series import LoadSeries
 
 
 def draw(run: Run, series: LoadSeries) -> None:
-    choose_loss_unit()
     left, right = st.columns(2)
     speed, norm, rate = series.tokens_per_second_B, series.grad_norm_max_B, series.learning_rate_B
     loss, told = series.loss_B, np.isfinite(series.loss_B)

@@ -70,7 +70,7 @@ def _points(place: PlaceAnswer) -> list[Point]:
             setting.label,
             _role(setting),
             max_vio=setting.max_vio,
-            bits=setting.bits_per_byte,
+            bits=setting.mean_loss,
             bits_half=math.nan if setting.loss.half is None else setting.loss.half,
             on_front=setting.on_front,
             trials=setting.seeds,

@@ -23,7 +23,7 @@ Open = Callable[..., AppTest]
 
 def _windows(page: AppTest) -> Any:
     """The button group with the number of summed steps."""
-    return page.get("button_group")[1]
+    return next(group for group in page.get("button_group") if "evaluation" in group.options)
 
 
 def _captions(page: AppTest) -> str:
@@ -72,7 +72,7 @@ def test_evaluation_load_can_be_shown(open_page: Open, finished: Any) -> None:
 def test_summary_shows_the_figures_of_the_trial(open_page: Open, finished: Any) -> None:
     shown = figures(open_page("run", run=finished.digest))
     assert shown["Steps"] == "300 / 300"
-    assert shown["Validation loss"] == f"{finished.result['val_bits_per_byte']:.3f}"
+    assert shown["Bits per byte"] == f"{finished.result['val_bits_per_byte']:.3f}"
     assert shown["MaxVio"] == f"{finished.result['max_vio']:.2f}"
     assert shown["Sampling floor"] == f"{finished.result['max_vio_floor']:.2f}"
     assert shown["Idle experts"] == f"{finished.result['idle_frac']:.1%}"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from evenload.dashboard import queries
-from evenload.dashboard.sweep.importance import ABSENT, Parameter, varying
+from evenload.dashboard.sweep.parameters import ABSENT, Parameter, varying
 from evenload.dashboard.sweep.tables import (
     axes,
     confirmations,
@@ -14,6 +14,7 @@ from evenload.dashboard.sweep.tables import (
     learning_curves,
     setting_table,
 )
+from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE
 from evenload.pipeline.sweep.axes import Axes, axes_of
 from evenload.pipeline.sweep.setting import Verdict
 
@@ -76,16 +77,16 @@ def test_confirmed_settings_are_paired_with_the_search(searched: Any) -> None:
 
 def test_axes_are_parameters_and_figures(searched: Any) -> None:
     trials = searched[1]
-    titles = [axis.title for axis in axes(trials, varying(trials))]
+    titles = [axis.title for axis in axes(trials, varying(trials), BITS_PER_BYTE)]
     assert titles[:4] == ["num experts", "rule", "seed", "step size"]
     assert titles[4:] == ["Bits per byte", "MaxVio batch", "Idle, %", "Busy, %"]
 
 
 def test_axes_of_few_levels_are_names_and_of_many_numbers() -> None:
-    few = axes([], [Parameter("balancer.step_size", [0.01, ABSENT, 0.001, 0.1])])[0]
+    few = axes([], [Parameter("balancer.step_size", [0.01, ABSENT, 0.001, 0.1])], BITS_PER_BYTE)[0]
     assert few.value_T == ["0.01", ABSENT, "0.001", "0.1"]
     assert few.levels == [ABSENT, "0.001", "0.01", "0.1"]
-    many = axes([], [Parameter("train.learning_rate", [ABSENT, *range(9)])])[0]
+    many = axes([], [Parameter("train.learning_rate", [ABSENT, *range(9)])], BITS_PER_BYTE)[0]
     assert many.levels is None
     assert many.value_T == [None, *map(float, range(9))]
 

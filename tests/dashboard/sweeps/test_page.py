@@ -101,7 +101,7 @@ def test_too_little_disk_is_said_before_the_start(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
     page = open_page("sweeps", view="Start a sweep")
-    assert "10 kB are free here" in page.error[0].value
+    assert "10 kB are free for the home" in page.error[0].value
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**15))
     assert not open_page("sweeps", view="Start a sweep").error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_description_without_loads() -> None:
 
 def test_hardest_group_comes_first() -> None:
     bits_G = np.array([1.0, 3.0, 2.0])
-    chart = specialisation.loss_by_group(bits_G, ["easy", "hard", "middling"])
+    chart = specialisation.loss_by_group(bits_G, ["easy", "hard", "middling"], "loss")
     assert list(_columns(chart).values()) == [["hard", "middling", "easy"], [3, 2, 1]]
 
 
@@ -83,16 +82,6 @@ def test_spectrum_has_convexity_and_stable_step_in_its_description() -> None:
     assert bars["encoding"]["color"]["scale"]["range"] == [ORANGE, BLUE, BLUE]
     assert note["mark"]["text"] == "μ = 0.5"
     assert "limits the step to 0.5" in description(chart)
-
-
-def test_parameters_are_sorted_by_importance() -> None:
-    chart = parameters.importance_bars(
-        {"max_vio": {"seed": 0.01, "rule": 0.9, "top k": math.nan}}, {"max_vio": "MaxVio"}
-    )
-    columns = _columns(chart)
-    assert columns["parameter"] == ["rule", "seed", "top k"]
-    np.testing.assert_allclose(columns[parameters.SHARE], [90, 1, math.nan])
-    assert description(chart) == "Importance of parameters. MaxVio: rule explains 90 %."
 
 
 AXES = [

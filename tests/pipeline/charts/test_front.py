@@ -91,7 +91,7 @@ def test_exports_have_one_row_per_setting_with_its_name() -> None:
 
 def test_description_has_front_and_recommendation() -> None:
     text = description(pareto_front(POINTS))
-    assert "of 4 settings. On the front: sign 0.01 (2.300 bits per byte, MaxVio 0.20), aux" in text
+    assert "of 4 settings. On the front: sign 0.01 (loss 2.300, MaxVio 0.20), aux" in text
     assert text.endswith("Recommended: sign 0.01.")
     assert description(pareto_front([])).endswith("No setting is complete yet.")
 

@@ -26,6 +26,7 @@ def test_stopped_trials_are_faint_and_end_in_a_cross_with_the_reason() -> None:
             "setting": "sign",
             "trial": "sign, seed 1",
             "ended": "stopped: 8th of 9",
+            "digest": "",
             "optimizer step": 20.0,
             "loss": 3.5,
         }

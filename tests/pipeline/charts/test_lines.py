@@ -124,10 +124,10 @@ def test_many_points_are_pooled_and_the_peak_is_kept() -> None:
 
 
 def test_trained_k_is_highlighted() -> None:
-    chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), trained_k=2)
+    chart = specialisation.loss_by_k(np.array([3.0, 2.0, 1.9]), np.array([1, 2, 4]), 2, "loss")
     assert _series(chart)["trained with k = 2"] == [(2, 2)]
     assert document(chart)["layer"][0]["mark"]["point"]
-    assert "lowest 1.9000 nats per token at k = 4" in description(chart)
+    assert "lowest 1.9000 at k = 4" in description(chart)
 
 
 def test_every_run_has_its_floor_in_its_colour() -> None:

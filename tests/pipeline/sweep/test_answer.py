@@ -336,11 +336,11 @@ def test_every_figure_of_a_claim_is_in_the_table(make: Make) -> None:
     assert control is not None
     text = sentence(answer)
     for figure in (
-        f"loss of {named.bits_per_byte:.3f} bits",
+        f"loss of {named.mean_loss:.3f} bits",
         f"margin of {place.margin:.3f} (1 %)",
         f"at most {named.above_best:.3f}; 6 seeds",
         f"{named.max_vio:.2f}, {named.over_floor:.1f} times its floor of 0.10",
-        f"MaxVio is {control.max_vio:.2f} at {control.bits_per_byte:.3f} bits",
+        f"MaxVio is {control.max_vio:.2f} at {control.mean_loss:.3f} bits",
     ):
         assert figure in text
 

@@ -62,7 +62,7 @@ def test_pairs_by_seed_take_out_what_a_seed_does_to_both(row: Row) -> None:
         assert one.loss.half is not None
         assert one.loss.half < 0.01  # the level of a seed alone has .2
         assert one.loss.mean == pytest.approx(0.02, abs=one.loss.half)
-        assert one.loss.mean == pytest.approx(one.second.bits_per_byte - one.first.bits_per_byte)
+        assert one.loss.mean == pytest.approx(one.second.mean_loss - one.first.mean_loss)
     assert found.differing == {"train.learning_rate": ("0.003", "0.006")}
 
 

@@ -58,7 +58,7 @@ def test_the_named_setting_and_its_ties_are_marked(row: Row) -> None:
 def test_figures_are_those_of_the_setting(row: Row) -> None:
     answer = answer_of(sweep(row))
     setting = next(s for s in answer.settings if s.label == "sign 0.01")
-    for figure, mean in (("loss", setting.bits_per_byte), ("over_floor", setting.over_floor)):
+    for figure, mean in (("loss", setting.mean_loss), ("over_floor", setting.over_floor)):
         point = step_curves(answer, figure)[0].points[1]
         assert point.mean == pytest.approx(mean)
         assert point.low < point.mean < point.high

@@ -30,3 +30,12 @@ def test_a_plan_says_that_there_are_fewer_settings_than_asked(here: Any, sweep: 
     assert ended.document["notes"] == [
         "9 settings are asked for, but the axes have only 2 that differ"
     ]
+
+
+def test_a_plan_says_that_the_disk_is_too_small(here: Any, sweep: Sweep) -> None:
+    long = sweep(train={"steps": 10**9, "batch_sequences": 4, "seq_len": 32, "warmup_steps": 0})
+    ended = here("sweep", "plan", here.write("long.yaml", long))
+    said = " ".join(ended.err.split())
+    assert "of disk, and" in said
+    assert "are free for the home" in said
+    assert "free space, or name another home" in said
