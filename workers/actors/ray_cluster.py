@@ -17,6 +17,8 @@ import psutil
 import ray
 from ray._private import ray_constants
 
+from evenload.pipeline.processes import end_with_parent
+
 OBJECT_STORE_BYTES = 100 * 2**20  # small, because results use the store and files; Ray needs 75 MiB
 JOIN_SECONDS = 60.0
 STARTS = 3  # a busy machine misses the 30 seconds that Ray gives its node
@@ -98,6 +100,7 @@ def as_cluster_node(address: str) -> Iterator[None]:
         [sys.executable, "-c", script, "start", *options],
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=end_with_parent,
     )
     try:
         _await_node(node, address)

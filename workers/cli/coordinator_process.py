@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from evenload.pipeline.processes import end_with_parent
 from evenload.pipeline.records.sinks import default_sinks
 from evenload.pipeline.redaction import start_logging
 from evenload.pipeline.settings import Settings
@@ -96,6 +97,7 @@ def touch(path: Path) -> None:
 
 
 def _coordinate(settings: Settings, cluster: Cluster, health_file: Path) -> None:
+    end_with_parent()  # workers then write checkpoints, as after a signal
     start_logging(settings)
 
     def show_health(_: Sequence[TrialRecord]) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import DASHBOARD, require
+from evenload.pipeline.processes import end_with_parent
 from evenload.pipeline.records.mlflow_environment import ENVIRONMENT
 from evenload.pipeline.settings import Settings
 from evenload.workers.cli.session import load_settings, log, open_store
@@ -34,7 +35,8 @@ def dashboard(
 
 def start_dashboard(settings: Settings, port: int, address: str) -> subprocess.Popen[bytes]:
     """Starts the Streamlit app in a new process."""
-    return subprocess.Popen(_command(port, address), env=environment(settings))
+    command = _command(port, address)
+    return subprocess.Popen(command, env=environment(settings), preexec_fn=end_with_parent)
 
 
 def _command(port: int, address: str) -> list[str]:
@@ -58,6 +60,7 @@ def start_mlflow(settings: Settings, port: int) -> subprocess.Popen[bytes]:
         env=ENVIRONMENT | environment(settings) | own,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,
     )
 
 

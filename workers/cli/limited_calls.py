@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evenload.pipeline.errors import SpecError, StoreUnavailable, reason_of
+from evenload.pipeline.processes import end_with_parent
 from evenload.pipeline.settings import Settings
 from evenload.workers.host_memory import host_bytes
 
@@ -123,6 +124,7 @@ class _Child:
 
 def _answer(connection: Connection, memory_bytes: int) -> None:
     """Answers calls until the service ends."""
+    end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the service ends this one
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     while True:

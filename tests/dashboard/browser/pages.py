@@ -47,10 +47,10 @@ def choose(page: Page, view: str) -> None:
 
 
 @contextmanager
-def served(home: Path, log_file: Path) -> Iterator[str]:
+def served(home: Path, log_file: Path, port: int | None = None) -> Iterator[str]:
     """Serves this home with controls turned on; gives the address."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port or 0))
         port = int(probe.getsockname()[1])
     environment = os.environ | {"EVENLOAD_HOME": str(home), "EVENLOAD_DASHBOARD_CONTROLS": "true"}
     with log_file.open("wb") as log:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.ray
@@ -59,6 +61,33 @@ def test_a_submitted_sweep_is_run_once_and_a_stop_ends_the_service_well(
     until_runs_are(evenload.folder, ["FINISHED"] * 3)
     assert_status_and_list_show(evenload, sweep_id)
     assert_readme_finds_the_answer(evenload.folder, again.document["answer"][0])
+
+
+@pytest.mark.slow
+def test_a_service_that_is_killed_leaves_no_process_behind(
+    evenload: Any, sweep: Sweep, tmp_path: Path
+) -> None:
+    evenload("sweep", "submit", evenload.write("sweep.yaml", sweep()))
+    service = evenload.start("serve", "--slots", "2", "--health-file", str(tmp_path / "healthy"))
+    until_attempts(evenload.folder)
+    left = psutil.Process(service.pid).children(recursive=True)
+    assert len(left) > 3, "the coordinator, the process that lists, Ray and its workers"
+    service.kill()
+    alive = psutil.wait_procs(left, timeout=60)[1]
+    assert [" ".join(process.cmdline())[:100] for process in alive] == []
+
+
+def until_attempts(folder: Path) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        with (
+            suppress(sqlite3.OperationalError),
+            sqlite3.connect(folder / ".evenload/evenload.db") as store,
+        ):
+            if store.execute("SELECT count(*) FROM attempt").fetchone() != (0,):
+                return
+        time.sleep(0.2)
+    raise AssertionError("no trial was started")
 
 
 @pytest.mark.slow
