@@ -35,6 +35,7 @@ from evenload.workers.actors.actor import SinkFactory
 from evenload.workers.actors.attempt_log import attempt_log
 from evenload.workers.actors.group_signals import GroupSignals
 from evenload.workers.actors.ray_cluster import connect
+from evenload.workers.actors.run_identity import checked_corpus
 from evenload.workers.actors.train_actor import TrainActor
 from evenload.workers.training.loop import train
 from evenload.workers.training.ranks import Ranks
@@ -186,13 +187,14 @@ def _work_as_other(task: Task, ranks: Ranks) -> None:
         try:
             # The first rank calls this after it has claimed the trial and prepared its folder.
             ranks.barrier()
+            corpus = checked_corpus(task.spec, task.digest, task.settings)
             train(
                 task.spec,
                 settings=task.settings,
                 digest=task.digest,
                 sink=SinkGroup([]),  # only the first rank records
                 report=lambda _: Command.CONTINUE,
-                run=RunIdentity(task.digest, task.name, None, 0, {}),
+                run=RunIdentity(task.digest, task.name, None, 0, {}, tags={"corpus": corpus}),
                 ranks=ranks,
             )
         except Exception:

@@ -4,17 +4,29 @@ from evenload.pipeline.records.fence import Fence
 from evenload.pipeline.records.run import RunIdentity
 from evenload.pipeline.records.shards import newest_checkpoint
 from evenload.pipeline.settings import Settings
+from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Claim, WorkKind
 from evenload.workers.training import identity
 from evenload.workers.training.hardware import device_name
 
 
-def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
-    """Raises: SpecError: the data or code of this worker is not that of the trial"""
-    training = claim.kind is WorkKind.TRAIN
+def checked_corpus(spec: TrialSpec, digest: str, settings: Settings) -> str:
+    """The digest of the data as this worker reads it.
+
+    Raises:   SpecError: the data or code of this worker is not that of the trial, or the data is
+              not where specs may read; then nothing of it was read or kept
+    """
+    check_paths(spec.data, settings.data_root, spec.model)
     corpus = identity.corpus_digest(spec.data, settings.corpus_dir)
-    identity.check_identity(spec, claim.digest, settings, corpus)
+    identity.check_identity(spec, digest, settings, corpus)
+    return corpus
+
+
+def run_identity(claim: Claim, spec: TrialSpec, settings: Settings, fence: Fence) -> RunIdentity:
+    """Raises: SpecError: as `checked_corpus`"""
+    training = claim.kind is WorkKind.TRAIN
+    corpus = checked_corpus(spec, claim.digest, settings)
     return RunIdentity(
         digest=claim.digest,
         name=f"{claim.label}, {spec.model.num_experts} experts, seed {spec.train.seed}",
