@@ -1,7 +1,8 @@
 """The states of sweeps, trials and attempts, and the frozen records that the store returns."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -251,6 +252,8 @@ class TrialStatus:
     sweep_id: str = ""  # the first sweep, in starting order, that lists the trial
     submitter: str = ""  # of that sweep
     heartbeat_at: datetime | None = None
+    held_seconds: float = 0.0  # by workers so far; counted only if there is a limit
+    limit_hours: float | None = None  # of the sweep `sweep_id`
 
     @property
     def lease(self) -> Lease | None:
@@ -272,6 +275,8 @@ class SweepStatus:
     queued: int = 0  # unfinished trials that wait to be trained
     trained: int = 0  # unfinished trials that wait to be evaluated
     fast_failures: int = 0  # how many of the newest attempts failed right after their start
+    limits: Mapping[str, Any] = field(default_factory=dict)  # as a `SweepLimits`
+    spent_seconds: float = 0.0  # since it began to work; counted only if there is a limit
 
 
 @dataclass(frozen=True, slots=True)

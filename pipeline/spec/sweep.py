@@ -190,6 +190,18 @@ class ConfirmSpec(Frozen):
     """Another corpus to confirm on; null: the corpus of the search."""
 
 
+class SweepLimits(Frozen):
+    """What a sweep and its trials may take. It can be changed; the sweep keeps its id."""
+
+    hours: PositiveFloat | None = None
+    """Hours from the start of its first trial, or from the last resume; null: no limit."""
+    then: Literal["finish", "pause"] = "finish"
+    """What happens after them. finish: running trials end with a checkpoint, trained ones are
+    evaluated, and the answer is that of what there is. pause: the sweep waits to be resumed."""
+    trial_hours: PositiveFloat | None = None
+    """Hours that workers may hold a trial, as `limits.hours` of a trial; null: what `base` says."""
+
+
 class Extension(Frozen):
     """Seeds that `evenload sweep extend --seeds` added to a finished sweep."""
 
@@ -218,6 +230,7 @@ class SweepSpec(Frozen):
     confirm: ConfirmSpec | None = None
     """Train the best settings again with fresh seeds; null: the search alone is the answer."""
     answer: AnswerSpec = AnswerSpec()
+    limits: SweepLimits = SweepLimits()
     extended: tuple[Extension, ...] = ()
     """What `evenload sweep extend --seeds` added, in order. The sweep keeps its id."""
     max_retries: Annotated[Int32, Field(ge=0)] = 2
@@ -372,12 +385,19 @@ class SweepSpec(Frozen):
         except ValidationError as error:
             raise ValueError(f"at {shown(point)}: {first_message(error)}") from None
 
+    def limits_to_store(self) -> SweepLimits:
+        """Its limits, with that of the base trial if it names none of its own for trials."""
+        of_base = (self.base.get("limits") or {}).get("hours")
+        found = {"trial_hours": of_base} if self.limits.trial_hours is None else {}
+        return self.limits.model_copy(update=found)
+
     def sweep_id(self) -> str:
         """The name and six hex digits of the content. Equal sweeps have the same id.
 
-        An extension keeps the id, and so do sweeps from before there was a section `answer`.
+        Extensions and limits do not change it, and neither does a section `answer` without content,
+        which older sweeps lack.
         """
-        left_out = {"extended"} | ({"answer"} if self.answer == AnswerSpec() else set())
+        left_out = {"extended", "limits"} | ({"answer"} if self.answer == AnswerSpec() else set())
         return f"{self.name}-{sha256(self.model_dump(mode='json', exclude=left_out))[:6]}"
 
 

@@ -260,6 +260,14 @@ class RuntimeSpec(Frozen):
     """Steps between two checkpoints."""
 
 
+class TrialLimits(Frozen):
+    """What a trial may take. It is no part of the trial's identity."""
+
+    hours: PositiveFloat | None = None
+    """Hours that workers may hold it, all attempts together. A training beyond them is stopped with
+    a checkpoint, an evaluation fails; null: as long as it takes."""
+
+
 class TrialSpec(Frozen):
     """One training run. Its spec, its corpus and the code of the core make up its identity."""
 
@@ -272,6 +280,7 @@ class TrialSpec(Frozen):
     train: TrainSpec
     eval: EvalSpec = EvalSpec()
     runtime: RuntimeSpec = RuntimeSpec()
+    limits: TrialLimits = TrialLimits()
     extends: str | None = None
     """Digest of a finished trial that differs only in having fewer steps. Training continues from
     its checkpoint, with the learning rate that the schedule of the new length has there."""
@@ -378,6 +387,7 @@ class TrialSpec(Frozen):
             exclude={
                 "runtime": {"log_every", "checkpoint_every"},
                 "eval": {"every_steps", "curve_tokens"},
+                "limits": True,
             },
         )
         return sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]

@@ -244,7 +244,7 @@ def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tupl
     )
     counts = [func.coalesce(column, 0).label(column.name) for column in list(unfinished.c)[1:]]
     rows = connection.execute(
-        select(Sweep.sweep_id, Sweep.state, Sweep.is_expanded, *counts)
+        select(Sweep.sweep_id, Sweep.state, Sweep.is_expanded, Sweep.limits, *counts)
         .outerjoin(unfinished, unfinished.c.sweep_id == Sweep.sweep_id)
         .where(chosen)
         .order_by(Sweep.created_at, Sweep.sweep_id)
@@ -253,8 +253,34 @@ def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tupl
     for row in rows.all():
         is_active = row.state is SweepState.ACTIVE
         fast_failures = _fast_failures(connection, row.sweep_id) if is_active else 0
-        found.append(_record(SweepStatus, row, fast_failures=fast_failures))
+        limits = row.limits or {}
+        spent = _spent_seconds(connection, row.sweep_id) if is_active and limits.get("hours") else 0
+        more = {"fast_failures": fast_failures, "limits": limits, "spent_seconds": spent}
+        found.append(_record(SweepStatus, row, **more))
     return tuple(found)
+
+
+def _spent_seconds(connection: Connection, sweep_id: str) -> float:
+    """Since the first attempt after the sweep was made or last resumed."""
+    began = connection.execute(
+        select(func.min(Attempt.started_at))
+        .join(SweepTrial, SweepTrial.digest == Attempt.digest)
+        .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
+        .where(
+            SweepTrial.sweep_id == sweep_id,
+            Attempt.started_at > func.coalesce(Sweep.resumed_at, Sweep.created_at),
+        )
+    ).scalar_one()
+    return 0.0 if began is None else (now(connection) - began).total_seconds()
+
+
+def _held_seconds(connection: Connection, digests: Sequence[str]) -> dict[str, float]:
+    """How long workers have held each of these trials."""
+    at, held = now(connection), dict.fromkeys(digests, 0.0)
+    attempts = select(Attempt.digest, Attempt.started_at, Attempt.ended_at)
+    for digest, began, ended in connection.execute(attempts.where(Attempt.digest.in_(digests))):
+        held[digest] += ((ended or at) - began).total_seconds()
+    return held
 
 
 def _fast_failures(connection: Connection, sweep_id: str) -> int:
@@ -305,9 +331,11 @@ def _trial_statuses(
             for row in connection.execute(fresh.where(Sweep.submitter == who).limit(max_unstarted))
         ]
         rows = sorted([*tried, *rest], key=lambda row: tuple(row)[: len(STARTING_ORDER)])
+    limited = [row.digest for row in rows if row.attempt and (row.limits or {}).get("trial_hours")]
+    held = _held_seconds(connection, limited) if limited else {}
     statuses: dict[str, TrialStatus] = {}
     for row in rows:
-        statuses.setdefault(row.digest, _trial_status(row))
+        statuses.setdefault(row.digest, _trial_status(row, held.get(row.digest, 0.0)))
     return tuple(statuses.values())
 
 
@@ -325,6 +353,7 @@ def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
             Sweep.submitter,
             Sweep.max_retries,
             Sweep.max_preemptions,
+            Sweep.limits,
             *ATTEMPT_COLUMNS,
         )
         .join(SweepTrial, SweepTrial.digest == Trial.digest)
@@ -338,10 +367,11 @@ def _unfinished(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
 KIND_OF = {TrialState.TRAINED: WorkKind.EVAL, TrialState.EVALUATING: WorkKind.EVAL}
 
 
-def _trial_status(row: Row[*tuple[Any, ...]]) -> TrialStatus:
+def _trial_status(row: Row[*tuple[Any, ...]], held_seconds: float) -> TrialStatus:
     kind = KIND_OF.get(row.state, WorkKind.TRAIN)
     may_run = row.sweep_state in ACTIVE_FOR[kind] and row.ordered not in BLOCKING_ORDERS[kind]
-    return _record(TrialStatus, row, may_run=may_run)
+    limit = (row.limits or {}).get("trial_hours")
+    return _record(TrialStatus, row, may_run=may_run, held_seconds=held_seconds, limit_hours=limit)
 
 
 def _trials() -> Select[*tuple[Any, ...]]:

@@ -89,3 +89,18 @@ def _refuse_parents(connection: Connection, digests: list[str]) -> None:
             f"trial {child.digest} of sweep {child.sweep_id} continues trial {child.extends}; "
             f"delete {child.sweep_id} first"
         )
+    for sweep_id, parents in _submitted_extensions(connection):
+        if wanted := set(parents) & set(digests):
+            raise SpecError(
+                f"sweep {sweep_id}, which waits for its start, continues trial {wanted.pop()}; "
+                f"delete {sweep_id} first"
+            )
+
+
+def _submitted_extensions(connection: Connection) -> list[tuple[str, list[str]]]:
+    """Sweeps whose trials are not listed yet, with the trials that those will continue."""
+    waiting = select(Sweep.sweep_id, Sweep.spec).where(
+        Sweep.is_expanded.is_(False), Sweep.state != SweepState.CANCELLED
+    )
+    found = [(row.sweep_id, row.spec["axes"].get("extends")) for row in connection.execute(waiting)]
+    return [(sweep_id, parents) for sweep_id, parents in found if isinstance(parents, list)]

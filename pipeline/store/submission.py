@@ -1,6 +1,7 @@
 """Adds sweeps and their trials to the store."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
@@ -38,7 +39,19 @@ def _insert_sweep(connection: Connection, spec: SweepSpec) -> str:
     )
     if locked_state(connection, sweep_id) is SweepState.CANCELLED:
         raise cancelled(sweep_id)
+    _limit(connection, sweep_id, spec.limits_to_store().model_dump())
     return sweep_id
+
+
+def _limit(connection: Connection, sweep_id: str, limits: dict[str, Any]) -> None:
+    """Sets the limits. With other ones, what the former ones have ended goes on."""
+    this = Sweep.sweep_id == sweep_id
+    before = connection.execute(select(Sweep.limits).where(this)).scalar_one()
+    connection.execute(update(Sweep).where(this).values(limits=limits))
+    if before not in (None, limits):
+        listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+        ended = (Trial.state == TrialState.STOPPED) & Trial.stop_reason.startswith("limits.")
+        requeue(connection, Trial.digest.in_(listed) & ended, stop_reason=None)
 
 
 def add_sweep(
@@ -157,7 +170,7 @@ def _insert_trials(connection: Connection, trials: Sequence[tuple[str, TrialSpec
             {
                 "digest": digest,
                 "label": trial.balancer.label,
-                "spec": trial.model_dump(mode="json"),
+                "spec": trial.model_dump(mode="json", exclude={"limits"}),  # they are the sweep's
                 "extends": trial.extends,
                 "shape": stack_shape(trial),
             }

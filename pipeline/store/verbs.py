@@ -14,10 +14,12 @@ from evenload.pipeline.states import Order, SweepState, TrialState, WorkKind
 from evenload.pipeline.store.columns import db_time
 from evenload.pipeline.store.conditions import (
     ACTIVE_FOR,
+    FINAL,
     WANT_TRAINING,
     cancelled,
     check_is_current,
     end_unwanted,
+    is_listed_by,
     is_unfinished,
     locked_state,
     set_trial,
@@ -69,16 +71,25 @@ def resume(connection: Connection, sweep_id: str, digest: str | None = None) -> 
         return _turn(connection, sweep_id, SweepState.ACTIVE, note=None, resumed_at=db_time())
 
 
-def stop(connection: Connection, sweep_id: str, digest: str | None = None) -> int:
+def stop(
+    connection: Connection, sweep_id: str, digest: str | None = None, *, note: str | None = None
+) -> int:
     """Ends training: running trials write a checkpoint and end as STOPPED.
 
     Trained trials are still evaluated, and then the sweep is finished. Trials that another sweep
     also wants continue.
+
+    Args:     note: the reason, if the program stops the sweep and not a user
     """
     with noted(connection, "stop", sweep_id, digest):
         if digest is not None:
             return _order_in(connection, sweep_id, digest, Order.STOP, "stopped by its user")
-        concerned = _turn(connection, sweep_id, SweepState.STOPPING)
+        concerned = _turn(connection, sweep_id, SweepState.STOPPING, note=note)
+        if note is not None:
+            listed = select(SweepTrial.digest).where(SweepTrial.sweep_id == sweep_id)
+            ends = Trial.digest.in_(listed) & ~is_listed_by(*WANT_TRAINING)
+            ends &= Trial.state.not_in(FINAL)
+            connection.execute(update(Trial).where(ends).values(stop_reason=note))
         end_unwanted(connection)
         return concerned
 
@@ -153,7 +164,8 @@ def _extend(connection: Connection, sweep_id: str, extension: Extension) -> None
         raise SpecError(f"--top: sweep {sweep_id} has a confirm stage; add seeds to it without")
     spec = spec.model_copy(update={"extended": (*spec.extended, extension)})
     stored = spec.model_dump(mode="json")
-    _set(connection, sweep_id, spec=stored, state=SweepState.ACTIVE, finished_at=None)
+    fresh = {"state": SweepState.ACTIVE, "finished_at": None, "resumed_at": db_time()}
+    _set(connection, sweep_id, spec=stored, **fresh)
 
 
 def set_priority(connection: Connection, sweep_id: str, priority: int) -> int:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from evenload.pipeline.errors import CannotRun, SpecError, StoreUnavailable
-from evenload.pipeline.states import OVER, Snapshot, SweepState, TrialRecord, WorkKind
+from evenload.pipeline.states import OVER, Order, Snapshot, SweepState, TrialRecord, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep import plan
 from evenload.pipeline.sweep.lease_watch import LeaseWatch
@@ -249,6 +249,11 @@ class Coordinator:
             case plan.PauseSweep(sweep_id, note):
                 logger.error("sweep %s is %s", sweep_id, note)
                 self._store.pause(sweep_id, note=note)
+            case plan.StopTrial(digest, reason):
+                self._store.order(digest, Order.STOP, reason)
+            case plan.StopSweep(sweep_id, note):
+                logger.warning("sweep %s: %s", sweep_id, note)
+                self._store.stop(sweep_id, note=note)
             case plan.Launch(kind, digest, sweep_id):
                 try:
                     return self._executor.launch(kind, digest)

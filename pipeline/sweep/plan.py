@@ -1,10 +1,12 @@
 """Decides from the status of sweeps and workers what to do next. A pure function."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import (
     AttemptState,
     Charge,
@@ -21,6 +23,8 @@ from evenload.pipeline.sweep.worker_id import name_of
 KIND_OF_WAITING = {TrialState.QUEUED: WorkKind.TRAIN, TrialState.TRAINED: WorkKind.EVAL}
 # So many fast failures one after another mean that the sweep is at fault and not a single trial.
 FAST_FAILURES = 5
+# For a checkpoint or an evaluation, after the limit of a trial.
+OVERTIME_SECONDS = 300.0
 
 
 class Death(NamedTuple):
@@ -97,7 +101,25 @@ class PauseSweep:
     note: str
 
 
-Action = Lose | Expire | StopWorker | Fail | PauseSweep | Launch | FinishSweep
+@dataclass(frozen=True, slots=True)
+class StopTrial:
+    """Stop a trial that has had its time."""
+
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopSweep:
+    """Finish a sweep that has had its time with what it has."""
+
+    sweep_id: str
+    note: str
+
+
+Action = (
+    Lose | Expire | StopWorker | Fail | PauseSweep | StopTrial | StopSweep | Launch | FinishSweep
+)
 
 
 def plan(snapshot: Snapshot, crew: Crew) -> list[Action]:
@@ -112,6 +134,8 @@ def plan(snapshot: Snapshot, crew: Crew) -> list[Action]:
         *_stranded_workers(snapshot, crew),
         *_hopeless_trials(snapshot),
         *_broken_sweeps(snapshot),
+        *_sweeps_over_limit(snapshot),
+        *_trials_over_limit(snapshot, crew),
         *_launches(snapshot, crew),
         *_finished_sweeps(snapshot),
     ]
@@ -168,11 +192,51 @@ def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
             )
 
 
+def _sweeps_over_limit(snapshot: Snapshot) -> Iterator[PauseSweep | StopSweep]:
+    for sweep in snapshot.sweeps:
+        if sweep.state is not SweepState.ACTIVE or not _is_over_limit(sweep):
+            continue
+        spent = (
+            f"limits.hours={sweep.limits['hours']:g}: it works for {duration(sweep.spent_seconds)}"
+        )
+        if sweep.limits["then"] == "pause":
+            yield PauseSweep(
+                sweep.sweep_id, f"paused: {spent}; a resume lets it work as long again"
+            )
+        else:
+            yield StopSweep(sweep.sweep_id, f"{spent}; run it again with a higher limit to go on")
+
+
+def _trials_over_limit(snapshot: Snapshot, crew: Crew) -> Iterator[StopTrial | StopWorker | Fail]:
+    """Asks first; a worker that does not obey is ended. What is trained has time to be scored."""
+    for trial in snapshot.trials:
+        over = _seconds_over(trial)
+        if over <= 0:
+            continue
+        reason = f"limits.hours={trial.limit_hours:g}: held for {duration(trial.held_seconds)}"
+        if trial.may_run and trial.state in (TrialState.QUEUED, TrialState.TRAINING):
+            yield StopTrial(trial.digest, reason)
+        elif over > OVERTIME_SECONDS and trial.state is TrialState.TRAINED:
+            yield Fail(trial.digest, trial.attempt, f"{reason}, and not evaluated by then")
+        elif over > OVERTIME_SECONDS and (name := name_of(trial.worker or "")) in crew.busy:
+            yield StopWorker(name)
+
+
+def _seconds_over(trial: TrialStatus) -> float:
+    return trial.held_seconds - 3600 * (trial.limit_hours or math.inf)
+
+
+def _is_over_limit(sweep: SweepStatus) -> bool:
+    return sweep.spent_seconds > 3600 * (sweep.limits.get("hours") or math.inf)
+
+
 def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
     """Launches evaluations first, because each completes a trial."""
     launched = set(crew.busy.values())
     workers_of = _workers_of_submitters(snapshot, crew)
-    broken = {sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep)}
+    held_back = {
+        sweep.sweep_id for sweep in snapshot.sweeps if _is_broken(sweep) or _is_over_limit(sweep)
+    }
     for kind in (WorkKind.EVAL, WorkKind.TRAIN):
         runnable = (
             trial
@@ -180,8 +244,9 @@ def _launches(snapshot: Snapshot, crew: Crew) -> Iterator[Launch]:
             if KIND_OF_WAITING.get(trial.state) is kind
             and trial.may_run
             and not _is_hopeless(trial)
+            and not (kind is WorkKind.TRAIN and _seconds_over(trial) > 0)
             and trial.digest not in launched
-            and trial.sweep_id not in broken
+            and trial.sweep_id not in held_back
         )
         fair = _in_turns(runnable, workers_of, snapshot.served)
         for _, trial in zip(range(crew.free.get(kind, 0)), fair, strict=False):

@@ -189,7 +189,7 @@ def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
 
 
 def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
-    """Prints a sweep's figures.  Raises: Exit(1): a trial failed"""
+    """Prints a sweep's figures.  Raises: Exit(1): a trial failed or was ended by a limit"""
     store = open_store(settings)
     trials, found = store.trials(sweep_id), answer(store, sweep_id)
     if as_json:
@@ -199,10 +199,14 @@ def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:
         if len(trials) > 1:
             out.print(*answer_parts(found), sep="\n")
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
-    for trial in failed:
-        last_line = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
+    cut = [trial for trial in trials if (trial.stop_reason or "").startswith("limits.")]
+    for trial in (*failed, *cut):
+        reason = trial.error if trial in failed else trial.stop_reason
+        last_line = (reason or "").strip().splitlines()[-1:] or ["no reason given"]
         name = f"{found.axes.name(trial)} ({trial.digest})"
-        log.print(Text("failed:", "red"), f"{name}: {last_line[0]}", soft_wrap=True)
+        log.print(Text(f"{trial.state}:", "red"), f"{name}: {last_line[0]}", soft_wrap=True)
+    if cut and not failed:
+        raise typer.Exit(1)
     if failed:
         log.print(f"Full tracebacks: evenload sweep status {sweep_id} --json, or the dashboard.")
         raise typer.Exit(1)

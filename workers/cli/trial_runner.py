@@ -17,7 +17,7 @@ from evenload.pipeline.records.scores import write_recording
 from evenload.pipeline.records.shards import LoadLogSink, newest_checkpoint
 from evenload.pipeline.records.sinks import SinkGroup, default_sinks
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.spec.sweep import SweepSpec
+from evenload.pipeline.spec.sweep import SweepLimits, SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import Command, TrialRecord, TrialState, WorkKind
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -91,10 +91,14 @@ def run_trial(
         raise typer.Exit(1)
     check_goes_on(store, settings, sweep_id)
     say_what_is_missing(projection)
-    state = store.trial(digest).state
+    found = store.trial(digest)
+    state, reason = found.state, found.stop_reason or "by its user"
     if state in (TrialState.STOPPED, TrialState.CANCELLED):
-        remedy = f"evenload sweep resume {sweep_id} --trial {digest}"
-        console.print(f"{digest} is {state}; `{remedy}`, then the same command goes on")
+        remedy = f"`evenload sweep resume {sweep_id} --trial {digest}`"
+        if reason.startswith("limits."):
+            remedy = "raise the limit"
+        goes_on = f"{remedy}, then the same command goes on"
+        console.print(f"{digest} is {state}: {reason}; {goes_on}", soft_wrap=True)
         raise typer.Exit(1)
     if record_scores is not None and state is TrialState.COMPLETED:
         if recorder.num_steps < trial.train.steps:
@@ -195,8 +199,9 @@ def as_sweep(trial: TrialSpec, stem: str) -> SweepSpec:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
     return SweepSpec(
         name=f"train-{name}"[:64],
-        base=trial.model_dump(mode="json"),
+        base=trial.model_dump(mode="json", exclude={"limits"}),
         axes={"train.seed": [trial.train.seed]},
+        limits=SweepLimits(trial_hours=trial.limits.hours),
     )
 
 

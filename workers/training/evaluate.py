@@ -16,6 +16,7 @@ from evenload.workers.training.loss_by_k import loss_by_k
 from evenload.workers.training.route_counts import RouteCounter
 from evenload.workers.training.scoring import Scorer, scorer_of
 from evenload.workers.training.setup import assemble
+from evenload.workers.training.telemetry import check_biases
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     """Scores the checkpoint of a trained trial and records the scores.
 
     Args:     sink: this function starts it with `run`; the caller closes it
+    Raises:   FloatingPointError: the loss or a bias is not finite
     """
     corpus = prepare_unchanged(spec.data, settings.corpus_dir, run.tags.get("corpus"))
     check_fits(spec, corpus)
@@ -38,8 +40,13 @@ def evaluate(
     assembly.trainee.model.load_state_dict(saved.model)
     sink.start(run)
     bias_LE = saved.balancer["bias_LE"].to(assembly.device)
+    check_biases(bias_LE.float().cpu().numpy(), f"step {saved.step}")
     scorer = scorer_of(assembly, bias_LE, spec.eval.batch_sequences)
     record = _record(spec, saved.step, scorer, corpus)
+    if not math.isfinite(record.loss):
+        raise FloatingPointError(
+            f"step {saved.step}: held-out loss={record.loss}; lower train.learning_rate"
+        )
     sink.log_eval(record)
     return evaluation_figures(record, spec)
 
@@ -55,7 +62,7 @@ def _record(spec: TrialSpec, step: int, scorer: Scorer, corpus: Corpus) -> EvalR
         step=step,
         loss=scores.loss,
         bits_per_byte=_bits_per_byte(scores.loss, corpus.bytes_per_token),
-        perplexity=math.exp(scores.loss),
+        perplexity=float(np.exp(scores.loss)),
         tokens=scores.tokens,
         count_LE=scores.count_LE.cpu().numpy(),
         leaked_share=corpus.origin.leaked_share if corpus.origin else None,

@@ -3,7 +3,9 @@
 import math
 import time
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evenload.pipeline.records.run import StepRecord
 from evenload.workers.training.step import StepOutput
@@ -38,7 +40,7 @@ class Telemetry:
         """Records of all steps since the last drain; `seconds` is their mean.
 
         Args:     now: reading of the performance counter at the end of these steps; None: now
-        Raises:   FloatingPointError: the loss is not finite
+        Raises:   FloatingPointError: the loss or a bias is not finite
         """
         if not self._pending:
             return []
@@ -81,3 +83,17 @@ def _check_finite(records: list[StepRecord]) -> None:
                 f"step {record.step}: loss={record.loss}, grad_norm={record.grad_norm}; "
                 "lower train.learning_rate or raise train.warmup_steps"
             )
+        check_biases(record.bias_LE, f"step {record.step}")
+
+
+def check_biases(bias_LE: NDArray[np.float32], where: str) -> None:
+    """Routing takes NaN for the largest score, so the loss alone would not show it.
+
+    Raises:   FloatingPointError: a bias is not finite
+    """
+    if not np.isfinite(bias_LE).all():
+        layers = np.flatnonzero(~np.isfinite(bias_LE).all(axis=1)).tolist()
+        raise FloatingPointError(
+            f"{where}: biases of expert layers {layers} are not finite; lower balancer.step_size, "
+            "or choose another rule"
+        )

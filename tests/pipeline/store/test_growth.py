@@ -144,9 +144,13 @@ def test_a_trial_that_another_one_starts_from_is_kept(
     parent = store.add_sweep(*make_sweep(1, name="parent"))
     spec, trials = make_sweep(1, name="longer", prefix="l")
     ((digest, trial),) = trials
+    store.cancel(parent)
+    submitted = store.submit(spec.model_copy(update={"axes": {"extends": ["t000"]}}))
+    with pytest.raises(SpecError, match=f"sweep {submitted}, which waits .* continues trial t000"):
+        store.delete(parent)
+    store.cancel(submitted)
     store.add_sweep(spec, [(digest, trial.model_copy(update={"extends": "t000"}))])
     assert store.trial(digest).extends == "t000"
-    store.cancel(parent)
     with pytest.raises(
         SpecError, match=r"trial l000 of sweep longer-.* continues trial t000; delete longer-"
     ):

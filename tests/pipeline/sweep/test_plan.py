@@ -27,6 +27,8 @@ from evenload.pipeline.sweep.plan import (
     Launch,
     Lose,
     PauseSweep,
+    StopSweep,
+    StopTrial,
     StopWorker,
     plan,
 )
@@ -271,3 +273,42 @@ def test_plan(case: str) -> None:
 def test_plan_is_a_pure_function(case: str) -> None:
     facts, crew, _ = TABLE[case]
     assert plan(facts, crew) == plan(facts, crew)
+
+
+def test_a_trial_over_its_limit_is_asked_to_stop_and_then_made_to() -> None:
+    late = {"limit_hours": 1.0, "held_seconds": 3601.0}
+    reason = "limits.hours=1: held for 1 h 00 min"
+    assert plan(snapshot(held("a", **late)), Crew(busy={"w": "a"})) == [StopTrial("a", reason)]
+    waiting = trial("a", attempt=1, **late)
+    assert plan(snapshot(waiting), Crew(ONE_EACH)) == [StopTrial("a", reason)], (
+        "and is not launched"
+    )
+    told = {**late, "may_run": False}
+    assert plan(snapshot(held("a", **told)), Crew(busy={"w": "a"})) == []
+    hangs = {**told, "held_seconds": 3600.0 + 301.0}
+    assert plan(snapshot(held("a", **hangs)), Crew(busy={"w": "a"})) == [StopWorker("w")]
+    assert (
+        plan(snapshot(held("a", limit_hours=1.0, held_seconds=3599.0)), Crew(busy={"w": "a"})) == []
+    )
+
+
+def test_a_trained_trial_over_its_limit_is_evaluated_but_not_for_ever() -> None:
+    trained = trial("a", TrialState.TRAINED, attempt=1, limit_hours=1.0, held_seconds=3601.0)
+    assert plan(snapshot(trained), Crew(ONE_EACH)) == [Launch(EVAL, "a")]
+    [given_up] = plan(snapshot(replace(trained, held_seconds=4020.0)), Crew())
+    assert isinstance(given_up, Fail)
+    assert given_up.reason == "limits.hours=1: held for 1 h 07 min, and not evaluated by then"
+
+
+@pytest.mark.parametrize("then", ["finish", "pause"])
+def test_a_sweep_over_its_limit_ends_as_its_spec_says_and_starts_nothing(then: str) -> None:
+    status = SweepStatus(
+        "s", SweepState.ACTIVE, True, 1, limits={"hours": 2.0, "then": then}, spent_seconds=7201.0
+    )
+    found = Snapshot(NOW, (status,), (trial("a", sweep_id="s"),))
+    [action] = plan(found, Crew(ONE_EACH))
+    assert isinstance(action, StopSweep if then == "finish" else PauseSweep)
+    assert "limits.hours=2: it works for 2 h 00 min" in action.note
+    assert Launch(TRAIN, "a") in plan(
+        replace(found, sweeps=(replace(status, spent_seconds=7199.0),)), Crew(ONE_EACH)
+    )

@@ -199,3 +199,19 @@ def test_a_corpus_of_one_group_has_no_specialisation(
     assert record.detail.groups is not None
     assert record.detail.groups.name_G == ("domain-0",)
     assert "specialisation" not in result
+
+
+def test_a_checkpoint_whose_biases_are_not_finite_is_not_scored(
+    make_spec: Callable[..., TrialSpec],
+    run_trial: Callable[..., TrainOutcome],
+    record_of: Callable[..., tuple[EvalRecord, dict[str, float]]],
+    settings: Settings,
+) -> None:
+    spec = make_spec(train={"steps": 2})
+    outcome = run_trial(spec)
+    path = settings.path_of(outcome.checkpoint_uri)
+    saved = torch.load(path, weights_only=True)
+    saved["balancer"]["bias_LE"][0, 0] = float("nan")
+    torch.save(saved, path)
+    with pytest.raises(FloatingPointError, match="step 2: biases of expert layers"):
+        record_of(spec, outcome)

@@ -62,3 +62,12 @@ def test_the_error_of_a_loss_that_is_not_finite_names_step_and_remedy() -> None:
     log.add(7, 0.1, output()._replace(loss=torch.tensor(float("nan"))))
     with pytest.raises(FloatingPointError, match=r"step 7: .*lower train.learning_rate"):
         log.drain()
+
+
+def test_biases_that_are_not_finite_are_a_divergence_although_the_loss_is_finite() -> None:
+    log = Telemetry(tokens_per_step=8)
+    bias_LE = output().bias_LE.clone()
+    bias_LE[0, 0] = float("nan")
+    log.add(7, 0.1, output()._replace(bias_LE=bias_LE))
+    with pytest.raises(FloatingPointError, match=r"step 7: .*layers \[0\] .*lower balancer.step"):
+        log.drain()
