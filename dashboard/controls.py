@@ -119,18 +119,18 @@ def require_login() -> None:
     WHO.set(viewer() or "dashboard")
 
 
-def applicable(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
-    """The names of the verbs that would change something now."""
+def applicable(sweep: SweepRecord, failed: int) -> list[str]:
+    """The names of the verbs that would change something now.  Args: failed: trials"""
     return [
         name
         for name, verb in VERBS.items()
-        if sweep.state in verb.states and (name != "retry" or any(map(_has_failed, trials)))
+        if sweep.state in verb.states and (name != "retry" or failed)
     ]
 
 
-def verb_buttons(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+def verb_buttons(sweep: SweepRecord, failed: int) -> None:
     """A row of buttons; empty if the settings do not allow them."""
-    _row(applicable(sweep, trials), sweep.sweep_id)
+    _row(applicable(sweep, failed), sweep.sweep_id)
 
 
 def trial_buttons(sweep_id: str, trial: TrialRecord) -> None:

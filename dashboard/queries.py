@@ -9,7 +9,13 @@ import streamlit as st
 from evenload.dashboard.loss_unit import loss_unit
 from evenload.pipeline.figures.loss_unit import LossUnit
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import AttemptRecord, CurvePoint, SweepRecord, TrialRecord
+from evenload.pipeline.states import (
+    AttemptRecord,
+    CurvePoint,
+    SweepOverview,
+    SweepRecord,
+    TrialRecord,
+)
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.pipeline.sweep.answer import Answer, answer_of, readable_spec
 from evenload.pipeline.sweep.audit import Finding, audit, audit_trials, read_facts
@@ -18,19 +24,24 @@ from evenload.pipeline.sweep.step_curves import advised_ranges
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
 
-def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
-    """All sweeps with their trials.  Raises: SpecError: no store, or one of another version"""
-    return _sweeps(_url())
+def overviews() -> list[SweepOverview]:
+    """All sweeps, newest first.  Raises: SpecError: no store, or one of another version"""
+    return _overviews(_url())
 
 
 def sweep_ids() -> list[str]:
-    """The ids of all sweeps, newest first.  Raises: SpecError: as `sweeps`"""
+    """The ids of all sweeps, newest first.  Raises: SpecError: as `overviews`"""
     return _sweep_ids(_url())
 
 
 def sweep(sweep_id: str) -> tuple[SweepRecord, list[TrialRecord]]:
     """A sweep with its trials.  Raises: SpecError: no store, unknown sweep"""
     return _sweep(_url(), sweep_id)
+
+
+def sweeps_of(*digests: str) -> list[str]:
+    """The ids of the sweeps that list one of these trials, newest first."""
+    return _sweeps_of(_url(), digests)
 
 
 def is_over(sweep_id: str) -> bool:
@@ -69,7 +80,7 @@ def store() -> SweepStore:
 
 def forget() -> None:
     """Clears the cache, so that the next read of sweeps and trials queries the store."""
-    for reader in (_sweeps, _sweep_ids, _sweep, _trial, _answer):
+    for reader in (_overviews, _sweep_ids, _sweep, _trial, _answer):
         reader.clear()
 
 
@@ -97,9 +108,13 @@ def _opened(url: str, read_only: bool) -> SweepStore:
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
-def _sweeps(url: str) -> list[tuple[SweepRecord, list[TrialRecord]]]:
-    store = _store(url)
-    return [(sweep, store.trials(sweep.sweep_id)) for sweep in store.sweeps()]
+def _overviews(url: str) -> list[SweepOverview]:
+    return _store(url).overviews()
+
+
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)
+def _sweeps_of(url: str, digests: tuple[str, ...]) -> list[str]:
+    return _store(url).sweeps_of(digests)
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)

@@ -9,35 +9,57 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evenload.dashboard.wording import state_wording
 from evenload.pipeline.figures.loss_unit import BITS_PER_BYTE, LossUnit
 from evenload.pipeline.figures.metrics import METRICS, columns, of_trials
 from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.states import AttemptRecord, SweepRecord, SweepState, TrialRecord, TrialState
+from evenload.pipeline.states import (
+    AttemptRecord,
+    SweepOverview,
+    SweepRecord,
+    SweepState,
+    TrialRecord,
+    TrialState,
+)
 from evenload.pipeline.sweep.axes import EXPERTS, Axes, axes_of, value_of
 from evenload.pipeline.sweep.setting import LOSS
 
 
-def sweep_table(sweeps: Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]) -> pd.DataFrame:
+def sweep_table(sweeps: Sequence[SweepOverview], now: datetime | None = None) -> pd.DataFrame:
     """One row per sweep, newest first."""
     rows = [
         {
-            "sweep_id": sweep.sweep_id,
-            "name": sweep.name,
-            "state": str(sweep.state),
-            "progress": 100 * progress(trials),
-            "trials": len(trials),
-            "completed": count(trials, TrialState.COMPLETED),
-            "running": sum(trial.state.is_held for trial in trials),
-            "failed": count(trials, TrialState.FAILED),
-            "created_at": sweep.created_at,
-            "seconds": elapsed_seconds(trials),
-            "eta_seconds": eta_seconds(sweep, trials),
+            "sweep_id": one.sweep.sweep_id,
+            "state": state_wording(one.sweep.state, one.failed, one.trials).text,
+            "progress": 100 * one.done,
+            "trials": one.trials,
+            "completed": one.counts.get(TrialState.COMPLETED, 0),
+            "running": one.running,
+            "failed": one.failed,
+            "created_at": one.sweep.created_at,
+            "seconds": (seconds := _elapsed(one, now)),
+            "eta_seconds": _left(one.sweep.state, one.done, seconds),
         }
-        for sweep, trials in sweeps
+        for one in sweeps
     ]
     table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["sweep_id", "created_at"])
     return table.sort_values("created_at", ascending=False, ignore_index=True)
+
+
+def _elapsed(one: SweepOverview, now: datetime | None) -> float:
+    if one.started_at is None:
+        return math.nan
+    is_over = all(state.is_final for state in one.counts) and one.ended_at is not None
+    end = one.ended_at if is_over and one.ended_at else now or datetime.now(UTC)
+    return (end - one.started_at).total_seconds()
+
+
+def _left(state: SweepState, done: float, seconds: float) -> float:
+    """Seconds left at the pace so far; NaN if the sweep does not run or has not progressed."""
+    if state is not SweepState.ACTIVE or not 0 < done < 1:
+        return math.nan
+    return seconds * (1 - done) / done
 
 
 def trial_table(
@@ -142,10 +164,7 @@ def eta_seconds(
     sweep: SweepRecord, trials: Sequence[TrialRecord], now: datetime | None = None
 ) -> float:
     """Time left at the pace so far; NaN if the sweep is not running or has not progressed."""
-    done = progress(trials)
-    if sweep.state is not SweepState.ACTIVE or not 0 < done < 1:
-        return math.nan
-    return elapsed_seconds(trials, now) * (1 - done) / done
+    return _left(sweep.state, progress(trials), elapsed_seconds(trials, now))
 
 
 def trial_labels(trials: Sequence[TrialRecord]) -> dict[str, str]:

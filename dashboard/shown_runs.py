@@ -17,7 +17,7 @@ from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.recorded_runs import RecordedRun, RunState, recorded_runs
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.load_shape import RunOutline
-from evenload.pipeline.states import SweepRecord, TrialRecord
+from evenload.pipeline.states import TrialRecord
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
 
@@ -34,13 +34,13 @@ def forget() -> None:
     _recorded.clear()
 
 
-def sweeps() -> list[tuple[SweepRecord, list[TrialRecord]]]:
-    """All sweeps with their trials; none in a home with recorded runs alone, without a store.
+def sweep_ids() -> list[str]:
+    """The ids of all sweeps, newest first; none in a home with recorded runs alone.
 
-    Raises:   SpecError: there is neither
+    Raises:   SpecError: there are neither runs nor a store
     """
     try:
-        return queries.sweeps()
+        return queries.sweep_ids()
     except SpecError:
         if not recorded():
             raise

@@ -48,10 +48,15 @@ ALL_FAILED = Wording("all trials failed", ":material/error:", "red")
 
 def sweep_wording(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Wording:
     """The state of a sweep. A finished one says whether trials failed."""
-    failed = sum(trial.state is TrialState.FAILED for trial in trials)
-    if sweep.state is not SweepState.FINISHED or not failed:
-        return SWEEP_STATES[sweep.state]
-    return ALL_FAILED if failed == len(trials) else WITH_FAILURES
+    return state_wording(
+        sweep.state, sum(t.state is TrialState.FAILED for t in trials), len(trials)
+    )
+
+
+def state_wording(state: SweepState, failed: int, trials: int) -> Wording:
+    if state is not SweepState.FINISHED or not failed:
+        return SWEEP_STATES[state]
+    return ALL_FAILED if failed == trials else WITH_FAILURES
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:

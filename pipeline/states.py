@@ -173,6 +173,29 @@ class SweepRecord:
     submitter: str = ""  # who stored it; empty if that is not known
 
 
+@dataclass(frozen=True, slots=True)
+class SweepOverview:
+    """A sweep with what is counted of its trials."""
+
+    sweep: SweepRecord
+    counts: Mapping[TrialState, int]  # states without trials are left out
+    done: float  # mean share of their steps; failed and stopped trials count as done
+    started_at: datetime | None  # of the first trial
+    ended_at: datetime | None  # of the last trial so far
+
+    @property
+    def trials(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def failed(self) -> int:
+        return self.counts.get(TrialState.FAILED, 0)
+
+    @property
+    def running(self) -> int:
+        return sum(count for state, count in self.counts.items() if state.is_held)
+
+
 class AttemptState(StrEnum):
     RUNNING = "running"  # the attempt that holds the trial's lease
     DONE = "done"

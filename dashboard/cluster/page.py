@@ -33,7 +33,7 @@ def _body() -> None:
     if any(check.part == "SQL store" and check.level is Level.DOWN for check in checks):
         st.info("This page needs the store for everything else.")
         return
-    here, sweeps = cluster_queries.cluster(), queries.sweeps()
+    here, sweeps = cluster_queries.cluster(), queries.overviews()
     now = here.snapshot.taken_at
     found = tables.totals(here.present, sweeps, now)
     metrics(
@@ -47,9 +47,8 @@ def _body() -> None:
         "Submitters take turns; the sweeps of each come by priority, then by age.",
     ):
         _table(tables.queue_table(sweeps), "Nothing waits.")
-    trials = {trial.digest: trial for _, listed in sweeps for trial in listed}
     with card("Running trials", "A worker renews the lease on its trial with every heartbeat."):
-        _runs(tables.lease_table(trials.values(), now), "leases", "No trial is running.")
+        _runs(tables.lease_table(here.held, now), "leases", "No trial is running.")
     with card("Coordinators and workers", "Those that announced themselves within a day."):
         _runs(tables.actor_table(here.present, now), "actors", "There are none.")
     with card("Nodes", "The nodes of the Ray cluster at the coordinator's last announcement."):

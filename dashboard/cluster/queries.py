@@ -13,7 +13,7 @@ from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
-from evenload.pipeline.states import DeedRecord, PresenceRecord, Snapshot
+from evenload.pipeline.states import DeedRecord, PresenceRecord, Snapshot, TrialRecord
 
 
 class Cluster(NamedTuple):
@@ -21,6 +21,7 @@ class Cluster(NamedTuple):
 
     present: list[PresenceRecord]
     snapshot: Snapshot
+    held: list[TrialRecord]  # by workers
     seconds: float  # how long the store took to answer
 
 
@@ -66,8 +67,8 @@ def _mlflow(settings: Settings, is_store_here: bool) -> Check:
 def _cluster(url: str) -> Cluster:
     store = queries.store()
     start = time.monotonic()
-    present, snapshot = store.present(), store.snapshot()
-    return Cluster(present, snapshot, time.monotonic() - start)
+    present, snapshot = store.present(), store.snapshot(max_unstarted=0)
+    return Cluster(present, snapshot, store.held(), time.monotonic() - start)
 
 
 @st.cache_data(ttl=queries.FRESH_SECONDS, max_entries=4, show_spinner=False)

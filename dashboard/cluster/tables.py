@@ -14,14 +14,14 @@ from evenload.pipeline.figures.wording import duration
 from evenload.pipeline.states import (
     DeedRecord,
     PresenceRecord,
-    SweepRecord,
+    SweepOverview,
     TrialRecord,
     TrialState,
 )
 
 GIB = 2**30
 
-Sweeps = Iterable[tuple[SweepRecord, Sequence[TrialRecord]]]
+Sweeps = Sequence[SweepOverview]
 
 
 class Totals(NamedTuple):
@@ -36,9 +36,9 @@ class Totals(NamedTuple):
 
 def totals(present: Sequence[PresenceRecord], sweeps: Sweeps, now: datetime) -> Totals:
     """The sums. Trials of active and stopping sweeps wait, even without a coordinator."""
-    waiting = Counter(
-        trial.state for sweep, trials in sweeps if sweep.state.is_going for trial in trials
-    )
+    waiting: Counter[TrialState] = Counter()
+    for one in sweeps:
+        waiting.update(one.counts if one.sweep.state.is_going else {})
     coordinators = _coordinators(present, now)
     return Totals(
         nodes=len(node_table(present, now).query("State == 'alive'")),
@@ -100,9 +100,9 @@ def actor_table(present: Sequence[PresenceRecord], now: datetime) -> pd.DataFram
 def queue_table(sweeps: Sweeps) -> pd.DataFrame:
     """One row per sweep that is not over, in the order in which their trials start."""
     shown = [
-        (sweep, Counter(trial.state for trial in trials))
-        for sweep, trials in sweeps
-        if sweep.finished_at is None
+        (one.sweep, Counter[TrialState](one.counts))
+        for one in sweeps
+        if one.sweep.finished_at is None
     ]
     shown.sort(key=lambda entry: (-entry[0].priority, entry[0].created_at))
     columns = {
@@ -118,9 +118,8 @@ def queue_table(sweeps: Sweeps) -> pd.DataFrame:
 
 
 def lease_table(trials: Iterable[TrialRecord], now: datetime) -> pd.DataFrame:
-    """One row per trial that a worker holds, the oldest heartbeat first."""
-    held = [trial for trial in trials if trial.state.is_held]
-    held.sort(key=lambda trial: trial.heartbeat_at or now)
+    """One row per trial, all held by workers, the oldest heartbeat first."""
+    held = sorted(trials, key=lambda trial: trial.heartbeat_at or now)
     columns = {
         "digest": [trial.digest for trial in held],
         "Trial": [label_of(trial) for trial in held],

@@ -48,28 +48,34 @@ def main() -> None:
     page_parts.live(partial(_body, digests), partial(_is_over, digests))
 
 
+def _asked() -> list[str]:
+    """The runs of the address (`?runs=digest,digest`), or else those that were selected last."""
+    asked, kept = st.query_params.get("runs"), st.session_state.get(page_parts.KEPT_RUNS, ())
+    return [digest for digest in (kept if asked is None else asked.split(",")) if digest]
+
+
 def _options() -> dict[str, str]:
-    """Key -> name of every started trial, the sweep that was looked at first, and recorded run."""
-    return {
-        trial.digest: f"{axes.name(trial)} · {sweep.name}"
-        for sweep, trials in sorted(
-            shown_runs.sweeps(),
-            key=lambda one: one[0].sweep_id != st.session_state.get(page_parts.KEPT_SWEEP),
-        )
-        for axes in [axes_of(trials)]
-        for trial in trials
-        if trial.state is not TrialState.QUEUED
-    } | {
+    """Key -> name of recorded runs, and of started trials of one sweep and of those asked for."""
+    known, holders = shown_runs.sweep_ids(), []
+    if known:
+        holders = queries.sweeps_of(*_asked())
+        kept = [*holders, st.session_state.get(page_parts.KEPT_SWEEP)]
+        start = next((known.index(name) for name in kept if name in known), 0)
+        holders = [st.selectbox("Take runs of", known, index=start), *holders]
+    options: dict[str, str] = {}
+    for sweep, trials in map(queries.sweep, dict.fromkeys(holders)):
+        axes = axes_of(trials)
+        started = [trial for trial in trials if trial.state is not TrialState.QUEUED]
+        options |= {trial.digest: f"{axes.name(trial)} · {sweep.name}" for trial in started}
+    return options | {
         key: f"{run.name}, {run.shape.num_experts} experts · {run.source}"
         for key, run in shown_runs.recorded().items()
     }
 
 
 def _chosen(options: dict[str, str]) -> list[str]:
-    """The chosen runs, which are also part of the address: `?runs=digest,digest`."""
-    asked = st.query_params.get("runs")
-    kept = st.session_state.get(page_parts.KEPT_RUNS, ())
-    named = [digest for digest in (kept if asked is None else asked.split(",")) if digest]
+    """The chosen runs, which are also part of the address."""
+    named = _asked()
     if unknown := [digest for digest in named if digest not in options]:
         st.error(for_markdown(f"Not known here, or not started: {', '.join(unknown)}."))
     named = [digest for digest in named if digest in options]
@@ -79,20 +85,21 @@ def _chosen(options: dict[str, str]) -> list[str]:
         default=named[: tables.MOST_RUNS],
         format_func=options.__getitem__,
         max_selections=tables.MOST_RUNS,
-        placeholder="Choose runs: type a rule, a number of experts, or a sweep",
+        placeholder="Choose runs: type a rule or a number of experts",
     )
-    if digests != named or asked is None:
+    if digests != named or "runs" not in st.query_params:
         st.query_params["runs"] = ",".join(digests)
     return digests
 
 
 def _findings(digests: list[str]) -> list[Finding]:
     """What the audit found about the chosen trials, sweep by sweep."""
+    trials = [digest for digest in digests if digest not in shown_runs.recorded()]
     return [
         finding
-        for sweep, trials in shown_runs.sweeps()
-        if (held := [trial.digest for trial in trials if trial.digest in digests])
-        for finding in queries.findings(sweep.sweep_id, *held)
+        for sweep_id in (queries.sweeps_of(*trials) if trials else [])
+        if (held := [t.digest for t in queries.sweep(sweep_id)[1] if t.digest in digests])
+        for finding in queries.findings(sweep_id, *held)
     ]
 
 

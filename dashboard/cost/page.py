@@ -40,8 +40,7 @@ def main() -> None:
     title, choice = st.columns([3, 2], vertical_alignment="center")
     title.title("Cost of imbalance", anchor=False)
     recorded = shown_runs.recorded()
-    names = [sweep.sweep_id for sweep, _ in shown_runs.sweeps()]
-    names += [RECORDED] if recorded else []
+    names = [*shown_runs.sweep_ids(), *([RECORDED] if recorded else [])]
     if not names:
         st.info("No sweeps yet. `evenload quickstart` runs a small sweep.")
         return

@@ -42,17 +42,12 @@ RECORDED_VIEWS: dict[str, Draw] = STEP_VIEWS | {"Record": record.draw_recorded}
 
 
 def main() -> None:
-    sweeps = {sweep.sweep_id: trials for sweep, trials in shown_runs.sweeps()}
     named = st.query_params.get("run")
     if named not in shown_runs.recorded():
         shown_runs.forget()
-    holders = [name for name, trials in sweeps.items() if named in {t.digest for t in trials}]
-    listed_first = sorted(
-        sweeps, key=lambda name: name != st.session_state.get(page_parts.KEPT_SWEEP)
-    )
-    holders = holders or [name for name in listed_first if sweeps[name]]
-    sweep_id = next(iter(sorted(holders, key=listed_first.index)), None)
-    labels = {} if sweep_id is None else trial_labels(sweeps[sweep_id])
+    sweep_id = _sweep_of(named)
+    trials = [] if sweep_id is None else queries.sweep(sweep_id)[1]
+    labels = trial_labels(trials)
     labels |= {key: f"{run.name} ({run.source})" for key, run in shown_runs.recorded().items()}
     if not labels:
         st.title("Run", anchor=False)
@@ -76,8 +71,17 @@ def main() -> None:
         st.caption(for_markdown(about))
     elif sweep_id is not None:
         st.session_state[page_parts.KEPT_SWEEP] = sweep_id
-        _about_trial(run, sweep_id, [trial.digest for trial in sweeps[sweep_id]])
+        _about_trial(run, sweep_id, [trial.digest for trial in trials])
     page_parts.live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
+
+
+def _sweep_of(named: str | None) -> str | None:
+    """The sweep of the named run, or else the one that was looked at last or has trials."""
+    known, kept = shown_runs.sweep_ids(), st.session_state.get(page_parts.KEPT_SWEEP)
+    holders = queries.sweeps_of(named) if known and named else []
+    if known and not holders:
+        holders = [one.sweep.sweep_id for one in queries.overviews() if one.trials]
+    return kept if kept in holders else next(iter(holders), None)
 
 
 def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:

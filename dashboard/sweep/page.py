@@ -38,7 +38,7 @@ def main() -> None:
         st.warning(
             f"Paused automatically: {for_markdown(sweep.note)}", icon=":material/pause_circle:"
         )
-    verb_buttons(sweep, trials)
+    verb_buttons(sweep, count(trials, TrialState.FAILED))
     live(partial(_body, sweep_id), partial(queries.is_over, sweep_id))
 
 

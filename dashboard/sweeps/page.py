@@ -9,11 +9,9 @@ import streamlit as st
 from evenload.dashboard import controls, page_parts, queries, shown_runs, wording
 from evenload.dashboard.record_tables import sweep_table
 from evenload.dashboard.sweeps import new_sweep
-from evenload.dashboard.sweeps.spending import spent
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
-from evenload.pipeline.figures.cost import CostSettings, SweepCost
-from evenload.pipeline.figures.wording import NONE, duration, scaled
+from evenload.pipeline.figures.wording import duration, scaled
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
@@ -21,7 +19,6 @@ from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.yaml_text import yaml_of
 from evenload.pipeline.sweep.trial_plan import disk_shortage, totals
 
-JOULES_PER_WATT_HOUR = 3600.0
 NUMBERS = (  # of the form: title, smallest and largest value, default
     ("Steps", 10, 1_000_000, 200),
     ("Sequences per step", 1, 65_536, 16),
@@ -52,11 +49,11 @@ def _all() -> None:
 
 
 def _is_over() -> bool:
-    return not any(sweep.state.is_going for sweep, _ in queries.sweeps())
+    return not any(one.sweep.state.is_going for one in queries.overviews())
 
 
 def _table() -> None:
-    found = queries.sweeps()
+    found = queries.overviews()
     table = sweep_table(found)
     if table.empty:
         st.info(
@@ -65,32 +62,22 @@ def _table() -> None:
             icon=":material/rocket_launch:",
         )
         return
-    costs = CostSettings()
-    by_sweep = {sweep.sweep_id: spent(trials, costs) for sweep, trials in found}
-    joules = sum(one.joules for one in by_sweep.values())
     page_parts.metrics(
-        ("Active sweeps", f"{sum(sweep.state.is_going for sweep, _ in found)}", ""),
+        ("Active sweeps", f"{sum(one.sweep.state.is_going for one in found)}", ""),
         ("Trials running", f"{table.running.sum()}", "training or evaluating now"),
         ("Trials completed", f"{table.completed.sum()} of {table.trials.sum()}", ""),
         ("Trials failed", f"{table.failed.sum()}", "open the sweep to see why"),
-        ("Energy", _energy(joules), "of training; the page Cost explains how it is determined"),
     )
-    states = {sweep.sweep_id: wording.sweep_wording(sweep, trials) for sweep, trials in found}
-    shown = _shown(
-        table, [by_sweep[key] for key in table.sweep_id], [states[key] for key in table.sweep_id]
-    )
-    row = page_parts.clicked_row(shown, "sweeps", _columns(), row_height=42)
+    row = page_parts.clicked_row(_shown(table), "sweeps", _columns(), row_height=42)
     st.caption("Click a sweep to open it. Click the head of a column to sort by it.")
     if row is not None:
         st.switch_page("sweep/page.py", query_params={"sweep": table.sweep_id[row]})
 
 
-def _shown(
-    table: pd.DataFrame, costs: list[SweepCost], states: list[wording.Wording]
-) -> pd.DataFrame:
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "Sweep": table.sweep_id,
-        "State": [[state.text] for state in states],
+        "State": [[state] for state in table.state],
         "Progress": table.progress,
         "Completed": [
             f"{done} of {trials}" if trials else "not listed yet"
@@ -101,19 +88,8 @@ def _shown(
         "Submitted": [wording.ago(when) for when in table.created_at],
         "Ran for": [duration(seconds) for seconds in table.seconds],
         "Time left": [duration(seconds) for seconds in table.eta_seconds],
-        "Device time": [_device_time(one) for one in costs],
-        "Energy": [_energy(one.joules) for one in costs],
     }
     return pd.DataFrame(columns)
-
-
-def _device_time(one: SweepCost) -> str:
-    parts = [(one.gpu_seconds, "GPU"), (one.core_seconds, "core")]
-    return ", ".join(f"{duration(seconds)} {kind}" for seconds, kind in parts if seconds) or NONE
-
-
-def _energy(joules: float) -> str:
-    return scaled(joules / JOULES_PER_WATT_HOUR, "Wh") if joules else NONE
 
 
 def _columns() -> dict[str, Any]:
@@ -128,17 +104,15 @@ def _columns() -> dict[str, Any]:
             format="%.0f %%", min_value=0, max_value=100, help="share of all steps that are done"
         ),
         "Time left": config.TextColumn(help="at the pace so far"),
-        "Device time": config.TextColumn(help="training time of all trials; a thread is a core"),
-        "Energy": config.TextColumn(help="measured or modelled; the page Cost explains how"),
     }
 
 
 def _steer() -> None:
     """A choice of a sweep and the buttons of its verbs."""
     steerable = {
-        sweep.sweep_id: (sweep, trials)
-        for sweep, trials in queries.sweeps()
-        if controls.applicable(sweep, trials)
+        one.sweep.sweep_id: (one.sweep, one.failed)
+        for one in queries.overviews()
+        if controls.applicable(one.sweep, one.failed)
     }
     if not steerable:
         return

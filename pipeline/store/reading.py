@@ -1,5 +1,6 @@
 """Reads rows and returns them as the frozen records of `pipeline.states`."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -17,6 +18,7 @@ from evenload.pipeline.states import (
     Progress,
     Snapshot,
     Stage,
+    SweepOverview,
     SweepRecord,
     SweepState,
     SweepStatus,
@@ -40,6 +42,7 @@ Record = TypeVar(
     "Record",
     AttemptRecord, CurvePoint, PresenceRecord, SweepRecord, SweepStatus, TrialRecord, TrialStatus
 )  # fmt: skip
+PARTLY_DONE = (TrialState.QUEUED, TrialState.TRAINING, TrialState.CANCELLED)
 FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
 FAST_FAILURES_LOOKED_AT = 16
 SERVED_LOOKED_AT = 64  # of the newest attempts; fewer submitters than that take turns exactly
@@ -77,6 +80,58 @@ def sweep(connection: Connection, sweep_id: str) -> SweepRecord:
     if row is None:
         raise unknown_sweep(sweep_id)
     return _record(SweepRecord, row)
+
+
+def overviews(connection: Connection) -> list[SweepOverview]:
+    """All sweeps, newest first, with what is counted of their trials, which are not read."""
+    counted = connection.execute(
+        select(
+            SweepTrial.sweep_id,
+            Trial.state,
+            func.count().label("trials"),
+            func.min(Trial.started_at).label("started_at"),
+            func.max(Trial.finished_at).label("ended_at"),
+        )
+        .join(Trial, Trial.digest == SweepTrial.digest)
+        .group_by(SweepTrial.sweep_id, Trial.state)
+    ).all()
+    partly = connection.execute(
+        select(SweepTrial.sweep_id, Trial.progress)
+        .join(Trial, Trial.digest == SweepTrial.digest)
+        .where(Trial.state.in_(PARTLY_DONE), Trial.progress.is_not(None))
+    )
+    steps_done: dict[str, float] = defaultdict(float)
+    for sweep_id, progress in partly:
+        steps_done[sweep_id] += progress["step"] / progress["steps"]
+    found = []
+    for one in sweeps(connection):
+        rows = [row for row in counted if row.sweep_id == one.sweep_id]
+        whole = sum(row.trials for row in rows if row.state not in PARTLY_DONE)
+        found.append(
+            SweepOverview(
+                sweep=one,
+                counts={row.state: row.trials for row in rows},
+                done=(whole + steps_done[one.sweep_id]) / max(1, sum(row.trials for row in rows)),
+                started_at=min((row.started_at for row in rows if row.started_at), default=None),
+                ended_at=max((row.ended_at for row in rows if row.ended_at), default=None),
+            )
+        )
+    return found
+
+
+def sweeps_of(connection: Connection, digests: Collection[str]) -> list[str]:
+    """The ids of the sweeps that list one of these trials, newest first."""
+    listing = select(SweepTrial.sweep_id).where(SweepTrial.digest.in_(digests))
+    rows = select(Sweep.sweep_id).where(Sweep.sweep_id.in_(listing))
+    return list(
+        connection.execute(rows.order_by(Sweep.created_at.desc(), Sweep.sweep_id)).scalars()
+    )
+
+
+def held(connection: Connection) -> list[TrialRecord]:
+    """The trials that a worker holds."""
+    states = [state for state in TrialState if state.is_held]
+    return [_trial(row) for row in connection.execute(_trials().where(Trial.state.in_(states)))]
 
 
 def counts(connection: Connection, sweep_id: str) -> dict[TrialState, int]:

@@ -106,6 +106,9 @@ class SweepStore:
 
     sweeps = _method(reading.sweeps)
     sweep = _method(reading.sweep)
+    overviews = _method(reading.overviews)
+    sweeps_of = _method(reading.sweeps_of)
+    held = _method(reading.held)
     counts = _method(reading.counts)
     trials = _method(reading.trials)
     trial = _method(reading.trial)

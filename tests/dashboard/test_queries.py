@@ -15,7 +15,7 @@ def finished(demo_home: Any) -> Any:
 
 
 def test_sweeps_have_their_trials(demo_home: Any) -> None:
-    counts = {sweep.name: len(trials) for sweep, trials in queries.sweeps()}
+    counts = {one.sweep.name: one.trials for one in queries.overviews()}
     assert counts == {
         "schedules": 8,
         "step-size-by-experts": 15,

@@ -15,6 +15,7 @@ from evenload.pipeline.states import (
     AttemptRecord,
     AttemptState,
     Progress,
+    SweepOverview,
     SweepRecord,
     SweepState,
     TrialRecord,
@@ -117,8 +118,10 @@ def test_elapsed_time_ends_with_the_last_trial(trial: Trial) -> None:
     assert math.isnan(record_tables.elapsed_seconds([trial(_sign(0.2))], later))
 
 
-def test_sweeps_are_sorted_newest_first(trial: Trial) -> None:
-    table = record_tables.sweep_table([(_sweep(hours_ago=5), [trial(_sign(1.0))]), (_sweep(), [])])
+def test_sweeps_are_sorted_newest_first() -> None:
+    older = SweepOverview(_sweep(hours_ago=5), {TrialState.QUEUED: 1}, 0.0, None, None)
+    newer = SweepOverview(_sweep(), {}, 0.0, None, None)
+    table = record_tables.sweep_table([older, newer])
     assert table.sweep_id.tolist() == ["demo-0", "demo-5"]
     assert table.trials.tolist() == [0, 1]
     assert record_tables.sweep_table([]).empty

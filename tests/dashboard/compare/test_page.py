@@ -89,8 +89,11 @@ def test_page_without_runs_asks_for_them(open_page: Open, trials: list[Any]) -> 
     assert not unknown.exception
 
 
-def test_chosen_runs_are_in_the_address(open_page: Open, drawn: Any, trials: list[Any]) -> None:
+def test_chosen_runs_are_in_the_address(
+    open_page: Open, drawn: Any, trials: list[Any], demo: Any
+) -> None:
     page = open_page("compare")
+    page.selectbox[0].set_value(demo.ids["finished"]).run()
     page.multiselect[0].set_value([trial.digest for trial in trials]).run()
     assert not page.exception
     assert page.query_params["runs"] in (_runs(trials), [_runs(trials)])
