@@ -9,16 +9,19 @@
 Shape suffixes: S steps, L expert layers, E experts.
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.evaluation import GroupScores, LossByK, Routes
 from evenload.pipeline.figures.loads import History
 from evenload.pipeline.figures.metrics import of_trials
 from evenload.pipeline.records import evaluation_arrays
+from evenload.pipeline.records.lost_records import lost_records
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.recorded_runs import RecordedRun, recorded_run, recorded_runs
 from evenload.pipeline.records.shards import read_eval_counts, read_history, read_scalars
@@ -109,8 +112,16 @@ class Client:
         return audit(read_facts(self.settings, self.answer(sweep_id), self.trials(sweep_id)))
 
     def loads(self, digest: str, first: int = 1, last: int | None = None) -> History:
-        """Loads `count_SLE` and biases `bias_SLE` of the steps `first` to `last`, both included."""
-        return read_history(self._folder(digest), first=first, last=last)
+        """Loads `count_SLE` and biases `bias_SLE` of the steps `first` to `last`, both included.
+
+        A warning names what is damaged or missing.
+
+        Raises:   SpecError: nothing of what was recorded can be read
+        """
+        folder = self._folder(digest)
+        found = read_history(folder, first=first, last=last)
+        self._warn_of_losses(digest, folder, len(found.step_S))
+        return found
 
     def recorded_runs(self) -> list[RecordedRun]:
         """Attached models and imported records of this home, newest first."""
@@ -157,7 +168,17 @@ class Client:
         """One row per step: loss, gradient norm, learning rate, tokens, ....  Needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame(read_scalars(self._folder(digest))).astype({"step": int})
+        folder = self._folder(digest)
+        scalars = read_scalars(folder)
+        self._warn_of_losses(digest, folder, len(scalars["step"]))
+        return pd.DataFrame(scalars).astype({"step": int})
+
+    def _warn_of_losses(self, digest: str, folder: Path, found: int) -> None:
+        """Raises: SpecError: there should be records, and none was found"""
+        if lost := lost_records(folder, self.store.trial(digest)):
+            if not found:
+                raise SpecError(f"trial {digest}: {lost}")
+            warnings.warn(f"trial {digest}: {lost}", stacklevel=3)
 
     def _folder(self, digest: str) -> Path:
         return readable_dir(self.settings, self.store.trial(digest).digest)

@@ -14,6 +14,7 @@ Shape suffixes: S steps, L expert layers, E experts.
 """
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ from evenload.pipeline.records.parquet_files import (
 from evenload.pipeline.records.run import EvalRecord, RunIdentity, StepRecord
 from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.spec.trial import TrialSpec
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
@@ -221,8 +224,11 @@ def iter_history(
         try:
             steps = read_table(trial_dir / "steps" / part.path.name)
             load = read_table(part.path, list(columns))
-        except (FileNotFoundError, DamagedFile):
-            continue  # a running attempt has just replaced it, or a crash has torn it
+        except FileNotFoundError:
+            continue  # a running attempt has just replaced it
+        except DamagedFile as error:
+            logger.warning("%s, left out: %s", trial_dir, error)
+            continue
         if not len(steps) or len(load) % len(steps):
             continue  # an empty file, or the two are of different attempts
         chunk = _chunk(steps, load, columns)

@@ -16,6 +16,7 @@ from evenload.pipeline.figures import cost as costs
 from evenload.pipeline.figures.loads import max_vio, utilisation
 from evenload.pipeline.records import provenance
 from evenload.pipeline.records.load_series import percent_of_fair
+from evenload.pipeline.records.lost_records import lost_records
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.shards import iter_history
 from evenload.pipeline.report.run_theory import Conduct, conduct
@@ -53,6 +54,7 @@ class Evidence(NamedTuple):
     findings: tuple[Finding, ...]
     advised: Mapping[str, tuple[float, float]]  # place -> step sizes of `sign` that theory advises
     cost: costs.SweepCost
+    lost: Mapping[str, str]  # digest -> what of its records cannot be read
     held_seconds: float  # time for which workers held trials
     cost_settings: costs.CostSettings
     conducts: Mapping[str, Conduct]  # by digest
@@ -86,6 +88,7 @@ def gather(
         findings=tuple(audit(read_facts(settings, answer, trials))),
         advised=advised_ranges(settings, answer, trials),
         cost=costs.sweep_cost(each),
+        lost={t.digest: text for t in trials if (text := lost_records(folders[t.digest], t))},
         held_seconds=costs.held_seconds(chain.from_iterable(attempts.values())),
         cost_settings=cost_settings,
         conducts={

@@ -12,6 +12,7 @@ from rich.text import Text
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.extras import WORKERS, require
+from evenload.pipeline.records.lost_records import lost_records
 from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
@@ -239,8 +240,12 @@ def status(
         out.print(sweep.note, style="yellow")
     if everything or sum(counts.values()) <= MANY:
         found = answer(store, sweep_id)
-        out.print(trial_table(store.trials(sweep_id), found.axes))
+        trials = store.trials(sweep_id)
+        out.print(trial_table(trials, found.axes))
         out.print(*answer_parts(found), sep="\n")
+        for trial in trials if settings.mirror_url is None else ():
+            if lost := lost_records(settings.trial_dir(trial.digest), trial):
+                log.print(f"trial {trial.digest}: {lost}", soft_wrap=True)
         return
     some = store.trials(sweep_id, states=OF_INTEREST, limit=MANY)
     out.print(trial_table(some, axes_of(some, readable_spec(store, sweep_id))))

@@ -12,7 +12,9 @@ SHOWN = 50
 
 
 def trouble(evidence: Evidence) -> Section:
-    blocks = present(_failures(evidence), _stops(evidence), _interruptions(evidence))
+    blocks = present(
+        _failures(evidence), _stops(evidence), _interruptions(evidence), _losses(evidence)
+    )
     if evidence.sweep.note:
         blocks.insert(0, Text(f"The sweep: {evidence.sweep.note}"))
     unfinished = sum(not trial.state.is_final for trial in evidence.trials)
@@ -52,6 +54,14 @@ def _stops(evidence: Evidence) -> Table | None:
     note = f"and {counted(more, 'other trial')}" if more > 0 else ""
     columns = ("<trial", "<state", "step", "<why")
     return filled(Table(columns, rows, note, title="Ended early on purpose"))
+
+
+def _losses(evidence: Evidence) -> Table | None:
+    rows = [(digest, text) for digest, text in evidence.lost.items()]
+    more = len(rows) - SHOWN
+    note = f"and {counted(more, 'other trial')}" if more > 0 else ""
+    table = Table(("<trial", "<lost"), rows[:SHOWN], note, title="Records that this page lacks")
+    return filled(table)
 
 
 def _interruptions(evidence: Evidence) -> Text | None:

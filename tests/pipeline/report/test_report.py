@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import Protocol
 
 import pytest
 
+from evenload.pipeline.client import Client
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.figures.cost import CostSettings
 from evenload.pipeline.report.compose import compose
@@ -222,3 +224,28 @@ def test_pages_can_be_rendered_in_every_state(home: Home, state: str) -> None:
 def test_an_unknown_sweep_is_bad_input(home: Home) -> None:
     with pytest.raises(SpecError, match="nothing-000000"):
         gather(home.store, home.settings, CostSettings(), "nothing-000000")
+
+
+def test_records_that_are_lost_are_named_with_their_paths(home: Home) -> None:
+    sweep_id = home.add_sweep()
+    home.finish_all()
+    folders = [home.settings.trial_dir(digest) for digest, _ in home.trials]
+    [part] = (folders[0] / "expert_load").glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[:-20])
+    (folders[1] / "expert_load" / "manifest.json").write_text("{garbled")
+    shutil.rmtree(folders[2])
+    [steps] = (folders[3] / "steps").glob("part-*.parquet")
+    steps.unlink()
+    lost = _section(_markdown(home, sweep_id), "What went wrong").replace("\\", "")
+    assert f"{part} is cut off" in lost
+    assert f"{folders[1]}/expert_load/manifest.json cannot be read (no JSON)" in lost
+    assert f"{folders[2]} is missing" in lost
+    assert f"{folders[3]}/steps has no steps 1 to 20" in lost
+    assert all(digest not in lost for digest, _ in home.trials[4:])
+
+    client = Client(home=home.settings.root)
+    for digest, _ in (home.trials[0], home.trials[2], home.trials[3]):
+        with pytest.raises(SpecError, match=f"trial {digest}: .*restore it"):
+            client.loads(digest)
+    with pytest.warns(UserWarning, match="manifest.json cannot be read"):
+        assert len(client.loads(home.trials[1][0]).step_S) == 20
