@@ -17,7 +17,7 @@ class Backend(NamedTuple):
     module: str  # of the expert layer; imported on first use: Triton is not always installed
     why_not: Callable[[str], str | None] = lambda device: None  # why it cannot run on a device
     check_widths: Callable[[int, int, int], None] = lambda d_model, d_expert, number_bytes: None
-    router: str | None = None  # module that has `route`, a RouteTokens
+    router: str | None = None  # module that has `route`, a RouteTokens, and `product_of_halves`
     layer: str = "run_experts"  # function of the module
 
 

@@ -15,6 +15,7 @@ from evenload.workers.kernels.routing import Gate, Route
 from evenload.workers.kernels.rows import Rows
 from evenload.workers.selection import NO_BINS, Bins
 
+Product = Callable[[Tensor, Tensor], Tensor]
 RunExperts = Callable[[Tensor, Tensor, Tensor, Rows], Tensor]
 
 
@@ -35,3 +36,9 @@ def router_of(name: str) -> RouteTokens | None:
     if module is None:
         return None
     return import_module(module).route
+
+
+def router_product_of(name: str) -> Product | None:
+    """x @ weight^T on tensor cores with an error of 2^-17, or None if the back end has torch's."""
+    module = backend(name).router
+    return None if module is None else import_module(module).product_of_halves

@@ -5,12 +5,14 @@ Tiles change only the speed and the order of sums. The shipped table is `tiles.j
 """
 
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from pydantic import PositiveInt, TypeAdapter, ValidationError
+from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
@@ -18,6 +20,23 @@ from evenload.pipeline.spec.spec_file import Frozen
 
 SHIPPED = Path(__file__).with_name("tiles.json")
 ALWAYS = {"enable_fp_fusion": True}  # option of every launch; Triton 3.9 warns without it
+HOPPER_SHARED_BYTES = 232_448  # most shared memory of a block on sm_90
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_device_of_first(
+    function: Callable[Concatenate[Tensor, P], R],
+) -> Callable[Concatenate[Tensor, P], R]:
+    """Lets a function launch kernels on the device of its first tensor, whichever is current."""
+
+    @wraps(function)
+    def guarded(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.cuda.device_of(first):
+            return function(first, *args, **kwargs)
+
+    return guarded
 
 
 class Tile(Frozen):
@@ -69,18 +88,26 @@ def buckets_of(names: tuple[str, ...]) -> list[Tiles]:
 
 
 @cache
-def table_names(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+def table_names(
+    device: torch.device, dtype: torch.dtype, precision: str = "ieee"
+) -> tuple[str, ...]:
     """The names under which a table may list a device, the most specific first.
 
-    Exact float32 products cannot use tensor cores, so they have tiles of their own.
+    Exact float32 products cannot use tensor cores, and others of float32 are split into several, so
+    both have tiles of their own. A device without a table takes that of Hopper if its blocks have
+    as much shared memory, as those of sm_100 do and those of sm_120 do not.
     """
     if device.type != "cuda":
         return ("interpreter",)
     name = torch.cuda.get_device_name(device)
     if dtype is torch.float32:
-        return (f"{name} float32", "float32")
+        kind = "float32" if precision == "ieee" else precision
+        return (f"{name} {kind}", kind)
     major, minor = torch.cuda.get_device_capability(device)
-    return (name, f"sm_{major}{minor}", "default")
+    properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks a field
+    shared = properties.shared_memory_per_block_optin
+    like_hopper = ("sm_90",) if shared >= HOPPER_SHARED_BYTES else ()
+    return (name, f"sm_{major}{minor}", *like_hopper, "default")
 
 
 def read_table(path: Path) -> Table:

@@ -13,7 +13,7 @@ for the device, so a CUDA graph can capture them.
 Letters: T tokens, E experts, K top-k, R rows, D width, F expert width, G = 2F gate and up.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,19 +23,22 @@ from triton.errors import TritonError as TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from evenload.workers.kernels.rows import Rows
-from evenload.workers.kernels.tiles import Tile, table_names, tiles_for
+from evenload.workers.kernels.tiles import ALWAYS, Tile, on_device_of_first, table_names, tiles_for
 from evenload.workers.kernels.torch_experts import compute_dtype
 from evenload.workers.kernels.triton_combine import combine, rows_by_token
 from evenload.workers.kernels.triton_matmul import (
     grad_matrix_kernel,
     grad_up_kernel,
     rows_kernel,
+    sum_parts_kernel,
     up_kernel,
 )
 from evenload.workers.kernels.triton_rows import list_tiles
 from evenload.workers.kernels.triton_support import check_widths
 
 TMA_ALIGNMENT_BYTES = 16
+TILES_PER_PROCESSOR = 4  # if one expert had all rows; with fewer, too many wait for the last tile
+PARTS_BLOCK = 1024  # elements of a gradient that a program sums at once
 
 
 def run_experts(
@@ -74,6 +77,7 @@ run_experts_recomputing = partial(run_experts, recompute=True)
 
 
 @torch.library.custom_op("evenload::experts", mutates_args=())
+@on_device_of_first
 def experts(
     x_TD: Tensor,
     gate_up_EGD: Tensor,
@@ -86,9 +90,10 @@ def experts(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Returns: y_TD, and gate_up_RG, which has no rows unless `keep` is set."""
-    layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
-    act_RF = x_TD.new_empty(layer.R, layer.F)
-    gate_up_RG = x_TD.new_empty(layer.R if keep else 0, 2 * layer.F)
+    layer = Products(x_TD, count_E, token_R, weight_R)
+    hidden = down_EDF.shape[2]
+    act_RF = x_TD.new_empty(layer.R, hidden)
+    gate_up_RG = x_TD.new_empty(layer.R if keep else 0, 2 * hidden)
     layer.up(x_TD, gate_up_EGD, gate_up_RG if keep else None, act_RF)
     y_RD = layer.rows(act_RF, down_EDF, transposed=True)
     return combine(y_RD, row_R, start_T, layer.T), gate_up_RG
@@ -104,6 +109,7 @@ def _(
 
 
 @torch.library.custom_op("evenload::experts_backward", mutates_args=())
+@on_device_of_first
 def experts_backward(
     grad_TD: Tensor,
     x_TD: Tensor,
@@ -117,9 +123,9 @@ def experts_backward(
     gate_up_RG: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x_TD, gate_up_EGD, down_EDF and weight_R; recomputes an empty gate_up_RG."""
-    layer = Products(x_TD, down_EDF, token_R, weight_R, count_E)
+    layer = Products(x_TD, count_E, token_R, weight_R)
     if gate_up_RG.shape[0] != layer.R:
-        gate_up_RG = x_TD.new_empty(layer.R, 2 * layer.F)
+        gate_up_RG = x_TD.new_empty(layer.R, gate_up_EGD.shape[1])
         layer.up(x_TD, gate_up_EGD, gate_up_RG, None)
     grad_RG, act_RF, grad_weight_R = layer.grad_up(grad_TD, down_EDF, gate_up_RG)
     del gate_up_RG
@@ -155,27 +161,36 @@ experts.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 class Products:
-    """The sizes, row order and tiles of one call. Each method launches one kernel."""
+    """The sizes, row order and tiles of one call. Each method computes one product.
+
+    Args:
+        token_R, weight_R: None: every token is one row; only products without a gather work then
+        precision: of `tl.dot`, for products of float32
+    """
 
     def __init__(
-        self, x_TD: Tensor, down_EDF: Tensor, token_R: Tensor, weight_R: Tensor, count_E: Tensor
+        self,
+        x_TD: Tensor,
+        count_E: Tensor,
+        token_R: Tensor | None,
+        weight_R: Tensor | None,
+        precision: str = "ieee",
     ) -> None:
         assert x_TD.is_contiguous(), "kernels do not read strides"
-        assert down_EDF.is_contiguous(), "kernels do not read strides"
         self.T, self.D = x_TD.shape
-        self.E, _, self.F = down_EDF.shape
-        self.R = len(token_R)
+        self.E, self.R = len(count_E), len(x_TD if token_R is None else token_R)
         self.token_R, self.weight_R, self.count_E = token_R, weight_R, count_E
-        self.tiles = tiles_for(table_names(x_TD.device, x_TD.dtype), self.R, self.E)
+        names = table_names(x_TD.device, x_TD.dtype, precision)
+        self.tiles, self._precision = tiles_for(names, self.R, self.E), precision
         self._lists: dict[int, Tensor] = {}
 
     def up(
         self, x_TD: Tensor, gate_up_EGD: Tensor, gate_up_RG: Tensor | None, act_RF: Tensor | None
     ) -> None:
-        tile = self.tiles.up
+        tile, hidden = self.tiles.up, gate_up_EGD.shape[1] // 2
         tile_3M = self._list(tile)
         matrix, tma = _matrix(gate_up_EGD, tile.block_n, tile.block_k)
-        up_kernel[_grid(tile_3M, self.F, tile)](
+        up_kernel[_grid(tile_3M, hidden, tile)](
             x_TD,
             matrix,
             self.token_R,
@@ -185,7 +200,7 @@ class Products:
             act_RF,
             tile_3M.shape[1],
             self.D,
-            self.F,
+            hidden,
             KEEP=gate_up_RG is not None,
             ACTIVATE=act_RF is not None,
             TMA=tma,
@@ -194,37 +209,39 @@ class Products:
         )
 
     def rows(self, left_RK: Tensor, matrix_E: Tensor, transposed: bool) -> Tensor:
-        """left @ matrix_e.T (down), or left @ matrix_e (the gradient of the rows); (R, D)."""
+        """left @ matrix_e.T if transposed (down), or left @ matrix_e (the gradient of the rows)."""
         tile = self.tiles.down if transposed else self.tiles.grad_rows
         tile_3M = self._list(tile)
         block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
         matrix, tma = _matrix(matrix_E, *block)
-        out_RD = left_RK.new_empty(self.R, self.D)
-        rows_kernel[_grid(tile_3M, self.D, tile)](
+        width = matrix_E.shape[1 if transposed else 2]
+        out_RN = left_RK.new_empty(self.R, width)
+        rows_kernel[_grid(tile_3M, width, tile)](
             left_RK,
             matrix,
             tile_3M,
-            out_RD,
+            out_RN,
             tile_3M.shape[1],
-            self.D,
+            width,
             left_RK.shape[1],
             TRANSPOSED=transposed,
+            PRECISION=self._precision,
             TMA=tma,
             EVEN_K=left_RK.shape[1] % tile.block_k == 0,
             **tile.launch(),
         )
-        return out_RD
+        return out_RN
 
     def grad_up(
         self, grad_TD: Tensor, down_EDF: Tensor, gate_up_RG: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns: gradients of gate and up, weighted activation, gradient of the gate weights."""
-        tile = self.tiles.grad_up
+        tile, hidden = self.tiles.grad_up, down_EDF.shape[2]
         tile_3M = self._list(tile)
         matrix, tma = _matrix(down_EDF, tile.block_k, tile.block_n)
-        grad_RG, act_RF = torch.empty_like(gate_up_RG), gate_up_RG.new_empty(self.R, self.F)
-        part_NR = self.weight_R.new_empty(triton.cdiv(self.F, tile.block_n), self.R)
-        grad_up_kernel[_grid(tile_3M, self.F, tile)](
+        grad_RG, act_RF = torch.empty_like(gate_up_RG), gate_up_RG.new_empty(self.R, hidden)
+        part_NR = grad_TD.new_empty(triton.cdiv(hidden, tile.block_n), self.R, dtype=torch.float32)
+        grad_up_kernel[_grid(tile_3M, hidden, tile)](
             grad_TD,
             matrix,
             self.token_R,
@@ -237,39 +254,70 @@ class Products:
             tile_3M.shape[1],
             self.R,
             self.D,
-            self.F,
+            hidden,
             TMA=tma,
             EVEN_K=self.D % tile.block_k == 0,
             **tile.launch(),
         )
         return grad_RG, act_RF, part_NR.sum(dim=0)
 
-    def grad_matrix(self, left: Tensor, right: Tensor, gather: str) -> Tensor:
-        """left_e.T @ right_e for every expert. The side to gather has one row per token."""
+    def grad_matrix(self, left: Tensor, right: Tensor, gather: str | None = None) -> Tensor:
+        """left_e.T @ right_e for every expert. The side to gather has one row per token.
+
+        Rows of the largest experts are split if the tiles of one expert do not keep the GPU busy.
+        """
         tile = self.tiles.grad_matrix
         M, N = left.shape[1], right.shape[1]
         grad_EMN = left.new_empty(self.E, M, N)
-        programs = triton.cdiv(M, tile.block_m) * triton.cdiv(N, tile.block_n)
-        grad_matrix_kernel[(programs, self.E)](
+        tiles = triton.cdiv(M, tile.block_m) * triton.cdiv(N, tile.block_n)
+        splits = triton.cdiv(TILES_PER_PROCESSOR * _processors(left.device), tiles)
+        chunk_rows = max(1, triton.cdiv(self.R, splits))
+        # Experts with more than a chunk have less than 2 chunks each on average.
+        part_SMN = left.new_empty(2 * splits - 1, M, N, dtype=torch.float32) if splits > 1 else None
+        experts = triton.next_power_of_2(self.E)
+        grad_matrix_kernel[(tiles * (self.E + splits),)](
             left,
             right,
             self.token_R,
             self.count_E,
             grad_EMN,
+            part_SMN,
             self.E,
             M,
             N,
+            chunk_rows,
             GATHER_LEFT=gather == "left",
             GATHER_RIGHT=gather == "right",
-            EXPERTS=triton.next_power_of_2(self.E),
+            SPLIT=splits > 1,
+            PRECISION=self._precision,
+            EXPERTS=experts,
             **tile.launch(),
         )
+        if part_SMN is not None:
+            sum_parts_kernel[(self.E, triton.cdiv(M * N, PARTS_BLOCK))](
+                part_SMN,
+                self.count_E,
+                grad_EMN,
+                self.E,
+                M * N,
+                chunk_rows,
+                BLOCK=PARTS_BLOCK,
+                EXPERTS=experts,
+                **ALWAYS,
+            )
         return grad_EMN
 
     def _list(self, tile: Tile) -> Tensor:
         if tile.block_m not in self._lists:
             self._lists[tile.block_m] = list_tiles(self.count_E, self.R, tile.block_m)
         return self._lists[tile.block_m]
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1  # the interpreter
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _grid(tile_3M: Tensor, columns: int, tile: Tile) -> tuple[int]:

@@ -33,7 +33,7 @@ def up_kernel(
 ):
     """gate_up = x[token] @ gate_up_e.T, stored if KEEP; act = weight * silu(gate) * up, stored if
     ACTIVATE."""
-    m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
+    m, n = _tile(tl.program_id(0), M, tl.cdiv(F, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
         return
@@ -108,6 +108,7 @@ def rows_kernel(
     N,
     K,
     TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -116,7 +117,7 @@ def rows_kernel(
     EVEN_K: tl.constexpr,
 ):
     """out = left @ matrix_e; if TRANSPOSED, left @ matrix_e.T with matrices of shape (N, K)."""
-    m, n = _tile_of_program(M, tl.cdiv(N, BLOCK_N), GROUP)
+    m, n = _tile(tl.program_id(0), M, tl.cdiv(N, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
         return
@@ -124,7 +125,19 @@ def rows_kernel(
     left_M = left_RK + _rows_of_tile(first, end, BLOCK_M).to(tl.int64) * K
     n0 = n * BLOCK_N
     out = _product(
-        left_M, matrix_E, expert, n0, N, K, TRANSPOSED, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
+        left_M,
+        matrix_E,
+        expert,
+        n0,
+        N,
+        K,
+        TRANSPOSED,
+        PRECISION,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        TMA,
+        EVEN_K,
     )
     row, column = tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
     stored = (first + row < end)[:, None] & (column < N)[None, :]
@@ -159,7 +172,7 @@ def grad_up_kernel(
 
     With s = silu(g) u and a = w s: dw = <da, s>, du = w da silu(g), dg = w da u silu'(g).
     """
-    m, n = _tile_of_program(M, tl.cdiv(F, BLOCK_N), GROUP)
+    m, n = _tile(tl.program_id(0), M, tl.cdiv(F, BLOCK_N), GROUP)
     expert = tl.load(tile_3M + m)
     if expert < 0:
         return
@@ -168,7 +181,7 @@ def grad_up_kernel(
     grad_M = grad_TD + tl.load(token_R + row).to(tl.int64) * D
     n0 = n * BLOCK_N
     grad = _product(
-        grad_M, down_EDF, expert, n0, F, D, False, BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
+        grad_M, down_EDF, expert, n0, F, D, False, "ieee", BLOCK_M, BLOCK_N, BLOCK_K, TMA, EVEN_K
     )
     weight = tl.load(weight_R + row)
     # One half at a time, because all columns need more registers than a thread has.
@@ -239,11 +252,15 @@ def grad_matrix_kernel(
     token_R,
     count_E,
     grad_EMN,
+    part_SMN,
     E,
     M,
     N,
+    chunk_rows,
     GATHER_LEFT: tl.constexpr,
     GATHER_RIGHT: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -252,15 +269,27 @@ def grad_matrix_kernel(
 ):
     """grad_e = left.T @ right over the rows of an expert; zero if it has no rows.
 
+    A program computes a block of the result over one chunk of an expert's rows. If SPLIT, an expert
+    with several chunks gets a part for each, which `sum_parts_kernel` sums.
     The side to gather has one line per token, the other one line per row. BLOCK_K counts rows.
     """
-    expert = tl.program_id(1)
-    m, n = _tile_of_program(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
-    i, j = m * BLOCK_M + tl.arange(0, BLOCK_M), n * BLOCK_N + tl.arange(0, BLOCK_N)
+    num_m, num_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     every = tl.arange(0, EXPERTS)
-    count = tl.load(count_E + every, mask=every < E, other=0).to(tl.int32)
-    first = tl.sum(tl.where(every < expert, count, 0), axis=0)
-    end = first + tl.sum(tl.where(every == expert, count, 0), axis=0)
+    count, chunks, parts = _chunks(count_E, E, chunk_rows, EXPERTS)
+    end_row, end_chunk = tl.cumsum(count, axis=0), tl.cumsum(chunks, axis=0)
+    end_part = tl.cumsum(parts, axis=0)
+    place = tl.program_id(0)
+    if place >= tl.sum(chunks, axis=0) * num_m * num_n:
+        return
+    chunk = place // (num_m * num_n)
+    m, n = _tile(place % (num_m * num_n), num_m, num_n, GROUP)
+    i, j = m * BLOCK_M + tl.arange(0, BLOCK_M), n * BLOCK_N + tl.arange(0, BLOCK_N)
+    expert = tl.sum((end_chunk <= chunk).to(tl.int32), axis=0)
+    own = every == expert
+    within = chunk - tl.sum(tl.where(own, end_chunk - chunks, 0), axis=0)
+    last = tl.sum(tl.where(own, end_row, 0), axis=0)
+    first = last - tl.sum(tl.where(own, count, 0), axis=0) + within * chunk_rows
+    end = min(first + chunk_rows, last)
     grad = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(first, end, BLOCK_K):
         row = start + tl.arange(0, BLOCK_K)
@@ -280,9 +309,53 @@ def grad_matrix_kernel(
             mask=inside[:, None] & (j < N)[None, :],
             other=0.0,
         )
-        grad = tl.dot(left_KM.T, right_KN, grad, input_precision="ieee")
-    out_MN = grad_EMN + (expert.to(tl.int64) * M + i)[:, None] * N + j[None, :]
-    tl.store(out_MN, grad.to(grad_EMN.dtype.element_ty), mask=(i < M)[:, None] & (j < N)[None, :])
+        grad = tl.dot(left_KM.T, right_KN, grad, input_precision=PRECISION)
+    at_MN = i[:, None] * N + j[None, :]
+    stored = (i < M)[:, None] & (j < N)[None, :]
+    is_part = tl.sum(tl.where(own, parts, 0), axis=0) > 0
+    if SPLIT and is_part:
+        part = tl.sum(tl.where(own, end_part - parts, 0), axis=0) + within
+        tl.store(part_SMN + part.to(tl.int64) * M * N + at_MN, grad, mask=stored)
+    else:
+        out_MN = grad_EMN + expert.to(tl.int64) * M * N + at_MN
+        tl.store(out_MN, grad.to(grad_EMN.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def sum_parts_kernel(
+    part_SMN,
+    count_E,
+    grad_EMN,
+    E,
+    size,
+    chunk_rows,
+    BLOCK: tl.constexpr,
+    EXPERTS: tl.constexpr,
+):
+    """Sums the parts of every expert with several chunks, in their order; size = M N."""
+    expert, every = tl.program_id(0), tl.arange(0, EXPERTS)
+    _, _, parts = _chunks(count_E, E, chunk_rows, EXPERTS)
+    num_parts = tl.sum(tl.where(every == expert, parts, 0), axis=0)
+    if num_parts == 0:
+        return
+    first = tl.sum(tl.where(every < expert, parts, 0), axis=0)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    part = part_SMN + first.to(tl.int64) * size + at
+    for _ in range(num_parts):
+        total += tl.load(part, mask=at < size, other=0.0)
+        part += size
+    out = grad_EMN + expert.to(tl.int64) * size + at
+    tl.store(out, total.to(grad_EMN.dtype.element_ty), mask=at < size)
+
+
+@triton.jit
+def _chunks(count_E, E, chunk_rows, EXPERTS: tl.constexpr):
+    """Of every expert: rows, chunks (one without rows), parts of its sum (none with one chunk)."""
+    expert = tl.arange(0, EXPERTS)
+    count = tl.load(count_E + expert, mask=expert < E, other=0).to(tl.int32)
+    chunks = tl.where(expert < E, tl.maximum((count + chunk_rows - 1) // chunk_rows, 1), 0)
+    return count, chunks, tl.where(chunks > 1, chunks, 0)
 
 
 @triton.jit
@@ -294,6 +367,7 @@ def _product(
     N,
     K,
     TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -308,7 +382,7 @@ def _product(
             matrix_KN = _load_matrix(matrix_E, expert, n0, k0, N, K, BLOCK_N, BLOCK_K, TMA).T
         else:
             matrix_KN = _load_matrix(matrix_E, expert, k0, n0, K, N, BLOCK_K, BLOCK_N, TMA)
-        out = tl.dot(left_MK, matrix_KN, out, input_precision="ieee")
+        out = tl.dot(left_MK, matrix_KN, out, input_precision=PRECISION)
     return out
 
 
@@ -354,10 +428,9 @@ def _rows_of_tile(first, end, BLOCK_M: tl.constexpr):
 
 
 @triton.jit
-def _tile_of_program(num_m, num_n, GROUP: tl.constexpr):
-    """Orders programs in groups of GROUP rows of tiles, so that neighbours share matrices in L2."""
-    program = tl.program_id(0)
-    group = program // (GROUP * num_n)
+def _tile(place, num_m, num_n, GROUP: tl.constexpr):
+    """Orders tiles in groups of GROUP rows of tiles, so that neighbours share matrices in L2."""
+    group = place // (GROUP * num_n)
     height = min(num_m - group * GROUP, GROUP)
-    within = program % (GROUP * num_n)
+    within = place % (GROUP * num_n)
     return group * GROUP + within % height, within // height

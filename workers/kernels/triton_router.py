@@ -16,7 +16,8 @@ from torch import Tensor
 
 from evenload.workers.kernels.routing import Gate, Route
 from evenload.workers.kernels.rows import Rows
-from evenload.workers.kernels.tiles import ALWAYS
+from evenload.workers.kernels.tiles import ALWAYS, on_device_of_first
+from evenload.workers.kernels.triton_product import product_of_halves as product_of_halves
 from evenload.workers.kernels.triton_rows import place_rows, tokens_per_block
 from evenload.workers.selection import NO_BINS, Bins
 
@@ -171,6 +172,7 @@ def _score(logit, SOFTMAX: tl.constexpr):
 
 
 @torch.library.custom_op("evenload::route", mutates_args=())
+@on_device_of_first
 def _route(
     logit_TE: Tensor,
     bias_E: Tensor,
@@ -232,6 +234,7 @@ def _(logit_TE: Tensor, bias_E: Tensor, top_k: int, *others: Any) -> tuple[Tenso
 
 
 @torch.library.custom_op("evenload::route_backward", mutates_args=())
+@on_device_of_first
 def _route_backward(
     score_TE: Tensor,
     expert_TK: Tensor,

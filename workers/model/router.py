@@ -1,6 +1,7 @@
 """Scores, selection and gate weights, always in float32.
 
-In bf16 many scores tie, and then the order of the experts would decide the load.
+In bf16 many scores tie, and then the order of the experts would decide the load. Under autocast a
+back end may compute the logits with its own product, which errs by 2^-17 instead of 2^-24.
 Tensors with a T or an E have one more dimension in front for stacked trials.
 Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
 (assignments), C rows of one expert, B bins of the margins.
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evenload.pipeline.spec.trial import ModelSpec
-from evenload.workers.kernels.ops import RouteTokens, router_of
+from evenload.workers.kernels.ops import Product, router_of, router_product_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens, rows_per_expert
 from evenload.workers.model.contract import Adjust, Routed, Selects
@@ -29,7 +30,7 @@ class Router(nn.Module):
 
     def __init__(self, spec: ModelSpec, backend: str = "torch") -> None:
         super().__init__()
-        self._route = router_of(backend)
+        self._route, self._fast_product = router_of(backend), router_product_of(backend)
         self.weight_ED = nn.Parameter(torch.empty(spec.num_experts, spec.d_model))
         softmax = spec.gate == "softmax"
         self._gate = Gate(spec.top_k, softmax, spec.renormalise, spec.route_scale)
@@ -41,25 +42,25 @@ class Router(nn.Module):
         adjust: (score_TE, bias_E) -> the score that selects; called without gradient
         bins:   a router kernel, if there is one, also counts the margins in these bins
         """
-        with torch.autocast(x_TD.device.type, enabled=False):
+        device = x_TD.device.type
+        fast = self._fast_product if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            logit_TE = self._logits(x_TD, fast)
             # The kernel can only add a bias, so it needs `add_bias` itself.
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
-                return self._route_by_kernel(self._route, x_TD, bias_E, bins)
-            logit_TE = self._logits(x_TD)
+                routed = self._route(logit_TE, bias_E, self._gate, bins)
+                return Routed(*routed[:4], routed.margin_E2B), routed.rows
             score_TE = logit_TE.softmax(dim=-1) if self._gate.softmax else logit_TE.sigmoid()
             with torch.no_grad():
                 adjusted_TE = adjust(score_TE.detach(), bias_E)
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
             return choose(score_TE, adjusted_TE)
 
-    def _route_by_kernel(
-        self, route: RouteTokens, x_TD: Tensor, bias_E: Tensor, bins: Bins
-    ) -> tuple[Routed, Rows]:
-        routed = route(self._logits(x_TD), bias_E, self._gate, bins)
-        return Routed(*routed[:4], routed.margin_E2B), routed.rows
-
-    def _logits(self, x_TD: Tensor) -> Tensor:
-        return product(x_TD.float(), self.weight_ED.float())
+    def _logits(self, x_TD: Tensor, fast: Product | None) -> Tensor:
+        x_TD, weight_ED = x_TD.float(), self.weight_ED.float()
+        if fast is None or x_TD.ndim > 2:  # stacked trials have one weight each
+            return product(x_TD, weight_ED)
+        return fast(x_TD.contiguous(), weight_ED.contiguous())
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
         expert_TK = adjusted_TE.topk(self._gate.top_k, dim=-1).indices

@@ -130,10 +130,9 @@ def _launches(
     gate_up_RG, act_RF = random(num_rows, 2 * layer.hidden), random(num_rows, layer.hidden)
     products = experts.Products(
         x_TD,
-        down_EDF,
+        torch.full((layer.experts,), rows_per_expert, device=device),
         torch.randint(num_tokens, (num_rows,), device=device),
         torch.rand(num_rows, device=device),
-        torch.full((layer.experts,), rows_per_expert, device=device),
     )
 
     def grad_matrices() -> None:

@@ -164,6 +164,26 @@ def test_the_router_agrees_with_torch(softmax: bool) -> None:
     assert torch.equal(routed.rows.weight_R, rows.weight_R)
 
 
+def test_the_product_of_halves_and_its_gradients_err_by_a_few_millionths() -> None:
+    from evenload.workers.kernels.triton_product import product_of_halves
+
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    leaves = [
+        torch.randn(*shape, generator=generator, device=DEVICE).requires_grad_()
+        for shape in ((5001, 1040), (72, 1040))
+    ]
+    grad_TO = torch.randn(5001, 72, generator=generator, device=DEVICE)
+    results = []
+    for product, kind in ((product_of_halves, torch.float32), (torch.mm, torch.float64)):
+        x_TD, weight_OD = (leaf.detach().to(kind).requires_grad_() for leaf in leaves)
+        other = weight_OD if kind is torch.float32 else weight_OD.T
+        y_TO = product(x_TD, other)
+        grads = torch.autograd.grad(y_TO, [x_TD, weight_OD], grad_TO.to(kind))
+        results.append([y_TO.detach(), *grads])
+    for actual, exact in zip(*results, strict=True):
+        assert (actual - exact).norm() / exact.norm() <= 2**-16  # tf32 errs by 2^-12
+
+
 def test_elements_past_two_to_the_31_are_reached(run_experts: Callable[..., Tensor]) -> None:
     tokens, width, hidden = 400_000, 64, 2816
     assert tokens * 2 * hidden > 2**31

@@ -21,7 +21,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
 
-from evenload.workers.kernels import triton_experts, triton_router  # noqa: E402
+from evenload.workers.kernels import triton_experts, triton_product, triton_router  # noqa: E402
 from evenload.workers.kernels.triton_support import interpreting  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -71,7 +71,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         return launch
 
     monkeypatch.setattr(JITFunction, "__getitem__", record)
-    monkeypatch.setattr(triton_experts, "table_names", lambda device, dtype: ("sm_90",))
+    monkeypatch.setattr(triton_experts, "table_names", lambda *_: ("sm_90",))
+    monkeypatch.setattr(triton_experts, "_processors", lambda _: 132)
     return recorded
 
 
@@ -165,10 +166,27 @@ def test_exact_float32_products_fit_and_spill_nothing(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(triton_experts, "table_names", lambda device, dtype: ("float32",))
+    monkeypatch.setattr(triton_experts, "table_names", lambda *_: ("float32",))
     record_layer(rows_per_expert=16, dtype=torch.float32)
     for launch in launches:
         compiled = compile_for_hopper(launch, tmp_path / "kernel.cubin")
+        assert compiled.spilled_bytes == 0, launch.name
+        assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
+
+
+def test_the_product_of_the_router_uses_the_tensor_cores_and_spills_nothing(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton_experts, "table_names", lambda *_: ("bf16x3",))
+    x_TD, weight_ED = torch.empty(4096, WIDTH), torch.empty(64, WIDTH)
+    triton_product.product_of_halves._init_fn(x_TD, weight_ED)
+    triton_product._gradients._init_fn(torch.empty(4096, 64), x_TD, weight_ED)
+    products = [launch for launch in launches if "BLOCK_K" in launch.arguments]
+    assert [launch.name for launch in products] == [*["rows_kernel"] * 2, "grad_matrix_kernel"]
+    for launch in products:
+        compiled = compile_for_hopper(launch, tmp_path / "kernel.cubin")
+        assert "wgmma.mma_async" in compiled.ptx, launch.name
         assert compiled.spilled_bytes == 0, launch.name
         assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
 

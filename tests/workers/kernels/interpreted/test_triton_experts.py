@@ -84,6 +84,26 @@ def test_odd_sizes_agree_with_the_reference_in_float32(
     assert_close(layer.results(triton_experts.run_experts), expected, bound)
 
 
+@pytest.mark.parametrize("count", [[40, 0, 3, 9], [0, 0, 52, 0], [13, 13, 13, 13]], ids=str)
+def test_gradients_of_matrices_split_over_their_rows_are_the_same(
+    count: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last tiles and the last chunks are not full, and there are fewer parts than room."""
+    monkeypatch.setattr(triton_experts, "_processors", lambda _: 8)
+    generator = torch.Generator().manual_seed(0)
+    x_TD, grad_RG = (torch.randn(52, width, generator=generator) for width in (19, 24))
+    token_R = torch.randperm(52, generator=generator)
+    products = triton_experts.Products(x_TD, torch.tensor(count), token_R, torch.ones(52))
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        actual_EGD = products.grad_matrix(grad_RG, x_TD, gather="right")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    parts = zip(grad_RG.split(count), x_TD[token_R].split(count), strict=True)
+    expected_EGD = torch.stack([left.T @ right for left, right in parts])
+    torch.testing.assert_close(actual_EGD, expected_EGD, rtol=1e-5, atol=1e-5)
+
+
 def test_only_matrices_that_the_copy_engine_can_read_get_a_descriptor() -> None:
     assert triton_experts._matrix(torch.zeros(2, 8, 4), 16, 16)[1]
     assert not triton_experts._matrix(torch.zeros(2, 8, 5), 16, 16)[1]
