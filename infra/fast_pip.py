@@ -2,6 +2,9 @@
 
 uv reads none of pip's settings. It gets them here: indexes, links, certificates, constraints and
 proxy, from pip's files and variables. If uv fails, one line says so and pip installs instead.
+
+uv also verifies the hashes of hashes.txt beside this file. pip could not: it would demand a hash of
+every package, of torch and of evenload itself, too. A file with another hash is never installed.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-REQUIREMENT = "uv>=0.9,<1"
+REQUIREMENT = "uv==0.13.9"  # as in constraints.txt
+HASHES = Path(__file__).with_name("hashes.txt")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 UV = Path(sys.executable).with_name("uv")
 # pip's key: uv's variable, and the separator of several values. The settings are variables and not
@@ -48,6 +52,9 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
     for key, (variable, separator) in VARIABLES.items():
         if values := settings.get(key, "").split():
             given[variable] = separator.join(values)
+    if HASHES.exists():
+        pinned = filter(None, [given.get("UV_CONSTRAINT"), str(HASHES)])
+        given |= {"UV_CONSTRAINT": " ".join(pinned), "UV_BUILD_CONSTRAINT": str(HASHES)}
     if sys.dont_write_bytecode:  # otherwise Python compiles what it imports, once
         given["UV_COMPILE_BYTECODE"] = "true"
     return given
@@ -81,6 +88,8 @@ def _by_uv(arguments: list[str]) -> str | None:
     lines = ended.stderr.strip().splitlines()
     if ended.returncode == 0:
         return None
+    if "hash mismatch" in ended.stderr.lower():
+        sys.exit(f"{ended.stderr}nothing was installed: a file is not the one of {HASHES.name}")
     return lines[-1].strip(" ╰─▶") if lines else f"exit code {ended.returncode}"
 
 

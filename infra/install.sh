@@ -56,7 +56,7 @@ install_integrations() {
   "${install[@]}" --no-deps torchtitan==0.3.0
 }
 
-stamp=$({ cat pyproject.toml infra/{constraints,integrations}.txt infra/install.sh infra/fast_pip.py; torch_build; pwd; } | sha256sum | cut -d' ' -f1)
+stamp=$({ cat pyproject.toml infra/{constraints,hashes,integrations}.txt infra/install.sh infra/fast_pip.py; torch_build; pwd; } | sha256sum | cut -d' ' -f1)
 if [ -f "$venv/stamp-$extras" ] && [ "$(cat "$venv/stamp-$extras")" = "$stamp" ]; then
   exit 0
 fi
@@ -65,6 +65,6 @@ fi
 install=("$venv/bin/python" infra/fast_pip.py --quiet --constraint infra/constraints.txt)
 echo "installing evenload into $venv (torch: $(torch_build)) ..." >&2
 install_torch
-"${install[@]}" --editable ".[$extras]"
+"${install[@]}" pip --editable ".[$extras]"
 if [ "$venv" = .venv-integrations ]; then install_integrations; fi
 echo "$stamp" >"$venv/stamp-$extras"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def test_settings_of_pip_become_variables_of_uv() -> None:
         "UV_DEFAULT_INDEX": "https://reader:secret@index.example/simple",
         "UV_INDEX": "https://one.example/simple https://two.example/simple",
         "UV_FIND_LINKS": "/links",
-        "UV_CONSTRAINT": "/etc/constraints.txt",
+        "UV_CONSTRAINT": f"/etc/constraints.txt {fast_pip.HASHES}",
+        "UV_BUILD_CONSTRAINT": str(fast_pip.HASHES),
         "UV_INSECURE_HOST": "index.example",
         "UV_HTTP_TIMEOUT": "30",
         "SSL_CERT_FILE": "/etc/certificates.pem",
@@ -56,7 +58,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"#!/bin/sh\ncd {tmp_path}\n"
         'name=$(basename "$0")\n[ "$1 $2" = "config list" ] && cat listed && exit 0\n'
         'echo "$@" >"$name.called"; env >"$name.environment"\n'
-        '[ "$name" = uv ] && [ -e uv-fails ] && echo "error: no solution" >&2 && exit 1\nexit 0\n'
+        '[ "$name" = uv ] && [ -e uv-fails ] && cat uv-fails >&2 && exit 1\nexit 0\n'
     )
     (tmp_path / "listed").write_text(LISTED.lstrip())
     for name in ("pip", "uv"):
@@ -84,10 +86,32 @@ def test_uv_installs_and_no_password_is_among_its_arguments(
 def test_pip_installs_what_uv_cannot_after_one_line(
     programs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (programs / "uv-fails").touch()
+    (programs / "uv-fails").write_text("error: no solution\n")
     assert install(["--quiet", "torch"]) == 0
     assert (programs / "pip.called").read_text() == "install --quiet torch\n"
     assert capfd.readouterr().err == "uv did not install (error: no solution); pip does\n"
+
+
+def test_a_file_with_another_hash_is_not_installed_by_pip_either(programs: Path) -> None:
+    (programs / "uv-fails").write_text("error: Hash mismatch for `torch==2`\n")
+    with pytest.raises(SystemExit, match="nothing was installed: a file is not the one of hashes"):
+        install(["torch"])
+    assert not (programs / "pip.called").exists()
+
+
+def test_every_constraint_has_hashes_and_no_address_of_an_index() -> None:
+    constraints = fast_pip.HASHES.with_name("constraints.txt").read_text().splitlines()
+    hashes = fast_pip.HASHES.read_text()
+    pinned = re.findall(r"^(\S+==\S+) \\\n    --hash=sha256:[0-9a-f]{64}", hashes, re.MULTILINE)
+    wanted = [line for line in constraints if line and not line.startswith("#")]
+    assert sorted(map(_normal, pinned)) == sorted(map(_normal, wanted))
+    assert fast_pip.REQUIREMENT in wanted
+    assert "://" not in hashes
+
+
+def _normal(pinned: str) -> str:
+    name, _, version = pinned.partition("==")
+    return f"{re.sub('[-_.]+', '-', name).lower()}=={version}"
 
 
 def test_pip_installs_where_uv_cannot_be_had(

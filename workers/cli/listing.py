@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.workers.cli.session import initial_trials
+from evenload.workers.cli.session import initial_trials, short_of_disk
 from evenload.workers.training.identity import basis, identify
 
 Listed = list[tuple[str, TrialSpec]]
@@ -41,6 +42,8 @@ def _first(
     stored: dict[str, Any], settings: Settings, has_cuda: bool | None
 ) -> tuple[list[Any], dict[str, str]]:
     trials = initial_trials(SweepSpec.model_validate(stored), settings, has_cuda)
+    if problem := short_of_disk(trials, settings):
+        raise SpecError(problem)  # a full disk would end the trials of others
     return _as_json(trials), basis([trial for _, trial in trials], settings)
 
 

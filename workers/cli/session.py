@@ -130,6 +130,14 @@ def _notes(proposed: Sequence[TrialSpec], trials: Sequence[TrialSpec]) -> Iterat
         )
 
 
+def short_of_disk(trials: Sequence[tuple[str, TrialSpec]], settings: Settings) -> str:
+    """The `disk_shortage` of those trials that have no folder yet."""
+    from evenload.pipeline.sweep.trial_plan import disk_shortage, plan_trial
+
+    new = [trial for digest, trial in trials if not settings.trial_dir(digest).exists()]
+    return disk_shortage([plan_trial(trial) for trial in new], settings.root)
+
+
 def sweep_document(
     sweep_id: str, trials: Sequence[TrialRecord], answer: "Answer"
 ) -> dict[str, Any]:

@@ -20,13 +20,12 @@ from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
 from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.projection import Projection, projecting
-from evenload.pipeline.sweep.trial_plan import disk_shortage, plan_trial
 from evenload.workers.actors.attempt_log import log_path
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
 from evenload.workers.actors.ray_cluster import has_gpus
 from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
-from evenload.workers.cli.session import initial_trials, log, open_store
+from evenload.workers.cli.session import initial_trials, log, open_store, short_of_disk
 from evenload.workers.training.identity import basis, changes, identify
 
 MOST_CHANGES = 5  # that are named
@@ -131,8 +130,7 @@ def run_sweep(
         trials = initial_trials(spec, settings, has_cuda)
     if address is None:
         slots = _slots_here([trial for _, trial in trials], slots)
-        new = [plan_trial(t) for digest, t in trials if not settings.trial_dir(digest).exists()]
-        if problem := disk_shortage(new, settings.root):
+        if problem := short_of_disk(trials, settings):
             log.print(problem, soft_wrap=True, markup=False)
     store = open_store(settings, create=True)
     sweep_id = stored_sweep(store, settings, spec, trials, new_version)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.states import SweepState
 from evenload.pipeline.store.sweep_store import SweepStore
+from evenload.pipeline.sweep import trial_plan
 from evenload.workers.cli import listing as listing_module
 from evenload.workers.cli import session
 from evenload.workers.cli.admission import Admission, cap_priorities
@@ -147,6 +150,22 @@ def test_an_error_of_one_sweep_s_data_pauses_it_and_delays_no_other(
     assert store.sweep(older).is_expanded
     assert store.sweep(broken).state is SweepState.PAUSED
     assert "PermissionError: [Errno 13] Permission denied" in str(store.sweep(broken).note)
+
+
+def test_a_sweep_that_needs_more_disk_than_is_free_is_paused_with_both_and_others_go_on(
+    store: SweepStore, settings: Settings, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = store.submit(
+        SweepSpec.model_validate(sweep(model={"num_experts": 256}) | {"name": "l"})
+    )
+    small = store.submit(SweepSpec.model_validate(sweep()))
+    free = shutil.disk_usage(settings.root)._replace(free=20_000_000)
+    monkeypatch.setattr(trial_plan.shutil, "disk_usage", lambda _: free)
+    Admission(store, listing(settings)).process_sweeps()
+    assert store.sweep(small).is_expanded
+    assert store.sweep(large).state is SweepState.PAUSED
+    note = str(store.sweep(large).note)
+    assert re.search(r"may need .* of disk, and 20(\.0+)? MB are free .* free space", note), note
 
 
 def test_a_priority_above_the_operators_maximum_is_lowered(store: SweepStore, sweep: Sweep) -> None:
