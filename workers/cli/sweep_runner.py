@@ -18,12 +18,9 @@ from evenload.pipeline.sweep.alarming import alarming
 from evenload.pipeline.sweep.axes import leaves_of
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.next_trials import next_trials
-from evenload.pipeline.sweep.policies import SweepPolicies
 from evenload.pipeline.sweep.projection import Projection, projecting
 from evenload.workers.actors.attempt_log import log_path
 from evenload.workers.actors.device_memory import check_memory, slots_in_memory
-from evenload.workers.actors.ray_cluster import has_gpus
-from evenload.workers.actors.ray_executor import RayExecutor
 from evenload.workers.cli.progress import SweepProgress
 from evenload.workers.cli.session import initial_trials, log, open_store, short_of_disk
 from evenload.workers.training.identity import basis, changes, identify
@@ -125,6 +122,10 @@ def run_sweep(
     Raises:   SpecError: a trial cannot run here; nothing was started
               typer.Exit(1): the run was stopped, paused or cancelled before the end
     """
+    # With Ray and scipy, which a single trial does not need.
+    from evenload.pipeline.sweep.policies import SweepPolicies
+    from evenload.workers.actors.ray_executor import RayExecutor
+
     with log.status("reading the corpus"):
         has_cuda = _has_cuda(address, settings)
         trials = initial_trials(spec, settings, has_cuda)
@@ -167,6 +168,8 @@ def _has_cuda(address: str | None, settings: Settings) -> bool | None:
     """Whether the workers have GPUs, which this host may lack; None: they run here."""
     if address is None:
         return None
+    from evenload.workers.actors.ray_cluster import has_gpus
+
     return settings.cluster_gpus is not None or has_gpus(address)
 
 

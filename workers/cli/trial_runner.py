@@ -25,7 +25,6 @@ from evenload.pipeline.sweep import coordinator
 from evenload.pipeline.sweep.coordinator import Coordinator
 from evenload.pipeline.sweep.projection import projecting
 from evenload.pipeline.sweep.worker_id import name_of
-from evenload.workers.actors.data_parallel import GroupActor, cluster_here
 from evenload.workers.actors.device_memory import check_memory
 from evenload.workers.actors.eval_actor import EvalActor
 from evenload.workers.actors.this_process import ThisProcess, Worker
@@ -60,6 +59,9 @@ def run_trial(
     sweep_id = stored_sweep(store, settings, spec, trials, new_version)
     check_goes_on(store, settings, sweep_id)
     ((digest, trial),) = trials
+    is_group = trial.runtime.workers > 1
+    if is_group:  # with Ray, which one worker does not need
+        from evenload.workers.actors.data_parallel import GroupActor, cluster_here
     recorder = ScoreRecorder(trial.model.top_k)
     console = Console(file=sys.stderr)  # while the worker's thread writes its output to its log
     with (
@@ -74,7 +76,7 @@ def run_trial(
             shared = settings.model_copy(update={"home": settings.root})
             if kind is WorkKind.EVAL:
                 return EvalActor(name, shared, sinks)
-            if trial.runtime.workers > 1:  # the bar does not move until they end
+            if is_group:  # the bar does not move until they end
                 return GroupActor(name, shared, default_sinks, resources={})
             watch = recorder if record_scores else None
             return TrainActor(name, shared, sinks, watch=watch)
@@ -82,7 +84,7 @@ def run_trial(
         executor = ThisProcess(worker)
         watcher = TrialWatcher(console, progress, executor.busy)
         with (
-            cluster_here() if trial.runtime.workers > 1 else nullcontext(),
+            cluster_here() if is_group else nullcontext(),
             messages_of(logging.getLogger(coordinator.__name__), console),
         ):
             is_over = Coordinator(store, executor, observer=watcher.show).run(sweep_id)

@@ -70,6 +70,34 @@ def test_the_overview_imports_next_to_nothing(tmp_path: Path) -> None:
     assert imported_by([["--version"], ["--help"]], tmp_path, libraries) == expected
 
 
+BUDGETS = {  # what a process may import before its first step, of what takes long
+    "evenload.workers.cli.trial_runner": {"torch"},
+    "evenload.workers.actors.stacked_actor": {"torch"},
+    "evenload.workers.actors.eval_actor": {"torch"},
+    "evenload.workers.cli.listing": set(),
+    "evenload.workers.cli.coordinator_process": {"torch", "ray", "scipy"},
+}
+PARTS = (
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "ray.train",
+    "sklearn",
+    "matplotlib",
+    "alembic",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", BUDGETS)
+def test_no_process_imports_what_it_does_not_use(module: str) -> None:
+    script = f"import {module}, sys, json; print(json.dumps(sorted(sys.modules)))"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert {*json.loads(ended.stdout)} & {*SLOW, *PARTS} == BUDGETS[module]
+
+
 def imported_by(calls: list[list[str]], folder: Path, libraries: Sequence[str]) -> Any:
     """By call: its exit code and which of the libraries were imported by then."""
     ended = subprocess.run(
