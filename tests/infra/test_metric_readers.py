@@ -146,11 +146,8 @@ def _opened(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return app
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_trials_of_an_older_version_open_in_every_reader(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_of_an_older_version_open_in_every_reader(case: str, tmp_path: Path) -> None:
     home = Home(tmp_path, CASES[case], bound=None)
     trials = home.store.trials(home.sweep_id)
     assert np.isnan(trials[0].figure("idle_frac"))
@@ -165,6 +162,14 @@ def test_trials_of_an_older_version_open_in_every_reader(
     unknown_grids = 2 if case == "two figures" else 4
     assert home.report().count("| none | not recorded |") == unknown_grids
     assert "evenload_trial_idle_frac" in home.scraped()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_trials_of_an_older_version_open_on_every_page(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path, CASES[case], bound=None)
     for name in PAGES:
         _opened(home, name, monkeypatch)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import typer
 
+from evenload.workers.cli import load
 from tests.infra.readme_shell import STAND_INS, Shell, check_names, commands, small
 
 READMES = [
@@ -35,6 +39,20 @@ def test_commands_of_a_readme_work(
     assert found
     for command in found:
         shell.run(command)
+
+
+@pytest.mark.parametrize("readme", LONG)
+def test_options_of_the_commands_of_a_long_readme_exist(readme: str) -> None:
+    for line in commands(readme):
+        program, *words = shlex.split(line.partition(" > ")[0])
+        if program == "evenload":
+            name, *words = words
+            command = load(name)
+            if hasattr(command, "commands"):
+                name, *words = words
+                command = command.commands[name]
+            with suppress(typer.Exit):  # of --help
+                command.make_context(name, words)  # raises if it does not know an option
 
 
 def test_every_stand_in_is_used() -> None:

@@ -4,7 +4,9 @@ import dataclasses
 import importlib.metadata
 import math
 import sqlite3
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -16,6 +18,7 @@ from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
 
 from evenload.pipeline.figures.evaluation import Detail
+from evenload.pipeline.records import mlflow_runs
 from evenload.pipeline.records.mlflow_runs import (
     EXPERIMENT,
     MlflowRuns,
@@ -250,6 +253,29 @@ def test_two_processes_can_prepare_an_empty_home_at_once(tmp_path: Path) -> None
     assert [worker.exitcode for worker in workers] == [0, 0]
     client = MlflowClient(tracking_uri=Settings(home=home).mlflow_uri)
     assert sorted(one.name for one in client.search_experiments()) == ["Default", EXPERIMENT]
+
+
+def test_of_several_that_prepare_at_once_one_migrates_while_the_others_wait(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for MLflow's migration, which takes seconds. flock parts threads, too."""
+    databases: list[str] = []
+
+    def opened(tracking_uri: str) -> Path:
+        return Path(tracking_uri.removeprefix("sqlite:///"))
+
+    def experiment_id(database: Path, _: Settings) -> str:
+        databases.append(database.name)
+        assert database.name == "mlflow.db" or not database.exists(), "another one migrates it"
+        database.touch()
+        time.sleep(0.02)
+        return "1"
+
+    monkeypatch.setattr(mlflow_runs, "MlflowClient", opened)
+    monkeypatch.setattr(mlflow_runs, "_experiment_id", experiment_id)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(prepare, [settings] * 4))
+    assert databases == ["mlflow.db.new", *["mlflow.db"] * 4]
 
 
 def _prepare_home(home: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.ray
 Observer = Callable[[Sequence[TrialRecord]], None]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
@@ -47,7 +48,7 @@ def sink_factory() -> SinkFactory:
 
 
 @pytest.fixture
-def executor(settings: Settings, sink_factory: SinkFactory) -> Iterator[RayExecutor]:
+def executor(cluster: None, settings: Settings, sink_factory: SinkFactory) -> Iterator[RayExecutor]:
     with closing(RayExecutor(settings, sink_factory, train_slots=2)) as executor:
         yield executor
 
@@ -86,6 +87,7 @@ def assert_equal(settings: Settings, steps: int) -> None:
 
 # Ray Train asks Ray Data for its defaults in this process.
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 def test_a_group_trains_a_trial_with_the_same_result_as_one_worker(
     store: SweepStore, settings: Settings, sink_factory: SinkFactory, add_sweep: Callable[..., str]
@@ -115,6 +117,7 @@ def test_the_result_of_a_broken_group_depends_on_the_state_in_the_store(
     from ray.train import WorkerGroupError
 
     add_sweep([0, 1, 2, 3], workers=2)
+    monkeypatch.setattr(data_parallel, "ray", MagicMock())  # no cluster: it takes 7 s to start
 
     class Broken:
         """A group whose rank 1 dies after `worker` has claimed the trial."""

@@ -140,7 +140,7 @@ def test_train_goes_on_where_a_killed_one_ended(
     trial = Trial(evenload, sweep(train={"steps": 500})["base"], tmp_path)
     process = evenload.start("train", trial.file)
     trial.when(TrialState.TRAINING, lambda: process.send_signal(number)).join()
-    process.wait(60)
+    process.communicate(timeout=240)  # SIGTERM still makes MLflow's database, on a busy machine
     assert process.returncode != 0
     ended = evenload("train", trial.file)
     assert ended.code == 0, ended.err
@@ -182,6 +182,7 @@ def test_a_trial_that_does_not_go_on_is_no_success(
     for _ in ("while it trains", "before"):
         ended = here("train", trial.file, "--json")
         (sweep,) = trial.store.sweeps()
-        assert (ended.code, ended.out) == (1, "")
+        assert ended.code == 1
+        assert ended.document == {"error": "it failed; standard error says why"}
         assert f"{sweep.sweep_id} is paused: by its user" in ended.err
         assert f"evenload sweep resume {sweep.sweep_id}" in ended.err

@@ -13,16 +13,22 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # 40 s of CPU, but machines may be busy
+# The tests in `interpreted` cover an expert choice and recomputing.
+OF_OPS = "interpreted or triton and not (expert_choice or recompute)"
+ALL = ["interpreted", "test_ops.py", "-k", OF_OPS]
+ONE_LAYER = ["interpreted/test_triton_layer.py", "-k", "softmax and add_bias"]
+
+
+@pytest.mark.timeout(900)  # 40 s of CPU for all, but machines may be busy
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-def test_kernels_agree_with_the_reference_in_the_interpreter() -> None:
-    # The tests in `interpreted` cover an expert choice and recomputing.
-    chosen = "interpreted or triton and not expert_choice and not recompute"
-    conformance = [str(HERE / "test_ops.py"), "-k", chosen]
+@pytest.mark.parametrize(
+    "chosen",
+    [pytest.param(ONE_LAYER, id="one layer"), pytest.param(ALL, id="all", marks=pytest.mark.slow)],
+)
+def test_kernels_agree_with_the_reference_in_the_interpreter(chosen: list[str]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     ended = subprocess.run(
-        [*command, str(HERE / "interpreted"), *conformance],
+        [*command, *(str(HERE / one) if (HERE / one).exists() else one for one in chosen)],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[2],
         capture_output=True,

@@ -29,7 +29,6 @@ SHARED_MEMORY_BYTES = 232_448  # limit of a block on Hopper
 WIDTH, HIDDEN, EXPERTS = 2048, 1408, 2
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(interpreting(), reason="the interpreter compiles nothing"),
     pytest.mark.skipif(not (TOOLS / "ptxas").exists(), reason="this build of Triton has no ptxas"),
 ]
@@ -125,7 +124,10 @@ def record_layer(rows_per_expert: int, dtype: torch.dtype = torch.bfloat16) -> N
     triton_experts.experts_backward._init_fn(y_TD, x_TD, gate_up_EGD, down_EDF, *order, gate_up_RG)
 
 
-def check_products(launches: list[Launch], folder: Path) -> None:
+def check_products(
+    launches: list[Launch], folder: Path, chosen: tuple[str, ...] | None = None
+) -> None:
+    """Args:     chosen: the kernels to compile; None: all"""
     products = [launch for launch in launches if "BLOCK_K" in launch.arguments]
     assert [launch.name for launch in products] == [
         "up_kernel",
@@ -136,6 +138,8 @@ def check_products(launches: list[Launch], folder: Path) -> None:
         "rows_kernel",
     ]
     for launch in products:
+        if chosen is not None and launch.name not in chosen:
+            continue
         compiled = compile_for_hopper(launch, folder / "kernel.cubin")
         assert "wgmma.mma_async" in compiled.ptx, launch.name
         assert compiled.spilled_bytes == 0, launch.name
@@ -144,12 +148,18 @@ def check_products(launches: list[Launch], folder: Path) -> None:
         assert ("cp.async.bulk.tensor" in compiled.ptx) == by_descriptor, launch.name
 
 
+@pytest.mark.parametrize(
+    "chosen", [("up_kernel",), pytest.param(None, id="all", marks=pytest.mark.slow)]
+)
 def test_products_of_many_rows_use_the_tensor_cores_and_spill_nothing(
-    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launches: list[Launch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: tuple[str, ...] | None,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     record_layer(rows_per_expert=3072)
-    check_products(launches, tmp_path)
+    check_products(launches, tmp_path, chosen)
 
 
 @pytest.mark.slow
@@ -174,6 +184,7 @@ def test_exact_float32_products_fit_and_spill_nothing(
         assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
 
 
+@pytest.mark.slow
 def test_the_product_of_the_router_uses_the_tensor_cores_and_spills_nothing(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +202,7 @@ def test_the_product_of_the_router_uses_the_tensor_cores_and_spills_nothing(
         assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
 
 
+@pytest.mark.slow
 def test_routing_and_combining_spill_nothing(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +230,7 @@ def test_routing_and_combining_spill_nothing(
         assert compiled.shared_bytes <= SHARED_MEMORY_BYTES, launch.name
 
 
+@pytest.mark.slow
 def test_the_router_of_many_choices_is_no_longer_than_that_of_few(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
