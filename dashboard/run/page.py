@@ -11,7 +11,16 @@ from evenload.dashboard.controls import trial_buttons
 from evenload.dashboard.loss_unit import choose_loss_unit, unit_of_runs
 from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels
 from evenload.dashboard.run import queries as run_queries
-from evenload.dashboard.run.views import balance, biases, experts, load, record, system, training
+from evenload.dashboard.run.views import (
+    balance,
+    biases,
+    cockpit,
+    experts,
+    load,
+    record,
+    system,
+    training,
+)
 from evenload.dashboard.wording import RUN_STATES, TRIAL_STATES, ago, short
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.loads import Loads
@@ -27,6 +36,7 @@ Draw = Callable[[Any, LoadSeries], None]
 # To add a view, add a file to views and an entry here. Views in VIEWS alone need no recorded steps.
 # Recorded runs have STEP_VIEWS and their own record.
 STEP_VIEWS: dict[str, Draw] = {
+    "Cockpit": cockpit.draw,
     "Load": load.draw,
     "Balance": balance.draw,
     "Biases": biases.draw,
@@ -148,7 +158,9 @@ def _body(key: str) -> None:
             "the mirror.",
             icon=":material/broken_image:",
         )
-    view = page_parts.chosen_view(views)
+    # The cockpit is for a run that goes on; of one that is over, the loads come first.
+    start = "Load" if shown_runs.is_over(run) else "Cockpit"
+    view = page_parts.chosen_view(sorted(views, key=lambda one: one != start))
     if view in STEP_VIEWS and series.is_empty:
         st.info("No step is recorded yet. This page shows data as soon as there are steps.")
     else:

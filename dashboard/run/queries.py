@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evenload.dashboard.shown_runs import Run, folder_of, is_over, outline_of, version_of
 from evenload.pipeline.addresses import shown_address
+from evenload.pipeline.figures.cost import Recorded, waits
 from evenload.pipeline.figures.evaluation import Detail
 from evenload.pipeline.figures.loads import utilisation
 from evenload.pipeline.records import evaluation_arrays
@@ -43,6 +44,15 @@ class Window(NamedTuple):
     percent_LE: NDArray[np.int16]  # percent of the fair share; empty if no step is recorded
 
 
+class Recent(NamedTuple):
+    """The loads of the newest steps of a run."""
+
+    first: int
+    last: int
+    count_LE: NDArray[np.int64]  # summed over the steps; empty if none is recorded
+    waits: Recorded  # what ranks lose by waiting
+
+
 class _Followed:
     """The series of a run, and the version with which it became complete."""
 
@@ -66,6 +76,11 @@ def load_series(run: Run) -> LoadSeries:
 def load_window(run: Run, last: int, steps: int) -> Window:
     """The loads of `steps` steps, up to and including step `last`."""
     return _load_window(folder_of(run), run, last, steps)
+
+
+def recent(run: Run, last: int, steps: int) -> Recent:
+    """The loads of `steps` steps, up to and including step `last`, and what they cost."""
+    return _recent(folder_of(run), run, last, steps)
 
 
 def eval_percent(run: Run) -> NDArray[np.int16] | None:
@@ -132,6 +147,14 @@ def _load_window(folder: Path, _run: Run, last: int, steps: int) -> Window:
         return Window(last, last, np.zeros((0, 0), np.int16))
     util_LE = utilisation(history.count_SLE.sum(axis=0, dtype=np.int64), outline_of(_run).target_E)
     return Window(int(history.step_S[0]), int(history.step_S[-1]), percent_of_fair(util_LE))
+
+
+@st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)
+def _recent(folder: Path, _run: Run, last: int, steps: int) -> Recent:
+    history = read_history(folder, first=max(1, last - steps + 1), last=last, columns=["load"])
+    first = int(history.step_S[0]) if len(history.step_S) else last
+    found = waits([history], outline_of(_run).shape.num_experts)
+    return Recent(first, last, history.count_SLE.sum(axis=0, dtype=np.int64), found)
 
 
 @st.cache_data(ttl=FRESH_SECONDS, max_entries=64, show_spinner=False)

@@ -24,6 +24,7 @@ LOAD = Scale(
     {"idle": ("value == 0", style.IDLE), "more than 200 %": ("value > 200", style.BEYOND)},
     "datum.value == 1 ? '>0' : datum.label",
 )
+OF_MEAN_RANK = LOAD._replace(title="load, % of the mean rank")
 DIFFERENCE = Scale(
     "points of the fair share",
     (-100, -50, 0, 50, 100),
@@ -48,6 +49,14 @@ def load_by_layer(
     description = f"Load of {E} experts in {L} layers. {extremes(percent_LE, layer_names)}"
     shown_LX, height = pooled(shown_LE, 1, size), max(240, 130 + 26 * L)
     return heat_map(shown_LX, layers, experts, LOAD, description, height)
+
+
+def load_by_ranks(percent_LR: Percent, layer_names: Sequence[str]) -> Chart:
+    """The loads of expert-parallel ranks (columns) by layer (rows), in percent of the mean rank."""
+    L, R = percent_LR.shape
+    description = f"Load of {R} ranks in {L} layers. {extremes(percent_LR, layer_names, 'rank')}"
+    sides = Side("layer", layer_names), Side("rank", range(R))
+    return heat_map(percent_LR, *sides, OF_MEAN_RANK, description, max(240, 130 + 26 * L))
 
 
 def load_over_time(
@@ -102,13 +111,15 @@ def longest_idle_streaks(streak_LE: NDArray[np.int32], layers: Sequence[str]) ->
     return heat_map(np.where(shown_LE > 0, shown_LE, -1), *sides, scale, description, 340)
 
 
-def extremes(percent_YX: Percent, row_names: Sequence[str] | None = None) -> str:
+def extremes(
+    percent_YX: Percent, row_names: Sequence[str] | None = None, what: str = "expert"
+) -> str:
     """A sentence with the range of a map and its fullest cell."""
     counted = percent_YX[percent_YX >= 0]
     if not counted.size:
         return "Nothing was counted."
     row, column = divmod(int(percent_YX.argmax()), percent_YX.shape[1])
-    where = f"expert {row}" if row_names is None else f"expert {column} of layer {row_names[row]}"
+    where = f"{what} {row}" if row_names is None else f"{what} {column} of layer {row_names[row]}"
     return (
         f"From {counted.min()} % to {counted.max()} % of the fair share ({where}); "
         f"{100 * float((counted == 0).mean()):.1f} % of the cells are idle."

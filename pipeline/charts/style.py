@@ -264,7 +264,8 @@ def zoomed(chart: Chart, spans: Sequence[Span]) -> Chart:
             axis._kwds["scale"] = alt.Scale(**(old | {"domain": [low, high], "nice": False}))
             if getattr(part.encoding, f"{side}2") is not alt.Undefined or len(spans) > 1:
                 continue  # a range may begin outside; y is not to fit where it was chosen
-            here = f"inrange(datum['{axis.field}'], [{low}, {high}])"  # so that y fits
+            column = axis["field"]  # axis.field would be altair's setter
+            here = f"inrange(datum['{column}'], [{low}, {high}])"  # so that y fits
             before = [] if part.transform is alt.Undefined else part.transform
             part._kwds["transform"] = [alt.FilterTransform(here), *before]
     return copy

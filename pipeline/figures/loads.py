@@ -215,7 +215,12 @@ def _chance(num_experts: int, top_k: int, target_E: Target) -> Array:
 
 
 def ep_effective_util(count_E: NDArray[Any], ranks: int) -> Array:
-    """mean / max load over expert-parallel ranks, with E / ranks experts placed on each in order.
+    """mean / max load over expert-parallel ranks.  Raises: ValueError: as `rank_load`"""
+    return 1 / rank_load(count_E, ranks).max(axis=-1)
+
+
+def rank_load(count_E: NDArray[Any], ranks: int) -> Array:
+    """Load of each expert-parallel rank over the mean one, with E / ranks experts each in order.
 
     Raises:   ValueError: E is not a multiple of `ranks`
     """
@@ -224,4 +229,4 @@ def ep_effective_util(count_E: NDArray[Any], ranks: int) -> Array:
     if E % ranks:
         raise ValueError(f"num_experts={E} is not a multiple of ranks={ranks}; choose a divisor")
     load = count.reshape(*count.shape[:-1], ranks, E // ranks).sum(axis=-1)
-    return 1 / utilisation(load).max(axis=-1)
+    return utilisation(load)

@@ -162,6 +162,16 @@ class LoadSeries:
         return self._expert.streak[:, self._filled].max(axis=-1).T
 
     @property
+    def streak_LBE(self) -> NDArray[np.int32]:
+        """Longest idle streak that reaches into the bin, in steps."""
+        return self._expert.streak[:, self._filled]
+
+    @property
+    def idle_steps_LE(self) -> NDArray[np.int32]:
+        """Steps without a token up to and including the last step."""
+        return self._expert.idle_steps[:, (self.last_step - 1) // self.bin_steps]
+
+    @property
     def streak_LE(self) -> NDArray[np.int32]:
         """Longest idle streak of the run, in steps."""
         return self._expert.streak[:, self._filled].max(axis=1, initial=0)

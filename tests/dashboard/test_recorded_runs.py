@@ -32,7 +32,7 @@ def live(settings: Settings) -> RunWriter:
 
 
 def test_run_is_shown_while_its_steps_come_in(render_in: Open, drawn: Any, live: RunWriter) -> None:
-    page = render_in("run", run="my-model")
+    page = render_in("run", run="my-model", view="Load")
     assert not page.exception
     assert page.title[0].value == "my model"
     assert figures(page)["Steps"] == "40 / 200"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from evenload.dashboard.run.views import cockpit
 from evenload.pipeline.figures.evaluation import Detail, GroupScores, LossByK, Routes
-from evenload.pipeline.figures.loads import utilisation
+from evenload.pipeline.figures.loads import ep_effective_util, utilisation
 from evenload.pipeline.records import evaluation_arrays
 from evenload.pipeline.records.shards import read_history
 from evenload.pipeline.settings import Settings
@@ -220,7 +222,7 @@ def test_run_shows_what_the_audit_found_about_it(open_page: Open, demo: Any) -> 
 
 def test_running_run_shows_its_newest_step(open_page: Open, demo: Any) -> None:
     running = demo.trial("running", "sign 0.05", 16)
-    page = open_page("run", run=running.digest)
+    page = open_page("run", run=running.digest, view="Load")
     assert not page.exception
     assert figures(page)["Steps"] == "180 / 300"
     assert "Steps 171 to 180." in _captions(page)
@@ -312,3 +314,31 @@ def test_rule_without_biases_has_no_charts_of_them(open_page: Open, drawn: Any, 
     page = open_page("run", run=demo.trial("finished", "aux_loss 0.01", 16).digest, view="Biases")
     assert "has no biases" in page.info[0].value
     assert not drawn(page)
+
+
+def test_a_running_trial_opens_in_the_cockpit(open_page: Open, drawn: Any, demo: Any) -> None:
+    trial = demo.trial("running", "sign 0.002", 32)
+    page = open_page("run", run=trial.digest)
+    assert not page.exception
+    assert list(drawn(page)) == ["worst-layers", "timeline", "load-by-ranks"]
+    assert re.search(r"Step \d+, updated .* ago", _captions(page))
+    shown = figures(page)
+    assert shown["Experts wait"].endswith("%")
+    assert shown["Step time lost"].endswith("%")
+
+
+def test_the_worst_experts_are_named_with_their_layers() -> None:
+    util_LE = np.array([[1.0, 0.5, 1.5, 1.0], [0.0, 0.0, 3.5, 0.5]])
+    idle_LE = np.array([[0, 0, 0, 0], [7, 90, 0, 0]], np.int32)
+    table = cockpit.worst_table(util_LE, idle_LE, ["3", "9"])
+    rows = table.to_numpy().tolist()
+    assert rows[0] == ["9", 2, 350.0, 0]
+    assert [row[:2] for row in rows if row[3]] == [["9", 1], ["9", 0]]  # the longest first
+
+
+def test_ranks_wait_as_on_the_page_of_costs(open_page: Open, demo: Any, finished: Any) -> None:
+    page = open_page("run", run=finished.digest, view="Cockpit", ranks="4")
+    assert not page.exception
+    counts = read_history(Settings(home=demo.home).trial_dir(finished.digest)).count_SLE[-100:]
+    stretch = float((1 / ep_effective_util(counts, 4)).mean())
+    assert figures(page)["Experts wait"] == f"{1 - 1 / stretch:.1%}"

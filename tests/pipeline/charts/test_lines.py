@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from evenload.pipeline.charts import comparison, lines, over_time, simulation, specialisation
-from evenload.pipeline.charts.style import DASHED, DOTTED, RED, Chart, description, document, tables
+from evenload.pipeline.charts.style import (
+    DASHED,
+    DOTTED,
+    RED,
+    Chart,
+    description,
+    document,
+    tables,
+    zoomed,
+)
 
 STEPS = np.array([1, 11, 41], np.int32)
 
@@ -191,3 +200,10 @@ def test_regret_is_logarithmic_unless_it_is_negative() -> None:
 def test_descent_is_a_running_mean_of_positive_values() -> None:
     chart = simulation.dual_descent({"sign": _curve([4.0, 6.0, 6.0, -60.0])})
     np.testing.assert_allclose(_values(chart, "sign"), [4.0, 3.0, 2.0, np.nan])
+
+
+def test_a_zoomed_chart_keeps_the_points_of_its_range() -> None:
+    chart = over_time.single_curve(np.array([3.0, 2.0, 1.0]), STEPS, "norm", ".3g")
+    drawn = document(zoomed(chart, [(10.0, 45.0)]))["layer"][0]
+    assert drawn["transform"] == [{"filter": "inrange(datum['optimizer step'], [10.0, 45.0])"}]
+    assert drawn["encoding"]["x"]["scale"]["domain"] == [10.0, 45.0]
