@@ -36,7 +36,7 @@ class Rule(NamedTuple):
     """One entry of the table.
 
     summary:       one line for help texts
-    params:        name -> (type, default), as the rule's factory takes them
+    params:        name -> (type, default), as the rule's factory takes them, and PACE
     context:       further arguments of the factory: "top_k", "target"
     takes_target:  whether a target load other than the uniform one is possible
     leaks_future:  whether later tokens influence earlier ones; such a rule is never recommended
@@ -51,36 +51,61 @@ class Rule(NamedTuple):
     control: bool = False
 
 
-# Parameters of rules with a step size: the decay of the step with the number of updates, the share
-# of the training over which it grows from 0, and the share after which biases do not move.
+# Parameters of every rule whose steps have a size. `workers.balancing.combinators.paced` acts on
+# them, so that a rule's factory does not take them.
 PACE: dict[str, tuple[Any, Any]] = {
-    "schedule": (Schedule, "constant"),
     "warm_until": (Share, 0.0),
+    "decay_from": (Share, 1.0),
+    "decay_shape": (Literal["linear", "cosine"], "linear"),
     "freeze_from": (Share, 1.0),
+    "every": (Annotated[int, Field(ge=1, le=10_000)], 1),
 }
+SCHEDULE: dict[str, tuple[Any, Any]] = {"schedule": (Schedule, "constant")}
+Scope = Literal["local", "sequence", "global"]
+Groups = Annotated[int, Field(ge=2, le=10_000)] | None
 
 BALANCERS: dict[str, Rule] = {
     "none": Rule("no balancing", {}, control=True),
     "aux_loss": Rule(
         "auxiliary loss alpha * sum f_k P_k (Switch, GShard)",
-        {"coefficient": (Step, 1e-2), "scope": (Literal["local", "sequence", "global"], "local")},
+        {"coefficient": (Step, 1e-2), "scope": (Scope, "local"), "groups": (Groups, None)},
         context=("target",),
     ),
     "sign": Rule(
         "bias += u * sign(L - A) (loss-free balancing, DeepSeek-V3)",
-        {"step_size": (Step, 1e-3), "centred": (bool, True), **PACE},
+        {"step_size": (Step, 1e-3), "centred": (bool, True), **SCHEDULE, **PACE},
     ),
     "proportional": Rule(
         "bias += u * (L - A) / L, or over the root mean square of L - A",
-        {"step_size": (Step, 1e-2), "normalise": (Literal["target", "rms"], "target"), **PACE},
+        {
+            "step_size": (Step, 1e-2),
+            "normalise": (Literal["target", "rms"], "target"),
+            **SCHEDULE,
+            **PACE,
+        },
     ),
     "smebu": Rule(
         "bias += momentum of u * tanh(kappa * (L - A) / L) (Trinity)",
-        {"step_size": (Step, 5e-4), "kappa": (Positive, 2.0), "momentum": (Momentum, 0.5)},
+        {
+            "step_size": (Step, 5e-4),
+            "kappa": (Positive, 2.0),
+            "momentum": (Momentum, 0.5),
+            **PACE,
+        },
+    ),
+    "lion": Rule(
+        "bias += u * (sign of an average of (L - A) / L, minus a share of the bias)",
+        {
+            "step_size": (Step, 1e-3),
+            "beta1": (Momentum, 0.9),
+            "beta2": (Momentum, 0.99),
+            "shrink": (Step, 0.1),
+            **PACE,
+        },
     ),
     "ema": Rule(
         "bias += u * relative error of an average of past loads, capped (axolotl)",
-        {"step_size": (Step, 1e-3), "momentum": (Momentum, 0.9), "cap": (Positive, 2.0)},
+        {"step_size": (Step, 1e-3), "momentum": (Momentum, 0.9), "cap": (Positive, 2.0), **PACE},
     ),
     "quantile": Rule(
         "bias = the quantile of each expert's scores that gives it its load; no step size",
@@ -130,20 +155,47 @@ BALANCERS: dict[str, Rule] = {
 MEANING: dict[str, str] = {
     "coefficient": "Factor on the auxiliary loss.",
     "scope": "Whether loads are counted per micro-batch, per sequence, or over all workers.",
+    "groups": "Balance this many equal groups of neighbouring experts, such as the ranks of expert "
+    "parallelism, instead of single experts; null: single experts.",
     "step_size": "How far one update moves a bias (u in the formula).",
     "centred": "Whether the mean of the biases is kept at 0.",
     "normalise": "Whether errors are divided by the fair share or by their root mean square.",
     "schedule": "Decay of the step size with the number of updates.",
     "warm_until": "The step size grows from 0 over this share of the training.",
+    "decay_from": "The step size falls from this share of the training on, to 0 at its end.",
+    "decay_shape": "How it falls.",
     "freeze_from": "Biases no longer move after this share of the training.",
+    "every": "Biases move once in so many optimizer steps, by the loads of all of them.",
     "kappa": "Slope of tanh: how soon an error counts as large.",
     "momentum": "Weight of the past in the running average.",
+    "beta1": "Weight of the past in the average whose sign is the step.",
+    "beta2": "Weight of the past in the average that is kept.",
+    "shrink": "Share of the bias that every step takes away, in units of the step size.",
     "cap": "Largest size of a bias.",
     "method": "Whether quantiles are read from a histogram or computed exactly.",
     "bins": "Bins of the histogram.",
     "memory": "Weight of the previous bias; 0 forgets it at every step.",
     "iterations": "Iterations per batch.",
 }
+
+
+class AuxLoss(BaseModel):
+    """An auxiliary loss beside a rule that moves biases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    coefficient: Step = 1e-4
+    """Factor on the loss."""
+    scope: Scope = "sequence"
+    """Whether loads are counted per micro-batch, per sequence, or over all workers."""
+    groups: Groups = None
+    """Balance this many equal groups of neighbouring experts, such as the ranks of expert
+    parallelism, instead of single experts; null: single experts."""
+
+    @property
+    def label(self) -> str:
+        groups = "" if self.groups is None else f" {self.groups} groups"
+        return f"aux={self.coefficient:g} {self.scope}{groups}"
 
 
 class BalancerSpec(BaseModel):
@@ -154,6 +206,8 @@ class BalancerSpec(BaseModel):
     kind: str
     target: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     """Target share of the load per expert; null: the same for every expert."""
+    aux: AuxLoss | None = None
+    """A small auxiliary loss beside the rule, as DeepSeek-V3 has; null: none."""
 
     @property
     def rule(self) -> Rule:
@@ -180,7 +234,16 @@ class BalancerSpec(BaseModel):
             for name, value in self.params.items()
             if name not in step_names and value != self.rule.params[name][1]
         ]
-        return " ".join([self.kind, *steps, *others])
+        aux = [] if self.aux is None else [self.aux.label]
+        return " ".join([self.kind, *steps, *others, *aux])
+
+    @model_validator(mode="after")
+    def _aux_is_legal(self) -> Self:
+        if self.aux is not None and (self.rule.control or self.kind == "aux_loss"):
+            raise ValueError(
+                f"aux: kind={self.kind!r} takes no auxiliary loss beside it; use kind='aux_loss'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _target_is_legal(self) -> Self:

@@ -62,6 +62,11 @@ class OtherModel(Frozen):
         return len(self.found.layers)
 
     @property
+    def num_reachable(self) -> int:
+        """Experts among which a token chooses."""
+        return self.found.num_experts
+
+    @property
     def load_shape(self) -> LoadShape:
         return LoadShape(**{name: getattr(self.found, name) for name in LoadShape.model_fields})
 

@@ -156,6 +156,11 @@ class SimulationSpec(Frozen):
             if rule.kind in ACTS_IN_TRAINING:
                 reason = ACTS_IN_TRAINING[rule.kind]
                 raise ValueError(f"rules: {rule.kind!r} has no effect here: {reason}; remove it")
+            if rule.aux is not None:
+                raise ValueError(
+                    f"rules: {rule.label!r}: aux has no effect here: it acts on the router "
+                    "through training; remove it"
+                )
             if rule.target is not None and len(rule.target) != self.num_experts:
                 raise ValueError(
                     f"rules: {rule.kind!r} has a target of {len(rule.target)} shares for "

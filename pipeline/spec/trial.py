@@ -72,8 +72,12 @@ class ModelSpec(Frozen):
     """Experts per layer that every token passes through, beside the routed ones."""
     d_expert: PositiveInt
     """Inner width of one expert."""
-    gate: Literal["sigmoid", "softmax"] = "sigmoid"
-    """Function that turns router logits into scores."""
+    gate: Literal["sigmoid", "softmax", "sqrt_softplus"] = "sigmoid"
+    """Function that turns router logits into scores; DeepSeek-V4 has sqrt_softplus."""
+    num_groups: PositiveInt = 1
+    """Equal groups of neighbouring experts; a token's experts are in `top_groups` of them."""
+    top_groups: PositiveInt = 1
+    """Groups whose experts a token may choose: those with the largest sum of two scores."""
     renormalise: bool = True
     """Whether the gate weights of the chosen experts are scaled to sum to 1."""
     route_scale: PositiveFloat = 1.0
@@ -107,6 +111,7 @@ class ModelSpec(Frozen):
                 f"top_k={self.top_k} exceeds num_experts={self.num_experts}; "
                 f"lower top_k to at most {self.num_experts} or add experts"
             )
+        self._groups_fit()
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
             raise ValueError(
                 f"d_model={self.d_model} must be an even multiple of num_heads={self.num_heads}"
@@ -117,6 +122,27 @@ class ModelSpec(Frozen):
                 f"num_layers={self.num_layers}; lower it below {self.num_layers}"
             )
         return self
+
+    def _groups_fit(self) -> None:
+        is_grouped = self.num_groups > 1
+        if is_grouped and (
+            self.num_experts % self.num_groups or 2 * self.num_groups > self.num_experts
+        ):
+            raise ValueError(
+                f"num_groups={self.num_groups} must divide num_experts={self.num_experts} into "
+                "groups of at least two"
+            )
+        if not self.top_k <= self.num_reachable <= self.num_experts:
+            raise ValueError(
+                f"top_groups={self.top_groups} of num_groups={self.num_groups} offer "
+                f"{self.num_reachable} of num_experts={self.num_experts}: choose top_groups so "
+                f"that these are at least top_k={self.top_k}"
+            )
+
+    @property
+    def num_reachable(self) -> int:
+        """Experts among which a token chooses once its groups are chosen."""
+        return self.num_experts // self.num_groups * self.top_groups
 
     @property
     def kind(self) -> Literal["own"]:
@@ -268,6 +294,20 @@ class TrialLimits(Frozen):
     a checkpoint, an evaluation fails; null: as long as it takes."""
 
 
+# Keys that a trial got later, with the value that all trials had before. They are left out of its
+# identity there, so that trials that were stored before keep theirs.
+LATER: dict[str, dict[str, Any]] = {
+    "model": {"num_groups": 1, "top_groups": 1},
+    "balancer": {
+        "aux": None,
+        "groups": None,
+        "decay_from": 1.0,
+        "decay_shape": "linear",
+        "every": 1,
+    },
+}
+
+
 class TrialSpec(Frozen):
     """One training run. Its spec, its corpus and the code of the core make up its identity."""
 
@@ -289,6 +329,8 @@ class TrialSpec(Frozen):
     def _parts_fit(self) -> Self:
         self._kind_fits()
         self._target_fits()
+        self._groups_fit()
+        self._router_fits()
         self._vocabulary_fits()
         self._workers_share_batches()
         return self
@@ -328,6 +370,35 @@ class TrialSpec(Frozen):
                 f"balancer.target has a share of {max(target):g}, but with "
                 f"model.top_k={model.top_k} an expert takes at most {1 / model.top_k:g} of the "
                 "assignments; lower it"
+            )
+
+    def _groups_fit(self) -> None:
+        rule, model = self.balancer, self.model
+        groups = rule.params.get("groups") if rule.aux is None else rule.aux.groups
+        if groups is None or (isinstance(model, OtherModel) and model.built is None):
+            return
+        if model.num_experts % groups:
+            raise ValueError(
+                f"balancer has an auxiliary loss over groups={groups}, which does not divide "
+                f"model.num_experts={model.num_experts}; choose a divisor"
+            )
+
+    def _router_fits(self) -> None:
+        rule, model = self.balancer, self.model
+        if not isinstance(model, ModelSpec):
+            return
+        if model.gate == "sqrt_softplus" and (
+            rule.kind == "sinkhorn" or rule.params.get("method") == "histogram"
+        ):
+            remedy = "another rule" if rule.kind == "sinkhorn" else "balancer.method: exact"
+            raise ValueError(
+                f"balancer.kind={rule.kind!r} takes scores in (0, 1), and those of "
+                f"model.gate='sqrt_softplus' have no bound; use {remedy}"
+            )
+        if model.num_groups > 1 and rule.kind == "expert_choice":
+            raise ValueError(
+                f"model.num_groups={model.num_groups}: with balancer.kind='expert_choice' no "
+                "token chooses groups; set it to 1"
             )
 
     def _vocabulary_fits(self) -> None:
@@ -390,6 +461,10 @@ class TrialSpec(Frozen):
                 "limits": True,
             },
         )
+        for part, added in LATER.items():
+            for key, value in added.items():
+                if key in content[part] and content[part][key] == value:
+                    del content[part][key]
         return sha256({"spec": content, "corpus": corpus_digest, "core": core_version})[:16]
 
 

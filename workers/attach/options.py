@@ -47,6 +47,11 @@ class Options(NamedTuple):
         """Raises: AttachError: what no model could do"""
         params = self.spec.params
         rule = make_balancer(self.spec, top_k=1)
+        if self.spec.aux is not None:
+            raise AttachError(
+                f"rule {self.spec.label!r} adds a loss, and the loss is your model's own: leave "
+                "out aux, and give your model the auxiliary loss that it has"
+            )
         if rule.loss is not None or rule.adjust is not add_bias or rule.selects != "tokens":
             raise AttachError(
                 f"rule {self.spec.kind!r} does more than move a bias, and the model's code is not "
@@ -70,7 +75,8 @@ class Options(NamedTuple):
             raise AttachError(f"every={self.every}: must be at least 1")
         if self.added_bias == "fade" and not 0 < self.fade_over <= 1:
             raise AttachError(f"fade_over={self.fade_over}: must be a share in (0, 1]")
-        paced = params.get("warm_until", 0) > 0 or params.get("freeze_from", 1) < 1
+        starts = (params.get("freeze_from", 1), params.get("decay_from", 1))
+        paced = params.get("warm_until", 0) > 0 or min(starts) < 1
         if self.total_steps is None and (paced or self.added_bias == "fade"):
             what = f"rule {self.spec.label!r}" if paced else "added_bias='fade'"
             raise AttachError(f"{what} needs the number of optimizer steps: pass total_steps=")

@@ -6,8 +6,10 @@ that a spec can be checked on a machine without torch.
 
 from importlib import import_module
 
-from evenload.pipeline.spec.balancers import BalancerSpec, parse_balancer
+from evenload.pipeline.spec.balancers import PACE, BalancerSpec, parse_balancer
+from evenload.workers.balancing.balance_loss import balance_loss
 from evenload.workers.balancing.base import Balancer
+from evenload.workers.balancing.combinators import paced
 
 
 def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
@@ -21,8 +23,15 @@ def make_balancer(spec: BalancerSpec, top_k: int) -> Balancer:
             f"1/top_k={1 / top_k:g} of the assignments; lower it"
         )
     context = {"top_k": top_k, "target": spec.target}
-    needed = {name: context[name] for name in spec.rule.context}
-    return import_module(f"evenload.workers.balancing.{spec.kind}").make(**spec.params, **needed)
+    given = {name: context[name] for name in spec.rule.context}
+    own = {name: value for name, value in spec.params.items() if name not in PACE}
+    module = import_module(f"evenload.workers.balancing.{spec.kind}")
+    rule: Balancer = module.make(**own, **given)
+    if PACE.keys() <= spec.params.keys():
+        rule = paced(rule, **{name: spec.params[name] for name in PACE})
+    if spec.aux is not None:
+        rule = rule._replace(loss=balance_loss(**spec.aux.model_dump(), target=spec.target))
+    return rule
 
 
 def balancer(kind: str, top_k: int, **params: object) -> Balancer:

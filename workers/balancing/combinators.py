@@ -1,12 +1,16 @@
-"""Wrappers around a rule that centre, clip, warm up or freeze its bias.
+"""Wrappers around a rule that centre or clip its bias, or change the pace of its steps.
 
-Each function takes a balancer and returns one with the same state. They compose in any order; the
-outermost wrapper acts last.
+Each function takes a balancer and returns one; only `once_in` adds to its state. They compose in
+any order; the outermost wrapper acts last.
 """
 
+from collections import namedtuple
 from collections.abc import Callable
+from functools import cache
+from math import cos, pi
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evenload.workers.balancing.base import Balancer, Observation, centre
@@ -46,8 +50,76 @@ def frozen_from(rule: Balancer, share: float) -> Balancer:
     )
 
 
-def warmed_up_then_frozen(rule: Balancer, warm_until: float, freeze_from: float) -> Balancer:
-    return frozen_from(warmed_up(rule, warm_until), freeze_from)
+def decayed(rule: Balancer, start: float, shape: str) -> Balancer:
+    """Scales each change of the bias by a factor that falls from 1 at `start` to 0 at the end.
+
+    Args:     start: share of the training; 1 never decays
+              shape: "linear" or "cosine"
+    """
+    if start >= 1:
+        return rule
+
+    def falling(progress: float, before_LE: Tensor, after_LE: Tensor) -> Tensor:
+        done = min(1.0, max(0.0, (progress - start) / (1 - start)))
+        left = 1 - done if shape == "linear" else (1 + cos(pi * done)) / 2
+        return before_LE + left * (after_LE - before_LE)
+
+    return _wrapped(rule, falling)
+
+
+def once_in(rule: Balancer, steps: int) -> Balancer:
+    """Updates the rule once in so many optimizer steps, with the loads of all of them together.
+
+    The rule may not measure scores.
+    """
+    if steps == 1:
+        return rule
+
+    def init(num_layers: int, num_experts: int, device: torch.device) -> Any:
+        state = rule.init(num_layers, num_experts, device)
+        kind: Any = type(state)
+        count_LE = torch.zeros_like(state.bias_LE, dtype=torch.int64)
+        seen = torch.zeros((), dtype=torch.int64, device=device)
+        return _waiting(kind)(*state, count_LE, torch.zeros_like(state.bias_LE), seen)
+
+    def update(observation: Observation, state: Any) -> Any:
+        *before, count_LE, target_LE, seen = state
+        count_LE = count_LE + observation.count_LE
+        target_LE = target_LE + observation.target_LE
+        is_due = (seen + 1) % steps == 0
+        together = observation._replace(count_LE=count_LE, target_LE=target_LE)
+        after = rule.update(together, type(state).inner(*before))
+        moved = (torch.where(is_due, new, old) for new, old in zip(after, before, strict=True))
+        kept = (part_LE.masked_fill(is_due, 0) for part_LE in (count_LE, target_LE))
+        return type(state)(*moved, *kept, seen + 1)
+
+    return rule._replace(init=init, update=update)
+
+
+def paced(
+    rule: Balancer,
+    *,
+    warm_until: float,
+    decay_from: float,
+    decay_shape: str,
+    freeze_from: float,
+    every: int,
+) -> Balancer:
+    """The rule at the pace that a spec asks for: `pipeline.spec.balancers.PACE`."""
+    rule = decayed(warmed_up(rule, warm_until), decay_from, decay_shape)
+    return once_in(frozen_from(rule, freeze_from), every)
+
+
+WAITING = ("waiting_count_LE", "waiting_target_LE", "steps_seen")
+
+
+@cache
+def _waiting(state: Any) -> Any:
+    """The type of a state with the loads that wait for the next update."""
+    make: Any = namedtuple  # type checkers take only a name that is written out
+    kind = make(f"Waiting{state.__name__}", (*state._fields, *WAITING))
+    kind.inner = state
+    return kind
 
 
 def _wrapped(rule: Balancer, bias_of: Callable[[float, Tensor, Tensor], Tensor]) -> Balancer:

@@ -9,11 +9,5 @@ from evenload.workers.balancing.base import Balancer
 
 
 def make(*, step_size: float) -> Balancer:
-    rule = proportional.make(
-        step_size=step_size,
-        normalise="target",
-        schedule="constant",
-        warm_until=0.0,
-        freeze_from=1.0,
-    )
+    rule = proportional.make(step_size=step_size, normalise="target", schedule="constant")
     return rule._replace(trains_router=False)

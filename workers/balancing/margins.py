@@ -48,8 +48,9 @@ def margin_counts(
     margin_TE = margins(score_TE.float(), bias_E, top_k)
     num_experts = margin_TE.shape[-1]
     octave_TE = (margin_TE.abs() / SMALLEST).log2() * BINS_PER_OCTAVE
-    # Clamp before the cast: the logarithm is -inf for a tie and +inf for an infinite margin.
-    bin_TE = (octave_TE.floor() + 1).clamp(0, NUM_BINS - 1).long()
+    # Clamp before the cast: the logarithm is -inf for a tie and +inf for an infinite margin. Scores
+    # that are not finite count as ties, and the loss, which is not finite either, stops the trial.
+    bin_TE = (octave_TE.floor() + 1).nan_to_num(0.0).clamp(0, NUM_BINS - 1).long()
     expert_E = torch.arange(num_experts, device=margin_TE.device)
     cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
     return tokens_by_cell(cell_TE, valid_T, num_experts, 2, NUM_BINS)

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from evenload.workers.balancing import base
 from evenload.workers.balancing.base import Balancer, BiasState, Observation
-from evenload.workers.balancing.combinators import centred, warmed_up_then_frozen
+from evenload.workers.balancing.combinators import centred
 
 
-def make(
-    *, step_size: float, normalise: str, schedule: str, warm_until: float, freeze_from: float
-) -> Balancer:
+def make(*, step_size: float, normalise: str, schedule: str) -> Balancer:
     error_of = {"target": base.relative_error, "rms": _unit_error}[normalise]
 
     def update(observation: Observation, state: BiasState) -> BiasState:
@@ -26,8 +24,7 @@ def make(
         bias_LE = state.bias_LE + step * error_of(observation)
         return BiasState(bias_LE, state.updates + 1)
 
-    rule = centred(Balancer(init=BiasState.zeros, update=update))
-    return warmed_up_then_frozen(rule, warm_until, freeze_from)
+    return centred(Balancer(init=BiasState.zeros, update=update))
 
 
 def _unit_error(observation: Observation) -> Tensor:

@@ -6,12 +6,9 @@ DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2.
 
 from evenload.workers.balancing.base import Balancer, BiasState, Observation, load_error, scheduled
 from evenload.workers.balancing.combinators import centred as centred_rule
-from evenload.workers.balancing.combinators import warmed_up_then_frozen
 
 
-def make(
-    *, step_size: float, centred: bool, schedule: str, warm_until: float, freeze_from: float
-) -> Balancer:
+def make(*, step_size: float, centred: bool, schedule: str) -> Balancer:
     """Args:
     step_size: in units of the score; sigmoid scores are between 0 and 1
     """
@@ -23,5 +20,4 @@ def make(
 
     rule = Balancer(init=BiasState.zeros, update=update)
     # Differs from the paper: centred by default, which keeps the selection and stops a drift.
-    rule = centred_rule(rule) if centred else rule
-    return warmed_up_then_frozen(rule, warm_until, freeze_from)
+    return centred_rule(rule) if centred else rule

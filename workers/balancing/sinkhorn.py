@@ -5,8 +5,9 @@
 
 The plan depends on the whole batch, so on later tokens too; inference uses plain top-k.
 Source: Megatron-LM, core/transformer/moe/moe_utils.py; Lewis et al. 2021, arXiv:2103.16716.
-Differs: a fixed number of iterations, not a tolerance, so the host never waits for the device; c is
-the odds s / (1 - s) of the gate score: exp(logit) for a sigmoid gate, close to it for softmax.
+Differs: a fixed number of iterations, not a tolerance, so the host never waits for the device. c is
+exp(logit), found from the score s: for softmax s itself, since d0 takes up a factor of each token;
+otherwise the odds s / (1 - s), which is exact for sigmoid.
 
 Letters: T tokens, E experts.
 """
@@ -26,7 +27,8 @@ def make(*, iterations: int, target: tuple[float, ...] | None) -> Balancer:
         share = 1 / num_experts if target is None else score_TE.new_tensor(target)
         # Saturated gates would give odds of 0 or infinity.
         safe_TE = score_TE.clamp(SATURATED, 1 - SATURATED)
-        cost_TE = safe_TE / (1 - safe_TE)
+        is_softmax = ((score_TE.sum(dim=-1) - 1).abs() < SATURATED * num_experts).all()
+        cost_TE = torch.where(is_softmax, score_TE, safe_TE / (1 - safe_TE))
         expert_1E = torch.ones_like(cost_TE[..., :1, :])
         token_T1 = torch.ones_like(cost_TE[..., :1])
         for _ in range(iterations):

@@ -4,11 +4,14 @@ In bf16 many scores tie, and then the order of the experts would decide the load
 back end may compute the logits with its own product, which errs by 2^-17 instead of 2^-24.
 Tensors with a T or an E have one more dimension in front for stacked trials.
 Letters: N stacked trials, T tokens, E experts, K top-k, D width, R rows
-(assignments), C rows of one expert, B bins of the margins.
+(assignments), C rows of one expert, B bins of the margins, G groups of experts.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from evenload.pipeline.spec.trial import ModelSpec
 from evenload.workers.kernels.ops import Product, router_of, router_product_of
@@ -19,21 +22,32 @@ from evenload.workers.model.layers import product
 from evenload.workers.selection import NO_BINS, Bins, add_bias
 
 TINY = 1e-20  # avoids 0 / 0, because all sigmoid scores may underflow
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logit_TE: logit_TE.softmax(dim=-1),
+    # The gradient of a square root is infinite at 0, which softplus reaches in float32.
+    "sqrt_softplus": lambda logit_TE: (functional.softplus(logit_TE) + TINY).sqrt(),
+}
 
 
 class Router(nn.Module):
     """Gate scores of a linear layer. The biased score selects, the plain score weights.
 
     Source: Wang et al. 2024, arXiv:2408.15664, eq. (3); DeepSeek-AI 2024, arXiv:2412.19437,
-    eqs. (12)-(16); Zhou et al. 2022, arXiv:2202.09368, eqs. (1)-(2) (experts choose tokens).
+    eqs. (12)-(16) and its section 2.1.2 (groups); Zhou et al. 2022, arXiv:2202.09368, eqs. (1)-(2)
+    (experts choose tokens).
     """
 
     def __init__(self, spec: ModelSpec, backend: str = "torch") -> None:
         super().__init__()
-        self._route, self._fast_product = router_of(backend), router_product_of(backend)
+        has_kernel = spec.gate in ("sigmoid", "softmax") and spec.num_groups == 1
+        self._route = router_of(backend) if has_kernel else None
+        self._fast_product = router_product_of(backend)
         self.weight_ED = nn.Parameter(torch.empty(spec.num_experts, spec.d_model))
         softmax = spec.gate == "softmax"
         self._gate = Gate(spec.top_k, softmax, spec.renormalise, spec.route_scale)
+        self._score = SCORES[spec.gate]
+        self._groups, self._top_groups = spec.num_groups, spec.top_groups
 
     def forward(
         self, x_TD: Tensor, bias_E: Tensor, adjust: Adjust, selects: Selects, bins: Bins = NO_BINS
@@ -50,9 +64,9 @@ class Router(nn.Module):
             if self._route and adjust is add_bias and selects == "tokens" and x_TD.ndim == 2:
                 routed = self._route(logit_TE, bias_E, self._gate, bins)
                 return Routed(*routed[:4], routed.margin_E2B), routed.rows
-            score_TE = logit_TE.softmax(dim=-1) if self._gate.softmax else logit_TE.sigmoid()
+            score_TE = self._score(logit_TE)
             with torch.no_grad():
-                adjusted_TE = adjust(score_TE.detach(), bias_E)
+                adjusted_TE = self._without_lost_groups(adjust(score_TE.detach(), bias_E))
             choose = self._tokens_choose if selects == "tokens" else self._experts_choose
             return choose(score_TE, adjusted_TE)
 
@@ -61,6 +75,16 @@ class Router(nn.Module):
         if fast is None or x_TD.ndim > 2:  # stacked trials have one weight each
             return product(x_TD, weight_ED)
         return fast(x_TD.contiguous(), weight_ED.contiguous())
+
+    def _without_lost_groups(self, adjusted_TE: Tensor) -> Tensor:
+        """Leaves each token the groups with the largest sum of two scores; others get -inf."""
+        if self._groups == 1:
+            return adjusted_TE
+        adjusted_TGE = adjusted_TE.unflatten(-1, (self._groups, -1))
+        best_TG = adjusted_TGE.topk(2, dim=-1).values.sum(dim=-1)
+        kept_TG = torch.zeros_like(best_TG, dtype=torch.bool)
+        kept_TG.scatter_(-1, best_TG.topk(self._top_groups, dim=-1).indices, True)
+        return adjusted_TGE.masked_fill(~kept_TG.unsqueeze(-1), -torch.inf).flatten(-2)
 
     def _tokens_choose(self, score_TE: Tensor, adjusted_TE: Tensor) -> tuple[Routed, Rows]:
         expert_TK = adjusted_TE.topk(self._gate.top_k, dim=-1).indices

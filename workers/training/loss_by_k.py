@@ -11,12 +11,13 @@ from evenload.workers.training.scoring import Scorer
 
 
 def values_of_k(model: Model, which: str) -> list[int]:
-    """Values of k in ascending order: all up to the number of experts, or only powers of two,
-    top_k and the number of experts."""
+    """Values of k in ascending order: all up to the number of experts that a token can reach, or
+    only powers of two, top_k and that number."""
+    most = model.num_reachable
     if which == "every":
-        return list(range(1, model.num_experts + 1))
-    powers = (2**exponent for exponent in range(model.num_experts.bit_length()))
-    return sorted({*powers, model.top_k, model.num_experts})
+        return list(range(1, most + 1))
+    powers = (2**exponent for exponent in range(most.bit_length()))
+    return sorted({*powers, model.top_k, most})
 
 
 def loss_by_k(spec: TrialSpec, scorer: Scorer, window_NS: NDArray[Any]) -> LossByK | None:

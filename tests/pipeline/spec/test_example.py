@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from evenload.pipeline.spec.balancers import AuxLoss
 from evenload.pipeline.spec.example import EXAMPLES, WIDTH, example
 from evenload.pipeline.spec.reference import KINDS, mappings_of, schema
 
@@ -33,6 +34,8 @@ def test_an_example_names_every_key(kind: str) -> None:
     missing = {key for key in keys(schema(kind), schema(kind)) if f"{key}:" not in text}
     if kind == "sweep":  # it refers to the example of a trial
         missing -= keys(schema("trial"), schema("trial"))
+    if kind == "simulation":  # a loss acts through training
+        missing -= AuxLoss.model_fields.keys()
     assert missing == set()
 
 
@@ -43,6 +46,9 @@ def test_no_line_is_too_long_to_read(kind: str) -> None:
 
 def test_an_uncommented_choice_replaces_the_one_that_is_shown() -> None:
     text = example("trial")
-    assert "#   {kind: aux_loss, target: null, coefficient: 0.01, scope: local}" in text
+    assert (
+        "#   {kind: aux_loss, target: null, aux: null, coefficient: 0.01, scope: local, groups:"
+        in text
+    )
     assert "#     coefficient: Factor on the auxiliary loss." in text
     assert text.count("    kind: bytes") == 1

@@ -94,7 +94,7 @@ def test_every_rule_is_in_the_schema_with_its_parameters() -> None:
     rules = dict(mappings_of(root, root["properties"]["balancer"]))
     assert list(rules) == list(BALANCERS)
     for kind, rule in BALANCERS.items():
-        assert rules[kind]["properties"].keys() == {"kind", "target", *rule.params}
+        assert rules[kind]["properties"].keys() == {"kind", "target", "aux", *rule.params}
 
 
 @pytest.mark.parametrize(

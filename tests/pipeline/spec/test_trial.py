@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -28,6 +29,32 @@ def trial(**changes: dict[str, Any]) -> TrialSpec:
 
 def sweep(axes: dict[str, list[Any]]) -> SweepSpec:
     return SweepSpec(name="s", base=BASE, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("model", "balancer", "words"),
+    [
+        ({"gate": "sqrt_softplus"}, {"kind": "quantile"}, "use balancer.method: exact"),
+        ({"gate": "sqrt_softplus"}, {"kind": "sinkhorn"}, "use another rule"),
+        ({"num_groups": 4, "top_groups": 2}, {"kind": "expert_choice"}, "no token chooses groups"),
+        ({}, {"kind": "sign", "aux": {"groups": 5}}, "does not divide model.num_experts"),
+        ({}, {"kind": "aux_loss", "groups": 5}, "does not divide model.num_experts"),
+        ({}, {"kind": "none", "aux": {}}, "use kind='aux_loss'"),
+        ({}, {"kind": "sign", "aux": {"coefficient": -1}}, "coefficient=-1"),
+        ({}, {"kind": "sign", "every": 0}, "every=0"),
+    ],
+)
+def test_routers_and_rules_that_do_not_fit_are_refused_with_a_remedy(
+    model: dict[str, Any], balancer: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        TrialSpec.model_validate(
+            {
+                "model": {"preset": "tiny", **model},
+                "balancer": balancer,
+                "train": {"steps": 2, "batch_sequences": 2, "seq_len": 8},
+            }
+        )
 
 
 def test_later_axes_vary_fastest() -> None:

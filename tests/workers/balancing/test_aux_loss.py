@@ -49,6 +49,23 @@ def test_value_is_alpha_at_the_wanted_load(lab: SimpleNamespace) -> None:
     assert float(loss_of(rule, routed)) == pytest.approx(0.01, rel=1e-5)
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_groups_are_balanced_as_wholes(lab: SimpleNamespace, scope: str) -> None:
+    """alpha * sum over groups of f' P': f' the mean of f in a group, P' the sum of P."""
+    rule = lab.make("aux_loss", 2, coefficient=0.01, scope=scope, groups=2)
+    even_within = torch.tensor([[0, 2], [0, 2], [0, 2], [0, 2]])  # experts 1 and 3 idle
+    count_E = even_within.flatten().bincount(minlength=4)
+    score_TE = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+    assert float(loss_of(rule, RoutedBatch(score_TE, even_within, count_E, count_E, 1))) == (
+        pytest.approx(0.01, rel=1e-5)
+    )
+    one_group = torch.tensor([[0, 1]] * 4)
+    count_E = one_group.flatten().bincount(minlength=4)
+    found = float(loss_of(rule, RoutedBatch(score_TE, one_group, count_E, count_E, 1)))
+    prob_E = (score_TE / score_TE.sum(dim=-1, keepdim=True)).mean(dim=0)
+    assert found == pytest.approx(0.01 * 2 * float(prob_E[:2].sum()), rel=1e-5)
+
+
 def derived_gradient(logit_TE: Tensor, top_k: int, alpha: float, load_E: Tensor) -> Tensor:
     """d loss / d logit by hand: alpha E / T * (f_k - sum_j f_j p_j) * p_k * (1 - s_k), f shares."""
     tokens, experts = logit_TE.shape

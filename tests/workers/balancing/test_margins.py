@@ -17,6 +17,13 @@ from evenload.workers.balancing.margins import (
 )
 
 
+def test_scores_that_are_not_numbers_count_as_ties_and_raise_nothing() -> None:
+    score_TE = torch.rand(64, 8, generator=torch.Generator().manual_seed(0))
+    score_TE[3] = torch.nan
+    count_E2B = margin_counts(score_TE, torch.zeros(8), 2)
+    assert (count_E2B.sum(dim=(-1, -2)) == 64).all()
+
+
 def test_margin_of_a_chosen_expert_counts_from_the_first_left_out() -> None:
     score = torch.tensor([[0.9, 0.5, 0.4, 0.1]])
     margin = margins(score, torch.zeros(4), 2)

@@ -35,12 +35,14 @@ def route(
 
 def test_scores_are_the_gate_of_the_logits(spec_of: Model) -> None:
     odds_TE = (X_TD @ make_router(spec_of()).weight_ED.T).exp()
-    sigmoid, softmax = (route(spec_of(gate=gate))[0].score_TE for gate in ("sigmoid", "softmax"))
+    gates = ("sigmoid", "softmax", "sqrt_softplus")
+    sigmoid, softmax, root = (route(spec_of(gate=gate))[0].score_TE for gate in gates)
+    torch.testing.assert_close(root, (1 + odds_TE).log().sqrt())
     torch.testing.assert_close(sigmoid, odds_TE / (1 + odds_TE))
     torch.testing.assert_close(softmax, odds_TE / odds_TE.sum(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("gate", ["sigmoid", "softmax", "sqrt_softplus"])
 @pytest.mark.parametrize("renormalise", [True, False])
 def test_weights_are_the_plain_scores_of_the_biased_choice(
     spec_of: Model, gate: str, renormalise: bool
@@ -56,6 +58,49 @@ def test_weights_are_the_plain_scores_of_the_biased_choice(
         chosen_K = score_E[expert_K]
         expected_K = chosen_K / chosen_K.sum() if renormalise else chosen_K
         torch.testing.assert_close(weight_K, 2.5 * expected_K)
+
+
+@pytest.mark.parametrize(("num_groups", "top_groups"), [(4, 1), (4, 2), (2, 1), (2, 2)])
+def test_tokens_choose_in_the_groups_with_the_best_two_experts(
+    spec_of: Model, num_groups: int, top_groups: int
+) -> None:
+    spec = spec_of(num_groups=num_groups, top_groups=top_groups)
+    bias_E = torch.linspace(-1.5, -1.1, spec.num_experts)  # every biased score is below 0
+    routed = route(spec, bias_E)[0]
+    size = spec.num_experts // num_groups
+    for score_E, expert_K in zip(routed.score_TE, routed.expert_TK, strict=True):
+        biased = (score_E + bias_E).tolist()
+        groups = [range(first, first + size) for first in range(0, spec.num_experts, size)]
+        groups.sort(key=lambda group: -sum(sorted(biased[e] for e in group)[-2:]))
+        offered = [expert for group in groups[:top_groups] for expert in group]
+        best = sorted(offered, key=lambda expert: -biased[expert])[: spec.top_k]
+        assert expert_K.tolist() == best
+    assert routed.count_E.sum() == len(X_TD) * spec.top_k
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_groups": 3}, "num_groups=3 must divide num_experts=8"),
+        ({"num_groups": 8}, "groups of at least two"),
+        ({"num_groups": 4, "top_k": 3}, "offer 2 of num_experts=8"),
+        ({"top_groups": 2}, "top_groups=2 of num_groups=1"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(
+    spec_of: Model, changes: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        spec_of(**changes)
+
+
+def test_the_square_root_of_softplus_has_a_gradient_where_it_vanishes(spec_of: Model) -> None:
+    router = make_router(spec_of(gate="sqrt_softplus"))
+    routed = router(X_TD * 1000, torch.zeros(8), torch.add, "tokens")[0]
+    assert float(routed.score_TE.detach().min()) < 1e-9
+    routed.weight_TK.sum().backward()
+    assert router.weight_ED.grad is not None
+    assert router.weight_ED.grad.isfinite().all()
 
 
 def test_a_bias_that_keeps_the_choice_keeps_the_weights_bit_for_bit(spec_of: Model) -> None:

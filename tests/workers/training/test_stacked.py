@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from evenload.pipeline.spec.balancers import BALANCERS, parse_balancer
+from evenload.pipeline.spec.stacking import UNSTACKABLE
 from evenload.pipeline.spec.trial import TrialSpec
-from evenload.pipeline.sweep.stacking import UNSTACKABLE
 from evenload.workers.balancing import make_balancer
 from evenload.workers.training import checkpoint
 from evenload.workers.training.setup import assemble
@@ -35,6 +35,7 @@ RULES: list[dict[str, Any]] = [
     {"kind": "quantile", "method": "exact"},
     {"kind": "self_tuned"},
     {"kind": "sinkhorn"},
+    {"kind": "sign", "step_size": 0.01, "every": 2, "aux": {"coefficient": 0.01}},
 ]
 
 

@@ -43,7 +43,12 @@ def model_type_of(spec: ModelSpec, bias_LE: Tensor, max_positions: int) -> Model
         ("sigmoid", False): _glm4_moe,
         ("softmax", True): _ernie4_5_moe,
         ("softmax", False): _qwen2_moe,
-    }[spec.gate, spec.renormalise]
+    }.get((spec.gate, spec.renormalise))
+    if make is None or (spec.num_groups > 1 and make is not _glm4_moe):
+        raise SpecError(
+            f"model.gate={spec.gate!r} with model.num_groups={spec.num_groups}: no model type of "
+            "transformers has this router; train with gate: sigmoid, or softmax without groups"
+        )
     if make is _qwen2_moe and bool(bias_LE.any()):
         raise SpecError(
             "model.gate='softmax' with model.renormalise=false: no model type of transformers "
@@ -101,8 +106,8 @@ def _glm4_moe(spec: ModelSpec) -> ModelType:
             "first_k_dense_replace": spec.num_dense_layers,
             "norm_topk_prob": spec.renormalise,
             "routed_scaling_factor": spec.route_scale,
-            "n_group": 1,
-            "topk_group": 1,
+            "n_group": spec.num_groups,
+            "topk_group": spec.top_groups,
             "attention_bias": False,
             "use_qk_norm": False,
             "num_nextn_predict_layers": 0,

@@ -21,6 +21,7 @@ Model = Callable[..., ModelSpec]
 
 GATES: dict[str, dict[str, Any]] = {
     "glm4_moe": {"gate": "sigmoid"},
+    "glm4_moe, groups": {"gate": "sigmoid", "num_groups": 4, "top_groups": 2},
     "glm4_moe, plain weights": {"gate": "sigmoid", "renormalise": False},
     "ernie4_5_moe": {"gate": "softmax"},
     "qwen2_moe": {"gate": "softmax", "renormalise": False},
