@@ -10,8 +10,7 @@ import pytest
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
-from evenload.workers.actors import ray_cluster
-from evenload.workers.cli import sweep_runner
+from evenload.workers.actors import ray_cluster, ray_executor
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def start(*_: object, **__: object) -> None:
         raise SpecError("nothing runs here")
 
-    monkeypatch.setattr(sweep_runner, "RayExecutor", start)
+    monkeypatch.setattr(ray_executor, "RayExecutor", start)
     return resources
 
 
