@@ -161,11 +161,11 @@ class RayExecutor:
                 self._owns_cluster = False
                 ray.shutdown()
 
-    def _check_possible(self, need: Need) -> None:
+    def _check_possible(self, need: Need, seen: Mapping[str, float] | None = None) -> None:
         """Raises: CannotRun: it needs more cores or GPUs than all nodes have together"""
         if self._is_local:
             return  # nothing is reserved there
-        settings, seen = self._settings, self._seen()
+        settings, seen = self._settings, seen or self._seen()
         asked = {"CPU": need.threads, "GPU": need.device == "cuda"}
         limits = {"CPU": settings.cluster_cores, "GPU": settings.cluster_gpus}
         for name, each in asked.items():
@@ -188,10 +188,11 @@ class RayExecutor:
 
     def _drop_impossible(self) -> None:
         """Ends workers that wait for nodes that left; the next launch tells why it cannot be."""
+        seen = self._seen()  # in every round, so that it knows when a node left
         for name, worker in list(self._workers.items()):
             try:
                 if worker.digest:
-                    self._check_possible(worker.need)
+                    self._check_possible(worker.need, seen)
             except CannotRun as reason:
                 if self._store.trial(str(worker.digest)).state in KIND_OF_WAITING:
                     logger.warning("%s: %s", name, reason)
