@@ -90,7 +90,10 @@ class SweepTrial(Base):
     """Which trials a sweep lists, and in which order."""
 
     __tablename__ = "sweep_trial"
-    __table_args__ = (Index("sweep_trial_by_digest", "digest"),)
+    __table_args__ = (
+        Index("sweep_trial_by_digest", "digest"),
+        Index("sweep_trial_in_order", "sweep_id", "position"),
+    )
 
     sweep_id: Mapped[str] = mapped_column(ForeignKey("sweep.sweep_id"), primary_key=True)
     digest: Mapped[str] = mapped_column(ForeignKey("trial.digest"), primary_key=True)

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, or_, select
 
-from evenload.pipeline.states import WorkKind
+from evenload.pipeline.states import TrialState, WorkKind
 from evenload.pipeline.store.conditions import ACTIVE_FOR, HELD, WAITING, is_not_held_back
 from evenload.pipeline.store.models import Sweep, SweepTrial, Trial
 
@@ -14,14 +14,14 @@ WAITS, TRAINS = WAITING[WorkKind.TRAIN], HELD[WorkKind.TRAIN]
 class Stackable(NamedTuple):
     """The trials that can train in one stack with another one, apart from that one."""
 
-    untrained: int  # how many wait or are being trained
-    last: list[str]  # digests of those that wait and would start last, the very last one first
+    untrained: int  # how many of those that were read wait or are being trained
+    last: list[str]  # digests of those that wait, the one that would start last first
 
 
 def stackable_trials(connection: Connection, digest: str, limit: int) -> Stackable:
     """Trials of the same shape in the trial's sweeps with `stacking: auto`. It claims none of them.
 
-    Args:     limit: names at most so many
+    Args:     limit: reads at most so many of each sweep, those that would start last
     """
     sweeps = connection.execute(
         select(Sweep.sweep_id, Sweep.spec, Trial.shape)
@@ -33,18 +33,19 @@ def stackable_trials(connection: Connection, digest: str, limit: int) -> Stackab
     if not stacking or sweeps[0].shape is None:
         return Stackable(0, [])
     waits = (Trial.state == WAITS) & is_not_held_back(WorkKind.TRAIN)
-    alike = (
-        select(Trial.digest)
-        .join(SweepTrial, SweepTrial.digest == Trial.digest)
-        .where(
-            Trial.state.in_((WAITS, TRAINS)),
-            Trial.shape == sweeps[0].shape,
-            Trial.digest != digest,
-            SweepTrial.sweep_id.in_(stacking),
-            or_(Trial.state == TRAINS, waits),
+    found: dict[str, TrialState] = {}
+    for sweep_id in stacking:  # one by one, because each is read along its index, from its end
+        alike = (
+            select(Trial.digest, Trial.state)
+            .join(SweepTrial, SweepTrial.digest == Trial.digest)
+            .where(
+                SweepTrial.sweep_id == sweep_id,
+                Trial.shape == sweeps[0].shape,
+                Trial.digest != digest,
+                or_(Trial.state == TRAINS, waits),
+            )
+            .order_by(SweepTrial.position.desc())
+            .limit(limit)
         )
-        .group_by(Trial.digest)
-    )
-    untrained = connection.execute(select(func.count()).select_from(alike.subquery())).scalar_one()
-    last = alike.where(waits).order_by(func.max(SweepTrial.position).desc()).limit(limit)
-    return Stackable(untrained, list(connection.execute(last).scalars()))
+        found |= {row.digest: row.state for row in connection.execute(alike)}
+    return Stackable(len(found), [name for name, state in found.items() if state is WAITS])

@@ -60,7 +60,8 @@ class StackedActor(TrainActor):
 
     def _claimed_companions(self, lead: Claim) -> Iterator[Claim]:
         spec = TrialSpec.model_validate(lead.spec)
-        alike = self._store.stackable_trials(lead.digest, LARGEST_STACK[spec.runtime.device])
+        most = self._slots * LARGEST_STACK[spec.runtime.device]  # more would not change the stack
+        alike = self._store.stackable_trials(lead.digest, most)
         wanted = stack_size(spec, 1 + alike.untrained, self._slots) - 1
         # Starts at the end, because other workers are about to take the first trials.
         for digest in alike.last:

@@ -39,7 +39,7 @@ def test_stackable_trials_are_the_others_of_the_sweep_the_last_ones_first(
 
 def test_of_many_stackable_trials_only_as_many_as_asked_are_named(store: SweepStore) -> None:
     add(store, "one", "abcdef")
-    assert store.stackable_trials("a", 2) == (5, ["f", "e"])
+    assert store.stackable_trials("a", 2) == (2, ["f", "e"])
 
 
 def test_only_trials_of_one_shape_are_stackable(store: SweepStore) -> None:

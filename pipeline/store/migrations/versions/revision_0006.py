@@ -23,3 +23,4 @@ def upgrade() -> None:
     op.add_column("trial", sa.Column("shape", sa.Text))
     op.drop_index("trial_by_state", "trial")
     op.create_index("trial_by_state", "trial", ["state", "shape"])
+    op.create_index("sweep_trial_in_order", "sweep_trial", ["sweep_id", "position"])
