@@ -44,8 +44,8 @@ Record = TypeVar(
 )  # fmt: skip
 PARTLY_DONE = (TrialState.QUEUED, TrialState.TRAINING, TrialState.CANCELLED)
 FAST_SECONDS = 30.0  # an attempt that fails sooner has hardly trained
-FAST_FAILURES_LOOKED_AT = 16
-SERVED_LOOKED_AT = 64  # of the newest attempts; fewer submitters than that take turns exactly
+ENDED_LOOKED_AT = 500  # newest attempts; they tell whose turn it is, and which sweeps only fail
+VERDICTS = (AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST)
 UNFINISHED = tuple(state for state in TrialState if not state.is_final)  # IN can use an index
 
 # Joins a trial to its newest attempt. The attempt's columns are NULL before the first.
@@ -249,13 +249,13 @@ def snapshot(
     chosen, named = Sweep.sweep_id.is_not(None), Sweep.state.not_in(OVER)
     if sweep_ids is not None:
         chosen = named = Sweep.sweep_id.in_(sweep_ids)
-    submitters = _submitters(connection, chosen)
+    submitters, ended = _submitters(connection, chosen), _newest_ended(connection)
     return Snapshot(
         taken_at=now(connection),
-        sweeps=_sweep_statuses(connection, named),
+        sweeps=_sweep_statuses(connection, named, ended),
         # A worker may still hold a trial of a sweep that is over.
         trials=_trial_statuses(connection, chosen, max_unstarted, submitters),
-        served=_served(connection) if len(submitters) > 1 else (),
+        served=tuple(dict.fromkeys(row.submitter for row in ended)),
     )
 
 
@@ -265,25 +265,38 @@ def _submitters(connection: Connection, chosen: ColumnElement[bool]) -> Sequence
     return connection.execute(active).scalars().all()
 
 
-def _served(connection: Connection) -> tuple[str, ...]:
-    """The submitters of the attempts that ended last, newest first."""
+def _newest_ended(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The attempts that ended last, newest first, one row for each sweep that lists the trial.
+
+    The limit comes before the join, so that PostgreSQL does not look through all attempts for those
+    of a sweep that has few.
+    """
     newest = (
-        select(Attempt.digest, Attempt.ended_at)
+        select(Attempt.digest, Attempt.state, Attempt.started_at, Attempt.ended_at)
         .where(Attempt.ended_at.is_not(None))
         .order_by(Attempt.ended_at.desc())
-        .limit(SERVED_LOOKED_AT)
+        .limit(ENDED_LOOKED_AT)
         .subquery()
     )
-    rows = connection.execute(
-        select(Sweep.submitter)
+    since = func.coalesce(Sweep.resumed_at, Sweep.created_at)
+    return connection.execute(
+        select(
+            Sweep.sweep_id,
+            Sweep.submitter,
+            (newest.c.ended_at > since).label("counts"),
+            newest.c.state,
+            newest.c.started_at,
+            newest.c.ended_at,
+        )
         .join(SweepTrial, SweepTrial.sweep_id == Sweep.sweep_id)
         .join(newest, newest.c.digest == SweepTrial.digest)
         .order_by(newest.c.ended_at.desc())
-    )
-    return tuple(dict.fromkeys(rows.scalars()))
+    ).all()
 
 
-def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tuple[SweepStatus, ...]:
+def _sweep_statuses(
+    connection: Connection, chosen: ColumnElement[bool], ended: Sequence[Row[*tuple[Any, ...]]]
+) -> tuple[SweepStatus, ...]:
     waiting = (TrialState.QUEUED, TrialState.TRAINED)
     # From the unfinished trials, of which there are few, and not from all that the sweeps list.
     unfinished = (
@@ -307,7 +320,7 @@ def _sweep_statuses(connection: Connection, chosen: ColumnElement[bool]) -> tupl
     found = []
     for row in rows.all():
         is_active = row.state is SweepState.ACTIVE
-        fast_failures = _fast_failures(connection, row.sweep_id) if is_active else 0
+        fast_failures = _fast_failures(ended, row.sweep_id) if is_active else 0
         limits = row.limits or {}
         spent = _spent_seconds(connection, row.sweep_id) if is_active and limits.get("hours") else 0
         more = {"fast_failures": fast_failures, "limits": limits, "spent_seconds": spent}
@@ -338,29 +351,18 @@ def _held_seconds(connection: Connection, digests: Sequence[str]) -> dict[str, f
     return held
 
 
-def _fast_failures(connection: Connection, sweep_id: str) -> int:
-    """How many of the newest ended attempts, one after another, failed right after their start.
+def _fast_failures(ended: Sequence[Row[*tuple[Any, ...]]], sweep_id: str) -> int:
+    """How many of the sweep's newest attempts, one after another, failed right after their start.
 
     Attempts before the sweep was last resumed do not count. A lost worker counts like an error.
     Released and preempted attempts are skipped.
     """
-    rows = connection.execute(
-        select(Attempt.state, Attempt.started_at, Attempt.ended_at)
-        .join(SweepTrial, SweepTrial.digest == Attempt.digest)
-        .join(Sweep, Sweep.sweep_id == SweepTrial.sweep_id)
-        .where(
-            SweepTrial.sweep_id == sweep_id,
-            Attempt.state.in_((AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST)),
-            Attempt.ended_at > func.coalesce(Sweep.resumed_at, Sweep.created_at),
-        )
-        .order_by(Attempt.ended_at.desc())
-        .limit(FAST_FAILURES_LOOKED_AT)
-    )
     fast = 0
-    for state, started_at, ended_at in rows:
-        assert ended_at is not None, "the WHERE clause requires it"
-        lived_seconds = (ended_at - started_at).total_seconds()
-        if state is AttemptState.DONE or lived_seconds > FAST_SECONDS:
+    for row in ended:
+        if row.sweep_id != sweep_id or not row.counts or row.state not in VERDICTS:
+            continue
+        lived_seconds = (row.ended_at - row.started_at).total_seconds()
+        if row.state is AttemptState.DONE or lived_seconds > FAST_SECONDS:
             break
         fast += 1
     return fast
