@@ -42,6 +42,7 @@ GPU_SHAPES = (
     Shape("DeepSeekMoE-16B", 32_768, 2048, 1408, 64, 6),
     Shape("small", 32_768, 1024, 512, 64, 6),
     Shape("SonicMoE 7B", 24_576, 1536, 256, 128, 8),
+    Shape("E 256, K 8", 32_768, 2048, 512, 256, 8),
 )
 CPU_SHAPES = (Shape("on a CPU", 4096, 256, 128, 32, 4),)
 QUICK_SHAPES = (Shape("quick", 64, 64, 32, 8, 2),)
@@ -50,11 +51,15 @@ QUICK_TURNS = 3
 DENSE = "dense bound"
 
 
-def run(quick: bool = False) -> dict[str, Any]:
+def shapes_of(device: torch.device, quick: bool) -> tuple[Shape, ...]:
+    return QUICK_SHAPES if quick else GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+
+
+def run(quick: bool = False, shapes: tuple[Shape, ...] = ()) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     found, missing = arms(device)
-    shapes = QUICK_SHAPES if quick else GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+    shapes = shapes or shapes_of(device, quick)
     turns = 1 if interpreting() else QUICK_TURNS if quick else TURNS
     return {
         "dtype": str(dtype).removeprefix("torch."),

@@ -42,10 +42,16 @@ CPU = torch.device("cpu")
 
 def stacks(quick: bool) -> list[dict[str, Any]]:
     """The time of a stack divided by that of its trials in turn."""
-    figures = [_figures(*shape, "steps", _steps) for shape in (QUICK if quick else STEPS)]
+    figures = [step_figures(*shape) for shape in (QUICK if quick else STEPS)]
     return figures + [
         _figures(*shape, "whole trials", _whole_trials) for shape in (QUICK if quick else WHOLE)
     ]
+
+
+def step_figures(
+    preset: str, batch_sequences: int, seq_len: int, turns: int, device: torch.device = CPU
+) -> dict[str, Any]:
+    return _figures(preset, batch_sequences, seq_len, turns, "steps", _steps, device)
 
 
 Arms = dict[str, Callable[[], object]]
@@ -58,10 +64,11 @@ def _figures(
     turns: int,
     what: str,
     arms_of: Callable[[list[TrialSpec], Settings], Arms],
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
-    specs = [_trial(preset, batch_sequences, seq_len, seed) for seed in range(TRIALS)]
+    specs = [_trial(preset, batch_sequences, seq_len, seed, device) for seed in range(TRIALS)]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = every_turn(arms_of(specs, Settings(home=Path(folder))), CPU, turns)
+        seconds = every_turn(arms_of(specs, Settings(home=Path(folder))), device, turns)
     pairs = zip(seconds["stacked"], seconds["apart"], strict=True)
     return {
         "preset": preset,
@@ -85,7 +92,8 @@ def _steps(specs: list[TrialSpec], _: Settings) -> Arms:
     ]
     stack, train_spec = TrialStack(specs[0], members), specs[0].train
     shape = (TRIALS, train_spec.batch_sequences, train_spec.seq_len + 1)
-    token_NBS = torch.randint(0, specs[0].model.vocab_size, shape)
+    device = singles[0].device
+    token_NBS = torch.randint(0, specs[0].model.vocab_size, shape).to(device)
 
     def apart() -> None:
         for place, assembly in enumerate(singles):
@@ -130,7 +138,9 @@ def _continue(_: Progress) -> Command:
     return Command.CONTINUE
 
 
-def _trial(preset: str, batch_sequences: int, seq_len: int, seed: int) -> TrialSpec:
+def _trial(
+    preset: str, batch_sequences: int, seq_len: int, seed: int, device: torch.device
+) -> TrialSpec:
     vocabulary = {"tiny": 256, "small": 8192}[preset]
     return TrialSpec.model_validate(
         {
@@ -142,7 +152,8 @@ def _trial(preset: str, batch_sequences: int, seq_len: int, seed: int) -> TrialS
                 "batch_sequences": batch_sequences,
                 "seq_len": seq_len,
                 "seed": seed,
+                "precision": "bfloat16" if device.type == "cuda" else "float32",
             },
-            "runtime": {"device": "cpu", "backend": "torch", "threads": 1},
+            "runtime": {"device": device.type, "backend": "torch", "threads": 1},
         }
     )

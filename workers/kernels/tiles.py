@@ -104,8 +104,8 @@ def table_names(
         kind = "float32" if precision == "ieee" else precision
         return (f"{name} {kind}", kind)
     major, minor = torch.cuda.get_device_capability(device)
-    properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks a field
-    shared = properties.shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # AMD's have none
     like_hopper = ("sm_90",) if shared >= HOPPER_SHARED_BYTES else ()
     return (name, f"sm_{major}{minor}", *like_hopper, "default")
 

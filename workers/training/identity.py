@@ -22,7 +22,6 @@ from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.data import DataSpec
 from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
-from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cuda import has_cuda as finds_cuda
 from evenload.workers.data.corpus import check_fits, file_parts, prepare
 from evenload.workers.kernels.backends import check_widths, resolve_backend
@@ -198,6 +197,8 @@ def _with_parent_spec(trial: TrialSpec, settings: Settings) -> TrialSpec:
     """A trial that extends another takes everything except the number of steps from it."""
     if trial.extends is None:
         return trial
+    from evenload.pipeline.store.sweep_store import SweepStore  # which a benchmark need not have
+
     parent = SweepStore(settings.store_url).trial(trial.extends)
     train = parent.spec["train"]
     if trial.train.steps <= train["steps"]:
