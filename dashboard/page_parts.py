@@ -42,7 +42,11 @@ _NAME = (
     'font-size="20" font-weight="600" fill="{}" textLength="92">evenload</text>'
 )
 STYLE = """<style>
-.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 1rem; }
+/* Out of the tab order: the menu Export has the same. */
+.stElementContainer:not(:hover) [data-testid="stElementToolbar"] { visibility: hidden; }
+[class*="st-key-export-"] button { min-height: 1.6rem; padding: 0 0.4rem; }
+@media (max-width: 480px) { [data-testid="stButtonGroup"] button { padding: 0 0.55rem; } }
 </style>"""
 
 
@@ -63,8 +67,10 @@ def answered_address() -> Iterator[None]:
     page before has left there is not said.
     """
     place, asked = st.empty(), st.query_params.to_dict()
-    yield
     left = st.session_state.get(LAST_ADDRESS, {})
+    st.session_state[LAST_ADDRESS] = asked  # in case that the page stops
+    yield
+    st.session_state[LAST_ADDRESS] = st.query_params.to_dict()
     unknown = [
         f"{key}={value}"
         for key, value in asked.items()
@@ -75,13 +81,12 @@ def answered_address() -> Iterator[None]:
             f"The address asks for {for_markdown(', '.join(unknown))}, which is not known here. "
             "The page shows what is chosen below."
         )
-    st.session_state[LAST_ADDRESS] = st.query_params.to_dict()
 
 
 def _is_shown(key: str, asked: str) -> bool:
     """Whether a widget has the value that the address asks for; without a widget: it stays."""
     if key not in st.session_state:
-        return key in st.query_params
+        return st.query_params.get(key) == asked
     value = st.session_state[key]
     try:
         return asked in (str(value), str(value).lower()) or float(asked) == float(value)
@@ -205,7 +210,7 @@ def heading(title: str, state: Wording) -> None:
 @contextmanager
 def card(title: str, explanation: str = "", metric: str | None = None) -> Iterator[None]:
     """A box whose title has the tooltip `explanation` and a link to the definition of `metric`."""
-    with st.container(border=True):
+    with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
             st.markdown(f"**{for_markdown(title)}**", help=explanation or None)
             if metric:

@@ -2,7 +2,7 @@
 
     evenload quickstart --no-serve && python -m infra.pictures   # those of the README
     python -m infra.pictures --all DIR          # every page and state, three widths, light and dark
-    python -m infra.pictures --all DIR --only sweep-wide         # those whose name begins so
+    python -m infra.pictures --all DIR --only sweep-wide --size 1440-light    # a part of them
 
 It needs the dev extra and a chromium. EVENLOAD_HOME names the home of the first, by default
 ./.evenload; the others are taken from homes that are generated below DIR, and faults that can be
@@ -12,25 +12,17 @@ measured (a page wider than the window, controls that are cut off, exceptions) a
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
-from evenload.dashboard.__main__ import command
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.store.sweep_store import SweepStore
 from infra.benchmarks import generated_home
 from tests.dashboard import demo_home
+from tests.dashboard.browser.pages import served
 from tests.pipeline.records import recorded
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -63,12 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.pictures")
     parser.add_argument("--all", type=Path, metavar="DIR", help="folder for every page and state")
     parser.add_argument("--only", default="", help="beginning of the names that are taken")
+    parser.add_argument("--size", default="", help="beginning of WIDTH-THEME, such as 390-dark")
     given = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        faults = _all(browser, given.all, given.only) if given.all else _readme(browser)
+        faults = _all(browser, given.all, given.only, given.size) if given.all else _readme(browser)
         browser.close()
     raise SystemExit(faults > 0)
 
@@ -82,7 +75,7 @@ def _readme(browser: Browser) -> int:
         if trial.label == SHOWN_RULE and trial.spec["model"]["num_experts"] == SHOWN_EXPERTS
     )
     store.close()
-    with served(Settings().root) as address:
+    with served(Settings().root, Settings().root / "pictures.log") as address:
         page = browser.new_page(viewport=SIZE, device_scale_factor=1)
         for path, name in ((f"sweep?sweep={sweep_id}", "sweep"), (f"run?run={run}", "run")):
             _open(page, f"{address}/{path}")
@@ -90,7 +83,7 @@ def _readme(browser: Browser) -> int:
     return 0
 
 
-def _all(browser: Browser, folder: Path, only: str) -> int:
+def _all(browser: Browser, folder: Path, only: str, size: str) -> int:
     """Every page and state, and a list of what can be measured of them."""
     faults = 0
     empty, full = folder / "empty", folder / "full"
@@ -101,9 +94,9 @@ def _all(browser: Browser, folder: Path, only: str) -> int:
         shown = {name: path for name, path in addresses.items() if name.startswith(only)}
         if not shown:
             continue
-        with served(home) as address:
+        with served(home, folder / "log") as address:
             for name, path in shown.items():
-                faults += _every_size(browser, f"{address}/{path}", folder, name)
+                faults += _every_size(browser, f"{address}/{path}", folder, name, size)
     print(f"{faults} faults")
     return faults
 
@@ -165,28 +158,31 @@ def _pages(ids: Mapping[str, str]) -> dict[str, str]:
     return pages | {"cluster": "cluster", "glossary": "glossary", "unknown": "sweep?sweep=nope"}
 
 
-def _every_size(browser: Browser, address: str, folder: Path, name: str) -> int:
+def _every_size(browser: Browser, address: str, folder: Path, name: str, size: str) -> int:
     faults = 0
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(f"in the browser: {error}"))
-    _open(page, address)
-    for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        for width, height in WIDTHS.items():
-            page.set_viewport_size({"width": width, "height": height})
+    for width, height in WIDTHS.items():
+        themes = [theme for theme in ("light", "dark") if f"{width}-{theme}".startswith(size)]
+        if not themes:
+            continue
+        page = browser.new_page(viewport={"width": width, "height": height})
+        found: list[str] = []
+        page.on("pageerror", lambda error, found=found: found.append(f"in the browser: {error}"))
+        page.emulate_media(color_scheme=themes[0])  # type: ignore[arg-type]
+        _open(page, address)
+        needed = int(page.evaluate(HEIGHT))
+        page.set_viewport_size({"width": width, "height": min(TALLEST, max(height, needed))})
+        for theme in themes:
+            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
             page.wait_for_timeout(SETTLE_MS)
-            needed = int(page.evaluate(HEIGHT))
-            page.set_viewport_size({"width": width, "height": min(TALLEST, max(height, needed))})
+            page.wait_for_selector(BUSY, state="detached", timeout=60_000)
             page.wait_for_timeout(SETTLE_MS)
-            found = [*page.evaluate(FAULTS), *problems]
-            for fault in dict.fromkeys(found):
-                print(f"{name} {width} {theme}: {fault}", flush=True)
-            faults += len(found)
             page.screenshot(path=folder / f"{name}-{width}-{theme}.png")
-            if theme == "light":
-                print(f"{name} {width}: {needed} px high", flush=True)
-    page.close()
+            found += page.evaluate(FAULTS)
+        page.close()
+        for fault in dict.fromkeys(found):
+            print(f"{name} {width}: {fault}", flush=True)
+        print(f"{name} {width}: {needed} px high", flush=True)
+        faults += len(found)
     return faults
 
 
@@ -199,34 +195,6 @@ def _open(page: Page, address: str) -> None:
     except TimeoutError:
         pass  # a page without charts
     page.wait_for_timeout(SETTLE_MS)
-
-
-@contextmanager
-def served(home: Path) -> Iterator[str]:
-    """Serves a home with controls; gives the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = os.environ | {"EVENLOAD_HOME": str(home), "EVENLOAD_DASHBOARD_CONTROLS": "true"}
-    server = subprocess.Popen(
-        command(port, "127.0.0.1"), env=environment, stderr=sys.stderr, stdout=subprocess.DEVNULL
-    )
-    try:
-        _wait_until_healthy(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_until_healthy(port: int) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
-            return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.25)
-    raise SystemExit(f"the dashboard does not answer on port {port}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _table(table: pd.DataFrame, nothing: str) -> None:
         st.caption(nothing)
         return
     height = table_height(table, MAX_TALL_ROWS)
-    st.dataframe(table, hide_index=True, column_config=_columns(), height=height)
+    st.dataframe(table, hide_index=True, placeholder="–", column_config=_columns(), height=height)
 
 
 def _columns() -> dict[str, Any]:

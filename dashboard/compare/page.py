@@ -142,6 +142,7 @@ def _figures(runs: Runs, series: dict[str, LoadSeries]) -> None:
         st.dataframe(
             table,
             hide_index=True,
+            placeholder="–",
             column_config={
                 "run": config.TextColumn("Run", pinned=True),
                 "state": config.TextColumn("State"),

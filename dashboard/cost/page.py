@@ -118,7 +118,9 @@ def _lost(
         plot(waits_by_ranks(found, available, plan.ranks), "lost-by-ranks", caption)
     with card("Losses of the planned run", "Least first. Waiting GPUs count at full power."):
         table = tables.bill_table(found, plan)[[*columns]]
-        st.dataframe(table, hide_index=True, column_config=columns, height="content")
+        st.dataframe(
+            table, hide_index=True, placeholder="–", column_config=columns, height="content"
+        )
         st.caption(for_markdown(note))
 
 

@@ -67,7 +67,7 @@ def main() -> None:
         )
         return
     title, choice = st.columns([3, 2], vertical_alignment="center")
-    with choice:
+    with choice, st.container(horizontal=True, vertical_alignment="center"):
         choose_loss_unit()
         key = page_parts.chosen("Run", list(labels), "run", labels.__getitem__)
     run = shown_runs.find(key)

@@ -21,7 +21,10 @@ from evenload.pipeline.sweep.places import PlaceAnswer
 from evenload.pipeline.sweep.setting import Setting, Verdict
 from evenload.pipeline.sweep.step_curves import ADVISED_RULE, NOTE, step_curves
 
-MAX_ROWS, LEAST_ROWS = 18, 3  # of all places together, and of one
+# Rows of a chart, with a head per place: more need scrolling on a screen of 900 pixels. Of more
+# places one is shown at a time.
+MAX_ROWS, LEAST_ROWS, MOST_PLACES = 14, 3, 3
+STEP_PIXELS = 172  # least height of a chart of step sizes
 BADGES = {"claim": "green", "provisional": "blue", "waiting": "gray"}
 ROWS_NOTE = "Left is better. Bars: 95 % intervals, none with one seed. A click opens the run. "
 
@@ -32,16 +35,24 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("  \n".join(_chips(answer)) or "No trial is complete yet.", width="stretch")
         _more_seeds(sweep, answer)
-    left, right = st.columns(2)
+    crowded = len(answer.places) > MOST_PLACES
+    *one, left, right = st.columns([2, 4, 4] if crowded else 2)
+    shown = answer
+    if crowded:
+        names = [place.place for place in answer.places]
+        at = one[0].selectbox(
+            "At", names, key="at", bind="query-params", label_visibility="collapsed"
+        )
+        shown = answer._replace(places=tuple(p for p in answer.places if p.place == at))
     with left, st.expander("The answer in words", icon=":material/balance:"):
         st.markdown("  \n".join(map(for_markdown, sentences(answer))))
     with right:
         audit_note(queries.findings(sweep.sweep_id))
-    losses, loads = rows_of(answer)
-    curves = _step_curves(answer)
+    losses, loads = rows_of(shown)
+    curves = _step_curves(shown)
     columns = iter(st.columns([5, 5, 4] if curves else 2))
     if losses:
-        against = "none" if all(p.control for p in answer.places if p.settings) else "the least"
+        against = "none" if all(p.control for p in shown.places if p.settings) else "the least"
         with next(columns), card(f"Loss against {against}", ROWS_NOTE, "val_bits_per_byte"):
             chart = interval_rows(losses, f"loss minus that of {against}, {answer.unit.name}")
             plot(chart, "board-loss", "Green: the margin above the least loss.")
@@ -49,7 +60,7 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             chart = interval_rows(loads, "MaxVio, steady", number=".2f", is_log=True)
             plot(chart, "board-max-vio", "Red: MaxVio by chance.")
     if curves:
-        height = max(190, chart.height / 2 - 30)
+        height = max(STEP_PIXELS, chart.height / 2 - 21)
         with next(columns), card(f"Step size of {curves['loss'][0].rule}", NOTE, "max_vio_ratio"):
             is_advised = curves["loss"][0].rule == ADVISED_RULE
             advised = queries.advised_steps(sweep.sweep_id) if is_advised else {}
@@ -60,7 +71,11 @@ def board(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
 
 def _step_curves(answer: Answer) -> dict[str, list[StepCurve]]:
     """Figure -> the curves of the rule with the most step sizes; empty without one."""
-    found = {name: step_curves(answer, name) for name in ("loss", "over_floor")}
+    places = {place.place for place in answer.places}
+    found = {
+        name: [curve for curve in step_curves(answer, name) if curve.place in places]
+        for name in ("loss", "over_floor")
+    }
     most = max(found["loss"], key=lambda curve: len(curve.points), default=None)
     if most is None:
         return {}
@@ -69,7 +84,7 @@ def _step_curves(answer: Answer) -> dict[str, list[StepCurve]]:
 
 def rows_of(answer: Answer) -> tuple[list[Row], list[Row]]:
     """The loss and the MaxVio of the settings that matter, place by place."""
-    budget = max(LEAST_ROWS, MAX_ROWS // max(1, len(answer.places)))
+    budget = max(LEAST_ROWS, MAX_ROWS // max(1, len(answer.places)) - 1)
     losses, loads = [], []
     for place in answer.places:
         shown = _that_matter(place, budget)
@@ -155,8 +170,8 @@ def _running(trials: Sequence[TrialRecord], answer: Answer) -> None:
     """What the trials that run now have reached: the first figures of a sweep."""
     unit = loss_unit(trials, NATS)
     rows = [
-        (answer.axes.name(t), t.progress.step / t.progress.steps, unit.factor * t.progress.loss,
-         t.progress.max_vio)
+        (answer.axes.name(t), 100 * t.progress.step / t.progress.steps,
+         unit.factor * t.progress.loss, t.progress.max_vio)
         for t in trials
         if t.state.is_held and t.progress is not None
     ]  # fmt: skip
@@ -167,9 +182,10 @@ def _running(trials: Sequence[TrialRecord], answer: Answer) -> None:
         st.dataframe(
             pd.DataFrame(rows, columns=["Trial", "Steps", f"Training loss, {unit.name}", "MaxVio"]),
             hide_index=True,
+            placeholder="–",
             height="content" if len(rows) < 6 else 230,
             column_config={
-                "Steps": config.ProgressColumn(format="percent", min_value=0, max_value=1),
+                "Steps": config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100),
                 f"Training loss, {unit.name}": config.NumberColumn(format="%.3f"),
                 "MaxVio": config.NumberColumn(format="%.2f"),
             },

@@ -11,7 +11,7 @@ from evenload.dashboard.loss_unit import choose_loss_unit
 from evenload.dashboard.page_parts import chosen, chosen_view, heading, live, metrics
 from evenload.dashboard.record_tables import count, elapsed_seconds, eta_seconds, progress
 from evenload.dashboard.sweep.board import board
-from evenload.dashboard.sweep.runs import runs_section
+from evenload.dashboard.sweep.runs import compare_link, runs_section
 from evenload.dashboard.sweep.sections import curves_section, front_section
 from evenload.dashboard.sweep.step_sizes import step_sizes_section
 from evenload.dashboard.wording import sweep_wording
@@ -26,11 +26,10 @@ def main() -> None:
         st.title("Sweep", anchor=False)
         st.info("No sweeps yet. `evenload quickstart` runs a small one.")
         return
-    title, unit, choice = st.columns([5, 2, 3], vertical_alignment="center")
-    with choice:
-        sweep_id = chosen("Sweep", sweep_ids, "sweep", str)
-    with unit:
+    title, choice = st.columns([1, 1], vertical_alignment="center")
+    with choice, st.container(horizontal=True, vertical_alignment="center"):
         choose_loss_unit()
+        sweep_id = chosen("Sweep", sweep_ids, "sweep", str)
     with title:
         sweep, trials = queries.sweep(sweep_id)
         heading(sweep.name, sweep_wording(sweep, trials))
@@ -50,6 +49,7 @@ def _body(sweep_id: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         view = chosen_view(VIEWS)
         _summary(sweep, trials)
+        compare_link(trials)
     VIEWS[view](sweep, trials)
 
 

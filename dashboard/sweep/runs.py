@@ -26,6 +26,7 @@ from evenload.pipeline.sweep.axes import Axes
 MAX_FAILURES = 20  # largest number of tracebacks on the page
 TALLEST = 430  # pixels of the table; longer ones scroll
 MOST_COMPARED = 8
+LEAST_DIGEST = 5  # shorter words are no beginnings of digests, which have numbers, too
 EACH = "each run"
 
 
@@ -33,9 +34,8 @@ def runs_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """A filter, linked charts of the runs that pass it, and their table."""
     named = queries.answer(sweep.sweep_id).axes
     unit = loss_unit(trials)
-    _forget_unknown(trials)
     words, group, *shown = _choices(trials, unit)
-    kept = [t for t in trials if all(w in _text(t, named) for w in words.lower().split())]
+    kept = [t for t in trials if all(_has(t, named, word) for word in words.lower().split())]
     axes = axes_over(kept, varying(kept), unit)
     titles = [axis.title for axis in axes]
     if len(kept) > 1 and all(title in titles for title in shown):
@@ -52,8 +52,10 @@ def runs_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     _failures([trial for trial in trials if trial.state is TrialState.FAILED], named)
 
 
-def _text(trial: TrialRecord, named: Axes) -> str:
-    return f"{named.name(trial)} {TRIAL_STATES[trial.state].text} {trial.digest}".lower()
+def _has(trial: TrialRecord, named: Axes, word: str) -> bool:
+    """Whether the name or state of a run has the word, or its digest begins with it."""
+    text = f"{named.name(trial)} {TRIAL_STATES[trial.state].text}".lower()
+    return word in text or (len(word) > LEAST_DIGEST and trial.digest.startswith(word))
 
 
 def _choices(trials: Sequence[TrialRecord], unit: LossUnit) -> list[str]:
@@ -133,31 +135,30 @@ def _table(kept: Sequence[TrialRecord], named: Axes, unit: LossUnit, words: str)
     if cells := state.selection.cells:
         st.switch_page("run/page.py", query_params={"run": digests[cells[0][0]]})
     st.session_state[KEPT_RUNS] = picked
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(
-            f"{counted(len(table), 'run')}, {len(picked)} selected. A click on a cell opens its "
-            "run. Menu of a column: sort, hide.",
-            width="stretch",
+    st.caption(
+        f"{counted(len(table), 'run')}, {len(picked)} selected. A click on a cell opens its run. "
+        "Menu of a column: sort, hide."
+    )
+
+
+def compare_link(trials: Sequence[TrialRecord]) -> None:
+    """A link to the comparison of the selected runs, if there are some that can be compared."""
+    known = {trial.digest for trial in trials}
+    if not known.issuperset(_picked()):  # the rest of the address is of no run of the sweep
+        st.query_params["picked"] = ",".join(digest for digest in _picked() if digest in known)
+    picked = _picked()
+    if 2 <= len(picked) <= MOST_COMPARED:
+        st.page_link(
+            "compare/page.py",
+            label=f"Compare {len(picked)} runs",
+            icon=":material/compare_arrows:",
+            query_params={"runs": ",".join(picked)},
         )
-        if 2 <= len(picked) <= MOST_COMPARED:
-            st.page_link(
-                "compare/page.py",
-                label=f"Compare {len(picked)} runs",
-                icon=":material/compare_arrows:",
-                query_params={"runs": ",".join(picked)},
-            )
 
 
 def _picked() -> list[str]:
     """The digests of the selected runs, which are in the address."""
     return [digest for digest in st.query_params.get("picked", "").split(",") if digest]
-
-
-def _forget_unknown(trials: Sequence[TrialRecord]) -> None:
-    """Takes digests that are of no run of the sweep out of the address."""
-    known = {trial.digest for trial in trials}
-    if not known.issuperset(_picked()):
-        st.query_params["picked"] = ",".join(digest for digest in _picked() if digest in known)
 
 
 def _pick(key: str, digests: Sequence[str]) -> None:

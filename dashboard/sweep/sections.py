@@ -80,6 +80,7 @@ def curves_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
             st.dataframe(
                 ended.drop(columns="digest"),
                 hide_index=True,
+                placeholder="–",
                 column_config={"Why": st.column_config.TextColumn(width="large")},
                 height="content" if len(ended) < 20 else 600,
             )

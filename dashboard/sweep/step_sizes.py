@@ -13,6 +13,8 @@ from evenload.pipeline.figures.step_curves import FIGURES, StepCurve
 from evenload.pipeline.states import SweepRecord, TrialRecord
 from evenload.pipeline.sweep.step_curves import ADVISED_RULE, NOTE, step_curves
 
+TITLE_PIXELS = 250  # lower charts have no room for a long title
+
 
 def step_sizes_section(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
     """One row of charts per rule."""
@@ -40,5 +42,5 @@ def chart_in(
     """The chart of a figure. Args: unit: of losses"""
     figure = FIGURES[name]
     if name == "loss":
-        figure = figure._replace(title=unit.title)
+        figure = figure._replace(title=unit.title if height >= TITLE_PIXELS else unit.head)
     return step_chart(curves, figure, advised, height)

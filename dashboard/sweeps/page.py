@@ -203,7 +203,10 @@ def _dry_run(spec: SweepSpec) -> None:
         ("Disk", scaled(found.disk_bytes, "B"), "checkpoints and loads of all trials, at most"),
     )
     st.dataframe(
-        new_sweep.plan_table(plans), hide_index=True, height="content" if found.trials < 12 else 420
+        new_sweep.plan_table(plans),
+        hide_index=True,
+        placeholder="–",
+        height="content" if found.trials < 12 else 420,
     )
     st.caption(f"Nothing is started yet. {new_sweep.what_follows(spec)}")
     if problem := disk_shortage(plans, Settings().root):

@@ -65,7 +65,13 @@ def _body(name: str) -> None:
         columns = [*_columns()]
         if not tables.has_jump(document, stream):
             columns.remove("recovery")
-        st.dataframe(table[columns], hide_index=True, column_config=_columns(), height="content")
+        st.dataframe(
+            table[columns],
+            hide_index=True,
+            placeholder="–",
+            column_config=_columns(),
+            height="content",
+        )
     curves = tables.regret_curves(document, stream)
     if not curves:
         st.info("The theory was not tested here; the option `--check theory` tests it.")
@@ -99,6 +105,7 @@ def _statements(document: tables.Document, stream: str, rules: list[str]) -> Non
         st.dataframe(
             tables.verdict_table(document, stream, rule),
             hide_index=True,
+            placeholder="–",
             height="content",
             column_config={"Number that decides": st.column_config.TextColumn(width="large")},
         )

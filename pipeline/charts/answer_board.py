@@ -74,7 +74,9 @@ def interval_rows(
     linear = {"scale": alt.Scale(zero=False, nice=False, padding=10)}
     more = style.log_axis(ends) if is_log and style.spans(ends, 3.0) else linear
     weight = {"condition": {"test": IS_HEAD, "value": "bold"}, "value": "normal"}
-    heads = alt.Axis(labelExpr=LABEL, labelFontWeight=weight, domain=False, grid=False)
+    heads = alt.Axis(
+        labelExpr=LABEL, labelFontWeight=weight, labelOverlap=False, domain=False, grid=False
+    )
     y = style.name(alt.Y, ROW, sort=None, title=None, scale=alt.Scale(domain=order), axis=heads)
     base = alt.Chart(style.table(columns)).encode(y=y)
     roles = [role for role in ROLES if role in columns["role"]]

@@ -16,6 +16,7 @@ from evenload.pipeline.charts.style import Chart
 Role = Literal["search", "settings", "fresh seeds", "controls", "recommended"]
 MAX_OUTSIDE = 3
 MAX_LABELS = 14  # with more points, only those on the front are named
+LABEL_WIDTH, LABEL_HEIGHT = 0.13, 0.04  # of a text beside a point, as shares of the axes
 VIO, BITS = "MaxVio, steady (max load / fair share − 1)", "validation loss, bits per byte"
 STAGES = {"search": style.BLUE, "fresh seeds": style.ORANGE}
 ROLES: dict[str, tuple[str, str]] = {  # colour and shape
@@ -91,8 +92,8 @@ def pareto_front(
         *_stairs(points, x, y, loss),
         *_floor(floor, x),
         *_intervals(base, x, y, title, loss),
-        _dots(base.encode(x=x, y=y), points, loss),
         beside.encode(x=x, y=y, text=style.name(alt.Text, "beside")),
+        _dots(base.encode(x=x, y=y), points, loss),  # on top, where they can be clicked
     ]
     return style.layered(*layers, description=_description(points), height=height)
 
@@ -164,7 +165,30 @@ def _beside(points: Sequence[Point]) -> list[str]:
         is_repeated = point.role == "search" and point.label in confirmed
         is_named = len(points) <= MAX_LABELS or point.on_front or point.role == "recommended"
         texts.append(point.mark or (point.label if is_named and not is_repeated else ""))
-    return texts
+    return _apart(points, texts)
+
+
+def _apart(points: Sequence[Point], texts: Sequence[str]) -> list[str]:
+    """The texts without those that would lie over another one; important ones stay."""
+    near = [p for p in points if not p.is_yardstick] or list(points)
+    vios, bits = [p.max_vio for p in near], [p.bits for p in near]
+    scale = math.log if style.spans(vios) else float
+    across = abs(scale(max(vios)) - scale(min(vios))) or 1.0 if near else 1.0
+    up = (max(bits) - min(bits)) or 1.0 if near else 1.0
+    order = sorted(
+        range(len(points)),
+        key=lambda i: (points[i].role != "recommended", not points[i].on_front),
+    )
+    kept: list[int] = []
+    for i in order:
+        x, y = scale(points[i].max_vio), points[i].bits
+        if texts[i] and all(
+            abs(x - scale(points[k].max_vio)) > LABEL_WIDTH * across
+            or abs(y - points[k].bits) > LABEL_HEIGHT * up
+            for k in kept
+        ):
+            kept.append(i)
+    return [text if i in kept else "" for i, text in enumerate(texts)]
 
 
 def _outside(

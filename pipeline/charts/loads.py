@@ -21,7 +21,11 @@ LOAD = Scale(
     (1, 60, 100, 140, 200),
     COLOURS,
     (1, 50, 100, 150, 200),
-    {"idle": ("value == 0", style.IDLE), "more than 200 %": ("value > 200", style.BEYOND)},
+    {
+        "idle": ("value == 0", style.IDLE),
+        "200 to 500 %": ("value > 200 && value <= 500", style.BEYOND),
+        "more than 500 %": ("value > 500", style.EXTREME),
+    },
     "datum.value == 1 ? '>0' : datum.label",
 )
 OF_MEAN_RANK = LOAD._replace(title="load, % of the mean rank")

@@ -58,16 +58,14 @@ def step_chart(
     low = style.number(alt.Y, "low", title=figure.title)
     band = base.mark_area(opacity=0.18, clip=True).encode(y=low, y2=alt.Y2(field="high"))
     line = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y)
-    used = [role for role in SHAPES if any(p.role == role for c in curves for p in c.points)]
     is_crowded = max((len(curve.points) for curve in curves), default=0) > MANY
-    small = SMALL if is_crowded else 1.0
-    largest = max(SIZES.values())
-    sizes: dict[str, float] = {r: SIZES[r] * (1 if SIZES[r] == largest else small) for r in used}
+    small, largest = SMALL if is_crowded else 1.0, max(SIZES.values())
+    sizes = {str(r): size * (1 if size == largest else small) for r, size in SIZES.items()}
     tooltip = style.tips({"at": "", STEP: "~g", figure.title: figure.number})
     tooltip += style.tips({"low": figure.number, "high": figure.number, "seeds": "d", "mark": ""})
     dots = base.mark_point(filled=True, opacity=1, cursor="pointer").encode(
         y=y,
-        shape=style.scaled(alt.Shape, "mark", {role: SHAPES[role] for role in used}, None),
+        shape=style.scaled(alt.Shape, "mark", {str(r): shape for r, shape in SHAPES.items()}, None),
         size=style.scaled(alt.Size, "mark", sizes, None),
         tooltip=tooltip,
     )

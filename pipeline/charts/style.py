@@ -56,6 +56,7 @@ FAIR = Colour("#f5f5f2", "#232a34")
 HIGH = Colour("#f3b26b", "#8a5016")
 HIGHEST = Colour("#b35806", "#d9771c")  # twice the fair share
 BEYOND = Colour("#7a2f00", "#ffae57")  # above the range of the colours
+EXTREME = Colour("#a0179b", "#ff7be5")  # far above it
 GOOD = Colour("#e6f2ee", "#16352e")
 MIDDLING = Colour("#f2d9a6", "#6b531f")
 BAD = Colour("#c2571a", "#f0894a")

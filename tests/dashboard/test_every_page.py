@@ -68,6 +68,7 @@ def test_choices_that_do_not_exist_are_said_and_losses_have_the_chosen_unit(
     assert not shown.exception
     text = _text(shown)
     assert not RAW.search(text)
+    assert all(frame.proto.placeholder for frame in shown.dataframe)  # otherwise: None
     if (page, view) not in RECORDS:
         assert "its per byte" not in text
     widgets = {key for key in CHOICES if key in shown.session_state}

@@ -18,14 +18,17 @@ FOLD_HEIGHT = 420  # height of long texts and tables, in pixels
 def draw_recorded(run: RecordedRun, series: LoadSeries) -> None:
     with card("What is known", "Others trained this run; evenload recorded its loads."):
         st.dataframe(
-            pd.DataFrame(facts(run), columns=["", "Value"]), hide_index=True, height="content"
+            pd.DataFrame(facts(run), columns=["", "Value"]),
+            hide_index=True,
+            placeholder="–",
+            height="content",
         )
 
 
 def draw(trial: TrialRecord, series: LoadSeries) -> None:
     left, right = st.columns(2)
     with left, card("Final figures", "The steady state is the last quarter of the steps."):
-        st.dataframe(figure_table(trial), hide_index=True, height=FOLD_HEIGHT)
+        st.dataframe(figure_table(trial), hide_index=True, placeholder="–", height=FOLD_HEIGHT)
     with right, card("Specification", "With all defaults, and every `auto` resolved."):
         st.code(yaml_of(trial.spec), language="yaml", height=FOLD_HEIGHT)
     with card("Attempts", "Training and evaluation are separate attempts."):

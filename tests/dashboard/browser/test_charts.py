@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from evenload.pipeline.charts import style
 from evenload.pipeline.settings import Settings
 from tests.dashboard.browser.pages import (
+    CHARTS,
     CONTROLS,
     DRAWN,
     HAS_NO_NAME,
@@ -25,6 +26,14 @@ from tests.dashboard.browser.pages import (
 
 pytestmark = pytest.mark.browser
 DARK = "rgb(16, 21, 29)"
+PLACE_ON_A_MARK = """all => all.map(e => {
+  const box = e.getBoundingClientRect(), at = e.getPointAtLength(0.8 * e.getTotalLength());
+  const m = e.getScreenCTM();
+  return box.width < 30 ? [e, box.x + box.width / 2, box.y + box.height / 2]
+    : [e, at.x * m.a + m.e, at.y * m.d + m.f];
+}).find(([e, x, y]) => document.elementFromPoint(x, y) === e).slice(1)"""  # that nothing covers
+FOCUSED = "document.activeElement.closest('[data-testid]')?.dataset.testid"
+UNNAMED = "all => all.filter(e => !e.querySelector('[aria-label]')?.ariaLabel).length"
 
 
 @pytest.mark.slow
@@ -58,13 +67,13 @@ def test_viewer_gets_from_the_sweeps_to_the_views_of_a_run(
 def test_every_view_of_a_sweep_draws_its_charts(page: Page, address: str, demo: Any) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
     settled(page, "search")
-    for view, charts in [*(("Answer", 4), ("Runs", 2), ("Front", 3), ("Curves", 1))]:
+    for view, charts in [*(("Answer", 4), ("Runs", 1), ("Front", 3), ("Curves", 1))]:
         choose(page, view)
         settled(page, "search")
         charts_drawn(page, charts)
     choose(page, "Runs")
     settled(page, "search")
-    charts_drawn(page, 2)
+    charts_drawn(page, 1)
     click_row(page, 55)
     page.wait_for_url("**/run?run=*")
     page.goto(f"{address}/sweep?sweep={demo.ids['finished']}&view=Runs")
@@ -80,7 +89,7 @@ def test_brush_and_selection_choose_runs_and_outlive_a_reload(
 ) -> None:
     page.goto(f"{address}/sweep?sweep={demo.ids['searched']}&view=Runs")
     settled(page, "search")
-    charts_drawn(page, 2)
+    charts_drawn(page, 1)
     expect(page.get_by_text("36 runs, 0 selected")).to_be_visible(timeout=WAIT_MS)
     box = page.locator(DRAWN).first.bounding_box()
     assert box is not None
@@ -204,3 +213,56 @@ def test_page_and_charts_follow_the_theme(
 
 def _rgb(colour: str) -> str:
     return f"rgb({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
+@pytest.mark.slow
+def test_click_on_any_chart_of_a_sweep_opens_its_run(page: Page, address: str, demo: Any) -> None:
+    digests = {trial.digest for trial in demo.trials("searched")}
+    for view, mark in (("Front", "point"), ("Step sizes", "point"), ("Curves", "line mark")):
+        page.goto(f"{address}/sweep?sweep={demo.ids['searched']}&view={view}")
+        settled(page, "search")
+        expect(page.locator(DRAWN).first).to_be_visible(timeout=WAIT_MS)
+        marks = page.locator(f"{DRAWN} path[aria-roledescription='{mark}']")
+        expect(marks.first).to_be_attached(timeout=WAIT_MS)
+        page.mouse.click(*marks.evaluate_all(PLACE_ON_A_MARK))
+        page.wait_for_url("**/run?run=*", timeout=WAIT_MS)
+        assert page.url.partition("run=")[2].partition("&")[0] in digests
+
+
+@pytest.mark.slow
+def test_zoom_of_the_front_is_in_the_address_and_outlives_a_reload(
+    page: Page, address: str, demo: Any
+) -> None:
+    page.goto(f"{address}/sweep?sweep={demo.ids['searched']}&view=Front&picked=nope&at=nope")
+    settled(page, "search")
+    expect(page.get_by_text("The address asks for picked=nope, at=nope")).to_be_visible()
+    charts_drawn(page, 3)
+    box = page.locator(DRAWN).first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 300, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 800, box["y"] + 300, steps=6)
+    page.mouse.up()
+    page.wait_for_url("**zoom-front=*", timeout=WAIT_MS)
+    zoomed = page.url
+    page.reload()
+    expect(page.get_by_role("button", name="Show all, not only")).to_be_visible(timeout=WAIT_MS)
+    assert page.url == zoomed
+
+
+@pytest.mark.slow
+def test_answer_fits_one_screen_and_toolbars_are_out_of_the_tab_order(
+    page: Page, address: str, demo: Any
+) -> None:
+    page.goto(f"{address}/sweep?sweep={demo.ids['searched']}")
+    settled(page, "search")
+    charts_drawn(page, 4)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("e => [e.scrollHeight, e.scrollWidth - e.clientWidth]") == [900, 0]
+    seen = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate(FOCUSED))
+    assert "stPopoverButton" in seen  # the menus Export below the charts
+    assert "stBaseButton-elementToolbar" not in seen
+    assert main.locator(CHARTS).evaluate_all(UNNAMED) == 0

@@ -187,7 +187,7 @@ def test_choosing_a_sweep_changes_the_address(open_page: Open, demo: Any) -> Non
 
 def test_unknown_view_is_said_and_the_first_is_shown(open_page: Open, demo: Any) -> None:
     page = open_page("sweep", sweep=demo.ids["finished"], view="Gird")
-    assert "View 'Gird' is not known here" in page.error[0].value
+    assert "view=Gird, which is not known here" in page.error[0].value
     assert page.title[0].value == "step-size-by-experts"
 
 

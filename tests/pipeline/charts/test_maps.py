@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from evenload.pipeline.charts import loads, maps, specialisation
-from evenload.pipeline.charts.style import BEYOND, FAIR, IDLE, Chart, description, document, tables
+from evenload.pipeline.charts.style import (
+    BEYOND,
+    EXTREME,
+    FAIR,
+    IDLE,
+    Chart,
+    description,
+    document,
+    tables,
+)
 
 
 def _rows(chart: Chart) -> list[tuple[Any, ...]]:
@@ -37,9 +46,12 @@ def test_idle_and_overfull_cells_have_colours_of_the_legend() -> None:
     value = "datum['load, % of the fair share']"
     assert cells["condition"] == [
         {"test": f"{value} == 0", "value": IDLE},
-        {"test": f"{value} > 200", "value": BEYOND},
+        {"test": f"{value} > 200 && {value} <= 500", "value": BEYOND},
+        {"test": f"{value} > 500", "value": EXTREME},
     ]
-    assert key["scale"] == {"domain": ["idle", "more than 200 %"], "range": [IDLE, BEYOND]}
+    looks = dict(zip(key["scale"]["domain"], key["scale"]["range"], strict=True))
+    assert looks == {"idle": IDLE, "200 to 500 %": BEYOND, "more than 500 %": EXTREME}
+    assert {test["value"] for test in cells["condition"]} == {*looks.values()}
     assert cells["scale"]["domain"][2] == 100
     assert cells["scale"]["range"][2] == FAIR
 

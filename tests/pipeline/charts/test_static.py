@@ -15,7 +15,7 @@ STEPS = np.arange(1, 41, dtype=np.int32)
 
 def test_svg_loads_nothing_and_has_a_description() -> None:
     percent_BE = np.full((40, 16), 90, np.int16)
-    percent_BE[3, 4:6] = 0, 700
+    percent_BE[3, 4:6] = 0, 300
     chart = load_over_time(percent_BE, STEPS)
     drawn = to_svg(chart, 420)
     root = ET.fromstring(drawn)

@@ -46,6 +46,7 @@ def test_the_winner_is_a_diamond_and_its_ties_are_squares() -> None:
     assert dict(zip(shapes["domain"], shapes["range"], strict=True)) == {
         "other": "circle",
         "tied in evenness": "square",
+        "most even so far": "diamond",
         "named": "diamond",
     }
 

@@ -92,7 +92,7 @@ def test_a_chart_keeps_its_own_colours_when_it_is_themed() -> None:
 
 def test_every_colour_has_one_counterpart() -> None:
     for theme in ({*map(str, COLOURS.values())}, {c.dark for c in COLOURS.values()}):
-        assert len(theme) == len(COLOURS) == 19
+        assert len(theme) == len(COLOURS) == 20
 
 
 @pytest.mark.parametrize("theme", PAGE)
