@@ -11,6 +11,8 @@ from copy import copy
 from typing import TextIO
 from urllib.parse import quote, quote_plus, unquote
 
+from pydantic import SecretStr
+
 from evenload.pipeline.addresses import (
     HIDDEN,
     SHORTEST,
@@ -35,8 +37,13 @@ def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
 
     Each secret comes in every spelling in which a library may repeat it: percent codes, JSON, HTML.
     """
-    urls = {settings.database_url, settings.reader_url, settings.tracking_uri, settings.mirror_url}
-    found: set[str] = set()
+    # Every setting, because a worker on another host has the settings and not the environment.
+    given = dict(settings)
+    found = {value.get_secret_value() for value in given.values() if isinstance(value, SecretStr)}
+    urls = {value for value in (*found, *map(str, given.values())) if "://" in value}
+    urls |= {
+        str(value) for name, value in given.items() if value and name.endswith(("_url", "_uri"))
+    }
     for name, value in environment.items():
         if SECRET_NAME.search(name) and not PATH_NAME.search(name) and len(value) >= SHORTEST:
             found.add(value)
@@ -48,8 +55,8 @@ def secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
     for webhook in webhooks - {""}:  # who knows its path can write to it
         path = webhook.partition("://")[2].partition("/")[2]
         found |= {webhook, path} if len(path) >= SHORTEST_TOKEN else {webhook}
-    for url in urls - {None, ""}:
-        found |= secrets_of(str(url))
+    for url in urls:
+        found |= secrets_of(url)
     return _spelled(found)
 
 

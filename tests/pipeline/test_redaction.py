@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from urllib.parse import quote
 
 import pytest
 
@@ -47,3 +48,17 @@ def test_neither_log_messages_nor_tracebacks_show_a_secret(monkeypatch: pytest.M
     assert "ray-token" not in text
     assert text.startswith("with ***")
     assert "ValueError: it was ***" in text
+
+
+TEXTS = [
+    name for name, field in Settings.model_fields.items() if "str" in str(field.annotation).lower()
+]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_secret_of_every_setting_is_hidden_without_the_environment(name: str) -> None:
+    """As on a worker of another host, which gets the settings from its coordinator."""
+    given = "https://me:Zq9-the-hidden-word@host.example/x"
+    hidden = secrets(Settings.model_validate({name: given}), {})
+    for shown in (given, repr(given), quote(given), "failed with Zq9-the-hidden-word"):
+        assert "Zq9-the-hidden-word" not in redacted(f"it is {shown}", hidden)
