@@ -2,8 +2,9 @@
 
     python rank_process.py JOBS RANK SIZE
 
-JOBS is a JSON file: {"home": ..., "rendezvous": ..., "runs": [{"digest", "spec", "stop_at"}, ...]}.
-Writes <home>/<digest>-rank<r>.npz: the bias of every step, and a checksum of all weights after it.
+JOBS is a JSON file: {"home": ..., "rendezvous": ..., "runs": [{"digest", "spec", "stop_at"}, ...],
+"attached": names of cases of an attached model}. Writes <home>/<digest>-rank<r>.npz: the bias of
+every step, and a checksum of all weights after it; and <home>/<case>-rank<r>.pt.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from evenload.workers.training import loop
 from evenload.workers.training.loop import train
 from evenload.workers.training.ranks import Ranks
 from evenload.workers.training.step import train_step
+from tests.workers.attach.rank_process import CASES
 
 
 class NoSink:
@@ -97,6 +99,8 @@ def main(jobs_file: str, rank: str, size: str) -> None:
         spec = TrialSpec.model_validate(run["spec"])
         run_one(ranks, settings, run["digest"], spec, run["stop_at"])
         dist.barrier()  # the next run may resume from a checkpoint of the first rank
+    for case in jobs["attached"]:
+        torch.save(CASES[case](ranks.rank), settings.root / f"{case}-rank{rank}.pt")
     dist.destroy_process_group()
 
 

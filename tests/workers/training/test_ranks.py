@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from evenload.workers.training import checkpoint
 from evenload.workers.training.identity import resolve
 from evenload.workers.training.loop import TrainOutcome, checkpoint_dir
 from evenload.workers.training.ranks import ALONE, BUCKET_BYTES, _buckets
+from tests.workers.attach.test_ranks import alone as attached_alone
 
-STEPS = 20
+STEPS, STOPPED_AT = 12, 5
 RULES: dict[str, dict[str, Any]] = {
     "sign": {"kind": "sign", "step_size": 0.01},
     "exact-quantile": {"kind": "quantile", "method": "exact"},
@@ -58,8 +59,17 @@ def spec_of(rule: str, workers: int, micro: int | None = None) -> TrialSpec:
     return resolve(TrialSpec.model_validate(tree))
 
 
-def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int = 2) -> None:
-    """Runs all runs in order in the same processes; raises if one fails."""
+def other_model(workers: int, micro: int | None = None) -> TrialSpec:
+    """A model of another's code, which needs no library to be imported."""
+    spec = spec_of("self_tuned", workers, micro).model_dump(mode="json")
+    factory = {"kind": "python", "factory": "tests.other_models:mixture", "vocab_size": 48}
+    return resolve(TrialSpec.model_validate(spec | {"model": factory}))
+
+
+def run_together(
+    home: Path, runs: list[tuple[str, TrialSpec, int]], size: int = 2, attached: Sequence[str] = ()
+) -> None:
+    """Runs all runs and cases in order in the same processes; raises if one fails."""
     jobs = home / "jobs.json"
     home.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -68,7 +78,8 @@ def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int =
     ]
     rendezvous = home / "rendezvous"
     rendezvous.unlink(missing_ok=True)
-    jobs.write_text(json.dumps({"home": str(home), "rendezvous": str(rendezvous), "runs": rows}))
+    content = {"home": str(home), "rendezvous": str(rendezvous), "runs": rows}
+    jobs.write_text(json.dumps(content | {"attached": attached}))
     script = Path(__file__).parent / "rank_process.py"
     root = Path(__file__).parents[3]
     command = [sys.executable, str(script), str(jobs)]
@@ -85,12 +96,13 @@ def run_together(home: Path, runs: list[tuple[str, TrialSpec, int]], size: int =
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home where two workers trained every rule; one run was stopped at step 10 and resumed."""
+    """A home where two workers trained every rule; one run was stopped and resumed."""
     home = tmp_path_factory.mktemp("ranks") / "home"
     runs = [(rule, spec_of(rule, workers=2), 0) for rule in RULES]
     runs += [("split", spec_of("sign", workers=2, micro=2), 0)]
-    runs += [("stopped", spec_of("sign", workers=2), stop_at) for stop_at in (10, 0)]
-    run_together(home, runs)
+    runs += [("stopped", spec_of("sign", workers=2), stop_at) for stop_at in (STOPPED_AT, 0)]
+    runs += [("other", other_model(workers=2), 0)]
+    run_together(home, runs, attached=["ddp"])
     return home
 
 
@@ -120,6 +132,25 @@ def test_two_workers_equal_one_that_computes_both_halves_bit_for_bit(
     together, alone = weights_of(home, rule), weights_of(settings.home, rule)
     for name, weight in alone.items():
         assert torch.equal(together[name], weight), name
+
+
+def test_two_workers_train_a_model_of_others_as_one_does(
+    home: Path, settings: Settings, run_trial: Callable[..., TrainOutcome]
+) -> None:
+    run_trial(other_model(workers=1, micro=4), digest="other")
+    one, two = history_of(settings.home, "other"), history_of(home, "other")
+    np.testing.assert_array_equal(two.count_SLE, one.count_SLE)
+    np.testing.assert_array_equal(two.bias_SLE, one.bias_SLE)
+    assert two.bias_SLE[-1].any()
+
+
+def test_an_attached_model_in_ddp_counts_and_moves_as_in_one_process(home: Path) -> None:
+    """Only one case; tests/workers/attach/test_ranks.py has the others."""
+    count_NLE, bias_LE = attached_alone(own_bias=False)
+    for rank in (0, 1):
+        found = torch.load(home / f"ddp-rank{rank}.pt", weights_only=True)
+        assert torch.equal(found["counts"], count_NLE)
+        assert torch.equal(found["biases"], bias_LE)
 
 
 def test_two_workers_equal_one_with_the_whole_batch(
@@ -175,7 +206,7 @@ def test_both_stop_with_the_first_and_resume_as_if_never_stopped(home: Path) -> 
     for name, weight in weights_of(home, "sign").items():
         assert torch.equal(weights[name], weight), name
     resumed = np.load(home / "stopped-rank1.npz")
-    assert len(resumed["bias_SLE"]) == STEPS - 10
+    assert len(resumed["bias_SLE"]) == STEPS - STOPPED_AT
 
 
 def test_with_one_rank_nothing_is_copied_or_sent() -> None:
