@@ -35,7 +35,10 @@ class Json(TypeDecorator[dict[str, Any]]):
         return None if value is None else json.dumps(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:
-        return None if value is None else json.loads(value)
+        found = None if value is None else json.loads(value)
+        if found is not None and not isinstance(found, dict):
+            raise json.JSONDecodeError("a mapping is expected", str(value), 0)
+        return found
 
 
 class AnyNumber(TypeDecorator[float]):

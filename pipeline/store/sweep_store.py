@@ -1,5 +1,7 @@
 """The store of sweeps, trials and attempts in SQL. It holds the only authoritative state."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ from evenload.pipeline.store.stackable_trials import stackable_trials
 
 # SQLSTATE of psycopg's errors: an unknown option, a role without the right, read-only.
 NOT_ALLOWED = (None, "42501", "25006")
+FINAL_ERRORS = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
 DAMAGE = (DatabaseError, sqlite3.DatabaseError, JSONDecodeError)
 
 Arguments = ParamSpec("Arguments")
@@ -67,6 +70,7 @@ class SweepStore:
     Args:     read_only: whether the database must refuse every write
     Raises:   SpecError: the URL, the schema or an id is wrong; the message names the remedy
               StoreUnavailable: the database does not answer
+              OSError: the disk of an SQLite file is full, or it may not be written
     """
 
     def __init__(self, url: str, read_only: bool = False) -> None:
@@ -185,7 +189,11 @@ class SweepStore:
         try:
             yield
         except (OperationalError, InterfaceError, sqlite3.OperationalError) as error:
-            reason = without_secrets_of(self._url, getattr(error, "orig", error))
+            cause = getattr(error, "orig", error)
+            final = FINAL_ERRORS.get((getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF)
+            if final is not None:  # waiting does not help
+                raise OSError(final, os.strerror(final), shown_address(self._url)) from None
+            reason = without_secrets_of(self._url, cause)
             remedy = "check the database and its URL"
             if self._url.startswith("sqlite"):
                 remedy = "set EVENLOAD_HOME or EVENLOAD_DATABASE_URL to where the sweeps are"

@@ -122,7 +122,7 @@ class Coordinator:
                 return self._run(sweep_ids)
             finally:
                 self._executor.close()
-                with suppress(StoreUnavailable):
+                with suppress(StoreUnavailable, OSError):
                     self._store.withdraw(self._name)
 
     def stop(self) -> None:

@@ -103,7 +103,7 @@ class Projection:
         logger.warning("%s; it is delivered later", problem)
         try:
             self._store.announce(worker_id(ROLE), ROLE, {"tracking_errors": self.errors})
-        except StoreUnavailable as away:
+        except (StoreUnavailable, OSError) as away:  # a full disk ends the command elsewhere
             logger.warning("%s", away)
 
 

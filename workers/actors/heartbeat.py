@@ -65,7 +65,7 @@ class Heartbeat:
         self._thread.join()
         try:
             self._store.withdraw(self._claim.worker)
-        except StoreUnavailable as away:
+        except (StoreUnavailable, OSError) as away:
             logger.warning("%s", away)
 
     def report(self, progress: Progress) -> Command:

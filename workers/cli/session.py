@@ -97,9 +97,15 @@ def initial_trials(
     spec: SweepSpec, settings: Settings, has_cuda: bool | None = None
 ) -> list[tuple[str, TrialSpec]]:
     """The first trials of a sweep with their digests; see `identity.identify`."""
+    from evenload.workers.data.corpus import prepare
     from evenload.workers.training.identity import with_digests
 
-    return with_digests(checked_trials(spec, settings, has_cuda), settings)
+    found = with_digests(checked_trials(spec, settings, has_cuda), settings)
+    for data in {trial.data for _, trial in found}:
+        origin = prepare(data, settings.corpus_dir).origin
+        if origin is not None and origin.empty and data.kind != "python_stdlib":
+            log.print(f"data: {origin.empty:,} rows or files without text (null or empty) left out")
+    return found
 
 
 def checked_trials(

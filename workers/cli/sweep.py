@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from pydantic import ValidationError
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from evenload.pipeline.addresses import shown_address
-from evenload.pipeline.errors import SpecError
+from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.extras import WORKERS, require
 from evenload.pipeline.records.lost_records import lost_records
 from evenload.pipeline.redaction import without_secrets_of
@@ -186,7 +187,13 @@ def _stored_or_load(sweep: str, settings: Settings) -> SweepSpec:
     if _is_file(sweep):
         return load_sweep(Path(sweep))
     check_is_current(sweep)
-    return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
+    try:
+        return SweepSpec.model_validate(open_store(settings).sweep(sweep).spec)
+    except ValidationError as error:
+        raise SpecError(
+            f"sweep {sweep} is stored in a form that this version cannot read "
+            f"({first_message(error)}); run its YAML file instead of its id"
+        ) from None
 
 
 def finish(settings: Settings, sweep_id: str, as_json: bool) -> None:

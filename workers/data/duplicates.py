@@ -36,10 +36,10 @@ class Origin(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,} different documents; {self.empty:,} empty ones and "
-            f"{self.copies:,} copies left out; {self.similar:,} near duplicates on the side of "
-            f"the one they resemble; {self.leaked_share:.1%} of the held-out words also stand "
-            f"in training, in runs of {RUN} words"
+            f"{self.documents:,} different documents; {self.empty:,} without text (null or "
+            f"empty) and {self.copies:,} copies left out; {self.similar:,} near duplicates on the "
+            f"side of the one they resemble; {self.leaked_share:.1%} of the held-out words also "
+            f"stand in training, in runs of {RUN} words"
         )
 
 

@@ -35,6 +35,7 @@ class Estimate(NamedTuple):
     largest: float  # largest eigenvalue
     noise: float  # variance of one step's estimate of a best bias
     drift: float  # variance of the change of the best bias in one step
+    least_drift: float  # lower end of the drift's 95 % interval; 0 if it may stand still
     travel: float  # largest absolute value of a best bias
     unit: str = "probability"  # of a bias
 
@@ -44,10 +45,20 @@ class Estimate(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """The share of a full step that balances lag and noise, as in a scalar Kalman filter."""
-        ratio = self.drift / self.noise if self.noise > 0 else 0.0
-        variance = (ratio + math.sqrt(ratio * ratio + 4 * ratio)) / 2
-        return variance / (variance + 1)
+        """The share of a full step that balances lag and noise."""
+        return _gain_of(self.drift, self.noise)
+
+    @property
+    def least_gain(self) -> float:
+        """The gain that the drift needs for certain."""
+        return _gain_of(self.least_drift, self.noise)
+
+
+def _gain_of(drift: float, noise: float) -> float:
+    """The steady gain of a scalar Kalman filter."""
+    ratio = drift / noise if noise > 0 else 0.0
+    variance = (ratio + math.sqrt(ratio * ratio + 4 * ratio)) / 2
+    return variance / (variance + 1)
 
 
 class Advice(NamedTuple):
@@ -73,15 +84,16 @@ def estimate(recording: Recording, layer: int) -> Estimate:
             f"record at least {2 * LAGS[-1]}"
         )
     best_NE, density = _best_biases(torch.from_numpy(score_NTE), top_k)
-    noise, drift = _noise_and_drift(best_NE)
-    noise, drift = noise * recording.sampled, drift / recording.every
+    noise, drift, least_drift = _noise_and_drift(best_NE)
+    noise = noise * recording.sampled
+    drifts = drift / recording.every, least_drift / recording.every
     last_E = best_NE[-LAGS[-1] :].mean(dim=0).double()
     pooled = torch.from_numpy(score_NTE[-LAGS[-1] :]).double().flatten(0, 1)
     eigen = spectrum(tie_density(pooled, last_E, top_k))
     travel = float(best_NE[LAGS[-1] :].abs().max())
     eigenvalues = eigen.modulus, eigen.largest
     sizes = tokens, num_experts, top_k
-    return Estimate(*sizes, density, *eigenvalues, noise, drift, travel, recording.unit)
+    return Estimate(*sizes, density, *eigenvalues, noise, *drifts, travel, recording.unit)
 
 
 def advise(seen: Estimate, steps: int) -> list[Advice]:
@@ -113,12 +125,19 @@ def _best_biases(score_NTE: Tensor, top_k: int) -> tuple[Tensor, float]:
     return torch.stack(found), float(np.mean(densities[LAGS[-1] :]))
 
 
-def _noise_and_drift(best_NE: Tensor) -> tuple[float, float]:
-    """Noise r and drift q from how differences grow with lag: E(o_n - o_{n-m})^2 = 2 r + q m."""
+def _noise_and_drift(best_NE: Tensor) -> tuple[float, float, float]:
+    """Noise r and drift q from how differences grow with lag: E(o_n - o_{n-m})^2 = 2 r + q m.
+
+    The interval of q is over the experts, whose estimates have next to independent errors.
+    """
     settled_NE = best_NE[LAGS[-1] // 2 :]
-    growth = [float((settled_NE[lag:] - settled_NE[:-lag]).square().mean()) for lag in LAGS]
-    slope, offset = np.polyfit(LAGS, growth, 1)
-    return max(float(offset) / 2, 1e-12), max(float(slope), 0.0)
+    growth_ME = np.stack(
+        [(settled_NE[lag:] - settled_NE[:-lag]).square().mean(dim=0).numpy() for lag in LAGS]
+    )
+    slope_E, offset_E = np.polyfit(LAGS, growth_ME, 1)
+    half = 1.96 * float(slope_E.std(ddof=1)) / math.sqrt(len(slope_E))
+    slope = float(slope_E.mean())
+    return max(float(offset_E.mean()) / 2, 1e-12), max(slope, 0.0), max(slope - half, 0.0)
 
 
 def _proportional(seen: Estimate, steps: int) -> Advice:
@@ -138,7 +157,8 @@ def _proportional_inverse(seen: Estimate, steps: int) -> Advice:
         return Advice(rule, "the modulus is 0: groups of experts never compete", refused=True)
     if _drifts_too_fast(seen, steps):
         return Advice(rule, _lag_reason(seen, steps), refused=True)
-    return Advice(rule, f"K/E divided by the modulus {seen.modulus:.3g}: logarithmic regret")
+    doubt = "; what drift there is may be noise" if seen.gain > 5 / steps else ""
+    return Advice(rule, f"K/E over the modulus {seen.modulus:.3g}: logarithmic regret{doubt}")
 
 
 def _sign(seen: Estimate, steps: int) -> Advice:
@@ -172,7 +192,7 @@ def _usable_gain(seen: Estimate, steps: int) -> float:
 
 def _drifts_too_fast(seen: Estimate, steps: int) -> bool:
     """True if a 1/n schedule cannot follow the best bias."""
-    return seen.gain > 5 / steps
+    return seen.least_gain > 5 / steps
 
 
 def _lag_reason(seen: Estimate, steps: int) -> str:

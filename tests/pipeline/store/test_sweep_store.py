@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from evenload.pipeline.errors import SpecError
 from evenload.pipeline.states import AttemptState, SweepState, TrialState
 from evenload.pipeline.store.sweep_store import SweepStore
-from tests.pipeline.store.claims import EVAL, TRAIN, claimed, complete
+from tests.pipeline.store.claims import EVAL, TRAIN, MakeSweep, claimed, complete
 
 
 def test_a_trial_lives_from_queued_to_completed(store: SweepStore, sweep_id: str) -> None:
@@ -39,3 +46,16 @@ def test_the_first_run_id_of_several_writers_stays(store: SweepStore, sweep_id: 
     assert store.set_run_id("t000", "late", instead_of="lost") == "child"
     assert store.sweep(sweep_id).parent_run_id == "parent"
     assert store.trial("t000").run_id == "child"
+
+
+def test_a_full_disk_is_no_outage_that_one_waits_for(tmp_path: Path, make_sweep: MakeSweep) -> None:
+    store = SweepStore(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    with store._transaction(writes=True) as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    with pytest.raises(OSError, match="No space left on device") as full:
+        store.add_sweep(*make_sweep(200))
+    assert full.value.errno == errno.ENOSPC
+    assert not isinstance(full.value, SpecError)
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -226,3 +227,16 @@ def test_it_looks_again_and_again_and_once_more_at_the_end(
     seen = len(looks)
     assert set(looks) == {projection}
     assert seen > 3
+
+
+def test_a_full_disk_does_not_end_the_thread_of_the_projection(
+    store: SweepStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "evenload.db")
+
+    monkeypatch.setattr(SweepStore, "announce", full)
+    monkeypatch.setattr(SweepStore, "now", full)
+    projection = Projection(store, settings)
+    assert not projection.look()
+    assert "No space left" in str(projection.problem)

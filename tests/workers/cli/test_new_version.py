@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec
 from evenload.pipeline.store.sweep_store import SweepStore
 from evenload.workers.cli.session import initial_trials, open_store
+from evenload.workers.cli.sweep import _stored_or_load
 from evenload.workers.cli.sweep_runner import stored_sweep
 from evenload.workers.training import identity
 from tests.small_model import SMALL_MODEL
@@ -103,3 +106,26 @@ def test_what_another_home_recorded_is_named_by_its_versions(home: Home) -> None
     home.write("a", "changed")
     with pytest.raises(SpecError, match=r'data \{.*"kind": "files".*: [0-9a-f]+ -> [0-9a-f]+'):
         home.run()
+
+
+def test_rows_without_text_are_counted_and_said(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": None}, {"text": ""}, *({"text": f"row {n} " * 50} for n in range(9))]
+    (home.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = home.spec.base["data"] | {"glob": str(home.folder / "*.jsonl")}
+    home.spec = home.spec.model_copy(update={"base": home.spec.base | {"data": data}})
+    home.run()
+    assert "data: 2 rows or files without text (null or empty) left out" in capsys.readouterr().err
+
+
+def test_a_stored_spec_that_cannot_be_read_is_an_error_with_a_remedy(home: Home) -> None:
+    sweep_id = home.run()
+    with home.store._transaction(writes=True) as connection:
+        connection.execute(text("UPDATE sweep SET spec = '{}'"))
+    with pytest.raises(SpecError, match=r"cannot read .name: required.*; run its YAML file"):
+        _stored_or_load(sweep_id, home.settings)
+    with home.store._transaction(writes=True) as connection:
+        connection.execute(text("UPDATE trial SET result = '[1]'"))
+    with pytest.raises(SpecError, match="is damaged: a mapping is expected"):
+        home.store.trials(sweep_id)

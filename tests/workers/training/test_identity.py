@@ -147,3 +147,38 @@ def test_a_corpus_that_changes_while_it_is_in_use_is_noticed(texts: Path, tmp_pa
             report=lambda _: Command.CONTINUE,
             run=run,
         )
+
+
+def test_a_worker_refuses_other_data_and_another_core_unless_told_not_to(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path)
+    ((digest, trial),) = identity.identify([spec_of(texts)], settings)
+    listed = identity.corpus_digest(trial.data, settings.corpus_dir)
+    with pytest.raises(
+        SpecError, match=rf"trial {digest} was listed with other data .*data c0ffee"
+    ):
+        identity.check_identity(trial, digest, settings, "c0ffee")
+    monkeypatch.setattr(identity, "core_version", lambda *_: "another core")
+    with pytest.raises(SpecError, match=r"code another core.*run the same version everywhere"):
+        identity.check_identity(trial, digest, settings, listed)
+    identity.check_identity(
+        trial, digest, settings.model_copy(update={"check_identity": False}), listed
+    )
+
+
+def test_tables_of_tiles_belong_to_the_identity_of_triton_alone(tmp_path: Path) -> None:
+    tables = [tmp_path / name for name in ("a.json", "b.json")]
+    for number, table in enumerate(tables):
+        table.write_text(f'{{"some card": [{number}]}}')
+    resolved = identity.resolve(spec_of(tmp_path), has_cuda=False)
+
+    def versions(backend: str) -> set[str]:
+        runtime = resolved.runtime.model_copy(update={"backend": backend})
+        trial = resolved.model_copy(update={"runtime": runtime})
+        homes = [Settings(home=tmp_path), *(Settings(home=tmp_path, tiles_file=t) for t in tables)]
+        return {identity.core_version_of(trial, home) for home in homes}
+
+    assert len(versions("triton")) == 3
+    assert len(versions("torch")) == 1
+    assert versions("torch").isdisjoint(versions("triton"))
