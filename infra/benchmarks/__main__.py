@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, str] = {
     "routing": "infra.benchmarks.routing",
     "training": "infra.benchmarks.training",
     "coordinator": "infra.benchmarks.coordinator",
+    "pages": "infra.benchmarks.pages",
 }
 
 

@@ -38,9 +38,7 @@ def measure_browser(home: Path, address: str, charts: int) -> dict[str, Any] | N
         return None
     if chromium is None:
         return None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     server = subprocess.Popen(
         command(port, "127.0.0.1"),
         env=os.environ | {"EVENLOAD_HOME": str(home)},
@@ -48,7 +46,7 @@ def measure_browser(home: Path, address: str, charts: int) -> dict[str, Any] | N
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_until_healthy(port)
+        wait_until_healthy(port)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -69,7 +67,13 @@ def _visit(page: Page, url: str, charts: int) -> float:
     return round(time.perf_counter() - started, 3)
 
 
-def _wait_until_healthy(port: int) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_healthy(port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:

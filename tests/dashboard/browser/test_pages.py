@@ -172,7 +172,7 @@ def test_running_trial_grows_on_the_page_without_a_reload(
     page: Page, address: str, demo: Any, home: Path
 ) -> None:
     trial = demo.trial("running", "sign 0.05", 16)
-    page.goto(f"{address}/run?run={trial.digest}")
+    page.goto(f"{address}/run?run={trial.digest}&view=Load")
     settled(page, "sign 0.05, 16 experts")
     expect(page.get_by_text("180 / 300")).to_be_visible(timeout=WAIT_MS)
     charts_drawn(page, 2)
