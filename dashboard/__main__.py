@@ -46,6 +46,8 @@ PRELOADED = (
     "evenload.dashboard.queries",
     "evenload.dashboard.run.queries",
     "evenload.pipeline.sweep.answer",
+    "scipy.optimize",  # for the answer
+    "scipy.special",
 )
 
 

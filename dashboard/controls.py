@@ -6,7 +6,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from evenload.dashboard import queries
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.states import Order, SweepRecord, SweepState, TrialRecord, TrialState
 from evenload.pipeline.store.deeds import WHO
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -98,7 +98,7 @@ VERBS: dict[str, Verb] = {
 
 def are_enabled() -> bool:
     """Whether the viewer may start and steer sweeps: the settings allow it, and a login if any."""
-    settings = Settings()
+    settings = current_settings()
     operators = [name.strip().lower() for name in settings.operators.split(",") if name.strip()]
     is_named = not settings.dashboard_login or not operators or viewer() in operators
     return settings.dashboard_controls and is_named
@@ -112,7 +112,7 @@ def viewer() -> str:
 
 def require_login() -> None:
     """Ends the page with a button to log in, if the settings ask for a login and there is none."""
-    if Settings().dashboard_login and not st.user.to_dict().get("is_logged_in"):
+    if current_settings().dashboard_login and not st.user.to_dict().get("is_logged_in"):
         st.title("evenload", anchor=False)
         st.button("Log in", icon=":material/login:", on_click=st.login)
         st.stop()

@@ -8,7 +8,7 @@ import streamlit as st
 
 from evenload.dashboard.loss_unit import loss_unit
 from evenload.pipeline.figures.loss_unit import LossUnit
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.states import (
     AttemptRecord,
     CurvePoint,
@@ -70,7 +70,7 @@ def findings(sweep_id: str, *digests: str) -> list[Finding]:
 def advised_steps(sweep_id: str) -> dict[str, tuple[float, float]]:
     """Place -> step sizes of `sign` that theory advises, read again whenever a trial has ended."""
     ended = sum(trial.state.is_final for trial in sweep(sweep_id)[1])
-    return _advised_steps(Settings().store_url, sweep_id, ended)
+    return _advised_steps(current_settings().store_url, sweep_id, ended)
 
 
 def store() -> SweepStore:
@@ -95,11 +95,11 @@ def attempts(digest: str) -> list[AttemptRecord]:
 
 
 def _url() -> str:
-    return Settings().shown_store_url
+    return current_settings().shown_store_url
 
 
 def _store(url: str) -> SweepStore:
-    return _opened(url, read_only=not Settings().dashboard_controls)
+    return _opened(url, read_only=not current_settings().dashboard_controls)
 
 
 @st.cache_resource(max_entries=4)
@@ -146,14 +146,14 @@ def _findings(
     """`ended` is part of the key of the cache only."""
     trials = _sweep(url, sweep_id)[1]
     chosen = [trial for trial in trials if trial.digest in digests]
-    facts = read_facts(Settings(), _answer(url, sweep_id).in_unit(unit), chosen or trials)
+    facts = read_facts(current_settings(), _answer(url, sweep_id).in_unit(unit), chosen or trials)
     return audit_trials(facts) if chosen else audit(facts)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _advised_steps(url: str, sweep_id: str, ended: int) -> dict[str, tuple[float, float]]:
     """`ended` is part of the key of the cache only."""
-    return advised_ranges(Settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1])
+    return advised_ranges(current_settings(), _answer(url, sweep_id), _sweep(url, sweep_id)[1])
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=256, show_spinner=False)

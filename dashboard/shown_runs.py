@@ -15,7 +15,7 @@ from evenload.pipeline.figures.metrics import METRICS
 from evenload.pipeline.records.load_series import LoadSeries
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.recorded_runs import RecordedRun, RunState, recorded_runs
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.spec.load_shape import RunOutline
 from evenload.pipeline.states import TrialRecord
 
@@ -26,7 +26,7 @@ Run = TrialRecord | RecordedRun
 
 def recorded() -> dict[str, RecordedRun]:
     """The recorded runs of this home by id, newest first."""
-    return _recorded(Settings().root)
+    return _recorded(current_settings().root)
 
 
 def forget() -> None:
@@ -58,7 +58,9 @@ def key_of(run: Run) -> str:
 
 def folder_of(run: Run) -> Path:
     """Where its shards are."""
-    return run.folder if isinstance(run, RecordedRun) else readable_dir(Settings(), run.digest)
+    return (
+        run.folder if isinstance(run, RecordedRun) else readable_dir(current_settings(), run.digest)
+    )
 
 
 def outline_of(run: Run) -> RunOutline:

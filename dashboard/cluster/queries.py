@@ -12,7 +12,7 @@ from evenload.dashboard.cluster.health import Check
 from evenload.dashboard.run import queries as run_queries
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import Settings, current_settings
 from evenload.pipeline.states import DeedRecord, PresenceRecord, Snapshot, TrialRecord
 
 
@@ -27,16 +27,16 @@ class Cluster(NamedTuple):
 
 def cluster() -> Cluster:
     """The state of the cluster.  Raises: SpecError: there is no store, or it does not answer"""
-    return _cluster(Settings().shown_store_url)
+    return _cluster(current_settings().shown_store_url)
 
 
 def deeds() -> list[DeedRecord]:
-    return _deeds(Settings().shown_store_url)
+    return _deeds(current_settings().shown_store_url)
 
 
 def checks() -> list[Check]:
     """The checks of all parts, also if the store does not answer."""
-    settings = Settings()
+    settings = current_settings()
     found: list[Check] = []
     try:
         here = cluster()

@@ -11,7 +11,7 @@ from evenload.pipeline.figures.loads import History
 from evenload.pipeline.records.mirror import readable_dir
 from evenload.pipeline.records.recorded_runs import RecordedRun
 from evenload.pipeline.records.shards import iter_history, parts
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.spec.trial import TrialSpec
 from evenload.pipeline.states import TrialRecord
 
@@ -23,7 +23,7 @@ Key = tuple[str, int, int]  # digest, attempt, step; the step because a trial go
 
 def what_waits(trials: Iterable[TrialRecord]) -> Iterator[tuple[TrialRecord, tuple[Waiting, ...]]]:
     """Each trial with its waiting by ranks, which is empty if its loads are not recorded here."""
-    settings = Settings()  # once: it reads the environment
+    settings = current_settings()  # once: it reads the environment
     known = _known(settings.root)
     for trial in trials:
         key = (trial.digest, trial.attempt, trial.progress.step if trial.progress else 0)

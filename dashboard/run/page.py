@@ -82,7 +82,11 @@ def main() -> None:
     elif sweep_id is not None:
         st.session_state[page_parts.KEPT_SWEEP] = sweep_id
         _about_trial(run, sweep_id, [trial.digest for trial in trials])
+    note = st.container()
     page_parts.live(partial(_body, key), lambda: shown_runs.is_over(shown_runs.find(key)))
+    if sweep_id is not None and not isinstance(run, RecordedRun):
+        with note:  # the audit needs the answer of the whole sweep, and the figures do not wait
+            page_parts.audit_note(queries.findings(sweep_id, run.digest))
 
 
 def _sweep_of(named: str | None) -> str | None:
@@ -97,7 +101,6 @@ def _sweep_of(named: str | None) -> str | None:
 def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> None:
     _links(trial, sweep_id, digests)
     trial_buttons(sweep_id, trial)
-    page_parts.audit_note(queries.findings(sweep_id, trial.digest))
     if trial.error and trial.state is TrialState.FAILED:
         st.error(for_markdown(trial.error.strip().splitlines()[-1]), icon=":material/error:")
         with st.expander("Traceback"):

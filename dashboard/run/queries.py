@@ -27,7 +27,7 @@ from evenload.pipeline.records.shards import Part, read_eval_counts, read_histor
 from evenload.pipeline.records.shards import torn_files as torn
 from evenload.pipeline.records.system_sink import read_samples
 from evenload.pipeline.redaction import without_secrets_of
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.states import TrialRecord
 
 Array = TypeVar("Array")
@@ -95,23 +95,23 @@ def torn_files(run: Run) -> list[Part]:
 
 def eval_detail(trial: TrialRecord) -> tuple[Detail, list[str]]:
     """The optional parts of the newest evaluation, and what is wrong with files of it."""
-    return _eval_detail(readable_dir(Settings(), trial.digest), trial.attempt)
+    return _eval_detail(readable_dir(current_settings(), trial.digest), trial.attempt)
 
 
 def system_samples(trial: TrialRecord) -> dict[str, NDArray[Any]]:
     """The use of the run's machine, as columns, which are empty if there are no samples."""
-    return _system_samples(readable_dir(Settings(), trial.digest), trial.attempt)
+    return _system_samples(readable_dir(current_settings(), trial.digest), trial.attempt)
 
 
 def log_names(digest: str) -> list[str]:
     """The log files of a trial, one per attempt, newest first."""
-    files = readable_dir(Settings(), digest).rglob("*.log")
+    files = readable_dir(current_settings(), digest).rglob("*.log")
     return [path.name for path in sorted(files, key=lambda file: file.stat().st_mtime)[::-1]]
 
 
 def log_tail(digest: str, name: str) -> str:
     """The last lines of a log file."""
-    path = next(readable_dir(Settings(), digest).rglob(Path(name).name))
+    path = next(readable_dir(current_settings(), digest).rglob(Path(name).name))
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
@@ -120,17 +120,17 @@ def log_tail(digest: str, name: str) -> str:
 
 def mlflow_run_url(trial: TrialRecord) -> str | None:
     """The address of the trial's run in MLflow; None if it has no run."""
-    return f"{Settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
+    return f"{current_settings().mlflow_ui_url}/#/runs/{trial.run_id}" if trial.run_id else None
 
 
 def ray_dashboard_url() -> str | None:
     """The address of Ray's dashboard; None if it is not set."""
-    return Settings().ray_dashboard_url
+    return current_settings().ray_dashboard_url
 
 
 def mlflow_problem() -> str | None:
     """Why MLflow's server does not answer; None if it answers or is not used."""
-    uri = Settings().mlflow_uri
+    uri = current_settings().mlflow_uri
     return _mlflow_problem(uri) if uri.startswith(("http://", "https://")) else None
 
 

@@ -12,7 +12,7 @@ from evenload.dashboard.sweeps import new_sweep
 from evenload.pipeline.errors import SpecError
 from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.wording import duration, scaled
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.presets import PRESETS
 from evenload.pipeline.spec.sweep import SweepSpec
@@ -209,7 +209,7 @@ def _dry_run(spec: SweepSpec) -> None:
         height="content" if found.trials < 12 else 420,
     )
     st.caption(f"Nothing is started yet. {new_sweep.what_follows(spec)}")
-    if problem := disk_shortage(plans, Settings().root):
+    if problem := disk_shortage(plans, current_settings().root):
         st.error(for_markdown(problem[0].upper() + problem[1:] + "."))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.dashboard.theory.tables import Document
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import current_settings
 from evenload.pipeline.spec.simulation import SimulationSpec
 
 RESULT, HISTORY = "result.json", "history.parquet"  # as `evenload simulate --out` names them
@@ -36,7 +36,7 @@ def simulated_max_vio(name: str) -> dict[tuple[str, str], NDArray[np.float32]]:
 
 
 def _folder() -> Path:
-    return Settings().root / "simulations"
+    return current_settings().root / "simulations"
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

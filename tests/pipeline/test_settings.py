@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evenload.pipeline.settings import Settings
+from evenload.pipeline.settings import Settings, current_settings
 
 
 def test_a_new_home_and_its_files_are_for_its_user_alone(tmp_path: Path) -> None:
@@ -58,3 +58,16 @@ def test_a_tracking_server_decides_on_artifacts_itself(monkeypatch: pytest.Monke
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENLOAD_MIRROR_URL", "")
     assert Settings().mirror_url is None
+
+
+def test_settings_are_read_again_when_the_environment_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EVENLOAD_OPERATORS", "a@b")
+    first = current_settings()
+    assert first == Settings()
+    assert current_settings() is first
+    monkeypatch.setenv("evenload_operators", "c@d")
+    assert current_settings() is not first
+    monkeypatch.delenv("EVENLOAD_OPERATORS")
+    assert current_settings().operators == "c@d"
