@@ -1,6 +1,7 @@
 """Turns records of the store into tables."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -122,6 +123,12 @@ def figure(trial: TrialRecord, name: str, unit: LossUnit = BITS_PER_BYTE) -> flo
     """A final figure, with shares in percent and the held-out loss in `unit`; NaN: missing."""
     value = trial.figure(name)
     return 100 * value if METRICS[name].is_share else value * (unit.factor if name == LOSS else 1)
+
+
+def why_failed(trial: TrialRecord) -> str:
+    """The last line of the error, without the name of its Python class."""
+    lines = (trial.error or "").strip().splitlines() or ["no traceback was recorded"]
+    return re.sub(r"^[\w.]+(Error|Exception|Interrupt|Exit): ", "", lines[-1])
 
 
 def step_size(trial: TrialRecord) -> float:

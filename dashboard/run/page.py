@@ -9,7 +9,7 @@ import streamlit as st
 from evenload.dashboard import page_parts, queries, shown_runs
 from evenload.dashboard.controls import trial_buttons
 from evenload.dashboard.loss_unit import choose_loss_unit, unit_of_runs
-from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels
+from evenload.dashboard.record_tables import figure, label_of, spec_of, trial_labels, why_failed
 from evenload.dashboard.run import queries as run_queries
 from evenload.dashboard.run.views import (
     balance,
@@ -102,7 +102,7 @@ def _about_trial(trial: TrialRecord, sweep_id: str, digests: Sequence[str]) -> N
     _links(trial, sweep_id, digests)
     trial_buttons(sweep_id, trial)
     if trial.error and trial.state is TrialState.FAILED:
-        st.error(for_markdown(trial.error.strip().splitlines()[-1]), icon=":material/error:")
+        st.error(for_markdown(why_failed(trial)), icon=":material/error:")
         with st.expander("Traceback"):
             st.code(trial.error, language="python")
 

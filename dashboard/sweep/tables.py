@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from evenload.dashboard.record_tables import figure
+from evenload.dashboard.record_tables import figure, why_failed
 from evenload.dashboard.sweep.parameters import ABSENT, Parameter
 from evenload.pipeline.charts.front import Pair, Point, Role
 from evenload.pipeline.charts.learning_curves import TrialCurve, Unit
@@ -60,8 +60,7 @@ def why_ended(trial: TrialRecord) -> str:
     if trial.state not in ENDED:
         return ""
     if trial.state is TrialState.FAILED:
-        last = (trial.error or "no traceback was recorded").strip().splitlines()[-1]
-        return f"failed: {last}"
+        return f"failed: {why_failed(trial)}"
     return f"{trial.state}: {trial.stop_reason or 'by a user'}"
 
 

@@ -170,24 +170,19 @@ def _beside(points: Sequence[Point]) -> list[str]:
 
 def _apart(points: Sequence[Point], texts: Sequence[str]) -> list[str]:
     """The texts without those that would lie over another one; important ones stay."""
-    near = [p for p in points if not p.is_yardstick] or list(points)
-    vios, bits = [p.max_vio for p in near], [p.bits for p in near]
-    scale = math.log if style.spans(vios) else float
-    across = abs(scale(max(vios)) - scale(min(vios))) or 1.0 if near else 1.0
-    up = (max(bits) - min(bits)) or 1.0 if near else 1.0
-    order = sorted(
-        range(len(points)),
-        key=lambda i: (points[i].role != "recommended", not points[i].on_front),
+    near = [i for i, point in enumerate(points) if not point.is_yardstick] or [*range(len(points))]
+    vio_N, bits_N = (np.array([getattr(p, key) for p in points]) for key in ("max_vio", "bits"))
+    if near and style.spans(vio_N[near].tolist()):
+        vio_N = np.log(np.maximum(vio_N, 1e-6))
+    x_N, y_N = (  # in sizes of a text
+        value_N / ((np.ptp(value_N[near]) or 1.0) * size if near else 1.0)
+        for value_N, size in ((vio_N, LABEL_WIDTH), (bits_N, LABEL_HEIGHT))
     )
+    ranks = [(p.role != "recommended", not p.on_front) for p in points]
     kept: list[int] = []
-    for i in order:
-        x, y = scale(points[i].max_vio), points[i].bits
-        if texts[i] and all(
-            abs(x - scale(points[k].max_vio)) > LABEL_WIDTH * across
-            or abs(y - points[k].bits) > LABEL_HEIGHT * up
-            for k in kept
-        ):
-            kept.append(i)
+    for i in sorted(range(len(points)), key=ranks.__getitem__):
+        is_free = all(abs(x_N[i] - x_N[k]) > 1 or abs(y_N[i] - y_N[k]) > 1 for k in kept)
+        kept += [i] if texts[i] and is_free else []
     return [text if i in kept else "" for i, text in enumerate(texts)]
 
 

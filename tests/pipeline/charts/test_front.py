@@ -104,3 +104,11 @@ def test_search_and_fresh_seeds_are_side_by_side() -> None:
     assert rows["fresh seeds"]["high"] == pytest.approx(2.33)
     assert rows["fresh seeds"]["seeds"] == 3
     assert description(chart).endswith("sign 0.01: 2.300, then 2.310.")
+
+
+def test_texts_that_would_lie_over_each_other_are_left_out() -> None:
+    close = [Point(f"s{i}", "settings", 0.2 + 0.001 * i, 2.3) for i in range(3)]
+    rule = Point("best", "recommended", 0.201, 2.3)
+    even = Point("expert_choice", "controls", 0.0, 2.3, is_yardstick=True)
+    chart = pareto_front([*close, rule, Point("far", "settings", 4.0, 2.9), even])
+    assert [text for text in _points(chart)["beside"] if text] == ["best", "far", "expert_choice"]
