@@ -1,6 +1,7 @@
 """Tells whether this process can use a GPU, without importing torch if there is no driver."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 # Files in /dev of the drivers of NVIDIA (including Jetson and WSL) and AMD.
@@ -17,5 +18,6 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+@cache
 def has_driver(devices: Path) -> bool:
     return any(any(devices.glob(pattern)) for pattern in DEVICES)

@@ -13,7 +13,6 @@ from rich.text import Text
 from evenload.pipeline.addresses import shown_address
 from evenload.pipeline.errors import SpecError, first_message
 from evenload.pipeline.extras import WORKERS, require
-from evenload.pipeline.records.lost_records import lost_records
 from evenload.pipeline.redaction import without_secrets_of
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.sweep import SweepSpec, load_sweep
@@ -99,6 +98,8 @@ def plan(sweep_file: SweepFile, as_json: AsJson = False, home: Home = None) -> N
         for note in notes:
             log.print(note, soft_wrap=True)
         out.print(_plan_table(spec.sweep_id(), plans))
+        if len(plans) > MANY:
+            out.print(f"and {len(plans) - MANY:,} others; `--json` lists all")
         for gap in sorted({plan.not_known for plan in plans} - {""}):
             out.print(f"Left out of these figures, because not known: {gap}.")
         for origin in origins:
@@ -246,6 +247,8 @@ def status(
     if sweep.note:
         out.print(sweep.note, style="yellow")
     if everything or sum(counts.values()) <= MANY:
+        from evenload.pipeline.records.lost_records import lost_records  # with pyarrow
+
         found = answer(store, sweep_id)
         trials = store.trials(sweep_id)
         out.print(trial_table(trials, found.axes))
@@ -309,7 +312,7 @@ def _plan_table(sweep_id: str, plans: list[TrialPlan]) -> Table:
     for title in heads:
         align: JustifyMethod = "left" if title == "rule" else "right"
         table.add_column(title, footer=sums.get(title, ""), justify=align)
-    for plan in plans:
+    for plan in plans[:MANY]:
         table.add_row(
             plan.label,
             str(plan.num_experts),

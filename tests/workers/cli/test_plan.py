@@ -39,3 +39,12 @@ def test_a_plan_says_that_the_disk_is_too_small(here: Any, sweep: Sweep) -> None
     assert "of disk, and" in said
     assert "are free for the home" in said
     assert "free space, or name another home" in said
+
+
+def test_a_long_plan_shows_its_first_trials_and_the_sums_of_all(here: Any, sweep: Sweep) -> None:
+    many = sweep(axes={"train.seed": list(range(120))})
+    ended = here("sweep", "plan", here.write("many.yaml", many))
+    assert ended.code == 0, ended.err
+    assert sum(line.startswith("│ none") for line in ended.out.splitlines()) == 100
+    assert "and 20 others" in ended.out
+    assert "120 trials, nothing started" in ended.out
