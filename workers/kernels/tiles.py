@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import PositiveInt, TypeAdapter, ValidationError
@@ -22,21 +22,18 @@ SHIPPED = Path(__file__).with_name("tiles.json")
 ALWAYS = {"enable_fp_fusion": True}  # option of every launch; Triton 3.9 warns without it
 HOPPER_SHARED_BYTES = 232_448  # most shared memory of a block on sm_90
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Launch = TypeVar("Launch", bound=Callable[..., Any])
 
 
-def on_device_of_first(
-    function: Callable[Concatenate[Tensor, P], R],
-) -> Callable[Concatenate[Tensor, P], R]:
+def on_device_of_first(function: Launch) -> Launch:
     """Lets a function launch kernels on the device of its first tensor, whichever is current."""
 
     @wraps(function)
-    def guarded(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(first: Tensor, *others: Any) -> Any:
         with torch.cuda.device_of(first):
-            return function(first, *args, **kwargs)
+            return function(first, *others)
 
-    return guarded
+    return cast(Launch, guarded)
 
 
 class Tile(Frozen):
