@@ -24,7 +24,9 @@ READMES = [
     "infra/README.md",
     "tests/README.md",
 ]
-RECORDED = [*ROOT.glob("infra/results/*.jsonl"), *ROOT.glob("infra/benchmarks/results/*.jsonl")]
+RECORDED = sorted(
+    [*ROOT.glob("infra/results/*.jsonl"), *ROOT.glob("infra/benchmarks/results/*.jsonl")]
+)
 
 
 def section(readme: str, title: str) -> str:
