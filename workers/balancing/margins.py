@@ -47,12 +47,14 @@ def margin_counts(
     """
     margin_TE = margins(score_TE.float(), bias_E, top_k)
     num_experts = margin_TE.shape[-1]
-    octave_TE = (margin_TE.abs() / SMALLEST).log2() * BINS_PER_OCTAVE
+    left_out_TE = torch.where(margin_TE <= 0, float(NUM_BINS), 0.0)
+    octave_TE = margin_TE.abs_().div_(SMALLEST).log2_().mul_(BINS_PER_OCTAVE)
     # Clamp before the cast: the logarithm is -inf for a tie and +inf for an infinite margin. Scores
     # that are not finite count as ties, and the loss, which is not finite either, stops the trial.
-    bin_TE = (octave_TE.floor() + 1).nan_to_num(0.0).clamp(0, NUM_BINS - 1).long()
-    expert_E = torch.arange(num_experts, device=margin_TE.device)
-    cell_TE = (2 * expert_E + (margin_TE <= 0)) * NUM_BINS + bin_TE
+    bin_TE = octave_TE.floor_().add_(1).nan_to_num_(0.0).clamp_(0, NUM_BINS - 1)
+    # Cells are numbered in float32, which is exact below 2^24, because int64 takes twice as long.
+    first_E = torch.arange(num_experts, device=margin_TE.device) * (2.0 * NUM_BINS)
+    cell_TE = bin_TE.add_(left_out_TE).add_(first_E).long()
     return tokens_by_cell(cell_TE, valid_T, num_experts, 2, NUM_BINS)
 
 
