@@ -9,7 +9,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from evenload.dashboard import page_parts
 from evenload.dashboard.record_tables import progress
+from evenload.pipeline import settings as settings_module
+from evenload.pipeline.settings import Settings
 from evenload.pipeline.states import TrialState
 from evenload.pipeline.store import reading
 from evenload.pipeline.store.sweep_store import SweepStore
@@ -72,3 +75,24 @@ def test_an_overview_counts_as_the_trials_themselves(demo: Any) -> None:
         assert one.ended_at == max((t.finished_at for t in trials if t.finished_at), default=None)
     assert store.sweeps_of(["nobody"]) == []
     store.close()
+
+
+def test_a_page_reads_its_settings_once(
+    open_page: Open, demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(settings_module, "Settings", lambda: made.append(1) or Settings())
+    monkeypatch.setenv("EVENLOAD_OPERATORS", "another-environment")
+    assert not open_page("run", run=demo.trials("finished")[0].digest, view="Load").exception
+    assert len(made) == 1
+
+
+def test_the_figures_of_a_run_do_not_wait_for_the_audit(
+    open_page: Open, demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    figures, note = page_parts.metrics, page_parts.audit_note
+    monkeypatch.setattr(page_parts, "metrics", lambda *a: seen.append("figures") or figures(*a))
+    monkeypatch.setattr(page_parts, "audit_note", lambda *a: seen.append("audit") or note(*a))
+    assert not open_page("run", run=demo.trials("finished")[0].digest).exception
+    assert seen == ["figures", "audit"]
