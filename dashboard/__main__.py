@@ -22,6 +22,7 @@ OPTIONS: dict[str, str] = {
     "client.showErrorDetails": "none",  # viewers must not see paths and source code
     "client.showErrorLinks": "false",  # to search engines
     "client.toolbarMode": "viewer",  # its menu offers light, dark and the system's theme
+    "runner.magicEnabled": "false",  # it rewrites every page before every run, and none needs it
     "theme.baseRadius": "8px",
     "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.2rem"]',
     "theme.headingFontWeights": "[650, 600, 600]",
@@ -71,9 +72,11 @@ def preload() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     import numpy as np
+    from altair.utils import schemapi
 
     from evenload.pipeline.charts.loads import load_by_layer
 
+    schemapi.DEBUG_MODE = False  # a chart is checked as a whole, and not each of its parts as well
     # Built and not written out: altair writes with settings that all threads share, and a page
     # that is drawn meanwhile would find those of this one.
     load_by_layer(np.full((1, 2), 100, np.int16), ["0"])
