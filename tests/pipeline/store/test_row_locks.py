@@ -122,7 +122,7 @@ def test_two_coordinators_that_admit_a_sweep_list_its_trials_once(
     assert digests(store, sweep_id) == ["t000", "t001"]
 
 
-def test_a_sweep_that_is_submitted_twice_with_new_digests_lists_the_later_ones(
+def test_two_new_versions_at_once_become_one_after_the_other(
     store: SweepStore,
     two: Interleaved,
     at_once: ThreadPoolExecutor,
@@ -132,11 +132,13 @@ def test_a_sweep_that_is_submitted_twice_with_new_digests_lists_the_later_ones(
     spec, new = make_sweep(2, prefix="new")
     with two.half_done() as connection:
         submission.submit(connection, spec)
-        again = at_once.submit(store.add_sweep, *make_sweep(2, prefix="newer"))
+        newer = make_sweep(2, prefix="newer")
+        again = at_once.submit(store.add_sweep, *newer, former="data")
         two.wait_until_blocked(again)
-        submission.add_sweep(connection, spec, new)
+        submission.add_sweep(connection, spec, new, former="data")
     assert again.result(10) == sweep_id
     assert digests(store, sweep_id) == ["newer000", "newer001"]
+    assert digests(store, f"{sweep_id}.v2") == ["new000", "new001"]
 
 
 def test_a_curve_that_is_just_written_keeps_its_lease(
