@@ -22,6 +22,11 @@ VISITS: list[tuple[str, str]] = [
     *(("sweeps", view) for view in ("All sweeps", "Start a sweep")),
     *((page, "") for page in ("compare", "cost", "theory", "cluster", "glossary")),
 ]
+IN_EVERY_RUN = (  # those that show losses; the others run with the slow tests
+    *(("sweep", view) for view in ("Answer", "Runs", "Front")),
+    *(("run", view) for view in ("Training", "Experts")),
+    *(("compare", ""), ("cost", "")),
+)
 # The choices that pages keep in the address, ids and views apart.
 CHOICES = (
     *("group", "x", "y", "colour", "picked", "at", "figure", "over", "step", "sorted", "layer"),
@@ -60,7 +65,10 @@ def _said(page: AppTest) -> str:
     return "\n".join(box.value for kind in (page.error, page.warning, page.info) for box in kind)
 
 
-@pytest.mark.parametrize(("page", "view"), VISITS)
+@pytest.mark.parametrize(
+    ("page", "view"),
+    [pytest.param(*v, marks=() if v in IN_EVERY_RUN else pytest.mark.slow) for v in VISITS],
+)
 def test_choices_that_do_not_exist_are_said_and_losses_have_the_chosen_unit(
     demo_home: Any, page: str, view: str
 ) -> None:
@@ -91,14 +99,14 @@ def test_no_address_breaks_a_page(demo_home: Any, page: str, view: str, value: s
     ("page", "key"),
     [("sweep", "sweep"), ("cost", "sweep"), ("run", "run"), ("compare", "runs")],
 )
-@pytest.mark.parametrize("value", ["nope", "-1"])
+@pytest.mark.parametrize("value", ["nope", pytest.param("-1", marks=pytest.mark.slow)])
 def test_id_that_does_not_exist_is_said(demo_home: Any, page: str, key: str, value: str) -> None:
     shown = render(page, **{key: value})
     assert not shown.exception
     assert value in _said(shown).replace("\\", "")
 
 
-@pytest.mark.parametrize("page", ["sweep", "run", "sweeps"])
+@pytest.mark.parametrize("page", ["sweeps", pytest.param("run", marks=pytest.mark.slow)])
 def test_view_that_does_not_exist_is_said(demo_home: Any, page: str) -> None:
     assert "view=nope" in _said(_opened(demo_home, page, "nope"))
 
