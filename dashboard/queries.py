@@ -22,6 +22,7 @@ from evenload.pipeline.sweep.audit import Finding, audit, audit_trials, read_fac
 from evenload.pipeline.sweep.step_curves import advised_ranges
 
 FRESH_SECONDS = 2.0  # several viewers of a live page share one read
+OVERVIEW_SECONDS = 5.0  # to count 110,000 trials takes a quarter of a second
 
 
 def overviews() -> list[SweepOverview]:
@@ -107,7 +108,7 @@ def _opened(url: str, read_only: bool) -> SweepStore:
     return SweepStore(url, read_only)
 
 
-@st.cache_resource(ttl=FRESH_SECONDS, max_entries=4, show_spinner=False)
+@st.cache_resource(ttl=OVERVIEW_SECONDS, max_entries=4, show_spinner=False)
 def _overviews(url: str) -> list[SweepOverview]:
     return _store(url).overviews()
 

@@ -165,7 +165,7 @@ def _tab(new_page: Any, own: str, base: str, visits: int) -> dict[str, Any]:
             for turn in range(2 * visits):
                 page.wait_for_timeout(500)
                 began = time.perf_counter()
-                page.get_by_role("radio", name=names[turn % 2], exact=True).click()
+                page.get_by_role("radio", name=names[turn % 2], exact=True).click(force=True)
                 page.wait_for_timeout(30)
                 page.wait_for_function(SETTLED, arg=charts, timeout=WAIT_MS)
                 found.append(time.perf_counter() - began)
