@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 FIRST_LOOK_SECONDS = 15.0  # Ray starts in the same process, and importing mlflow delays it
 LOOK_SECONDS = 5.0
 MAX_WAIT_SECONDS = 120.0
+HURRIED_SECONDS = 5.0
 OVERLAP = timedelta(seconds=60)  # for transactions that end after they took their time
 ROLE = "mlflow"
 
@@ -44,6 +45,12 @@ class Projection:
         self._refused: set[str] = set()
         self.errors = 0
         self.problem: str | None = None  # why the last look failed
+        self.is_hurried = False  # a signal ends the process: what is missing is delivered later
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a look is quick: MLflow is imported, and it answered last time."""
+        return self._runs is not None
 
     def look(self) -> bool:
         """Delivers what MLflow lacks. Returns False, and sets `problem`, if that is not all."""
@@ -109,7 +116,10 @@ class Projection:
 
 @contextmanager
 def projecting(store: SweepStore, settings: Settings) -> Iterator[Projection]:
-    """Looks every few seconds, less often during an outage, and once more at the end."""
+    """Looks every few seconds, less often during an outage, and once more at the end.
+
+    A hurried end waits neither for the import of mlflow nor for a server that does not answer.
+    """
     projection, ended = Projection(store, settings), threading.Event()
 
     def repeat() -> None:
@@ -124,5 +134,6 @@ def projecting(store: SweepStore, settings: Settings) -> Iterator[Projection]:
         yield projection
     finally:
         ended.set()
-        thread.join()
-        projection.look()
+        thread.join(HURRIED_SECONDS if projection.is_hurried else None)
+        if not projection.is_hurried or (projection.is_ready and not thread.is_alive()):
+            projection.look()

@@ -70,7 +70,7 @@ def serve(
     admission = Admission(store, listing)
     logger.info("serving the sweeps in %s", shown_address(settings.store_url))
     with (
-        projecting(store, settings),
+        projecting(store, settings) as projection,
         alarming(store, settings),
         CoordinatorProcess(settings, cluster, health_file) as coordinator,
     ):
@@ -78,6 +78,7 @@ def serve(
             coordinator.ensure_running()
             cap_priorities(store, settings.max_priority)
             admission.process_sweeps()
+        projection.is_hurried = True
 
 
 def _awaited_store(settings: Settings, stop: threading.Event) -> SweepStore | None:

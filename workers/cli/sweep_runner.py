@@ -149,6 +149,7 @@ def run_sweep(
                     store, executor, observer=progress.show, policies=policies
                 )
                 is_over = coordinator.run(sweep_id)
+            projection.is_hurried = not is_over
             if not is_over:
                 log.print("stopped; the same command resumes from the checkpoints")
                 raise typer.Exit(1)

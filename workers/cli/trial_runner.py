@@ -88,6 +88,7 @@ def run_trial(
             messages_of(logging.getLogger(coordinator.__name__), console),
         ):
             is_over = Coordinator(store, executor, observer=watcher.show).run(sweep_id)
+        projection.is_hurried = not is_over
     if not is_over:
         console.print(f"{_where(store, settings, digest)}; the same command goes on from there")
         raise typer.Exit(1)

@@ -229,6 +229,20 @@ def test_it_looks_again_and_again_and_once_more_at_the_end(
     assert seen > 3
 
 
+def test_a_hurried_end_does_not_wait_for_the_import_of_mlflow(
+    store: SweepStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Projection] = []
+    monkeypatch.setattr(Projection, "look", lambda self: bool(looked.append(self)))
+    with projecting(store, settings) as projection:
+        projection.is_hurried = True
+    assert not looked
+    with projecting(store, settings) as projection:
+        projection._runs = MlflowRuns(settings)
+        projection.is_hurried = True
+    assert looked == [projection]
+
+
 def test_a_full_disk_does_not_end_the_thread_of_the_projection(
     store: SweepStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
