@@ -15,6 +15,7 @@ from evenload.dashboard.shown_runs import Run, chance, is_over, outline_of
 from evenload.dashboard.wording import ago
 from evenload.pipeline.charts.loads import load_by_layer, load_by_ranks
 from evenload.pipeline.charts.timeline import timeline
+from evenload.pipeline.escaping import for_markdown
 from evenload.pipeline.figures.cost import waiting
 from evenload.pipeline.figures.events import Event, find_events, told
 from evenload.pipeline.figures.loads import Array, rank_load, utilisation
@@ -94,8 +95,10 @@ def _events(run: Run, series: LoadSeries) -> None:
         )
         plot(chart, "timeline", bins(series) + "Drag over it to zoom all three.")
         newest = sorted(found, key=lambda event: -event.first_step)[:NEWEST]
-        lines = [f"- step {event.first_step:,}: {told(event, names)}" for event in newest]
-        st.markdown("\n".join(lines) or "No events so far.")
+        for event in newest:
+            st.markdown(f"- step {event.first_step:,}: {for_markdown(told(event, names))}")
+        if not newest:
+            st.markdown("No events so far.")
 
 
 def events_of(run: Run, series: LoadSeries, floor: float) -> list[Event]:

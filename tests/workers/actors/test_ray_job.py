@@ -13,5 +13,6 @@ def test_a_job_that_failed_early_has_no_document() -> None:
 
 
 def test_the_options_of_the_user_are_part_of_the_job() -> None:
-    assert _entrypoint(True, 3) == "evenload sweep run sweep.yaml --json --slots 3"
-    assert _entrypoint(False, None) == "evenload sweep run sweep.yaml"
+    assert _entrypoint(True, 3, False) == "evenload sweep run sweep.yaml --json --slots 3"
+    assert _entrypoint(False, None, False) == "evenload sweep run sweep.yaml"
+    assert _entrypoint(False, None, True) == "evenload sweep run sweep.yaml --new-version"

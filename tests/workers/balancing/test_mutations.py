@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from evenload.pipeline.spec.balancers import parse_balancer
+from evenload.pipeline.spec.balancers import PACE, parse_balancer
 from evenload.workers.balancing.base import Balancer
 
 FLIPPED_SIGN = [
@@ -21,6 +21,7 @@ FLIPPED_SIGN = [
     ("proportional", "state.bias_LE + step", "state.bias_LE - step"),
     ("smebu", "state.bias_LE + momentum_LE", "state.bias_LE - momentum_LE"),
     ("ema", "state.bias_LE + step_size", "state.bias_LE - step_size"),
+    ("lion", "state.bias_LE + step_size", "state.bias_LE - step_size"),
     ("quantile", "return lowest_L1 + width_L1", "return -lowest_L1 - width_L1"),
     ("kalman", "centre(state.bias_LE + step_LE)", "centre(state.bias_LE - step_LE)"),
     ("self_tuned", "(state.bias_LE + step_LE)", "(state.bias_LE - step_LE)"),
@@ -38,6 +39,11 @@ DROPPED_CENTRING = [
         "centred(clipped(Balancer(init=_zeros, update=update), cap))",
         "clipped(Balancer(init=_zeros, update=update), cap)",
     ),
+    (
+        "lion",
+        "centred(Balancer(init=_zeros, update=update))",
+        "Balancer(init=_zeros, update=update)",
+    ),
     ("quantile", "BiasState(centre(bias_LE)", "BiasState((bias_LE)"),
     ("kalman", "centre(state.bias_LE + step_LE)", "(state.bias_LE + step_LE)"),
     ("self_tuned", "centre(", "("),
@@ -54,7 +60,8 @@ def mutant(kind: str, old: str, new: str) -> Balancer:
         source = source.replace("return centred(Balancer(", "return (Balancer(")
     module = ModuleType(original.__name__)
     exec(compile(source, f"mutant of {kind}", "exec"), module.__dict__)
-    rule: Balancer = module.make(**parse_balancer({"kind": kind, **PARAMS.get(kind, {})}).params)
+    params = parse_balancer({"kind": kind, **PARAMS.get(kind, {})}).params
+    rule: Balancer = module.make(**{name: params[name] for name in params.keys() - PACE.keys()})
     return rule
 
 
