@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from evenload.workers.training.compilation import check_compiler
 WORKERS = Path(__file__).parent.parent
 CORE = ("kernels", "model", "data", "training")
 OTHERS = ("model/others", "attach")
+PARSING = threading.Lock()  # in CPython 3.11 two threads that parse at once raise SystemError
 BUILDS_ON = {"frozen_router": ("proportional",)}
 
 
@@ -263,9 +265,11 @@ def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+@cache
 def computed_by(source: str) -> str:
     """The source of a module without comments, docstrings and layout."""
-    return ast.unparse(_WithoutTexts().visit(ast.parse(source)))
+    with PARSING:
+        return ast.unparse(_WithoutTexts().visit(ast.parse(source)))
 
 
 class _WithoutTexts(ast.NodeTransformer):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,24 @@ def test_docstrings_comments_and_layout_compute_nothing() -> None:
     told = 'def f(x):  # why\n    """Adds."""\n    return (\n        x + 1\n    )\n'
     assert identity.computed_by(plain) == identity.computed_by(told)
     assert identity.computed_by(plain) != identity.computed_by(plain.replace("1", "2"))
+
+
+def test_sources_are_parsed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 raises SystemError, "AST constructor recursion depth mismatch", otherwise."""
+    parse, inside, most = ast.parse, [], []
+
+    def slow(source: str) -> ast.Module:
+        inside.append(source)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.remove(source)
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", slow)
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(identity.computed_by, [f"x = {number}" for number in range(12)]))
+    assert texts[3] == "x = 3"
+    assert max(most) == 1
 
 
 def spec_of(folder: Path, seed: int = 0) -> TrialSpec:
