@@ -69,8 +69,8 @@ def test_sources_are_parsed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPa
         inside.remove(source)
         return parse(source)
 
-    monkeypatch.setattr(ast, "parse", slow)
-    with ThreadPoolExecutor(4) as pool:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(ast, "parse", slow)
         texts = list(pool.map(identity.computed_by, [f"x = {number}" for number in range(12)]))
     assert texts[3] == "x = 3"
     assert max(most) == 1
