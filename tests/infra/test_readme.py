@@ -86,6 +86,7 @@ def test_example_files_are_valid(path: Path) -> None:
         assert "streams" in content, "a simulation"
 
 
+@pytest.mark.slow
 def test_the_loop_with_a_rule_balances_its_router() -> None:
     (code,) = code_blocks(section("workers/README.md", "Use a rule in your own loop"), "python")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,7 @@ READMES = [
 ]
 
 
-LONG = ("pipeline/README.md", "workers/README.md")  # about a minute each
+LONG = ("pipeline/README.md", "workers/README.md", "tests/README.md")  # up to a minute each
 
 
 @pytest.mark.parametrize(

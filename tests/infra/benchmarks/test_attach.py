@@ -9,6 +9,7 @@ from infra.benchmarks import attach
 pytest.importorskip("transformers")
 
 
+@pytest.mark.slow
 def test_every_arm_has_a_time_and_a_ratio_to_the_bare_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "QUICK", attach.Shape(4, 2, 32, 2, 64))
     document = attach.run(quick=True)
