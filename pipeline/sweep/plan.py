@@ -182,9 +182,14 @@ def _hopeless_trials(snapshot: Snapshot) -> Iterator[Fail]:
             yield Fail(trial.digest, trial.attempt, reason)
 
 
+def _is_working(sweep: SweepStatus) -> bool:
+    """Whether a pause would spare it anything. Without open trials it would never end."""
+    return sweep.state is SweepState.ACTIVE and sweep.unfinished > 0
+
+
 def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
     for sweep in snapshot.sweeps:
-        if sweep.state is SweepState.ACTIVE and _is_broken(sweep):
+        if _is_working(sweep) and _is_broken(sweep):
             yield PauseSweep(
                 sweep.sweep_id,
                 f"paused: its last {sweep.fast_failures} attempts failed right after their start; "
@@ -194,7 +199,7 @@ def _broken_sweeps(snapshot: Snapshot) -> Iterator[PauseSweep]:
 
 def _sweeps_over_limit(snapshot: Snapshot) -> Iterator[PauseSweep | StopSweep]:
     for sweep in snapshot.sweeps:
-        if sweep.state is not SweepState.ACTIVE or not _is_over_limit(sweep):
+        if not _is_working(sweep) or not _is_over_limit(sweep):
             continue
         spent = (
             f"limits.hours={sweep.limits['hours']:g}: it works for {duration(sweep.spent_seconds)}"

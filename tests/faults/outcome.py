@@ -131,5 +131,7 @@ def finished_too_early(database: Path, store: SweepStore, sweep_id: str) -> list
 
 
 def _column(database: Path, query: str, *values: str) -> list[Any]:
+    if not database.exists():  # MLflow's tables are not made yet, and connecting makes a file
+        return []
     with closing(sqlite3.connect(database, timeout=30)) as connection:
         return [row[0] for row in connection.execute(query, values)]

@@ -206,6 +206,11 @@ TABLE: dict[str, tuple[Snapshot, Crew, list[Action]]] = {
             Launch(TRAIN, "b"),
         ],
     ),
+    "a sweep whose attempts failed at once is finished, not paused, if it has no open trial": (
+        Snapshot(NOW, (SweepStatus("s", SweepState.ACTIVE, True, 0, fast_failures=5),), ()),
+        Crew(free={TRAIN: 2}),
+        [FinishSweep("s")],
+    ),
     "submitters get equally many workers, and each one's trials keep their order": (
         snapshot(*(trial(f"a{n}", submitter="ann") for n in range(4)), *trials_of("bob", 2)),
         Crew(free={TRAIN: 4}),
