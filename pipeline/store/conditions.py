@@ -25,6 +25,7 @@ BLOCKING_ORDERS = {
 WANT_TRAINING = (SweepState.ACTIVE, SweepState.PAUSED)  # these sweeps train, now or later
 WANT_EVALUATION = (*WANT_TRAINING, SweepState.STOPPING)
 FINAL = tuple(state for state in TrialState if state.is_final)
+UNFINISHED = tuple(state for state in TrialState if not state.is_final)  # IN can use an index
 
 
 @cache

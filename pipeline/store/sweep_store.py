@@ -29,6 +29,7 @@ from evenload.pipeline.store import (
     reading,
     removal,
     schema,
+    status,
     submission,
     verbs,
 )
@@ -121,7 +122,7 @@ class SweepStore:
     curves = _method(reading.curves)
     present = _method(reading.present)
     deeds = _method(read_deeds)
-    snapshot = _method(reading.snapshot)
+    snapshot = _method(status.snapshot)
     now = _method(reading.now)
 
     # What workers do
