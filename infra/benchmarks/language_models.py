@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.own_model import ModelSpec
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.model.contract import next_token_loss
 from evenload.workers.training.memory import keep_freed_memory
 from evenload.workers.training.setup import adamw, assemble, trainable_weights

@@ -9,7 +9,8 @@ Letters: T tokens, S positions, V vocabulary, D width, F expert width, E experts
 from dataclasses import dataclass
 
 from evenload.pipeline.spec.other_models import OtherModel
-from evenload.pipeline.spec.trial import Model, ModelSpec, TrainSpec
+from evenload.pipeline.spec.own_model import ModelSpec
+from evenload.pipeline.spec.trial import Model, TrainSpec
 
 FLOAT = 4  # bytes
 CHECKPOINTS_KEPT = 2

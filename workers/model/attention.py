@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.kernels import cpu_passes
 from evenload.workers.model.layers import product
 

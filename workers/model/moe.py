@@ -6,7 +6,7 @@ Letters: N stacked trials, T tokens, E experts, D width, F expert width, G = 2F 
 import torch
 from torch import Tensor, nn
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.kernels.ops import experts_of
 from evenload.workers.model.contract import Adjust, Routed, Selects
 from evenload.workers.model.layers import SwiGLU

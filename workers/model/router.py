@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.kernels.ops import Product, router_of, router_product_of
 from evenload.workers.kernels.routing import Gate
 from evenload.workers.kernels.rows import Rows, count_experts, rows_of_tokens, rows_per_expert

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.own_model import ModelSpec
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
 from evenload.workers.kernels.torch_experts import compute_dtype
 from evenload.workers.model.attention import Attention, rotation

@@ -21,8 +21,9 @@ from evenload.pipeline.records.parquet_files import replace
 from evenload.pipeline.settings import Settings
 from evenload.pipeline.spec.balancers import BALANCERS
 from evenload.pipeline.spec.data import DataSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.pipeline.spec.permitted_paths import check_paths
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.cuda import has_cuda as finds_cuda
 from evenload.workers.data.corpus import check_fits, file_parts, prepare
 from evenload.workers.kernels.backends import check_widths, resolve_backend

@@ -8,8 +8,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from evenload.pipeline.figures.model_size import CHECKPOINTS_KEPT, model_size
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.pipeline.spec.presets import PRESETS
-from evenload.pipeline.spec.trial import ModelSpec, TrainSpec
+from evenload.pipeline.spec.trial import TrainSpec
 from evenload.workers.kernels.linear_cross_entropy import linear_cross_entropy
 from evenload.workers.model.transformer import MoELanguageModel
 from evenload.workers.training import checkpoint

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from evenload.pipeline.errors import SpecError, first_message
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.pipeline.spec.permitted_paths import check_paths
 from evenload.pipeline.spec.stacking import can_stack
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.trial import TrialSpec
 
 OTHERS: dict[str, dict[str, Any]] = {
     "huggingface": {"kind": "huggingface", "path": "folder"},

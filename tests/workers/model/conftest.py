@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 
 Model = Callable[..., ModelSpec]
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.moe import MoE
 
 Model = Callable[..., ModelSpec]

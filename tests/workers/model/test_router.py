@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.kernels.rows import Rows
 from evenload.workers.model.contract import Routed
 from evenload.workers.model.router import Router

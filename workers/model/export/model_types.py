@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.router import TINY
 
 

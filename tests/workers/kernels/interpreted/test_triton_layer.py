@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.moe import MoE
 from evenload.workers.selection import add_bias
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evenload.pipeline.spec.trial import ModelSpec, TrialSpec
+from evenload.pipeline.spec.own_model import ModelSpec
+from evenload.pipeline.spec.trial import TrialSpec
 from evenload.workers.model.export.folder import write_folder
 from evenload.workers.model.export.model_card import Trained
 from evenload.workers.model.export.tokenizer_files import TextTokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.export.folder import check_folder, write_folder
 from tests.workers.model.export.conftest import trained, trained_model
 from tests.workers.model.export.test_weights import bias_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evenload.pipeline.errors import SpecError
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.export.model_types import model_type_of
 
 Model = Callable[..., ModelSpec]

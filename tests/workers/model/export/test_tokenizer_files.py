@@ -12,7 +12,7 @@ import tokenizers
 from transformers import AutoTokenizer
 
 from evenload.pipeline.spec.data import BpeTokenizer, BytesTokenizer, FileTokenizer
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.data.tokenizer import Encoder, make_encoder
 from evenload.workers.model.export.tokenizer_files import TextTokenizer
 from tests.workers.model.export.conftest import Write, trained_model

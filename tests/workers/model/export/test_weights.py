@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from evenload.pipeline.spec.trial import ModelSpec
+from evenload.pipeline.spec.own_model import ModelSpec
 from evenload.workers.model.transformer import MoELanguageModel
 from tests.workers.model.export.conftest import Write, trained_model
 
