@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.benchmarks import gpu_hour
-from infra.benchmarks.gpu_hour import Part
+from infra.benchmarks.gpu_hour_parts import Part
 
 
 def good(_: Path) -> Iterator[tuple[str, Any]]:
