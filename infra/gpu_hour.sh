@@ -7,7 +7,11 @@
 #
 # Exit code 3: parts are left, run the same command again. 1: a part failed twice; see its JSON.
 set -euo pipefail
-folder=$(realpath -m "${1:?give a folder for the results}")
+case "${1:---help}" in
+  -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
+  -*) echo "error: $1: the first argument is a folder for the results; see --help" >&2; exit 2 ;;
+esac
+folder=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/infra/package:$PWD${PYTHONPATH:+:$PYTHONPATH}
 exec "${PYTHON:-python3}" -m infra.benchmarks.gpu_hour "$folder" "${@:2}"
